@@ -1,0 +1,1 @@
+"""Ways to reach a device, and the agent that runs on it."""

@@ -1,0 +1,59 @@
+"""qpipe: which quantization scheme to ship on this board."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from qpipe.errors import DeviceError as DeviceError
+    from qpipe.errors import PluginError as PluginError
+    from qpipe.errors import QpipeError as QpipeError
+    from qpipe.errors import RecipeError as RecipeError
+    from qpipe.errors import StageError as StageError
+    from qpipe.hookspecs import Register as Register
+    from qpipe.hookspecs import RegisterDevice as RegisterDevice
+    from qpipe.hookspecs import hookimpl as hookimpl
+    from qpipe.options import StageOption as StageOption
+    from qpipe.samples import Samples as Samples
+    from qpipe.types import Build as Build
+    from qpipe.types import Capabilities as Capabilities
+    from qpipe.types import Dataset as Dataset
+    from qpipe.types import Deployed as Deployed
+    from qpipe.types import Deployments as Deployments
+    from qpipe.types import Device as Device
+    from qpipe.types import Measurement as Measurement
+    from qpipe.types import Metric as Metric
+    from qpipe.types import Preprocessing as Preprocessing
+    from qpipe.types import Progress as Progress
+    from qpipe.types import Round as Round
+    from qpipe.types import Sample as Sample
+    from qpipe.types import Stored as Stored
+    from qpipe.types import Target as Target
+
+__version__ = "0.1.0"
+
+# name -> module: loaded when first asked for, so that `qpipe --help` does not pay for numpy
+_HOMES = {
+    "errors": ("DeviceError", "PluginError", "QpipeError", "RecipeError", "StageError"),
+    "hookspecs": ("Register", "RegisterDevice", "hookimpl"),
+    "options": ("StageOption",),
+    "samples": ("Samples",),
+    "types": (
+        "Build", "Capabilities", "Dataset", "Deployed", "Deployments", "Device", "Measurement", "Metric",
+        "Preprocessing", "Progress", "Round", "Sample", "Stored", "Target",
+    ),
+}  # fmt: skip
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+__all__ = sorted([*_HOME, "__version__"])  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'qpipe' has no attribute '{name}'")
+    import importlib
+
+    return getattr(importlib.import_module(f"qpipe.{_HOME[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,45 @@
+"""Every error qpipe raises on purpose, and how it is worded.
+
+QpipeError
+├── RecipeError     what the user wrote is wrong (a recipe, an option, an inventory); exit status 2
+├── PluginError     a plugin does not load, clashes, or broke its contract
+├── StageError      a stage could not do its work on this input
+└── DeviceError     a device, or the way to it, failed
+
+A message is one line: `<where>: <what is wrong>; <what would be right>`, lower case, naming the value given and the
+values allowed. Where is file:line, a step or a device. Anything that is not a QpipeError is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class QpipeError(Exception):
+    """The one class to catch; its text is a sentence for the user."""
+
+
+class RecipeError(QpipeError):
+    """What the user wrote cannot be meant; nothing has run yet."""
+
+
+class PluginError(QpipeError):
+    """A plugin does not load, clashes with another, or broke the contract of its kind."""
+
+
+class StageError(QpipeError):
+    """A stage cannot do its work on this input; its branch of the run stops here."""
+
+
+class DeviceError(QpipeError):
+    """A device, or the way to it, failed; it says nothing about the network."""
+
+
+def suggest(given: str, known: Iterable[str]) -> str:
+    """The second half of a message about an unknown name: the near miss, or all that there is."""
+    names = sorted(known)
+    near = difflib.get_close_matches(given, names, n=1, cutoff=0.75)
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"there is {', '.join(names)}" if names else "there is none"

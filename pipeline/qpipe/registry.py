@@ -1,0 +1,147 @@
+"""Find plugins, hold what they registered, and look it up with a helpful word when it is not there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import pluggy
+
+from qpipe import hookspecs
+from qpipe.errors import PluginError, suggest
+from qpipe.types import Kind
+
+KINDS: tuple[str, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A registered stage: a function under a kind and a name, and where it came from."""
+
+    kind: str
+    name: str
+    function: Callable[..., Any]
+    distribution: str  # name of the distribution, or the file named in the recipe
+    version: str
+
+    @property
+    def help(self) -> str:
+        """The first line of its docstring."""
+        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+
+
+@dataclass
+class Registry:
+    """All that plugins brought, and why some did not come."""
+
+    stages: dict[tuple[str, str], Stage] = field(default_factory=dict)
+    devices: dict[str, Stage] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+    hooks: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager("qpipe"))
+
+    def __post_init__(self) -> None:
+        self.hooks.add_hookspecs(hookspecs)
+
+    def stage(self, kind: str, name: str, where: str = "") -> Stage:
+        """The stage of that kind and name; PluginError with the near miss otherwise."""
+        if (kind, name) in self.stages:
+            return self.stages[kind, name]
+        return _unknown(f"{kind} '{name}'", name, self.names(kind), self.broken, where)
+
+    def device(self, name: str, where: str = "") -> Stage:
+        """The kind of device of that name; PluginError with the near miss otherwise."""
+        if name in self.devices:
+            return self.devices[name]
+        return _unknown(f"device '{name}'", name, self.devices, self.broken, where)
+
+    def names(self, kind: str) -> list[str]:
+        """The stages there are of a kind, sorted."""
+        return sorted(name for of, name in self.stages if of == kind)
+
+    def add(self, plugin: Any, source: str, distribution: str, version: str) -> None:
+        """Take what one plugin registers; PluginError where a name is taken or a hook is misspelt."""
+        self.hooks.register(plugin, name=source)
+        try:
+            self.hooks.check_pending()
+        except pluggy.PluginValidationError as error:
+            self.hooks.unregister(plugin)
+            raise PluginError(f"plugin '{source}': {str(error).splitlines()[0]}; hooks are {_hook_names()}") from error
+
+        def register(kind: str, function: Callable[..., Any], *, name: str | None = None) -> None:
+            if kind not in KINDS:
+                raise PluginError(f"plugin '{source}': unknown kind '{kind}'; {suggest(kind, KINDS)}")
+            stage = Stage(kind, name or function.__name__, function, distribution, version)
+            _take(self.stages, (kind, stage.name), stage)
+
+        def register_device(function: Callable[..., Any], *, name: str | None = None) -> None:
+            stage = Stage("device", name or function.__name__, function, distribution, version)
+            _take(self.devices, stage.name, stage)
+
+        if hasattr(plugin, "register_stages"):
+            plugin.register_stages(register)
+        if hasattr(plugin, "register_devices"):
+            plugin.register_devices(register_device)
+
+
+def load(files: Sequence[Path] = ()) -> Registry:
+    """Every installed plugin, then the files a recipe names. An installed plugin that does not load is noted in
+    `broken` and stops nobody else; a file that does not load is an error, for the recipe asked for it."""
+    registry = Registry()
+    for entry in sorted(importlib.metadata.entry_points(group="qpipe"), key=lambda e: (not _built_in(e), e.name)):
+        source = f"{entry.value}"
+        try:
+            distribution = entry.dist
+            name, version = (distribution.name, distribution.version) if distribution else ("unknown", "0")
+            registry.add(entry.load(), source, name, version)
+        except Exception as error:  # noqa: BLE001  (foreign code: whatever it raises is its own failure)
+            registry.broken[source] = f"{type(error).__name__}: {error}" if not isinstance(error, PluginError) else str(error)
+    for file in files:
+        try:
+            registry.add(_import_file(file), str(file), str(file), "0")
+        except PluginError:
+            raise
+        except Exception as error:
+            raise PluginError(f"{file}: the plugin does not load: {type(error).__name__}: {error}") from error
+    return registry
+
+
+def _built_in(entry: importlib.metadata.EntryPoint) -> bool:
+    return entry.dist is not None and entry.dist.name == "qpipe-edge"
+
+
+def _import_file(file: Path) -> Any:
+    name = f"qpipe_file_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise PluginError(f"{file}: no such plugin file; give the path of a Python file, relative to the recipe")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    folder = str(file.parent)
+    if folder not in sys.path:
+        sys.path.append(folder)  # modules beside it
+    spec.loader.exec_module(module)
+    return module
+
+
+def _take(shelf: dict[Any, Stage], key: Any, stage: Stage) -> None:
+    taken = shelf.get(key)
+    if taken is not None:
+        one, two = taken.function.__module__, stage.function.__module__
+        raise PluginError(f"two plugins offer {stage.kind} '{stage.name}': {one} and {two}; rename one")
+    shelf[key] = stage
+
+
+def _hook_names() -> str:
+    return ", ".join(name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "qpipe_spec"))
+
+
+def _unknown(what: str, name: str, known: Any, broken: dict[str, str], where: str) -> Stage:
+    prefix = f"{where}: " if where else ""
+    also = "".join(f"; plugin '{source}' did not load: {why}" for source, why in broken.items())
+    raise PluginError(f"{prefix}no plugin offers {what}; {suggest(name, known)}{also}")

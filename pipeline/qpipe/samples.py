@@ -1,0 +1,109 @@
+"""Samples in a folder: arrays end to end in one file, an index beside it; any shapes, read lazily."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from qpipe.errors import StageError
+from qpipe.preprocess import feeds
+from qpipe.types import Array, Preprocessing, Sample
+
+INDEX, ARRAYS = "samples.json", "inputs.bin"
+
+
+class Samples(Sequence[Sample]):
+    """A sequence of samples that lies in a folder; memory holds only the index."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        self.preprocessing = {
+            name: Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in how.items()})
+            for name, how in index["preprocessing"].items()
+        }
+        self.classes: list[str] = index["classes"]
+        self.entries: list[dict[str, Any]] = index["samples"]
+
+    @classmethod
+    def write(
+        cls,
+        folder: Path,
+        samples: Iterable[Sample],
+        preprocessing: Mapping[str, Preprocessing],
+        classes: Sequence[str] = (),
+    ) -> Samples:
+        """Write a stream of samples, one at a time; StageError for none, or for two with one id."""
+        folder.mkdir(parents=True, exist_ok=True)
+        entries: list[dict[str, Any]] = []
+        seen: set[str] = set()
+        with (folder / ARRAYS).open("wb") as file:
+            for sample in samples:
+                if sample.id in seen:
+                    raise StageError(f"samples: two samples are called '{sample.id}'; ids must differ")
+                seen.add(sample.id)
+                inputs = {}
+                for name, array in sample.inputs.items():
+                    inputs[name] = {"offset": file.tell(), "dtype": array.dtype.str, "shape": list(array.shape)}
+                    file.write(np.ascontiguousarray(array).data)
+                entries.append({"id": sample.id, "inputs": inputs, "target": _plain(sample.target)})
+        if not entries:
+            raise StageError("samples: there is none; the stage must give at least one for calibration and evaluation")
+        index = {
+            "preprocessing": {name: asdict(how) for name, how in preprocessing.items()},
+            "classes": list(classes),
+            "samples": entries,
+        }
+        (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+        return cls(folder)
+
+    @cached_property
+    def _bytes(self) -> Array:
+        return np.memmap(self.folder / ARRAYS, np.uint8, "r")
+
+    @cached_property
+    def digest(self) -> str:
+        """sha256 of the arrays, their ids and targets, and how they are fed."""
+        sha = hashlib.sha256()
+        for name in (INDEX, ARRAYS):
+            with (self.folder / name).open("rb") as file:
+                sha.update(hashlib.file_digest(file, "sha256").digest())
+        return sha.hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        entry = self.entries[index]
+        return Sample(entry["id"], {name: self._array(where) for name, where in entry["inputs"].items()}, entry["target"])
+
+    def _array(self, where: Mapping[str, Any]) -> Array:
+        dtype, shape = np.dtype(where["dtype"]), where["shape"]
+        size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
+        return self._bytes[where["offset"] : where["offset"] + size].view(dtype).reshape(shape)
+
+    def feeds(self, index: int, names: Sequence[str]) -> dict[str, Array]:
+        """Sample `index` as a network with these input names takes it, batch axis added."""
+        how = {name: asdict(preprocessing) for name, preprocessing in self.preprocessing.items()}
+        return feeds(dict(self[index].inputs), how, names)
+
+
+def _plain(target: Any) -> Any:
+    if isinstance(target, np.ndarray | np.generic):
+        return target.tolist()
+    if isinstance(target, Mapping):
+        return {key: _plain(value) for key, value in target.items()}
+    return target

@@ -1,0 +1,258 @@
+"""What stages and devices exchange; everything here can be written to a folder and read back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal, Protocol, runtime_checkable
+
+import numpy as np
+
+Kind = Literal[
+    "samples", "import", "transform", "calibrate", "quantize", "compile", "deploy", "postprocess", "metric", "measure"
+]
+Array = np.ndarray[Any, np.dtype[Any]]
+
+
+# ---- samples
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How one input goes from its source type to the network: (x - mean) / std by channel, then the layout.
+
+    Sources of images are uint8 [H, W, C]; layout "none" leaves the axes alone.
+    """
+
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    layout: Literal["NCHW", "NHWC", "none"] = "none"
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One sample in its source type, no batch axis; the target is whatever JSON can hold (a label, boxes, text)."""
+
+    id: str
+    inputs: Mapping[str, Array]
+    target: Any = None
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a samples stage gives: two disjoint streams, how their inputs are fed, and the names of the labels."""
+
+    calibration: Iterable[Sample]
+    evaluation: Iterable[Sample]
+    preprocessing: Mapping[str, Preprocessing]
+    classes: Sequence[str] = ()
+
+
+# ---- what a device and its runtime ask of a network
+
+
+@dataclass(frozen=True)
+class Target:
+    """What quantization and compilation must respect on a device with a runtime (design: only what is not lossless,
+    and what the runtime can load)."""
+
+    runtime: str = "onnxruntime"
+    arch: str = "x86_64"
+    max_opset: int = 21
+    max_ir_version: int = 10
+    saturates: bool = False  # u8 x s8 sums saturate at 16 bits (x86 without VNNI): weights of 7 bits avoid it
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a device said of itself at its last check."""
+
+    arch: str
+    system: str
+    cpu: str
+    cores: int
+    features: tuple[str, ...]
+    memory_mb: float
+    python: str
+    numpy: str
+    runtimes: Mapping[str, str]  # runtime -> version
+    fingerprint: str  # digest of what can change a result: architecture, features, cpu, versions
+
+
+# ---- builds and devices
+
+
+@dataclass(frozen=True)
+class Build:
+    """What compile makes for one runtime: a folder with a build.json beside its files.
+
+    build.json holds runtime, runner (a file in the folder, or one the agent brings), model (file name), options
+    (session options, threads) and whatever else its runner wants.
+    """
+
+    folder: Path
+    manifest: Mapping[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> Build:
+        """The build in a folder that compile wrote."""
+        return cls(folder, json.loads((folder / "build.json").read_text(encoding="utf-8")))
+
+    @classmethod
+    def write(cls, folder: Path, manifest: Mapping[str, Any]) -> Build:
+        """Write build.json into a folder that holds the build's other files."""
+        text = json.dumps(manifest, indent=1, sort_keys=True)
+        (folder / "build.json").write_text(text + "\n", encoding="utf-8")
+        return cls(folder, dict(manifest))
+
+    @property
+    def files(self) -> list[Path]:
+        """All files of the build, sorted by name."""
+        return sorted(path for path in self.folder.rglob("*") if path.is_file())
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A folder as it lies on a device, under the digest of its content."""
+
+    path: str
+    digest: str
+    size: int  # bytes of the folder's files
+    sent: int  # bytes that had to travel for it: 0 where the device had them all
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """A build on a device."""
+
+    name: str  # model/scheme/build: what the row is called
+    build: Build
+    stored: Stored
+    is_float: bool = False  # this is the float reference of its model
+
+
+@dataclass(frozen=True)
+class Deployments:
+    """The fan-in: all builds that reached a device, and the names of those that should have."""
+
+    present: Sequence[Deployed]
+    missing: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Round:
+    """One fresh process of timed inferences on a device; times by the device's monotonic clock."""
+
+    values_ms: Sequence[float]
+    load_ms: float
+    first_ms: float  # the first inference, before any warmup
+    warmups: int
+    peak_mb: float  # peak resident memory of the process
+    runtime_mb: float  # the same process with the runtime imported and nothing loaded
+
+
+class Progress(Protocol):
+    """How a stage says where it is; call it as often as it pleases, it is throttled."""
+
+    def __call__(self, done: float, total: float | None = None, unit: str = "") -> None: ...
+
+
+@runtime_checkable
+class Device(Protocol):
+    """What stages may ask of a device, whatever the way to it."""
+
+    name: str
+
+    def capabilities(self) -> Capabilities:
+        """Ask the device what it is; raises DeviceError where it cannot be reached or lacks python or numpy."""
+        ...
+
+    def store(self, folder: Path, progress: Progress) -> Stored:
+        """Bring a folder's files there, each under its sha256, verified on the device; what is there is not sent."""
+        ...
+
+    def infer(self, build: Stored, samples: Stored, count: int) -> Iterator[dict[str, Array]]:
+        """Run the first `count` stored samples in order, giving the outputs of each by name as they arrive."""
+        ...
+
+    def round(self, build: Stored, samples: Stored, *, warmup_s: float, values: int, budget_s: float) -> Round:
+        """Time `values` inferences of one sample in a fresh process, after at least `warmup_s` seconds of warmup."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the device; nothing is left running there."""
+        ...
+
+
+class Process(Protocol):
+    """A process started on a device."""
+
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    stderr: IO[bytes]
+
+    def wait(self, timeout: float) -> int:
+        """Its exit status; TimeoutError once `timeout` seconds are over."""
+        ...
+
+    def kill(self) -> None:
+        """End it and all it started."""
+        ...
+
+
+class Transport(Protocol):
+    """The way to a device: all that a new kind of connection must implement."""
+
+    def start(self, argv: Sequence[str]) -> Process: ...
+
+    def put(self, source: Path, path: str, progress: Progress) -> None:
+        """Copy a file to a path below the device's home (or an absolute one)."""
+        ...
+
+    def get(self, path: str, target: Path) -> None: ...
+
+    def close(self) -> None: ...
+
+
+# ---- measuring
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A score as two functions: one contribution per sample, and what reduces them.
+
+    Resampled contributions give the interval, differences give the paired test, so both work for anybody's metric.
+    `contribution(prediction, reference)` gets what postprocess made of one sample's outputs (the outputs themselves
+    where there is no postprocess) and, by `against`, the sample's target, what float predicted, or the raw outputs of
+    float (then the prediction is raw outputs too).
+    """
+
+    name: str
+    contribution: Callable[[Any, Any], Any]
+    reduce: Callable[[Sequence[Any]], float]
+    unit: str = ""
+    better: Literal["max", "min"] = "max"
+    against: Literal["target", "float", "float_outputs"] = "target"
+    resamples: int = 1000  # bootstrap resamples for its interval; a slow reduce asks for fewer
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One number of one deployed build, with its 95 % interval where there is one."""
+
+    metric: str
+    value: float
+    unit: str
+    low: float | None = None
+    high: float | None = None
+    n: int = 1
+    better: Literal["max", "min"] = "min"
+    deployed: str = ""  # a fan-in stage names whose number it is
+    rounds: Sequence[Sequence[float]] = field(default=())  # raw values, round by round (or one per sample)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain JSON."""
+        return asdict(self)

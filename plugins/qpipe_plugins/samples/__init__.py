@@ -1,0 +1,1 @@
+"""Data that qpipe draws itself."""
