@@ -1,1 +1,15 @@
 """Ways to reach a device, and the agent that runs on it."""
+
+from __future__ import annotations
+
+import qpipe
+from qpipe_devices.local import local
+from qpipe_devices.null import null
+from qpipe_devices.ssh import ssh
+
+
+@qpipe.hookimpl
+def register_devices(register: qpipe.RegisterDevice) -> None:
+    """The built-in ways to reach a device."""
+    for driver in (local, null, ssh):
+        register(driver)

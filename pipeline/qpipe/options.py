@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from qpipe.errors import PluginError, RecipeError, suggest
+from qpipe.errors import PluginError, RecipeError
 
 
 @dataclass(frozen=True)

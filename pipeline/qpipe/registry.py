@@ -100,7 +100,8 @@ def load(files: Sequence[Path] = ()) -> Registry:
             name, version = (distribution.name, distribution.version) if distribution else ("unknown", "0")
             registry.add(entry.load(), source, name, version)
         except Exception as error:  # noqa: BLE001  (foreign code: whatever it raises is its own failure)
-            registry.broken[source] = f"{type(error).__name__}: {error}" if not isinstance(error, PluginError) else str(error)
+            kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
+            registry.broken[source] = f"{kind}{error}"
     for file in files:
         try:
             registry.add(_import_file(file), str(file), str(file), "0")

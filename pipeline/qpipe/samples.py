@@ -26,7 +26,7 @@ class Samples(Sequence[Sample]):
         self.folder = folder
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         self.preprocessing = {
-            name: Preprocessing(**{k: tuple(v) if isinstance(v, list) else v for k, v in how.items()})
+            name: Preprocessing(tuple(how["mean"]), tuple(how["std"]), how["layout"], how["dtype"])
             for name, how in index["preprocessing"].items()
         }
         self.classes: list[str] = index["classes"]
@@ -88,12 +88,14 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         entry = self.entries[index]
-        return Sample(entry["id"], {name: self._array(where) for name, where in entry["inputs"].items()}, entry["target"])
+        inputs = {name: self._array(where) for name, where in entry["inputs"].items()}
+        return Sample(entry["id"], inputs, entry["target"])
 
     def _array(self, where: Mapping[str, Any]) -> Array:
         dtype, shape = np.dtype(where["dtype"]), where["shape"]
         size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        return self._bytes[where["offset"] : where["offset"] + size].view(dtype).reshape(shape)
+        array: Array = self._bytes[where["offset"] : where["offset"] + size].view(dtype).reshape(shape)
+        return array
 
     def feeds(self, index: int, names: Sequence[str]) -> dict[str, Array]:
         """Sample `index` as a network with these input names takes it, batch axis added."""

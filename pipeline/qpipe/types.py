@@ -251,7 +251,9 @@ class Measurement:
     n: int = 1
     better: Literal["max", "min"] = "min"
     deployed: str = ""  # a fan-in stage names whose number it is
-    rounds: Sequence[Sequence[float]] = field(default=())  # raw values, round by round (or one per sample)
+    rounds: Sequence[Sequence[float]] = field(default=())  # raw values
+    raw: Literal["rounds", "samples", "resamples"] = "rounds"  # they are: timed values round by round, one per sample
+    # in one list, or one per bootstrap resample in one list (drawn alike for all schemes, so that schemes pair up)
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""

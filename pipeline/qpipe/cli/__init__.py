@@ -1,1 +1,28 @@
-"""The command line."""
+"""The command line: parse, call, print. The only place that prints, and the one place where errors become one line."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """The `qpipe` command. Exit status: 0 good, 1 failed steps or a failed device, 2 wrong input, 130 interrupted."""
+    from qpipe.cli.app import app
+    from qpipe.errors import DeviceError, PluginError, QpipeError, StageError
+
+    try:
+        app(prog_name="qpipe")
+    except (StageError, DeviceError) as error:
+        _stop(error, 1)
+    except PluginError as error:
+        _stop(error, 2)
+    except QpipeError as error:
+        _stop(error, 2)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output went away, as `| head` does
+        sys.exit(1)
+
+
+def _stop(error: Exception, status: int) -> None:
+    print(f"qpipe: {error}", file=sys.stderr)  # noqa: T201
+    sys.exit(status)

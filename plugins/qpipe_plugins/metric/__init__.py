@@ -1,1 +1,15 @@
-"""Built-in stages of kind metric."""
+"""Scores of predictions: a contribution per sample and what reduces them."""
+
+from __future__ import annotations
+
+import qpipe
+from qpipe_plugins.metric.agreement import agreement
+from qpipe_plugins.metric.coco_map import coco_map
+from qpipe_plugins.metric.sqnr import sqnr
+from qpipe_plugins.metric.topk import topk
+
+
+@qpipe.hookimpl
+def register_stages(register: qpipe.Register) -> None:
+    for metric in (topk, agreement, sqnr, coco_map):
+        register("metric", metric)

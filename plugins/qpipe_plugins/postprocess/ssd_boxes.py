@@ -71,7 +71,8 @@ def intersection_over_union(boxes: Floats) -> Floats:
     shared = sides[..., 0] * sides[..., 1]
     areas = np.maximum(boxes[:, 2] - boxes[:, 0], 0) * np.maximum(boxes[:, 3] - boxes[:, 1], 0)
     union = areas[:, None] + areas[None, :] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    shares: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return shares
 
 
 def softmax(logits: Floats) -> Floats:

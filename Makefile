@@ -1,0 +1,53 @@
+# each target stands on a virtual environment of its own; nothing but Python 3.11, pip and make is needed
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test quick lint fix docs build bench clean
+
+run: $(VENV)/installed
+	$(BIN)/qpipe run recipes/mobilenet_ssd.yaml
+
+test: $(VENV)/installed-dev
+	$(BIN)/pytest -n 2
+
+quick: $(VENV)/installed-dev
+	$(BIN)/pytest -n 2 -m "not slow"
+
+lint: $(VENV)/installed-dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/cog --check README.md
+
+fix: $(VENV)/installed-dev
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+docs: $(VENV)/installed-dev
+	$(BIN)/cog -r README.md
+
+build: $(VENV)/installed-dev
+	rm -rf dist build/smoke
+	$(BIN)/python -m build
+	$(PYTHON) -m venv build/smoke
+	build/smoke/bin/pip install --quiet dist/*.whl
+	build/smoke/bin/qpipe --help > /dev/null
+	build/smoke/bin/qpipe plugins > /dev/null
+
+bench: $(VENV)/installed-dev
+	$(BIN)/python tests/bench/run.py
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade "pip>=25.1"
+	$(BIN)/pip install --quiet -e .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed pyproject.toml
+	$(BIN)/pip install --quiet --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,107 @@
+"""What the device is: architecture, CPU, features, memory, versions; and the digest of what can change a result."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any, Dict  # noqa: UP035  (Python 3.8 on the board)
+
+import numpy as np
+
+# those that decide which kernels a runtime picks
+FEATURES = (
+    "sse4_1", "avx", "fma", "f16c", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8",
+    "neon", "asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "sme", "v",
+)  # fmt: skip
+DARWIN_FEATURES = {
+    "hw.optional.AdvSIMD": "asimd", "hw.optional.arm.FEAT_FP16": "asimdhp", "hw.optional.arm.FEAT_DotProd": "asimddp",
+    "hw.optional.arm.FEAT_I8MM": "i8mm", "hw.optional.arm.FEAT_BF16": "bf16", "hw.optional.avx2_0": "avx2",
+}  # fmt: skip
+# MIDR part numbers of the cores that boards carry: /proc/cpuinfo of an ARM has no name for them
+ARM_PARTS = {
+    0xC07: "Cortex-A7", 0xD03: "Cortex-A53", 0xD04: "Cortex-A35", 0xD05: "Cortex-A55", 0xD07: "Cortex-A57",
+    0xD08: "Cortex-A72", 0xD09: "Cortex-A73", 0xD0A: "Cortex-A75", 0xD0B: "Cortex-A76", 0xD0C: "Neoverse-N1",
+    0xD40: "Neoverse-V1", 0xD41: "Cortex-A78", 0xD42: "Cortex-A78AE", 0xD49: "Neoverse-N2", 0xD4F: "Neoverse-V2",
+}  # fmt: skip
+RUNTIMES = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+    "openvino": ("openvino",),
+    "iree": ("iree-base-runtime",),
+}
+
+
+def capabilities() -> Dict[str, Any]:  # noqa: UP006
+    """The fields of qpipe's Capabilities."""
+    cpu, features = _darwin() if platform.system() == "Darwin" else _linux()
+    known = {
+        "arch": _architecture(),
+        "cpu": cpu,
+        "features": features,
+        "numpy": np.__version__,
+        "runtimes": _runtimes(),
+    }
+    fingerprint = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
+    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    return {
+        **known,
+        "system": f"{platform.system()} {platform.release()}",
+        "cores": os.cpu_count() or 1,
+        "memory_mb": round(pages / 1e6, 1),
+        "python": platform.python_version(),
+        "fingerprint": fingerprint,
+    }
+
+
+def _architecture() -> str:
+    return {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
+
+
+def _linux() -> tuple[str, list[str]]:
+    fields: dict[str, list[str]] = {}
+    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+        key, _, value = line.partition(":")
+        values = fields.setdefault(key.strip().lower(), [])
+        if value.strip() not in values:
+            values.append(value.strip())
+    flags = " ".join(fields.get("flags", []) + fields.get("features", [])).split()
+    return _name(fields), [feature for feature in FEATURES if feature in flags]
+
+
+def _name(fields: dict[str, list[str]]) -> str:
+    """The CPU's name; on ARM its cores' names after the board's."""
+    if fields.get("model name") and "cpu part" not in fields:
+        return fields["model name"][0]
+    parts = [int(part, 16) for part in fields.get("cpu part", [])]
+    names = [ARM_PARTS.get(part, f"part {part:#x}") for part in sorted(parts)]
+    try:
+        board = Path("/proc/device-tree/model").read_text(encoding="utf-8").strip("\0 \n")
+    except OSError:
+        board = (fields.get("hardware") or [""])[0]
+    return ", ".join(filter(None, [board, " + ".join(names)])) or platform.processor() or "unknown"
+
+
+def _darwin() -> tuple[str, list[str]]:
+    found = [name for key, name in DARWIN_FEATURES.items() if _sysctl(key) == "1"]
+    return _sysctl("machdep.cpu.brand_string") or "unknown", found
+
+
+def _sysctl(key: str) -> str:
+    asked = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
+    return asked.stdout.strip()
+
+
+def _runtimes() -> dict[str, str]:
+    """Versions by runtime, from what is installed, without importing it."""
+    found: dict[str, str] = {}
+    for runtime, distributions in RUNTIMES.items():
+        for distribution in distributions:
+            try:
+                found.setdefault(runtime, importlib.metadata.version(distribution))
+            except importlib.metadata.PackageNotFoundError:
+                continue
+    return found

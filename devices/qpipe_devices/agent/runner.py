@@ -1,0 +1,151 @@
+"""Drives a runner: starts it as a fresh process, asks it, and says why where it gives no answer."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from pathlib import Path
+from typing import IO, Any, Mapping  # noqa: UP035  (Python 3.8 on the board)
+
+import numpy as np
+
+from . import wire
+
+
+class AgentError(Exception):
+    """What the host's user is told, without the device's name."""
+
+
+class Runner:
+    """A runner process for one build; in a process group of its own, so that nothing of it outlives it."""
+
+    def __init__(self, build: Path, deadline_s: float) -> None:
+        self.build, self.manifest, self.deadline_s = build, read_manifest(build), deadline_s
+        self.name, self.model = str(self.manifest["runner"]), str(self.manifest.get("model"))
+        self.loaded: dict[str, Any] = {}
+        self.tail: deque[str] = deque(maxlen=20)
+        self.late = False
+        try:
+            self.process = subprocess.Popen(
+                command(build, self.name), cwd=str(build), env=environment(), start_new_session=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            )  # fmt: skip
+        except OSError as error:
+            raise AgentError(f"runner {self.name} does not start: {error.strerror}") from error
+        self.stdin, self.stdout = _pipe(self.process.stdin), _pipe(self.process.stdout)
+        self.pump = threading.Thread(target=self._pump, args=(_pipe(self.process.stderr),), daemon=True)
+        self.pump.start()
+
+    def load(self) -> None:
+        """Load the build's model; the answer is kept."""
+        wanted = {"do": "load", "build": str(self.build), "model": self.model, "options": self.manifest.get("options")}
+        self.loaded = self.ask(f"load {self.model}", wanted).fields
+
+    def ask(
+        self, task: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None, extra_s: float = 0
+    ) -> wire.Message:
+        """Its answer; AgentError with the reason where it answers with an error, ends, or exceeds the deadline."""
+        seconds = self.deadline_s + extra_s
+        timer = threading.Timer(seconds, self._expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            wire.write(self.stdin, fields, arrays)
+            answer = wire.read(self.stdout)
+        except (OSError, ValueError):  # its stdin is gone, or what came is no message
+            answer = None
+        finally:
+            timer.cancel()
+        if answer is None:
+            raise AgentError(f"runner {self.name} {self._end(seconds)} when asked to {task}{self._last_line()}")
+        if "error" in answer.fields:
+            reason = " ".join(str(answer.fields["error"]).split())
+            raise AgentError(f"runner {self.name} could not {task}: {reason}")
+        return answer
+
+    def kill(self) -> None:
+        """End it and all it started, at once."""
+        # it may be gone (macOS says PermissionError of a zombie)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Let it end by itself for a second, then end it."""
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            self.stdin.close()
+            self.process.wait(1)
+        self.kill()
+        self.process.wait()
+        self.pump.join(1)
+
+    def _expire(self) -> None:
+        self.late = True
+        self.kill()
+
+    def _end(self, seconds: float) -> str:
+        if self.late:
+            return f"gave no answer within {seconds:g} s"
+        try:
+            status = self.process.wait(1)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return "answered with something that is no message"
+        if status >= 0:
+            return f"ended with status {status}"
+        hint = " (out of memory?)" if status == -signal.SIGKILL else ""
+        return f"was killed by {signal.Signals(-status).name}{hint}"
+
+    def _last_line(self) -> str:
+        self.pump.join(1)
+        return f"; its last line: {self.tail[-1]}" if self.tail else ""
+
+    def _pump(self, stream: IO[bytes]) -> None:
+        for line in stream:
+            text = line.decode("utf-8", "replace").rstrip()
+            if text:
+                self.tail.append(text)
+                print(text, file=sys.stderr, flush=True)  # noqa: T201  stderr is the log that the host keeps
+
+
+def read_manifest(build: Path) -> dict[str, Any]:
+    """build.json of a build; AgentError where there is none or it names no runner."""
+    try:
+        manifest: dict[str, Any] = json.loads((build / "build.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise AgentError(f"{build} is no build: {error}") from error
+    if "runner" not in manifest:
+        raise AgentError(f"{build}/build.json names no runner; give one, such as run_onnxruntime.py")
+    return manifest
+
+
+def command(build: Path, runner: str) -> list[str]:
+    """How to start a runner: a file of the build (Python or an executable), or one that the agent brings."""
+    own = build / runner
+    if own.is_file():
+        if own.suffix == ".py":
+            return [sys.executable, str(own)]
+        own.chmod(0o755)
+        return [str(own)]
+    module = f"{__package__}.{Path(runner).stem}"
+    if not runner.startswith("run_") or importlib.util.find_spec(module) is None:
+        raise AgentError(f"there is no runner '{runner}'; it must lie in the build or be run_onnxruntime.py")
+    return [sys.executable, "-m", module]
+
+
+def environment() -> dict[str, str]:
+    """Lets runners written in Python import qpipe_agent.wire."""
+    here = str(Path(__file__).parents[1])
+    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
+    assert stream is not None
+    return stream

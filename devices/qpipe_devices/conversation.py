@@ -1,0 +1,194 @@
+"""The host's side of one conversation with an agent: starts it, asks, listens, and knows when the line is dead."""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import queue
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import IO, Any
+
+from qpipe.errors import DeviceError
+from qpipe.types import Process, Transport
+from qpipe_devices import package
+from qpipe_devices.agent import wire
+
+START_S = 60.0  # a slow board imports numpy in seconds
+WINDOW = 16  # messages that wait here for whoever asked; beyond that the device waits
+
+log = logging.getLogger(__name__)
+
+
+class ConnectionLostError(DeviceError):
+    """The conversation is over, whatever was asked; a new one may succeed."""
+
+
+class Conversation:
+    """One agent process. One request at a time; messages that belong to an earlier one are skipped."""
+
+    def __init__(self, name: str, transport: Transport, python: str, folder: str, silence_s: float) -> None:
+        self.name, self.silence_s = name, silence_s
+        self.tail: deque[str] = deque(maxlen=200)
+        self.messages: queue.Queue[wire.Message | None] = queue.Queue(WINDOW)
+        self.heard = time.monotonic()
+        self.sending = threading.Lock()
+        self.ended = threading.Event()
+        self.last_id = 0
+        holder = f"{getpass.getuser()}@{socket.gethostname()}"
+        self.process: Process = transport.start(package.start_command(python, folder, holder, silence_s))
+        targets = (self._listen, self._log, self._beat)
+        self.listener, self.logger, self.beater = (threading.Thread(target=target, daemon=True) for target in targets)
+        self.listener.start()
+        self.logger.start()
+        try:
+            self.root = self._open(python)
+        except BaseException:
+            self.close()
+            raise
+        self.beater.start()
+
+    def ask(self, do: str, seconds: float, **fields: Any) -> dict[str, Any]:
+        """The answer to a request that has one answer; DeviceError with the agent's reason, or after `seconds`."""
+        which = self._request(do, fields)
+        while True:
+            message = self._next(seconds)
+            if message.fields["id"] == which:
+                return self._checked(message)
+
+    def stream(self, do: str, seconds: float, **fields: Any) -> Iterator[wire.Message]:
+        """The messages that answer a request, each within `seconds`; leaving early cancels it on the device."""
+        which, ended = self._request(do, fields), False
+        try:
+            while True:
+                message = self._next(seconds)
+                if message.fields["id"] != which:
+                    continue
+                ended = bool(message.fields.get("last"))
+                self._checked(message)
+                if ended:
+                    return
+                yield message
+        finally:
+            if not ended and not self.ended.is_set():
+                self._send({"do": "cancel", "which": which})
+
+    def close(self) -> None:
+        """End the agent, and with it all it started."""
+        self.ended.set()
+        try:
+            self.process.stdin.close()
+            self.process.wait(5)
+        except (OSError, TimeoutError, EOFError):
+            log.debug("%s: the agent did not end by itself", self.name)
+        self.process.kill()
+        while self.listener.is_alive():
+            self._drain()  # it may be waiting for room
+            self.listener.join(0.05)
+        self.logger.join()
+        for stream in (self.process.stdout, self.process.stderr):
+            stream.close()
+
+    def _open(self, python: str) -> str:
+        boot = self._next(START_S, f"python '{python}' does not start the agent")
+        if boot.fields["boot"] == "send":
+            self._write(package.package())
+            boot = self._next(START_S)
+        hello = self._checked(self._next(START_S, "the agent does not start"))
+        return str(hello["root"])
+
+    def _request(self, do: str, fields: dict[str, Any]) -> int:
+        self.last_id += 1
+        self._send({"do": do, "id": self.last_id, **fields})
+        return self.last_id
+
+    def _send(self, fields: dict[str, Any]) -> None:
+        try:
+            with self.sending:
+                wire.write(self.process.stdin, fields)
+        except (OSError, ValueError, EOFError) as error:  # broken pipe, closed file, the transport's own end
+            raise self._lost(str(error)) from error
+
+    def _write(self, content: bytes) -> None:
+        try:
+            self.process.stdin.write(content)
+            self.process.stdin.flush()
+        except (OSError, EOFError) as error:
+            raise self._lost(str(error)) from error
+
+    def _next(self, seconds: float, ended: str = "the connection was lost") -> wire.Message:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                message = self.messages.get(timeout=0.5)
+            except queue.Empty:
+                now = time.monotonic()
+                if now > deadline:
+                    raise self._lost(f"no answer within {seconds:g} s") from None
+                if now - self.heard > max(self.silence_s, 0 if self.last_id else START_S):
+                    raise self._lost(f"nothing was heard of it for {self.silence_s:g} s") from None
+                continue
+            if message is None:
+                self.messages.put(None)  # whoever asks again is told again
+                raise self._lost(ended)
+            return message
+
+    def _checked(self, message: wire.Message) -> dict[str, Any]:
+        if "error" in message.fields:
+            raise DeviceError(f"{self.name}: {message.fields['error']}")
+        return message.fields
+
+    def _lost(self, reason: str) -> ConnectionLostError:
+        self.logger.join(0.5)  # its last words may still be on their way
+        last = f"; its last line: {self.tail[-1]}" if self.tail else ""
+        return ConnectionLostError(f"{self.name}: {reason}{last}")
+
+    def _listen(self) -> None:
+        stream = self.process.stdout
+        try:
+            for word in _boot_words(stream):
+                self.messages.put(wire.Message({"boot": word, "id": 0}, {}))
+            while message := wire.read(stream):
+                self.heard = time.monotonic()
+                if message.fields["id"] >= 0:
+                    self.messages.put(message)
+        except (OSError, ValueError, EOFError) as error:  # cut in the middle: the same as its end
+            log.debug("%s: %s", self.name, error)
+        self.messages.put(None)
+
+    def _log(self) -> None:
+        try:
+            for line in iter(self.process.stderr.readline, b""):
+                text = line.decode("utf-8", "replace").rstrip()
+                if text:
+                    self.tail.append(text)
+                    log.info("%s: %s", self.name, text)
+        except (OSError, ValueError):  # closed under our hands
+            return
+
+    def _beat(self) -> None:
+        while not self.ended.wait(self.silence_s / 5):
+            try:
+                self._send({"do": "beat"})
+            except ConnectionLostError:
+                return
+
+    def _drain(self) -> None:
+        try:
+            while True:
+                self.messages.get_nowait()
+        except queue.Empty:
+            return
+
+
+def _boot_words(stream: IO[bytes]) -> Iterator[str]:
+    """What the boot line says, up to "ready"; all that a login shell prints before and between is skipped."""
+    for line in iter(stream.readline, b""):
+        if line.startswith(wire.MAGIC):
+            word = line[len(wire.MAGIC) :].decode().strip()
+            yield word
+            if word == "ready":
+                return

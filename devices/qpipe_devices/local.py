@@ -1,0 +1,91 @@
+"""The machine qpipe runs on, behind the same agent as any board."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO
+
+from qpipe.errors import DeviceError
+from qpipe.types import Device, Process, Progress
+from qpipe_devices.link import Link
+
+
+def local(
+    name: str,
+    *,
+    python: str = "",
+    folder: Path = Path("~/.cache/qpipe/device"),
+    deadline_s: float = 120,
+    spare_mb: float = 64,
+) -> Device:
+    """This machine, with the Python that runs qpipe unless another is named."""
+    own = str(folder.expanduser().absolute())
+    transport = LocalTransport(name)
+    return Link(name, transport, python=python or sys.executable, folder=own, deadline_s=deadline_s, spare_mb=spare_mb)
+
+
+class LocalTransport:
+    """Processes and files of this machine; paths are relative to the home folder."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def start(self, argv: Sequence[str]) -> Process:
+        # a session of its own: Ctrl-C ends it by its stdin, after the host has said what it has to say
+        try:
+            return LocalProcess(
+                subprocess.Popen(
+                    list(argv), cwd=Path.home(), start_new_session=True,
+                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                )
+            )  # fmt: skip
+        except OSError as error:
+            raise DeviceError(f"{self.name}: '{argv[0]}' does not start: {error.strerror}; set python") from error
+
+    def put(self, source: Path, path: str, progress: Progress) -> None:
+        try:
+            shutil.copyfile(source, Path.home() / path)
+        except OSError as error:
+            raise DeviceError(f"{self.name}: {source.name} could not be copied: {error.strerror}") from error
+        progress(source.stat().st_size, source.stat().st_size, "B")
+
+    def get(self, path: str, target: Path) -> None:
+        try:
+            shutil.copyfile(Path.home() / path, target)
+        except OSError as error:
+            raise DeviceError(f"{self.name}: {path} could not be copied: {error.strerror}") from error
+
+    def close(self) -> None:
+        """There is no connection to close."""
+
+
+class LocalProcess:
+    """A process of this machine and the process group it leads."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        assert process.stdin
+        assert process.stdout
+        assert process.stderr
+        self.stdin: IO[bytes] = process.stdin
+        self.stdout: IO[bytes] = process.stdout
+        self.stderr: IO[bytes] = process.stderr
+
+    def wait(self, timeout: float) -> int:
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise TimeoutError from None
+
+    def kill(self) -> None:
+        # it may be gone (macOS says PermissionError of a zombie)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()

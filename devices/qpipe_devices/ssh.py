@@ -1,0 +1,40 @@
+"""A board reached by SSH: where it is, from the inventory and ~/.ssh/config; the connection is in ssh_transport."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from qpipe.types import Device
+from qpipe_devices.link import Link
+
+KNOWN_HOSTS = Path("~/.ssh/known_hosts")
+
+
+def ssh(
+    name: str,
+    *,
+    host: str,
+    user: str | None = None,
+    port: int | None = None,
+    key: Path | None = None,
+    known_hosts: Path = KNOWN_HOSTS,
+    python: str = "python3",
+    folder: str = ".qpipe",
+    connect_timeout: float = 15,
+    deadline_s: float = 120,
+    silence_s: float = 30,
+    spare_mb: float = 64,
+) -> Device:
+    """A Linux board reached by SSH, with Python 3.8 or newer and numpy; its host key must be known.
+
+    `host` may be an alias of ~/.ssh/config (HostName, User, Port and IdentityFile are honoured). Without `key` the keys
+    of ~/.ssh and of an agent are tried. `folder` is on the board, relative to the home folder there. `deadline_s`
+    bounds each inference and each load of a model, `silence_s` the time that the line may be dead; `spare_mb` of the
+    board's disk stay free.
+    """
+    from qpipe_devices.ssh_transport import SshTransport  # it imports paramiko
+
+    transport = SshTransport(name, host, user, port, key, known_hosts, connect_timeout)
+    return Link(
+        name, transport, python=python, folder=folder, deadline_s=deadline_s, silence_s=silence_s, spare_mb=spare_mb
+    )  # fmt: skip

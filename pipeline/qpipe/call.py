@@ -1,0 +1,121 @@
+"""A stage as someone wrote it in YAML: the one grammar, `name` or `{name: {options}}`, read and checked."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qpipe.document import Document, FromCommandLine, Steps
+from qpipe.errors import RecipeError
+from qpipe.options import Option, check, options
+from qpipe.registry import Registry, Stage
+
+
+@dataclass(frozen=True)
+class Call:
+    """A stage with its options, all filled in, as a recipe (or an inventory) asks for it."""
+
+    stage: Stage
+    options: Mapping[str, Any]  # plain values; an option that takes stages holds Calls
+
+    @property
+    def kind(self) -> str:
+        return self.stage.kind
+
+    @property
+    def name(self) -> str:
+        return self.stage.name
+
+    def resolved(self) -> dict[str, Any]:
+        """The options as the function wants them: postprocess stages bound, metric stages made, metrics in a list."""
+        return {name: _resolve(value) for name, value in self.options.items()}
+
+    def plain(self) -> dict[str, Any]:
+        """As JSON, for keys and digests."""
+        return {"kind": self.kind, "name": self.name, "options": {k: plain(v) for k, v in self.options.items()}}
+
+
+def _resolve(value: Any) -> Any:
+    if isinstance(value, list) and value and isinstance(value[0], Call):
+        return [_resolve(call) for call in value]
+    if not isinstance(value, Call):
+        return value
+    own = value.resolved()
+    if value.kind == "postprocess":
+        return lambda outputs: value.stage.function(outputs, **own)
+    return value.stage.function(**own)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON holds it."""
+    if isinstance(value, Call):
+        return value.plain()
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+class CallReader:
+    """Reads the calls of one document."""
+
+    def __init__(self, source: Document, plugins: Registry) -> None:
+        self.source, self.plugins = source, plugins
+
+    def call(self, kind: str | tuple[str, ...], value: Any, steps: Steps) -> Call:
+        """`name` or `{name: {options}}` -> a call; the stage is of the kind, or of the first of these that has it."""
+        where = self.source.at(*steps)
+        name, given = self.named(value, where, kind)
+        kinds = (kind,) if isinstance(kind, str) else kind
+        of = next((k for k in kinds if (k, name) in self.plugins.stages), kinds[-1])
+        stage = self.plugins.stage(of, name, where)
+        return Call(stage, self.options(stage, given, (*steps, name)))
+
+    def named(self, value: Any, where: str, kind: str | tuple[str, ...]) -> tuple[str, dict[str, Any]]:
+        """The name and the options as they were written."""
+        if isinstance(value, str):
+            return value, {}
+        if isinstance(value, dict) and len(value) == 1:
+            ((name, given),) = value.items()
+            if given is None or isinstance(given, dict):
+                return name, given or {}
+        what = kind if isinstance(kind, str) else " or ".join(kind)
+        raise RecipeError(f"{where}: {value!r} names no {what} stage; write name, or {{name: {{option: value}}}}")
+
+    def options(self, stage: Stage, given: dict[str, Any], steps: Steps) -> dict[str, Any]:
+        """Options checked and filled in, paths made absolute, stages that are options turned into calls."""
+        known = options(stage.function)
+        where = f"{self.source.at(*steps)}: {stage.kind} {stage.name}"
+        for name in given:
+            if (variable := self.source.unset.get((*steps, name))) and name in known and not _takes_none(known[name]):
+                raise RecipeError(f"{where}: option '{name}' is not set; run with --set {variable}=...")
+            where = f"{self.source.at(*steps, name)}: {stage.kind} {stage.name}" if name not in known else where
+        given = {n: self._located(known.get(n), v) for n, v in given.items()}
+        checked = check(stage.function, given, where)
+        return {n: self._stages(known[n], v, (*steps, n)) for n, v in checked.items()}
+
+    def _located(self, option: Option | None, value: Any) -> Any:
+        if option is None or not isinstance(value, str) or not _takes_path(option.annotation):
+            return value
+        base = Path.cwd() if isinstance(value, FromCommandLine) else self.source.path.parent.resolve()
+        return str(base / value)
+
+    def _stages(self, option: Option, value: Any, steps: Steps) -> Any:
+        kind = option.stage_kind
+        if kind is None or value is None:
+            return value
+        many = isinstance(value, list | tuple)
+        calls = [self.call(kind, item, steps) for item in (value if many else [value])]
+        return calls if many or kind == "metric" else calls[0]
+
+
+def _takes_path(annotation: Any) -> bool:
+    return annotation is Path or any(_takes_path(argument) for argument in typing.get_args(annotation))
+
+
+def _takes_none(option: Option) -> bool:
+    return type(None) in typing.get_args(option.annotation)

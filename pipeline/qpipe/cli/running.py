@@ -1,0 +1,145 @@
+"""run, plan and why."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from qpipe import execute
+from qpipe.cli import results
+from qpipe.cli.display import display
+from qpipe.cli.printing import print_json, print_table, print_text
+from qpipe.errors import QpipeError, RecipeError, suggest
+from qpipe.execute import Request, open_session
+from qpipe.plan import Step
+from qpipe.run import wanted
+from qpipe.store import Store
+
+
+def request(
+    recipe: Path,
+    settings: Sequence[str] | None,
+    device: Sequence[str] | None,
+    only: Sequence[str] | None,
+    inventory: Path | None,
+    db: Path,
+    cache: Path,
+    smoke: bool,
+    new: bool = False,
+) -> Request:
+    """The options of the command line as a request."""
+    pairs = {}
+    for setting in settings or ():
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise RecipeError(f"--set {setting}: no '='; write --set NAME=VALUE")
+        pairs[name] = value
+    return Request(recipe, pairs, device or (), only or (), inventory, db, cache, new, smoke)
+
+
+def run(asked: Request, as_json: bool) -> None:
+    """Run, show progress, end with the table and what to type next."""
+    session = open_session(asked)
+    command = " ".join(["qpipe", *sys.argv[1:]])
+    with Store(asked.db) as store:
+        try:
+            with display() as shown:
+                finished = execute.run(session, store, shown.event, shown.say)
+        except KeyboardInterrupt:
+            print(f"\nqpipe: interrupted; what is done is kept, go on with: {command}", file=sys.stderr)  # noqa: T201
+            sys.exit(130)
+        if as_json:
+            print_json(results.rows(store, finished.run))
+        else:
+            results.print_run(store, finished, asked, command)
+    if finished.state != "done":
+        sys.exit(1)
+
+
+def plan(asked: Request, as_json: bool) -> None:
+    """Print the steps with what will happen to each."""
+    session = open_session(asked)
+    with Store(asked.db) as store:
+        planned = session.offline_plan(store)
+    work = wanted(planned, session.cache)
+    entries = [_entry(step, session, work) for step in planned.steps.values()]
+    if as_json:
+        print_json(entries)
+        return
+    rows = [(e["step"], e["kind"], e["will"], f"{e['bytes'] / 1e6:.2f}" if e["bytes"] else "") for e in entries]
+    print_table(("step", "kind", "will", "MB to send"), rows, right=("MB to send",))
+    counts = {will: sum(e["will"] == will for e in entries) for will in ("compute", "measure", "send", "cached")}
+    print_text(f"{len(entries)} steps: " + ", ".join(f"{n} {will}" for will, n in counts.items() if n))
+
+
+def _entry(step: Step, session: execute.Session, work: set[str]) -> dict[str, Any]:
+    cached = step.id not in work or (step.cacheable and session.cache.has(step.kind, step.key))
+    will = "cached" if cached else "send" if step.device and step.kind != "measure" else "measure" if step.device else "compute"
+    return {
+        "step": step.id, "kind": step.kind, "stage": step.call.name if step.call else step.kind, "will": will,
+        "key": step.key, "needs": step.dependencies, "bytes": _bytes(step, session) if will == "send" else None,
+        **step.coordinates,
+    }  # fmt: skip
+
+
+def _bytes(step: Step, session: execute.Session) -> int | None:
+    """The most that would have to travel, where what would be sent is known."""
+    plan = session.plan({})
+    need = plan.steps.get(next(iter(step.needs.values()), ""))
+    if need is None or not session.cache.has(need.kind, need.key):
+        return None
+    folder = session.cache.folder(need.kind, need.key) / "value"
+    folder = folder / "evaluation" if need.kind == "samples" else folder
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def why(step: str, run: str | None, db: Path, cache: Path, as_json: bool) -> None:
+    """Compare a step's fields now with those it had in a run."""
+    with Store(db) as store:
+        row = results.find_run(store, run)
+        before = {entry["step"]: entry for entry in store.steps(row["id"])}
+        session = open_session(_request_of(row, db, cache))
+        planned = session.offline_plan(store)
+    if step not in planned.steps:
+        raise QpipeError(f"{row['recipe']}: no step '{step}'; {suggest(step, planned.steps)}")
+    now = planned.steps[step]
+    old = before.get(step)
+    changes = compare(old["key_fields"] if old else {}, dict(now.fields))
+    hit = now.cacheable and session.cache.has(now.kind, now.key)
+    if as_json:
+        print_json({"step": step, "cached": hit, "cacheable": now.cacheable, "key": now.key, "changed": changes})
+        return
+    print_text(f"{step}: {_verdict(now, hit, bool(old), changes, row['id'])}")
+    print_table(("field", f"in {row['id']}", "now"), [(c["field"], c["before"], c["now"]) for c in changes])
+
+
+def _verdict(step: Step, hit: bool, ran: bool, changes: list[dict[str, Any]], run: str) -> str:
+    if not step.cacheable:
+        return "is done anew in every run: it depends on the moment" if step.volatile else "sends only what is not there"
+    if hit:
+        return f"hit; its result under key {step.key[:12]} is used"
+    if not ran:
+        return "miss; it was not part of that run"
+    return "miss; these fields changed" if changes else f"miss; nothing changed since {run}, its result is not in the cache"
+
+
+def compare(before: Any, now: Any, path: str = "") -> list[dict[str, Any]]:
+    """The fields that differ, by their path."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        names = sorted({*before, *now})
+        return [c for n in names for c in compare(before.get(n), now.get(n), f"{path}.{n}" if path else n)]
+    return [] if before == now else [{"field": path, "before": _short(before), "now": _short(now)}]
+
+
+def _short(value: Any) -> Any:
+    return value[:12] if isinstance(value, str) and len(value) == 64 else value
+
+
+def _request_of(row: dict[str, Any], db: Path, cache: Path) -> Request:
+    asked = row["request"]
+    return Request(
+        Path(row["recipe_path"]), asked["settings"], asked["devices"], asked["only"],
+        Path(asked["inventory"]) if asked["inventory"] else None, db, cache, smoke=asked["smoke"],
+    )  # fmt: skip

@@ -1,0 +1,98 @@
+"""95 % intervals, for plugins too: of shares, of any reducer over samples, of few rounds, of paired differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+Interval = tuple[float, float]
+
+Z = 1.959963984540054  # of the normal distribution, 97.5 %
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """Score interval of a share of successes (Wilson 1927); right for shares near 0 and 1 too. n is at least 1."""
+    share, spread = successes / n, Z * Z / n
+    centre = (share + spread / 2) / (1 + spread)
+    half = Z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    # at the ends the formula gives the share itself, but for rounding
+    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+
+
+def resample(
+    contributions: Sequence[Any], reduce: Callable[[Sequence[Any]], float], *, resamples: int = 1000, seed: int = 0
+) -> list[float]:
+    """Bootstrap: what `reduce` makes of each resample. The same seed and count draw the same samples, so that the
+    resamples of two schemes are paired."""
+    n = len(contributions)
+    draws = np.random.default_rng(seed).integers(0, n, (resamples, n))
+    return [float(reduce([contributions[i] for i in draw])) for draw in draws.tolist()]
+
+
+def percentiles(resampled: Sequence[float], n: int) -> Interval:
+    """The interval of a bootstrap over n samples, expanded by Student's t for few (Hesterberg 2015, section 3.2)."""
+    share = 0.5 * math.erfc(math.sqrt(n / (n - 1)) * t_quantile(n - 1) / math.sqrt(2)) if n > 1 else 0.0
+    low, high = np.quantile(np.asarray(resampled, np.float64), [share, 1 - share])
+    return float(low), float(high)
+
+
+def bootstrap(
+    contributions: Sequence[Any], reduce: Callable[[Sequence[Any]], float], *, resamples: int = 1000, seed: int = 0
+) -> Interval | None:
+    """The interval of `reduce(contributions)`; None for a single contribution."""
+    n = len(contributions)
+    return percentiles(resample(contributions, reduce, resamples=resamples, seed=seed), n) if n > 1 else None
+
+
+def t_interval(values: Sequence[float]) -> Interval | None:
+    """The studentized interval of the mean of a few independent values (medians of rounds); None for a single one."""
+    n = len(values)
+    if n < 2:
+        return None
+    mean, half = float(np.mean(values)), t_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return mean - half, mean + half
+
+
+def paired_difference(values: Sequence[float], references: Sequence[float]) -> tuple[float, Interval | None]:
+    """The mean of value - reference, measured in the same rounds or on the same samples, and its interval."""
+    differences = [value - reference for value, reference in zip(values, references, strict=True)]
+    return float(np.mean(differences)), t_interval(differences)
+
+
+def paired_ratio(values: Sequence[float], references: Sequence[float]) -> tuple[float, Interval | None]:
+    """The geometric mean of value / reference over the same rounds, and its interval; all are positive."""
+    mean, interval = paired_difference(np.log(values).tolist(), np.log(references).tolist())
+    return math.exp(mean), (math.exp(interval[0]), math.exp(interval[1])) if interval else None
+
+
+def t_quantile(degrees: int) -> float:
+    """Student's t, 97.5 %, for whole degrees of freedom of at least 1."""
+    low, high = Z, 13.0  # 12.706 for one degree
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, degrees) < 0.95 else (low, middle)
+    return (low + high) / 2
+
+
+def _within(t: float, degrees: int) -> float:
+    """The probability that |T| < t: the finite series of Abramowitz & Stegun 26.7.3 and 26.7.4."""
+    angle = math.atan(t / math.sqrt(degrees))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = degrees % 2
+    term = cosine if odd else 1.0
+    total = term if degrees > 1 else 0.0
+    for k in range(2 + odd, degrees - 1, 2):
+        term *= cosine * cosine * (k - 1) / k
+        total += term
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def share_interval(contributions: Sequence[Any], value: float) -> Interval | None:
+    """Wilson's, where all contributions are 0 or 1 and the value is their share; None where they are not."""
+    if not all(isinstance(each, int | float) and each in (0, 1) for each in contributions):
+        return None
+    successes, n = int(sum(contributions)), len(contributions)
+    return wilson(successes, n) if math.isclose(value, successes / n) else None

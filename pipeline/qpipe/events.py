@@ -1,0 +1,26 @@
+"""What happens in a run, as one stream: the display, the store and plugins listen to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+What = Literal["started", "progress", "done", "cached", "failed", "skipped"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One thing that happened to one step."""
+
+    step: str
+    what: What
+    seconds: float = 0.0  # since the step began
+    done: float = 0.0  # progress, in `unit`; total is None where nobody knows
+    total: float | None = None
+    unit: str = ""
+    message: str = ""  # why it failed or was skipped
+    coordinates: Mapping[str, str] = field(default_factory=dict)
+
+
+Listener = Callable[[Event], None]

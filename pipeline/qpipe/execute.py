@@ -1,0 +1,182 @@
+"""Run a recipe: ask the devices, plan, find unfinished work, run, store. The command line and notebooks call this."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import qpipe
+from qpipe import inventory, keys, recipe
+from qpipe.cache import Cache
+from qpipe.call import Call
+from qpipe.errors import DeviceError
+from qpipe.events import Event, Listener
+from qpipe.plan import DeviceInPlan, Plan, make
+from qpipe.recipe import Recipe
+from qpipe.record import Recorder
+from qpipe.registry import Registry
+from qpipe.run import Outcome, Runner
+from qpipe.store import State, Store
+from qpipe.types import Capabilities, Device
+
+HOME = Path(".qpipe")
+SMOKE = {"calibrate": 4, "evaluate": 4}  # samples of a --smoke run, where the samples stage has these options
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a user asks of a recipe, as the options of `qpipe run` and `qpipe plan` say it."""
+
+    recipe: Path
+    settings: Mapping[str, str] = field(default_factory=dict)
+    devices: Sequence[str] = ()
+    only: Sequence[str] = ()
+    inventory: Path | None = None
+    db: Path = HOME / "results.db"
+    cache: Path = HOME / "cache"
+    new: bool = False
+    smoke: bool = False
+
+    def remembered(self) -> dict[str, Any]:
+        """What a later command needs to expand the same recipe again."""
+        plain = {"settings": dict(self.settings), "devices": list(self.devices), "only": list(self.only)}
+        return {**plain, "inventory": str(self.inventory) if self.inventory else None, "smoke": self.smoke}
+
+
+@dataclass(frozen=True)
+class Session:
+    """A request expanded: the recipe, the devices it names, and where results go."""
+
+    request: Request
+    recipe: Recipe
+    plugins: Registry
+    devices: Mapping[str, Call]  # not opened
+
+    @property
+    def cache(self) -> Cache:
+        """Where results by key lie."""
+        return Cache(self.request.cache)
+
+    def plan(self, known: Mapping[str, Capabilities | None]) -> Plan:
+        """The plan, by what the devices said; one that was never asked counts as a current x86 machine."""
+        return make(self.recipe, [DeviceInPlan(name, call, known.get(name)) for name, call in self.devices.items()])
+
+    def offline_plan(self, store: Store) -> Plan:
+        """The plan by what the devices said when they were last checked; reaches none of them."""
+        rows = {name: store.device(name) for name in self.devices}
+        return self.plan({name: row["capabilities"] for name, row in rows.items() if row})
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that came to its end."""
+
+    run: str
+    continued: bool
+    plan: Plan
+    outcome: Outcome
+    unreachable: Mapping[str, str]  # device -> why
+    seconds: float
+
+    @property
+    def state(self) -> State:
+        """done, partial or failed."""
+        state = self.outcome.state
+        return "partial" if state == "done" and self.unreachable else state
+
+
+def open_session(request: Request) -> Session:
+    """Read recipe and inventory; RecipeError for whatever is wrong in them."""
+    loaded, plugins = recipe.load(request.recipe, request.settings)
+    loaded = loaded.narrowed(request.only, request.devices)
+    if request.smoke:
+        samples = loaded.samples
+        few = {name: SMOKE.get(name, value) for name, value in samples.options.items()}
+        loaded = replace(loaded, samples=Call(samples.stage, few))
+    file = inventory.find(request.inventory, request.recipe.parent)
+    known = inventory.load(file, plugins)
+    return Session(request, loaded, plugins, {name: inventory.pick(known, name, file) for name in loaded.devices})
+
+
+def run(session: Session, store: Store, listen: Listener, say: Callable[[str], None] = lambda _: None) -> Finished:
+    """Run to the end, continuing an unfinished run of the same recipe unless a new one was asked for."""
+    began = time.monotonic()
+    devices: dict[str, Device] = {}
+    try:
+        capabilities, unreachable = _ask(session, store, devices, say)
+        plan = session.plan(capabilities)
+        plan.drop(unreachable)
+        id_, continued = _open_run(session, store)
+        say(f"run {id_} {'continues' if continued else 'starts'}: {len(plan.steps)} steps")
+        workdir = session.request.db.parent / "runs" / id_
+        recorder = Recorder(store, id_, plan, session.cache, capabilities, workdir)
+
+        def hear(event: Event) -> None:
+            recorder.event(event)
+            listen(event)
+            if event.what not in ("started", "progress"):
+                session.plugins.hooks.hook.step_finished(
+                    step=event.step, state=event.what, seconds=event.seconds, coordinates=event.coordinates
+                )
+
+        outcome = Runner(plan, devices, session.cache, workdir, hear, recorder.measured).run()
+    finally:
+        for device in devices.values():
+            with suppress(DeviceError):
+                device.close()
+    finished = Finished(id_, continued, plan, outcome, unreachable, time.monotonic() - began)
+    judge(store, id_, session.recipe.pareto)
+    store.finish_run(id_, finished.state)
+    return finished
+
+
+def judge(store: Store, run: str, objectives: Mapping[str, Any]) -> None:
+    """Compute a run's verdicts and store them."""
+    from qpipe.compare import pareto
+
+    store.record_verdicts(run, pareto.verdicts(store, run, objectives))
+
+
+def _ask(
+    session: Session, store: Store, devices: dict[str, Device], say: Callable[[str], None]
+) -> tuple[dict[str, Capabilities], dict[str, str]]:
+    """Open the devices and ask what they are; fills `devices` with those that answer, DeviceError where none does."""
+    capabilities, unreachable = {}, {}
+    for name, call in session.devices.items():
+        say(f"{name}: checking the device")
+        device = inventory.open_device(name, call)
+        try:
+            capabilities[name] = device.capabilities()
+        except DeviceError as error:
+            device.close()
+            unreachable[name] = str(error)
+            say(str(error))
+            continue
+        devices[name] = device
+        store.save_device(name, call.name, capabilities[name])
+    if not devices:
+        raise DeviceError("; ".join(unreachable.values()))
+    return capabilities, unreachable
+
+
+def _open_run(session: Session, store: Store) -> tuple[str, bool]:
+    digest = keys.key({"recipe": session.recipe.digest, "devices": list(session.devices)})
+    unfinished = None if session.request.new else store.unfinished_run(digest)
+    if unfinished:
+        store.resume_run(unfinished)
+        return unfinished, True
+    run = store.new_run(
+        session.recipe.name,
+        recipe_path=str(session.recipe.path.resolve()),
+        recipe_digest=digest,
+        recipe_text=session.recipe.text,
+        versions={"qpipe": qpipe.__version__, "python": platform.python_version(), **keys.libraries()},
+        request=session.request.remembered(),
+        objectives=dict(session.recipe.pareto),
+    )
+    return run, False

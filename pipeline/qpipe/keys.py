@@ -1,0 +1,167 @@
+"""What a step's result depends on, as fields that can be compared, and the key they hash to."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import platform
+import sys
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from qpipe.call import Call, plain
+from qpipe.registry import Stage
+
+Fields = dict[str, Any]
+
+# what decides numbers on the host; a device's own versions are in its fingerprint
+LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "pycocotools")
+SHARED = ("samples", "preprocess", "artifacts", "worker", "compare/statistics")  # core code that results pass through
+
+
+def key(fields: Mapping[str, Any]) -> str:
+    """sha256 of the fields as canonical JSON."""
+    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def of_call(call: Call) -> Fields:
+    """What a stage and its options contribute: who wrote it, its code, its options, the files these name."""
+    stage, stages = call.stage, [call.stage, *_stages_in(call.options)]
+    files = {name: digest(path) for name, path in _paths(call.options)}
+    return {
+        "kind": stage.kind,
+        "stage": stage.name,
+        "distribution": stage.distribution,
+        "version": stage.version,
+        "code": {f"{s.kind} {s.name}": code(s) for s in stages},
+        "options": {name: _named_only(value) for name, value in call.options.items()},
+        "files": files,
+    }
+
+
+def of_host() -> Fields:
+    """What this machine contributes to a result that it computes."""
+    return {"libraries": libraries(), "machine": platform.machine(), "instructions": _instructions()}
+
+
+@cache
+def libraries() -> dict[str, str]:
+    """The versions of what computes results here."""
+    return {name: importlib.metadata.version(name) for name in LIBRARIES}
+
+
+@cache
+def _instructions() -> str:
+    """Digest of the instruction set: kernels, and so roundings, differ with it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:16]
+
+
+def code(stage: Stage) -> str:
+    """Digest of the code a stage runs: its module and the core's arithmetic for a built-in, for anybody else's the
+    whole top-level package, or the file with the modules beside it."""
+    module = sys.modules[stage.function.__module__]
+    file = Path(inspect.getfile(module))
+    if module.__name__.startswith("qpipe_plugins."):
+        return _digest_code((*_with_neighbours(module), *_core()))
+    package = sys.modules[module.__name__.partition(".")[0]]
+    if hasattr(package, "__path__"):
+        return _digest_code(tuple(sorted(Path(next(iter(package.__path__))).rglob("*.py"))))
+    beside = sorted(set(file.parent.glob("*.py")) - {file}) if _alone(file) else []
+    return _digest_code((file, *beside))
+
+
+def _with_neighbours(module: ModuleType) -> list[Path]:
+    """The files of a built-in's module and of those that it takes names from."""
+    found, left = {module.__name__}, [module]
+    while left:
+        for value in vars(left.pop()).values():
+            name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
+            if isinstance(name, str) and name.startswith("qpipe_plugins.") and name not in found:
+                found.add(name)
+                left.append(sys.modules[name])
+    return sorted(Path(inspect.getfile(sys.modules[name])) for name in found)
+
+
+def _alone(file: Path) -> bool:
+    """Whether the file is one named in a recipe: modules beside it may be its own. Not so in site-packages."""
+    return "site-packages" not in file.parts
+
+
+@cache
+def _core() -> tuple[Path, ...]:
+    home = Path(__file__).parent
+    return (*sorted((home / "quant").rglob("*.py")), *(home / f"{name}.py" for name in SHARED))
+
+
+@cache
+def _digest_code(files: tuple[Path, ...]) -> str:
+    return hashlib.sha256("".join(_sha(file) for file in files).encode()).hexdigest()[:16]
+
+
+def package(stage: Stage) -> str:
+    """Digest of a whole top-level package: of a device driver, whose agent and runner decide what is measured."""
+    top = sys.modules[stage.function.__module__.partition(".")[0]]
+    files = sorted(Path(next(iter(top.__path__))).rglob("*.py")) if hasattr(top, "__path__") else []
+    return _digest_code(tuple(files) or (Path(inspect.getfile(top)),))
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file, with the external data of an ONNX model, or of a folder's names and contents."""
+    if path.is_dir():
+        parts = [f"{file.relative_to(path)} {_sha(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
+    else:
+        parts = [_sha(file) for file in (path, *_external(path))]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _sha(file: Path) -> str:
+    try:
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return "missing"
+
+
+def _external(path: Path) -> list[Path]:
+    if path.suffix != ".onnx" or not path.is_file():
+        return []
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except (DecodeError, OSError):
+        return []  # the import stage says what is wrong with it
+    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
+    return sorted({path.parent / entry.value for entry in entries if entry.key == "location"})
+
+
+def _stages_in(value: Any) -> Iterable[Stage]:
+    if isinstance(value, Call):
+        yield value.stage
+        yield from _stages_in(value.options)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _stages_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _stages_in(item)
+
+
+def _paths(options: Mapping[str, Any]) -> Iterable[tuple[str, Path]]:
+    return ((name, value) for name, value in options.items() if isinstance(value, Path))
+
+
+def _named_only(value: Any) -> Any:
+    # where a file lies does not matter, only what is in it
+    return value.name if isinstance(value, Path) else plain(value)

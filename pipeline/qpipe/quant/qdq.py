@@ -1,0 +1,270 @@
+"""The one view of a network's weights, float or quantized, and the QDQ form they take between stages.
+
+A quantized weight is int8 codes behind a DequantizeLinear, whatever its bits: packing is compile's work. Its node
+carries the codebook, the bits and the name of the float weight it came from, which survive the model's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.errors import StageError
+from qpipe.quant.arithmetic import along_axis, dequantize, quantize
+from qpipe.quant.codebook import CODEBOOKS, Codebook, full_range, nearest, uniform
+from qpipe.quant.scales import Method, asymmetric_scale, symmetric_scale
+from qpipe.types import Array
+
+WeightKind = Literal["conv", "depthwise", "gemm", "matmul"]
+WEIGHTED = ("Conv", "Gemm", "MatMul")
+FLOAT_NAME, CODEBOOK, BITS = "qpipe.float", "qpipe.codebook", "qpipe.bits"
+
+
+@dataclass(frozen=True, eq=False)
+class QuantizedWeight:
+    """What a quantizer decides: int8 codes, float32 scale and int8 zero point, [] (axis None) or [C]."""
+
+    codes: Array
+    scale: Array
+    zero_point: Array
+    axis: int | None
+    codebook: Codebook
+
+    def dequantize(self) -> Array:
+        """The float32 weights that inference sees."""
+        return dequantize(self.codes, self.scale, self.zero_point, axis=self.axis)
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A constant that Conv, Gemm or MatMul multiplies by; `array` is its float values, dequantized where quantized."""
+
+    name: str  # of the float weight, as calibration and the float network know it
+    kind: WeightKind
+    value: ir.Value  # what its nodes read: the float constant, or what DequantizeLinear gives
+    nodes: tuple[ir.Node, ...]  # all that read it; usually one
+    channel_axis: int  # the axis of output channels
+    array: Array
+    quantized: QuantizedWeight | None
+
+    @property
+    def node(self) -> ir.Node:
+        """The first node that reads it."""
+        return self.nodes[0]
+
+    @property
+    def is_quantized(self) -> bool:
+        return self.quantized is not None
+
+    @property
+    def bias(self) -> Array | None:
+        """The first node's bias in float, None where it has none or it is computed."""
+        return bias(self.node)
+
+
+def weights(model: ir.Model) -> list[Weight]:
+    """All constant weights of Conv, Gemm and MatMul in the order of the graph; one for all nodes that share it."""
+    readers: dict[ir.Value, list[ir.Node]] = {}
+    for node in model.graph:
+        if node.domain == "" and node.op_type in WEIGHTED and len(node.inputs) > 1 and node.inputs[1] is not None:
+            readers.setdefault(node.inputs[1], []).append(node)
+    found = (_weight(value, nodes) for value, nodes in readers.items())
+    return [weight for weight in found if weight is not None]
+
+
+def float_weights(model: ir.Model, exclude: Sequence[str] = ()) -> list[Weight]:
+    """The weights that are still to quantize, without those that the patterns name or whose nodes they name."""
+    excluded = {node for node in model.graph if is_excluded(node, exclude)}
+    return [weight for weight in weights(model) if not weight.is_quantized and excluded.isdisjoint(weight.nodes)]
+
+
+def _weight(value: ir.Value, nodes: Sequence[ir.Node]) -> Weight | None:
+    quantized = _read_quantized(value)
+    array = quantized.dequantize() if quantized else constant(value)
+    if array is None or array.ndim < 2 or (nodes[0].op_type == "MatMul" and array.ndim > 2):
+        return None
+    producer = value.producer()
+    recorded = producer.metadata_props.get(FLOAT_NAME) if producer and quantized else None
+    kind, axis = _kind_and_axis(nodes[0], array)
+    return Weight(recorded or value.name or "", kind, value, tuple(nodes), axis, array, quantized)
+
+
+def _kind_and_axis(node: ir.Node, array: Array) -> tuple[WeightKind, int]:
+    if node.op_type == "MatMul":
+        return "matmul", array.ndim - 1
+    if node.op_type == "Gemm":
+        return "gemm", 0 if node.attributes.get_int("transB", 0) else 1
+    return ("depthwise" if array.shape[1] == 1 and node.attributes.get_int("group", 1) > 1 else "conv"), 0
+
+
+def _read_quantized(value: ir.Value) -> QuantizedWeight | None:
+    node = value.producer()
+    if node is None or node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
+        return None
+    codes, scale = constant(node.inputs[0]), constant(node.inputs[1])
+    if codes is None or scale is None:
+        return None
+    zero_point = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+    if zero_point is None:
+        zero_point = np.zeros(scale.shape, codes.dtype)
+    name, bits = node.metadata_props.get(CODEBOOK, "full_range"), int(node.metadata_props.get(BITS, 8))
+    axis = node.attributes.get_int("axis", 1) % codes.ndim if scale.size > 1 else None
+    if axis is None:
+        scale, zero_point = scale.reshape(()), zero_point.reshape(())
+    return QuantizedWeight(codes, scale, zero_point, axis, CODEBOOKS.get(name, full_range)(bits))
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """A constant's array, whether initializer or Constant node; None for what is computed."""
+    tensor = ir.convenience.get_const_tensor(value) if value is not None else None
+    return None if tensor is None else tensor.numpy()
+
+
+# ---- deciding the codes
+
+
+def to_codebook(
+    weight: Weight, codebook: Codebook, *, axis: int | None, method: Method = "minmax", percentile: float = 99.99
+) -> QuantizedWeight:
+    """Each value to the nearest level; zero point 0; one scale per slice of `axis`, one for all where it is None."""
+    scale = symmetric_scale(weight.array, codebook, axis=axis, method=method, percentile=percentile)
+    codes = nearest(codebook, weight.array / along_axis(scale, weight.array.ndim, axis))
+    return QuantizedWeight(codes, scale, np.zeros(scale.shape, np.int8), axis, codebook)
+
+
+def symmetric(
+    weight: Weight, *, bits: int = 8, axis: int | None, method: Method = "minmax", percentile: float = 99.99
+) -> QuantizedWeight:
+    """Uniform levels with zero in the middle: -127..127 at 8 bits."""
+    return to_codebook(weight, uniform(bits), axis=axis, method=method, percentile=percentile)
+
+
+def asymmetric(
+    weight: Weight, *, bits: int = 8, axis: int | None = None, method: Method = "minmax", percentile: float = 99.99
+) -> QuantizedWeight:
+    """Uniform levels over the weights' own interval, any zero point. ONNX Runtime computes in integers only with one
+    zero point for all channels, so axis is None unless the runtime is another."""
+    codebook = full_range(bits)
+    scale, zero_point = asymmetric_scale(weight.array, bits=bits, axis=axis, method=method, percentile=percentile)
+    codes = np.clip(
+        quantize(weight.array, scale, zero_point, axis=axis), codebook.levels[0], codebook.levels[-1]
+    ).astype(np.int8)
+    return QuantizedWeight(codes, scale, zero_point, axis, codebook)
+
+
+def rescale(quantized: QuantizedWeight, scale: Array) -> QuantizedWeight:
+    """The same weights coded anew for other scales, in the same codebook."""
+    axis, levels = quantized.axis, quantized.codebook.levels
+    steps = quantized.dequantize() / along_axis(scale, quantized.codes.ndim, axis)
+    if not quantized.zero_point.any():
+        return replace(quantized, codes=nearest(quantized.codebook, steps), scale=scale)
+    offset = along_axis(quantized.zero_point.astype(np.int64), quantized.codes.ndim, axis)
+    codes = np.clip(np.rint(steps) + offset, levels[0], levels[-1]).astype(quantized.codes.dtype)
+    return replace(quantized, codes=codes, scale=scale)
+
+
+# ---- writing them into the network
+
+
+def quantize_weight(model: ir.Model, weight: Weight, quantized: QuantizedWeight) -> None:
+    """Let the weight's nodes read these codes through a DequantizeLinear; replaces what was quantized before."""
+    graph = model.graph
+    for suffix in ("quantized", "scale", "zero_point"):
+        graph.initializers.pop(f"{weight.name}_{suffix}", None)
+    inputs = [
+        initializer(model, f"{weight.name}_quantized", quantized.codes),
+        initializer(model, f"{weight.name}_scale", np.asarray(quantized.scale, np.float32)),
+        initializer(model, f"{weight.name}_zero_point", np.asarray(quantized.zero_point, quantized.codes.dtype)),
+    ]
+    node = ir.node(
+        "DequantizeLinear",
+        inputs,
+        {} if quantized.axis is None else {"axis": quantized.axis},
+        name=f"{weight.name}_dequantize",
+        outputs=[ir.val(f"{weight.name}_dequantized", ir.DataType.FLOAT, quantized.codes.shape)],
+        metadata_props={
+            FLOAT_NAME: weight.name,
+            CODEBOOK: quantized.codebook.name,
+            BITS: str(quantized.codebook.bits),
+        },
+    )
+    graph.insert_before(weight.node, node)
+    for reader in weight.nodes:
+        reader.replace_input_with(1, node.outputs[0])
+    discard(model, weight.value)
+
+
+def initializer(model: ir.Model, name: str, array: Array) -> ir.Value:
+    """A new constant of the graph; one of that name must not be there."""
+    value = ir.val(name, const_value=ir.tensor(array, name=name))
+    model.graph.register_initializer(value)
+    return value
+
+
+def discard(model: ir.Model, value: ir.Value | None) -> None:
+    """Remove a constant, or the node that makes it and its constants, unless something still reads it."""
+    if value is None or value.uses() or value.is_graph_output() or value.is_graph_input():
+        return
+    node = value.producer()
+    if node is None:
+        if value.name is not None and model.graph.initializers.get(value.name) is value:
+            del model.graph.initializers[value.name]
+        return
+    inputs = list(node.inputs)
+    model.graph.remove(node, safe=True)
+    for source in inputs:
+        discard(model, source)
+
+
+# ---- biases stay float between stages; compile makes them integers once nothing changes any more
+
+
+def bias(node: ir.Node) -> Array | None:
+    """The float bias of a Conv or Gemm, [C]; dequantized where it is int32, None where there is none."""
+    value = node.inputs[2] if len(node.inputs) > 2 else None
+    quantized = _read_quantized(value) if value is not None else None
+    array = quantized.dequantize() if quantized else constant(value)
+    return None if array is None or node.op_type == "MatMul" else np.atleast_1d(np.squeeze(array))
+
+
+def set_bias(model: ir.Model, node: ir.Node, values: Array) -> None:
+    """Give a Conv or Gemm this float bias, [C], instead of the one it has, if any."""
+    old = node.inputs[2] if len(node.inputs) > 2 else None
+    name = f"{node.outputs[0].name}_bias"
+    while name in model.graph.initializers:
+        name += "_"
+    value = initializer(model, name, np.asarray(values, np.float32))
+    if len(node.inputs) < 3:
+        node.resize_inputs(3)
+    node.replace_input_with(2, value)
+    discard(model, old)
+
+
+# ---- leaving things out
+
+
+def is_excluded(node: ir.Node, exclude: Iterable[str]) -> bool:
+    """Whether a pattern names this node, its operator, one of its constants or its output (shell wildcards)."""
+    names = {node.name, node.op_type, *(v.name for v in node.outputs), *map(_origin, node.inputs)} - {None}
+    return any(fnmatchcase(str(name), pattern) for name in names for pattern in exclude)
+
+
+def _origin(value: ir.Value | None) -> str | None:
+    node = value.producer() if value is not None else None
+    if value is None or (node is None and value.const_value is None):
+        return None  # an activation: excluding a node must not exclude its readers
+    if node is None:
+        return value.name
+    return node.metadata_props.get(FLOAT_NAME)
+
+
+def check_exclude(model: ir.Model, exclude: Sequence[str], where: str) -> None:
+    """StageError for a pattern that names nothing in the network."""
+    for pattern in exclude:
+        if not any(is_excluded(node, [pattern]) for node in model.graph):
+            raise StageError(f"{where}: exclude '{pattern}' names no node, weight or operator of the network")

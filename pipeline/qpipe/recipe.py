@@ -1,0 +1,177 @@
+"""A YAML file -> a recipe: every key known, every stage found, every option checked, each message with file:line."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from qpipe import document, registry
+from qpipe.call import Call, CallReader, plain
+from qpipe.document import Document, FromCommandLine
+from qpipe.errors import RecipeError, suggest
+from qpipe.registry import Registry
+
+KEYS = (
+    "name", "plugins", "variables", "samples", "models", "calibrate", "schemes", "builds", "deploy", "measure",
+    "devices", "pareto",
+)  # fmt: skip
+FLOAT = "float32"  # what the float reference is called where no scheme is named for it
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a recipe asks for, checked and complete."""
+
+    name: str
+    path: Path
+    text: str
+    samples: Call
+    models: Mapping[str, Call]
+    calibrate: Call
+    schemes: Mapping[str, Sequence[Call]]
+    builds: Mapping[str, Call]
+    deploy: Call
+    measure: Sequence[Call]
+    devices: Sequence[str]
+    pareto: Mapping[str, Literal["min", "max"]]
+    plugins: Sequence[Path] = ()
+    variables: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> str:
+        """Of what it expands to: equal for two files that mean the same, on the same devices."""
+        meaning = {
+            "name": self.name, "samples": self.samples.plain(), "calibrate": self.calibrate.plain(),
+            "models": plain(self.models), "schemes": plain(self.schemes), "builds": plain(self.builds),
+            "deploy": self.deploy.plain(), "measure": plain(self.measure), "devices": list(self.devices),
+        }  # fmt: skip
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def floats(self) -> list[str]:
+        """The schemes that are the float network itself."""
+        return [name for name, chain in self.schemes.items() if not chain]
+
+    def narrowed(self, only: Sequence[str], devices: Sequence[str]) -> Recipe:
+        """With these schemes alone (and the float reference) and on these devices."""
+        for name in only:
+            if name not in self.schemes:
+                raise RecipeError(f"--only: no scheme '{name}' in {document.shown(self.path)}; {suggest(name, self.schemes)}")
+        schemes = {n: c for n, c in self.schemes.items() if not only or n in only or not c}
+        return replace(self, schemes=schemes, devices=list(devices) or self.devices)
+
+
+def load(path: Path, settings: Mapping[str, str] | None = None) -> tuple[Recipe, Registry]:
+    """Read a recipe and the plugins it names; `settings` are `--set` texts, read as YAML values."""
+    source = document.read(path)
+    if not isinstance(source.root, dict):
+        raise RecipeError(f"{source.at()}: a recipe is a map of {', '.join(KEYS)}")
+    for key in source.root:
+        if key not in KEYS:
+            raise RecipeError(f"{source.at(key)}: unknown key '{key}'; there is {', '.join(KEYS)}")
+    variables = _variables(source, settings or {})
+    root = document.substitute(source, variables)
+    files = [path.parent / _text(source, file, "plugins", i) for i, file in enumerate(_list(source, root, "plugins"))]
+    plugins = registry.load(files)
+    return _Reader(source, root, plugins).recipe(files, variables), plugins
+
+
+def _variables(source: Document, settings: Mapping[str, str]) -> dict[str, Any]:
+    variables = source.root.get("variables") or {}
+    if not isinstance(variables, dict):
+        raise RecipeError(f"{source.at('variables')}: variables is a map of names to values")
+    variables = dict(variables)
+    for name, text in settings.items():
+        if name not in variables:
+            raise RecipeError(f"--set {name}: no such variable in {document.shown(source.path)}; {suggest(name, variables)}")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            value = text
+        variables[name] = FromCommandLine(text) if isinstance(value, str) else value
+    return variables
+
+
+def _list(source: Document, root: Mapping[str, Any], key: str) -> list[Any]:
+    value = root.get(key) or []
+    if not isinstance(value, list):
+        raise RecipeError(f"{source.at(key)}: {key} is a list; write [{value}]")
+    return value
+
+
+def _text(source: Document, value: Any, *steps: str | int) -> str:
+    if not isinstance(value, str):
+        raise RecipeError(f"{source.at(*steps)}: expected text, got {value!r}")
+    return value
+
+
+class _Reader:
+    """Turns the keys of a recipe into what they mean."""
+
+    def __init__(self, source: Document, root: Any, plugins: Registry) -> None:
+        self.source, self.root = source, root
+        self.call = CallReader(source, plugins).call
+
+    def recipe(self, files: Sequence[Path], variables: Mapping[str, Any]) -> Recipe:
+        source, root = self.source, self.root
+        for key in ("samples", "models", "schemes", "measure"):
+            if not root.get(key):
+                raise RecipeError(f"{source.at()}: key '{key}' is missing; a recipe needs samples, models, schemes, measure")
+        schemes = {name: self.chain(root["schemes"][name], name) for name in self.names("schemes", "scheme")}
+        if not any(not chain for chain in schemes.values()):
+            schemes = {FLOAT: [], **schemes}
+        devices = [document.name(d, source.at("devices", i), "device") for i, d in enumerate(self._devices())]
+        return Recipe(
+            name=document.name(root.get("name", source.path.stem), source.at("name"), "recipe"),
+            path=source.path,
+            text=source.text,
+            samples=self.call("samples", root["samples"], ("samples",)),
+            models={n: self.call("import", root["models"][n], ("models", n)) for n in self.names("models", "model")},
+            calibrate=self.call("calibrate", root.get("calibrate", "histogram"), ("calibrate",)),
+            schemes=schemes,
+            builds=self.builds(),
+            deploy=self.call("deploy", root.get("deploy", "copy"), ("deploy",)),
+            measure=[self.call("measure", m, ("measure", i)) for i, m in enumerate(_list(source, root, "measure"))],
+            devices=devices,
+            pareto=self.pareto(),
+            plugins=[file.resolve() for file in files],
+            variables=dict(variables),
+        )
+
+    def _devices(self) -> list[Any]:
+        return _list(self.source, self.root, "devices") or ["local"]
+
+    def names(self, key: str, what: str) -> list[str]:
+        value = self.root[key]
+        if not isinstance(value, dict):
+            raise RecipeError(f"{self.source.at(key)}: {key} is a map of names to stages")
+        return [document.name(name, self.source.at(key, name), what) for name in value]
+
+    def chain(self, value: Any, scheme: str) -> list[Call]:
+        if not isinstance(value, list):
+            value = [] if value is None else [value]
+        calls = [self.call(("transform", "quantize"), item, ("schemes", scheme, i)) for i, item in enumerate(value)]
+        kinds = [call.kind for call in calls]
+        if kinds != sorted(kinds, key=("transform", "quantize").index):
+            raise RecipeError(f"{self.source.at('schemes', scheme)}: a transform follows a quantize stage; put transforms first")
+        return calls
+
+    def builds(self) -> dict[str, Call]:
+        if "builds" not in self.root:
+            return {"ort": self.call("compile", "onnxruntime", ("builds",))}
+        return {n: self.call("compile", self.root["builds"][n], ("builds", n)) for n in self.names("builds", "build")}
+
+    def pareto(self) -> dict[str, Literal["min", "max"]]:
+        value = self.root.get("pareto") or {"latency_ms": "min", "size_mb": "min", "agreement": "max"}
+        if not isinstance(value, dict):
+            raise RecipeError(f"{self.source.at('pareto')}: pareto is a map of metrics to min or max")
+        for metric, goal in value.items():
+            if goal not in ("min", "max"):
+                raise RecipeError(f"{self.source.at('pareto', metric)}: '{metric}' is {goal!r}; it is min or max")
+        return dict(value)

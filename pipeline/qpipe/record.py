@@ -1,0 +1,87 @@
+"""What a run leaves in the store: each step as it ends, each number with the digests of all it depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from qpipe import artifacts, keys
+from qpipe.cache import Cache
+from qpipe.events import Event
+from qpipe.plan import Plan, Step, target_of
+from qpipe.store import Store
+from qpipe.types import Capabilities, Measurement, Stored
+
+
+class Recorder:
+    """Listens to one run."""
+
+    def __init__(
+        self, store: Store, run: str, plan: Plan, cache: Cache, devices: Mapping[str, Capabilities], logs: Path
+    ) -> None:
+        self.store, self.run, self.plan, self.cache, self.devices, self.logs = store, run, plan, cache, devices, logs
+
+    def event(self, event: Event) -> None:
+        """Record the state of a step."""
+        if event.what == "progress":
+            return
+        step = self.plan.steps[event.step]
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        row: dict[str, Any] = {
+            "kind": step.kind,
+            "stage": step.call.name if step.call else step.kind,
+            "state": "running" if event.what == "started" else event.what,
+            "key": step.key,
+            "key_fields": dict(step.fields),
+            "device": step.device,
+            **{name: step.coordinates.get(name) for name in ("model", "scheme", "build")},
+            "log": str(self.logs / log_name(step.id)),
+        }
+        if event.what == "started":
+            row |= {"started": now, "finished": None, "error": None}
+        else:
+            row |= {"finished": now, "seconds": round(event.seconds, 3), "error": event.message or None}
+        self.store.record_step(self.run, event.step, **row)
+
+    def measured(self, step: Step, measurements: Sequence[Measurement], stored: Mapping[str, Stored]) -> None:
+        """Record a measuring step's numbers under the row each belongs to."""
+        rows: dict[str, list[Measurement]] = {}
+        for measurement in measurements:
+            rows.setdefault(measurement.deployed, []).append(measurement)
+        for deployed, own in rows.items():
+            deploy = self._deploy_step(step, deployed)
+            self.store.record_measurements(self.run, deploy.coordinates, own, **self._facts(step, deploy, stored))
+
+    def _deploy_step(self, step: Step, deployed: str) -> Step:
+        steps = self.plan.steps
+        if deployed:
+            return steps[f"{deployed}@{step.device}"]
+        return next(steps[need] for need in step.needs.values() if steps[need].kind == "deploy")
+
+    def _facts(self, step: Step, deploy: Step, stored: Mapping[str, Stored]) -> dict[str, Any]:
+        compiled = self.plan.steps[deploy.needs["build"]]
+        build = artifacts.read("compile", self._folder(compiled))
+        origin = self.plan.steps[f"{deploy.coordinates['model']}/import"]
+        samples = next(s for s in self.plan.steps.values() if s.kind == "samples")
+        runtime = str(build.manifest["runtime"])
+        return {
+            "runtime": runtime,
+            "is_float": deploy.is_float,
+            "model_digest": keys.digest(self._folder(origin)) if self._folder(origin).is_dir() else None,
+            "build_digest": stored[deploy.id].digest if deploy.id in stored else keys.digest(build.folder),
+            "evaluation_digest": samples.key,
+            "metric_digest": keys.key(keys.of_call(step.call)) if step.call else None,
+            "target": asdict(target_of(self.devices[str(deploy.device)], runtime)),
+            "fingerprint": self.devices[str(deploy.device)].fingerprint,
+        }
+
+    def _folder(self, step: Step) -> Path:
+        return self.cache.folder(step.kind, step.key) / "value"
+
+
+def log_name(step: str) -> str:
+    """Where a step's log lies below the folder of its run."""
+    return f"{step.replace('/', '__')}/log.txt"

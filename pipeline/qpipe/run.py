@@ -1,0 +1,282 @@
+"""The loop over a plan: host steps on processes of their own, one lane per device, results to cache and store."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from qpipe import artifacts, worker
+from qpipe.cache import Cache
+from qpipe.errors import QpipeError, StageError
+from qpipe.events import Event, Listener
+from qpipe.options import needs
+from qpipe.plan import Plan, Step
+from qpipe.types import Deployed, Deployments, Device, Measurement, Stored
+
+State = str  # pending, running, done, cached, failed, skipped
+
+
+@dataclass
+class Outcome:
+    """How a run ended."""
+
+    states: dict[str, State]
+    errors: dict[str, str] = field(default_factory=dict)
+    measurements: list[tuple[Step, Measurement]] = field(default_factory=list)
+
+    @property
+    def failed(self) -> list[str]:
+        """The steps that failed, not those skipped for it."""
+        return [step for step, state in self.states.items() if state == "failed"]
+
+    @property
+    def state(self) -> str:
+        """done, partial (something was measured, something failed) or failed."""
+        if not self.failed:
+            return "done"
+        return "partial" if self.measurements else "failed"
+
+
+def wanted(plan: Plan, cache: Cache) -> set[str]:
+    """The steps that have to be looked at: the measurements, and what those that are not cached need, transitively."""
+    found: set[str] = set()
+    left = [step.id for step in plan.steps.values() if step.kind == "measure"]
+    while left:
+        step = plan.steps[left.pop()]
+        if step.id in found:
+            continue
+        found.add(step.id)
+        if not (step.cacheable and cache.get(step.kind, step.key)):
+            left.extend(step.dependencies)
+    return found
+
+
+class Runner:
+    """Runs a plan once."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        devices: Mapping[str, Device],
+        cache: Cache,
+        workdir: Path,
+        listen: Listener,
+        measured: Callable[[Step, Sequence[Measurement], Mapping[str, Stored]], None],
+    ) -> None:
+        self.plan, self.devices, self.cache, self.workdir = plan, devices, cache, workdir
+        self.listen, self.measured = listen, measured
+        self.outcome = Outcome(dict.fromkeys(plan.steps, "pending"))
+        self.stored: dict[str, Stored] = {}  # what deploy and upload steps gave, in this run
+        self.stop = threading.Event()
+        self.running: dict[Future[None], Step] = {}
+        self.host_slots = max(1, (os.cpu_count() or 2))
+
+    def run(self) -> Outcome:
+        """Until nothing more can be done. After KeyboardInterrupt nothing is left running."""
+        work = wanted(self.plan, self.cache)
+        for step in self.plan.steps.values():
+            if step.id not in work:
+                self.outcome.states[step.id] = "cached"
+        threads = self.host_slots + len(self.devices)
+        with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="qpipe") as pool:
+            try:
+                self._loop(pool)
+            except BaseException:
+                self.stop.set()
+                for device in self.devices.values():
+                    device.close()
+                raise
+        return self.outcome
+
+    def _loop(self, pool: ThreadPoolExecutor) -> None:
+        while True:
+            self._settle()
+            for step in self._startable():
+                self.outcome.states[step.id] = "running"
+                self.running[pool.submit(self._execute, step)] = step
+            if not self.running:
+                return
+            ended, _ = wait(self.running, timeout=0.5, return_when=FIRST_COMPLETED)
+            for future in ended:
+                self._ended(self.running.pop(future), future)
+
+    def _settle(self) -> None:
+        """Take from the cache what is there, skip what cannot be done any more."""
+        states = self.outcome.states
+        for step in self.plan.steps.values():
+            if states[step.id] != "pending":
+                continue
+            if step.cacheable and self.cache.has(step.kind, step.key):
+                states[step.id] = "cached"
+                self._tell(step, "cached")
+                if step.kind == "measure":
+                    self._keep(step, artifacts.read("measure", self._folder(step)))
+            elif lost := self._lost(step):
+                states[step.id] = "skipped"
+                self._tell(step, "skipped", message=f"needs {lost}")
+
+    def _lost(self, step: Step) -> str | None:
+        """What it needed and will not get."""
+        gone = [n for n in step.dependencies if self.outcome.states[n] in ("failed", "skipped")]
+        lost = [n for n in gone if n in step.needs.values()]
+        if step.fan_in and set(step.fan_in) <= set(gone):
+            lost.append(step.fan_in[0])
+        return lost[0] if lost else None
+
+    def _startable(self) -> list[Step]:
+        """Steps whose needs are there and whose place is free, host steps before the local device's."""
+        states = self.outcome.states
+        over = ("done", "cached", "failed", "skipped")
+        ready = [
+            step
+            for step in self.plan.steps.values()
+            if states[step.id] == "pending" and all(states[need] in over for need in step.dependencies)
+        ]
+        busy = [step.device for step in self.running.values()]
+        host = [step for step in ready if step.device is None]
+        chosen = []
+        if not any(device and self._is_here(device) for device in busy):
+            chosen = host[: max(0, self.host_slots - busy.count(None))]
+        quiet = not chosen and None not in busy and not any(s.device is None for s in self._pending())
+        for step in ready:
+            free = step.device not in busy and step.device not in [s.device for s in chosen]
+            if step.device and free and (quiet or not self._is_here(step.device)):
+                chosen.append(step)
+        return chosen
+
+    def _pending(self) -> list[Step]:
+        return [step for step in self.plan.steps.values() if self.outcome.states[step.id] == "pending"]
+
+    def _is_here(self, device: str) -> bool:
+        """Whether the device is this machine: it computes nothing else while it is measured."""
+        return bool(getattr(self.devices[device], "shares_host", False))
+
+    def _ended(self, step: Step, future: Future[None]) -> None:
+        error = future.exception()
+        if error is None:
+            self.outcome.states[step.id] = "done"
+            return
+        if not isinstance(error, QpipeError):
+            raise error
+        self.outcome.states[step.id] = "failed"
+        self.outcome.errors[step.id] = str(error)
+
+    # ---- one step, in a thread
+
+    def _execute(self, step: Step) -> None:
+        began = time.monotonic()
+        self._tell(step, "started")
+
+        def progress(done: float, total: float | None = None, unit: str = "") -> None:
+            if self.stop.is_set():
+                raise KeyboardInterrupt
+            self._tell(step, "progress", seconds=time.monotonic() - began, done=done, total=total, unit=unit)
+
+        try:
+            if step.device is None:
+                self._on_host(step, progress)
+            else:
+                self._on_device(step, progress)
+        except QpipeError as error:
+            self._tell(step, "failed", seconds=time.monotonic() - began, message=str(error))
+            raise
+        self._tell(step, "done", seconds=time.monotonic() - began)
+
+    def _on_host(self, step: Step, progress: Any) -> None:
+        with self.cache.put(step.kind, step.key) as out:
+            job = worker.Job(
+                step=step.id,
+                kind=step.kind,
+                stage=step.call.name if step.call else step.kind,
+                options=step.call.options if step.call else {},
+                needs={p: self._given(self.plan.steps[need]) for p, need in step.needs.items()},
+                target=step.target,
+                out=out,
+                log=self._scratch(step) / "log.txt",
+                plugins=self.plan.recipe.plugins,
+            )
+            worker.run(job, progress, self.stop.is_set)
+
+    def _on_device(self, step: Step, progress: Any) -> None:
+        device = self.devices[step.device or ""]
+        if step.kind == "upload":
+            samples = self._give(step, "evaluation_samples", progress)
+            self.stored[step.id] = device.store(samples.folder, progress)
+            return
+        assert step.call is not None
+        arguments = [self._give(step, parameter, progress) for parameter in needs(step.call.stage.function)]
+        try:
+            result = step.call.stage.function(*arguments, **step.call.resolved())
+        except QpipeError:
+            raise
+        except Exception as error:
+            self._log(step, error)
+            text = str(error).partition("\n")[0]
+            raise StageError(f"{step.kind} {step.call.name} broke: {type(error).__name__}: {text}") from error
+        if step.kind == "deploy":
+            self.stored[step.id] = result
+            return
+        if step.cacheable:
+            with self.cache.put(step.kind, step.key) as out:
+                artifacts.write(step.kind, result, out)
+        self._keep(step, result)
+
+    def _log(self, step: Step, error: Exception) -> None:
+        import traceback
+
+        with (self._scratch(step) / "log.txt").open("a", encoding="utf-8") as log:
+            traceback.print_exception(error, file=log)
+
+    def _give(self, step: Step, parameter: str, progress: Any) -> Any:
+        """What a device step's parameter gets."""
+        if parameter == "progress":
+            return progress
+        if parameter == "device":
+            return self.devices[step.device or ""]
+        if parameter == "workdir":
+            return self._scratch(step)
+        if parameter == "deployments":
+            present = [self._deployed(need) for need in step.fan_in if need in self.stored]
+            return Deployments(present, [_label(self.plan.steps[n]) for n in step.fan_in if n not in self.stored])
+        need = self.plan.steps[step.needs[parameter]]
+        if need.kind == "deploy":
+            return self._deployed(need.id)
+        if need.kind == "upload":
+            return self.stored[need.id]
+        value = artifacts.read(need.kind, self._folder(need))
+        return value[parameter.removesuffix("_samples")] if need.kind == "samples" else value
+
+    def _deployed(self, id_: str) -> Deployed:
+        step = self.plan.steps[id_]
+        build = artifacts.read("compile", self._folder(self.plan.steps[step.needs["build"]]))
+        return Deployed(_label(step), build, self.stored[id_], step.is_float)
+
+    def _keep(self, step: Step, measurements: Sequence[Measurement]) -> None:
+        self.outcome.measurements.extend((step, measurement) for measurement in measurements)
+        self.measured(step, measurements, self.stored)
+
+    # ---- places
+
+    def _given(self, step: Step) -> tuple[str, Path]:
+        return step.kind, self._folder(step)
+
+    def _folder(self, step: Step) -> Path:
+        return self.cache.folder(step.kind, step.key) / "value"
+
+    def _scratch(self, step: Step) -> Path:
+        folder = self.workdir / step.id.replace("/", "__")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _tell(self, step: Step, what: Any, **more: Any) -> None:
+        self.listen(Event(step.id, what, coordinates=step.coordinates, **more))
+
+
+def _label(step: Step) -> str:
+    return "/".join(step.coordinates[part] for part in ("model", "scheme", "build"))

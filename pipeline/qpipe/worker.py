@@ -1,0 +1,156 @@
+"""A step of the host, run in a process of its own: what kills it kills nothing else."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import multiprocessing
+import os
+import signal
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from qpipe import artifacts, registry
+from qpipe.errors import QpipeError, StageError
+from qpipe.options import needs
+from qpipe.types import Progress, Target
+
+TICK_S = 0.2  # progress is passed on at most so often
+
+
+@dataclass(frozen=True)
+class Job:
+    """All that a host step needs, in words that cross to another process."""
+
+    step: str
+    kind: str
+    stage: str
+    options: Mapping[str, Any]
+    needs: Mapping[str, tuple[str, Path]]  # parameter -> kind and folder of what it gets
+    target: Target | None
+    out: Path  # an empty folder for what it gives
+    log: Path
+    plugins: Sequence[Path] = ()
+
+
+def run(job: Job, progress: Progress, cancelled: Callable[[], bool]) -> None:
+    """Run the job in a fresh process; StageError with its reason when it fails or is killed."""
+    context = _context()
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(job, theirs), name=job.step, daemon=True)
+    process.start()
+    theirs.close()
+    failure: str | None = "it ended without a word"
+    try:
+        while True:
+            if cancelled():
+                raise KeyboardInterrupt
+            if not ours.poll(TICK_S):
+                continue
+            message = ours.recv()
+            if message[0] == "progress":
+                progress(*message[1:])
+                continue
+            failure = message[1]
+            break
+    except EOFError:
+        process.join()
+        failure = _died(process.exitcode)
+    finally:
+        if process.is_alive() and failure is not None:
+            process.kill()
+        process.join()
+        ours.close()
+    if failure is not None:
+        raise StageError(failure)
+
+
+def _died(status: int | None) -> str:
+    if status is not None and status < 0:
+        name = signal.Signals(-status).name
+        hint = "; likely out of memory" if name == "SIGKILL" else ""
+        return f"its process was ended by {name}{hint}"
+    return f"its process ended with status {status}"
+
+
+@cache
+def _context() -> Any:
+    # forked from a clean server that has the heavy imports done: a step starts in milliseconds, and threads of ours
+    # (connections, ONNX Runtime) are never copied
+    context = multiprocessing.get_context("forkserver")
+    modules = {entry.module for entry in importlib.metadata.entry_points(group="qpipe")}
+    built_in = sorted(module for module in modules if module.startswith("qpipe_"))
+    context.set_forkserver_preload(["qpipe.worker", "onnx_ir", "onnxruntime", *built_in])
+    return context
+
+
+def _child(job: Job, connection: Connection) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    try:
+        call(job, _Throttled(connection))
+    except QpipeError as error:
+        connection.send(("failed", str(error)))
+    except MemoryError:
+        connection.send(("failed", "out of memory; give it fewer samples, or a machine with more"))
+    except Exception as error:  # noqa: BLE001  (foreign code: any failure of a stage is that step's alone)
+        traceback.print_exc()
+        connection.send(("failed", f"{job.kind} {job.stage} broke: {type(error).__name__}: {_first_line(error)}"))
+    else:
+        connection.send(("done", None))
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+class _Throttled:
+    """Sends progress to the parent, not more often than it is looked at."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.connection, self.last = connection, 0.0
+
+    def __call__(self, done: float, total: float | None = None, unit: str = "") -> None:
+        now = time.monotonic()
+        if now - self.last >= TICK_S:
+            self.last = now
+            self.connection.send(("progress", done, total, unit))
+
+
+def call(job: Job, progress: Progress) -> None:
+    """Bring what the stage needs, call it, write what it gives."""
+    if job.kind == "reference":
+        from qpipe.reference import float_outputs
+
+        model = artifacts.read(*job.needs["model"])
+        outputs = float_outputs(model, _samples(job, "evaluation_samples"), progress)
+        artifacts.FloatOutputs.write(job.out, outputs)
+        return
+    stage = registry.load(job.plugins).stage(job.kind, job.stage)
+    with tempfile.TemporaryDirectory(prefix="qpipe-") as scratch:
+        brought = {
+            "progress": progress,
+            "workdir": job.out if job.kind == "compile" else Path(scratch),
+            "target": job.target,
+        }
+        parameters = needs(stage.function)
+        arguments = [brought[name] if name in brought else _needed(job, name) for name in parameters]
+        artifacts.write(job.kind, stage.function(*arguments, **job.options), job.out)
+
+
+def _needed(job: Job, parameter: str) -> Any:
+    if parameter in ("calibration_samples", "evaluation_samples"):
+        return _samples(job, parameter)
+    return artifacts.read(*job.needs[parameter])
+
+
+def _samples(job: Job, parameter: str) -> Any:
+    return artifacts.read(*job.needs[parameter])[parameter.removesuffix("_samples")]

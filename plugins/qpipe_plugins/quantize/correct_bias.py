@@ -1,0 +1,58 @@
+"""Bias correction: what rounding the weights shifts on average goes into the bias."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.errors import StageError
+from qpipe.quant import qdq
+from qpipe.quant.statistics import Statistics
+from qpipe.types import Array
+
+
+def correct_bias(model: ir.Model, float_model: ir.Model, statistics: Statistics) -> ir.Model:
+    """Move each output channel's mean back to the float network's, by the mean of the layer's inputs.
+
+    Takes a second; no samples: calibration has gathered the means. Quantize the weights before it.
+    Method: Nagel et al. 2019, section 4.2 (arXiv 1906.04721), with measured means instead of batch norm's.
+    """
+    origins = {weight.name: weight for weight in qdq.weights(float_model)}
+    corrected = [weight for weight in qdq.weights(model) if weight.is_quantized and weight.name in origins]
+    if not corrected:
+        raise StageError("quantize correct_bias: no weight is quantized yet; put a stage before it that quantizes them")
+    for weight in corrected:
+        error = weight.array - origins[weight.name].array
+        for node in weight.nodes:
+            means = _input_means(node, statistics)
+            shift = None if means is None else _shift(weight, node, error, means)
+            if shift is not None:
+                bias = qdq.bias(node)
+                qdq.set_bias(model, node, (0 if bias is None else bias) - shift)
+    return model
+
+
+def _input_means(node: ir.Node, statistics: Statistics) -> Array | None:
+    """The mean of each input channel, [C], by the name the tensor has in the float network."""
+    value = node.inputs[0]
+    while value is not None and (producer := value.producer()) is not None:
+        if producer.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            break
+        value = producer.inputs[0]
+    name = value.name if value is not None else None
+    return statistics[name].channel_mean if name is not None and name in statistics else None
+
+
+def _shift(weight: qdq.Weight, node: ir.Node, error: Array, means: Array) -> Array | None:
+    """What the error in the weights adds to each output channel on average, [C]; None where channels do not match."""
+    if weight.kind in ("conv", "depthwise"):
+        per_input = error.reshape(*error.shape[:2], -1).sum(axis=2, dtype=np.float64)  # [out, in of its group]
+        groups = node.attributes.get_int("group", 1)
+        if means.size != per_input.shape[1] * groups:
+            return None
+        by_group = np.repeat(means.reshape(groups, -1), len(per_input) // groups, axis=0)
+        result: Array = np.einsum("oi,oi->o", per_input, by_group)
+        return result
+    if weight.kind == "matmul" or means.size != error.shape[1 - weight.channel_axis]:
+        return None  # MatMul has no bias to put it in
+    return np.moveaxis(error, weight.channel_axis, 0).astype(np.float64) @ means

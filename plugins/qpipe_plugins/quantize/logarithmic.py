@@ -1,0 +1,53 @@
+"""Logarithmic quantization: weights at powers of two, or at sums of two."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import onnx_ir as ir
+
+from qpipe.quant import qdq, ranges, scales
+from qpipe.quant.activations import quantize_activations
+from qpipe.quant.codebook import Codebook, additive_powers_of_two, powers_of_two, uniform
+from qpipe.quant.statistics import Statistics
+
+
+def logarithmic(
+    model: ir.Model,
+    statistics: Statistics,
+    *,
+    bits: int = 4,
+    levels: Literal["power_of_two", "additive"] = "power_of_two",
+    granularity: Literal["tensor", "channel"] = "channel",
+    range: scales.Method = "mse",  # noqa: A002  (the word users know)
+    bits_first: int = 8,
+    bits_last: int | None = None,
+    bits_depthwise: int = 8,
+    activations: ranges.Method | Literal["none"] = "minmax",
+    percentile: float = 99.99,
+    exclude: Sequence[str] = (),
+) -> ir.Model:
+    """Weights to zero and plus or minus 2^k times a scale (or sums of two such levels); 8-bit activations.
+
+    Takes seconds to a minute. At 4 bits the file is half that of int8 and runs on the same integer kernels. The first
+    layer, depthwise layers and, where `bits_last` is given, the last one keep uniform levels of their own bits: few
+    weights, each of which counts. Weights that are quantized already are kept.
+    Method: Miyashita et al. 2016 (arXiv 1603.01025); additive: Li, Dong, Wang 2020 (arXiv 1909.13144).
+    """
+    qdq.check_exclude(model, exclude, "quantize logarithmic")
+    codebook = powers_of_two(bits) if levels == "power_of_two" else additive_powers_of_two(bits)
+    order = [weight.name for weight in qdq.weights(model)]
+    finer = {order[0]: bits_first} if order else {}
+    if order and bits_last is not None:
+        finer[order[-1]] = bits_last
+    for weight in qdq.float_weights(model, exclude):
+        own = finer.get(weight.name, bits_depthwise if weight.kind == "depthwise" else None)
+        book: Codebook = codebook if own is None else uniform(own)
+        method: scales.Method = range if own is None or own < 8 else "minmax"
+        axis = weight.channel_axis if granularity == "channel" else None
+        codes = qdq.to_codebook(weight, book, axis=axis, method=method, percentile=percentile)
+        qdq.quantize_weight(model, weight, codes)
+    if activations != "none":
+        quantize_activations(model, statistics, method=activations, percentile=percentile, exclude=exclude)
+    return model

@@ -1,0 +1,39 @@
+"""Symmetric uniform quantization."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import onnx_ir as ir
+
+from qpipe.quant import qdq, ranges, scales
+from qpipe.quant.activations import quantize_activations
+from qpipe.quant.statistics import Statistics
+
+
+def symmetric(
+    model: ir.Model,
+    statistics: Statistics,
+    *,
+    bits: int = 8,
+    granularity: Literal["tensor", "channel"] = "channel",
+    range: scales.Method = "minmax",  # noqa: A002  (the word users know)
+    activations: ranges.Method | Literal["none"] = "minmax",
+    percentile: float = 99.99,
+    exclude: Sequence[str] = (),
+) -> ir.Model:
+    """Weights to evenly spaced levels around zero, one scale a tensor or output channel; 8-bit activations.
+
+    Takes seconds. Weights that are quantized already are kept. `range` chooses the scales of weights, `activations`
+    the ranges of activations (none leaves them float); `exclude` names nodes, weights or operators that stay float.
+    Method: Jacob et al. 2018 (arXiv 1712.05877), per-channel as in Krishnamoorthi 2018 (arXiv 1806.08342).
+    """
+    qdq.check_exclude(model, exclude, "quantize symmetric")
+    for weight in qdq.float_weights(model, exclude):
+        axis = weight.channel_axis if granularity == "channel" else None
+        codes = qdq.symmetric(weight, bits=bits, axis=axis, method=range, percentile=percentile)
+        qdq.quantize_weight(model, weight, codes)
+    if activations != "none":
+        quantize_activations(model, statistics, method=activations, percentile=percentile, exclude=exclude)
+    return model

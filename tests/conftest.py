@@ -1,0 +1,90 @@
+"""What the tests share: a real sshd on loopback."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+CONFIG = """
+Port {port}
+ListenAddress 127.0.0.1
+HostKey {folder}/host_key
+PidFile none
+AuthorizedKeysFile {folder}/user_key.pub
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UseDNS no
+MaxStartups 100
+Subsystem sftp internal-sftp
+"""
+
+
+@dataclass(frozen=True)
+class Sshd:
+    """A server that lets this user in by `key`; `known_hosts` has its host key. `python` has numpy and onnxruntime."""
+
+    host: str
+    port: int
+    user: str
+    key: Path
+    known_hosts: Path
+    host_key: Path
+    python: str = sys.executable
+
+    def options(self, folder: Path) -> dict[str, object]:
+        """The options of an ssh device that keeps its things in `folder`."""
+        return {
+            "host": self.host, "port": self.port, "user": self.user, "key": self.key,
+            "known_hosts": self.known_hosts, "python": self.python, "folder": str(folder),
+        }  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    """A real sshd on loopback, for this user."""
+    if SSHD is None:
+        pytest.skip("no sshd is installed: apt-get install openssh-server")
+    folder = tmp_path_factory.mktemp("sshd")
+    for name in ("host_key", "user_key"):
+        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+    if os.getuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # it refuses to start without
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    (folder / "config").write_text(CONFIG.format(port=port, folder=folder), encoding="utf-8")
+    kind, key = (folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
+    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {kind} {key}\n", encoding="utf-8")
+    with (folder / "log").open("wb") as log:
+        server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "config"], stderr=log)
+    try:
+        _wait_for(port, server, folder / "log")
+        yield Sshd(
+            "127.0.0.1", port, getpass.getuser(), folder / "user_key", folder / "known_hosts", folder / "host_key"
+        )
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            assert server.poll() is None, log.read_text(encoding="utf-8")
+            time.sleep(0.05)
+    raise AssertionError("sshd does not listen")

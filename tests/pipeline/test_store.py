@@ -1,0 +1,341 @@
+"""The store, with real SQLite: another connection reads what it wrote."""
+
+from __future__ import annotations
+
+import json
+import math
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qpipe.errors import QpipeError
+from qpipe.store import Store
+from qpipe.types import Capabilities, Measurement
+
+HERE = {"model": "net", "scheme": "int8-channel", "build": "ort", "device": "rpi4"}
+RECIPE: dict[str, Any] = {
+    "recipe_path": "a.yaml", "recipe_digest": "d1", "recipe_text": "name: a\n", "versions": {"qpipe": "0.1.0"}
+}  # fmt: skip
+BOARD = Capabilities(
+    arch="aarch64", system="Linux", cpu="Cortex-A72", cores=4, features=("asimd", "crc32"), memory_mb=3792.0,
+    python="3.11.2", numpy="1.24.2", runtimes={"onnxruntime": "1.23.0"}, fingerprint="f00d",
+)  # fmt: skip
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    with Store(tmp_path / "results" / "qpipe.db") as opened:
+        yield opened
+
+
+def ask(store: Store, sql: str) -> list[tuple[Any, ...]]:
+    """What a plain SQLite client sees."""
+    with closing(sqlite3.connect(store.path)) as connection:
+        return connection.execute(sql).fetchall()
+
+
+def metric(name: str = "latency_ms", value: float = 4.5, **fields: Any) -> Measurement:
+    return Measurement(name, value, "ms", **fields)
+
+
+def test_run_ids_differ_and_sort_by_time(store: Store) -> None:
+    ids = [store.new_run("a", **RECIPE) for _ in range(20)]
+    assert len(set(ids)) == 20
+    assert [len(run) for run in ids] == [22] * 20
+    assert [row["id"] for row in store.runs()] == ids[::-1]
+
+
+def test_a_run_is_found_by_the_beginning_of_its_id(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    found = store.run(run[:15])
+    assert (found["id"], found["recipe"], found["state"], found["finished"]) == (run, "a", "running", None)
+    assert found["versions"] == {"qpipe": "0.1.0"}
+
+
+def test_an_unknown_run_is_an_error_that_names_those_there_are(store: Store) -> None:
+    with pytest.raises(QpipeError, match=r"^run 'x': there is no such run; there is none yet$"):
+        store.run("x")
+    run = store.new_run("a", **RECIPE)
+    with pytest.raises(QpipeError, match=rf"^run 'x': there is no such run; there is {run}$"):
+        store.run("x")
+
+
+def test_an_ambiguous_run_is_an_error(store: Store) -> None:
+    store.new_run("a", **RECIPE)
+    store.new_run("a", **RECIPE)
+    with pytest.raises(QpipeError, match="2 runs begin so"):
+        store.run("2")
+
+
+def test_only_the_newest_run_of_a_recipe_can_be_unfinished(store: Store) -> None:
+    assert store.unfinished_run("d1") is None
+    first = store.new_run("a", **RECIPE)
+    assert store.unfinished_run("d1") == first
+    assert store.unfinished_run("d2") is None
+    store.finish_run(first, "partial")
+    assert store.unfinished_run("d1") == first
+    store.finish_run(store.new_run("a", **RECIPE), "done")
+    assert store.unfinished_run("d1") is None
+
+
+def test_a_resumed_run_is_running_again(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    store.finish_run(run, "failed")
+    assert store.run(run)["finished"] is not None
+    store.resume_run(run)
+    assert (store.run(run)["state"], store.run(run)["finished"]) == ("running", None)
+
+
+def test_the_latest_run_can_be_asked_for_by_recipe(store: Store) -> None:
+    assert store.latest_run() is None
+    a, b = store.new_run("a", **RECIPE), store.new_run("b", **RECIPE)
+    latest, of_a = store.latest_run(), store.latest_run("a")
+    assert latest is not None
+    assert of_a is not None
+    assert (latest["id"], of_a["id"]) == (b, a)
+
+
+def test_a_step_keeps_what_was_recorded_of_it_before(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    store.record_step(run, "quantize/net", kind="quantize", stage="symmetric", state="started", key_fields={"bits": 8})
+    store.record_step(run, "compile/net", state="started")
+    store.record_step(run, "quantize/net", state="done", seconds=1.5)
+    first, second = store.steps(run)
+    assert (first["step"], first["stage"]) == ("quantize/net", "symmetric")
+    assert (first["state"], first["seconds"]) == ("done", 1.5)
+    assert first["key_fields"] == {"bits": 8}
+    assert second["step"] == "compile/net"
+
+
+def test_a_step_with_an_unknown_field_is_a_bug_and_not_a_message(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    with pytest.raises(sqlite3.OperationalError, match="colour"):
+        store.record_step(run, "one", colour="red")
+
+
+def test_measurements_come_back_with_their_facts_and_raw_values(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    measured = metric(low=4.0, high=5.0, n=6, rounds=((4.0, 4.5, 5.0), (4.25, 4.5)))
+    facts = {"runtime": "onnxruntime", "is_float": False, "target": {"max_opset": 21}, "fingerprint": "f00d"}
+    store.record_measurements(run, {**HERE, "seed": "3"}, [measured, metric("p99_ms")], **facts)
+    row, other = store.measurements(run)
+    assert {key: row[key] for key in HERE} == HERE
+    assert row["extra"] == {"seed": "3"}
+    assert (row["metric"], row["value"], row["unit"], row["n"]) == ("latency_ms", 4.5, "ms", 6)
+    assert (row["low"], row["high"]) == (4.0, 5.0)
+    assert (row["runtime"], row["is_float"], row["target"], row["fingerprint"]) == (
+        "onnxruntime", 0, {"max_opset": 21}, "f00d"
+    )  # fmt: skip
+    assert store.values(row["id"]) == [[4.0, 4.5, 5.0], [4.25, 4.5]]
+    assert store.values(other["id"]) == []
+
+
+def test_measuring_again_replaces_the_number_and_its_values(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    store.record_measurements(run, HERE, [metric(rounds=((1.0, 2.0, 3.0),))])
+    store.record_measurements(run, HERE, [metric(value=9.0, rounds=((8.0,),))])
+    (row,) = store.measurements(run)
+    assert row["value"] == 9.0
+    assert store.values(row["id"]) == [[8.0]]
+
+
+def test_coordinates_of_a_sweep_keep_rows_apart(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    for seed in ("1", "2"):
+        store.record_measurements(run, {**HERE, "seed": seed}, [metric()])
+    assert [row["extra"] for row in store.measurements(run)] == [{"seed": "1"}, {"seed": "2"}]
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+def test_a_number_that_is_none_is_refused_and_nothing_is_written(store: Store, number: float) -> None:
+    run = store.new_run("a", **RECIPE)
+    message = "^net/int8-channel/ort/rpi4: top1 is not a number; a metric gives a finite one$"
+    with pytest.raises(QpipeError, match=message):
+        store.record_measurements(run, HERE, [metric(), metric("top1", number)])
+    with pytest.raises(QpipeError, match=message):
+        store.record_measurements(run, HERE, [metric("top1", rounds=((number,),))])
+    assert store.measurements(run) == []
+
+
+def test_an_unknown_fact_is_refused(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    with pytest.raises(TypeError, match="not colour"):
+        store.record_measurements(run, HERE, [metric()], colour="red")
+
+
+def test_a_measurement_belongs_to_a_run(store: Store) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        store.record_measurements("nowhere", HERE, [metric()])
+
+
+def test_a_device_comes_back_as_it_was_checked(store: Store) -> None:
+    assert store.device("rpi4") is None
+    store.save_device("rpi4", "ssh", BOARD)
+    row = store.device("rpi4")
+    assert row is not None
+    assert row["capabilities"] == BOARD
+    assert (row["kind"], row["fingerprint"]) == ("ssh", "f00d")
+
+
+def test_the_verdicts_of_a_run_are_replaced_as_a_whole(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    one = {**HERE, "on_front": True, "reason": "", "objectives": {"latency_ms": "min"}, "margins": {}}
+    store.record_verdicts(run, [one, {**one, "scheme": "float32", "on_front": False, "reason": "dominated by x"}])
+    assert [row["on_front"] for row in store.verdicts(run)] == [1, 0]
+    store.record_verdicts(run, [one])
+    (row,) = store.verdicts(run)
+    assert row["objectives"] == {"latency_ms": "min"}
+    assert row["extra"] == {}
+
+
+def test_any_client_reads_the_pareto_view(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    store.record_measurements(run, HERE, [metric(), metric("size_mb", 3.5)], runtime="onnxruntime")
+    store.record_verdicts(run, [{**HERE, "on_front": True, "reason": "", "objectives": {}, "margins": {}}])
+    rows = ask(store, "SELECT recipe, scheme, device, on_front, metric, value FROM pareto ORDER BY metric")
+    row = ("a", "int8-channel", "rpi4", 1)
+    assert rows == [(*row, "latency_ms", 4.5), (*row, "size_mb", 3.5)]
+
+
+def test_the_latest_view_has_each_row_of_a_recipe_once(store: Store) -> None:
+    old, new = store.new_run("a", **RECIPE), store.new_run("a", **RECIPE)
+    store.record_measurements(old, HERE, [metric(value=1.0), metric("size_mb", 2.0)])
+    store.record_measurements(new, HERE, [metric(value=3.0)])
+    assert ask(store, "SELECT metric, value FROM latest ORDER BY metric") == [("latency_ms", 3.0), ("size_mb", 2.0)]
+
+
+def test_what_was_written_is_there_after_opening_again(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    with Store(store.path) as again:
+        assert again.run(run)["id"] == run
+    assert ask(store, "PRAGMA journal_mode") == [("wal",)]
+
+
+def test_two_files_merge_by_union(store: Store, tmp_path: Path) -> None:
+    with Store(tmp_path / "other.db") as other:
+        for each in (store, other):
+            run = each.new_run("a", **RECIPE)
+            each.record_measurements(run, HERE, [metric(rounds=((1.0,),))])
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute("ATTACH ? AS other", (str(other.path),))
+        for table in ("runs", "measurements", '"values"'):
+            connection.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM other.{table}")
+            connection.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM other.{table}")
+        connection.commit()
+    assert [len(store.measurements(row["id"])) for row in store.runs()] == [1, 1]
+
+
+def test_a_file_that_is_no_database_is_refused_and_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "notes.txt"
+    path.write_text("buy milk\n" * 200)
+    with pytest.raises(QpipeError, match=r"notes.txt: not a database of qpipe: file is not a database; give another"):
+        Store(path)
+    assert path.read_text() == "buy milk\n" * 200
+
+
+def test_somebody_elses_database_is_refused_and_untouched(tmp_path: Path) -> None:
+    path = tmp_path / "theirs.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE runs (distance REAL)")
+    with pytest.raises(QpipeError, match="not a database of qpipe: table runs already exists"):
+        Store(path)
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("runs",)]
+
+
+def test_a_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(QpipeError, match="unable to open database file"):
+        Store(tmp_path)
+
+
+def test_a_database_of_a_newer_qpipe_is_refused(store: Store) -> None:
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute(
+            "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('qpipe', 'energy', '2031')"
+        )
+        connection.commit()
+    with pytest.raises(QpipeError, match="made by a newer qpipe, which added energy; upgrade qpipe-edge"):
+        Store(store.path)
+
+
+def test_threads_share_a_store(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+
+    def record(thread: int) -> None:
+        for step in range(10):
+            store.record_step(run, f"{thread}/{step}", state="done")
+
+    threads = [threading.Thread(target=record, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(store.steps(run)) == 40
+
+
+OPEN_AND_WRITE = """
+import sys
+from pathlib import Path
+from qpipe.store import Store
+from qpipe.types import Measurement
+with Store(Path(sys.argv[1])) as store:
+    run = store.new_run("a", recipe_path="", recipe_digest="", recipe_text="", versions={})
+    print(run, flush=True)
+    for i in range(int(sys.argv[2])):
+        where = {"model": "net", "scheme": str(i), "build": "ort", "device": "local"}
+        store.record_measurements(run, where, [Measurement("latency_ms", 1.0, "ms", rounds=[[1.0] * 50] * 4)])
+        print(i, flush=True)
+"""
+
+
+def writer(path: Path, count: int) -> subprocess.Popen[str]:
+    argv = [sys.executable, "-c", OPEN_AND_WRITE, str(path), str(count)]
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+
+
+def test_processes_that_start_together_share_a_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "qpipe.db"
+    writers = [writer(path, 5) for _ in range(3)]
+    assert [process.communicate()[0].split()[1:] for process in writers] == [list("01234")] * 3
+    with Store(path) as store:
+        assert [len(store.measurements(row["id"])) for row in store.runs()] == [5, 5, 5]
+
+
+def test_a_writer_killed_in_its_stride_leaves_whole_measurements(tmp_path: Path) -> None:
+    path = tmp_path / "qpipe.db"
+    process = writer(path, 100_000)
+    assert process.stdout is not None
+    run = process.stdout.readline().strip()
+    told = [process.stdout.readline() for _ in range(5)]
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    with Store(path) as store:
+        rows = store.measurements(run)
+        assert len(rows) >= len(told)
+        assert all(store.values(row["id"]) == [[1.0] * 50] * 4 for row in rows)
+        assert ask(store, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_busy_database_is_waited_for(store: Store) -> None:
+    blocker = sqlite3.connect(store.path, isolation_level=None, check_same_thread=False)
+    blocker.execute("BEGIN IMMEDIATE")
+    timer = threading.Timer(0.3, lambda: (blocker.execute("COMMIT"), blocker.close()))
+    timer.start()
+    run = store.new_run("a", **RECIPE)
+    timer.join()
+    assert store.run(run)["id"] == run
+
+
+def test_json_in_the_database_is_plain_and_sorted(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    store.record_step(run, "one", key_fields={"b": 1, "a": [2]})
+    ((text,),) = ask(store, "SELECT key_fields FROM steps")
+    assert text == json.dumps({"a": [2], "b": 1})
