@@ -28,6 +28,7 @@ PasswordAuthentication no
 KbdInteractiveAuthentication no
 UseDNS no
 MaxStartups 100
+SetEnv SHLVL=2
 Subsystem sftp internal-sftp
 """
 
@@ -64,6 +65,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
         Path("/run/sshd").mkdir(exist_ok=True)  # it refuses to start without
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    # SHLVL: with it bash leaves this user's ~/.bashrc alone
     (folder / "config").write_text(CONFIG.format(port=port, folder=folder), encoding="utf-8")
     kind, key = (folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
     (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {kind} {key}\n", encoding="utf-8")

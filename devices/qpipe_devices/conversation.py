@@ -96,7 +96,7 @@ class Conversation:
         boot = self._next(START_S, f"python '{python}' does not start the agent")
         if boot.fields["boot"] == "send":
             self._write(package.package())
-            boot = self._next(START_S)
+        self._next(START_S, "the agent does not start")  # it says that it is ready
         hello = self._checked(self._next(START_S, "the agent does not start"))
         return str(hello["root"])
 

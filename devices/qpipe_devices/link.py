@@ -32,8 +32,9 @@ class Link:
         deadline_s: float = 120,
         silence_s: float = 30,
         spare_mb: float = 64,
+        shares_host: bool = False,
     ) -> None:
-        self.name, self.transport = name, transport
+        self.name, self.transport, self.shares_host = name, transport, shares_host
         self.python, self.folder = python, folder.removeprefix("~/")
         self.deadline_s, self.silence_s, self.spare_mb = deadline_s, silence_s, spare_mb
         self._conversation: Conversation | None = None
@@ -121,8 +122,8 @@ class Link:
         if missing and sum(sizes[digest] for digest in missing) > free:
             largest = max(missing, key=lambda digest: sizes[digest])
             raise DeviceError(
-                f"{self.name}: no room for {sources[largest].name} ({_megabytes(sizes[largest])}, "
-                f"{_megabytes(max(0.0, free))} free in {self._connected().root}); "
+                f"{self.name}: no room for {sources[largest].name} ({_rounded(sizes[largest])}, "
+                f"{_rounded(max(0.0, free))} free in {self._connected().root}); "
                 f"free space or run: qpipe devices clean {self.name}"
             )
         return missing
@@ -150,5 +151,5 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _megabytes(size: float) -> str:
-    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e6:.3f} MB"
+def _rounded(size: float) -> str:
+    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"

@@ -28,7 +28,10 @@ def local(
     """This machine, with the Python that runs qpipe unless another is named."""
     own = str(folder.expanduser().absolute())
     transport = LocalTransport(name)
-    return Link(name, transport, python=python or sys.executable, folder=own, deadline_s=deadline_s, spare_mb=spare_mb)
+    return Link(
+        name, transport, python=python or sys.executable, folder=own, deadline_s=deadline_s, spare_mb=spare_mb,
+        shares_host=True,
+    )  # fmt: skip
 
 
 class LocalTransport:

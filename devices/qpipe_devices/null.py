@@ -22,6 +22,7 @@ class NullDevice:
 
     def __init__(self, name: str, arch: str, latency_ms: float) -> None:
         self.name, self.arch, self.latency_ms = name, arch, latency_ms
+        self.shares_host = False
         self.known: set[str] = set()
 
     def capabilities(self) -> Capabilities:

@@ -14,6 +14,7 @@ from qpipe.samples import Samples
 from qpipe.types import Array, Build, Dataset, Measurement, Stored
 
 MODEL = "model.onnx"
+DIGESTS = "digests.json"  # of the two parts of the samples
 MODELS = ("import", "transform", "quantize")
 
 
@@ -47,8 +48,12 @@ def write(kind: str, value: Any, folder: Path) -> None:
     """Write what a stage of that kind gave; PluginError where it is not what the kind gives."""
     if kind == "samples":
         _expect(value, Dataset, kind)
-        for name in ("calibration", "evaluation"):
-            Samples.write(folder / name, getattr(value, name), value.preprocessing, value.classes)
+        parts = {
+            name: Samples.write(folder / name, getattr(value, name), value.preprocessing, value.classes)
+            for name in ("calibration", "evaluation")
+        }
+        digests = {name: part.digest for name, part in parts.items()}
+        (folder / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
     elif kind in MODELS:
         import onnx_ir as ir
 
@@ -94,6 +99,12 @@ def read(kind: str, folder: Path) -> Any:
         text = (folder / "measurements.json").read_text(encoding="utf-8")
         return [Measurement(**entry) for entry in json.loads(text)]
     raise PluginError(f"there is nothing of kind {kind} to read")
+
+
+def sample_digests(folder: Path) -> dict[str, str]:
+    """The digests of the calibration and the evaluation samples in a folder that `write` wrote."""
+    digests: dict[str, str] = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
+    return digests
 
 
 def _expect(value: Any, wanted: type, kind: str) -> None:

@@ -70,7 +70,8 @@ def parse(text: str, path: Path) -> Document:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
-        raise RecipeError(f"{shown(path)}:{line}: not YAML: {error.problem}; check indentation, colons and tabs") from None
+        where = f"{shown(path)}:{line}"
+        raise RecipeError(f"{where}: not YAML: {error.problem}; check indentation, colons and tabs") from None
     except yaml.YAMLError as error:
         raise RecipeError(f"{shown(path)}: not YAML: {' '.join(str(error).split())}") from None
     except RecursionError:
@@ -99,7 +100,8 @@ class _Converter:
         try:
             return self.constructor.construct_object(node)
         except (yaml.YAMLError, ValueError):
-            raise RecipeError(f"{where}: tag '{node.tag}' is not allowed; use plain text, numbers, lists and maps") from None
+            reason = f"tag '{node.tag}' is not allowed; use plain text, numbers, lists and maps"
+            raise RecipeError(f"{where}: {reason}") from None
 
     def _mapping(self, node: yaml.MappingNode, steps: Steps, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
         found: dict[str, Any] = {}

@@ -7,7 +7,8 @@ QpipeError
 └── DeviceError     a device, or the way to it, failed
 
 A message is one line: `<where>: <what is wrong>; <what would be right>`, lower case, naming the value given and the
-values allowed. Where is file:line, a step or a device. Anything that is not a QpipeError is a bug and keeps its traceback.
+values allowed. Where is file:line, a step or a device. Anything that is not a QpipeError is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import qpipe
-from qpipe import inventory, keys, recipe
+from qpipe import artifacts, inventory, keys, recipe
 from qpipe.cache import Cache
 from qpipe.call import Call
+from qpipe.compare import pareto
 from qpipe.errors import DeviceError
 from qpipe.events import Event, Listener
-from qpipe.plan import DeviceInPlan, Plan, make
+from qpipe.plan import DeviceInPlan, Plan, Step, make
 from qpipe.recipe import Recipe
 from qpipe.record import Recorder
 from qpipe.registry import Registry
@@ -64,7 +65,14 @@ class Session:
 
     def plan(self, known: Mapping[str, Capabilities | None]) -> Plan:
         """The plan, by what the devices said; one that was never asked counts as a current x86 machine."""
-        return make(self.recipe, [DeviceInPlan(name, call, known.get(name)) for name, call in self.devices.items()])
+        devices = [DeviceInPlan(name, call, known.get(name)) for name, call in self.devices.items()]
+        return make(self.recipe, devices, self._sample_digests)
+
+    def _sample_digests(self, step: Step) -> Mapping[str, str]:
+        """Of the samples that are in the cache; a step's key has to stand for those that are not made yet."""
+        if not self.cache.has(step.kind, step.key):
+            return {}
+        return artifacts.sample_digests(self.cache.folder(step.kind, step.key) / "value")
 
     def offline_plan(self, store: Store) -> Plan:
         """The plan by what the devices said when they were last checked; reaches none of them."""
@@ -109,22 +117,34 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
     devices: dict[str, Device] = {}
     try:
         capabilities, unreachable = _ask(session, store, devices, say)
+        id_, continued = _open_run(session, store)
+        workdir = session.request.db.parent / "runs" / id_
+
+        def carry_out(plan: Plan, done: Collection[str] = ()) -> Outcome:
+            recorder = Recorder(store, id_, plan, session.cache, capabilities, workdir)
+
+            def hear(event: Event) -> None:
+                recorder.event(event)
+                listen(event)
+                if event.what not in ("started", "progress"):
+                    session.plugins.hooks.hook.step_finished(
+                        step=event.step, state=event.what, seconds=event.seconds, coordinates=event.coordinates
+                    )
+
+            return Runner(plan, devices, session.cache, workdir, hear, recorder.measured, done).run()
+
         plan = session.plan(capabilities)
         plan.drop(unreachable)
-        id_, continued = _open_run(session, store)
         say(f"run {id_} {'continues' if continued else 'starts'}: {len(plan.steps)} steps")
-        workdir = session.request.db.parent / "runs" / id_
-        recorder = Recorder(store, id_, plan, session.cache, capabilities, workdir)
-
-        def hear(event: Event) -> None:
-            recorder.event(event)
-            listen(event)
-            if event.what not in ("started", "progress"):
-                session.plugins.hooks.hook.step_finished(
-                    step=event.step, state=event.what, seconds=event.seconds, coordinates=event.coordinates
-                )
-
-        outcome = Runner(plan, devices, session.cache, workdir, hear, recorder.measured).run()
+        outcome, made = Outcome({}), []
+        if not session.cache.has("samples", plan.samples.key):
+            # first the samples, for the keys of all else are made of what is in them
+            made = [plan.samples.id]
+            outcome = carry_out(plan.alone(*made))
+            plan = session.plan(capabilities)
+            plan.drop(unreachable)
+        if not outcome.failed:
+            outcome = carry_out(plan, made)
     finally:
         for device in devices.values():
             with suppress(DeviceError):
@@ -137,9 +157,7 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
 
 def judge(store: Store, run: str, objectives: Mapping[str, Any]) -> None:
     """Compute a run's verdicts and store them."""
-    from qpipe.compare import pareto
-
-    store.record_verdicts(run, pareto.verdicts(store, run, objectives))
+    store.record_verdicts(run, pareto.verdicts(pareto.candidates(store, run), objectives))
 
 
 def _ask(
@@ -177,6 +195,5 @@ def _open_run(session: Session, store: Store) -> tuple[str, bool]:
         recipe_text=session.recipe.text,
         versions={"qpipe": qpipe.__version__, "python": platform.python_version(), **keys.libraries()},
         request=session.request.remembered(),
-        objectives=dict(session.recipe.pareto),
     )
     return run, False

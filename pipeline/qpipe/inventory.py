@@ -49,7 +49,8 @@ def pick(devices: dict[str, Call], name: str, inventory: Path | None) -> Call:
     if name in devices:
         return devices[name]
     place = document.shown(inventory) if inventory else FILE
-    raise RecipeError(f"{place}: no device '{name}'; {suggest(name, devices)}; add it as {name}: {{ssh: {{host: ADDRESS}}}}")
+    example = f"{name}: {{ssh: {{host: ADDRESS}}}}"
+    raise RecipeError(f"{place}: no device '{name}'; {suggest(name, devices)}; add it as {example}")
 
 
 def open_device(name: str, call: Call) -> Device:

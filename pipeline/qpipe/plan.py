@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -15,6 +15,9 @@ from qpipe.types import Capabilities, Target
 
 UNCACHED = ("latency", "memory", "energy")  # measured anew in every run: they depend on the moment
 BROUGHT = ("progress", "workdir", "device", "target")  # what a step gets that no other step makes
+
+
+SampleDigests = Callable[["Step"], Mapping[str, str]]
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,20 @@ class Plan:
     recipe: Recipe
     steps: dict[str, Step] = field(default_factory=dict)
 
+    @property
+    def samples(self) -> Step:
+        """The step that makes the samples."""
+        return next(step for step in self.steps.values() if step.kind == "samples")
+
+    @property
+    def goals(self) -> list[str]:
+        """What it is all for: the measurements, or all steps where there is none."""
+        return [step.id for step in self.steps.values() if step.kind == "measure"] or list(self.steps)
+
+    def alone(self, step: str) -> Plan:
+        """A plan of one step that needs no other."""
+        return Plan(self.recipe, {step: self.steps[step]})
+
     def drop(self, devices: Collection[str]) -> None:
         """Leave out what belongs to devices that cannot be reached; what only they needed is never looked at."""
         self.steps = {id_: step for id_, step in self.steps.items() if step.device not in devices}
@@ -97,14 +114,16 @@ def _loads(version: str) -> tuple[int, int]:
     return table.get(minor, (17, 8))
 
 
-def make(recipe: Recipe, devices: Sequence[DeviceInPlan]) -> Plan:
-    """Expand the recipe for these devices."""
-    return _Planner(recipe, devices).plan()
+def make(recipe: Recipe, devices: Sequence[DeviceInPlan], samples: SampleDigests = lambda _: {}) -> Plan:
+    """Expand the recipe for these devices. `samples` tells the digests of calibration and evaluation samples where they
+    are known: then a change of one part is no change for what needs only the other, nor is a stage that gives the same.
+    """
+    return _Planner(recipe, devices, samples).plan()
 
 
 class _Planner:
-    def __init__(self, recipe: Recipe, devices: Sequence[DeviceInPlan]) -> None:
-        self.recipe, self.devices = recipe, devices
+    def __init__(self, recipe: Recipe, devices: Sequence[DeviceInPlan], samples: SampleDigests) -> None:
+        self.recipe, self.devices, self.samples = recipe, devices, samples
         self.result = Plan(recipe)
         self.by_meaning: dict[Any, str] = {}
         self.imported: dict[str, str] = {}  # model -> its import step
@@ -128,7 +147,8 @@ class _Planner:
     ) -> str:
         """Add a step unless one that means the same is there; its id either way."""
         step_fields = self.fields(kind, call, given, **more)
-        meaning: Any = (kind, keys.key(step_fields), more.get("device"), name if kind in ("deploy", "measure") else None)
+        own = name if kind in ("deploy", "measure") else ""  # two schemes with one build are still two rows
+        meaning = (kind, keys.key(step_fields), more.get("device"), own)
         if meaning in self.by_meaning:
             return self.by_meaning[meaning]
         unique = name
@@ -144,7 +164,7 @@ class _Planner:
         """All that can change the step's result."""
         steps = self.result.steps
         found: keys.Fields = keys.of_call(call) if call else {"kind": kind}
-        found["needs"] = {parameter: steps[step].key for parameter, step in given.items()}
+        found["needs"] = {parameter: self.content(parameter, steps[step]) for parameter, step in given.items()}
         found["fan_in"] = [steps[step].key for step in more.get("fan_in", ())]
         if kind not in ("deploy", "upload"):
             found["host"] = keys.of_host()
@@ -155,6 +175,11 @@ class _Planner:
             found["device"] = device.capabilities.fingerprint if device.capabilities else device.name
             found["driver"] = keys.package(device.call.stage)
         return found
+
+    def content(self, parameter: str, step: Step) -> str:
+        """What stands in a key for what a step gives: the digest of that part of the samples, or the step's key."""
+        known = self.samples(step) if step.kind == "samples" else {}
+        return known.get(parameter.removesuffix("_samples"), step.key)
 
     # ---- the host's part
 

@@ -62,7 +62,8 @@ class Recipe:
         """With these schemes alone (and the float reference) and on these devices."""
         for name in only:
             if name not in self.schemes:
-                raise RecipeError(f"--only: no scheme '{name}' in {document.shown(self.path)}; {suggest(name, self.schemes)}")
+                where = document.shown(self.path)
+                raise RecipeError(f"--only: no scheme '{name}' in {where}; {suggest(name, self.schemes)}")
         schemes = {n: c for n, c in self.schemes.items() if not only or n in only or not c}
         return replace(self, schemes=schemes, devices=list(devices) or self.devices)
 
@@ -89,7 +90,8 @@ def _variables(source: Document, settings: Mapping[str, str]) -> dict[str, Any]:
     variables = dict(variables)
     for name, text in settings.items():
         if name not in variables:
-            raise RecipeError(f"--set {name}: no such variable in {document.shown(source.path)}; {suggest(name, variables)}")
+            where = document.shown(source.path)
+            raise RecipeError(f"--set {name}: no such variable in {where}; {suggest(name, variables)}")
         try:
             value = yaml.safe_load(text)
         except yaml.YAMLError:
@@ -120,9 +122,10 @@ class _Reader:
 
     def recipe(self, files: Sequence[Path], variables: Mapping[str, Any]) -> Recipe:
         source, root = self.source, self.root
-        for key in ("samples", "models", "schemes", "measure"):
+        required = ("samples", "models", "schemes", "measure")
+        for key in required:
             if not root.get(key):
-                raise RecipeError(f"{source.at()}: key '{key}' is missing; a recipe needs samples, models, schemes, measure")
+                raise RecipeError(f"{source.at()}: key '{key}' is missing; a recipe needs {', '.join(required)}")
         schemes = {name: self.chain(root["schemes"][name], name) for name in self.names("schemes", "scheme")}
         if not any(not chain for chain in schemes.values()):
             schemes = {FLOAT: [], **schemes}
@@ -159,7 +162,8 @@ class _Reader:
         calls = [self.call(("transform", "quantize"), item, ("schemes", scheme, i)) for i, item in enumerate(value)]
         kinds = [call.kind for call in calls]
         if kinds != sorted(kinds, key=("transform", "quantize").index):
-            raise RecipeError(f"{self.source.at('schemes', scheme)}: a transform follows a quantize stage; put transforms first")
+            where = self.source.at("schemes", scheme)
+            raise RecipeError(f"{where}: a transform follows a quantize stage; put transforms first")
         return calls
 
     def builds(self) -> dict[str, Call]:

@@ -65,14 +65,13 @@ class Recorder:
         compiled = self.plan.steps[deploy.needs["build"]]
         build = artifacts.read("compile", self._folder(compiled))
         origin = self.plan.steps[f"{deploy.coordinates['model']}/import"]
-        samples = next(s for s in self.plan.steps.values() if s.kind == "samples")
         runtime = str(build.manifest["runtime"])
         return {
             "runtime": runtime,
             "is_float": deploy.is_float,
             "model_digest": keys.digest(self._folder(origin)) if self._folder(origin).is_dir() else None,
             "build_digest": stored[deploy.id].digest if deploy.id in stored else keys.digest(build.folder),
-            "evaluation_digest": samples.key,
+            "evaluation_digest": artifacts.sample_digests(self._folder(self.plan.samples))["evaluation"],
             "metric_digest": keys.key(keys.of_call(step.call)) if step.call else None,
             "target": asdict(target_of(self.devices[str(deploy.device)], runtime)),
             "fingerprint": self.devices[str(deploy.device)].fingerprint,

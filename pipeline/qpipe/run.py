@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from qpipe import artifacts, worker
 from qpipe.cache import Cache
@@ -19,14 +19,14 @@ from qpipe.options import needs
 from qpipe.plan import Plan, Step
 from qpipe.types import Deployed, Deployments, Device, Measurement, Stored
 
-State = str  # pending, running, done, cached, failed, skipped
+StepState = Literal["pending", "running", "done", "cached", "failed", "skipped"]
 
 
 @dataclass
 class Outcome:
     """How a run ended."""
 
-    states: dict[str, State]
+    states: dict[str, StepState]
     errors: dict[str, str] = field(default_factory=dict)
     measurements: list[tuple[Step, Measurement]] = field(default_factory=list)
 
@@ -36,7 +36,7 @@ class Outcome:
         return [step for step, state in self.states.items() if state == "failed"]
 
     @property
-    def state(self) -> str:
+    def state(self) -> Literal["done", "partial", "failed"]:
         """done, partial (something was measured, something failed) or failed."""
         if not self.failed:
             return "done"
@@ -44,9 +44,9 @@ class Outcome:
 
 
 def wanted(plan: Plan, cache: Cache) -> set[str]:
-    """The steps that have to be looked at: the measurements, and what those that are not cached need, transitively."""
+    """The steps that have to be looked at: the goals, and what those that are not cached need, transitively."""
     found: set[str] = set()
-    left = [step.id for step in plan.steps.values() if step.kind == "measure"]
+    left = plan.goals
     while left:
         step = plan.steps[left.pop()]
         if step.id in found:
@@ -68,10 +68,11 @@ class Runner:
         workdir: Path,
         listen: Listener,
         measured: Callable[[Step, Sequence[Measurement], Mapping[str, Stored]], None],
+        done: Collection[str] = (),
     ) -> None:
         self.plan, self.devices, self.cache, self.workdir = plan, devices, cache, workdir
         self.listen, self.measured = listen, measured
-        self.outcome = Outcome(dict.fromkeys(plan.steps, "pending"))
+        self.outcome = Outcome({step: "done" if step in done else "pending" for step in plan.steps})
         self.stored: dict[str, Stored] = {}  # what deploy and upload steps gave, in this run
         self.stop = threading.Event()
         self.running: dict[Future[None], Step] = {}
@@ -81,7 +82,7 @@ class Runner:
         """Until nothing more can be done. After KeyboardInterrupt nothing is left running."""
         work = wanted(self.plan, self.cache)
         for step in self.plan.steps.values():
-            if step.id not in work:
+            if step.id not in work and self.outcome.states[step.id] == "pending":
                 self.outcome.states[step.id] = "cached"
         threads = self.host_slots + len(self.devices)
         with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="qpipe") as pool:
@@ -155,7 +156,7 @@ class Runner:
 
     def _is_here(self, device: str) -> bool:
         """Whether the device is this machine: it computes nothing else while it is measured."""
-        return bool(getattr(self.devices[device], "shares_host", False))
+        return self.devices[device].shares_host
 
     def _ended(self, step: Step, future: Future[None]) -> None:
         error = future.exception()

@@ -35,7 +35,7 @@ COORDINATES = ("model", "scheme", "build", "device")  # what a sweep adds goes i
 FACTS = (
     "runtime", "is_float", "model_digest", "build_digest", "evaluation_digest", "metric_digest", "target", "fingerprint"
 )  # fmt: skip
-_JSON = ("versions", "key_fields", "capabilities", "target", "extra", "objectives", "margins")
+_JSON = ("versions", "request", "key_fields", "capabilities", "target", "extra", "objectives", "margins")
 _BUSY_S = 30  # another process is writing: wait so long
 
 
@@ -90,7 +90,14 @@ class Store:
     # ---- runs and steps
 
     def new_run(
-        self, recipe: str, *, recipe_path: str, recipe_digest: str, recipe_text: str, versions: Mapping[str, str]
+        self,
+        recipe: str,
+        *,
+        recipe_path: str,
+        recipe_digest: str,
+        recipe_text: str,
+        versions: Mapping[str, str],
+        request: Mapping[str, Any] | None = None,
     ) -> str:
         """Its id, which sorts by time: 20261123-142501-ab12cd."""
         now = datetime.now(UTC)
@@ -98,6 +105,7 @@ class Store:
         row = {
             "id": run, "recipe": recipe, "recipe_path": recipe_path, "recipe_digest": recipe_digest,
             "recipe_text": recipe_text, "started": _iso(now), "state": "running", "versions": versions,
+            "request": request or {},
             "host": platform.node(),
         }  # fmt: skip
         self._write("runs", ["id"], [row])

@@ -165,6 +165,7 @@ class Device(Protocol):
     """What stages may ask of a device, whatever the way to it."""
 
     name: str
+    shares_host: bool  # it is the machine qpipe runs on: nothing else is computed while it is measured
 
     def capabilities(self) -> Capabilities:
         """Ask the device what it is; raises DeviceError where it cannot be reached or lacks python or numpy."""

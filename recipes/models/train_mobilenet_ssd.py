@@ -1,8 +1,8 @@
 """Train the MobileNetV2-SSD of this folder on drawn scenes and export it to ONNX.
 
-    PYTHONPATH=plugins python recipes/models/train_mobilenet_ssd.py
+    pip install -e '.[train]' && python recipes/models/train_mobilenet_ssd.py
 
-Needs torch, numpy, onnx, onnxscript, onnxruntime and pycocotools. The defaults reproduce mobilenet_ssd.onnx.
+The defaults are those that made mobilenet_ssd.onnx.
 """
 
 from __future__ import annotations

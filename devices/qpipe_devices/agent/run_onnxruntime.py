@@ -21,7 +21,7 @@ LEVELS = {
     "all": "ORT_ENABLE_ALL",
 }
 OPTIONS = ("intra_op_num_threads", "inter_op_num_threads", "graph_optimization_level", "providers", "config")
-STEADY = 0.05  # warmup ends when the medians of its last two thirds differ by less
+STEADY = 0.05  # warmup ends when the medians of two windows differ by less
 PATIENCE = 4  # or after so many times the warmup asked for
 
 
@@ -90,6 +90,7 @@ class Runtime:
         first = once()
         end = time.monotonic() + request["budget_s"]
         warmups = warm_up(once, request["warmup_s"], request["budget_s"] / 2)
+        once()  # after the arithmetic of the warmup, caches hold other things
         values = [once()]
         while len(values) < request["values"] and time.monotonic() < end:
             values.append(once())
@@ -116,23 +117,21 @@ def session_options(given: Dict[str, Any]) -> Any:  # noqa: UP006
 
 
 def warm_up(once: Callable[[], int], seconds: float, most: float) -> int:
-    """Run for at least `seconds`, then until steady, PATIENCE times as long or `most`; how many runs that were."""
-    start = time.monotonic()
-    values = []
+    """Run for at least `seconds`, then until steady, PATIENCE times as long or `most`; how many runs that were.
+
+    Steady: the medians of two windows, each a third of `seconds`, differ by less than STEADY.
+    """
+    start, count, before = time.monotonic(), 0, 0.0
     while True:
-        values.append(once())
+        window, end = [once(), once(), once()], time.monotonic() + seconds / 3
+        while time.monotonic() < end:
+            window.append(once())
+        count, median = count + len(window), statistics.median(window)
         passed = time.monotonic() - start
-        if passed >= min(PATIENCE * seconds, most):
-            return len(values)
-        if passed >= seconds and len(values) >= 9 and steady(values):
-            return len(values)
-
-
-def steady(values: list[int]) -> bool:
-    """Whether the last third is as fast as the one before it."""
-    third = len(values) // 3
-    last, before = statistics.median(values[-third:]), statistics.median(values[-2 * third : -third])
-    return abs(last / before - 1) < STEADY
+        is_steady = before > 0 and abs(median / before - 1) < STEADY
+        if passed >= min(PATIENCE * seconds, most) or (passed >= seconds and is_steady):
+            return count
+        before = median
 
 
 def memory_mb(field: str) -> float:

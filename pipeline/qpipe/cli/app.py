@@ -14,7 +14,7 @@ app = typer.Typer(
     help="Which quantization scheme to ship on this board: run them all, measure them there, show the evidence.",
 )
 devices_app = typer.Typer(no_args_is_help=True, help="The devices one can measure on.")
-app.add_typer(devices_app, name="devices")
+app.add_typer(devices_app, name="devices", rich_help_panel="Parts")
 
 Db = Annotated[Path, typer.Option("--db", help="The database of results.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -47,7 +47,7 @@ def run(
     db: Db = DB,
     cache: CacheFolder = CACHE,
     smoke: Smoke = False,
-    new: Annotated[bool, typer.Option("--new", help="Start afresh, even if a run of this recipe is unfinished.")] = False,
+    new: Annotated[bool, typer.Option("--new", help="Start afresh, also where a run is unfinished.")] = False,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: quantize, deploy, measure, compare."""
@@ -128,7 +128,7 @@ def runs(db: Db = DB, as_json: Json = False) -> None:
 
 @app.command(rich_help_panel="Results")
 def show(
-    step: Annotated[str | None, typer.Argument(help="A step of the run; all of them otherwise.", show_default=False)] = None,
+    step: Annotated[str | None, typer.Argument(help="A step; all of them otherwise.", show_default=False)] = None,
     run: Run = None,
     log: Annotated[bool, typer.Option("--log", help="Print what the step wrote.")] = False,
     db: Db = DB,
@@ -170,7 +170,7 @@ def devices_list(inventory: Inventory = None, db: Db = DB, as_json: Json = False
 
 @devices_app.command("check")
 def devices_check(
-    names: Annotated[list[str] | None, typer.Argument(help="Devices; all of them otherwise.", show_default=False)] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Devices; all otherwise.", show_default=False)] = None,
     inventory: Inventory = None,
     db: Db = DB,
     as_json: Json = False,

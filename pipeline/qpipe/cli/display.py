@@ -37,7 +37,7 @@ def amount(event: Event) -> str:
     """Progress in words: done of total, rate, time left."""
     if not event.done:
         return f"{event.seconds:.0f} s"
-    scale, unit = (1e6, "MB") if event.unit == "bytes" else (1, event.unit)
+    scale, unit = (1e6, "MB") if event.unit == "B" else (1, event.unit)
     done = f"{event.done / scale:.4g}"
     rate = event.done / event.seconds if event.seconds > 0 else 0
     text = f"{done}/{event.total / scale:.4g} {unit}" if event.total else f"{done} {unit}"

@@ -47,7 +47,8 @@ def describe(kind: str, name: str, as_json: bool) -> None:
     required = needs(stage.function) if kind != "device" else []
     if as_json:
         schema = {option.name: {**option.schema(), "required": option.required} for option in own.values()}
-        print_json({"kind": kind, "name": name, "doc": inspect.getdoc(stage.function), "needs": required, "options": schema})
+        doc = inspect.getdoc(stage.function)
+        print_json({"kind": kind, "name": name, "doc": doc, "needs": required, "options": schema})
         return
     print_text(f"{kind} {name}  ({stage.distribution} {stage.version})\n")
     print_text(inspect.getdoc(stage.function) or "")

@@ -35,6 +35,12 @@ def rows(store: Store, run: str) -> list[Row]:
     return pareto_rows(store, run)
 
 
+def objectives_of(store: Store, run: str) -> dict[str, Any]:
+    """What the run's front was drawn over."""
+    objectives: dict[str, Any] = next((verdict["objectives"] for verdict in store.verdicts(run)), {})
+    return objectives
+
+
 def pareto(run: str | None, device: str | None, db: Path, as_json: bool) -> None:
     """Print a run's table, or its rows."""
     with Store(db) as store:
@@ -47,14 +53,14 @@ def pareto(run: str | None, device: str | None, db: Path, as_json: bool) -> None
         if as_json:
             print_json(own)
         else:
-            print_pareto(store, found, own)
+            print_pareto(store, found["id"], own)
 
 
-def print_pareto(store: Store, run: Row, own: list[Row]) -> None:
+def print_pareto(store: Store, run: str, own: list[Row]) -> None:
     """A table per model and device, each with its sentence."""
-    from qpipe.compare.pareto import recommend
+    from qpipe.compare.recommend import recommend
 
-    objectives = run["objectives"]
+    objectives = objectives_of(store, run)
     if not own:
         print_text("nothing was measured")
     for model, device in dict.fromkeys((row["model"], row["device"]) for row in own):
@@ -68,7 +74,7 @@ def print_pareto(store: Store, run: Row, own: list[Row]) -> None:
             for row in group
         ]
         print_table(["", "scheme", *map(heading, metrics)], table, right=[heading(metric) for metric in metrics])
-        print_text(f"\n{recommend(group, objectives)}")
+        print_text("\n" + "\n".join(recommend(group, objectives)))
 
 
 def heading(metric: str) -> str:
@@ -93,12 +99,14 @@ def cell(metric: str, measured: dict[str, Any] | None) -> str:
 
 def print_run(store: Store, finished: Finished, asked: Request, command: str) -> None:
     """The end of a run: table, recommendation, where it all lies, what to type next."""
-    row = store.run(finished.run)
+    from qpipe.compare.recommend import choose
+
     own = rows(store, finished.run)
-    print_pareto(store, row, own)
+    print_pareto(store, finished.run, own)
     states = finished.outcome.states
     cached = sum(state == "cached" for state in states.values())
-    print_text(f"\nrun {finished.run}: {finished.state} in {finished.seconds:.0f} s, {cached} of {len(states)} steps cached")
+    steps = f"{cached} of {len(states)} steps cached"
+    print_text(f"\nrun {finished.run}: {finished.state} in {finished.seconds:.0f} s, {steps}")
     for device, reason in finished.unreachable.items():
         print_text(f"  {device}: {reason}")
     for step in finished.outcome.failed:
@@ -107,7 +115,7 @@ def print_run(store: Store, finished: Finished, asked: Request, command: str) ->
     if finished.state != "done":
         print_text(f"go on with: {command}")
     else:
-        best = next((r for r in own if r["on_front"] and not r["is_float"]), own[0] if own else None)
+        best = choose(own, objectives_of(store, finished.run))
         options = f" --db {shown(asked.db)}" if asked.db != Request.db else ""
         if best:
             pick = f"--device {best['device']} --scheme {best['scheme']}"

@@ -75,8 +75,10 @@ def plan(asked: Request, as_json: bool) -> None:
 
 
 def _entry(step: Step, session: execute.Session, work: set[str]) -> dict[str, Any]:
-    cached = step.id not in work or (step.cacheable and session.cache.has(step.kind, step.key))
-    will = "cached" if cached else "send" if step.device and step.kind != "measure" else "measure" if step.device else "compute"
+    if step.id not in work or (step.cacheable and session.cache.has(step.kind, step.key)):
+        will = "cached"
+    else:
+        will = "compute" if not step.device else "measure" if step.kind == "measure" else "send"
     return {
         "step": step.id, "kind": step.kind, "stage": step.call.name if step.call else step.kind, "will": will,
         "key": step.key, "needs": step.dependencies, "bytes": _bytes(step, session) if will == "send" else None,
@@ -117,12 +119,12 @@ def why(step: str, run: str | None, db: Path, cache: Path, as_json: bool) -> Non
 
 def _verdict(step: Step, hit: bool, ran: bool, changes: list[dict[str, Any]], run: str) -> str:
     if not step.cacheable:
-        return "is done anew in every run: it depends on the moment" if step.volatile else "sends only what is not there"
+        return "measured anew in every run, for it depends on the moment" if step.volatile else "sends what is not there"
     if hit:
         return f"hit; its result under key {step.key[:12]} is used"
     if not ran:
         return "miss; it was not part of that run"
-    return "miss; these fields changed" if changes else f"miss; nothing changed since {run}, its result is not in the cache"
+    return "miss; these fields changed" if changes else f"miss; the same as in {run}, but no longer in the cache"
 
 
 def compare(before: Any, now: Any, path: str = "") -> list[dict[str, Any]]:

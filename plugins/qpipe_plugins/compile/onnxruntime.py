@@ -57,7 +57,7 @@ def _manifest(model: ir.Model, threads: int, optimization: str) -> dict[str, Any
 
 def _describe(value: ir.Value) -> dict[str, Any]:
     shape = [d if isinstance(d, int) else str(d) for d in value.shape] if value.shape is not None else None
-    return {"name": value.name, "dtype": value.dtype.name.lower() if value.dtype is not None else None, "shape": shape}
+    return {"name": value.name, "dtype": value.dtype.numpy().name if value.dtype is not None else None, "shape": shape}
 
 
 # ---- packing
@@ -167,11 +167,11 @@ def _strip(model: ir.Model) -> None:
     model.metadata_props.clear()
     model.doc_string = None
     kept = {*model.graph.inputs, *model.graph.outputs}
-    for node in model.graph:
-        for value in node.outputs:
-            value.metadata_props.clear()
-            if value not in kept:  # an intermediate's type and shape are inferred by whoever loads the file
-                value.type = value.shape = None
+    inner = [*model.graph.initializers.values(), *(value for node in model.graph for value in node.outputs)]
+    for value in inner:
+        value.metadata_props.clear()
+        if value not in kept:  # an inner tensor's type and shape are inferred by whoever loads the file
+            value.type = value.shape = None
 
 
 def _set_version(model: ir.Model, target: Target) -> None:

@@ -1,1 +1,12 @@
 """Built-in stages of kind deploy."""
+
+from __future__ import annotations
+
+import qpipe
+from qpipe_plugins.deploy.copy import copy
+
+
+@qpipe.hookimpl
+def register_stages(register: qpipe.Register) -> None:
+    """The built-in ways to bring a build to a device."""
+    register("deploy", copy)

@@ -207,9 +207,9 @@ def background(rng: np.random.Generator, size: int) -> Floats:
 def smooth_noise(rng: np.random.Generator, cells: int, size: int, strength: float) -> Floats:
     """Noise in -strength to strength on a coarse grid, interpolated linearly."""
     grid = rng.uniform(-strength, strength, (3, cells + 1, cells + 1)).astype(np.float32)
-    place = np.arange(size, dtype=np.float32) * np.float32(cells / size)
-    low = place.astype(np.intp)
-    part = place - np.floor(place)
+    position = np.arange(size, dtype=np.float32) * np.float32(cells / size)
+    low = position.astype(np.intp)
+    part = position - np.floor(position)
     grid = grid[:, :, low] + (grid[:, :, low + 1] - grid[:, :, low]) * part
     noise: Floats = (grid[:, 1:] - grid[:, :-1])[:, low]
     noise *= part[:, None]

@@ -1,0 +1,183 @@
+"""Which schemes are worth having on a device: the Pareto front, decided by evidence, not by the third digit.
+
+Of two rows one is better in a metric where the difference is significant (its 95 % interval leaves out zero) and
+beyond a margin, a part of the other's value. The difference is paired wherever both were measured alike: on the same
+samples, resamples or interleaved rounds; else the two intervals must not overlap; a number without one is exact.
+A row is dominated when another of its model and device is better in an objective and worse in none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any, Literal
+
+import numpy as np
+
+from qpipe.compare import statistics
+from qpipe.store import COORDINATES, Store
+from qpipe.types import Measurement
+
+Goal = Literal["min", "max"]
+# a part of the value: what costs is seldom worth a per cent, what is right is worth half of one
+MARGINS: Mapping[Goal, float] = {"min": 0.01, "max": 0.005}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A deployed build and all that was measured of it."""
+
+    model: str
+    scheme: str
+    build: str
+    device: str
+    extra: Mapping[str, str]  # the coordinates a sweep added
+    runtime: str
+    is_float: bool
+    metrics: Mapping[str, Measurement]
+
+    @property
+    def name(self) -> str:
+        return "/".join([self.scheme, self.build, *(f"{key}={value}" for key, value in sorted(self.extra.items()))])
+
+
+def candidates(store: Store, run: str) -> list[Candidate]:
+    """All rows of a run with their raw values, in the order in which they were first measured."""
+    found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in store.measurements(run):
+        found.setdefault((*(row[name] for name in COORDINATES), *sorted(row["extra"].items())), []).append(row)
+    return [
+        Candidate(
+            **{name: rows[0][name] for name in COORDINATES},
+            extra=rows[0]["extra"],
+            runtime=rows[0]["runtime"] or "",
+            is_float=bool(rows[0]["is_float"]),
+            metrics={row["metric"]: _measurement(row, store.values(row["id"])) for row in rows},
+        )
+        for rows in found.values()
+    ]
+
+
+def _measurement(row: Mapping[str, Any], values: Sequence[Sequence[float]]) -> Measurement:
+    names = ("metric", "value", "unit", "low", "high", "n", "better", "raw")
+    return Measurement(**{name: row[name] for name in names}, rounds=values)
+
+
+def difference(one: Measurement, other: Measurement) -> statistics.Interval:
+    """The interval of one - other."""
+    ones, others = _series(one), _series(other)
+    if ones and others and one.raw == other.raw and one.n == other.n and len(ones) == len(others):
+        if one.raw == "resamples":
+            return statistics.percentiles(np.subtract(ones, others).tolist(), one.n)
+        apart, interval = statistics.paired_difference(ones, others)
+        return interval or (apart, apart)
+    one_low, one_high = _interval(one)
+    other_low, other_high = _interval(other)
+    return one_low - other_high, one_high - other_low
+
+
+def _series(measurement: Measurement) -> Sequence[float] | None:
+    """The values that pair up with another scheme's; None where they do not stand for the number measured."""
+    rounds = [list(values) for values in measurement.rounds if len(values)]
+    if not rounds:
+        return None
+    if measurement.raw == "resamples":
+        return rounds[0]
+    middle = np.mean if measurement.raw == "samples" else np.median
+    if not math.isclose(float(middle(np.concatenate(rounds))), measurement.value, rel_tol=1e-6, abs_tol=1e-9):
+        return None
+    return rounds[0] if measurement.raw == "samples" else [float(np.median(values)) for values in rounds]
+
+
+def _interval(measurement: Measurement) -> statistics.Interval:
+    low, high = measurement.low, measurement.high
+    return (measurement.value if low is None else low), (measurement.value if high is None else high)
+
+
+def is_better(one: Measurement, other: Measurement, goal: Goal, margin: float | None = None) -> bool:
+    """Whether one is better significantly and beyond the margin, a part of the other's value."""
+    low, high = difference(one, other)
+    significant = low > 0 if goal == "max" else high < 0
+    margin = MARGINS[goal] if margin is None else margin
+    return significant and abs(one.value - other.value) > margin * abs(other.value)
+
+
+def dominates(
+    one: Candidate, other: Candidate, objectives: Mapping[str, Goal], margins: Mapping[str, float] | None = None
+) -> bool:
+    """Whether one is better in an objective and worse in none; both have all of them."""
+    better = False
+    for metric, goal in objectives.items():
+        margin = (margins or {}).get(metric)
+        if is_better(other.metrics[metric], one.metrics[metric], goal, margin):
+            return False
+        better = better or is_better(one.metrics[metric], other.metrics[metric], goal, margin)
+    return better
+
+
+def verdicts(
+    rows: Sequence[Candidate], objectives: Mapping[str, Goal], margins: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """For the store: of each row, against all of its model and device, whether it is on the front, and why not."""
+    found = []
+    for group in _groups(rows):
+        whole = [row for row in group if objectives.keys() <= row.metrics.keys()]
+        by = {
+            row.name: [other for other in whole if other is not row and dominates(other, row, objectives, margins)]
+            for row in whole
+        }
+        for row in group:
+            place = {name: getattr(row, name) for name in (*COORDINATES, "extra")}
+            reason = _reason(row, by, objectives, group)
+            used = {metric: (margins or {}).get(metric, MARGINS[goal]) for metric, goal in objectives.items()}
+            found.append({
+                **place, "on_front": not reason, "reason": reason, "objectives": dict(objectives), "margins": used,
+            })  # fmt: skip
+    return found
+
+
+def _groups(rows: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+    for _, group in groupby(sorted(rows, key=_place), key=_place):
+        yield list(group)
+
+
+def _place(row: Candidate) -> tuple[str, str]:
+    return row.model, row.device
+
+
+def _reason(
+    row: Candidate, by: Mapping[str, list[Candidate]], objectives: Mapping[str, Goal], group: Sequence[Candidate]
+) -> str:
+    if row.name not in by:
+        return f"{next(metric for metric in objectives if metric not in row.metrics)} was not measured"
+    if not by[row.name]:
+        return ""
+    # rather one that is itself on the front
+    winner = min(by[row.name], key=lambda other: len(by[other.name]))
+    one_build = len({other.build for other in group}) == 1 and not winner.extra
+    return f"dominated by {winner.scheme if one_build else winner.name}"
+
+
+def pareto_rows(store: Store, run: str) -> list[dict[str, Any]]:
+    """What `qpipe pareto --json` prints: one object a row, its coordinates, whether it is on the front, its metrics."""
+    recipe, run = store.run(run)["recipe"], store.run(run)["id"]
+    on_front = {_key(verdict): bool(verdict["on_front"]) for verdict in store.verdicts(run)}
+    return [
+        {
+            "recipe": recipe, "run": run, "model": row.model, "scheme": row.scheme, "build": row.build,
+            "runtime": row.runtime, "device": row.device, **row.extra, "is_float": row.is_float,
+            "on_front": on_front.get(_key({**vars(row)}), False),
+            "metrics": {
+                name: {key: getattr(measured, key) for key in ("value", "unit", "low", "high", "n")}
+                for name, measured in row.metrics.items()
+            },
+        }
+        for group in _groups(candidates(store, run))
+        for row in group
+    ]  # fmt: skip
+
+
+def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return (*(row[name] for name in COORDINATES), *sorted(row["extra"].items()))

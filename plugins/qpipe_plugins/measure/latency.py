@@ -1,0 +1,122 @@
+"""Latency of all that was deployed on a device, in interleaved rounds, so that drift and heat fall on all alike."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+import qpipe
+from qpipe.compare.statistics import paired_ratio, t_interval
+from qpipe_plugins.measure.rounds import Journal
+
+ENOUGH_FOR_P99 = 299  # fewer values bound no 99th percentile: 0.99^299 < 0.05
+Rounds = Mapping[int, qpipe.Round]  # by number
+
+
+def latency(
+    deployments: qpipe.Deployments,
+    device: qpipe.Device,
+    device_samples: qpipe.Stored,
+    workdir: Path,
+    progress: qpipe.Progress,
+    *,
+    rounds: int = 10,
+    values: int = 30,
+    warmup_s: float = 0.3,
+    round_s: float = 5,
+) -> list[qpipe.Measurement]:
+    """Time every deployed build in turn, each round of each in a fresh process; medians, tails, and the ratio to float.
+
+    `values` inferences a round, fewer where they would exceed `round_s` seconds. Intervals are over rounds. A build
+    that fails drops out, its reason is in failures.json. Cost: builds x rounds x (start + warmup + values).
+    """
+    failures: dict[str, str] = {}
+    taken: dict[str, dict[int, qpipe.Round]] = {}
+    journal = Journal(workdir / "rounds.jsonl", {"values": values, "warmup_s": warmup_s, "round_s": round_s})
+    for each in deployments.present:
+        taken[each.name] = journal.read(each.name, each.stored.digest)
+    for done, (number, each) in enumerate(turns(deployments.present, rounds)):
+        if each.name not in failures and number not in taken[each.name]:
+            try:
+                result = device.round(each.stored, device_samples, warmup_s=warmup_s, values=values, budget_s=round_s)
+            except qpipe.DeviceError as error:
+                device.capabilities()  # raises where it is the device that failed, not the build
+                failures[each.name] = str(error)
+                _write(workdir / "failures.json", failures)
+            else:
+                taken[each.name][number] = result
+                journal.append(each.name, each.stored.digest, number, result)
+        progress(done + 1, rounds * len(deployments.present), "rounds")
+    survivors = [each for each in deployments.present if each.name not in failures]
+    if not survivors:
+        reasons = "; ".join(failures.values()) or "none was deployed"
+        raise qpipe.StageError(f"latency: no build ran on {device.name}: {reasons}")
+    measured = {each.name: {number: taken[each.name][number] for number in range(rounds)} for each in survivors}
+    return [measurement for each in survivors for measurement in _measurements(each, measured, survivors)]
+
+
+def turns(builds: Sequence[qpipe.Deployed], rounds: int) -> list[tuple[int, qpipe.Deployed]]:
+    """Whose turn it is: every round visits all, from a random start, every other round backwards (ABBA)."""
+    start = int(np.random.default_rng().integers(max(1, len(builds))))
+    order = [*builds[start:], *builds[:start]]
+    return [(number, each) for number in range(rounds) for each in (order if number % 2 == 0 else order[::-1])]
+
+
+def _measurements(
+    deployed: qpipe.Deployed, measured: Mapping[str, Rounds], all_deployed: Sequence[qpipe.Deployed]
+) -> list[qpipe.Measurement]:
+    """All numbers of one build."""
+    rounds = measured[deployed.name]
+    by_round = [list(each.values_ms) for each in rounds.values()]
+    pooled = sorted(value for values in by_round for value in values)
+    medians = [statistics.median(values) for values in by_round]
+    found = [
+        _one("latency_ms", statistics.median(pooled), medians, by_round),
+        _one("latency_p90_ms", _percentile(pooled, 0.90), [_percentile(sorted(each), 0.90) for each in by_round]),
+        _one("latency_min_ms", pooled[0]),
+        _one("load_ms", *_median_of([each.load_ms for each in rounds.values()])),
+        _one("first_ms", *_median_of([each.first_ms for each in rounds.values()])),
+    ]
+    if len(pooled) >= ENOUGH_FOR_P99:
+        found.append(_one("latency_p99_ms", _percentile(pooled, 0.99)))
+    reference = float_of(deployed, all_deployed)
+    if reference and not deployed.is_float:
+        floats = [statistics.median(each.values_ms) for each in measured[reference.name].values()]
+        ratio, interval = paired_ratio(medians, floats)
+        low, high = interval or (None, None)
+        found.append(qpipe.Measurement("latency_ratio", ratio, "", low, high, len(medians)))
+    return [qpipe.Measurement(**{**vars(each), "deployed": deployed.name}) for each in found]
+
+
+def float_of(deployed: qpipe.Deployed, among: Sequence[qpipe.Deployed]) -> qpipe.Deployed | None:
+    """The float reference of a build's model, made by the same compile stage where there is one."""
+    model, _, rest = deployed.name.partition("/")
+    floats = [each for each in among if each.is_float and each.name.partition("/")[0] == model]
+    same = [each for each in floats if each.name.rpartition("/")[2] == rest.rpartition("/")[2]]
+    return next(iter(same or floats), None)
+
+
+def _one(
+    metric: str, value: float, over_rounds: Sequence[float] = (), raw: Sequence[Sequence[float]] = ()
+) -> qpipe.Measurement:
+    """One number in ms, its interval from one number a round."""
+    low, high = t_interval(over_rounds) or (None, None) if over_rounds else (None, None)
+    return qpipe.Measurement(metric, value, "ms", low, high, max(1, len(over_rounds)), rounds=raw)
+
+
+def _median_of(values: Sequence[float]) -> tuple[float, Sequence[float]]:
+    return statistics.median(values), values
+
+
+def _percentile(ordered: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share of them does not exceed (nearest rank)."""
+    return ordered[math.ceil(share * len(ordered)) - 1]
+
+
+def _write(path: Path, failures: Mapping[str, str]) -> None:
+    path.write_text(json.dumps(failures, indent=1) + "\n", encoding="utf-8")

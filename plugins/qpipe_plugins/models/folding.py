@@ -1,0 +1,157 @@
+"""What a network computes from constants alone is computed once: folding at import."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+from onnx_ir.passes import common
+
+from qpipe.quant.graph import add_initializer, constant, replace_constant
+from qpipe.types import Array
+
+LARGEST = 1 << 24  # elements that folding one node may give: more would be better computed than stored
+NOT_FOLDED = {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike",
+              "RandomUniformLike", "Multinomial", "Bernoulli"}  # fmt: skip
+
+
+def fold(model: ir.Model) -> bool:
+    """Remove Identity and Dropout, fold constants and batch norm, infer all shapes; False where these contradict."""
+    changed = True
+    while changed:
+        _drop_dropout(model.graph)
+        common.IdentityEliminationPass()(model)
+        if not _infer(model):
+            return False
+        changed = _fold_constants(model)
+    _fold_batch_norms(model.graph)
+    common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    return True
+
+
+def _infer(model: ir.Model) -> bool:
+    # onnx_ir's own pass only warns where inference fails
+    try:
+        inferred = onnx.shape_inference.infer_shapes(
+            ir.to_proto(model), check_type=True, strict_mode=True, data_prop=True
+        )
+    except onnx.shape_inference.InferenceError:
+        return False
+    known = ir.convenience.create_value_mapping(ir.from_proto(inferred).graph)
+    for name, value in ir.convenience.create_value_mapping(model.graph).items():
+        if name in known and known[name].shape is not None:
+            value.shape, value.type = known[name].shape, known[name].type
+    return True
+
+
+def _drop_dropout(graph: ir.Graph) -> None:
+    for node in list(graph):
+        # with training_mode true it is no inference network; a mask in use needs the node
+        if node.op_type == "Dropout" and not any(value.uses() or value.is_graph_output() for value in node.outputs[1:]):
+            _replace(graph, node, ir.node("Identity", [node.inputs[0]], name=node.name))
+
+
+def _replace(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
+    new.outputs[0].name = old.outputs[0].name
+    new.outputs[0].shape, new.outputs[0].type = old.outputs[0].shape, old.outputs[0].type
+    ir.convenience.replace_nodes_and_values(graph, old, [old], [new], old.outputs[:1], new.outputs[:1])
+
+
+# ---- constants
+
+
+def _fold_constants(model: ir.Model) -> bool:
+    changed = False
+    for node in list(model.graph):
+        values = _compute(node, model.opset_imports)
+        if values is None:
+            continue
+        for old, array in zip(node.outputs, values, strict=True):
+            if old.is_graph_output():
+                return changed  # a constant output stays with its node
+            old.replace_all_uses_with(add_initializer(model.graph, old.name or node.op_type, array))
+        model.graph.remove(node, safe=True)
+        changed = True
+    return changed
+
+
+def _compute(node: ir.Node, opsets: dict[str, int]) -> list[Array] | None:
+    """The outputs of a node that depends on nothing fed; None for all other nodes."""
+    if node.domain or node.op_type in NOT_FOLDED or any(value.is_graph_output() for value in node.outputs):
+        return None
+    if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
+        return None
+    shape = _static(node.inputs[0]) if node.op_type == "Shape" else None
+    if shape is not None:
+        start, end = node.attributes.get_int("start", 0), node.attributes.get_int("end", len(shape))
+        return [np.array(shape[start:end], np.int64)]
+    arrays: dict[str, Array] = {}
+    for value in node.inputs:
+        array = constant(value)
+        if value is not None and array is None:
+            return None
+        if value is not None and value.name and array is not None:
+            arrays[value.name] = array
+    shapes = [_static(value) for value in node.outputs]
+    if any(shape is None or math.prod(shape) > LARGEST for shape in shapes):
+        return None
+    evaluator = ReferenceEvaluator(ir.to_proto(node), opsets=opsets)
+    return [np.asarray(array) for array in evaluator.run(None, arrays)]
+
+
+def _static(value: ir.Value | None) -> list[int] | None:
+    shape = value.shape if value is not None else None
+    sizes = [size for size in shape if isinstance(size, int)] if shape is not None else []
+    return sizes if shape is not None and len(sizes) == len(shape) else None
+
+
+# ---- batch norm
+
+
+def _fold_batch_norms(graph: ir.Graph) -> None:
+    for node in list(graph):
+        before = node.inputs[0].producer() if node.op_type == "BatchNormalization" and node.inputs[0] else None
+        if before is None or len(before.outputs[0].uses()) != 1 or before.outputs[0].is_graph_output():
+            continue
+        if node.attributes.get_int("training_mode", 0) or len([v for v in node.outputs if v.name]) > 1:
+            continue
+        weight, parameters = constant(before.inputs[1]), [constant(value) for value in node.inputs[1:5]]
+        bias = constant(before.inputs[2]) if len(before.inputs) > 2 and before.inputs[2] else np.zeros(1, np.float32)
+        if weight is None or bias is None or any(p is None for p in parameters) or not _scalable(before):
+            continue
+        gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parameters)
+        factor = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+        scaled = _scale_outputs(before, weight, factor)
+        replace_constant(before, 1, scaled.astype(np.float32))
+        replace_constant(before, 2, ((bias - mean) * factor + beta).astype(np.float32), f"{before.name}_bias")
+        _take_over(graph, node, before)
+
+
+def _scalable(node: ir.Node) -> bool:
+    if node.op_type == "Gemm":
+        return node.attributes.get_float("alpha", 1.0) == 1.0 == node.attributes.get_float("beta", 1.0)
+    return node.op_type in ("Conv", "ConvTranspose")
+
+
+def _scale_outputs(node: ir.Node, weight: Array, factor: Array) -> Array:
+    """The weight with each output channel times its factor."""
+    if node.op_type == "Gemm":
+        return weight * (factor[:, np.newaxis] if node.attributes.get_int("transB", 0) else factor)
+    if node.op_type == "ConvTranspose":  # [inputs, outputs / group, ...]
+        group = node.attributes.get_int("group", 1)
+        split = weight.reshape(group, len(weight) // group, weight.shape[1], -1)
+        return (split * factor.reshape(group, 1, -1, 1)).reshape(weight.shape)
+    return weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+
+
+def _take_over(graph: ir.Graph, node: ir.Node, before: ir.Node) -> None:
+    """Remove a node; the one before gives its output, under its name."""
+    old, new = node.outputs[0], before.outputs[0]
+    name = old.name
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+    new.name = name

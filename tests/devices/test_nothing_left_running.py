@@ -1,0 +1,155 @@
+"""Whatever becomes of the host, the agent and its runner end, and the board is free again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from small_build import nothing, write_build
+
+import qpipe
+from qpipe_devices import local, ssh
+
+# a runner with a child of its own, both deaf to the end of their input
+DEAF = """
+import subprocess, sys, time
+from qpipe_agent import wire
+source, sink = wire.claim()
+wire.read(source)
+wire.write(sink, {"load_ms": 1.0, "runtime_mb": 1.0, "inputs": ["image"], "outputs": ["y"]})
+wire.read(source)
+subprocess.Popen(["sleep", "300"])
+time.sleep(300)
+"""
+HOST = """
+import sys
+from pathlib import Path
+import qpipe
+from qpipe_devices import local, ssh
+folder, kind, silence = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+if kind == "local":
+    device = local("board", folder=folder / "board")
+    device.silence_s = silence
+else:
+    host, port, user, key, known = sys.argv[4:]
+    device = ssh("board", host=host, port=int(port), user=user, key=Path(key), known_hosts=Path(known),
+                 python=sys.executable, folder=str(folder / "board"), silence_s=silence)
+quiet = lambda done, total=None, unit="": None
+build, samples = device.store(folder / "build", quiet), device.store(Path(folder / "samples"), quiet)
+print("ready", flush=True)
+list(device.infer(build, samples, 1))
+"""
+
+
+def running(folder: Path) -> list[int]:
+    """The processes that have this folder in their command line or as their working directory."""
+    found = []
+    for process in Path("/proc").iterdir():
+        if not process.name.isdigit() or int(process.name) == os.getpid():
+            continue
+        try:
+            line = (process / "cmdline").read_bytes().decode(errors="replace")
+            if str(folder) in line or str(folder) in str((process / "cwd").readlink()):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_until(true, seconds: float) -> bool:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if true():
+            return True
+        time.sleep(0.1)
+    return bool(true())
+
+
+@pytest.fixture
+def start_host(sshd, samples, tmp_path) -> Iterator:
+    """A host process that waits for an inference that never ends; all that runs for it has tmp_path/board in its name."""
+    write_build(tmp_path / "build", "run_deaf.py", {"run_deaf.py": DEAF})
+    (tmp_path / "samples").symlink_to(samples.folder)
+    script = tmp_path / "host.py"
+    script.write_text(HOST, encoding="utf-8")
+    hosts = []
+
+    def start(kind: str, silence: float = 30) -> subprocess.Popen:
+        server = [sshd.host, str(sshd.port), sshd.user, str(sshd.key), str(sshd.known_hosts)] if kind == "ssh" else []
+        hosts.append(
+            subprocess.Popen(
+                [sys.executable, script, tmp_path, kind, str(silence), *server], stdout=subprocess.PIPE, cwd="/"
+            )
+        )
+        assert hosts[-1].stdout.readline() == b"ready\n"
+        assert wait_until(lambda: len(running(tmp_path / "board")) >= 3, 10)  # agent, runner, the runner's child
+        return hosts[-1]
+
+    yield start
+    for host in hosts:
+        host.kill()
+        host.wait()
+        host.stdout.close()
+    for process in running(tmp_path / "board"):
+        os.kill(process, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_killing_the_host_leaves_nothing_running_after_five_seconds(start_host, kind, tmp_path):
+    host = start_host(kind)
+    host.kill()
+    assert wait_until(lambda: not running(tmp_path / "board"), 5)
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
+def test_a_host_that_falls_silent_loses_the_board(start_host, tmp_path):
+    host = start_host("ssh", silence=1.0)
+    host.send_signal(signal.SIGSTOP)
+    assert wait_until(lambda: not running(tmp_path / "board"), 5)
+
+
+@pytest.mark.parametrize("kind", ["local", "ssh"])
+def test_an_agent_that_is_killed_is_a_lost_connection_and_the_next_call_starts_another(kind, sshd, tmp_path, request):
+    folder = tmp_path / "board"
+    device = local("board", folder=folder) if kind == "local" else ssh("board", **sshd.options(folder))
+    device.capabilities()
+    for process in running(folder):
+        os.kill(process, signal.SIGKILL)
+    with pytest.raises(qpipe.DeviceError, match=r"^board: "):
+        device.capabilities()
+    assert device.capabilities().cores > 0
+    device.close()
+    assert wait_until(lambda: not running(folder), 5)
+
+
+def test_an_agent_that_falls_silent_is_a_lost_connection(tmp_path):
+    device = local("board", folder=tmp_path / "board")
+    device.silence_s = 1.0
+    device.capabilities()
+    (agent,) = running(tmp_path / "board")
+    os.kill(agent, signal.SIGSTOP)
+    start = time.monotonic()
+    with pytest.raises(qpipe.DeviceError, match="^board: nothing was heard of it for 1 s$"):
+        device.capabilities()
+    assert time.monotonic() - start < 10
+    device.close()
+    assert not running(tmp_path / "board")
+
+
+def test_a_connection_cut_in_the_middle_says_so(sshd, tmp_path, samples):
+    device = ssh("board", **sshd.options(tmp_path / "board"))
+    build = write_build(tmp_path / "build", "run_deaf.py", {"run_deaf.py": DEAF})
+    places = device.store(build.folder, nothing), device.store(samples.folder, nothing)
+    outputs = device.infer(*places, 1)
+    device.transport.client.get_transport().sock.shutdown(2)
+    with pytest.raises(qpipe.DeviceError, match=r"^board: "):
+        next(outputs)
+    assert wait_until(lambda: not running(tmp_path / "board"), 5)
+    device.close()

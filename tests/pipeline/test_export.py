@@ -1,0 +1,192 @@
+"""The exported folder, used as somebody without qpipe would use it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx.parser
+import onnxruntime
+import pytest
+
+from qpipe.compare.export import gather_facts, write_bundle
+from qpipe.compare.pareto import pareto_rows
+from qpipe.errors import QpipeError
+from qpipe.samples import Samples
+from qpipe.store import Store
+from qpipe.types import Build, Measurement, Preprocessing, Sample
+
+NETWORK = """
+<ir_version: 8, opset_import: ["": 17]>
+net (float[1, 3, 4, 4] x) => (float[1, 2] y) <float[48, 2] w = {WEIGHTS}> {
+  flat = Flatten(x)
+  hidden = MatMul(flat, w)
+  y = {LAST}(hidden)
+}
+"""
+FACTS = {"recipe": {"name": "net"}, "measured": {"scheme": "int8"}}
+
+
+def make_build(folder: Path, last: str = "Softmax", runtime: str = "onnxruntime") -> Build:
+    folder.mkdir(parents=True)
+    weights = np.random.default_rng(0).normal(size=96)
+    text = "{" + ", ".join(f"{value:.5f}" for value in weights) + "}"
+    model = onnx.parser.parse_model(NETWORK.replace("{WEIGHTS}", text).replace("{LAST}", last))
+    onnx.save(model, folder / "net.onnx")
+    options = {"intra_op_num_threads": 1, "graph_optimization_level": "extended"}
+    return Build.write(folder, {"runtime": runtime, "runner": "r.py", "model": "net.onnx", "options": options})
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Build:
+    return make_build(tmp_path / "build")
+
+
+@pytest.fixture
+def samples(tmp_path: Path) -> Samples:
+    rng = np.random.default_rng(1)
+    rows = [Sample(f"s{i}", {"image": rng.integers(0, 256, (4, 4, 3), np.uint8)}, 0) for i in range(5)]
+    how = Preprocessing(mean=(127.0, 120.0, 110.0), std=(58.0, 57.0, 59.0), layout="NCHW")
+    return Samples.write(tmp_path / "samples", rows, {"image": how}, ["cat", "dog"])
+
+
+def run_example(folder: Path) -> subprocess.CompletedProcess[str]:
+    # isolated, and elsewhere: nothing of qpipe is in reach but what was exported
+    argv = [sys.executable, "-I", str(folder / "example.py")]
+    return subprocess.run(argv, capture_output=True, text=True, cwd="/", check=False)
+
+
+def test_the_example_runs_where_it_was_carried(build: Build, samples: Samples, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "out", build, samples, FACTS)
+    carried = tmp_path / "board" / "net"
+    shutil.copytree(tmp_path / "out", carried)
+    done = run_example(carried)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines() == [f"s{i} y [1, 2]: off by 0 % of its span" for i in range(3)]
+
+
+def test_the_example_needs_numpy_and_onnxruntime_only(build: Build, samples: Samples, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "out", build, samples, FACTS)
+    imports = [line for line in (tmp_path / "out" / "example.py").read_text().splitlines() if "import" in line]
+    assert imports[1:] == ["import json", "from pathlib import Path", "import numpy as np", "import onnxruntime"]
+
+
+def test_the_example_fails_for_another_model(build: Build, samples: Samples, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "out", build, samples, FACTS)
+    other = make_build(tmp_path / "other", last="Neg")
+    shutil.copyfile(other.folder / "net.onnx", tmp_path / "out" / "net.onnx")
+    done = run_example(tmp_path / "out")
+    assert done.returncode == 1
+    assert done.stderr == "y of s0 is not what was exported\n"
+
+
+def test_golden_inputs_are_what_the_network_is_fed(build: Build, samples: Samples, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "out", build, samples, FACTS, count=2)
+    with np.load(tmp_path / "out" / "golden.npz") as golden:
+        assert sorted(golden) == ["0/in/x", "0/out/y", "1/in/x", "1/out/y"]
+        pixels = samples[1].inputs["image"].astype(np.float32)
+        expected = (pixels - np.float32([127, 120, 110])) / np.float32([58, 57, 59])
+        assert np.array_equal(golden["1/in/x"], expected.transpose(2, 0, 1)[np.newaxis])
+        session = onnxruntime.InferenceSession(str(build.folder / "net.onnx"), providers=["CPUExecutionProvider"])
+        assert np.array_equal(golden["1/out/y"], session.run(None, {"x": golden["1/in/x"]})[0])
+
+
+def test_the_manifest_says_all_that_is_needed(build: Build, samples: Samples, tmp_path: Path) -> None:
+    returned = write_bundle(tmp_path / "out", build, samples, FACTS)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest == json.loads(json.dumps(returned))
+    assert manifest["inputs"] == [{"name": "x", "type": "tensor(float)", "shape": [1, 3, 4, 4]}]
+    assert manifest["outputs"] == [{"name": "y", "type": "tensor(float)", "shape": [1, 2]}]
+    assert manifest["classes"] == ["cat", "dog"]
+    assert manifest["session"] == {
+        "intra_op_num_threads": 1, "inter_op_num_threads": 1, "graph_optimization_level": "ORT_ENABLE_EXTENDED",
+        "config": {}, "providers": ["CPUExecutionProvider"],
+    }  # fmt: skip
+    assert manifest["preprocessing"]["image"]["mean"] == [127.0, 120.0, 110.0]
+    assert (manifest["recipe"], manifest["measured"]) == (FACTS["recipe"], FACTS["measured"])
+
+
+def test_every_file_is_listed_with_its_sha256(build: Build, samples: Samples, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    manifest = write_bundle(out, build, samples, FACTS)
+    there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
+    del there["manifest.json"]
+    assert manifest["files"] == there
+    assert sorted(there) == ["example.py", "golden.npz", "net.onnx"]
+
+
+def test_an_export_may_be_written_again(build: Build, samples: Samples, tmp_path: Path) -> None:
+    write_bundle(tmp_path / "out", build, samples, FACTS, count=3)
+    write_bundle(tmp_path / "out", build, samples, FACTS, count=1)
+    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["golden"]["samples"]) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["build", "out", "samples"]
+
+
+def test_an_empty_folder_is_taken(build: Build, samples: Samples, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    write_bundle(tmp_path / "out", build, samples, FACTS)
+    assert (tmp_path / "out" / "net.onnx").exists()
+
+
+@pytest.mark.parametrize("exported_before", [False, True])
+def test_what_is_not_ours_is_left_alone(build: Build, samples: Samples, tmp_path: Path, exported_before: bool) -> None:
+    out = tmp_path / "out"
+    if exported_before:
+        write_bundle(out, build, samples, FACTS)
+    (out / "notes").mkdir(parents=True)
+    (out / "notes" / "thesis.txt").write_text("three years of work")
+    with pytest.raises(QpipeError, match=r"out holds notes/thesis.txt, which no export put there; give an empty folder$"):
+        write_bundle(out, build, samples, FACTS)
+    assert (out / "notes" / "thesis.txt").read_text() == "three years of work"
+
+
+def test_somebody_elses_manifest_does_not_make_a_folder_ours(build: Build, samples: Samples, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_text('{"files": {"manifest.json": ""}}')
+    with pytest.raises(QpipeError, match=r"holds manifest.json"):
+        write_bundle(tmp_path / "out", build, samples, FACTS)
+
+
+def test_a_file_in_the_way_is_an_error(build: Build, samples: Samples, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(QpipeError, match="out is a file; give a folder"):
+        write_bundle(tmp_path / "out", build, samples, FACTS)
+
+
+def test_a_broken_build_is_not_handed_over_and_leaves_the_old_export(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    write_bundle(out, build, samples, FACTS)
+    before = (out / "net.onnx").read_bytes()
+    broken = make_build(tmp_path / "broken", last="Log")  # of negative numbers
+    with pytest.raises(QpipeError, match="^export: y of sample 's0' is no number; the build is broken$"):
+        write_bundle(out, broken, samples, FACTS)
+    assert (out / "net.onnx").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "build", "out", "samples"]
+
+
+def test_a_build_for_another_runtime_is_refused(samples: Samples, tmp_path: Path) -> None:
+    build = make_build(tmp_path / "build", runtime="openvino")
+    with pytest.raises(QpipeError, match="^export: the build is for openvino; only one for onnxruntime can be exported$"):
+        write_bundle(tmp_path / "out", build, samples, FACTS)
+
+
+def test_the_facts_come_from_the_store(tmp_path: Path) -> None:
+    with Store(tmp_path / "qpipe.db") as store:
+        run = store.new_run(
+            "ssd", recipe_path="a.yaml", recipe_digest="d", recipe_text="name: ssd\n", versions={"onnxruntime": "1.32.0"}
+        )
+        place = {"model": "net", "scheme": "int8", "build": "ort", "device": "rpi4"}
+        store.record_measurements(run, place, [Measurement("latency_ms", 5.0, "ms", 4.0, 6.0, 10)], runtime="onnxruntime")
+        facts: Any = gather_facts(store, pareto_rows(store, run)[0])
+    assert facts["recipe"] == {"name": "ssd", "digest": "d", "text": "name: ssd\n"}
+    assert (facts["run"]["id"], facts["run"]["versions"]) == (run, {"onnxruntime": "1.32.0"})
+    assert (facts["measured"]["scheme"], facts["measured"]["device"]) == ("int8", "rpi4")
+    assert facts["measured"]["metrics"]["latency_ms"] == {"value": 5.0, "unit": "ms", "low": 4.0, "high": 6.0, "n": 10}

@@ -1,0 +1,279 @@
+"""Fronts and recommendations, from measurements in a real store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+
+from qpipe.compare import pareto
+from qpipe.compare.recommend import choose, recommend
+from qpipe.store import Store
+from qpipe.types import Measurement
+
+Goals = dict[str, Literal["min", "max"]]
+OBJECTIVES: Goals = {"latency_ms": "min", "map50": "max", "size_mb": "min"}
+
+
+def latency(value: float, half: float = 0.05) -> Measurement:
+    return Measurement("latency_ms", value, "ms", value - half, value + half, 10)
+
+
+def map50(value: float, half: float = 0.001) -> Measurement:
+    return Measurement("map50", value, "", value - half, value + half, 500, "max")
+
+
+def size(value: float) -> Measurement:
+    return Measurement("size_mb", value, "MB")
+
+
+class Bench:
+    """A run in a store, to which schemes are added."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.run = store.new_run("ssd", recipe_path="", recipe_digest="", recipe_text="", versions={})
+
+    def add(
+        self, scheme: str, *measurements: Measurement, device: str = "rpi4", build: str = "ort", **extra: str
+    ) -> None:
+        place = {"model": "net", "scheme": scheme, "build": build, "device": device, **extra}
+        facts = {"runtime": "onnxruntime", "is_float": scheme == "float32"}
+        self.store.record_measurements(self.run, place, measurements, **facts)
+
+    def reasons(self, objectives: Goals = OBJECTIVES, **margins: float) -> dict[str, str]:
+        rows = pareto.verdicts(pareto.candidates(self.store, self.run), objectives, margins)
+        self.store.record_verdicts(self.run, rows)
+        return {row["scheme"]: row["reason"] for row in self.store.verdicts(self.run)}
+
+    def rows(self) -> list[dict[str, Any]]:
+        self.reasons()
+        return pareto.pareto_rows(self.store, self.run)
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    with Store(tmp_path / "qpipe.db") as store:
+        yield Bench(store)
+
+
+def add_four(bench: Bench) -> None:
+    bench.add("float32", latency(10.0), map50(0.86), size(8.0))
+    bench.add("int8-channel", latency(5.0), map50(0.85), size(2.2))
+    bench.add("int8-tensor", latency(5.0), map50(0.60), size(2.2))
+    bench.add("log4", latency(5.02), map50(0.82), size(1.2))
+
+
+def test_what_is_worse_in_one_objective_and_better_in_none_is_dominated(bench: Bench) -> None:
+    add_four(bench)
+    assert bench.reasons() == {
+        "float32": "", "int8-channel": "", "int8-tensor": "dominated by int8-channel", "log4": ""
+    }  # fmt: skip
+
+
+def test_a_difference_within_the_intervals_dominates_nobody(bench: Bench) -> None:
+    bench.add("one", latency(5.0, half=0.5), map50(0.85), size(2.0))
+    bench.add("other", latency(5.9, half=0.5), map50(0.85), size(2.0))
+    assert set(bench.reasons().values()) == {""}
+
+
+def test_a_significant_difference_within_the_margin_dominates_nobody(bench: Bench) -> None:
+    bench.add("one", latency(5.00, half=0.001), map50(0.85), size(2.0))
+    bench.add("other", latency(5.04, half=0.001), map50(0.85), size(2.0))
+    assert set(bench.reasons().values()) == {""}
+    assert bench.reasons(latency_ms=0.001) == {"one": "", "other": "dominated by one"}
+
+
+def test_the_margins_that_were_used_are_stored(bench: Bench) -> None:
+    add_four(bench)
+    bench.reasons(latency_ms=0.1)
+    verdict = bench.store.verdicts(bench.run)[0]
+    assert verdict["margins"] == {"latency_ms": 0.1, "map50": 0.005, "size_mb": 0.01}
+    assert verdict["objectives"] == OBJECTIVES
+
+
+def per_sample(values: Sequence[float]) -> Measurement:
+    array = np.array(values, np.float64)
+    half = 1.96 * float(array.std()) / len(array) ** 0.5
+    mean = float(array.mean())
+    low, high = mean - half, mean + half
+    return Measurement("top1", mean, "", low, high, len(array), "max", rounds=[list(values)], raw="samples")
+
+
+def test_the_same_samples_tell_schemes_apart_whose_intervals_overlap(bench: Bench) -> None:
+    right = np.arange(400) % 10 < 7  # 280 of 400
+    worse = right & (np.arange(400) % 20 != 0)  # 20 more are wrong
+    one, other = per_sample(right.astype(float).tolist()), per_sample(worse.astype(float).tolist())
+    assert one.low is not None
+    assert other.high is not None
+    assert one.low < other.high
+    bench.add("one", one)
+    bench.add("other", other)
+    assert bench.reasons({"top1": "max"}) == {"one": "", "other": "dominated by one"}
+
+
+def test_the_difference_over_samples_is_the_paired_t_interval(bench: Bench) -> None:
+    low, high = pareto.difference(per_sample([1.0, 1.0, 0.0, 1.0]), per_sample([0.0, 1.0, 0.0, 0.0]))
+    # differences 1, 0, 0, 1: mean 0.5, standard deviation 0.57735, t(3) 3.18245
+    assert (low, high) == pytest.approx((0.5 - 3.182446 * 0.577350 / 2, 0.5 + 3.182446 * 0.577350 / 2), abs=1e-5)
+
+
+def rounds(*medians: float) -> Measurement:
+    values = [[median - 0.01, median, median + 0.01] for median in medians]
+    middle = float(np.median(values))
+    return Measurement("latency_ms", middle, "ms", min(medians), max(medians), len(medians), rounds=values)
+
+
+def test_interleaved_rounds_pair_up_under_drift(bench: Bench) -> None:
+    drift = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    bench.add("fast", rounds(*(5.0 + drift)))
+    bench.add("slow", rounds(*(5.5 + drift)))
+    assert bench.reasons({"latency_ms": "min"}) == {"fast": "", "slow": "dominated by fast"}
+
+
+def test_resamples_of_the_same_draws_pair_up(bench: Bench) -> None:
+    drawn = np.random.default_rng(0).normal(0.80, 0.02, 200)
+    for scheme, lost in (("one", 0.0), ("other", 0.01)):
+        values = (drawn - lost).tolist()
+        wide = {"low": 0.76 - lost, "high": 0.84 - lost, "n": 500, "raw": "resamples", "rounds": [values]}
+        bench.add(scheme, Measurement("map50", 0.80 - lost, "", better="max", **wide))  # type: ignore[arg-type]
+    assert bench.reasons({"map50": "max"}) == {"one": "", "other": "dominated by one"}
+
+
+def test_numbers_of_different_samples_are_not_paired() -> None:
+    one, other = per_sample([1.0, 1.0, 1.0, 0.0]), per_sample([1.0, 0.0, 0.0])
+    assert one.low is not None
+    assert other.high is not None
+    assert pareto.difference(one, other)[0] == one.low - other.high
+
+
+def test_raw_values_that_do_not_stand_for_the_number_are_not_paired() -> None:
+    p90 = [
+        Measurement("latency_p90_ms", value, "ms", value - 1, value + 1, 3, rounds=[[1.0, 2.0], [1.0, 2.0]])
+        for value in (9.0, 12.0)
+    ]
+    assert pareto.difference(*p90) == (8.0 - 13.0, 10.0 - 11.0)
+
+
+def test_numbers_without_interval_are_exact() -> None:
+    assert pareto.difference(size(2.0), size(3.0)) == (-1.0, -1.0)
+
+
+def test_devices_and_their_fronts_are_apart(bench: Bench) -> None:
+    bench.add("one", latency(5.0), map50(0.85), size(2.0), device="rpi4")
+    bench.add("other", latency(9.0), map50(0.80), size(3.0), device="rpi5")
+    assert bench.reasons() == {"one": "", "other": ""}
+
+
+def test_what_lacks_an_objective_is_not_on_the_front(bench: Bench) -> None:
+    bench.add("one", latency(5.0), map50(0.85), size(2.0))
+    bench.add("broken", latency(4.0), size(2.0))
+    assert bench.reasons() == {"one": "", "broken": "map50 was not measured"}
+
+
+def test_several_builds_are_named_with_theirs(bench: Bench) -> None:
+    bench.add("int8", latency(5.0), build="ort")
+    bench.add("int8", latency(4.0), build="openvino")
+    rows = pareto.verdicts(pareto.candidates(bench.store, bench.run), {"latency_ms": "min"})
+    assert {row["build"]: row["reason"] for row in rows} == {"ort": "dominated by int8/openvino", "openvino": ""}
+
+
+def test_a_sweep_competes_on_one_front(bench: Bench) -> None:
+    for seed, value in (("1", 0.85), ("2", 0.80)):
+        bench.add("int8", map50(value), seed=seed)
+    rows = pareto.verdicts(pareto.candidates(bench.store, bench.run), {"map50": "max"})
+    assert [(row["extra"], row["reason"]) for row in rows] == [
+        ({"seed": "1"}, ""), ({"seed": "2"}, "dominated by int8/ort/seed=1")
+    ]  # fmt: skip
+    bench.store.record_verdicts(bench.run, rows)
+    assert [(row["seed"], row["on_front"]) for row in pareto.pareto_rows(bench.store, bench.run)] == [
+        ("1", True), ("2", False)
+    ]  # fmt: skip
+
+
+def test_no_two_rows_dominate_each_other() -> None:
+    rng = np.random.default_rng(5)
+    rows = [
+        pareto.Candidate("net", f"s{i}", "ort", "rpi4", {}, "", False, {
+            "latency_ms": latency(float(rng.uniform(4, 6)), 0.3), "map50": map50(float(rng.uniform(0.8, 0.9)), 0.02),
+            "size_mb": size(float(rng.integers(1, 4))),
+        })
+        for i in range(30)
+    ]  # fmt: skip
+    pairs = [(a, b) for a in rows for b in rows if a is not b and pareto.dominates(a, b, OBJECTIVES)]
+    assert pairs
+    assert not [pair for pair in pairs if pareto.dominates(pair[1], pair[0], OBJECTIVES)]
+
+
+def test_the_rows_are_what_the_command_promises(bench: Bench) -> None:
+    add_four(bench)
+    rows = bench.rows()
+    assert [row["scheme"] for row in rows] == ["float32", "int8-channel", "int8-tensor", "log4"]
+    assert rows[1] == {
+        "recipe": "ssd", "run": bench.run, "model": "net", "scheme": "int8-channel", "build": "ort",
+        "runtime": "onnxruntime", "device": "rpi4", "is_float": False, "on_front": True,
+        "metrics": {
+            "latency_ms": {"value": 5.0, "unit": "ms", "low": 4.95, "high": 5.05, "n": 10},
+            "map50": {"value": 0.85, "unit": "", "low": 0.849, "high": 0.851, "n": 500},
+            "size_mb": {"value": 2.2, "unit": "MB", "low": None, "high": None, "n": 1},
+        },
+    }  # fmt: skip
+    assert [row["on_front"] for row in rows] == [True, True, False, True]
+    assert pareto.pareto_rows(bench.store, bench.run[:-2]) == rows
+
+
+# ---- the sentence
+
+
+def test_without_limits_the_knee_is_recommended(bench: Bench) -> None:
+    add_four(bench)
+    (sentence,) = recommend(bench.rows(), OBJECTIVES)
+    # scaled to the front: float32 (1, 0, 1), int8-channel (0, 0.25, 0.147), log4 (0.004, 1, 0)
+    assert sentence == (
+        "net on rpi4: ship int8-channel, the nearest to the best of each objective: "
+        "latency_ms 5 [4.95, 5.05], map50 0.85 [0.849, 0.851], size_mb 2.2"
+    )
+
+
+def test_a_limit_is_kept_and_named(bench: Bench) -> None:
+    add_four(bench)
+    (sentence,) = recommend(bench.rows(), OBJECTIVES, {"map50": (">=", 0.855)})
+    assert sentence.startswith("net on rpi4: ship float32, the best with map50 >= 0.855: latency_ms 10 ")
+    chosen = choose(bench.rows(), OBJECTIVES, {"map50": (">=", 0.8), "latency_ms": ("<", 6)})
+    assert chosen is not None
+    assert chosen["scheme"] == "log4"  # only the size is left to choose by
+
+
+def test_a_limit_may_be_on_a_metric_that_is_no_objective(bench: Bench) -> None:
+    add_four(bench)
+    bench.add("log4", Measurement("peak_mb", 20.0, "MB"))
+    (sentence,) = recommend(bench.rows(), OBJECTIVES, {"peak_mb": ("<=", 32)})
+    assert "ship log4, the best with peak_mb <= 32" in sentence
+    assert sentence.endswith("peak_mb 20")
+
+
+def test_limits_nobody_keeps_are_answered_with_the_best_there_is(bench: Bench) -> None:
+    add_four(bench)
+    limits: Any = {"map50": (">=", 0.9), "latency_ms": ("<=", 2), "joules": ("<", 1)}
+    assert recommend(bench.rows(), OBJECTIVES, limits) == [
+        "net on rpi4: no scheme has map50 >= 0.9 and latency_ms <= 2 and joules < 1; the best is "
+        "map50 0.86 [0.859, 0.861] (float32), latency_ms 5 [4.95, 5.05] (int8-channel), joules not measured"
+    ]
+    assert choose(bench.rows(), OBJECTIVES, limits) is None
+
+
+def test_a_scheme_that_is_slower_than_float_is_told(bench: Bench) -> None:
+    bench.add("float32", latency(10.0), map50(0.86), size(8.0))
+    bench.add("int8", latency(10.8), map50(0.86), size(2.0))
+    (sentence,) = recommend(bench.rows(), OBJECTIVES)
+    assert sentence.endswith("; int8 is slower than float here (1.08x)")
+
+
+def test_each_device_gets_its_sentence(bench: Bench) -> None:
+    for device in ("rpi5", "rpi4"):
+        bench.add("int8", latency(5.0), map50(0.8), size(2.0), device=device)
+    sentences = recommend(bench.rows(), OBJECTIVES)
+    assert [sentence.split(":")[0] for sentence in sentences] == ["net on rpi4", "net on rpi5"]

@@ -1,0 +1,131 @@
+"""Intervals, against tables, numpy and what they promise: to cover."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from qpipe.compare import statistics
+
+
+def mean(values: Sequence[float]) -> float:
+    return float(np.mean(values))
+
+
+@pytest.mark.parametrize(
+    ("degrees", "table"),
+    # NIST/SEMATECH e-Handbook of Statistical Methods, 1.3.6.7.2, column 0.975
+    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (6, 2.447), (7, 2.365), (8, 2.306), (9, 2.262),
+     (10, 2.228), (19, 2.093), (20, 2.086), (30, 2.042), (60, 2.000), (99, 1.984), (100, 1.984)],
+)  # fmt: skip
+def test_student_t_is_that_of_the_tables(degrees: int, table: float) -> None:
+    assert abs(statistics.t_quantile(degrees) - table) <= 0.0005
+
+
+def test_student_t_falls_towards_the_normal_quantile() -> None:
+    quantiles = [statistics.t_quantile(degrees) for degrees in (1, 2, 5, 50, 500, 5000)]
+    assert quantiles == sorted(quantiles, reverse=True)
+    assert 0 < quantiles[-1] - 1.959963984540054 < 0.001
+
+
+@pytest.mark.parametrize(
+    ("successes", "n", "low", "high"),
+    # Newcombe 1998, Statistics in Medicine 17:857, table I, method 3
+    [(81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0000, 0.1611), (1, 29, 0.0061, 0.1718)],
+)
+def test_wilson_is_that_of_the_literature(successes: int, n: int, low: float, high: float) -> None:
+    assert statistics.wilson(successes, n) == pytest.approx((low, high), abs=0.00005)
+
+
+def test_wilson_is_symmetric_and_stays_between_0_and_1() -> None:
+    assert statistics.wilson(0, 1)[0] == 0.0
+    assert statistics.wilson(7, 7)[1] == 1.0
+    low, high = statistics.wilson(3, 10)
+    assert statistics.wilson(7, 10) == pytest.approx((1 - high, 1 - low))
+
+
+def test_the_t_interval_of_three_rounds_is_mean_and_4_303_standard_errors() -> None:
+    interval = statistics.t_interval([10.0, 11.0, 12.0])
+    assert interval == pytest.approx((11 - 4.30265 / math.sqrt(3), 11 + 4.30265 / math.sqrt(3)), abs=1e-5)
+    assert statistics.t_interval([10.0]) is None
+
+
+def test_a_paired_ratio_ignores_drift_that_falls_on_both() -> None:
+    drift = np.array([1.0, 1.3, 1.7, 2.2, 3.0])
+    ratio, interval = statistics.paired_ratio((drift * 6.0).tolist(), (drift * 8.0).tolist())
+    assert ratio == pytest.approx(0.75)
+    assert interval == pytest.approx((0.75, 0.75))
+
+
+def test_a_paired_difference_of_unequal_lengths_is_a_bug() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        statistics.paired_difference([1.0, 2.0], [1.0])
+
+
+def test_a_paired_difference_has_the_interval_of_the_differences() -> None:
+    difference, interval = statistics.paired_difference([3.0, 5.0, 7.0], [2.0, 3.0, 4.0])
+    assert difference == 2.0
+    assert interval == statistics.t_interval([1.0, 2.0, 3.0])
+
+
+def test_resamples_of_one_seed_draw_the_same_samples_for_everybody() -> None:
+    values = np.random.default_rng(1).normal(size=40)
+    one = statistics.resample(values.tolist(), mean, resamples=20)
+    other = statistics.resample((values + 5).tolist(), mean, resamples=20)
+    assert np.subtract(other, one) == pytest.approx(np.full(20, 5.0))
+    assert statistics.resample(values.tolist(), mean, resamples=20, seed=1) != one
+
+
+def test_the_bootstrap_works_for_any_reducer() -> None:
+    values = list(range(101))
+    low, high = statistics.bootstrap(values, lambda part: float(max(part))) or (0.0, 0.0)
+    assert high == 100.0
+    assert 90 < low <= 100.0
+
+
+def test_the_bootstrap_of_one_sample_has_no_interval() -> None:
+    assert statistics.bootstrap([1.0], mean) is None
+
+
+def test_the_bootstrap_of_few_is_wider_than_plain_percentiles() -> None:
+    values = np.random.default_rng(2).normal(size=8).tolist()
+    resampled = statistics.resample(values, mean)
+    low, high = statistics.percentiles(resampled, len(values))
+    plain = np.quantile(resampled, [0.025, 0.975])
+    assert low < plain[0]
+    assert plain[1] < high
+
+
+@pytest.mark.parametrize("n", [10, 100])
+def test_intervals_of_a_mean_cover_it_about_as_often_as_they_say(n: int) -> None:
+    rng = np.random.default_rng(n)
+    trials = 300
+    samples = rng.normal(5.0, 2.0, (trials, n))
+    covered = {"t": 0, "bootstrap": 0}
+    for row in samples.tolist():
+        for name, interval in (
+            ("t", statistics.t_interval(row)),
+            ("bootstrap", statistics.bootstrap(row, mean, resamples=200)),
+        ):
+            assert interval is not None
+            covered[name] += interval[0] <= 5.0 <= interval[1]
+    # three standard errors of a share of 0.95 in 300 trials are 0.038; the bootstrap of ten is short by two points
+    assert 0.91 <= covered["t"] / trials <= 0.99
+    assert 0.89 <= covered["bootstrap"] / trials <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("contributions", "value", "known"),
+    [([1.0, 0.0, 1.0], 2 / 3, True), ([1, 0], 0.5, True), ([0.5, 1.0], 0.75, False), ([1.0, 0.0], 0.9, False),
+     ([(1, 0)], 1.0, False)],
+)  # fmt: skip
+def test_only_shares_of_zeros_and_ones_get_wilsons_interval(
+    contributions: list[object], value: float, known: bool
+) -> None:
+    interval = statistics.share_interval(contributions, value)
+    assert (interval is not None) == known
+    if interval:
+        assert interval == statistics.wilson(int(sum(contributions)), len(contributions))  # type: ignore[call-overload]

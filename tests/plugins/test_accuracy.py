@@ -1,0 +1,188 @@
+"""The accuracy stage, on a device that runs ONNX Runtime in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
+import pytest
+
+import qpipe
+from qpipe import registry
+from qpipe.compare import statistics
+from qpipe.types import Array, Round
+from qpipe_plugins.measure.accuracy import accuracy
+from qpipe_plugins.metric.agreement import agreement
+from qpipe_plugins.metric.coco_map import coco_map
+from qpipe_plugins.metric.sqnr import sqnr
+from qpipe_plugins.metric.topk import topk
+
+NETWORK = """
+<ir_version: 8, opset_import: ["": 17]>
+net (float[1, 4] x) => (float[1, 4] y) <float[4, 4] w = {WEIGHTS}> { y = MatMul(x, w) }
+"""
+
+
+def network(noise: float) -> bytes:
+    weights = np.eye(4) + noise * np.random.default_rng(7).normal(size=(4, 4))
+    text = "{" + ", ".join(f"{value:.6f}" for value in weights.ravel()) + "}"
+    return onnx.parser.parse_model(NETWORK.replace("{WEIGHTS}", text)).SerializeToString()
+
+
+class HostDevice:
+    """Runs a build here; stops after `most` samples where given."""
+
+    name = "here"
+
+    def __init__(self, samples: qpipe.Samples, most: int | None = None) -> None:
+        self.samples, self.most = samples, most
+
+    def infer(self, build: qpipe.Stored, samples: qpipe.Stored, count: int) -> Iterator[dict[str, Array]]:
+        session = onnxruntime.InferenceSession(f"{build.path}/model.onnx", providers=["CPUExecutionProvider"])
+        for index in range(count if self.most is None else self.most):
+            yield {"y": session.run(None, self.samples.feeds(index, ["x"]))[0]}
+
+    def capabilities(self) -> qpipe.Capabilities:
+        raise NotImplementedError
+
+    def store(self, folder: Path, progress: qpipe.Progress) -> qpipe.Stored:
+        raise NotImplementedError
+
+    def round(self, build: qpipe.Stored, samples: qpipe.Stored, **_: Any) -> Round:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        pass
+
+
+class Bench:
+    """A float network and one with noise, deployed; samples of normal numbers, whose target is the float answer."""
+
+    def __init__(self, folder: Path, count: int = 40, targets: bool = True) -> None:
+        rng = np.random.default_rng(0)
+        inputs = rng.normal(size=(count, 4)).astype(np.float32)
+        self.labels = np.argmax(inputs, axis=1)
+        rows = [
+            qpipe.Sample(f"s{i}", {"x": row}, int(label) if targets else None)
+            for i, (row, label) in enumerate(zip(inputs, self.labels, strict=True))
+        ]
+        self.samples = qpipe.Samples.write(folder / "samples", rows, {"x": qpipe.Preprocessing()})
+        self.float_outputs = [{"y": row[np.newaxis]} for row in inputs]
+        self.folder = folder
+
+    def deployed(self, noise: float) -> qpipe.Deployed:
+        folder = self.folder / f"build-{noise}"
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(network(noise))
+        stored = qpipe.Stored(str(folder), "d", 1, 1)
+        return qpipe.Deployed("net/int8/ort", qpipe.Build(folder, {}), stored)
+
+    def measure(self, noise: float, most: int | None = None, **options: Any) -> dict[str, qpipe.Measurement]:
+        nowhere = qpipe.Stored("", "", 0, 0)
+        device = HostDevice(self.samples, most)
+        options.setdefault("always", [agreement(), sqnr()])
+        found = accuracy(
+            self.deployed(noise), device, nowhere, self.samples, self.float_outputs, self.progress, **options
+        )
+        return {measurement.metric: measurement for measurement in found}
+
+    def progress(self, done: float, total: float | None = None, unit: str = "") -> None:
+        self.seen = (done, total, unit)
+
+    def outputs(self, noise: float) -> Array:
+        """What numpy says of the noisy network."""
+        weights = np.eye(4) + noise * np.random.default_rng(7).normal(size=(4, 4))
+        inputs = np.concatenate([each["y"] for each in self.float_outputs])
+        return inputs @ np.round(weights, 6).astype(np.float32)
+
+
+def test_it_is_registered() -> None:
+    stage = registry.load().stages.get(("measure", "accuracy"))
+    if stage is None:
+        pytest.skip("the folder's __init__ does not register it yet")
+    assert stage.function is accuracy
+
+
+def test_shares_have_wilsons_interval_and_one_value_a_sample(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    found = bench.measure(0.3, metric=[topk()])
+    right = np.argmax(bench.outputs(0.3), axis=1) == bench.labels
+    top1 = found["top1"]
+    assert 0 < right.sum() < 40
+    assert (top1.value, top1.n, top1.better, top1.raw) == (right.mean(), 40, "max", "samples")
+    assert (top1.low, top1.high) == statistics.wilson(int(right.sum()), 40)
+    assert [list(each) for each in top1.rounds] == [right.astype(float).tolist()]
+    assert found["agreement"].value == top1.value  # the targets are what float answers
+    assert bench.seen == (40, 40, "samples")
+
+
+def test_sqnr_has_a_bootstrap_interval_whose_resamples_are_kept(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    noisy = bench.measure(0.3)["sqnr_db"]
+    signal = np.concatenate([each["y"] for each in bench.float_outputs]).astype(np.float64)
+    noise = bench.outputs(0.3) - signal
+    # float32 products of four numbers near 1, summed: relative errors below 1e-6
+    assert noisy.value == pytest.approx(10 * np.log10(np.sum(signal**2) / np.sum(noise**2)), abs=1e-4)
+    assert noisy.low is not None
+    assert noisy.high is not None
+    assert noisy.low < noisy.value < noisy.high
+    assert noisy.raw == "resamples"
+    assert [len(each) for each in noisy.rounds] == [1000]
+
+
+def test_the_float_network_agrees_with_itself(tmp_path: Path) -> None:
+    found = Bench(tmp_path).measure(0.0)
+    assert (found["agreement"].value, found["sqnr_db"].value) == (1.0, 200.0)
+    assert found["agreement"].high == 1.0
+
+
+def test_without_targets_agreement_and_sqnr_are_left(tmp_path: Path) -> None:
+    found = Bench(tmp_path, targets=False).measure(0.1, metric=[topk()])
+    assert list(found) == ["agreement", "sqnr_db"]
+
+
+def test_postprocess_makes_what_metrics_against_target_and_float_see(tmp_path: Path) -> None:
+    def reversed_scores(outputs: Any) -> Array:
+        return np.asarray(-outputs["y"])
+
+    bench = Bench(tmp_path)
+    found = bench.measure(0.0, metric=[topk()], postprocess=reversed_scores)
+    assert (found["top1"].value, found["agreement"].value, found["sqnr_db"].value) == (0.0, 1.0, 200.0)
+
+
+def test_a_metric_of_detections_keeps_its_resamples(tmp_path: Path) -> None:
+    def one_box(outputs: Any) -> dict[str, Array]:
+        best = int(np.argmax(outputs["y"]))
+        return {"boxes": np.array([[0, 0, 9, 9]]), "scores": np.array([0.9]), "labels": np.array([best])}
+
+    bench = Bench(tmp_path)
+    rows = [
+        qpipe.Sample(f"s{i}", {"x": row["y"][0]}, {"boxes": [[0, 0, 9, 9]], "labels": [int(label)]})
+        for i, (row, label) in enumerate(zip(bench.float_outputs, bench.labels, strict=True))
+    ]
+    bench.samples = qpipe.Samples.write(tmp_path / "boxes", rows, {"x": qpipe.Preprocessing()})
+    found = bench.measure(0.3, metric=[coco_map()], postprocess=one_box)["map50"]
+    assert (found.raw, [len(each) for each in found.rounds]) == ("resamples", [200])
+    assert found.low is not None
+    assert found.low < found.value < 1.0
+
+
+def test_a_metric_named_twice_is_measured_once(tmp_path: Path) -> None:
+    found = Bench(tmp_path).measure(0.1, metric=[agreement(), topk()])
+    assert list(found) == ["agreement", "sqnr_db", "top1"]
+
+
+def test_one_sample_has_a_wilson_interval_or_none(tmp_path: Path) -> None:
+    found = Bench(tmp_path, count=1).measure(0.1)
+    assert found["agreement"].low is not None
+    assert (found["sqnr_db"].low, list(found["sqnr_db"].rounds)) == (None, [])
+
+
+def test_a_device_that_stops_early_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(qpipe.StageError, match=r"^accuracy: here gave outputs of 7 of 40 samples"):
+        Bench(tmp_path).measure(0.1, most=7)

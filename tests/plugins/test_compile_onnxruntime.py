@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import onnxruntime as ort
+import pytest
+from models import conv_net, images, run, statistics_of
+
+from qpipe.errors import StageError
+from qpipe.quant import qdq
+from qpipe.quant.activations import quantize_activations
+from qpipe.quant.codebook import CODEBOOKS
+from qpipe.types import Build, Target
+from qpipe_plugins.compile.onnxruntime import onnxruntime
+from qpipe_plugins.quantize.asymmetric import asymmetric
+from qpipe_plugins.quantize.logarithmic import logarithmic
+from qpipe_plugins.quantize.symmetric import symmetric
+
+FLOAT_OPERATORS = {"Conv", "Clip", "Relu", "Add", "Gemm", "GlobalAveragePool", "MatMul"}
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    return statistics_of(conv_net(), images(16))
+
+
+def optimized(build, tmp_path, signed=False):
+    """The graph that ONNX Runtime really runs; `signed` has x86 do what ARM does with signed activations."""
+    options = ort.SessionOptions()
+    if signed:
+        options.add_session_config_entry("session.qdqisint8allowed", "1")
+    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
+    options.log_severity_level = 3
+    ort.InferenceSession(str(build.folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
+    return onnx.load(tmp_path / "optimized.onnx")
+
+
+def operators(build, tmp_path, signed=False):
+    return [node.op_type for node in optimized(build, tmp_path, signed).graph.node]
+
+
+@pytest.mark.parametrize("activations", ["minmax", "percentile", "mse", "entropy"])
+@pytest.mark.parametrize("quantizer", [symmetric, asymmetric, logarithmic])
+def test_onnxruntime_runs_integer_kernels_and_nothing_else(quantizer, activations, statistics, tmp_path):
+    build = onnxruntime(quantizer(conv_net(), statistics, activations=activations), Target(), tmp_path / "build")
+    found = operators(build, tmp_path)
+    assert found.count("QLinearConv") == 3
+    assert found.count("QLinearAdd") == found.count("QLinearGlobalAveragePool") == found.count("QGemm") == 1
+    assert not FLOAT_OPERATORS & set(found)
+    assert found.count("QuantizeLinear") == 1
+    assert "DequantizeLinear" not in found
+
+
+def test_a_clip_whose_range_ends_just_there_is_absorbed(tmp_path):
+    inputs = [array * 10 for array in images(4)]  # ReLU6 saturates: its range is exactly [0, 6]
+    statistics = statistics_of(conv_net(), inputs)
+    assert statistics["stem_out"].maximum == 6
+    found = operators(onnxruntime(symmetric(conv_net(), statistics), Target(), tmp_path / "build"), tmp_path)
+    assert "Clip" not in found
+
+
+@pytest.mark.parametrize("opset", [17, 21])
+@pytest.mark.parametrize(("name", "bits"), [
+    ("uniform", 2), ("uniform", 3), ("uniform", 4), ("power_of_two", 2), ("power_of_two", 3), ("power_of_two", 4),
+    ("additive_power_of_two", 3), ("additive_power_of_two", 4),
+])  # fmt: skip
+def test_packed_weights_are_decoded_by_onnxruntime_bit_for_bit_and_folded_away(name, bits, opset, statistics, tmp_path):
+    model = conv_net(opset)
+    for weight in qdq.weights(model):
+        axis = weight.channel_axis
+        qdq.quantize_weight(model, weight, qdq.to_codebook(weight, CODEBOOKS[name](bits), axis=axis))
+    quantize_activations(model, statistics)
+    codes = sorted(weight.quantized.codes.tobytes() for weight in qdq.weights(model))
+    whole = run(model, images(3), optimize=True)
+    build = onnxruntime(model, Target(), tmp_path / "build")
+    loaded = optimized(build, tmp_path)
+    assert not {"Gather", "Cast", "Slice"} & {node.op_type for node in loaded.graph.node}
+    weights = [t for t in loaded.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
+    # Gemm's weight may be held transposed
+    sizes = sorted(len(onnx.numpy_helper.to_array(t).tobytes()) for t in weights)
+    assert sizes == sorted(map(len, codes))
+    kept = {onnx.numpy_helper.to_array(t).tobytes() for t in weights}
+    assert len(kept & set(codes)) >= 3
+    for optimize in (True, False):
+        packed = run(ir.load(build.folder / "model.onnx"), images(3), optimize=optimize)
+        if optimize:
+            for one, two in zip(whole, packed, strict=True):
+                np.testing.assert_allclose(one["logits"], two["logits"], atol=0.05)
+
+
+def test_packing_halves_the_weights(statistics, tmp_path):
+    def size(codebook, folder):
+        model = conv_net()
+        array = np.random.default_rng(3).normal(size=(64, 8, 1, 1)).astype(np.float32)
+        text = """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[1, 8, 4, 4] x) => (float[1, 64, 4, 4] y) { y = Conv (x, w) }"""
+        model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w")])
+        (weight,) = qdq.weights(model)
+        qdq.quantize_weight(model, weight, qdq.to_codebook(weight, codebook, axis=0))
+        onnxruntime(model, Target(), tmp_path / folder)
+        return sum(len(t.raw_data) for t in onnx.load(tmp_path / folder / "model.onnx").graph.initializer)
+
+    table = 256 * 2 + 4 * 8
+    assert size(CODEBOOKS["power_of_two"](4), "log") - table == size(CODEBOOKS["uniform"](8), "int8") - 64 * 8 / 2
+
+
+def test_the_same_network_gives_the_same_bytes(statistics, tmp_path):
+    for folder in ("one", "two"):
+        onnxruntime(logarithmic(conv_net(), statistics), Target(), tmp_path / folder)
+    for name in ("model.onnx", "build.json"):
+        assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
+
+
+def test_signed_activations_for_arm_give_the_same_numbers(statistics, tmp_path):
+    x86 = onnxruntime(symmetric(conv_net(), statistics), Target(), tmp_path / "x86")
+    arm = onnxruntime(symmetric(conv_net(), statistics), Target(arch="aarch64"), tmp_path / "arm")
+    types = {t.data_type for t in onnx.load(arm.folder / "model.onnx").graph.initializer if t.name.endswith("point_int8")}
+    assert types == {onnx.TensorProto.INT8}
+    nets = [(ir.load(build.folder / "model.onnx"), False) for build in (x86, arm)]
+    for build, signed in ((x86, False), (arm, True)):
+        graph = optimized(build, tmp_path, signed)
+        assert not FLOAT_OPERATORS & {node.op_type for node in graph.graph.node}
+        nets.append((ir.from_proto(graph), True))
+    for (left, optimize), (right, _) in (nets[:2], nets[2:]):
+        one, two = (run(net, images(5), optimize=optimize) for net in (left, right))
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a["logits"], b["logits"])
+
+
+def test_the_file_carries_nothing_that_costs_bytes(statistics, tmp_path):
+    model = symmetric(conv_net(), statistics)
+    model.graph.doc_string = "words"
+    unused = ir.tensor(np.zeros(1000, np.float32), name="unused")
+    model.graph.register_initializer(ir.val("unused", const_value=unused))
+    build = onnxruntime(model, Target(), tmp_path)
+    proto = onnx.load(build.folder / "model.onnx")
+    assert "unused" not in {t.name for t in proto.graph.initializer}
+    assert not proto.graph.doc_string
+    assert not proto.graph.value_info
+    assert not any(node.metadata_props for node in proto.graph.node)
+    onnx.checker.check_model(proto)
+
+
+def test_the_manifest_says_how_to_run_it_and_what_goes_in_and_out(statistics, tmp_path):
+    onnxruntime(symmetric(conv_net(), statistics), Target(), tmp_path, threads=2, optimization="extended")
+    manifest = json.loads((tmp_path / "build.json").read_text(encoding="utf-8"))
+    assert manifest == {
+        "runtime": "onnxruntime",
+        "runner": "run_onnxruntime.py",
+        "model": "model.onnx",
+        "options": {"intra_op_num_threads": 2, "graph_optimization_level": "extended"},
+        "inputs": [{"name": "image", "dtype": "float32", "shape": [1, 3, 16, 16]}],
+        "outputs": [{"name": "logits", "dtype": "float32", "shape": [1, 5]}],
+    }
+    assert Build.read(tmp_path).manifest == manifest
+
+
+def test_a_float_network_is_left_as_it_is(tmp_path):
+    build = onnxruntime(conv_net(), Target(), tmp_path)
+    one, two = run(conv_net(), images(2)), run(ir.load(build.folder / "model.onnx"), images(2))
+    np.testing.assert_array_equal(one[0]["logits"], two[0]["logits"])
+
+
+def test_a_network_that_the_device_cannot_load_is_refused_with_both_versions(tmp_path):
+    with pytest.raises(StageError, match=r"^compile onnxruntime: the network is opset 21 \(IR 10\), the device's onnx"):
+        onnxruntime(conv_net(21), Target(max_opset=17, max_ir_version=8), tmp_path)

@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from models import conv_net, images, run, statistics_of
+
+import qpipe
+from qpipe.errors import StageError
+from qpipe.quant import qdq
+from qpipe.quant.arithmetic import sqnr_db
+from qpipe.registry import load
+from qpipe_plugins.quantize.activations import activations
+from qpipe_plugins.quantize.asymmetric import asymmetric
+from qpipe_plugins.quantize.correct_bias import correct_bias
+from qpipe_plugins.quantize.logarithmic import logarithmic
+from qpipe_plugins.quantize.symmetric import symmetric
+
+RTN = '''"""Round-to-nearest quantization of the weights, one scale per output channel."""
+import onnx_ir as ir
+import qpipe
+from qpipe.quant import qdq
+
+def rtn(model: ir.Model, *, bits: int = 8) -> ir.Model:
+    """Quantize each weight to the nearest step of a symmetric per-channel scale."""
+    for weight in qdq.weights(model):
+        qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=bits, axis=weight.channel_axis))
+    return model
+
+@qpipe.hookimpl
+def register_stages(register: qpipe.Register) -> None:
+    register("quantize", rtn)
+'''
+CALIBRATION, EVALUATION = images(16, seed=1), images(16, seed=2)
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    return statistics_of(conv_net(), CALIBRATION)
+
+
+def logits(model, inputs=EVALUATION):
+    return np.concatenate([outputs["logits"] for outputs in run(model, inputs)])
+
+
+def noise_db(model):
+    return sqnr_db(logits(conv_net()), logits(model))
+
+
+def weights(model):
+    return {weight.name: weight for weight in qdq.weights(model)}
+
+
+def test_symmetric_per_channel_leaves_less_noise_with_more_bits(statistics):
+    noise = [noise_db(symmetric(conv_net(), statistics, bits=bits)) for bits in (2, 4, 8)]
+    assert noise == sorted(noise)
+    assert noise[-1] > 30
+
+
+def test_a_large_channel_costs_the_others_their_precision_per_tensor_and_not_per_channel(statistics):
+    def error(granularity):
+        model = conv_net()
+        array = model.graph.initializers["flat_w"].const_value.numpy().copy()
+        array[0] *= 100
+        model.graph.initializers["flat_w"].const_value = ir.tensor(array, name="flat_w")
+        found = weights(symmetric(model, statistics, granularity=granularity, activations="none"))["flat_w"]
+        return np.abs(found.array - array)[1:].max(), np.abs(array).max(), np.abs(array[1:]).max()
+
+    (tensor, largest, _), (channel, _, largest_other) = error("tensor"), error("channel")
+    assert channel <= largest_other / 127 / 2 * (1 + 1e-6) < tensor <= largest / 127 / 2 * (1 + 1e-6)
+
+
+@pytest.mark.parametrize("stage", [symmetric, asymmetric, logarithmic])
+def test_weights_that_are_quantized_already_keep_their_codes(stage, statistics):
+    model = conv_net()
+    before = weights(model)["flat_w"]
+    qdq.quantize_weight(model, before, qdq.symmetric(before, bits=3, axis=0))
+    kept = weights(model)["flat_w"].quantized.codes
+    after = weights(stage(model, statistics))
+    np.testing.assert_array_equal(after["flat_w"].quantized.codes, kept)
+    assert all(weight.is_quantized for weight in after.values())
+
+
+@pytest.mark.parametrize("stage", [symmetric, asymmetric, logarithmic])
+def test_what_is_excluded_stays_float_and_so_do_the_tensors_between_two_such(stage, statistics):
+    model = stage(conv_net(), statistics, exclude=["stem_w", "middle"])
+    assert [name for name, weight in weights(model).items() if weight.is_quantized] == ["flat_w", "head_w"]
+    quantized = {node.inputs[0].name for node in model.graph if node.op_type == "QuantizeLinear"}
+    assert "image" not in quantized
+    assert "deep_out" in quantized
+    assert noise_db(model) > 10
+
+
+def test_asymmetric_is_finer_than_symmetric_where_weights_lean_to_one_side(statistics):
+    def leaning():
+        model = conv_net()
+        array = np.abs(model.graph.initializers["flat_w"].const_value.numpy())
+        model.graph.initializers["flat_w"].const_value = ir.tensor(array, name="flat_w")
+        return model
+
+    here = statistics_of(leaning(), CALIBRATION)
+    scales = {
+        "symmetric": weights(symmetric(leaning(), here, granularity="tensor"))["flat_w"].quantized.scale,
+        "asymmetric": weights(asymmetric(leaning(), here))["flat_w"].quantized.scale,
+    }
+    assert scales["symmetric"] / scales["asymmetric"] == pytest.approx(255 / 127, rel=1e-6)
+
+
+def test_logarithmic_weights_are_powers_of_two_times_a_scale_but_first_and_depthwise_are_uniform(statistics):
+    found = weights(logarithmic(conv_net(), statistics))
+    names = {name: (w.quantized.codebook.name, w.quantized.codebook.bits) for name, w in found.items()}
+    assert names == {
+        "stem_w": ("uniform", 8), "deep_w": ("uniform", 8), "flat_w": ("power_of_two", 4), "head_w": ("power_of_two", 4),
+    }  # fmt: skip
+    codes = np.abs(found["flat_w"].quantized.codes.astype(int))
+    assert set(np.unique(codes)) <= {0, 1, 2, 4, 8, 16, 32, 64}
+    last = weights(logarithmic(conv_net(), statistics, bits_last=8))["head_w"]
+    assert last.quantized.codebook.name == "uniform"
+
+
+def test_additive_levels_leave_less_noise_than_powers_of_two(statistics):
+    one, two = (noise_db(logarithmic(conv_net(), statistics, levels=levels)) for levels in ("power_of_two", "additive"))
+    assert two > one
+
+
+@pytest.mark.parametrize("quantizer", [symmetric, asymmetric, logarithmic])
+def test_correct_bias_brings_the_mean_of_each_output_nearer_to_float(quantizer, statistics):
+    plain = quantizer(conv_net(), statistics, bits=3, activations="none")
+    corrected = correct_bias(quantizer(conv_net(), statistics, bits=3, activations="none"), conv_net(), statistics)
+    exact = np.mean([one["flat"] for one in run(conv_net(), CALIBRATION, ["flat"])], axis=(0, 1, 3, 4))
+
+    def shift(model):
+        return np.abs(np.mean([one["flat"] for one in run(model, CALIBRATION, ["flat"])], axis=(0, 1, 3, 4)) - exact)
+
+    assert shift(corrected).mean() < 0.5 * shift(plain).mean()
+
+
+def test_correct_bias_of_a_pointwise_layer_is_exact(statistics):
+    model = conv_net()
+    weight = weights(model)["flat_w"]
+    qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=2, axis=0))
+    correct_bias(model, conv_net(), statistics)
+    means = [
+        np.mean([one["flat"] for one in run(net, CALIBRATION, ["flat"])], axis=(0, 1, 3, 4))
+        for net in (conv_net(), model)
+    ]
+    np.testing.assert_allclose(means[1], means[0], atol=1e-5)
+
+
+def test_correct_bias_sees_through_quantized_activations(statistics):
+    before = symmetric(conv_net(), statistics, bits=3)
+    after = correct_bias(symmetric(conv_net(), statistics, bits=3), conv_net(), statistics)
+    assert not np.array_equal(weights(before)["flat_w"].bias, weights(after)["flat_w"].bias)
+
+
+@pytest.mark.parametrize("stage", [activations, correct_bias])
+def test_a_stage_that_needs_quantized_weights_says_so(stage, statistics):
+    given = (conv_net(), statistics) if stage is activations else (conv_net(), conv_net(), statistics)
+    with pytest.raises(StageError, match="no weight is quantized yet; put a stage before it that quantizes them"):
+        stage(*given)
+
+
+def test_activations_of_16_bits_leave_less_noise_than_8_and_need_opset_21():
+    model, newer = conv_net(), conv_net(opset=21)
+    statistics = statistics_of(model, CALIBRATION)
+    for network in (model, newer):
+        for weight in qdq.weights(network):
+            qdq.quantize_weight(network, weight, qdq.symmetric(weight, axis=weight.channel_axis))
+    exact = logits(newer, CALIBRATION)  # where no value is beyond the ranges
+    coarse = logits(activations(ir.from_proto(ir.to_proto(newer)), statistics), CALIBRATION)
+    fine = logits(activations(newer, statistics, bits=16), CALIBRATION)
+    assert sqnr_db(exact, fine) > sqnr_db(exact, coarse) + 12  # 48 if no value left its range
+    with pytest.raises(StageError, match="16 bits need opset 21"):
+        activations(model, statistics, bits=16)
+
+
+def test_the_smallest_third_party_algorithm_works_in_a_chain_with_activations(tmp_path: Path, statistics):
+    file = tmp_path / "rtn_plugin.py"
+    file.write_text(RTN, encoding="utf-8")
+    rtn = load([file]).stages["quantize", "rtn"].function
+    model = rtn(conv_net())
+    ir.save(model, tmp_path / "between.onnx")  # each step reads what the one before wrote
+    model = activations(ir.load(tmp_path / "between.onnx"), statistics)
+    same = symmetric(conv_net(), statistics)
+    np.testing.assert_array_equal(logits(model), logits(same))
+
+
+@pytest.mark.parametrize("name", ["symmetric", "asymmetric", "logarithmic", "activations", "correct_bias"])
+def test_the_stage_is_registered_and_its_first_line_says_what_it_does(name):
+    stage = load().stages["quantize", name]
+    assert stage.function.__doc__.splitlines()[0].endswith(".")
+    assert qpipe.__version__
