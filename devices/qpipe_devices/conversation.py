@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import IO, Any
 
 from qpipe.errors import DeviceError
@@ -37,13 +37,13 @@ class Conversation:
         self.heard = time.monotonic()
         self.sending = threading.Lock()
         self.ended = threading.Event()
-        self.last_id = 0
+        self.last_id, self.is_lost = 0, False
         holder = f"{getpass.getuser()}@{socket.gethostname()}"
         self.process: Process = transport.start(package.start_command(python, folder, holder, silence_s))
         targets = (self._listen, self._log, self._beat)
-        self.listener, self.logger, self.beater = (threading.Thread(target=target, daemon=True) for target in targets)
+        self.listener, self.scribe, self.beater = (threading.Thread(target=target, daemon=True) for target in targets)
         self.listener.start()
-        self.logger.start()
+        self.scribe.start()
         try:
             self.root = self._open(python)
         except BaseException:
@@ -59,7 +59,7 @@ class Conversation:
             if message.fields["id"] == which:
                 return self._checked(message)
 
-    def stream(self, do: str, seconds: float, **fields: Any) -> Iterator[wire.Message]:
+    def stream(self, do: str, seconds: float, **fields: Any) -> Generator[wire.Message]:
         """The messages that answer a request, each within `seconds`; leaving early cancels it on the device."""
         which, ended = self._request(do, fields), False
         try:
@@ -81,14 +81,15 @@ class Conversation:
         self.ended.set()
         try:
             self.process.stdin.close()
-            self.process.wait(5)
+            self.process.wait(0.5 if self.is_lost else 5)
         except (OSError, TimeoutError, EOFError):
             log.debug("%s: the agent did not end by itself", self.name)
         self.process.kill()
-        while self.listener.is_alive():
+        end = time.monotonic() + 5
+        while self.listener.is_alive() and time.monotonic() < end:
             self._drain()  # it may be waiting for room
             self.listener.join(0.05)
-        self.logger.join()
+        self.scribe.join(1)
         for stream in (self.process.stdout, self.process.stderr):
             stream.close()
 
@@ -119,7 +120,7 @@ class Conversation:
         except (OSError, EOFError) as error:
             raise self._lost(str(error)) from error
 
-    def _next(self, seconds: float, ended: str = "the connection was lost") -> wire.Message:
+    def _next(self, seconds: float, ended: str = "the connection was lost, run again to continue") -> wire.Message:
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -142,8 +143,9 @@ class Conversation:
         return message.fields
 
     def _lost(self, reason: str) -> ConnectionLostError:
-        self.logger.join(0.5)  # its last words may still be on their way
+        self.scribe.join(0.5)  # its last words may still be on their way
         last = f"; its last line: {self.tail[-1]}" if self.tail else ""
+        self.is_lost = True
         return ConnectionLostError(f"{self.name}: {reason}{last}")
 
     def _listen(self) -> None:
@@ -155,6 +157,7 @@ class Conversation:
                 self.heard = time.monotonic()
                 if message.fields["id"] >= 0:
                     self.messages.put(message)
+                    self.heard = time.monotonic()  # whoever asked may have let it wait for long
         except (OSError, ValueError, EOFError) as error:  # cut in the middle: the same as its end
             log.debug("%s: %s", self.name, error)
         self.messages.put(None)

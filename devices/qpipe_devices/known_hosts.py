@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from paramiko import PKey
+from paramiko import PKey, SSHException
 from paramiko.hostkeys import HostKeyEntry, HostKeys, InvalidHostKey
 
 
@@ -35,5 +35,5 @@ def read(path: Path) -> HostKeys:
 def _entry(line: str) -> HostKeyEntry | None:
     try:
         return HostKeyEntry.from_line(line)
-    except InvalidHostKey:
+    except (InvalidHostKey, SSHException, ValueError):  # no key, no key of that type, no such type
         return None

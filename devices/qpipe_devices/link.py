@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,24 +58,21 @@ class Link:
 
     def infer(self, build: Stored, samples: Stored, count: int) -> Iterator[dict[str, Array]]:
         """Run the first `count` stored samples in order, giving the outputs of each by name as they arrive."""
+        asked = {"build": build.path, "samples": samples.path, "count": count, "deadline_s": self.deadline_s}
         try:
-            yield from (
-                message.arrays
-                for message in self._connected().stream(
-                    "infer", self.deadline_s + 30, build=build.path, samples=samples.path, count=count,
-                    deadline_s=self.deadline_s,
-                )
-            )  # fmt: skip
+            # the first answer comes after a start, a load and a run
+            with closing(self._connected().stream("infer", 3 * self.deadline_s, **asked)) as answers:
+                for answer in answers:
+                    yield answer.arrays
         except ConnectionLostError:
             self.close()
             raise
 
     def round(self, build: Stored, samples: Stored, *, warmup_s: float, values: int, budget_s: float) -> Round:
         """Time `values` inferences of one sample in a fresh process, after at least `warmup_s` seconds of warmup."""
-        answer = self._ask(
-            "round", 2 * self.deadline_s + budget_s + 30, build=build.path, samples=samples.path, values=values,
-            warmup_s=warmup_s, budget_s=budget_s, deadline_s=self.deadline_s,
-        )  # fmt: skip
+        wanted = {"values": values, "warmup_s": warmup_s, "budget_s": budget_s, "deadline_s": self.deadline_s}
+        seconds = 3 * self.deadline_s + budget_s
+        answer = self._ask("round", seconds, build=build.path, samples=samples.path, **wanted)
         fields = {key: answer[key] for key in Round.__dataclass_fields__ if key != "values_ms"}
         return Round([value / 1e6 for value in answer["values_ns"]], **fields)
 

@@ -16,17 +16,22 @@ from qpipe.errors import DeviceError
 from qpipe.types import Device, Process, Progress
 from qpipe_devices.link import Link
 
+FOLDER = Path("~/.cache/qpipe/device")
+
 
 def local(
     name: str,
     *,
     python: str = "",
-    folder: Path = Path("~/.cache/qpipe/device"),
+    folder: Path | None = None,
     deadline_s: float = 120,
     spare_mb: float = 64,
 ) -> Device:
-    """This machine, with the Python that runs qpipe unless another is named."""
-    own = str(folder.expanduser().absolute())
+    """This machine, with the Python that runs qpipe unless `python` names another.
+
+    What it stores lies in `folder`, ~/.cache/qpipe/device unless given.
+    """
+    own = str((folder or FOLDER).expanduser().absolute())
     transport = LocalTransport(name)
     return Link(
         name, transport, python=python or sys.executable, folder=own, deadline_s=deadline_s, spare_mb=spare_mb,

@@ -17,7 +17,7 @@ def ssh(
     user: str | None = None,
     port: int | None = None,
     key: Path | None = None,
-    known_hosts: Path = KNOWN_HOSTS,
+    known_hosts: Path | None = None,
     python: str = "python3",
     folder: str = ".qpipe",
     connect_timeout: float = 15,
@@ -28,13 +28,13 @@ def ssh(
     """A Linux board reached by SSH, with Python 3.8 or newer and numpy; its host key must be known.
 
     `host` may be an alias of ~/.ssh/config (HostName, User, Port and IdentityFile are honoured). Without `key` the keys
-    of ~/.ssh and of an agent are tried. `folder` is on the board, relative to the home folder there. `deadline_s`
-    bounds each inference and each load of a model, `silence_s` the time that the line may be dead; `spare_mb` of the
-    board's disk stay free.
+    of ~/.ssh and of an agent are tried; `known_hosts` is ~/.ssh/known_hosts unless given. `folder` is on the board,
+    relative to the home folder there; `spare_mb` of that disk stay free. `deadline_s` bounds each inference and each
+    load of a model, `silence_s` the time that the line may be dead.
     """
     from qpipe_devices.ssh_transport import SshTransport  # it imports paramiko
 
-    transport = SshTransport(name, host, user, port, key, known_hosts, connect_timeout)
+    transport = SshTransport(name, host, user, port, key, known_hosts or KNOWN_HOSTS, connect_timeout)
     return Link(
         name, transport, python=python, folder=folder, deadline_s=deadline_s, silence_s=silence_s, spare_mb=spare_mb
     )  # fmt: skip

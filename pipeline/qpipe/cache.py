@@ -44,6 +44,7 @@ class Cache:
 
     def remove(self, kind: str, key: str) -> None:
         """Forget a result."""
+        (self.folder(kind, key) / MANIFEST).unlink(missing_ok=True)  # first: what is left without it is no result
         shutil.rmtree(self.folder(kind, key), ignore_errors=True)
 
     @contextmanager
@@ -65,7 +66,8 @@ class Cache:
                 entry.rename(final)
             except OSError:
                 if not self.has(kind, key):  # somebody else may have been first with the same result
-                    raise
+                    self.remove(kind, key)  # half removed by one that was killed meanwhile
+                    entry.rename(final)
         finally:
             shutil.rmtree(entry, ignore_errors=True)
 

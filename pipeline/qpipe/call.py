@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,9 @@ class Call:
         """The options as the function wants them: postprocess stages bound, metric stages made, metrics in a list."""
         return {name: _resolve(value) for name, value in self.options.items()}
 
-    def plain(self) -> dict[str, Any]:
-        """As JSON, for keys and digests."""
-        return {"kind": self.kind, "name": self.name, "options": {k: plain(v) for k, v in self.options.items()}}
+    def plain(self, path: Callable[[Path], str] = str) -> dict[str, Any]:
+        """As JSON, for keys and digests; `path` says how paths are written."""
+        return {"kind": self.kind, "name": self.name, "options": {k: plain(v, path) for k, v in self.options.items()}}
 
 
 def _resolve(value: Any) -> Any:
@@ -49,15 +50,15 @@ def _resolve(value: Any) -> Any:
     return value.stage.function(**own)
 
 
-def plain(value: Any) -> Any:
+def plain(value: Any, path: Callable[[Path], str] = str) -> Any:
     """A value as JSON holds it."""
     if isinstance(value, Call):
-        return value.plain()
+        return value.plain(path)
     if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
+        return {str(k): plain(v, path) for k, v in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+        return [plain(item, path) for item in value]
+    return path(value) if isinstance(value, Path) else value
 
 
 class CallReader:
@@ -71,7 +72,8 @@ class CallReader:
         where = self.source.at(*steps)
         name, given = self.named(value, where, kind)
         kinds = (kind,) if isinstance(kind, str) else kind
-        of = next((k for k in kinds if (k, name) in self.plugins.stages), kinds[-1])
+        near = [k for k in kinds if difflib.get_close_matches(name, self.plugins.names(k), 1, 0.75)]
+        of = next((k for k in kinds if (k, name) in self.plugins.stages), (*near, kinds[-1])[0])
         stage = self.plugins.stage(of, name, where)
         return Call(stage, self.options(stage, given, (*steps, name)))
 
@@ -83,8 +85,8 @@ class CallReader:
             ((name, given),) = value.items()
             if given is None or isinstance(given, dict):
                 return name, given or {}
-        what = kind if isinstance(kind, str) else " or ".join(kind)
-        raise RecipeError(f"{where}: {value!r} names no {what} stage; write name, or {{name: {{option: value}}}}")
+        what = kind if kind == "device" else f"{kind if isinstance(kind, str) else ' or '.join(kind)} stage"
+        raise RecipeError(f"{where}: {value!r} names no {what}; write name, or {{name: {{option: value}}}}")
 
     def options(self, stage: Stage, given: dict[str, Any], steps: Steps) -> dict[str, Any]:
         """Options checked and filled in, paths made absolute, stages that are options turned into calls."""
@@ -92,14 +94,19 @@ class CallReader:
         where = f"{self.source.at(*steps)}: {stage.kind} {stage.name}"
         for name in given:
             if (variable := self.source.unset.get((*steps, name))) and name in known and not _takes_none(known[name]):
-                raise RecipeError(f"{where}: option '{name}' is not set; run with --set {variable}=...")
-            where = f"{self.source.at(*steps, name)}: {stage.kind} {stage.name}" if name not in known else where
+                place = f"{self.source.at(*steps, name)}: {stage.kind} {stage.name}"
+                raise RecipeError(f"{place}: option '{name}' is not set; run with --set {variable}=...")
         given = {n: self._located(known.get(n), v) for n, v in given.items()}
-        checked = check(stage.function, given, where)
+        places = {n: f"{self.source.at(*steps, n)}: {stage.kind} {stage.name}" for n in given}
+        checked = check(stage.function, given, where, places)
         return {n: self._stages(known[n], v, (*steps, n)) for n, v in checked.items()}
 
     def _located(self, option: Option | None, value: Any) -> Any:
-        if option is None or not isinstance(value, str) or not _takes_path(option.annotation):
+        if option is None or not _takes_path(option.annotation):
+            return value
+        if isinstance(value, list):
+            return [self._located(option, item) for item in value]
+        if not isinstance(value, str):
             return value
         base = Path.cwd() if isinstance(value, FromCommandLine) else self.source.path.parent.resolve()
         return str(base / value)
@@ -109,8 +116,9 @@ class CallReader:
         if kind is None or value is None:
             return value
         many = isinstance(value, list | tuple)
-        calls = [self.call(kind, item, steps) for item in (value if many else [value])]
-        return calls if many or kind == "metric" else calls[0]
+        if not many:
+            return [self.call(kind, value, steps)] if kind == "metric" else self.call(kind, value, steps)
+        return [self.call(kind, item, (*steps, i)) for i, item in enumerate(value)]
 
 
 def _takes_path(annotation: Any) -> bool:

@@ -15,6 +15,9 @@ from qpipe.errors import RecipeError, suggest
 
 LIMIT = 20_000  # nodes, aliases expanded: far above any recipe, far below an alias bomb
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PLAIN = tuple(
+    f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "timestamp", "str", "seq", "map")
+)
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 
 Steps = tuple[str | int, ...]  # the keys and indices that lead to a value
@@ -73,7 +76,7 @@ def parse(text: str, path: Path) -> Document:
         where = f"{shown(path)}:{line}"
         raise RecipeError(f"{where}: not YAML: {error.problem}; check indentation, colons and tabs") from None
     except yaml.YAMLError as error:
-        raise RecipeError(f"{shown(path)}: not YAML: {' '.join(str(error).split())}") from None
+        raise RecipeError(f"{shown(path)}: not YAML: {' '.join(str(error).split())}; remove it") from None
     except RecursionError:
         raise RecipeError(f"{shown(path)}: nested too deeply; a recipe has few levels") from None
     if node is not None:
@@ -93,15 +96,17 @@ class _Converter:
         if self.count > LIMIT or node in above:
             raise RecipeError(f"{where}: aliases expand to more than {LIMIT} values; write it without them")
         self.document.lines[steps] = node.start_mark.line + 1
+        if not node.tag.startswith(_PLAIN):
+            raise RecipeError(f"{where}: tag '{node.tag}' is not allowed; use plain text, numbers, lists and maps")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, steps, (*above, node))
         if isinstance(node, yaml.SequenceNode):
             return [self.convert(child, (*steps, i), (*above, node)) for i, child in enumerate(node.value)]
         try:
             return self.constructor.construct_object(node)
-        except (yaml.YAMLError, ValueError):
-            reason = f"tag '{node.tag}' is not allowed; use plain text, numbers, lists and maps"
-            raise RecipeError(f"{where}: {reason}") from None
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError):  # as its constructors fail on bad text
+            what = node.tag.rpartition(":")[2]
+            raise RecipeError(f"{where}: {node.value!r} is no {what}; put it in quotes if it is text") from None
 
     def _mapping(self, node: yaml.MappingNode, steps: Steps, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -132,6 +137,14 @@ def substitute(document: Document, variables: Mapping[str, Any], skip: str = "va
             document.unset[steps] = name
         return variables[name]
 
+    def with_texts(value: str, steps: Steps) -> str:
+        values = {match: value_of(match, steps) for match in _VARIABLE.findall(value)}
+        for unset in (match for match, own in values.items() if own is None):
+            raise RecipeError(f"{document.at(*steps)}: variable '{unset}' is not set; run with --set {unset}=...")
+        text = _VARIABLE.sub(lambda match: str(values[match[1]]), value)
+        first = _VARIABLE.match(value)
+        return FromCommandLine(text) if first and isinstance(values[first[1]], FromCommandLine) else text
+
     def walk(value: Any, steps: Steps) -> Any:
         if isinstance(value, dict):
             return {k: v if not steps and k == skip else walk(v, (*steps, k)) for k, v in value.items()}
@@ -140,9 +153,7 @@ def substitute(document: Document, variables: Mapping[str, Any], skip: str = "va
         if not isinstance(value, str):
             return value
         whole = _VARIABLE.fullmatch(value)
-        if whole:
-            return value_of(whole[1], steps)
-        return _VARIABLE.sub(lambda match: str(value_of(match[1], steps)), value)
+        return value_of(whole[1], steps) if whole else with_texts(value, steps)
 
     return walk(document.root, ())
 

@@ -32,14 +32,14 @@ def key(fields: Mapping[str, Any]) -> str:
 def of_call(call: Call) -> Fields:
     """What a stage and its options contribute: who wrote it, its code, its options, the files these name."""
     stage, stages = call.stage, [call.stage, *_stages_in(call.options)]
-    files = {name: digest(path) for name, path in _paths(call.options)}
+    files = {name: digest(path) for name, path in _paths(call.options, "")}
     return {
         "kind": stage.kind,
         "stage": stage.name,
         "distribution": stage.distribution,
         "version": stage.version,
         "code": {f"{s.kind} {s.name}": code(s) for s in stages},
-        "options": {name: _named_only(value) for name, value in call.options.items()},
+        "options": {name: plain(value, _named_only) for name, value in call.options.items()},
         "files": files,
     }
 
@@ -67,17 +67,21 @@ def _instructions() -> str:
 
 
 def code(stage: Stage) -> str:
-    """Digest of the code a stage runs: its module and the core's arithmetic for a built-in, for anybody else's the
-    whole top-level package, or the file with the modules beside it."""
+    """Digest of the code a stage runs: the core's arithmetic and a built-in's module, anybody else's whole top-level
+    package, or the file with the modules beside it."""
     module = sys.modules[stage.function.__module__]
+    return _digest_code((*_own_code(module), *_core()))
+
+
+def _own_code(module: ModuleType) -> list[Path]:
     file = Path(inspect.getfile(module))
     if module.__name__.startswith("qpipe_plugins."):
-        return _digest_code((*_with_neighbours(module), *_core()))
+        return _with_neighbours(module)
     package = sys.modules[module.__name__.partition(".")[0]]
     if hasattr(package, "__path__"):
-        return _digest_code(tuple(sorted(Path(next(iter(package.__path__))).rglob("*.py"))))
+        return sorted(Path(next(iter(package.__path__))).rglob("*.py"))
     beside = sorted(set(file.parent.glob("*.py")) - {file}) if _alone(file) else []
-    return _digest_code((file, *beside))
+    return [file, *beside]
 
 
 def _with_neighbours(module: ModuleType) -> list[Path]:
@@ -103,9 +107,14 @@ def _core() -> tuple[Path, ...]:
     return (*sorted((home / "quant").rglob("*.py")), *(home / f"{name}.py" for name in SHARED))
 
 
-@cache
 def _digest_code(files: tuple[Path, ...]) -> str:
-    return hashlib.sha256("".join(_sha(file) for file in files).encode()).hexdigest()[:16]
+    # a notebook lives on while its plugins are edited
+    return _digest_of(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
+
+
+@cache
+def _digest_of(files: tuple[tuple[Path, int, int], ...]) -> str:
+    return hashlib.sha256("".join(_sha(file) for file, _, _ in files).encode()).hexdigest()[:16]
 
 
 def package(stage: Stage) -> str:
@@ -158,10 +167,20 @@ def _stages_in(value: Any) -> Iterable[Stage]:
             yield from _stages_in(item)
 
 
-def _paths(options: Mapping[str, Any]) -> Iterable[tuple[str, Path]]:
-    return ((name, value) for name, value in options.items() if isinstance(value, Path))
+def _paths(value: Any, at: str) -> Iterable[tuple[str, Path]]:
+    """Every file or folder that options name, by where in them it stands."""
+    if isinstance(value, Path):
+        yield at, value
+    elif isinstance(value, Call):
+        yield from _paths(value.options, at)
+    elif isinstance(value, Mapping):
+        for name, item in value.items():
+            yield from _paths(item, f"{at}.{name}".removeprefix("."))
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _paths(item, f"{at}.{i}")
 
 
-def _named_only(value: Any) -> Any:
+def _named_only(path: Path) -> str:
     # where a file lies does not matter, only what is in it
-    return value.name if isinstance(value, Path) else plain(value)
+    return path.name

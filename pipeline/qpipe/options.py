@@ -93,16 +93,19 @@ def _without_metadata(annotation: Any) -> Any:
     return typing.get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
 
 
-def check(function: Callable[..., Any], given: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The options with defaults filled in and values converted; RecipeError, beginning with `where`, for the first
-    that is unknown, missing or of the wrong type. Stage options are passed through: the recipe resolves them."""
+def check(
+    function: Callable[..., Any], given: Mapping[str, Any], where: str, places: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """The options with defaults filled in and values converted; RecipeError, beginning with `where` (or the option's
+    own of `places`), for the first that is unknown, missing or of the wrong type. Stage options are passed through:
+    the recipe resolves them."""
     from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
     known = options(function)
     for name in given:
         if name not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise RecipeError(f"{where}: unknown option '{name}'; {takes}")
+            raise RecipeError(f"{(places or {}).get(name, where)}: unknown option '{name}'; {takes}")
     checked = {}
     for name, option in known.items():
         if name not in given:
@@ -117,7 +120,8 @@ def check(function: Callable[..., Any], given: Mapping[str, Any], where: str) ->
             except ValidationError as error:
                 first = error.errors()[0]
                 reason = first["msg"][0].lower() + first["msg"][1:]
-                raise RecipeError(f"{where}: option '{name}' is {given[name]!r}; {reason}") from None
+                place = (places or {}).get(name, where)
+                raise RecipeError(f"{place}: option '{name}' is {given[name]!r}; {reason}") from None
             except PydanticSchemaGenerationError as error:
                 raise PluginError(f"{where}: the type of option '{name}' cannot be checked: {error}") from error
     return checked

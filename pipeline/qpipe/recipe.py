@@ -9,8 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from qpipe import document, registry
 from qpipe.call import Call, CallReader, plain
 from qpipe.document import Document, FromCommandLine
@@ -78,7 +76,7 @@ def load(path: Path, settings: Mapping[str, str] | None = None) -> tuple[Recipe,
             raise RecipeError(f"{source.at(key)}: unknown key '{key}'; there is {', '.join(KEYS)}")
     variables = _variables(source, settings or {})
     root = document.substitute(source, variables)
-    files = [path.parent / _text(source, file, "plugins", i) for i, file in enumerate(_list(source, root, "plugins"))]
+    files = [_plugin_file(source, file, i) for i, file in enumerate(_list(source, root, "plugins"))]
     plugins = registry.load(files)
     return _Reader(source, root, plugins).recipe(files, variables), plugins
 
@@ -93,10 +91,10 @@ def _variables(source: Document, settings: Mapping[str, str]) -> dict[str, Any]:
             where = document.shown(source.path)
             raise RecipeError(f"--set {name}: no such variable in {where}; {suggest(name, variables)}")
         try:
-            value = yaml.safe_load(text)
-        except yaml.YAMLError:
+            value = document.parse(text, source.path).root
+        except RecipeError:
             value = text
-        variables[name] = FromCommandLine(text) if isinstance(value, str) else value
+        variables[name] = FromCommandLine(value) if isinstance(value, str) else value
     return variables
 
 
@@ -111,6 +109,14 @@ def _text(source: Document, value: Any, *steps: str | int) -> str:
     if not isinstance(value, str):
         raise RecipeError(f"{source.at(*steps)}: expected text, got {value!r}")
     return value
+
+
+def _plugin_file(source: Document, file: Any, index: int) -> Path:
+    found = (source.path.parent / _text(source, file, "plugins", index)).resolve()
+    if not found.is_file():
+        right = "give the path of a Python file, relative to the recipe"
+        raise RecipeError(f"{source.at('plugins', index)}: no such plugin file '{file}'; {right}")
+    return found
 
 
 class _Reader:
@@ -128,7 +134,7 @@ class _Reader:
                 raise RecipeError(f"{source.at()}: key '{key}' is missing; a recipe needs {', '.join(required)}")
         schemes = {name: self.chain(root["schemes"][name], name) for name in self.names("schemes", "scheme")}
         if not any(not chain for chain in schemes.values()):
-            schemes = {FLOAT: [], **schemes}
+            schemes = {FLOAT if FLOAT not in schemes else "float": [], **schemes}
         devices = [document.name(d, source.at("devices", i), "device") for i, d in enumerate(self._devices())]
         return Recipe(
             name=document.name(root.get("name", source.path.stem), source.at("name"), "recipe"),
@@ -143,7 +149,7 @@ class _Reader:
             measure=[self.call("measure", m, ("measure", i)) for i, m in enumerate(_list(source, root, "measure"))],
             devices=devices,
             pareto=self.pareto(),
-            plugins=[file.resolve() for file in files],
+            plugins=files,
             variables=dict(variables),
         )
 
@@ -167,7 +173,7 @@ class _Reader:
         return calls
 
     def builds(self) -> dict[str, Call]:
-        if "builds" not in self.root:
+        if not self.root.get("builds"):
             return {"ort": self.call("compile", "onnxruntime", ("builds",))}
         return {n: self.call("compile", self.root["builds"][n], ("builds", n)) for n in self.names("builds", "build")}
 

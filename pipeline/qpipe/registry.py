@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -71,7 +72,8 @@ class Registry:
             self.hooks.check_pending()
         except pluggy.PluginValidationError as error:
             self.hooks.unregister(plugin)
-            raise PluginError(f"plugin '{source}': {str(error).splitlines()[0]}; hooks are {_hook_names()}") from error
+            wrong = str(error).partition(" in plugin ")[0]
+            raise PluginError(f"plugin '{source}': {wrong}; there is {_hook_names()}") from error
 
         def register(kind: str, function: Callable[..., Any], *, name: str | None = None) -> None:
             if kind not in KINDS:
@@ -83,10 +85,16 @@ class Registry:
             stage = Stage("device", name or function.__name__, function, distribution, version)
             _take(self.devices, stage.name, stage)
 
-        if hasattr(plugin, "register_stages"):
-            plugin.register_stages(register)
-        if hasattr(plugin, "register_devices"):
-            plugin.register_devices(register_device)
+        before = dict(self.stages), dict(self.devices)
+        try:
+            if hasattr(plugin, "register_stages"):
+                plugin.register_stages(register)
+            if hasattr(plugin, "register_devices"):
+                plugin.register_devices(register_device)
+        except BaseException:
+            self.stages, self.devices = before  # all it brings, or nothing
+            self.hooks.unregister(plugin)
+            raise
 
 
 def load(files: Sequence[Path] = ()) -> Registry:
@@ -99,17 +107,21 @@ def load(files: Sequence[Path] = ()) -> Registry:
             distribution = entry.dist
             name, version = (distribution.name, distribution.version) if distribution else ("unknown", "0")
             registry.add(entry.load(), source, name, version)
-        except Exception as error:  # noqa: BLE001  (foreign code: whatever it raises is its own failure)
-            kind = "" if isinstance(error, PluginError) else f"{type(error).__name__}: "
-            registry.broken[source] = f"{kind}{error}"
+        except (Exception, SystemExit) as error:  # noqa: BLE001  (foreign code: whatever it raises is its own failure)
+            registry.broken[source] = _reason(error)
     for file in files:
         try:
-            registry.add(_import_file(file), str(file), str(file), "0")
+            registry.add(_import_file(file), str(file), file.name, "0")
         except PluginError:
             raise
-        except Exception as error:
-            raise PluginError(f"{file}: the plugin does not load: {type(error).__name__}: {error}") from error
+        except (Exception, SystemExit) as error:
+            raise PluginError(f"{file}: the plugin does not load: {_reason(error)}") from error
     return registry
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
 def _built_in(entry: importlib.metadata.EntryPoint) -> bool:
@@ -117,7 +129,8 @@ def _built_in(entry: importlib.metadata.EntryPoint) -> bool:
 
 
 def _import_file(file: Path) -> Any:
-    name = f"qpipe_file_{file.stem}"
+    # two files of one name in two folders are two modules
+    name = f"qpipe_file_{file.stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None or not file.is_file():
         raise PluginError(f"{file}: no such plugin file; give the path of a Python file, relative to the recipe")

@@ -8,6 +8,7 @@ The defaults are those that made mobilenet_ssd.onnx.
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import copy
 import io
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import onnxruntime
 import torch
 from onnxscript import optimizer
@@ -228,12 +230,24 @@ def export(model: nn.Module, path: Path) -> None:
     # torch's own optimization would fold the BatchNormalization into the convolutions
     optimizer.fold_constants(program.model)
     optimizer.remove_unused_nodes(program.model)
+    name_by_module(program.model.graph)
     proto = program.model_proto
-    for part in (proto, proto.graph, *proto.graph.node, *proto.graph.value_info, *proto.graph.initializer):
-        part.doc_string = ""
-        del part.metadata_props[:]
+    graph = proto.graph
+    for part in (proto, graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+        part.ClearField("doc_string")
+        part.ClearField("metadata_props")
     onnx.checker.check_model(proto, full_check=True)
     onnx.save(proto, path)
+
+
+def name_by_module(graph: onnx_ir.Graph) -> None:
+    """Call each node, and what it gives, after its module: a report on layers then names what this file names."""
+    outputs = set(graph.outputs)
+    for node in graph:
+        *_, module, _ = ast.literal_eval(node.metadata_props["pkg.torch.onnx.name_scopes"])
+        node.name = f"{module}/{node.op_type}" if module else node.op_type
+        if node.outputs[0] not in outputs:
+            node.outputs[0].name = node.name
 
 
 def mean_average_precision(path: Path, scenes: list[Scene]) -> float:

@@ -74,7 +74,8 @@ def test_a_file_damaged_on_its_way_is_sent_again(device, build, monkeypatch):
 
 def test_a_file_that_never_arrives_whole_is_an_error(device, build, monkeypatch):
     monkeypatch.setattr(device.transport, "put", lambda source, path, progress: Path(path).write_bytes(b"x"))
-    with pytest.raises(qpipe.DeviceError, match=r"^board: \S+ arrived damaged 3 times; check the device's memory and card$"):
+    expected = r"^board: \S+ arrived damaged 3 times; check the device's memory and card$"
+    with pytest.raises(qpipe.DeviceError, match=expected):
         device.store(build.folder, nothing)
 
 
@@ -139,13 +140,15 @@ def test_the_same_machine_has_the_same_fingerprint_by_any_way(sshd, tmp_path):
     assert one.memory_mb > 100
 
 
-def test_a_board_in_use_says_by_whom(open_device):
-    first, second = open_device(), open_device()
+def test_a_board_in_use_says_by_whom(tmp_path, sshd):
+    first, second = local("first", folder=tmp_path), ssh("second", **sshd.options(tmp_path))
     first.capabilities()
-    with pytest.raises(qpipe.DeviceError, match=r"^board: busy: held by \S+@\S+ since 20.*; wait for that run, or end it$"):
+    expected = r"^second: busy: held by \S+@\S+ since 20.*; wait for that run, or end it$"
+    with pytest.raises(qpipe.DeviceError, match=expected):
         second.capabilities()
     first.close()
     assert second.capabilities().cores > 0
+    second.close()
 
 
 def test_a_python_that_is_not_there_is_named(open_device):

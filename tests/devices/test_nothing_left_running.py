@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_build import nothing, write_build
 
 import qpipe
 from qpipe_devices import local, ssh
+from small_build import nothing, write_build
 
 # a runner with a child of its own, both deaf to the end of their input
 DEAF = """
@@ -73,7 +73,7 @@ def wait_until(true, seconds: float) -> bool:
 
 @pytest.fixture
 def start_host(sshd, samples, tmp_path) -> Iterator:
-    """A host process that waits for an inference that never ends; all that runs for it has tmp_path/board in its name."""
+    """A host process that waits for an inference that never ends; what runs for it is known by tmp_path/board."""
     write_build(tmp_path / "build", "run_deaf.py", {"run_deaf.py": DEAF})
     (tmp_path / "samples").symlink_to(samples.folder)
     script = tmp_path / "host.py"
@@ -136,11 +136,21 @@ def test_an_agent_that_falls_silent_is_a_lost_connection(tmp_path):
     (agent,) = running(tmp_path / "board")
     os.kill(agent, signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(qpipe.DeviceError, match="^board: nothing was heard of it for 1 s$"):
+    with pytest.raises(qpipe.DeviceError, match=r"^board: nothing was heard of it for 1 s$"):
         device.capabilities()
     assert time.monotonic() - start < 10
     device.close()
     assert not running(tmp_path / "board")
+
+
+def test_who_takes_long_over_an_answer_is_not_taken_for_dead(tmp_path, build, samples):
+    device = local("board", folder=tmp_path / "board")
+    device.silence_s = 0.8
+    outputs = device.infer(device.store(build.folder, nothing), device.store(samples.folder, nothing), 40)
+    next(outputs)
+    time.sleep(2)
+    assert len(list(outputs)) == 39
+    device.close()
 
 
 def test_a_connection_cut_in_the_middle_says_so(sshd, tmp_path, samples):

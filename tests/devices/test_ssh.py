@@ -121,7 +121,8 @@ def test_a_host_name_that_means_nothing(options):
 def test_every_exception_of_paramiko_becomes_a_device_error(tmp_path):
     key = paramiko.ECDSAKey.generate()
     arguments = {
-        "BadAuthenticationType": ("no", ["publickey"]), "BadHostKeyException": ("h", key, key), "ChannelException": (1, "no"),
+        "BadAuthenticationType": ("no", ["publickey"]), "BadHostKeyException": ("h", key, key),
+        "ChannelException": (1, "no"),
         "NoValidConnectionsError": ({("h", 22): OSError()},), "PartialAuthentication": (["publickey"],),
         "ProxyCommandFailure": ("nc", 1), "CouldNotCanonicalize": (), "ConfigParseError": (),
     }  # fmt: skip
@@ -152,7 +153,8 @@ def test_a_proxy_in_ssh_config_is_not_passed_over_in_silence(tmp_path, monkeypat
     (tmp_path / ".ssh").mkdir()
     (tmp_path / ".ssh" / "config").write_text("Host shelf\n  ProxyJump gate\n", encoding="utf-8")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert message({"host": "shelf"}).startswith("rpi4: ~/.ssh/config asks for proxyjump to shelf; qpipe connects directly")
+    expected = "rpi4: ~/.ssh/config asks for proxyjump to shelf; qpipe connects directly"
+    assert message({"host": "shelf"}).startswith(expected)
 
 
 def test_a_file_comes_back_as_it_went_and_names_are_quoted(options, tmp_path):
@@ -169,7 +171,7 @@ def test_a_file_that_cannot_be_written_says_why(options, tmp_path):
     device = ssh("rpi4", **options)
     source = tmp_path / "source"
     source.write_bytes(os.urandom(3_000_000))
-    with pytest.raises(qpipe.DeviceError, match=r"^rpi4: source was not transferred: .*No such file or directory$"):
+    with pytest.raises(qpipe.DeviceError, match=r"^rpi4: source was not transferred: .*(No such file|nonexistent)"):
         device.transport.put(source, str(tmp_path / "none" / "file"), nothing)
     with pytest.raises(qpipe.DeviceError, match=r"was not transferred: .*No such file or directory$"):
         device.transport.get(str(tmp_path / "none"), tmp_path / "back")

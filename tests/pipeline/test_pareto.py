@@ -174,6 +174,15 @@ def test_what_lacks_an_objective_is_not_on_the_front(bench: Bench) -> None:
     assert bench.reasons() == {"one": "", "broken": "map50 was not measured"}
 
 
+def test_an_objective_that_nobody_has_is_left_out(bench: Bench) -> None:
+    bench.add("one", latency(5.0), size(2.0))
+    bench.add("other", latency(9.0), size(2.0))
+    assert bench.reasons() == {"one": "", "other": "dominated by one"}
+    assert bench.store.verdicts(bench.run)[0]["objectives"] == {"latency_ms": "min", "size_mb": "min"}
+    (sentence,) = recommend(pareto.pareto_rows(bench.store, bench.run), {})
+    assert sentence == "net on rpi4: nothing to choose by was measured"
+
+
 def test_several_builds_are_named_with_theirs(bench: Bench) -> None:
     bench.add("int8", latency(5.0), build="ort")
     bench.add("int8", latency(4.0), build="openvino")

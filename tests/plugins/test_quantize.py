@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from models import conv_net, images, run, statistics_of
 
 import qpipe
+from models import conv_net, images, run, statistics_of
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import sqnr_db
@@ -112,7 +112,8 @@ def test_logarithmic_weights_are_powers_of_two_times_a_scale_but_first_and_depth
     found = weights(logarithmic(conv_net(), statistics))
     names = {name: (w.quantized.codebook.name, w.quantized.codebook.bits) for name, w in found.items()}
     assert names == {
-        "stem_w": ("uniform", 8), "deep_w": ("uniform", 8), "flat_w": ("power_of_two", 4), "head_w": ("power_of_two", 4),
+        "stem_w": ("uniform", 8), "deep_w": ("uniform", 8),
+        "flat_w": ("power_of_two", 4), "head_w": ("power_of_two", 4),
     }  # fmt: skip
     codes = np.abs(found["flat_w"].quantized.codes.astype(int))
     assert set(np.unique(codes)) <= {0, 1, 2, 4, 8, 16, 32, 64}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from qpipe.cache import Cache
 from qpipe.cli.printing import print_json, print_table, print_text
 from qpipe.document import shown
 from qpipe.errors import QpipeError, suggest
@@ -13,9 +15,11 @@ from qpipe.store import Store
 
 Row = dict[str, Any]
 
-# first the objectives of the recipe, then what is always worth seeing
-ALWAYS = ("latency_ms", "latency_ratio", "size_mb", "memory_mb", "agreement", "sqnr_db")
-PERCENT = ("agreement", "top", "map")  # fractions are shown as percent
+RATIO = "latency_ratio"
+EXACT_DB = 200  # sqnr's cap: the same to the last bit
+# what is always worth seeing, after the objectives of the recipe and its scores
+ALWAYS = ("latency_ms", RATIO, "size_mb", "memory_mb", "agreement", "sqnr_db")
+TITLES = {RATIO: "x float", "sqnr_db": "SQNR dB"}
 
 
 def find_run(store: Store, run: str | None) -> Row:
@@ -65,32 +69,47 @@ def print_pareto(store: Store, run: str, own: list[Row]) -> None:
         print_text("nothing was measured")
     for model, device in dict.fromkeys((row["model"], row["device"]) for row in own):
         group = [row for row in own if (row["model"], row["device"]) == (model, device)]
-        metrics = list(dict.fromkeys([*objectives, *(m for m in ALWAYS if any(m in row["metrics"] for row in group))]))
+        metrics = columns(group, objectives)
         print_text(f"\n{model} on {device}  (* = on the Pareto front of {', '.join(objectives)})")
         several = len({row["build"] for row in group}) > 1
         table = [
             ["*" if row["on_front"] else "", f"{row['scheme']}{' ' + row['build'] if several else ''}"]
-            + [cell(metric, row["metrics"].get(metric)) for metric in metrics]
+            + [cell(row["metrics"].get(metric), is_share(metric, group)) for metric in metrics]
             for row in group
         ]
-        print_table(["", "scheme", *map(heading, metrics)], table, right=[heading(metric) for metric in metrics])
+        headings = [heading(metric, group) for metric in metrics]
+        print_table(["", "scheme", *headings], table, right=headings)
         print_text("\n" + "\n".join(recommend(group, objectives)))
 
 
-def heading(metric: str) -> str:
+def columns(group: list[Row], objectives: Iterable[str]) -> list[str]:
+    """The metrics to show: objectives, scores, then what is always worth seeing."""
+    measured = dict.fromkeys(metric for row in group for metric in row["metrics"])
+    scores = [metric for metric in measured if is_share(metric, group)]
+    return [m for m in dict.fromkeys([*objectives, *scores, *ALWAYS]) if m in measured]
+
+
+def is_share(metric: str, group: list[Row]) -> bool:
+    """Whether it is a fraction between 0 and 1, which people read as percent."""
+    return metric != RATIO and any(row["metrics"][metric]["unit"] == "" for row in group if metric in row["metrics"])
+
+
+def heading(metric: str, group: list[Row]) -> str:
     """A metric's column title, with its unit."""
-    if metric.startswith(PERCENT):
+    if is_share(metric, group):
         return f"{metric} %"
-    return {"latency_ms": "latency ms", "size_mb": "size MB", "memory_mb": "memory MB", "sqnr_db": "SQNR dB",
-            "latency_ratio": "x float"}.get(metric, metric)  # fmt: skip
+    name, _, unit = metric.rpartition("_")
+    return TITLES.get(metric) or (f"{name} {'MB' if unit == 'mb' else unit}" if unit in ("mb", "ms") else metric)
 
 
-def cell(metric: str, measured: dict[str, Any] | None) -> str:
-    """A value with half the width of its interval."""
+def cell(measured: dict[str, Any] | None, share: bool) -> str:
+    """A value with half the width of its interval; shares in percent."""
     if measured is None:
         return "-"
-    scale = 100 if metric.startswith(PERCENT) else 1
-    digits = 1 if scale == 100 or metric in ("memory_mb", "sqnr_db") else 2
+    if measured["unit"] == "dB" and measured["value"] >= EXACT_DB:
+        return "exact"
+    scale = 100 if share else 1
+    digits = 1 if share or measured["value"] >= 50 or measured["unit"] == "dB" else 2
     text = f"{measured['value'] * scale:.{digits}f}"
     if measured["low"] is None or measured["high"] is None:
         return text
@@ -129,8 +148,8 @@ def runs(db: Path, as_json: bool) -> None:
     if as_json:
         print_json(found)
         return
-    columns = ("id", "recipe", "state", "started", "finished", "host")
-    print_table(columns, [[str(run[column] or "")[:40] for column in columns] for run in found])
+    names = ("id", "recipe", "state", "started", "finished", "host")
+    print_table(names, [[str(run[name] or "")[:40] for name in names] for run in found])
 
 
 def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) -> None:
@@ -143,8 +162,8 @@ def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) 
             print_json({**row, "steps": steps})
             return
         print_text(f"run {row['id']} of {row['recipe']}: {row['state']}")
-        columns = ("step", "state", "seconds", "error")
-        print_table(columns, [[entry[column] for column in columns] for entry in steps], right=("seconds",))
+        names = ("step", "state", "seconds", "error")
+        print_table(names, [[entry[name] for name in names] for entry in steps], right=("seconds",))
         return
     entry = next((entry for entry in steps if entry["step"] == step), None)
     if entry is None:
@@ -167,9 +186,9 @@ def export(
     device: str, scheme: str, out: Path, model: str | None, build: str | None, run: str | None, db: Path, cache: Path
 ) -> None:
     """Write the bundle and say what is in it."""
-    from qpipe.cli.handover import hand_over
+    from qpipe.handover import hand_over
 
+    wanted = {"device": device, "scheme": scheme, "model": model, "build": build}
     with Store(db) as store:
-        row = find_run(store, run)
-        hand_over(store, row, {"device": device, "scheme": scheme, "model": model, "build": build}, out, cache)
+        hand_over(store, find_run(store, run)["id"], wanted, Cache(cache), out)
     print_text(f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}; try it with: python {out}/example.py")

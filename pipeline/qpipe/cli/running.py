@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from qpipe import execute
+from qpipe.cache import Cache
 from qpipe.cli import results
 from qpipe.cli.display import display
 from qpipe.cli.printing import print_json, print_table, print_text
 from qpipe.errors import QpipeError, RecipeError, suggest
 from qpipe.execute import Request, open_session
-from qpipe.plan import Step
+from qpipe.plan import Plan, Step
 from qpipe.run import wanted
 from qpipe.store import Store
 
@@ -64,7 +65,7 @@ def plan(asked: Request, as_json: bool) -> None:
     with Store(asked.db) as store:
         planned = session.offline_plan(store)
     work = wanted(planned, session.cache)
-    entries = [_entry(step, session, work) for step in planned.steps.values()]
+    entries = [_entry(step, planned, session.cache, work) for step in planned.steps.values()]
     if as_json:
         print_json(entries)
         return
@@ -74,25 +75,24 @@ def plan(asked: Request, as_json: bool) -> None:
     print_text(f"{len(entries)} steps: " + ", ".join(f"{n} {will}" for will, n in counts.items() if n))
 
 
-def _entry(step: Step, session: execute.Session, work: set[str]) -> dict[str, Any]:
-    if step.id not in work or (step.cacheable and session.cache.has(step.kind, step.key)):
+def _entry(step: Step, planned: Plan, cache: Cache, work: set[str]) -> dict[str, Any]:
+    if step.id not in work or (step.cacheable and cache.has(step.kind, step.key)):
         will = "cached"
     else:
         will = "compute" if not step.device else "measure" if step.kind == "measure" else "send"
     return {
         "step": step.id, "kind": step.kind, "stage": step.call.name if step.call else step.kind, "will": will,
-        "key": step.key, "needs": step.dependencies, "bytes": _bytes(step, session) if will == "send" else None,
+        "key": step.key, "needs": step.dependencies, "bytes": _bytes(step, planned, cache) if will == "send" else None,
         **step.coordinates,
     }  # fmt: skip
 
 
-def _bytes(step: Step, session: execute.Session) -> int | None:
-    """The most that would have to travel, where what would be sent is known."""
-    plan = session.plan({})
-    need = plan.steps.get(next(iter(step.needs.values()), ""))
-    if need is None or not session.cache.has(need.kind, need.key):
+def _bytes(step: Step, planned: Plan, cache: Cache) -> int | None:
+    """What would travel if nothing of it were there, where that is known already."""
+    need = planned.steps[next(iter(step.needs.values()))]
+    if not cache.has(need.kind, need.key):
         return None
-    folder = session.cache.folder(need.kind, need.key) / "value"
+    folder = cache.folder(need.kind, need.key) / "value"
     folder = folder / "evaluation" if need.kind == "samples" else folder
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 

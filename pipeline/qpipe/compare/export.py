@@ -1,4 +1,4 @@
-"""The winner as a folder to hand over: the model, how to feed and load it, what was measured, and proof that it runs."""
+"""The winner as a folder to hand over: the model, how to feed and load it, what was measured, proof that it runs."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def write_bundle(
     its outputs are no numbers.
     """
     if build.manifest["runtime"] != "onnxruntime":
-        raise QpipeError(f"export: the build is for {build.manifest['runtime']}; only one for onnxruntime can be exported")
+        raise QpipeError(f"export: the build is for {build.manifest['runtime']}; only onnxruntime's are exported")
     _check_free(out)
     aside = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     aside.mkdir(parents=True)
@@ -171,7 +171,8 @@ def _golden(
         golden.update({f"{number}/in/{name}": array for name, array in feeds.items()})
         for each, output in zip(session.get_outputs(), session.run(None, feeds), strict=True):
             if not np.isfinite(output).all():
-                raise QpipeError(f"export: {each.name} of sample '{samples[number].id}' is no number; the build is broken")
+                sample = samples[number].id
+                raise QpipeError(f"export: {each.name} of sample '{sample}' is no number; the build is broken")
             golden[f"{number}/out/{each.name}"] = output
     return golden, _declared(session.get_inputs()), _declared(session.get_outputs())
 

@@ -70,7 +70,7 @@ def difference(one: Measurement, other: Measurement) -> statistics.Interval:
     ones, others = _series(one), _series(other)
     if ones and others and one.raw == other.raw and one.n == other.n and len(ones) == len(others):
         if one.raw == "resamples":
-            return statistics.percentiles(np.subtract(ones, others).tolist(), one.n)
+            return statistics.percentiles(np.subtract(ones, others).tolist(), one.value - other.value, one.n)
         apart, interval = statistics.paired_difference(ones, others)
         return interval or (apart, apart)
     one_low, one_high = _interval(one)
@@ -120,9 +120,14 @@ def dominates(
 def verdicts(
     rows: Sequence[Candidate], objectives: Mapping[str, Goal], margins: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
-    """For the store: of each row, against all of its model and device, whether it is on the front, and why not."""
+    """For the store: of each row, against all of its model and device, whether it is on the front, and why not.
+
+    An objective that was measured of no row there is left out; `objectives` of the verdicts are those that were used.
+    """
     found = []
+    asked = objectives
     for group in _groups(rows):
+        objectives = {m: goal for m, goal in asked.items() if any(m in row.metrics for row in group)}
         whole = [row for row in group if objectives.keys() <= row.metrics.keys()]
         by = {
             row.name: [other for other in whole if other is not row and dominates(other, row, objectives, margins)]

@@ -30,7 +30,7 @@ def choose(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits |
 
 
 def recommend(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None) -> list[str]:
-    """A sentence for each model and device."""
+    """A sentence for each model and device; the objectives are those of their verdicts, which were measured there."""
 
     def place(row: Row) -> tuple[str, str]:
         return row["model"], row["device"]
@@ -42,6 +42,8 @@ def recommend(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limit
 def _sentence(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits) -> str:
     chosen = choose(rows, objectives, limits)
     where = f"{rows[0]['model']} on {rows[0]['device']}"
+    if not objectives and not limits:
+        return f"{where}: nothing to choose by was measured"
     asked = " and ".join(f"{metric} {sign} {bound:g}" for metric, (sign, bound) in limits.items())
     if chosen is None:
         best = ", ".join(filter(None, (_best(rows, metric, sign) for metric, (sign, _) in limits.items())))

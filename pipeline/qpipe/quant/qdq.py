@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.errors import StageError
-from qpipe.quant.arithmetic import along_axis, dequantize, quantize
+from qpipe.quant.arithmetic import along_axis, dequantize
 from qpipe.quant.codebook import CODEBOOKS, Codebook, full_range, nearest, uniform
 from qpipe.quant.scales import Method, asymmetric_scale, symmetric_scale
 from qpipe.types import Array
@@ -133,8 +133,9 @@ def to_codebook(
 ) -> QuantizedWeight:
     """Each value to the nearest level; zero point 0; one scale per slice of `axis`, one for all where it is None."""
     scale = symmetric_scale(weight.array, codebook, axis=axis, method=method, percentile=percentile)
-    codes = nearest(codebook, weight.array / along_axis(scale, weight.array.ndim, axis))
-    return QuantizedWeight(codes, scale, np.zeros(scale.shape, np.int8), axis, codebook)
+    zero_point = np.zeros(scale.shape, np.int8)
+    codes = encode(codebook, weight.array, scale, zero_point, axis=axis)
+    return QuantizedWeight(codes, scale, zero_point, axis, codebook)
 
 
 def symmetric(
@@ -151,21 +152,23 @@ def asymmetric(
     zero point for all channels, so axis is None unless the runtime is another."""
     codebook = full_range(bits)
     scale, zero_point = asymmetric_scale(weight.array, bits=bits, axis=axis, method=method, percentile=percentile)
-    codes = np.clip(
-        quantize(weight.array, scale, zero_point, axis=axis), codebook.levels[0], codebook.levels[-1]
-    ).astype(np.int8)
+    codes = encode(codebook, weight.array, scale, zero_point, axis=axis)
     return QuantizedWeight(codes, scale, zero_point, axis, codebook)
 
 
 def rescale(quantized: QuantizedWeight, scale: Array) -> QuantizedWeight:
     """The same weights coded anew for other scales, in the same codebook."""
-    axis, levels = quantized.axis, quantized.codebook.levels
-    steps = quantized.dequantize() / along_axis(scale, quantized.codes.ndim, axis)
-    if not quantized.zero_point.any():
-        return replace(quantized, codes=nearest(quantized.codebook, steps), scale=scale)
-    offset = along_axis(quantized.zero_point.astype(np.int64), quantized.codes.ndim, axis)
-    codes = np.clip(np.rint(steps) + offset, levels[0], levels[-1]).astype(quantized.codes.dtype)
-    return replace(quantized, codes=codes, scale=scale)
+    codes = encode(quantized.codebook, quantized.dequantize(), scale, quantized.zero_point, axis=quantized.axis)
+    return replace(quantized, codes=codes.astype(quantized.codes.dtype), scale=scale)
+
+
+def encode(codebook: Codebook, array: Array, scale: Array, zero_point: Array, *, axis: int | None) -> Array:
+    """The int8 codes nearest to an array's values under a scale and zero point that are given."""
+    steps = array / along_axis(scale, array.ndim, axis)
+    if not zero_point.any():
+        return nearest(codebook, steps)
+    offset = along_axis(zero_point.astype(np.int64), array.ndim, axis)
+    return np.clip(np.rint(steps) + offset, codebook.levels[0], codebook.levels[-1]).astype(np.int8)
 
 
 # ---- writing them into the network

@@ -163,6 +163,7 @@ def _shift_zero_point(model: ir.Model, node: ir.Node) -> None:
 
 def _strip(model: ir.Model) -> None:
     common.RemoveUnusedNodesPass()(model)
+    common.DeduplicateInitializersPass()(model)  # zero points, mostly
     common.ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
     model.doc_string = None

@@ -69,7 +69,7 @@ def _measurement(metric: qpipe.Metric, contributions: Sequence[Any]) -> qpipe.Me
     resampled = []
     if n > 1 and not (interval and numbers):
         resampled = statistics.resample(contributions, metric.reduce, resamples=metric.resamples)
-        interval = interval or statistics.percentiles(resampled, n)
+        interval = interval or statistics.percentiles(resampled, value, n)
     low, high = interval or (None, None)
     raw = [float(each) for each in contributions] if numbers else resampled
     return qpipe.Measurement(

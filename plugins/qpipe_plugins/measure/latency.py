@@ -36,6 +36,7 @@ def latency(
     that fails drops out, its reason is in failures.json. Cost: builds x rounds x (start + warmup + values).
     """
     failures: dict[str, str] = {}
+    (workdir / "failures.json").unlink(missing_ok=True)  # who failed before is tried again
     taken: dict[str, dict[int, qpipe.Round]] = {}
     journal = Journal(workdir / "rounds.jsonl", {"values": values, "warmup_s": warmup_s, "round_s": round_s})
     for each in deployments.present:
@@ -55,7 +56,7 @@ def latency(
     survivors = [each for each in deployments.present if each.name not in failures]
     if not survivors:
         reasons = "; ".join(failures.values()) or "none was deployed"
-        raise qpipe.StageError(f"latency: no build ran on {device.name}: {reasons}")
+        raise qpipe.StageError(f"latency: no build ran: {reasons}")
     measured = {each.name: {number: taken[each.name][number] for number in range(rounds)} for each in survivors}
     return [measurement for each in survivors for measurement in _measurements(each, measured, survivors)]
 

@@ -14,7 +14,8 @@ from qpipe.types import Array
 def correct_bias(model: ir.Model, float_model: ir.Model, statistics: Statistics) -> ir.Model:
     """Move each output channel's mean back to the float network's, by the mean of the layer's inputs.
 
-    Takes a second; no samples: calibration has gathered the means. Quantize the weights before it.
+    Takes a second; no samples: calibration has gathered the means. Quantize the weights before it. Biases are set anew
+    from the float network's, so twice is the same as once.
     Method: Nagel et al. 2019, section 4.2 (arXiv 1906.04721), with measured means instead of batch norm's.
     """
     origins = {weight.name: weight for weight in qdq.weights(float_model)}
@@ -23,11 +24,11 @@ def correct_bias(model: ir.Model, float_model: ir.Model, statistics: Statistics)
         raise StageError("quantize correct_bias: no weight is quantized yet; put a stage before it that quantizes them")
     for weight in corrected:
         error = weight.array - origins[weight.name].array
-        for node in weight.nodes:
+        for node, origin in zip(weight.nodes, origins[weight.name].nodes, strict=True):
             means = _input_means(node, statistics)
             shift = None if means is None else _shift(weight, node, error, means)
             if shift is not None:
-                bias = qdq.bias(node)
+                bias = qdq.bias(origin)
                 qdq.set_bias(model, node, (0 if bias is None else bias) - shift)
     return model
 

@@ -126,7 +126,8 @@ def _check_overlap(one: list[Picture], other: list[Picture]) -> None:
     seen = {_digest(p): p for p in one if p.file.stat().st_size in sizes}
     for picture in other:
         if picture.file.stat().st_size in sizes and (same := seen.get(_digest(picture))):
-            raise StageError(f"images: {picture.file} is the same as {same.file}; evaluate on what calibration never saw")
+            what = f"{picture.file} is the same as {same.file}"
+            raise StageError(f"images: {what}; evaluate on what calibration never saw")
 
 
 def _digest(picture: Picture) -> bytes:

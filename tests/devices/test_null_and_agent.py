@@ -1,0 +1,137 @@
+"""The null device, the registered drivers, and what the agent's files promise."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import itertools
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qpipe
+import qpipe_devices
+from qpipe.preprocess import feeds
+from qpipe_devices import null, package
+from qpipe_devices.agent import machine, run_onnxruntime, wire
+from small_build import nothing
+
+AGENT = sorted(Path(wire.__file__).parent.glob("*.py"))
+
+
+def test_null_gives_zeros_in_the_shapes_of_the_build(build, samples):
+    device = null("nothing", latency_ms=2.5)
+    places = device.store(build.folder, nothing), device.store(samples.folder, nothing)
+    outputs = list(device.infer(*places, 3))
+    assert len(outputs) == 3
+    assert {name: (array.shape, array.dtype) for name, array in outputs[0].items()} == {
+        "flat": ((1, 192), np.float32), "mean": ((1, 3, 1, 1), np.float32),
+    }  # fmt: skip
+    assert not outputs[0]["flat"].any()
+    assert list(device.round(*places, warmup_s=1, values=3, budget_s=1).values_ms) == [2.5] * 3
+    assert device.store(build.folder, nothing).sent == 0
+    assert device.capabilities() == null("other").capabilities()
+    assert isinstance(device, qpipe.Device)
+
+
+def test_every_driver_takes_a_name_and_options():
+    drivers = {}
+    qpipe_devices.register_devices(lambda function, *, name=None: drivers.update({function.__name__: function}))
+    assert sorted(drivers) == ["local", "null", "ssh"]
+    for driver in drivers.values():
+        first, *others = inspect.signature(driver).parameters.values()
+        assert first.name == "name"
+        assert all(option.kind is option.KEYWORD_ONLY for option in others)
+        assert driver.__doc__
+
+
+@pytest.mark.parametrize("path", [*AGENT, Path(inspect.getfile(feeds))], ids=lambda path: path.name)
+def test_what_travels_is_python_3_8(path):
+    ast.parse(path.read_text(encoding="utf-8"), feature_version=(3, 8))
+
+
+@pytest.mark.parametrize("path", AGENT, ids=lambda path: path.name)
+def test_what_travels_needs_numpy_and_nothing_else(path):
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    absolute = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0]
+    plain = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    roots = {str(name).partition(".")[0] for name in absolute + plain}
+    own = {"onnxruntime"} if path.name == "run_onnxruntime.py" else set()
+    assert roots - set(sys.stdlib_module_names) <= {"numpy"} | own
+
+
+def test_the_agent_is_the_same_bytes_every_time():
+    assert package.package() == package.package.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        np.float32(3.5).reshape(()),
+        np.zeros((0, 4), np.int64),
+        np.arange(6, dtype=">i4").reshape(2, 3),
+        np.arange(24, dtype=np.float16).reshape(2, 3, 4).transpose(2, 0, 1),
+        np.array([True, False]),
+    ],
+    ids=lambda array: f"{array.dtype.str}{array.shape}",
+)
+def test_arrays_travel_unchanged(array, tmp_path):
+    with (tmp_path / "pipe").open("wb") as stream:
+        wire.write(stream, {"do": "run"}, {"x": array, "y": array})
+    with (tmp_path / "pipe").open("rb") as stream:
+        message = wire.read(stream)
+        assert wire.read(stream) is None
+    assert message.fields == {"do": "run"}
+    for name in ("x", "y"):
+        assert message.arrays[name].shape == array.shape
+        np.testing.assert_array_equal(message.arrays[name], array)
+
+
+def test_a_message_cut_short_is_the_end(tmp_path):
+    pipe = tmp_path / "pipe"
+    with pipe.open("wb") as stream:
+        wire.write(stream, {}, {"x": np.arange(100)})
+    pipe.write_bytes(pipe.read_bytes()[:-1])
+    with pipe.open("rb") as stream:
+        assert wire.read(stream) is None
+
+
+def test_warmup_goes_on_until_steady_and_not_for_ever():
+    def take(milliseconds: float) -> float:
+        time.sleep(0.002)
+        return milliseconds
+
+    steady, restless = itertools.repeat(5.0), (1.2**i for i in itertools.count())
+    start = time.monotonic()
+    run_onnxruntime.warm_up(lambda: take(next(steady)), seconds=0.06, most=10)
+    assert 0.06 <= time.monotonic() - start < 0.2
+    start = time.monotonic()
+    run_onnxruntime.warm_up(lambda: take(next(restless)), seconds=0.06, most=10)
+    assert 0.24 <= time.monotonic() - start < 0.6
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "name", "features"),
+    [
+        ("model name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512_vnni rdpid\n", "AMD EPYC", ["avx2", "avx512_vnni"]),
+        (
+            "processor : 0\nFeatures : fp asimd crc32 cpuid asimddp\nCPU part : 0xd05\n\n"
+            "processor : 1\nFeatures : fp asimd crc32 cpuid asimddp\nCPU part : 0xd0b\n\nHardware : RK3588\n",
+            "RK3588, Cortex-A55 + Cortex-A76",
+            ["asimd", "asimddp"],
+        ),
+    ],
+)
+def test_cpus_are_named_and_their_features_found(cpuinfo, name, features, monkeypatch):
+    read = Path.read_text
+
+    def fake(path: Path, *args: object, **options: object) -> str:
+        if str(path) == "/proc/device-tree/model":
+            raise FileNotFoundError
+        return cpuinfo if str(path) == "/proc/cpuinfo" else read(path, *args, **options)
+
+    monkeypatch.setattr(Path, "read_text", fake)
+    assert machine._linux() == (name, features)

@@ -1,0 +1,134 @@
+"""Results by key: whole or absent, whatever happens meanwhile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qpipe.cache import MANIFEST, Cache
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache")
+
+
+def put(cache: Cache, text: str = "value", key: str = "k1") -> None:
+    with cache.put("import", key) as folder:
+        (folder / "deep").mkdir()
+        (folder / "deep" / "a.txt").write_text(text, encoding="utf-8")
+        (folder / "b.bin").write_bytes(bytes(100))
+
+
+def files(cache: Cache) -> list[str]:
+    return sorted(str(file.relative_to(cache.root)) for file in cache.root.rglob("*") if file.is_file())
+
+
+def test_what_was_put_is_there(cache: Cache) -> None:
+    assert cache.get("import", "k1") is None
+    put(cache)
+    folder = cache.get("import", "k1")
+    assert folder is not None
+    assert (folder / "deep" / "a.txt").read_text(encoding="utf-8") == "value"
+    assert cache.has("import", "k1")
+    assert not cache.has("transform", "k1")
+
+
+def cut(folder: Path) -> None:
+    os.truncate(folder / "value" / "b.bin", 99)
+
+
+def flip(folder: Path) -> None:
+    (folder / "value" / "b.bin").write_bytes(bytes(99) + b"\x01")
+
+
+def lose(folder: Path) -> None:
+    (folder / "value" / "deep" / "a.txt").unlink()
+
+
+def extra(folder: Path) -> None:
+    (folder / "value" / "more.txt").touch()
+
+
+def empty(folder: Path) -> None:
+    (folder / MANIFEST).write_text("", encoding="utf-8")
+
+
+def other(folder: Path) -> None:
+    (folder / MANIFEST).write_text("[]", encoding="utf-8")
+
+
+def vanish(folder: Path) -> None:
+    shutil.rmtree(folder / "value")
+
+
+@pytest.mark.parametrize("damage", [cut, flip, lose, extra, empty, other, vanish])
+def test_a_damaged_result_is_absent_and_removed(damage: Callable[[Path], None], cache: Cache) -> None:
+    put(cache)
+    damage(cache.folder("import", "k1"))
+    assert cache.get("import", "k1") is None
+    assert not cache.folder("import", "k1").exists()
+    put(cache, "again")
+    assert cache.get("import", "k1") is not None
+
+
+def test_nothing_stays_of_a_result_that_failed(cache: Cache) -> None:
+    with pytest.raises(ZeroDivisionError), cache.put("import", "k1") as folder:
+        (folder / "half").write_bytes(bytes(10))
+        raise ZeroDivisionError
+    assert not cache.has("import", "k1")
+    assert files(cache) == []
+    assert list((cache.root / "aside").iterdir()) == []
+
+
+def test_of_two_writers_of_one_key_the_first_stays(cache: Cache) -> None:
+    with cache.put("import", "k1") as slow:
+        (slow / "a").write_text("slow", encoding="utf-8")
+        with cache.put("import", "k1") as fast:
+            (fast / "a").write_text("fast", encoding="utf-8")
+    folder = cache.get("import", "k1")
+    assert folder is not None
+    assert (folder / "a").read_text(encoding="utf-8") == "fast"
+    assert list((cache.root / "aside").iterdir()) == []
+
+
+def test_what_was_half_removed_is_in_nobodys_way(cache: Cache) -> None:
+    put(cache)
+    (cache.folder("import", "k1") / MANIFEST).unlink()
+    assert cache.get("import", "k1") is None
+    put(cache, "again")
+    folder = cache.get("import", "k1")
+    assert folder is not None
+    assert (folder / "deep" / "a.txt").read_text(encoding="utf-8") == "again"
+
+
+def test_a_writer_that_is_killed_leaves_no_result(cache: Cache) -> None:
+    script = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom qpipe.cache import Cache\n"
+        "with Cache(Path(sys.argv[1])).put('import', 'k1') as folder:\n"
+        "    (folder / 'a').write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, cache.root], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert cache.get("import", "k1") is None
+    put(cache)
+    assert cache.get("import", "k1") is not None
+
+
+def test_many_processes_may_write_one_key_at_once(cache: Cache) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom qpipe.cache import Cache\ncache = Cache(Path(sys.argv[1]))\n"
+        "for i in range(40):\n"
+        "    with cache.put('import', f'k{i}') as folder:\n        (folder / 'a').write_text(sys.argv[2])\n"
+        "    assert cache.get('import', f'k{i}'), i\n"
+    )
+    writers = [subprocess.Popen([sys.executable, "-c", script, cache.root, str(i)]) for i in range(3)]
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    assert len(list((cache.root / "import").iterdir())) == 40

@@ -1,0 +1,136 @@
+"""A signature is the schema: what is read from it, and what is said of options that do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import pytest
+
+from qpipe.errors import PluginError, RecipeError
+from qpipe.options import StageOption, check, needs, options
+
+if TYPE_CHECKING:
+    from nowhere import OnlyForTypeCheckers
+
+
+def stage(
+    model: OnlyForTypeCheckers,
+    target: Any,
+    *,
+    bits: int = 8,
+    mode: Literal["near", "down"] = "near",
+    factor: float | None = None,
+    table: Path | None = None,
+    exclude: Sequence[str] = (),
+    copy: bool = False,
+    json: dict[str, int] | None = None,
+    post: Annotated[Any, StageOption("postprocess")] = None,
+    metrics: list[Annotated[Any, StageOption("metric")]] | None = None,
+) -> None:
+    """A stage."""
+
+
+def strict(*, path: Path) -> None:
+    """A stage with an option that must be given."""
+
+
+def unannotated(*, bits=8) -> None:  # type: ignore[no-untyped-def]
+    """A stage whose option has no type."""
+
+
+def dangling(*, bits: OnlyForTypeCheckers = 8) -> None:
+    """A stage whose option has a type that is not there at run time."""
+
+
+def test_positional_parameters_are_needs_and_their_annotations_are_never_resolved() -> None:
+    assert needs(stage) == ["model", "target"]
+    assert list(options(stage)) == [
+        "bits", "mode", "factor", "table", "exclude", "copy", "json", "post", "metrics",
+    ]  # fmt: skip
+
+
+def test_defaults_are_filled_in() -> None:
+    assert check(stage, {"bits": 4}, "here") == {
+        "bits": 4, "mode": "near", "factor": None, "table": None, "exclude": (), "copy": False, "json": None,
+        "post": None, "metrics": None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("given", "value"),
+    [
+        ({"bits": "4"}, 4),
+        ({"factor": 1}, 1.0),
+        ({"table": "a/b"}, Path("a/b")),
+        ({"exclude": ["a", "b"]}, ["a", "b"]),
+        ({"json": {"a": 1}}, {"a": 1}),
+        ({"post": {"softmax": {}}}, {"softmax": {}}),
+    ],
+)
+def test_values_are_converted_to_what_is_annotated(given: dict[str, Any], value: Any) -> None:
+    (name,) = given
+    assert check(stage, given, "here")[name] == value
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"bit": 4}, "here: unknown option 'bit'; it takes bits, mode, factor, table, exclude, copy, json, post, metrics"),
+        ({"bits": "x"}, "here: option 'bits' is 'x'; input should be a valid integer, unable to parse string as an integer"),
+        ({"bits": 1.5}, "here: option 'bits' is 1.5; input should be a valid integer, got a number with a fractional part"),
+        ({"bits": [1]}, "here: option 'bits' is [1]; input should be a valid integer"),
+        ({"mode": "up"}, "here: option 'mode' is 'up'; input should be 'near' or 'down'"),
+        ({"json": {"a": "b"}}, "here: option 'json' is {'a': 'b'}; input should be a valid integer, "
+                               "unable to parse string as an integer"),
+    ],
+)  # fmt: skip
+def test_an_option_that_does_not_fit_is_told(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError) as error:
+        check(stage, given, "here")
+    assert str(error.value) == message
+
+
+def test_each_option_has_a_place_of_its_own() -> None:
+    with pytest.raises(RecipeError, match=r"^line 3: option 'bits' is 'x'"):
+        check(stage, {"mode": "near", "bits": "x"}, "line 1", {"mode": "line 2", "bits": "line 3"})
+
+
+def test_a_missing_option_is_told_with_its_type() -> None:
+    with pytest.raises(RecipeError, match=r"^here: option 'path' is missing; give pathlib\.Path$"):
+        check(strict, {}, "here")
+
+
+def test_an_option_without_a_type_is_the_plugins_fault() -> None:
+    with pytest.raises(PluginError, match=r"test_options\.unannotated: option 'bits' has no type; annotate it$"):
+        options(unannotated)
+
+
+def test_a_type_that_is_not_there_is_the_plugins_fault() -> None:
+    message = r"test_options\.dangling: the type of option 'bits' does not resolve: name 'OnlyForTypeCheckers' is not"
+    with pytest.raises(PluginError, match=message):
+        options(dangling)
+
+
+def test_options_that_take_stages_are_known_by_their_kind() -> None:
+    known = options(stage)
+    assert known["post"].stage_kind == "postprocess"
+    assert known["metrics"].stage_kind == "metric"
+    assert known["bits"].stage_kind is None
+
+
+def test_the_json_schema_has_types_choices_and_defaults() -> None:
+    known = options(stage)
+    assert known["bits"].schema() == {"type": "integer", "default": 8}
+    assert known["mode"].schema() == {"enum": ["near", "down"], "type": "string", "default": "near"}
+    assert "default" not in options(strict)["path"].schema()
+    assert known["metrics"].schema()["description"].startswith("a metric stage")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("bits", "int"), ("mode", "Literal['near', 'down']"), ("post", "postprocess stage"), ("factor", "float | None")],
+)
+def test_a_type_is_described_as_one_would_say_it(name: str, text: str) -> None:
+    assert options(stage)[name].describe() == text

@@ -1,0 +1,181 @@
+"""Latency in interleaved rounds, on a real device whose runner plays back given times."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import qpipe
+from qpipe_devices import local
+from qpipe_plugins.measure.latency import latency
+from small_build import nothing, write_build
+
+T_3_DEGREES = 3.182446305284263  # Student's t, 97.5 %, from a table
+# each process takes the next line of times.json; it notes in a log that it ran
+PLAYER = """
+import json, sys
+from pathlib import Path
+def answer(**fields):
+    sys.stdin.buffer.readline()
+    print(json.dumps({**fields, "arrays": []}), flush=True)
+own = json.loads(Path("times.json").read_text())
+log = Path(own["log"])
+with log.open("a") as file:
+    file.write(own["name"] + "\\n")
+turn = log.read_text().split().count(own["name"]) - 1
+values = own["rounds"][turn]
+answer(load_ms=10.0 + turn, runtime_mb=1.0, inputs=["image"], outputs=[])
+answer(first_ms=5.0, warmups=3, values_ns=[value * 1e6 for value in values], peak_mb=2.0)
+sys.stdin.read()
+"""
+
+
+class Bench:
+    """A device with builds that play back times, and the log of who ran."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.device = folder, local("board", folder=folder / "board")
+        pixels = {"pixels": np.zeros((8, 8, 3), np.uint8)}
+        how = {"pixels": qpipe.Preprocessing(layout="NCHW")}
+        samples = qpipe.Samples.write(folder / "samples", [qpipe.Sample("0", pixels)], how)
+        self.samples = self.device.store(samples.folder, nothing)
+        self.work, self.log = folder / "work", folder / "log"
+        self.work.mkdir()
+        self.builds: list[qpipe.Deployed] = []
+
+    def add(self, name: str, rounds: list[list[float]], code: str = PLAYER, is_float: bool = False) -> None:
+        times = json.dumps({"name": name, "rounds": rounds, "log": str(self.log)})
+        files = {"run_player.py": code, "times.json": times}
+        build = write_build(self.folder / "builds" / name, "run_player.py", files)
+        self.builds.append(qpipe.Deployed(name, build, self.device.store(build.folder, nothing), is_float))
+
+    def measure(self, **options: float) -> dict[tuple[str, str], qpipe.Measurement]:
+        measured = latency(
+            qpipe.Deployments(self.builds), self.device, self.samples, self.work, nothing, **options
+        )  # type: ignore[arg-type]
+        return {(each.deployed, each.metric): each for each in measured}
+
+    @property
+    def ran(self) -> list[str]:
+        return self.log.read_text(encoding="utf-8").split() if self.log.exists() else []
+
+
+@pytest.fixture
+def bench(tmp_path):
+    bench = Bench(tmp_path)
+    yield bench
+    bench.device.close()
+
+
+FLOAT = [[4.0, 5.0, 9.0], [4.2, 5.2, 9.2], [4.1, 4.9, 8.0], [4.0, 5.4, 5.5]]
+INT8 = [[1.0, 2.0, 3.0], [1.1, 2.2, 3.3], [1.2, 2.1, 2.9], [1.0, 1.9, 2.5]]
+
+
+def test_numbers_are_those_of_numpy(bench):
+    bench.add("net/float32/ort", FLOAT, is_float=True)
+    bench.add("net/int8/ort", INT8)
+    found = bench.measure(rounds=4, values=3)
+    one = found["net/int8/ort", "latency_ms"]
+    medians = np.median(INT8, axis=1)
+    half = T_3_DEGREES * medians.std(ddof=1) / 2
+    assert one.value == np.median(INT8)
+    assert (one.low, one.high) == pytest.approx((medians.mean() - half, medians.mean() + half), rel=1e-9)
+    assert (one.n, one.unit, one.better) == (4, "ms", "min")
+    assert np.sort(one.rounds, axis=0).tolist() == np.sort(INT8, axis=0).tolist()
+    assert found["net/int8/ort", "latency_p90_ms"].value == np.quantile(INT8, 0.9, method="inverted_cdf")
+    assert found["net/int8/ort", "latency_min_ms"].value == 1.0
+    assert found["net/int8/ort", "load_ms"].value == 11.5
+    assert found["net/int8/ort", "first_ms"].value == 5.0
+    assert ("net/int8/ort", "latency_p99_ms") not in found
+
+
+def test_the_ratio_to_float_is_paired_by_round(bench):
+    bench.add("net/float32/ort", FLOAT, is_float=True)
+    bench.add("net/int8/ort", INT8)
+    found = bench.measure(rounds=4, values=3)
+    ratio = found["net/int8/ort", "latency_ratio"]
+    logs = np.log(np.median(INT8, axis=1) / np.median(FLOAT, axis=1))
+    half = T_3_DEGREES * logs.std(ddof=1) / 2
+    assert ratio.value == pytest.approx(np.exp(logs.mean()), rel=1e-12)
+    assert (ratio.low, ratio.high) == pytest.approx(tuple(np.exp([logs.mean() - half, logs.mean() + half])), rel=1e-9)
+    assert ratio.n == 4
+    assert ("net/float32/ort", "latency_ratio") not in found
+
+
+def test_enough_values_give_a_p99(bench):
+    values = np.arange(1.0, 151.0)
+    bench.add("net/int8/ort", [list(values), list(values + 150)])
+    assert bench.measure(rounds=2, values=150)["net/int8/ort", "latency_p99_ms"].value == 297.0
+
+
+def test_every_round_visits_all_and_every_other_round_backwards(bench):
+    for name in ("a", "b", "c"):
+        bench.add(name, [[1.0]] * 4)
+    bench.measure(rounds=4, values=1)
+    first, second, third, fourth = (bench.ran[i : i + 3] for i in (0, 3, 6, 9))
+    assert sorted(first) == ["a", "b", "c"]
+    assert (second, third, fourth) == (first[::-1], first, first[::-1])
+
+
+def test_a_killed_measurement_goes_on_where_it_was(bench):
+    for name in ("a", "b"):
+        bench.add(name, [[1.0]] * 6)
+    bench.measure(rounds=2, values=1)
+    journal = bench.work / "rounds.jsonl"
+    lines = journal.read_text(encoding="utf-8").splitlines()
+    cut = json.loads(lines[-1])["name"]
+    journal.write_text("\n".join(lines)[:-20], encoding="utf-8")  # the last line was being written
+    bench.measure(rounds=3, values=1)
+    assert sorted(bench.ran[4:]) == sorted([cut, "a", "b"])
+    before = len(bench.ran)
+    bench.measure(rounds=3, values=1)
+    assert len(bench.ran) == before
+
+
+def test_rounds_older_than_an_hour_are_measured_again(bench):
+    bench.add("a", [[1.0]] * 4)
+    bench.measure(rounds=2, values=1)
+    journal = bench.work / "rounds.jsonl"
+    entries = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    entries[0]["at"] = time.time() - 3700
+    journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    bench.measure(rounds=2, values=1)
+    assert bench.ran == ["a"] * 3
+
+
+def test_rounds_of_other_options_do_not_count(bench):
+    bench.add("a", [[1.0, 1.0]] * 4)
+    bench.measure(rounds=1, values=1)
+    bench.measure(rounds=1, values=2)
+    assert bench.ran == ["a"] * 2
+
+
+def test_a_build_that_fails_drops_out_with_its_reason_and_the_others_go_on(bench):
+    bench.add("net/good/ort", [[1.0]] * 3)
+    bench.add("net/bad/ort", [[1.0]], code=PLAYER)  # its second round finds no times and ends
+    found = bench.measure(rounds=3, values=1)
+    assert {name for name, _ in found} == {"net/good/ort"}
+    failures = json.loads((bench.work / "failures.json").read_text(encoding="utf-8"))
+    assert list(failures) == ["net/bad/ort"]
+    expected = "board: runner run_player.py ended with status 1 when asked to load model.onnx"
+    assert failures["net/bad/ort"].startswith(expected)
+    assert failures["net/bad/ort"].endswith("IndexError: list index out of range")
+
+
+def test_nothing_that_ran_is_an_error_with_the_reason(bench):
+    bench.add("net/bad/ort", [], code="import os; os.abort()")
+    with pytest.raises(qpipe.StageError, match=r"^latency: no build ran: board: runner run_player.py was killed"):
+        bench.measure(rounds=1, values=1)
+
+
+def test_a_lost_device_is_not_the_fault_of_the_builds(bench):
+    bench.add("a", [[1.0]])
+    bench.device.close()
+    bench.device.python = "/nowhere/python3"  # it was reached before, and is not now
+    with pytest.raises(qpipe.DeviceError, match=r"^board: '/nowhere/python3' does not start"):
+        bench.measure(rounds=1, values=1)
+    assert not (bench.work / "failures.json").exists()

@@ -1,0 +1,60 @@
+"""Memory and size of a build, on this machine's device."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+import qpipe
+from qpipe_devices import local
+from qpipe_plugins.deploy.copy import copy
+from qpipe_plugins.measure.memory import memory
+from qpipe_plugins.measure.size import size
+from small_build import nothing, write_build
+
+MB = 10**6
+
+
+def add_weight(build: qpipe.Build, megabytes: int) -> None:
+    """Add a weight of that size to the small model, to an output of its own."""
+    model = onnx.load(build.folder / "model.onnx")
+    weight = np.ones(megabytes * MB // 4, np.float32)
+    model.graph.initializer.append(numpy_helper.from_array(weight, "weight"))
+    model.graph.node.append(helper.make_node("Mul", ["weight", "mean"], ["large"]))
+    model.graph.output.append(helper.make_tensor_value_info("large", 1, [1, 3, 1, len(weight)]))
+    onnx.save(model, build.folder / "model.onnx")
+
+
+@pytest.fixture
+def board(tmp_path):
+    device = local("board", folder=tmp_path / "board")
+    yield device
+    device.close()
+
+
+def test_size_is_all_that_travels(board, tmp_path):
+    build = write_build(tmp_path / "build")
+    (measured,) = size(qpipe.Deployed("net/int8/ort", build, copy(build, board, nothing)))
+    expected = sum(path.stat().st_size for path in build.folder.iterdir()) / MB
+    assert (measured.metric, measured.value, measured.unit) == ("size_mb", expected, "MB")
+    assert measured.deployed == "net/int8/ort"
+
+
+def test_memory_grows_by_what_the_model_holds_and_gives(board, tmp_path):
+    pixels = {"pixels": np.zeros((8, 8, 3), np.uint8)}
+    how = {"pixels": qpipe.Preprocessing(layout="NCHW")}
+    samples = board.store(qpipe.Samples.write(tmp_path / "s", [qpipe.Sample("0", pixels)], how).folder, nothing)
+    found = []
+    for name, megabytes in (("small", 0), ("large", 20)):
+        build = write_build(tmp_path / name)
+        if megabytes:
+            add_weight(build, megabytes)
+        deployed = qpipe.Deployed(name, build, copy(build, board, nothing))
+        found.append({each.metric: each for each in memory(deployed, board, samples, nothing, rounds=2)})
+    small, large = found
+    assert small["memory_mb"].value > small["memory_above_runtime_mb"].value > 0
+    # the weight, and three times as much of output
+    assert large["memory_above_runtime_mb"].value - small["memory_above_runtime_mb"].value > 4 * 20
+    assert large["memory_mb"].n == len(large["memory_mb"].rounds) == 2
