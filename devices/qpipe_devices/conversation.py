@@ -18,6 +18,7 @@ from qpipe_devices import package
 from qpipe_devices.agent import wire
 
 START_S = 60.0  # a slow board imports numpy in seconds
+LOST, AGAIN = "the connection was lost", "run again to continue"
 WINDOW = 16  # messages that wait here for whoever asked; beyond that the device waits
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ class Conversation:
                     return
                 yield message
         finally:
-            if not ended and not self.ended.is_set():
+            if not ended and not self.is_lost and not self.ended.is_set():
                 self._send({"do": "cancel", "which": which})
 
     def close(self) -> None:
@@ -94,15 +95,17 @@ class Conversation:
             stream.close()
 
     def _open(self, python: str) -> str:
-        boot = self._next(START_S, f"python '{python}' does not start the agent")
+        no_start = f"'{python}' does not start the agent", "set python to one that has numpy"
+        boot = self._next(START_S, no_start)
         if boot.fields["boot"] == "send":
             self._write(package.package())
-        self._next(START_S, "the agent does not start")  # it says that it is ready
-        hello = self._checked(self._next(START_S, "the agent does not start"))
+        self._next(START_S, no_start)  # it says that it is ready
+        hello = self._checked(self._next(START_S, no_start))
         return str(hello["root"])
 
     def _request(self, do: str, fields: dict[str, Any]) -> int:
         self.last_id += 1
+        self.tail.clear()  # what was said before has nothing to do with it
         self._send({"do": do, "id": self.last_id, **fields})
         return self.last_id
 
@@ -111,16 +114,16 @@ class Conversation:
             with self.sending:
                 wire.write(self.process.stdin, fields)
         except (OSError, ValueError, EOFError) as error:  # broken pipe, closed file, the transport's own end
-            raise self._lost(str(error)) from error
+            raise self._lost(LOST) from error
 
     def _write(self, content: bytes) -> None:
         try:
             self.process.stdin.write(content)
             self.process.stdin.flush()
         except (OSError, EOFError) as error:
-            raise self._lost(str(error)) from error
+            raise self._lost(LOST) from error
 
-    def _next(self, seconds: float, ended: str = "the connection was lost, run again to continue") -> wire.Message:
+    def _next(self, seconds: float, ended: tuple[str, str] = (LOST, AGAIN)) -> wire.Message:
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -134,7 +137,7 @@ class Conversation:
                 continue
             if message is None:
                 self.messages.put(None)  # whoever asks again is told again
-                raise self._lost(ended)
+                raise self._lost(*ended)
             return message
 
     def _checked(self, message: wire.Message) -> dict[str, Any]:
@@ -142,11 +145,11 @@ class Conversation:
             raise DeviceError(f"{self.name}: {message.fields['error']}")
         return message.fields
 
-    def _lost(self, reason: str) -> ConnectionLostError:
+    def _lost(self, reason: str, fix: str = AGAIN) -> ConnectionLostError:
         self.scribe.join(0.5)  # its last words may still be on their way
-        last = f"; its last line: {self.tail[-1]}" if self.tail else ""
+        last = f" (its last line: {self.tail[-1]})" if self.tail else ""
         self.is_lost = True
-        return ConnectionLostError(f"{self.name}: {reason}{last}")
+        return ConnectionLostError(f"{self.name}: {reason}{last}; {fix}")
 
     def _listen(self) -> None:
         stream = self.process.stdout

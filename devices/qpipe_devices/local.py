@@ -55,7 +55,8 @@ class LocalTransport:
                 )
             )  # fmt: skip
         except OSError as error:
-            raise DeviceError(f"{self.name}: '{argv[0]}' does not start: {error.strerror}; set python") from error
+            reason = f"'{argv[0]}' does not start: {error.strerror}"
+            raise DeviceError(f"{self.name}: {reason}; set python to one that has numpy") from error
 
     def put(self, source: Path, path: str, progress: Progress) -> None:
         try:

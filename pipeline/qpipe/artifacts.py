@@ -44,6 +44,16 @@ class FloatOutputs(Sequence[Mapping[str, Array]]):
         return {name: array[index] for name, array in self.arrays.items()}
 
 
+def check(kind: str, value: Any) -> None:
+    """PluginError where that is not what a stage of the kind gives."""
+    if kind == "deploy":
+        _expect(value, Stored, kind)
+    elif kind == "measure":
+        _expect(value, list, kind)
+        for item in value:
+            _expect(item, Measurement, kind)
+
+
 def write(kind: str, value: Any, folder: Path) -> None:
     """Write what a stage of that kind gave; PluginError where it is not what the kind gives."""
     if kind == "samples":
@@ -70,7 +80,7 @@ def write(kind: str, value: Any, folder: Path) -> None:
         _expect(value, Stored, kind)
         (folder / "stored.json").write_text(json.dumps(vars(value)), encoding="utf-8")
     elif kind == "measure":
-        _expect(value, list, kind)
+        check(kind, value)
         text = json.dumps([measurement.to_json() for measurement in value])
         (folder / "measurements.json").write_text(text, encoding="utf-8")
     else:

@@ -35,7 +35,7 @@ class Cache:
         try:
             manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
             intact = manifest["files"] == _digests(entry / "value")
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             intact = False
         if not intact:
             self.remove(kind, key)

@@ -50,6 +50,33 @@ def _resolve(value: Any) -> Any:
     return value.stage.function(**own)
 
 
+@dataclass(frozen=True)
+class Named:
+    """A call that another process can look up for itself: functions of a plugin file do not cross."""
+
+    kind: str
+    name: str
+    options: Mapping[str, Any]
+
+
+def named(value: Any) -> Any:
+    """A value with its calls made fit to cross to another process."""
+    if isinstance(value, Call):
+        return Named(value.kind, value.name, named(value.options))
+    if isinstance(value, Mapping):
+        return {name: named(item) for name, item in value.items()}
+    return [named(item) for item in value] if isinstance(value, list) else value
+
+
+def found(value: Any, plugins: Registry) -> Any:
+    """The value again, on the other side."""
+    if isinstance(value, Named):
+        return Call(plugins.stage(value.kind, value.name), found(value.options, plugins))
+    if isinstance(value, Mapping):
+        return {name: found(item, plugins) for name, item in value.items()}
+    return [found(item, plugins) for item in value] if isinstance(value, list) else value
+
+
 def plain(value: Any, path: Callable[[Path], str] = str) -> Any:
     """A value as JSON holds it."""
     if isinstance(value, Call):

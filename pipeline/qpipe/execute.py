@@ -127,9 +127,7 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
                 recorder.event(event)
                 listen(event)
                 if event.what not in ("started", "progress"):
-                    session.plugins.hooks.hook.step_finished(
-                        step=event.step, state=event.what, seconds=event.seconds, coordinates=event.coordinates
-                    )
+                    _tell_plugins(session.plugins, event, say)
 
             return Runner(plan, devices, session.cache, workdir, hear, recorder.measured, done).run()
 
@@ -153,6 +151,14 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
     judge(store, id_, session.recipe.pareto)
     store.finish_run(id_, finished.state)
     return finished
+
+
+def _tell_plugins(plugins: Registry, event: Event, say: Callable[[str], None]) -> None:
+    told = plugins.hooks.hook.step_finished
+    try:
+        told(step=event.step, state=event.what, seconds=event.seconds, coordinates=event.coordinates)
+    except Exception as error:  # noqa: BLE001  (foreign code: who only listens cannot make a run fail)
+        say(f"{event.step}: a plugin's step_finished broke: {type(error).__name__}: {error}")
 
 
 def judge(store: Store, run: str, objectives: Mapping[str, Any]) -> None:

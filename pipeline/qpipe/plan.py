@@ -57,6 +57,11 @@ class Step:
         return self.kind == "measure" and self.call is not None and self.call.name in UNCACHED
 
     @property
+    def label(self) -> str:
+        """What its row is called: model/scheme/build."""
+        return "/".join(self.coordinates[part] for part in ("model", "scheme", "build"))
+
+    @property
     def dependencies(self) -> list[str]:
         """All the steps it waits for."""
         return [*dict.fromkeys([*self.needs.values(), *self.fan_in])]
@@ -147,7 +152,7 @@ class _Planner:
     ) -> str:
         """Add a step unless one that means the same is there; its id either way."""
         step_fields = self.fields(kind, call, given, **more)
-        own = name if kind in ("deploy", "measure") else ""  # two schemes with one build are still two rows
+        own = name if kind in ("import", "deploy", "measure") else ""  # two schemes with one build are still two rows
         meaning = (kind, keys.key(step_fields), more.get("device"), own)
         if meaning in self.by_meaning:
             return self.by_meaning[meaning]
@@ -165,7 +170,7 @@ class _Planner:
         steps = self.result.steps
         found: keys.Fields = keys.of_call(call) if call else {"kind": kind}
         found["needs"] = {parameter: self.content(parameter, steps[step]) for parameter, step in given.items()}
-        found["fan_in"] = [steps[step].key for step in more.get("fan_in", ())]
+        found["fan_in"] = {step: steps[step].key for step in more.get("fan_in", ())}
         if kind not in ("deploy", "upload"):
             found["host"] = keys.of_host()
         if more.get("target"):
@@ -238,10 +243,14 @@ class _Planner:
     def on_device(self, device: DeviceInPlan, samples: str) -> None:
         name = device.name
         at = {"device": name}
-        upload = self.add(f"{name}/samples", "upload", None, {"evaluation_samples": samples}, at, device=name)
+        asked = {parameter for call in self.recipe.measure for parameter in needs(call.stage.function)}
+        upload = reference = ""
+        if "device_samples" in asked:
+            upload = self.add(f"{name}/samples", "upload", None, {"evaluation_samples": samples}, at, device=name)
         deployed: dict[str, tuple[str, str, Mapping[str, str], bool]] = {}
         for model in self.recipe.models:
-            reference = self.reference(model, samples)
+            if "float_outputs" in asked:
+                reference = self.reference(model, samples)
             for scheme, chain in self.recipe.schemes.items():
                 for build, call in self.recipe.builds.items():
                     where = {"model": model, "scheme": scheme, "build": build}

@@ -10,10 +10,11 @@ from typing import Any
 
 from qpipe import artifacts, keys
 from qpipe.cache import Cache
+from qpipe.errors import PluginError
 from qpipe.events import Event
 from qpipe.plan import Plan, Step, target_of
 from qpipe.store import Store
-from qpipe.types import Capabilities, Measurement, Stored
+from qpipe.types import Capabilities, Measurement
 
 
 class Recorder:
@@ -46,31 +47,29 @@ class Recorder:
             row |= {"finished": now, "seconds": round(event.seconds, 3), "error": event.message or None}
         self.store.record_step(self.run, event.step, **row)
 
-    def measured(self, step: Step, measurements: Sequence[Measurement], stored: Mapping[str, Stored]) -> None:
-        """Record a measuring step's numbers under the row each belongs to."""
+    def measured(self, step: Step, measurements: Sequence[Measurement]) -> None:
+        """Record a measuring step's numbers under the row each belongs to; PluginError for a row that is not there."""
         rows: dict[str, list[Measurement]] = {}
         for measurement in measurements:
-            rows.setdefault(measurement.deployed, []).append(measurement)
-        for deployed, own in rows.items():
-            deploy = self._deploy_step(step, deployed)
-            self.store.record_measurements(self.run, deploy.coordinates, own, **self._facts(step, deploy, stored))
+            # what came from the cache may bear the name that the row had when it was measured
+            rows.setdefault(measurement.deployed if step.fan_in else step.label, []).append(measurement)
+        for label, own in rows.items():
+            deploy = self.plan.steps.get(f"{label}@{step.device}")
+            if deploy is None:
+                raise PluginError(f"{step.id}: it gave a number of '{label}'; give those of what was deployed, by name")
+            self.store.record_measurements(self.run, deploy.coordinates, own, **self._facts(step, deploy))
 
-    def _deploy_step(self, step: Step, deployed: str) -> Step:
-        steps = self.plan.steps
-        if deployed:
-            return steps[f"{deployed}@{step.device}"]
-        return next(steps[need] for need in step.needs.values() if steps[need].kind == "deploy")
-
-    def _facts(self, step: Step, deploy: Step, stored: Mapping[str, Stored]) -> dict[str, Any]:
+    def _facts(self, step: Step, deploy: Step) -> dict[str, Any]:
         compiled = self.plan.steps[deploy.needs["build"]]
-        build = artifacts.read("compile", self._folder(compiled))
-        origin = self.plan.steps[f"{deploy.coordinates['model']}/import"]
-        runtime = str(build.manifest["runtime"])
+        build, origin = self._folder(compiled), self._folder(self.plan.steps[f"{deploy.coordinates['model']}/import"])
+        runtime = compiled.call.name if compiled.call else ""
+        if build.is_dir():  # it may have left the cache, while the measurement is still there
+            runtime = str(artifacts.read("compile", build).manifest["runtime"])
         return {
             "runtime": runtime,
             "is_float": deploy.is_float,
-            "model_digest": keys.digest(self._folder(origin)) if self._folder(origin).is_dir() else None,
-            "build_digest": stored[deploy.id].digest if deploy.id in stored else keys.digest(build.folder),
+            "model_digest": keys.digest(origin) if origin.is_dir() else None,
+            "build_digest": keys.digest(build) if build.is_dir() else None,
             "evaluation_digest": artifacts.sample_digests(self._folder(self.plan.samples))["evaluation"],
             "metric_digest": keys.key(keys.of_call(step.call)) if step.call else None,
             "target": asdict(target_of(self.devices[str(deploy.device)], runtime)),

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from qpipe import artifacts, worker
 from qpipe.cache import Cache
+from qpipe.call import named
 from qpipe.errors import QpipeError, StageError
 from qpipe.events import Event, Listener
 from qpipe.options import needs
@@ -67,7 +68,7 @@ class Runner:
         cache: Cache,
         workdir: Path,
         listen: Listener,
-        measured: Callable[[Step, Sequence[Measurement], Mapping[str, Stored]], None],
+        measured: Callable[[Step, Sequence[Measurement]], None],
         done: Collection[str] = (),
     ) -> None:
         self.plan, self.devices, self.cache, self.workdir = plan, devices, cache, workdir
@@ -146,8 +147,9 @@ class Runner:
             chosen = host[: max(0, self.host_slots - busy.count(None))]
         quiet = not chosen and None not in busy and not any(s.device is None for s in self._pending())
         for step in ready:
-            free = step.device not in busy and step.device not in [s.device for s in chosen]
-            if step.device and free and (quiet or not self._is_here(step.device)):
+            taken = [*busy, *(s.device for s in chosen)]
+            alone = quiet and not any(device and self._is_here(device) for device in taken)
+            if step.device and step.device not in taken and (alone or not self._is_here(step.device)):
                 chosen.append(step)
         return chosen
 
@@ -195,7 +197,7 @@ class Runner:
                 step=step.id,
                 kind=step.kind,
                 stage=step.call.name if step.call else step.kind,
-                options=step.call.options if step.call else {},
+                options=named(step.call.options) if step.call else {},
                 needs={p: self._given(self.plan.steps[need]) for p, need in step.needs.items()},
                 target=step.target,
                 out=out,
@@ -220,13 +222,14 @@ class Runner:
             self._log(step, error)
             text = str(error).partition("\n")[0]
             raise StageError(f"{step.kind} {step.call.name} broke: {type(error).__name__}: {text}") from error
+        artifacts.check(step.kind, result)
         if step.kind == "deploy":
             self.stored[step.id] = result
             return
-        if step.cacheable:
+        self._keep(step, result)
+        if step.cacheable:  # only what the store took: a wrong number is not to come back from the cache
             with self.cache.put(step.kind, step.key) as out:
                 artifacts.write(step.kind, result, out)
-        self._keep(step, result)
 
     def _log(self, step: Step, error: Exception) -> None:
         import traceback
@@ -244,7 +247,7 @@ class Runner:
             return self._scratch(step)
         if parameter == "deployments":
             present = [self._deployed(need) for need in step.fan_in if need in self.stored]
-            return Deployments(present, [_label(self.plan.steps[n]) for n in step.fan_in if n not in self.stored])
+            return Deployments(present, [self.plan.steps[n].label for n in step.fan_in if n not in self.stored])
         need = self.plan.steps[step.needs[parameter]]
         if need.kind == "deploy":
             return self._deployed(need.id)
@@ -256,11 +259,11 @@ class Runner:
     def _deployed(self, id_: str) -> Deployed:
         step = self.plan.steps[id_]
         build = artifacts.read("compile", self._folder(self.plan.steps[step.needs["build"]]))
-        return Deployed(_label(step), build, self.stored[id_], step.is_float)
+        return Deployed(step.label, build, self.stored[id_], step.is_float)
 
     def _keep(self, step: Step, measurements: Sequence[Measurement]) -> None:
         self.outcome.measurements.extend((step, measurement) for measurement in measurements)
-        self.measured(step, measurements, self.stored)
+        self.measured(step, measurements)
 
     # ---- places
 
@@ -277,7 +280,3 @@ class Runner:
 
     def _tell(self, step: Step, what: Any, **more: Any) -> None:
         self.listen(Event(step.id, what, coordinates=step.coordinates, **more))
-
-
-def _label(step: Step) -> str:
-    return "/".join(step.coordinates[part] for part in ("model", "scheme", "build"))

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from qpipe import artifacts, registry
+from qpipe.call import Call, found
 from qpipe.errors import QpipeError, StageError
 from qpipe.options import needs
 from qpipe.types import Progress, Target
@@ -92,6 +94,7 @@ def _context() -> Any:
 
 def _child(job: Job, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -106,6 +109,13 @@ def _child(job: Job, connection: Connection) -> None:
         connection.send(("failed", f"{job.kind} {job.stage} broke: {type(error).__name__}: {_first_line(error)}"))
     else:
         connection.send(("done", None))
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _first_line(error: BaseException) -> str:
@@ -134,7 +144,9 @@ def call(job: Job, progress: Progress) -> None:
         outputs = float_outputs(model, _samples(job, "evaluation_samples"), progress)
         artifacts.FloatOutputs.write(job.out, outputs)
         return
-    stage = registry.load(job.plugins).stage(job.kind, job.stage)
+    plugins = registry.load(job.plugins)
+    stage = plugins.stage(job.kind, job.stage)
+    options = Call(stage, found(job.options, plugins)).resolved()
     with tempfile.TemporaryDirectory(prefix="qpipe-") as scratch:
         brought = {
             "progress": progress,
@@ -143,7 +155,7 @@ def call(job: Job, progress: Progress) -> None:
         }
         parameters = needs(stage.function)
         arguments = [brought[name] if name in brought else _needed(job, name) for name in parameters]
-        artifacts.write(job.kind, stage.function(*arguments, **job.options), job.out)
+        artifacts.write(job.kind, stage.function(*arguments, **options), job.out)
 
 
 def _needed(job: Job, parameter: str) -> Any:

@@ -245,9 +245,9 @@ def name_by_module(graph: onnx_ir.Graph) -> None:
     outputs = set(graph.outputs)
     for node in graph:
         *_, module, _ = ast.literal_eval(node.metadata_props["pkg.torch.onnx.name_scopes"])
-        node.name = f"{module}/{node.op_type}" if module else node.op_type
         if node.outputs[0] not in outputs:
-            node.outputs[0].name = node.name
+            node.outputs[0].name = f"{module}/{node.op_type}"
+        node.name = node.outputs[0].name
 
 
 def mean_average_precision(path: Path, scenes: list[Scene]) -> float:

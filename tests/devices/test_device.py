@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 import pytest
-from small_build import nothing
 
 import qpipe
 from qpipe_devices import local, ssh
 from qpipe_devices.agent import run_onnxruntime
+from small_build import nothing
 
 
 def reference(build: qpipe.Build, samples: qpipe.Samples, index: int) -> dict[str, np.ndarray]:
@@ -161,7 +161,8 @@ def test_a_python_without_numpy_says_so(open_device, tmp_path):
     bare = tmp_path / "bare"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
     device = open_device(python=str(bare / "bin" / "python"))
-    with pytest.raises(qpipe.DeviceError, match=r"^board: .*; its last line: numpy cannot be imported"):
+    expected = r"^board: .*python.* \(its last line: numpy cannot be imported: .*\); set python to one that has numpy$"
+    with pytest.raises(qpipe.DeviceError, match=expected):
         device.capabilities()
 
 

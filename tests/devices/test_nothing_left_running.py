@@ -88,7 +88,7 @@ def start_host(sshd, samples, tmp_path) -> Iterator:
             )
         )
         assert hosts[-1].stdout.readline() == b"ready\n"
-        assert wait_until(lambda: len(running(tmp_path / "board")) >= 3, 10)  # agent, runner, the runner's child
+        assert wait_until(lambda: len(running(tmp_path / "board")) >= 3, 30)  # agent, runner, the runner's child
         return hosts[-1]
 
     yield start
@@ -122,7 +122,7 @@ def test_an_agent_that_is_killed_is_a_lost_connection_and_the_next_call_starts_a
     device.capabilities()
     for process in running(folder):
         os.kill(process, signal.SIGKILL)
-    with pytest.raises(qpipe.DeviceError, match=r"^board: "):
+    with pytest.raises(qpipe.DeviceError, match=r"^board: the connection was lost; run again to continue$"):
         device.capabilities()
     assert device.capabilities().cores > 0
     device.close()
@@ -136,7 +136,7 @@ def test_an_agent_that_falls_silent_is_a_lost_connection(tmp_path):
     (agent,) = running(tmp_path / "board")
     os.kill(agent, signal.SIGSTOP)
     start = time.monotonic()
-    with pytest.raises(qpipe.DeviceError, match=r"^board: nothing was heard of it for 1 s$"):
+    with pytest.raises(qpipe.DeviceError, match=r"^board: nothing was heard of it for 1 s; run again to continue$"):
         device.capabilities()
     assert time.monotonic() - start < 10
     device.close()
@@ -159,7 +159,7 @@ def test_a_connection_cut_in_the_middle_says_so(sshd, tmp_path, samples):
     places = device.store(build.folder, nothing), device.store(samples.folder, nothing)
     outputs = device.infer(*places, 1)
     device.transport.client.get_transport().sock.shutdown(2)
-    with pytest.raises(qpipe.DeviceError, match=r"^board: "):
+    with pytest.raises(qpipe.DeviceError, match=r"^board: the connection was lost; run again to continue$"):
         next(outputs)
     assert wait_until(lambda: not running(tmp_path / "board"), 5)
     device.close()

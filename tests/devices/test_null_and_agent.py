@@ -6,8 +6,8 @@ import ast
 import inspect
 import itertools
 import sys
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,18 +99,25 @@ def test_a_message_cut_short_is_the_end(tmp_path):
         assert wire.read(stream) is None
 
 
-def test_warmup_goes_on_until_steady_and_not_for_ever():
-    def take(milliseconds: float) -> float:
-        time.sleep(0.002)
-        return milliseconds
+@pytest.mark.parametrize(
+    ("times", "shortest", "longest"),
+    [
+        (itertools.repeat(5), 0.06, 0.09),  # steady from the start: as long as was asked for
+        ((5 * 1.2**i for i in itertools.count()), 0.24, 0.27),  # never steady: four times as long
+    ],
+    ids=["steady", "restless"],
+)
+def test_warmup_goes_on_until_steady_and_not_for_ever(times, shortest, longest, monkeypatch):
+    clock = [0.0]
 
-    steady, restless = itertools.repeat(5.0), (1.2**i for i in itertools.count())
-    start = time.monotonic()
-    run_onnxruntime.warm_up(lambda: take(next(steady)), seconds=0.06, most=10)
-    assert 0.06 <= time.monotonic() - start < 0.2
-    start = time.monotonic()
-    run_onnxruntime.warm_up(lambda: take(next(restless)), seconds=0.06, most=10)
-    assert 0.24 <= time.monotonic() - start < 0.6
+    def once() -> float:
+        clock[0] += 0.002
+        return next(times)
+
+    monkeypatch.setattr(run_onnxruntime, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    count = run_onnxruntime.warm_up(once, seconds=0.06, most=10)
+    assert shortest <= clock[0] < longest
+    assert count == round(clock[0] / 0.002)
 
 
 @pytest.mark.parametrize(

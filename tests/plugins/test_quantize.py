@@ -11,10 +11,14 @@ from models import conv_net, images, run, statistics_of
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import sqnr_db
+from qpipe.quant.codebook import powers_of_two
 from qpipe.registry import load
+from qpipe.samples import Samples
+from qpipe.types import Preprocessing, Sample
 from qpipe_plugins.quantize.activations import activations
 from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.correct_bias import correct_bias
+from qpipe_plugins.quantize.gptq import gptq
 from qpipe_plugins.quantize.logarithmic import logarithmic
 from qpipe_plugins.quantize.symmetric import symmetric
 
@@ -188,8 +192,84 @@ def test_the_smallest_third_party_algorithm_works_in_a_chain_with_activations(tm
     np.testing.assert_array_equal(logits(model), logits(same))
 
 
-@pytest.mark.parametrize("name", ["symmetric", "asymmetric", "logarithmic", "activations", "correct_bias"])
+@pytest.mark.parametrize("name", ["symmetric", "asymmetric", "logarithmic", "activations", "correct_bias", "gptq"])
 def test_the_stage_is_registered_and_its_first_line_says_what_it_does(name):
     stage = load().stages["quantize", name]
     assert stage.function.__doc__.splitlines()[0].endswith(".")
     assert qpipe.__version__
+
+
+def test_correcting_biases_twice_is_the_same_as_once(statistics):
+    model = correct_bias(symmetric(conv_net(), statistics, bits=3), conv_net(), statistics)
+    once = {name: weight.bias for name, weight in weights(model).items()}
+    for name, weight in weights(correct_bias(model, conv_net(), statistics)).items():
+        np.testing.assert_array_equal(weight.bias, once[name])
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory):
+    given = (Sample(str(i), {"image": array[0]}) for i, array in enumerate(CALIBRATION))
+    return Samples.write(tmp_path_factory.mktemp("samples"), given, {"image": Preprocessing()})
+
+
+def quiet(done, total=None, unit=""):
+    pass
+
+
+@pytest.mark.parametrize("quantizer", [symmetric, asymmetric, logarithmic])
+def test_gptq_keeps_scales_and_codebooks(quantizer, statistics, samples):
+    before = weights(quantizer(conv_net(), statistics, bits=3))
+    after = weights(gptq(quantizer(conv_net(), statistics, bits=3), conv_net(), samples, quiet))
+    for name, weight in after.items():
+        assert weight.quantized.codebook == before[name].quantized.codebook
+        np.testing.assert_array_equal(weight.quantized.scale, before[name].quantized.scale)
+        assert set(np.unique(weight.quantized.codes)) <= set(weight.quantized.codebook.levels)
+
+
+@pytest.mark.parametrize(("name", "output"), [("stem_w", "stem"), ("deep_w", "deep"), ("flat_w", "flat")])
+def test_gptq_keeps_the_mean_of_strided_padded_and_depthwise_layers(name, output, samples):
+    model = conv_net()
+    weight = weights(model)[name]
+    qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=2, axis=0))
+    gptq(model, conv_net(), samples, quiet, positions=10_000)
+    means = [
+        np.mean([one[output] for one in run(net, CALIBRATION, [output])], axis=(0, 1, 3, 4))
+        for net in (conv_net(), model)
+    ]
+    np.testing.assert_allclose(means[1], means[0], atol=1e-5)
+
+
+def test_gptq_leaves_less_noise_than_rounding_to_nearest_where_inputs_correlate(tmp_path):
+    random = np.random.default_rng(5)
+    inputs = random.normal(size=(200, 3)) @ random.normal(size=(3, 24)) + 0.3 * random.normal(size=(200, 24))
+    rows = inputs.astype(np.float32)
+    array = random.normal(size=(6, 24)).astype(np.float32)
+    data = (Sample(str(i), {"x": row}) for i, row in enumerate(rows))
+    samples = Samples.write(tmp_path, data, {"x": Preprocessing()})
+
+    def net():
+        text = """<ir_version: 8, opset_import: ["" : 17]>
+        net (float[1, 24] x) => (float[1, 6] y) { y = Gemm <transB = 1> (x, w) }"""
+        return ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w")])
+
+    model = net()
+    (weight,) = qdq.weights(model)
+    qdq.quantize_weight(model, weight, qdq.to_codebook(weight, powers_of_two(4), axis=0))
+    (rounded,) = qdq.weights(model)
+    (chosen,) = qdq.weights(gptq(model, net(), samples, quiet, samples=200))
+    noise = [np.var(rows @ (found.array - array).T, axis=0).sum() for found in (rounded, chosen)]
+    assert noise[1] < 0.5 * noise[0]
+
+
+def test_gptq_of_inputs_that_do_not_correlate_is_rounding_to_nearest(tmp_path):
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[1, 3] x) => (float[1, 2] y) <float[3, 2] w = {0.9, -0.6, 0.35, 0.2, -1.0, 1.0}> { y = Gemm (x, w) }"""
+    design = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32)  # three columns of a Hadamard
+    data = (Sample(str(i), {"x": row}) for i, row in enumerate(design))
+    samples = Samples.write(tmp_path, data, {"x": Preprocessing()})
+    model = ir.from_onnx_text(text)
+    (weight,) = qdq.weights(model)
+    qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=3, axis=None))
+    expected = np.rint(weight.array * 3)  # the largest magnitude, 1, is the third level
+    (chosen,) = qdq.weights(gptq(model, ir.from_onnx_text(text), samples, quiet))
+    np.testing.assert_array_equal(chosen.quantized.codes, expected)

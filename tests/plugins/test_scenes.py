@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
@@ -16,9 +16,11 @@ from qpipe_plugins.samples.scenes import (
     Scene,
     bounding_box,
     draw_scene,
+    overlap,
     paint,
     place,
     scene_index,
+    visible_items,
 )
 
 
@@ -83,6 +85,20 @@ def test_box_is_in_pixels_of_the_image_with_exclusive_ends() -> None:
     inside[2:7, 3:12] = True
     left, top = window.columns.start, window.rows.start
     assert bounding_box(inside, window) == (left + 3, top + 2, left + 12, top + 7)
+
+
+def test_an_object_mostly_covered_by_others_is_dropped() -> None:
+    owner = np.zeros((4, 4), np.uint8)
+    owner[0] = 1
+    owner[1:] = 2
+    assert visible_items(owner, [8, 12]) == [0, 1]
+    assert visible_items(owner, [9, 12]) == [1]
+
+
+def test_boxes_overlap_by_less_than_a_third_of_the_smaller() -> None:
+    for index in range(20):
+        boxes = [tuple(map(int, box)) for box in draw_scene(0, index).boxes]
+        assert all(overlap(one, other) <= 0.3 for one, other in combinations(boxes, 2))
 
 
 def test_splits_do_not_share_an_index() -> None:

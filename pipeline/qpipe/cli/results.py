@@ -172,7 +172,7 @@ def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) 
     if as_json:
         print_json({**entry, "log_text": text})
     elif log:
-        print_text(text or "it wrote nothing")
+        print_text(text.rstrip("\n") or "it wrote nothing")
     else:
         print_table(("field", "value"), [(name, value) for name, value in entry.items() if value is not None])
 

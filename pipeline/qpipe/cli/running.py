@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -43,7 +44,7 @@ def request(
 def run(asked: Request, as_json: bool) -> None:
     """Run, show progress, end with the table and what to type next."""
     session = open_session(asked)
-    command = " ".join(["qpipe", *sys.argv[1:]])
+    command = shlex.join(["qpipe", *sys.argv[1:]])
     with Store(asked.db) as store:
         try:
             with display() as shown:
@@ -119,7 +120,7 @@ def why(step: str, run: str | None, db: Path, cache: Path, as_json: bool) -> Non
 
 def _verdict(step: Step, hit: bool, ran: bool, changes: list[dict[str, Any]], run: str) -> str:
     if not step.cacheable:
-        return "measured anew in every run, for it depends on the moment" if step.volatile else "sends what is not there"
+        return "measured anew in every run: it depends on the moment" if step.volatile else "sends what is not there"
     if hit:
         return f"hit; its result under key {step.key[:12]} is used"
     if not ran:

@@ -8,6 +8,7 @@ Conv, Gemm, MatMul, Add, Mul, Concat, pooling. All others stay float, between a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -19,6 +20,7 @@ from qpipe.quant.ranges import Method, activation_range
 from qpipe.quant.statistics import Statistics
 from qpipe.types import Array
 
+ActivationRange = Literal["minmax", "percentile", "mse", "entropy", "none"]  # what stages take: none leaves them float
 INTEGER = ("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool")
 MOVING = ("Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 DTYPES = {8: np.uint8, 16: np.uint16}

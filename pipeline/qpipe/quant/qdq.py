@@ -168,7 +168,8 @@ def encode(codebook: Codebook, array: Array, scale: Array, zero_point: Array, *,
     if not zero_point.any():
         return nearest(codebook, steps)
     offset = along_axis(zero_point.astype(np.int64), array.ndim, axis)
-    return np.clip(np.rint(steps) + offset, codebook.levels[0], codebook.levels[-1]).astype(np.int8)
+    codes: Array = np.clip(np.rint(steps) + offset, codebook.levels[0], codebook.levels[-1]).astype(np.int8)
+    return codes
 
 
 # ---- writing them into the network
@@ -176,9 +177,9 @@ def encode(codebook: Codebook, array: Array, scale: Array, zero_point: Array, *,
 
 def quantize_weight(model: ir.Model, weight: Weight, quantized: QuantizedWeight) -> None:
     """Let the weight's nodes read these codes through a DequantizeLinear; replaces what was quantized before."""
-    graph = model.graph
-    for suffix in ("quantized", "scale", "zero_point"):
-        graph.initializers.pop(f"{weight.name}_{suffix}", None)
+    for reader in weight.nodes:
+        reader.replace_input_with(1, None)
+    discard(model, weight.value)
     inputs = [
         initializer(model, f"{weight.name}_quantized", quantized.codes),
         initializer(model, f"{weight.name}_scale", np.asarray(quantized.scale, np.float32)),
@@ -196,14 +197,15 @@ def quantize_weight(model: ir.Model, weight: Weight, quantized: QuantizedWeight)
             BITS: str(quantized.codebook.bits),
         },
     )
-    graph.insert_before(weight.node, node)
+    model.graph.insert_before(weight.node, node)
     for reader in weight.nodes:
         reader.replace_input_with(1, node.outputs[0])
-    discard(model, weight.value)
 
 
 def initializer(model: ir.Model, name: str, array: Array) -> ir.Value:
-    """A new constant of the graph; one of that name must not be there."""
+    """A new constant of the graph; its name grows underscores where the network has one of that name."""
+    while name in model.graph.initializers:
+        name += "_"
     value = ir.val(name, const_value=ir.tensor(array, name=name))
     model.graph.register_initializer(value)
     return value
@@ -238,10 +240,7 @@ def bias(node: ir.Node) -> Array | None:
 def set_bias(model: ir.Model, node: ir.Node, values: Array) -> None:
     """Give a Conv or Gemm this float bias, [C], instead of the one it has, if any."""
     old = node.inputs[2] if len(node.inputs) > 2 else None
-    name = f"{node.outputs[0].name}_bias"
-    while name in model.graph.initializers:
-        name += "_"
-    value = initializer(model, name, np.asarray(values, np.float32))
+    value = initializer(model, f"{node.outputs[0].name}_bias", np.asarray(values, np.float32))
     if len(node.inputs) < 3:
         node.resize_inputs(3)
     node.replace_input_with(2, value)

@@ -142,8 +142,10 @@ def _node(operator: str, inputs: list[ir.Value | None], name: str, **attributes:
 def _shift_activations(model: ir.Model) -> None:
     """uint8 activations as int8: every code and zero point less 128, the same real values."""
     for node in model.graph:
-        if node.op_type == "QuantizeLinear" and len(node.inputs) > 2:
-            for user in [node, *node.outputs[0].consumers()]:
+        users = [node, *node.outputs[0].consumers()]
+        pair = {user.op_type for user in users} == {"QuantizeLinear", "DequantizeLinear"}
+        if node.op_type == "QuantizeLinear" and pair and all(len(user.inputs) > 2 for user in users):
+            for user in users:
                 _shift_zero_point(model, user)
 
 
@@ -163,6 +165,7 @@ def _shift_zero_point(model: ir.Model, node: ir.Node) -> None:
 
 def _strip(model: ir.Model) -> None:
     common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
     common.DeduplicateInitializersPass()(model)  # zero points, mostly
     common.ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()

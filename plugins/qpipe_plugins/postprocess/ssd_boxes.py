@@ -112,7 +112,10 @@ def ssd_boxes(
     best = np.argsort(-confidence, kind="stable")[: 4 * max_detections]
     place, label, confidence = place[best], label[best], confidence[best]
     corners = np.clip(decode(offsets[place], priors[place], variances), 0, size)
-    # classes are suppressed apart from each other: each is moved to a square of its own
-    apart = corners + (label * (size + 1))[:, None].astype(np.float32)
-    kept = non_maximum_suppression(apart, confidence, iou_threshold)[:max_detections]
+    kept = np.empty(0, np.int64)
+    for each in np.unique(label):
+        members = np.flatnonzero(label == each)
+        survivors = non_maximum_suppression(corners[members], confidence[members], iou_threshold)
+        kept = np.concatenate([kept, members[survivors]])
+    kept = np.sort(kept)[:max_detections]  # the candidates are in order of their confidence
     return {"boxes": corners[kept], "scores": confidence[kept], "labels": label[kept].astype(np.int64)}

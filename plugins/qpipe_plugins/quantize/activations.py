@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import onnx_ir as ir
@@ -20,7 +19,7 @@ def activations(
     range: ranges.Method = "minmax",  # noqa: A002  (the word users know)
     percentile: float = 99.99,
     bits: Literal[8, 16] = 8,
-    exclude: Sequence[str] = (),
+    exclude: tuple[str, ...] = (),
 ) -> ir.Model:
     """Unsigned integers with any zero point for the activations around all weights that are quantized already.
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
 import onnx_ir as ir
 
-from qpipe.quant import qdq, ranges, scales
-from qpipe.quant.activations import quantize_activations
+from qpipe.quant import qdq, scales
+from qpipe.quant.activations import ActivationRange, quantize_activations
 from qpipe.quant.statistics import Statistics
 
 
@@ -18,9 +15,9 @@ def asymmetric(
     *,
     bits: int = 8,
     range: scales.Method = "minmax",  # noqa: A002  (the word users know)
-    activations: ranges.Method | Literal["none"] = "minmax",
+    activations: ActivationRange = "minmax",
     percentile: float = 99.99,
-    exclude: Sequence[str] = (),
+    exclude: tuple[str, ...] = (),
 ) -> ir.Model:
     """Weights to evenly spaced levels over their own interval, one scale and zero point a tensor; 8-bit activations.
 

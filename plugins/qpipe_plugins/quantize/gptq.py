@@ -11,6 +11,7 @@ import onnx_ir as ir
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import along_axis
+from qpipe.quant.codebook import Codebook
 from qpipe.quant.inference import inferences, session
 from qpipe.samples import Samples
 from qpipe.types import Array, Progress
@@ -92,7 +93,7 @@ def _observe(
 
 
 def _rows(weight: qdq.Weight, x: Array, positions: int) -> Array | None:
-    """What a layer's weights are multiplied by, [G, N, K], at evenly spread positions; None where padding is implied."""
+    """What a layer's weights multiply, [G, N, K], at evenly spread positions; None where padding is implied."""
     if weight.kind == "gemm":
         return x[np.newaxis]
     node, (_, size, *kernel) = weight.node, weight.array.shape
@@ -104,8 +105,8 @@ def _rows(weight: qdq.Weight, x: Array, positions: int) -> Array | None:
     x = np.pad(x, [(0, 0), (0, 0), *zip(pads[:axes], pads[axes:], strict=True)])
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=tuple(range(2, 2 + axes)))
-    windows = windows[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
-    windows = windows[(..., *(slice(None, None, d) for d in dilations))]
+    steps = [1, 1, *strides, *dilations]
+    windows = windows[tuple(slice(None, None, step) for step in steps)]
     places = np.stack(np.unravel_index(_spread(windows.shape[2 : 2 + axes], positions), windows.shape[2 : 2 + axes]))
     picked = windows[(slice(None), slice(None), *places)]  # [batch, C, N, *kernel]
     groups = x.shape[1] // size
@@ -115,7 +116,6 @@ def _rows(weight: qdq.Weight, x: Array, positions: int) -> Array | None:
 
 def _spread(shape: tuple[int, ...], positions: int) -> Array:
     count = int(np.prod(shape))
-    # a step that shares no factor with the rows' length would do; rounding takes care of that
     return np.unique(np.linspace(0, count - 1, min(positions, count)).round().astype(np.int64))
 
 
@@ -131,8 +131,8 @@ def _reround(
         whole = np.broadcast_to(array, quantized.codes.shape)
         return np.moveaxis(whole, weight.channel_axis, 0).reshape(len(moments.total), -1, moments.total.shape[1])
 
-    scale, zero_point = (along_axis(p, quantized.codes.ndim, quantized.axis) for p in (quantized.scale, quantized.zero_point))
-    target, scales, zero_points = matrix(origin.array), matrix(scale), matrix(zero_point)
+    parameters = (along_axis(p, quantized.codes.ndim, quantized.axis) for p in (quantized.scale, quantized.zero_point))
+    target, scales, zero_points = matrix(origin.array), *(matrix(parameter) for parameter in parameters)
     codes = np.stack([
         _round(quantized.codebook, *each, damping)
         for each in zip(target, scales, zero_points, moments.covariance, strict=True)
@@ -146,9 +146,7 @@ def _reround(
         qdq.set_bias(model, node, (0 if bias is None else bias) - shift)
 
 
-def _round(
-    book: qdq.Codebook, target: Array, scale: Array, zero_point: Array, covariance: Array, damping: float
-) -> Array:
+def _round(book: Codebook, target: Array, scale: Array, zero_point: Array, covariance: Array, damping: float) -> Array:
     """Codes [O, K]; the inputs that vary most are rounded first, the others make up for them."""
     order = np.argsort(-np.diag(covariance), kind="stable")
     variance = covariance[np.ix_(order, order)].astype(np.float64)

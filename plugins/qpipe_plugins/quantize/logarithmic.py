@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import onnx_ir as ir
 
-from qpipe.quant import qdq, ranges, scales
-from qpipe.quant.activations import quantize_activations
+from qpipe.quant import qdq, scales
+from qpipe.quant.activations import ActivationRange, quantize_activations
 from qpipe.quant.codebook import Codebook, additive_powers_of_two, powers_of_two, uniform
 from qpipe.quant.statistics import Statistics
 
@@ -24,9 +23,9 @@ def logarithmic(
     bits_first: int = 8,
     bits_last: int | None = None,
     bits_depthwise: int = 8,
-    activations: ranges.Method | Literal["none"] = "minmax",
+    activations: ActivationRange = "minmax",
     percentile: float = 99.99,
-    exclude: Sequence[str] = (),
+    exclude: tuple[str, ...] = (),
 ) -> ir.Model:
     """Weights to zero and plus or minus 2^k times a scale (or sums of two such levels); 8-bit activations.
 

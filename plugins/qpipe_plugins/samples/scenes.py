@@ -17,7 +17,7 @@ Distance = Callable[[Floats, Floats], Floats]
 
 SPLITS = {"evaluate": 0, "calibrate": 1_000_000, "train": 2_000_000}
 SPLIT_SIZE = 1_000_000
-HIDDEN = 0.5  # an object of which less than this part is visible is no ground truth
+VISIBLE = 0.5  # an object of which less than this part can be seen is no ground truth
 
 
 @dataclass(frozen=True)
@@ -177,13 +177,18 @@ def draw_scene(seed: int, index: int, size: int = 192) -> Scene:
         owner[window.rows, window.columns][inside] = len(boxes)
     for _ in range(int(rng.integers(0, 4))):
         draw_distractor(rng, canvas, owner, 50)
-    visible = np.bincount(owner.ravel(), minlength=len(boxes) + 1)[1:]
-    kept = [item for item, area in enumerate(areas) if visible[item] >= HIDDEN * area]
+    kept = visible_items(owner, areas)
     return Scene(
         image=develop(rng, canvas),
         boxes=np.array([boxes[item] for item in kept], np.float32).reshape(-1, 4),
         labels=np.array([labels[item] for item in kept], np.int64),
     )
+
+
+def visible_items(owner: NDArray[np.uint8], areas: list[int]) -> list[int]:
+    """Those that still own enough of their pixels; `owner` holds 1 for the first item, 0 where there is none."""
+    visible = np.bincount(owner.ravel(), minlength=len(areas) + 1)[1:]
+    return [item for item, area in enumerate(areas) if visible[item] >= VISIBLE * area]
 
 
 def background(rng: np.random.Generator, size: int) -> Floats:

@@ -1,0 +1,154 @@
+"""Layers, and the chains of tensors between them that may share one factor per channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.quant.graph import constant, replace_constant
+from qpipe.types import Array
+
+# a positive factor per channel goes through these; Clip(0, b) too, as far as no value crosses b
+HOMOGENEOUS = {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool"}
+
+
+class Layer:
+    """A convolution or matrix product as an array [groups, outputs, inputs, kernel], with its bias."""
+
+    def __init__(self, node: ir.Node, weight: Array) -> None:
+        self.node = node
+        self._shape, self._dtype = weight.shape, weight.dtype
+        self._transposed = node.op_type == "Gemm" and not bool(node.attributes.get_int("transB", 0))
+        weight = weight.T if self._transposed else weight
+        groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
+        self.weight = weight.astype(np.float64).reshape(groups, len(weight) // groups, weight.shape[1], -1)
+        bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
+        self.bias = None if bias is None else np.broadcast_to(bias, (len(weight),)).astype(np.float64)
+
+    def output_ranges(self) -> Array:
+        """The largest magnitude of the weights of each output channel."""
+        ranges: Array = np.abs(self.weight).max(axis=(2, 3)).reshape(-1)
+        return ranges
+
+    def input_ranges(self) -> Array:
+        """The largest magnitude of the weights of each input channel."""
+        ranges: Array = np.abs(self.weight).max(axis=(1, 3)).reshape(-1)
+        return ranges
+
+    def scale_outputs(self, factors: Array) -> None:
+        self.weight = self.weight * factors.reshape(len(self.weight), -1, 1, 1)
+        self.bias = None if self.bias is None else self.bias * factors
+
+    def scale_inputs(self, factors: Array) -> None:
+        self.weight = self.weight * factors.reshape(len(self.weight), 1, -1, 1)
+
+    def store(self) -> None:
+        """Write weight and bias back to the network."""
+        weight = self.weight.reshape(self._shape[::-1] if self._transposed else self._shape)
+        replace_constant(self.node, 1, (weight.T if self._transposed else weight).astype(self._dtype))
+        if self.bias is not None:
+            replace_constant(self.node, 2, self.bias.astype(self._dtype))
+
+
+@dataclass(eq=False)
+class Chain:
+    """Tensors that share one factor per channel, the layers that give them and those that take them."""
+
+    producers: list[Layer] = field(default_factory=list)
+    consumers: list[Layer] = field(default_factory=list)
+    clips: dict[str, float] = field(default_factory=dict)  # input of a Clip(0, bound) -> bound
+    fixed: bool = False  # something else sees these tensors too
+    least: Array | float = 0.0  # the factors of each channel that its Clips allow
+    most: Array | float = np.inf
+
+
+def chains(graph: ir.Graph) -> list[Chain]:
+    """The chains of a graph that may be scaled, each between layers."""
+    owner: dict[ir.Value, ir.Value] = {}
+
+    def root(value: ir.Value) -> ir.Value:
+        parent = owner.setdefault(value, value)
+        return value if parent is value else root(parent)
+
+    layers = {node: layer for node in graph if (layer := _layer(node)) is not None}
+    passing = {node: tied for node in graph if node not in layers and (tied := _tied(node)) is not None}
+    for tied in passing.values():
+        for value in tied[1:]:
+            owner[root(value)] = root(tied[0])
+    found: dict[ir.Value, Chain] = {}
+
+    def chain(value: ir.Value) -> Chain:
+        return found.setdefault(root(value), Chain())
+
+    for value in graph.inputs:
+        chain(value).fixed = True
+    for node in graph:
+        if node in layers:
+            chain(node.outputs[0]).producers.append(layers[node])
+            chain(_first(node)).consumers.append(layers[node])
+        elif node not in passing:
+            for used in (*node.inputs, *node.outputs):
+                if used is not None:
+                    chain(used).fixed = True
+        if node in passing and node.op_type == "Clip":
+            chain(node.outputs[0]).clips[_first(node).name or ""] = _bound(node) or 0.0
+    for value in graph.outputs:
+        chain(value).fixed = True
+    return [one for one in found.values() if one.producers and one.consumers and not one.fixed]
+
+
+def _first(node: ir.Node) -> ir.Value:
+    value = node.inputs[0]
+    assert value is not None
+    return value
+
+
+def _layer(node: ir.Node) -> Layer | None:
+    weight = constant(node.inputs[1]) if node.op_type in ("Conv", "Gemm") else None
+    if weight is None or weight.dtype != np.float32:
+        return None
+    if len(node.inputs) > 2 and node.inputs[2] is not None and constant(node.inputs[2]) is None:
+        return None
+    if node.op_type == "Gemm" and (
+        node.attributes.get_int("transA", 0) != 0
+        or node.attributes.get_float("alpha", 1.0) != 1
+        or node.attributes.get_float("beta", 1.0) != 1
+    ):
+        return None
+    return Layer(node, weight)
+
+
+def _tied(node: ir.Node) -> list[ir.Value] | None:
+    """The tensors around a node that must share their factors; None where factors do not go through it."""
+    tensors = [value for value in (node.inputs[0], node.outputs[0]) if value is not None]
+    if node.op_type in HOMOGENEOUS or (node.op_type == "Clip" and _bound(node)):
+        return tensors
+    if node.op_type == "Add" and all(constant(v) is None for v in node.inputs) and _same_shape(node.inputs):
+        return [*(value for value in node.inputs if value is not None), node.outputs[0]]
+    if node.op_type in ("Flatten", "Reshape", "Squeeze") and _keeps_channels(*tensors):
+        return tensors
+    return None
+
+
+def _same_shape(values: Iterable[ir.Value | None]) -> bool:
+    shapes = [value.shape for value in values if value is not None]
+    return all(shape is not None and shape == shapes[0] for shape in shapes)
+
+
+def _keeps_channels(before: ir.Value, after: ir.Value) -> bool:
+    """From [1, C, 1, ...] to [1, C]."""
+    if before.shape is None or after.shape is None or len(after.shape) < 2:
+        return False
+    sizes, then = list(before.shape), list(after.shape)
+    return sizes[1] == then[1] and all(size == 1 for size in sizes[:1] + sizes[2:] + then[:1] + then[2:])
+
+
+def _bound(node: ir.Node) -> float | None:
+    """The upper bound of a Clip from 0."""
+    low, high = (constant(value) for value in (*node.inputs[1:3], None, None)[:2])
+    if low is None or high is None or float(low.reshape(-1)[0]) != 0:
+        return None
+    return float(high.reshape(-1)[0])

@@ -1,0 +1,193 @@
+"""The command: what it prints, in which form, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import scratch_lab
+from scratch_lab import Lab
+
+from qpipe.cli import main
+
+SNAPPED = "tiny/snapped/packed@one"
+
+
+class Shell:
+    """The command in this process, in a lab."""
+
+    def __init__(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        self.lab, self.monkeypatch, self.capsys = lab, monkeypatch, capsys
+
+    def __call__(self, line: str, status: int = 0) -> tuple[str, str]:
+        """Standard output and standard error of `qpipe LINE`, which must end with that status."""
+        self.monkeypatch.setattr(sys, "argv", ["qpipe", *shlex.split(line)])
+        self.capsys.readouterr()
+        try:
+            main()
+            ended: Any = 0
+        except SystemExit as error:
+            ended = error.code or 0
+        out, err = self.capsys.readouterr()
+        assert ended == status, f"{ended}\n{out}\n{err}"
+        return out, err
+
+    def json(self, line: str, status: int = 0) -> Any:
+        return json.loads(self(f"{line} --json", status)[0])
+
+
+@pytest.fixture
+def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    return Shell(scratch_lab.lab(tmp_path), monkeypatch, capsys)
+
+
+def test_from_a_recipe_to_an_answer(qpipe: Shell) -> None:
+    before = qpipe.json("plan recipe.yaml")
+    assert {step["will"] for step in before if step["kind"] == "compile"} == {"compute"}
+    assert not Path(".qpipe/runs").exists(), "a plan runs nothing"
+
+    out, err = qpipe("run recipe.yaml")
+    assert "tiny/snapped/snap: done (" in err
+    assert "tiny on one" in out
+    assert "next: qpipe export --device one --scheme" in out
+
+    rows = qpipe.json("pareto")
+    assert [(row["recipe"], row["model"], row["scheme"], row["build"], row["device"]) for row in rows] == [
+        ("lab", "tiny", "float32", "packed", "one"), ("lab", "tiny", "snapped", "packed", "one"),
+    ]  # fmt: skip
+    assert rows[0]["metrics"]["latency_ms"]["value"] == 5.0
+    assert {"run", "runtime", "on_front", "metrics"} <= rows[0].keys()
+
+    after = qpipe.json("plan recipe.yaml")
+    assert {step["will"] for step in after} == {"cached", "send", "measure"}
+    assert {step["step"] for step in after if step["will"] == "measure"} == {"one/energy"}
+
+    (run,) = qpipe.json("runs")
+    assert (run["recipe"], run["state"]) == ("lab", "done")
+    shown = qpipe.json("show")
+    assert {step["state"] for step in shown["steps"]} == {"done"}
+    assert qpipe.json(f"show {SNAPPED} --run {run['id'][:17]}")["state"] == "done"
+    assert [device["name"] for device in qpipe.json("devices list")] == ["one", "two", "arm", "local"]
+
+
+def test_why_names_the_fields_that_changed(qpipe: Shell) -> None:
+    qpipe("run recipe.yaml")
+    assert qpipe.json("why tiny/snapped/snap")["cached"] is True
+    assert qpipe("why tiny/snapped/snap")[0].startswith("tiny/snapped/snap: hit; its result under key ")
+    qpipe.lab.edit("recipe.yaml", "bits: 8,", "bits: 4,")
+    told = qpipe.json("why tiny/snapped/snap")
+    assert (told["cached"], told["changed"]) == (False, [{"field": "options.bits", "before": 8, "now": 4}])
+    told = qpipe.json("why tiny/snapped/packed")
+    assert [change["field"] for change in told["changed"]] == ["needs.model"]
+    qpipe.lab.write("stages.py", scratch_lab.PLUGIN + "\n# changed\n")
+    told = qpipe.json("why tiny/import")
+    assert [change["field"] for change in told["changed"]] == ["code.import tiny"]
+    out, _ = qpipe("why one/energy")
+    assert out.startswith("one/energy: measured anew in every run")
+    _, err = qpipe("why tiny/snapped/snop", 2)
+    assert err == "qpipe: lab: no step 'tiny/snapped/snop'; did you mean 'tiny/snapped/snap'?\n"
+
+
+def test_a_run_that_fails_in_part_says_where_and_why_and_how_to_go_on(qpipe: Shell) -> None:
+    qpipe.lab.edit(
+        "recipe.yaml", '{snap: {bits: "${bits}"}}', "{snap: {say: hello from the stage, fail: 'too hot; wait'}}"
+    )
+    out, err = qpipe("run recipe.yaml --set 'evaluate=4'", 1)
+    assert "tiny/snapped/snap: failed" in err
+    assert f"{SNAPPED}: skipped: needs tiny/snapped/packed" in err
+    assert "  failed: tiny/snapped/snap: too hot; wait\n" in out
+    assert "go on with: qpipe run recipe.yaml --set evaluate=4\n" in out
+    assert ": partial in " in out
+    assert qpipe("show tiny/snapped/snap --log")[0] == "hello from the stage\n"
+    assert qpipe.json("show tiny/snapped/snap")["error"] == "too hot; wait"
+    assert qpipe("show tiny/import --log")[0] == "it wrote nothing\n"
+    rows = qpipe.json("run recipe.yaml --set evaluate=4", 1)
+    assert [row["scheme"] for row in rows] == ["float32"]
+    assert len(qpipe.json("runs")) == 1, "it was continued"
+
+
+def test_a_run_can_be_narrowed_and_sent_elsewhere(qpipe: Shell) -> None:
+    rows = qpipe.json("run recipe.yaml --only float32 --device two --device arm")
+    assert {(row["scheme"], row["device"]) for row in rows} == {("float32", "two"), ("float32", "arm")}
+    assert [row["device"] for row in qpipe.json("pareto --device arm")] == ["arm"]
+    _, err = qpipe("pareto --device one", 2)
+    assert err.partition(": no device")[2] == " 'one'; there is arm, two\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("run missing.yaml", "missing.yaml: no such file; give the path of a YAML file"),
+        ("run recipe.yaml --set bits", "--set bits: no '='; write --set NAME=VALUE"),
+        ("run recipe.yaml --set bit=3", "--set bit: no such variable in recipe.yaml; did you mean 'bits'?"),
+        ("run recipe.yaml --set bits=x", "recipe.yaml:9: quantize snap: option 'bits' is 'x'; "
+         "input should be a valid integer, unable to parse string as an integer"),
+        ("run recipe.yaml --only snaped", "--only: no scheme 'snaped' in recipe.yaml; did you mean 'snapped'?"),
+        ("plan recipe.yaml --device onne", "devices.yaml: no device 'onne'; did you mean 'one'?; "
+         "add it as onne: {ssh: {host: ADDRESS}}"),
+        ("run recipe.yaml --inventory no.yaml", "no.yaml: no such file; give the path of a YAML file"),
+        ("pareto", ".qpipe/results.db: no run yet; start one with: qpipe run RECIPE"),
+        ("show", ".qpipe/results.db: no run yet; start one with: qpipe run RECIPE"),
+        ("describe quantise x", "no kind 'quantise'; did you mean 'quantize'?"),
+        ("describe quantize symetric", "no plugin offers quantize 'symetric'; did you mean 'symmetric'?"),
+        ("describe device shs", "no plugin offers device 'shs'; there is local, null, ssh"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_line_and_status_2(line: str, message: str, qpipe: Shell) -> None:
+    out, err = qpipe(line, 2)
+    assert (out, err) == ("", f"qpipe: {message}\n")
+
+
+def test_a_run_by_an_unknown_id_is_told_which_there_are(qpipe: Shell) -> None:
+    qpipe("run recipe.yaml --only float32")
+    (run,) = qpipe.json("runs")
+    _, err = qpipe("show --run 1999", 2)
+    assert err == f"qpipe: run '1999': there is no such run; there is {run['id']}\n"
+
+
+def test_describe_tells_all_of_a_stage(qpipe: Shell) -> None:
+    told = qpipe.json("describe measure latency")
+    assert told["needs"] == ["deployments", "device", "device_samples", "workdir", "progress"]
+    assert told["options"]["rounds"] == {"type": "integer", "default": 10, "required": False}
+    out, _ = qpipe("describe device ssh")
+    assert "must be given" in out
+
+
+def test_every_stage_can_be_described(qpipe: Shell) -> None:
+    for stage in qpipe.json("plugins")["stages"]:
+        told = qpipe.json(f"describe {stage['kind']} {stage['name']}")
+        assert told["doc"], stage
+        assert qpipe(f"describe {stage['kind']} {stage['name']}")[0]
+
+
+def test_checking_a_device_records_it(qpipe: Shell) -> None:
+    assert qpipe.json("devices list")[0]["checked"] is None
+    (entry,) = qpipe.json("devices check arm")
+    assert (entry["name"], entry["arch"], entry["error"]) == ("arm", "aarch64", None)
+    listed = {device["name"]: device for device in qpipe.json("devices list")}
+    assert listed["arm"]["arch"] == "aarch64"
+    assert listed["one"]["checked"] is None
+
+
+def test_a_device_that_does_not_answer_is_status_1(qpipe: Shell) -> None:
+    qpipe.lab.write("devices.yaml", "dead: {ssh: {host: 127.0.0.1, port: 1, connect_timeout: 2}}\n")
+    out, err = qpipe("devices check dead --json", 1)
+    assert json.loads(out)[0]["error"]
+    assert err.startswith("qpipe: dead: ")
+    assert err.count("\n") == 1
+    _, err = qpipe("run recipe.yaml --device dead", 1)
+    assert err.splitlines()[-1].startswith("qpipe: dead: ")
+
+
+def test_a_run_goes_on_without_a_device_that_does_not_answer(qpipe: Shell) -> None:
+    qpipe.lab.edit("devices.yaml", "two: 'null'", "two: {ssh: {host: 127.0.0.1, port: 1, connect_timeout: 2}}")
+    out, _ = qpipe("run recipe.yaml --device one --device two", 1)
+    assert ": partial in " in out
+    assert "  two: " in out
+    assert [row["device"] for row in qpipe.json("pareto")] == ["one", "one"]

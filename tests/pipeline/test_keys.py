@@ -1,0 +1,170 @@
+"""What a result depends on: everything that can change it, and nothing that cannot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import scratch_lab
+from onnx import numpy_helper
+from scratch_lab import Lab
+
+from qpipe import keys, recipe
+from qpipe.call import Call
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.chdir(tmp_path)
+    return scratch_lab.lab(tmp_path / "a")
+
+
+def key_of(lab: Lab, pick: Callable[[recipe.Recipe], Call], **settings: str) -> str:
+    """The key of a stage as the recipe calls it, read anew."""
+    return keys.key(keys.of_call(pick(recipe.load(lab.recipe, settings)[0])))
+
+
+def snapped(loaded: recipe.Recipe) -> Call:
+    return loaded.schemes["snapped"][0]
+
+
+def samples(loaded: recipe.Recipe) -> Call:
+    return loaded.samples
+
+
+def scored(loaded: recipe.Recipe) -> Call:
+    return loaded.measure[0]
+
+
+def test_the_same_is_the_same(lab: Lab) -> None:
+    assert key_of(lab, snapped) == key_of(lab, snapped)
+    assert key_of(lab, snapped) == key_of(lab, snapped, bits="8"), "a default and the same value given"
+
+
+def test_an_option_changes_the_key_of_its_stage_alone(lab: Lab) -> None:
+    assert key_of(lab, snapped) != key_of(lab, snapped, bits="4")
+    assert key_of(lab, samples) == key_of(lab, samples, bits="4")
+
+
+@pytest.mark.parametrize("file", ["stages.py", "beside.py"])
+def test_a_plugin_file_and_the_modules_beside_it_are_code(file: str, lab: Lab) -> None:
+    lab.write("beside.py", "STEP = 1\n")
+    before = key_of(lab, snapped)
+    lab.write(file, (lab.folder / file).read_text(encoding="utf-8") + "\n# changed\n")
+    assert key_of(lab, snapped) != before
+
+
+def test_a_module_that_appears_beside_a_plugin_file_is_code(lab: Lab) -> None:
+    before = key_of(lab, snapped)
+    lab.write("beside.py", "STEP = 1\n")
+    assert key_of(lab, snapped) != before
+
+
+def test_a_lab_that_moves_keeps_its_keys(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lab.write("data/one.bin", "1")
+    lab.edit("recipe.yaml", "{noise: {", "{noise: {data: data, sources: [data/one.bin], ")
+    before = key_of(lab, snapped), key_of(lab, samples)
+    lab.folder.rename(tmp_path / "elsewhere")
+    moved = Lab(tmp_path / "elsewhere")
+    assert (key_of(moved, snapped), key_of(moved, samples)) == before
+    monkeypatch.chdir(moved.folder)
+    assert (key_of(Lab(Path()), snapped), key_of(Lab(Path()), samples)) == before
+
+
+@pytest.mark.parametrize("where", ["data: data", "sources: [data/one.bin]", "sources: [stages.py, data]"])
+def test_what_is_in_a_file_or_folder_that_an_option_names_is_part_of_the_key(where: str, lab: Lab) -> None:
+    one = lab.write("data/one.bin", "1")
+    lab.write("data/deep/two.bin", "2")
+    lab.edit("recipe.yaml", "{noise: {", f"{{noise: {{{where}, ")
+    before = key_of(lab, samples)
+    os.utime(one, (0, 0))
+    assert key_of(lab, samples) == before, "a time stamp is no content"
+    one.write_text("x", encoding="utf-8")
+    assert key_of(lab, samples) != before
+
+
+def test_a_file_that_an_option_of_an_option_names_is_part_of_the_key(lab: Lab) -> None:
+    table = lab.write("table.csv", "1")
+    lab.edit(
+        "recipe.yaml", "measure: [energy,", "measure: [{score: {metric: {closeness: {table: table.csv}}}}, energy,"
+    )
+    before = key_of(lab, scored)
+    table.write_text("2", encoding="utf-8")
+    assert key_of(lab, scored) != before
+    changed = key_of(lab, scored)
+    lab.edit("recipe.yaml", "closeness: {", "closeness: {power: 3, ")
+    assert key_of(lab, scored) != changed
+
+
+def test_a_missing_file_has_a_key_too(lab: Lab) -> None:
+    lab.edit("recipe.yaml", "models: {tiny: tiny}", "models: {tiny: {tiny: {path: missing.onnx}}}")
+    before = key_of(lab, lambda loaded: loaded.models["tiny"])
+    lab.write("missing.onnx", "no network")
+    assert key_of(lab, lambda loaded: loaded.models["tiny"]) != before
+
+
+def network(folder: Path, values: Any) -> Path:
+    """An ONNX file whose weights lie in a file beside it."""
+    graph = onnx.parser.parse_graph("g (float[64] x) => (float[64] y) { y = Mul(x, w) }")
+    graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), "w"))
+    model = onnx.helper.make_model(graph)
+    onnx.save_model(model, folder / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    return folder / "m.onnx"
+
+
+def test_the_external_weights_of_a_network_are_part_of_its_digest(tmp_path: Path) -> None:
+    path = network(tmp_path, range(64))
+    before, text = keys.digest(path), path.read_bytes()
+    (tmp_path / "w.bin").write_bytes(bytes(256))
+    assert path.read_bytes() == text
+    assert keys.digest(path) != before
+
+
+def test_the_names_in_a_folder_are_part_of_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "a").write_text("1", encoding="utf-8")
+    before = keys.digest(tmp_path)
+    (tmp_path / "a").rename(tmp_path / "b")
+    assert keys.digest(tmp_path) != before
+
+
+def test_the_fields_of_a_stage_can_be_read(lab: Lab) -> None:
+    fields = keys.of_call(snapped(recipe.load(lab.recipe)[0]))
+    assert {name: fields[name] for name in ("kind", "stage", "distribution")} == {
+        "kind": "quantize", "stage": "snap", "distribution": "stages.py",
+    }  # fmt: skip
+    assert fields["options"]["bits"] == 8
+    assert list(fields["code"]) == ["quantize snap"]
+
+
+def test_the_code_of_a_built_in_is_its_module_and_the_core_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
+    from qpipe import registry
+
+    found = registry.load()
+    seen: list[list[Path]] = []
+    monkeypatch.setattr(keys, "_digest_code", lambda files: seen.append(list(files)))
+    keys.code(found.stage("quantize", "symmetric"))
+    keys.code(found.stage("measure", "latency"))
+    quantize, latency = ({"/".join(path.parts[-2:]) for path in paths} for paths in seen)
+    assert {"quantize/symmetric.py", "quant/qdq.py", "quant/ranges.py", "qpipe/artifacts.py"} <= quantize
+    assert {"measure/latency.py", "measure/rounds.py"} <= latency
+    assert not any(path.startswith("measure/") for path in quantize)
+
+
+def test_a_plugins_key_has_the_core_arithmetic_that_it_may_call(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = snapped(recipe.load(lab.recipe)[0]).stage
+    seen: list[Path] = []
+    monkeypatch.setattr(keys, "_digest_code", lambda files: seen.extend(files))
+    keys.code(stage)
+    assert {"stages.py", "qdq.py", "worker.py"} <= {path.name for path in seen}
+
+
+def test_the_host_contributes_versions_and_instructions() -> None:
+    host = keys.of_host()
+    assert {"numpy", "onnx", "onnxruntime"} <= host["libraries"].keys()
+    assert host["machine"]
+    assert host["instructions"]

@@ -1,0 +1,182 @@
+"""A step in a process of its own: what it gets, what it leaves, how it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qpipe import artifacts, worker
+from qpipe.call import Named
+from qpipe.errors import StageError
+from qpipe.types import Target
+from qpipe.worker import Job
+
+PLUGIN = '''
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+import qpipe
+
+def given(model, target, workdir, progress, *, what: str = "", metric: Annotated[Any, qpipe.StageOption("metric")] = None,
+          post: Annotated[Any, qpipe.StageOption("postprocess")] = None):
+    """Do as told."""
+    if what == "print":
+        print("to stdout")
+        print("to stderr", file=sys.stderr)
+        os.system("echo from a child")
+        os.write(1, b"to the descriptor\\n")
+    elif what == "exit":
+        sys.exit(3)
+    elif what == "memory":
+        raise MemoryError
+    elif what == "lines":
+        raise ValueError("one\\ntwo")
+    elif what == "workdir":
+        assert list(workdir.iterdir()) == []
+        (workdir / "scratch").write_text("x")
+    elif what == "progress":
+        import time
+        for i in range(6):
+            progress(i + 1, 6, "things")
+            time.sleep(0.15)
+    elif what == "sleep":
+        import time
+        progress(1)
+        time.sleep(60)
+    elif what == "stages":
+        assert [each.name for each in metric] == ["here", "here"], metric
+        assert [each.unit for each in metric] == ["m", "km"]
+        assert post(2) == 6
+    model.metadata_props["arch"] = target.arch
+    return model
+
+def count(calibration_samples, evaluation_samples, *, ids: Sequence[str] = ()):
+    """Look at the samples."""
+    assert [each.id for each in calibration_samples] == ["c0"], calibration_samples
+    assert [each.id for each in evaluation_samples] == ["e0", "e1"]
+    return ir.from_onnx_text(\'<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) { y = Neg(x) }\')
+
+def here(*, unit: str = "m"):
+    """A metric."""
+    return qpipe.Metric("here", lambda a, b: 0.0, sum, unit)
+
+def times(outputs, *, factor: int = 2):
+    """A postprocess."""
+    return outputs * factor
+
+@qpipe.hookimpl
+def register_stages(register):
+    register("quantize", given)
+    register("import", count)
+    register("metric", here)
+    register("postprocess", times)
+'''
+NETWORK = '<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) { y = Abs(x) }'
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., Job]:
+    """A job of the stage `given`, with these options."""
+    import onnx_ir as ir
+
+    plugin = tmp_path / "given_stages.py"
+    plugin.write_text(PLUGIN, encoding="utf-8")
+    (tmp_path / "model").mkdir()
+    artifacts.write("import", ir.from_onnx_text(NETWORK), tmp_path / "model")
+
+    def make(**options: Any) -> Job:
+        out = tmp_path / "out"
+        out.mkdir()
+        needs = {"model": ("import", tmp_path / "model")}
+        return Job("a step", "quantize", "given", options, needs, Target(arch="mips"), out, tmp_path / "log", [plugin])
+
+    return make
+
+
+def run(job: Job) -> list[tuple[float, float | None, str]]:
+    """To the end; what it said of its progress."""
+    heard: list[tuple[float, float | None, str]] = []
+    worker.run(job, lambda done, total=None, unit="": heard.append((done, total, unit)), lambda: False)
+    return heard
+
+
+def test_what_a_stage_gives_is_written(job: Callable[..., Job]) -> None:
+    made = job()
+    run(made)
+    assert artifacts.read("quantize", made.out).metadata_props["arch"] == "mips"
+
+
+def test_all_that_a_stage_prints_goes_to_its_log(job: Callable[..., Job], capfd: pytest.CaptureFixture[str]) -> None:
+    made = job(what="print")
+    run(made)
+    lines = made.log.read_text(encoding="utf-8").splitlines()
+    assert sorted(lines) == ["from a child", "to stderr", "to stdout", "to the descriptor"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("what", "reason"),
+    [
+        ("exit", "its process ended with status 3"),
+        ("memory", "out of memory; give it fewer samples, or a machine with more"),
+        ("lines", "quantize given broke: ValueError: one"),
+    ],
+)
+def test_a_stage_that_ends_badly_is_told_in_one_line(what: str, reason: str, job: Callable[..., Job]) -> None:
+    with pytest.raises(StageError) as error:
+        run(job(what=what))
+    assert str(error.value) == reason
+
+
+def test_its_workdir_is_empty_and_no_part_of_the_result(job: Callable[..., Job]) -> None:
+    made = job(what="workdir")
+    run(made)
+    assert [path.name for path in made.out.iterdir()] == ["model.onnx"]
+
+
+def test_progress_is_passed_on_but_not_more_often_than_it_is_looked_at(job: Callable[..., Job]) -> None:
+    heard = run(job(what="progress"))
+    assert heard[0] == (1, 6, "things")
+    assert 2 <= len(heard) <= 5
+
+
+def test_stages_that_are_options_arrive_made_and_bound(job: Callable[..., Job]) -> None:
+    metrics = [Named("metric", "here", {"unit": "m"}), Named("metric", "here", {"unit": "km"})]
+    run(job(what="stages", metric=metrics, post=Named("postprocess", "times", {"factor": 3})))
+
+
+def test_a_stage_that_is_cancelled_is_gone_at_once(job: Callable[..., Job]) -> None:
+    stop = threading.Event()
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        worker.run(job(what="sleep"), lambda *_: stop.set(), stop.is_set)
+    assert time.monotonic() - began < 30
+
+
+def test_a_stage_gets_the_samples_it_names(tmp_path: Path) -> None:
+    import numpy as np
+
+    from qpipe.types import Dataset, Preprocessing, Sample
+
+    plugin = tmp_path / "given_stages.py"
+    plugin.write_text(PLUGIN, encoding="utf-8")
+    one = np.zeros(1, np.float32)
+    data = Dataset(
+        [Sample("c0", {"x": one})], [Sample(f"e{i}", {"x": one}) for i in range(2)], {"x": Preprocessing()}
+    )  # fmt: skip
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "out").mkdir()
+    artifacts.write("samples", data, tmp_path / "samples")
+    needs = {f"{part}_samples": ("samples", tmp_path / "samples") for part in ("calibration", "evaluation")}
+    run(Job("a step", "import", "count", {}, needs, None, tmp_path / "out", tmp_path / "log", [plugin]))

@@ -1,0 +1,230 @@
+"""The import stage: what comes out is the same function, made plain; what cannot be meant is refused in one line."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnxruntime
+import pytest
+from qpipe_plugins.models.onnx_file import onnx_file
+
+import onnx_ir as ir
+from qpipe.errors import StageError
+
+RANDOM = np.random.default_rng(5)
+NET = """
+<ir_version: 8, opset_import: ["" : {opset}]>
+net (float[{batch}, 3, {height}, 8] image) => (float[{batch}, 4] logits) {{
+  {body}
+}}
+"""
+HEAD = "pooled = GlobalAveragePool (x) logits = Flatten <axis = 1> (pooled)"
+
+
+def write(
+    folder: Path, body: str, arrays: dict[str, np.ndarray], *, opset: int = 17, batch: str = "1", height: str = "8"
+) -> Path:
+    model = onnx.parser.parse_model(NET.format(opset=opset, batch=batch, height=height, body=body))
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    onnx.save(model, folder / "net.onnx")
+    return folder / "net.onnx"
+
+
+def weight(*shape: int) -> np.ndarray:
+    return RANDOM.normal(0, 0.5, shape).astype(np.float32)
+
+
+def batch_norm(channels: int = 4) -> dict[str, np.ndarray]:
+    values = {name: weight(channels) for name in ("gamma", "beta", "mean")}
+    return {**values, "variance": np.abs(weight(channels)) + np.float32(0.1)}
+
+
+def outputs(model: bytes, image: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    return np.asarray(session.run(None, {"image": image})[0])
+
+
+def assert_same_function(path: Path, model: ir.Model) -> None:
+    image = weight(1, 3, 8, 8)
+    before, after = outputs(path.read_bytes(), image), outputs(ir.to_proto(model).SerializeToString(), image)
+    np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
+
+
+def kinds(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+@pytest.mark.parametrize(
+    ("layer", "shapes"),
+    [
+        ("y = Conv <kernel_shape = [3, 3]> (image, w, b)", {"w": (4, 3, 3, 3), "b": (4,)}),
+        ("y = Conv <kernel_shape = [3, 3]> (image, w)", {"w": (4, 3, 3, 3)}),
+        ("y = ConvTranspose <kernel_shape = [2, 2]> (image, w, b)", {"w": (3, 4, 2, 2), "b": (4,)}),
+    ],
+)
+def test_batch_norm_folds_into_the_layer_before_it(tmp_path: Path, layer: str, shapes: dict[str, tuple[int]]) -> None:
+    body = f"{layer} x = BatchNormalization (y, gamma, beta, mean, variance) {HEAD}"
+    path = write(tmp_path, body, {**{name: weight(*shape) for name, shape in shapes.items()}, **batch_norm()})
+    model = onnx_file(path=path)
+    assert "BatchNormalization" not in kinds(model)
+    assert_same_function(path, model)
+
+
+def test_batch_norm_folds_into_gemm(tmp_path: Path) -> None:
+    body = """pooled = GlobalAveragePool (image) flat = Flatten (pooled)
+      y = Gemm <transB = 1> (flat, w, b) logits = BatchNormalization (y, gamma, beta, mean, variance)"""
+    path = write(tmp_path, body, {"w": weight(4, 3), "b": weight(4), **batch_norm()})
+    model = onnx_file(path=path)
+    assert kinds(model) == ["GlobalAveragePool", "Flatten", "Gemm"]
+    assert model.graph.outputs[0].name == "logits"
+    assert_same_function(path, model)
+
+
+def test_batch_norm_behind_a_tensor_that_others_use_stays(tmp_path: Path) -> None:
+    body = f"""y = Conv <kernel_shape = [1, 1]> (image, w) z = BatchNormalization (y, gamma, beta, mean, variance)
+      x = Add (y, z) {HEAD}"""
+    path = write(tmp_path, body, {"w": weight(4, 3, 1, 1), **batch_norm()})
+    model = onnx_file(path=path)
+    assert "BatchNormalization" in kinds(model)
+    assert_same_function(path, model)
+
+
+def test_a_weight_that_two_layers_share_is_folded_for_each_alone(tmp_path: Path) -> None:
+    body = f"""y = Conv <kernel_shape = [1, 1]> (image, w) y2 = Conv <kernel_shape = [1, 1]> (image, w)
+      z = BatchNormalization (y, gamma, beta, mean, variance) x = Add (y2, z) {HEAD}"""
+    path = write(tmp_path, body, {"w": weight(4, 3, 1, 1), **batch_norm()})
+    model = onnx_file(path=path)
+    assert "BatchNormalization" not in kinds(model)
+    assert_same_function(path, model)
+
+
+def test_identity_dropout_and_constants_go(tmp_path: Path) -> None:
+    body = f"""half = Constant <value = float {{0.5}}> () doubled = Add (half, half) w2 = Mul (w, doubled)
+      same = Identity (image) kept = Dropout (same) x = Conv <kernel_shape = [1, 1]> (kept, w2) {HEAD}"""
+    path = write(tmp_path, body, {"w": weight(4, 3, 1, 1)})
+    model = onnx_file(path=path)
+    assert kinds(model) == ["Conv", "GlobalAveragePool", "Flatten"]
+    assert_same_function(path, model)
+
+
+def test_a_shape_that_is_computed_is_folded(tmp_path: Path) -> None:
+    body = """x = Conv <kernel_shape = [1, 1]> (image, w) pooled = GlobalAveragePool (x)
+      shape = Shape (pooled) zero = Constant <value = int64[1] {0}> () one = Constant <value = int64[1] {-1}> ()
+      first = Gather <axis = 0> (shape, zero) wanted = Concat <axis = 0> (first, one)
+      logits = Reshape (pooled, wanted)"""
+    path = write(tmp_path, body, {"w": weight(4, 3, 1, 1)}, batch="N")
+    model = onnx_file(path=path)
+    assert kinds(model) == ["Conv", "GlobalAveragePool", "Reshape"]
+    assert_same_function(path, model)
+
+
+def test_every_value_has_a_shape_and_every_node_a_name_of_its_own(tmp_path: Path) -> None:
+    body = f"y = Conv <kernel_shape = [3, 3]> (image, w) x = Relu (y) {HEAD}"
+    model = onnx_file(path=write(tmp_path, body, {"w": weight(4, 3, 3, 3)}, batch="N"))
+    assert [list(value.shape or ()) for node in model.graph for value in node.outputs] == [
+        [1, 4, 6, 6], [1, 4, 6, 6], [1, 4, 1, 1], [1, 4],
+    ]  # fmt: skip
+    names = [node.name for node in model.graph]
+    assert all(names)
+    assert len(set(names)) == len(names)
+
+
+def test_an_old_opset_is_lifted(tmp_path: Path) -> None:
+    body = f"y = Conv <kernel_shape = [1, 1]> (image, w) x = Clip <min = 0.0, max = 6.0> (y) {HEAD}"
+    path = write(tmp_path, body, {"w": weight(4, 3, 1, 1)}, opset=9)
+    model = onnx_file(path=path)
+    assert model.opset_imports[""] == 17
+    assert_same_function(path, model)
+
+
+def test_an_open_dimension_is_pinned_by_shapes(tmp_path: Path) -> None:
+    body = f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}"
+    path = write(tmp_path, body, {"w": weight(4, 3, 1, 1)}, batch="N", height="H")
+    model = onnx_file(path=path, shapes={"image": [1, 3, 8, 8]})
+    assert list(model.graph.inputs[0].shape or ()) == [1, 3, 8, 8]
+    with pytest.raises(StageError, match=re.escape(
+        f"{path}: dimension 2 ('H') of input 'image' is open; pin it with shapes: {{image: [1, 3, ?, 8]}}"
+    )):
+        onnx_file(path=path)
+    with pytest.raises(StageError, match=r"shapes names input 'imag', which is not there; did you mean 'image'\?"):
+        onnx_file(path=path, shapes={"imag": [1, 3, 8, 8]})
+    with pytest.raises(StageError, match=r"shapes gives input 'image' \[3, 8\]; give 4 numbers from 1 up"):
+        onnx_file(path=path, shapes={"image": [3, 8]})
+
+
+def test_a_batch_that_is_not_one_is_refused(tmp_path: Path) -> None:
+    body = f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}"
+    path = write(tmp_path, body, {"w": weight(4, 3, 1, 1)}, batch="8")
+    with pytest.raises(StageError, match="input 'image' takes 8 samples at once; qpipe feeds one"):
+        onnx_file(path=path)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, value: float) -> None:
+    array = weight(4, 3, 1, 1)
+    array[2, 1] = value
+    path = write(tmp_path, f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}", {"w": array})
+    with pytest.raises(StageError, match="weight 'w' holds NaN or infinity"):
+        onnx_file(path=path)
+
+
+def test_a_missing_a_cut_and_a_foreign_file_are_refused_in_one_line(tmp_path: Path) -> None:
+    path = write(tmp_path, f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}", {"w": weight(4, 3, 1, 1)})
+    whole = path.read_bytes()
+    with pytest.raises(StageError, match="absent.onnx: no such file; give the path of an ONNX file"):
+        onnx_file(path=tmp_path / "absent.onnx")
+    for content in (b"", whole[:100], whole[: len(whole) // 2], b"PK\x03\x04 no network", b"\xff" * 64):
+        path.write_bytes(content)
+        with pytest.raises(StageError) as raised:
+            onnx_file(path=path)
+        assert str(raised.value).startswith(f"{path}: ")
+        assert "\n" not in str(raised.value)
+
+
+def test_an_invalid_network_says_why(tmp_path: Path) -> None:
+    path = write(tmp_path, f"x = Conv <kernel_shape = [1, 1]> (image, nowhere) {HEAD}", {})
+    with pytest.raises(StageError, match="not a valid network: .*nowhere"):
+        onnx_file(path=path)
+
+
+def external(folder: Path, location: str) -> Path:
+    path = write(folder, f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}", {"w": weight(4, 3, 1, 1)})
+    model = onnx.load(path)
+    onnx.external_data_helper.set_external_data(model.graph.initializer[0], location)
+    model.graph.initializer[0].ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_external_weights_beside_the_model_are_read(tmp_path: Path) -> None:
+    path = external(tmp_path, "weights.bin")
+    array = weight(4, 3, 1, 1)
+    (tmp_path / "weights.bin").write_bytes(array.tobytes())
+    model = onnx_file(path=path)
+    tensor = model.graph.initializers["w"].const_value
+    assert tensor is not None
+    assert np.array_equal(tensor.numpy(), array)
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "inner/../../secret.bin", "link.bin"])
+def test_external_weights_elsewhere_are_never_read(tmp_path: Path, location: str) -> None:
+    (tmp_path / "secret.bin").write_bytes(weight(4, 3, 1, 1).tobytes())
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
+    with pytest.raises(StageError, match="it must lie in the model's folder"):
+        onnx_file(path=external(folder, location))
+
+
+def test_external_weights_that_are_missing_or_short_are_named(tmp_path: Path) -> None:
+    path = external(tmp_path, "weights.bin")
+    with pytest.raises(StageError, match="weight 'w' lies in 'weights.bin', which is missing"):
+        onnx_file(path=path)
+    (tmp_path / "weights.bin").write_bytes(b"1234")
+    with pytest.raises(StageError) as raised:
+        onnx_file(path=path)
+    assert str(raised.value).startswith(str(path))

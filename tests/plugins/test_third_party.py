@@ -1,0 +1,155 @@
+"""Other people's plugins, installed as they would install them: the smallest that works, and two that do not."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+# as short as the README promises
+RTN = '''"""Round-to-nearest quantization of the weights, one scale per output channel."""
+import onnx_ir as ir
+import qpipe
+from qpipe.quant import qdq
+
+def rtn(model: ir.Model, *, bits: int = 8) -> ir.Model:
+    """Quantize each weight to the nearest step of a symmetric per-channel scale."""
+    for weight in qdq.weights(model):
+        qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=bits, axis=weight.channel_axis))
+    return model
+
+@qpipe.hookimpl
+def register_stages(register: qpipe.Register) -> None:
+    register("quantize", rtn)
+'''
+BROKEN = "import a_library_that_is_not_installed\n"
+CLASH = '''"""Offers a name that is taken."""
+import qpipe
+
+def symmetric(model):
+    """Quantize otherwise."""
+    return model
+
+def fine(model):
+    """Nothing wrong with this one, but it comes with the other."""
+    return model
+
+@qpipe.hookimpl
+def register_stages(register: qpipe.Register) -> None:
+    register("quantize", fine)
+    register("quantize", symmetric)
+'''
+PROJECT = """[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "{name}"
+version = "0.3"
+dependencies = ["qpipe-edge"]
+
+[project.entry-points.qpipe]
+{name} = "{name}"
+"""
+USE = """
+import json, sys
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+from qpipe import registry
+
+given = json.load(sys.stdin)
+weight = np.array(given["weight"], np.float32)
+graph = onnx.parser.parse_graph("g (float[1,4] x) => (float[1,3] y) { y = MatMul(x, w) }")
+graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+model = ir.from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10))
+stage = registry.load().stage("quantize", "rtn")
+quantized = ir.to_proto(stage.function(model, bits=given["bits"]))
+onnx.checker.check_model(quantized)
+(y,) = ReferenceEvaluator(quantized).run(None, {"x": np.array(given["x"], np.float32)})
+kinds = sorted(node.op_type for node in quantized.graph.node)
+print(json.dumps({"y": y.tolist(), "kinds": kinds, "from": [stage.distribution, stage.version]}))
+"""
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of a new environment with three plugins installed by pip; it sees what is installed here, and
+    nothing is downloaded."""
+    folder = tmp_path_factory.mktemp("third")
+    run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"])
+    python = folder / "venv" / "bin" / "python"
+    own = run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
+    here = sysconfig.get_path("purelib")
+    # addsitedir, for an editable install is a .pth file in there
+    (Path(own) / "here.pth").write_text(f"import site; site.addsitedir({here!r})\n", encoding="utf-8")
+    projects = []
+    for name, text in (("rtn_plugin", RTN), ("broken_plugin", BROKEN), ("clash_plugin", CLASH)):
+        project = folder / name
+        project.mkdir()
+        (project / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
+        (project / f"{name}.py").write_text(text, encoding="utf-8")
+        projects.append(project)
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"]
+    run([*pip, "--no-deps", "--no-build-isolation", "--no-index", *projects])
+    return python
+
+
+def run(words: list[Any], text: str | None = None) -> str:
+    ended = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
+    return ended.stdout
+
+
+@pytest.fixture(scope="module")
+def plugins(python: Path) -> Any:
+    """What `qpipe plugins --json` says in there."""
+    return json.loads(run([python, "-c", "from qpipe.cli import main; main()", "plugins", "--json"]))
+
+
+def test_an_installed_plugin_is_found(plugins: Any) -> None:
+    (rtn,) = (stage for stage in plugins["stages"] if stage["name"] == "rtn")
+    assert rtn == {
+        "kind": "quantize", "name": "rtn", "distribution": "rtn_plugin", "version": "0.3",
+        "help": "Quantize each weight to the nearest step of a symmetric per-channel scale.",
+    }  # fmt: skip
+
+
+def test_a_broken_plugin_is_named_with_its_reason_and_stops_nobody(plugins: Any) -> None:
+    assert plugins["broken"]["broken_plugin"] == (
+        "ModuleNotFoundError: No module named 'a_library_that_is_not_installed'"
+    )
+    assert {"rtn", "symmetric", "onnxruntime"} <= {stage["name"] for stage in plugins["stages"]}
+
+
+def test_a_name_clash_names_both_and_the_built_in_stays(plugins: Any) -> None:
+    assert plugins["broken"]["clash_plugin"] == (
+        "two plugins offer quantize 'symmetric': qpipe_plugins.quantize.symmetric and clash_plugin; rename one"
+    )
+    (symmetric,) = (stage for stage in plugins["stages"] if stage["name"] == "symmetric")
+    assert symmetric["distribution"] == "qpipe-edge"
+    assert "fine" not in {stage["name"] for stage in plugins["stages"]}, "all it brings, or nothing"
+
+
+def test_its_stage_quantizes_by_the_shared_arithmetic(python: Path) -> None:
+    random = np.random.default_rng(3)
+    weight = random.normal(size=(4, 3)).astype(np.float32) * np.array([1, 10, 0.1], np.float32)
+    x = random.normal(size=(1, 4)).astype(np.float32)
+    given = {"weight": weight.tolist(), "x": x.tolist(), "bits": 4}
+    told = json.loads(run([python, "-c", USE], json.dumps(given)))
+    scale = np.abs(weight).max(axis=0) / 7  # symmetric at 4 bits: -7 .. 7
+    rounded = np.round(weight / scale) * scale
+    # float32 sums of four products
+    assert (
+        np.abs(np.array(told["y"]) - x @ rounded).max()
+        <= 8 * np.finfo(np.float32).eps * np.abs(x).max() * np.abs(weight).max()
+    )
+    assert told["kinds"] == ["DequantizeLinear", "MatMul"]
+    assert told["from"] == ["rtn_plugin", "0.3"]
