@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ class Call:
 
     stage: Stage
     options: Mapping[str, Any]  # plain values; an option that takes stages holds Calls
+    secret: frozenset[str] = frozenset()  # options whose values are never stored
 
     @property
     def kind(self) -> str:
@@ -36,7 +38,11 @@ class Call:
 
     def plain(self, path: Callable[[Path], str] = str) -> dict[str, Any]:
         """As JSON, for keys and digests; `path` says how paths are written."""
-        return {"kind": self.kind, "name": self.name, "options": {k: plain(v, path) for k, v in self.options.items()}}
+        options = {name: plain(value, path) for name, value in self.options.items()}
+        for name in self.secret:
+            if not isinstance(self.options[name], Path):
+                options[name] = "secret " + hashlib.sha256(repr(options[name]).encode()).hexdigest()[:16]
+        return {"kind": self.kind, "name": self.name, "options": options}
 
 
 def _resolve(value: Any) -> Any:
@@ -102,7 +108,9 @@ class CallReader:
         near = [k for k in kinds if difflib.get_close_matches(name, self.plugins.names(k), 1, 0.75)]
         of = next((k for k in kinds if (k, name) in self.plugins.stages), (*near, kinds[-1])[0])
         stage = self.plugins.stage(of, name, where)
-        return Call(stage, self.options(stage, given, (*steps, name)))
+        own = (*steps, name)
+        secret = {str(path[len(own)]) for path in self.source.secret if path[: len(own)] == own and path != own}
+        return Call(stage, self.options(stage, given, own), frozenset(secret))
 
     def named(self, value: Any, where: str, kind: str | tuple[str, ...]) -> tuple[str, dict[str, Any]]:
         """The name and the options as they were written."""

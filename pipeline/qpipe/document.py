@@ -38,6 +38,7 @@ class Document:
     root: Any
     lines: dict[Steps, int] = field(default_factory=dict)
     unset: dict[Steps, str] = field(default_factory=dict)  # values that are null because this variable is
+    secret: set[Steps] = field(default_factory=set)  # values that come from the environment: never stored
 
     def at(self, *steps: str | int) -> str:
         """`file:line` of the value these keys lead to, or of the nearest one above it."""
@@ -130,6 +131,7 @@ def substitute(document: Document, variables: Mapping[str, Any], skip: str = "va
         if name.startswith("env:"):
             if name[4:] not in os.environ:
                 raise RecipeError(f"{document.at(*steps)}: environment variable '{name[4:]}' is not set; set it")
+            document.secret.add(steps)
             return os.environ[name[4:]]
         if name not in variables:
             raise RecipeError(f"{document.at(*steps)}: unknown variable '{name}'; {suggest(name, variables)}")

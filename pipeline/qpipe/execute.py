@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import qpipe
 from qpipe import artifacts, inventory, keys, recipe
@@ -72,7 +73,11 @@ class Session:
         """Of the samples that are in the cache; a step's key has to stand for those that are not made yet."""
         if not self.cache.has(step.kind, step.key):
             return {}
-        return artifacts.sample_digests(self.cache.folder(step.kind, step.key) / "value")
+        try:
+            return artifacts.sample_digests(self.cache.folder(step.kind, step.key) / "value")
+        except (OSError, ValueError):  # damaged: as good as absent
+            self.cache.remove(step.kind, step.key)
+            return {}
 
     def offline_plan(self, store: Store) -> Plan:
         """The plan by what the devices said when they were last checked; reaches none of them."""
@@ -105,7 +110,7 @@ def open_session(request: Request) -> Session:
     if request.smoke:
         samples = loaded.samples
         few = {name: SMOKE.get(name, value) for name, value in samples.options.items()}
-        loaded = replace(loaded, samples=Call(samples.stage, few))
+        loaded = replace(loaded, samples=replace(samples, options=few))
     file = inventory.find(request.inventory, request.recipe.parent)
     known = inventory.load(file, plugins)
     return Session(request, loaded, plugins, {name: inventory.pick(known, name, file) for name in loaded.devices})
@@ -115,10 +120,11 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
     """Run to the end, continuing an unfinished run of the same recipe unless a new one was asked for."""
     began = time.monotonic()
     devices: dict[str, Device] = {}
+    lock: IO[str] | None = None
     try:
         capabilities, unreachable = _ask(session, store, devices, say)
-        id_, continued = _open_run(session, store)
-        workdir = session.request.db.parent / "runs" / id_
+        id_, continued, lock = _open_run(session, store)
+        workdir = _workdir(session, id_)
 
         def carry_out(plan: Plan, done: Collection[str] = ()) -> Outcome:
             recorder = Recorder(store, id_, plan, session.cache, capabilities, workdir)
@@ -135,7 +141,7 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
         plan.drop(unreachable)
         say(f"run {id_} {'continues' if continued else 'starts'}: {len(plan.steps)} steps")
         outcome, made = Outcome({}), []
-        if not session.cache.has("samples", plan.samples.key):
+        if session.cache.get("samples", plan.samples.key) is None:
             # first the samples, for the keys of all else are made of what is in them
             made = [plan.samples.id]
             outcome = carry_out(plan.alone(*made))
@@ -143,13 +149,15 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
             plan.drop(unreachable)
         if not outcome.failed:
             outcome = carry_out(plan, made)
+        finished = Finished(id_, continued, plan, outcome, unreachable, time.monotonic() - began)
+        judge(store, id_, session.recipe.pareto)
+        store.finish_run(id_, finished.state)
     finally:
         for device in devices.values():
             with suppress(DeviceError):
                 device.close()
-    finished = Finished(id_, continued, plan, outcome, unreachable, time.monotonic() - began)
-    judge(store, id_, session.recipe.pareto)
-    store.finish_run(id_, finished.state)
+        if lock:
+            lock.close()
     return finished
 
 
@@ -188,12 +196,30 @@ def _ask(
     return capabilities, unreachable
 
 
-def _open_run(session: Session, store: Store) -> tuple[str, bool]:
+def _workdir(session: Session, run: str) -> Path:
+    return session.request.db.parent / "runs" / run
+
+
+def _claim(folder: Path) -> IO[str] | None:
+    """A lock on a run that falls with this process; None where another process is at it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = (folder / "lock").open("w", encoding="utf-8")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        return None
+    return lock
+
+
+def _open_run(session: Session, store: Store) -> tuple[str, bool, IO[str] | None]:
+    """The run to go on with, or a new one: its id, which of the two, and the lock to hold meanwhile."""
     digest = keys.key({"recipe": session.recipe.digest, "devices": list(session.devices)})
     unfinished = None if session.request.new else store.unfinished_run(digest)
-    if unfinished:
+    lock = _claim(_workdir(session, unfinished)) if unfinished else None
+    if unfinished and lock:
         store.resume_run(unfinished)
-        return unfinished, True
+        return unfinished, True, lock
     run = store.new_run(
         session.recipe.name,
         recipe_path=str(session.recipe.path.resolve()),
@@ -202,4 +228,4 @@ def _open_run(session: Session, store: Store) -> tuple[str, bool]:
         versions={"qpipe": qpipe.__version__, "python": platform.python_version(), **keys.libraries()},
         request=session.request.remembered(),
     )
-    return run, False
+    return run, False, _claim(_workdir(session, run))

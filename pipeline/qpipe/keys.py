@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from qpipe.call import Call, plain
+from qpipe.call import Call
 from qpipe.registry import Stage
 
 Fields = dict[str, Any]
@@ -39,7 +39,7 @@ def of_call(call: Call) -> Fields:
         "distribution": stage.distribution,
         "version": stage.version,
         "code": {f"{s.kind} {s.name}": code(s) for s in stages},
-        "options": {name: plain(value, _named_only) for name, value in call.options.items()},
+        "options": call.plain(_named_only)["options"],
         "files": files,
     }
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qpipe import artifacts, keys
+from qpipe import artifacts, keys, logs
 from qpipe.cache import Cache
 from qpipe.errors import PluginError
 from qpipe.events import Event
@@ -21,9 +21,9 @@ class Recorder:
     """Listens to one run."""
 
     def __init__(
-        self, store: Store, run: str, plan: Plan, cache: Cache, devices: Mapping[str, Capabilities], logs: Path
+        self, store: Store, run: str, plan: Plan, cache: Cache, devices: Mapping[str, Capabilities], workdir: Path
     ) -> None:
-        self.store, self.run, self.plan, self.cache, self.devices, self.logs = store, run, plan, cache, devices, logs
+        self.store, self.run, self.plan, self.cache, self.devices, self.workdir = store, run, plan, cache, devices, workdir
 
     def event(self, event: Event) -> None:
         """Record the state of a step."""
@@ -39,7 +39,7 @@ class Recorder:
             "key_fields": dict(step.fields),
             "device": step.device,
             **{name: step.coordinates.get(name) for name in ("model", "scheme", "build")},
-            "log": str(self.logs / log_name(step.id)),
+            "log": str(logs.folder_of(self.workdir, step.id) / logs.NAME),
         }
         if event.what == "started":
             row |= {"started": now, "finished": None, "error": None}
@@ -78,8 +78,3 @@ class Recorder:
 
     def _folder(self, step: Step) -> Path:
         return self.cache.folder(step.kind, step.key) / "value"
-
-
-def log_name(step: str) -> str:
-    """Where a step's log lies below the folder of its run."""
-    return f"{step.replace('/', '__')}/log.txt"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from qpipe import artifacts, worker
+from qpipe import artifacts, logs, worker
 from qpipe.cache import Cache
 from qpipe.call import named
 from qpipe.errors import QpipeError, StageError
@@ -185,7 +185,8 @@ class Runner:
             if step.device is None:
                 self._on_host(step, progress)
             else:
-                self._on_device(step, progress)
+                with logs.step_log(self._scratch(step), step.device):
+                    self._on_device(step, progress)
         except QpipeError as error:
             self._tell(step, "failed", seconds=time.monotonic() - began, message=str(error))
             raise
@@ -201,7 +202,7 @@ class Runner:
                 needs={p: self._given(self.plan.steps[need]) for p, need in step.needs.items()},
                 target=step.target,
                 out=out,
-                log=self._scratch(step) / "log.txt",
+                log=self._scratch(step) / logs.NAME,
                 plugins=self.plan.recipe.plugins,
             )
             worker.run(job, progress, self.stop.is_set)
@@ -219,7 +220,7 @@ class Runner:
         except QpipeError:
             raise
         except Exception as error:
-            self._log(step, error)
+            logs.append_traceback(self._scratch(step), error)
             text = str(error).partition("\n")[0]
             raise StageError(f"{step.kind} {step.call.name} broke: {type(error).__name__}: {text}") from error
         artifacts.check(step.kind, result)
@@ -230,12 +231,6 @@ class Runner:
         if step.cacheable:  # only what the store took: a wrong number is not to come back from the cache
             with self.cache.put(step.kind, step.key) as out:
                 artifacts.write(step.kind, result, out)
-
-    def _log(self, step: Step, error: Exception) -> None:
-        import traceback
-
-        with (self._scratch(step) / "log.txt").open("a", encoding="utf-8") as log:
-            traceback.print_exception(error, file=log)
 
     def _give(self, step: Step, parameter: str, progress: Any) -> Any:
         """What a device step's parameter gets."""
@@ -274,7 +269,7 @@ class Runner:
         return self.cache.folder(step.kind, step.key) / "value"
 
     def _scratch(self, step: Step) -> Path:
-        folder = self.workdir / step.id.replace("/", "__")
+        folder = logs.folder_of(self.workdir, step.id)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -59,6 +59,7 @@ def minmax(model: str, samples: Samples, threads: int) -> None:
 def histogram(model: str, samples: Samples, threads: int) -> None:
     import onnx_ir as ir
     from onnx_ir.passes.common import ShapeInferencePass
+
     from qpipe_plugins.calibrate.histogram import histogram as calibrate
 
     network = ir.load(model)
@@ -105,7 +106,7 @@ def main(model: str, images_folder: str) -> None:
                 print(f"{threads or 'default'} threads: {runs}")
             time_ratio = float(np.median([r["histogram"]["seconds"] / r["minmax"]["seconds"] for r in rounds]))
             peak_ratio = float(np.median([r["histogram"]["peak_mb"] / r["minmax"]["peak_mb"] for r in rounds]))
-            print(f"200 samples, {threads or 'default'} threads: {time_ratio:.2f}x MinMax's time, {peak_ratio:.2f}x its peak memory")
+            print(f"200 samples: {time_ratio:.2f}x MinMax's time, {peak_ratio:.2f}x its peak memory")
         for method in ("minmax", "histogram"):
             peaks = {count: round(fresh(method, model, folders[count], 1)["peak_mb"]) for count in folders}
             print(f"{method}: peak MB by number of samples {peaks}")

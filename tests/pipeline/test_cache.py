@@ -80,9 +80,13 @@ def test_a_damaged_result_is_absent_and_removed(damage: Callable[[Path], None], 
 
 
 def test_nothing_stays_of_a_result_that_failed(cache: Cache) -> None:
-    with pytest.raises(ZeroDivisionError), cache.put("import", "k1") as folder:
-        (folder / "half").write_bytes(bytes(10))
-        raise ZeroDivisionError
+    def fail() -> None:
+        with cache.put("import", "k1") as folder:
+            (folder / "half").write_bytes(bytes(10))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert not cache.has("import", "k1")
     assert files(cache) == []
     assert list((cache.root / "aside").iterdir()) == []

@@ -168,3 +168,21 @@ def test_the_host_contributes_versions_and_instructions() -> None:
     assert {"numpy", "onnx", "onnxruntime"} <= host["libraries"].keys()
     assert host["machine"]
     assert host["instructions"]
+
+
+def test_what_comes_from_the_environment_is_part_of_the_key_and_cannot_be_read_from_it(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.edit(
+        "recipe.yaml",
+        '{snap: {bits: "${bits}"}}',
+        '{snap: {say: "${env:QPIPE_TOKEN}", exclude: ["x${env:QPIPE_TOKEN}"]}}',
+    )
+    monkeypatch.setenv("QPIPE_TOKEN", "abracadabra")
+    loaded = recipe.load(lab.recipe)[0]
+    call = snapped(loaded)
+    assert call.options["say"] == "abracadabra"
+    assert "abracadabra" not in repr(keys.of_call(call)) + repr(call.plain())
+    before = key_of(lab, snapped)
+    monkeypatch.setenv("QPIPE_TOKEN", "another")
+    assert key_of(lab, snapped) != before

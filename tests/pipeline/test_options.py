@@ -77,9 +77,12 @@ def test_values_are_converted_to_what_is_annotated(given: dict[str, Any], value:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"bit": 4}, "here: unknown option 'bit'; it takes bits, mode, factor, table, exclude, copy, json, post, metrics"),
-        ({"bits": "x"}, "here: option 'bits' is 'x'; input should be a valid integer, unable to parse string as an integer"),
-        ({"bits": 1.5}, "here: option 'bits' is 1.5; input should be a valid integer, got a number with a fractional part"),
+        ({"bit": 4}, "here: unknown option 'bit'; "
+                     "it takes bits, mode, factor, table, exclude, copy, json, post, metrics"),
+        ({"bits": "x"}, "here: option 'bits' is 'x'; "
+                        "input should be a valid integer, unable to parse string as an integer"),
+        ({"bits": 1.5}, "here: option 'bits' is 1.5; "
+                        "input should be a valid integer, got a number with a fractional part"),
         ({"bits": [1]}, "here: option 'bits' is [1]; input should be a valid integer"),
         ({"mode": "up"}, "here: option 'mode' is 'up'; input should be 'near' or 'down'"),
         ({"json": {"a": "b"}}, "here: option 'json' is {'a': 'b'}; input should be a valid integer, "

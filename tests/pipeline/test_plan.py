@@ -226,7 +226,8 @@ def test_eight_bit_products_saturate_on_an_x86_without_vnni(capabilities: Capabi
 @pytest.mark.parametrize(
     ("version", "opset", "ir_version"),
     # the table in ONNX Runtime's documentation of its compatibility
-    [("1.16.3", 19, 9), ("1.17.0", 20, 9), ("1.18.1", 21, 10), ("1.20.1", 21, 10), ("1.22.0", 23, 11), ("1.32.0", 24, 12)],
+    [("1.16.3", 19, 9), ("1.17.0", 20, 9), ("1.18.1", 21, 10), ("1.20.1", 21, 10), ("1.22.0", 23, 11),
+     ("1.32.0", 24, 12)],
 )  # fmt: skip
 def test_a_runtime_loads_up_to_its_opset(version: str, opset: int, ir_version: int) -> None:
     target = target_of(cpu("x86_64", version=version), "onnxruntime")

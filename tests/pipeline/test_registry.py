@@ -134,7 +134,8 @@ def test_an_unknown_stage_is_told_with_the_near_one_and_what_did_not_load() -> N
     with pytest.raises(PluginError) as error:
         found.stage("quantize", "qat", "r.yaml:7")
     assert str(error.value) == (
-        "r.yaml:7: no plugin offers quantize 'qat'; there is symmetric; plugin 'other' did not load: ImportError: no torch"
+        "r.yaml:7: no plugin offers quantize 'qat'; there is symmetric; "
+        "plugin 'other' did not load: ImportError: no torch"
     )
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -95,6 +96,17 @@ def test_a_result_that_rots_in_the_cache_is_computed_again(lab: Lab) -> None:
     assert "tiny/snapped/packed" in ended(events, "done")
     assert second.state == "done"
     assert rows(second) == rows(first)
+
+
+@pytest.mark.parametrize("file", ["digests.json", "evaluation/inputs.bin", "calibration/samples.json"])
+def test_samples_that_rot_are_made_again(file: str, lab: Lab) -> None:
+    first, _ = run(lab)
+    path = lab.folder / ".qpipe/cache/samples" / first.plan.samples.key / "value" / file
+    path.write_bytes(path.read_bytes()[:5])
+    lab.edit("recipe.yaml", '[{snap: {bits: "${bits}"}}]', "[ranged]")
+    second, events = run(lab)
+    assert second.state == "done"
+    assert "samples" in ended(events, "done")
 
 
 def test_a_failing_stage_fails_its_branch_alone(lab: Lab) -> None:
@@ -205,6 +217,65 @@ def test_more_evaluation_samples_compute_no_calibration_again(lab: Lab) -> None:
     assert not {"tiny/histogram", "tiny/snapped/ranged", "tiny/snapped/packed"} & again
 
 
+HERE = """
+
+class Here:
+    '''This machine, as a device: says when it is measured.'''
+    shares_host = True
+
+    def __init__(self, name):
+        from qpipe_devices.null import NullDevice
+        self.name, self.null = name, NullDevice(name, name, 1.0)
+
+    def __getattr__(self, name):
+        return getattr(self.null, name)
+
+
+def here(name: str):
+    '''This machine.'''
+    return Here(name)
+
+
+def stamp(deployed, device):
+    '''A measurement that takes a while.'''
+    began = time.monotonic()
+    time.sleep(0.3)
+    with open("stamps", "a") as file:
+        print(device.name, began, time.monotonic(), file=file)
+    return [qpipe.Measurement("stamp", 1.0, "")]
+
+
+def slowly(model):
+    '''A host step that takes a while.'''
+    began = time.monotonic()
+    time.sleep(0.3)
+    with open("stamps", "a") as file:
+        print("host", began, time.monotonic(), file=file)
+    return model
+
+
+@qpipe.hookimpl
+def register_devices(register):
+    register(here)
+"""
+
+
+def test_while_this_machine_is_measured_it_does_nothing_else(lab: Lab) -> None:
+    register = '    register("measure", stamp)\n    register("transform", slowly)\n'
+    lab.write("stages.py", scratch_lab.PLUGIN + register + HERE)
+    lab.write("devices.yaml", "one: here\ntwo: here\nfar: 'null'\n")
+    lab.edit("recipe.yaml", "devices: [one]", "devices: [one, two, far]")
+    lab.edit("recipe.yaml", "measure: [energy,", "measure: [stamp, energy,")
+    lab.edit("recipe.yaml", '[{snap: {bits: "${bits}"}}]', "[slowly]")
+    finished, _ = run(lab)
+    assert finished.state == "done"
+    stamps = [line.split() for line in (lab.folder / "stamps").read_text(encoding="utf-8").splitlines()]
+    taken = sorted((float(began), float(end), who) for who, began, end in stamps)
+    assert {who for _, _, who in taken} == {"one", "two", "far", "host"}
+    mine = [(began, end) for began, end, who in taken if who != "far"]
+    assert all(end <= began for (_, end), (began, _) in pairwise(mine))
+
+
 # ---- the command, killed and interrupted
 
 
@@ -264,6 +335,16 @@ def test_a_run_that_is_killed_leaves_nothing_running_and_is_continued(slow: tupl
     finished, events = run(lab)
     assert (finished.run, finished.continued, finished.state) == (cut["id"], True, "done")
     assert ended(events, "done") == set(finished.plan.steps)
+
+
+def test_a_run_that_another_process_is_at_is_left_to_it(slow: tuple[Lab, subprocess.Popen[str]]) -> None:
+    lab, process = slow
+    lab.edit("stages.py", "end = time.monotonic() + seconds", "end = 0.0")
+    finished, _ = run(lab)
+    assert (finished.state, finished.continued) == ("done", False)
+    with Store(Path(".qpipe/results.db")) as store:
+        assert [row["state"] for row in store.runs()] == ["done", "running"]
+    assert process.poll() is None
 
 
 def test_ctrl_c_ends_with_130_and_leaves_nothing_running(slow: tuple[Lab, subprocess.Popen[str]]) -> None:

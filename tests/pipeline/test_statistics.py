@@ -51,6 +51,14 @@ def test_variance_survives_a_mean_that_is_far_larger() -> None:
     np.testing.assert_allclose(gather("t", samples).channel_variance, exact, rtol=1e-3)
 
 
+def test_moments_of_huge_values_do_not_overflow() -> None:
+    array = np.array([[[-3e38, 3e38, 3e38]]], np.float32)
+    exact = array.astype(np.float64)
+    found = gather("t", [array])
+    assert found.channel_mean[0] == pytest.approx(exact.mean())
+    assert found.channel_variance[0] == pytest.approx(exact.var())
+
+
 @pytest.mark.parametrize(("shape", "channels"), [((1, 6, 4), 6), ((1, 9), 9), ((5,), 1), ((), 1), ((2, 3, 4, 4), 3)])
 def test_channels_are_axis_one(shape: tuple[int, ...], channels: int) -> None:
     assert gather("t", arrays(2, shape)).channel_mean.shape == (channels,)

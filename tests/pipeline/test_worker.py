@@ -28,8 +28,11 @@ import onnx_ir as ir
 
 import qpipe
 
-def given(model, target, workdir, progress, *, what: str = "", metric: Annotated[Any, qpipe.StageOption("metric")] = None,
-          post: Annotated[Any, qpipe.StageOption("postprocess")] = None):
+def given(
+    model, target, workdir, progress, *, what: str = "",
+    metric: Annotated[Any, qpipe.StageOption("metric")] = None,
+    post: Annotated[Any, qpipe.StageOption("postprocess")] = None,
+):
     """Do as told."""
     if what == "print":
         print("to stdout")

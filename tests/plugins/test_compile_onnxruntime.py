@@ -54,6 +54,17 @@ def test_onnxruntime_runs_integer_kernels_and_nothing_else(quantizer, activation
     assert "DequantizeLinear" not in found
 
 
+def test_a_zero_point_per_channel_is_computed_in_integers_and_exactly(statistics, tmp_path):
+    model = asymmetric(conv_net(), statistics, granularity="channel")
+    convolutions = [weight.quantized for weight in qdq.weights(model) if weight.kind != "gemm"]
+    assert all(len(np.unique(quantized.zero_point)) > 1 for quantized in convolutions)
+    build = onnxruntime(model, Target(), tmp_path / "build")
+    network = ir.load(build.folder / "model.onnx")
+    step = 1e-6 + max(np.ptp(each["logits"]) for each in run(network, images(8))) / 255
+    for integer, plain in zip(run(network, images(8), optimize=True), run(network, images(8)), strict=True):
+        np.testing.assert_allclose(integer["logits"], plain["logits"], atol=2 * step)
+
+
 def test_a_clip_whose_range_ends_just_there_is_absorbed(tmp_path):
     inputs = [array * 10 for array in images(4)]  # ReLU6 saturates: its range is exactly [0, 6]
     statistics = statistics_of(conv_net(), inputs)

@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
-from models import conv_net, images, run
 from onnx_ir.passes.common import ShapeInferencePass
-from qpipe_plugins.calibrate.histogram import histogram
 
+from models import conv_net, images, run
 from qpipe.errors import StageError
 from qpipe.samples import Samples
 from qpipe.types import Preprocessing, Sample
+from qpipe_plugins.calibrate.histogram import histogram
 
 COUNT = 5
 
@@ -65,7 +65,10 @@ def test_a_convolution_that_only_feeds_a_clip_is_left_out(tmp_path: Path) -> Non
 def test_it_takes_as_many_samples_as_asked_for_and_says_where_it_is(tmp_path: Path) -> None:
     told: list[tuple[float, float | None, str]] = []
     statistics = histogram(
-        network(), stored(tmp_path, images(COUNT)), lambda *said: told.append(said), samples=3  # type: ignore[arg-type]
+        network(),
+        stored(tmp_path, images(COUNT)),
+        lambda *said: told.append(said),
+        samples=3,  # type: ignore[arg-type]
     )
     assert statistics["logits"].count == 3 * 5
     assert told == [(1, 3, "samples"), (2, 3, "samples"), (3, 3, "samples")]
@@ -79,8 +82,8 @@ def test_the_network_is_as_before_afterwards(tmp_path: Path) -> None:
 
 
 def test_a_sample_that_makes_infinity_names_the_tensor(tmp_path: Path) -> None:
-    huge = np.full((1, 3, 16, 16), 3e38, np.float32)
-    with pytest.raises(StageError, match="tensor '.+': NaN or infinity on the calibration samples"):
+    huge = np.full((1, 3, 16, 16), 3e38, np.float32)  # finite, until the first layer multiplies it
+    with pytest.raises(StageError, match=r"tensor '.+': NaN or infinity on the calibration samples"):
         histogram(network(), stored(tmp_path, [huge]), silent)
 
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx.parser
+import onnx_ir as ir
 import onnxruntime
 import pytest
-from qpipe_plugins.models.onnx_file import onnx_file
 
-import onnx_ir as ir
 from qpipe.errors import StageError
+from qpipe_plugins.models.onnx_file import onnx_file
 
 RANDOM = np.random.default_rng(5)
 NET = """
@@ -146,9 +146,12 @@ def test_an_open_dimension_is_pinned_by_shapes(tmp_path: Path) -> None:
     path = write(tmp_path, body, {"w": weight(4, 3, 1, 1)}, batch="N", height="H")
     model = onnx_file(path=path, shapes={"image": [1, 3, 8, 8]})
     assert list(model.graph.inputs[0].shape or ()) == [1, 3, 8, 8]
-    with pytest.raises(StageError, match=re.escape(
-        f"{path}: dimension 2 ('H') of input 'image' is open; pin it with shapes: {{image: [1, 3, ?, 8]}}"
-    )):
+    with pytest.raises(
+        StageError,
+        match=re.escape(
+            f"{path}: dimension 2 ('H') of input 'image' is open; pin it with shapes: {{image: [1, 3, ?, 8]}}"
+        ),
+    ):
         onnx_file(path=path)
     with pytest.raises(StageError, match=r"shapes names input 'imag', which is not there; did you mean 'image'\?"):
         onnx_file(path=path, shapes={"imag": [1, 3, 8, 8]})
@@ -159,7 +162,7 @@ def test_an_open_dimension_is_pinned_by_shapes(tmp_path: Path) -> None:
 def test_a_batch_that_is_not_one_is_refused(tmp_path: Path) -> None:
     body = f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}"
     path = write(tmp_path, body, {"w": weight(4, 3, 1, 1)}, batch="8")
-    with pytest.raises(StageError, match="input 'image' takes 8 samples at once; qpipe feeds one"):
+    with pytest.raises(StageError, match=r"input 'image' takes 8 samples at once; qpipe feeds one"):
         onnx_file(path=path)
 
 
@@ -168,14 +171,14 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, value: float) -> N
     array = weight(4, 3, 1, 1)
     array[2, 1] = value
     path = write(tmp_path, f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}", {"w": array})
-    with pytest.raises(StageError, match="weight 'w' holds NaN or infinity"):
+    with pytest.raises(StageError, match=r"weight 'w' holds NaN or infinity"):
         onnx_file(path=path)
 
 
 def test_a_missing_a_cut_and_a_foreign_file_are_refused_in_one_line(tmp_path: Path) -> None:
     path = write(tmp_path, f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}", {"w": weight(4, 3, 1, 1)})
     whole = path.read_bytes()
-    with pytest.raises(StageError, match="absent.onnx: no such file; give the path of an ONNX file"):
+    with pytest.raises(StageError, match=r"absent.onnx: no such file; give the path of an ONNX file"):
         onnx_file(path=tmp_path / "absent.onnx")
     for content in (b"", whole[:100], whole[: len(whole) // 2], b"PK\x03\x04 no network", b"\xff" * 64):
         path.write_bytes(content)
@@ -187,7 +190,7 @@ def test_a_missing_a_cut_and_a_foreign_file_are_refused_in_one_line(tmp_path: Pa
 
 def test_an_invalid_network_says_why(tmp_path: Path) -> None:
     path = write(tmp_path, f"x = Conv <kernel_shape = [1, 1]> (image, nowhere) {HEAD}", {})
-    with pytest.raises(StageError, match="not a valid network: .*nowhere"):
+    with pytest.raises(StageError, match=r"not a valid network: .*nowhere"):
         onnx_file(path=path)
 
 
@@ -216,13 +219,13 @@ def test_external_weights_elsewhere_are_never_read(tmp_path: Path, location: str
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
-    with pytest.raises(StageError, match="it must lie in the model's folder"):
+    with pytest.raises(StageError, match=r"it must lie in the model's folder"):
         onnx_file(path=external(folder, location))
 
 
 def test_external_weights_that_are_missing_or_short_are_named(tmp_path: Path) -> None:
     path = external(tmp_path, "weights.bin")
-    with pytest.raises(StageError, match="weight 'w' lies in 'weights.bin', which is missing"):
+    with pytest.raises(StageError, match=r"weight 'w' lies in 'weights.bin', which is missing"):
         onnx_file(path=path)
     (tmp_path / "weights.bin").write_bytes(b"1234")
     with pytest.raises(StageError) as raised:

@@ -107,7 +107,7 @@ def test_asymmetric_is_finer_than_symmetric_where_weights_lean_to_one_side(stati
     here = statistics_of(leaning(), CALIBRATION)
     scales = {
         "symmetric": weights(symmetric(leaning(), here, granularity="tensor"))["flat_w"].quantized.scale,
-        "asymmetric": weights(asymmetric(leaning(), here))["flat_w"].quantized.scale,
+        "asymmetric": weights(asymmetric(leaning(), here, granularity="tensor"))["flat_w"].quantized.scale,
     }
     assert scales["symmetric"] / scales["asymmetric"] == pytest.approx(255 / 127, rel=1e-6)
 

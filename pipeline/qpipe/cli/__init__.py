@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 
@@ -10,6 +11,7 @@ def main() -> None:
     from qpipe.cli.app import app
     from qpipe.errors import DeviceError, PluginError, QpipeError, StageError
 
+    logging.getLogger("qpipe_devices").setLevel(logging.INFO)  # what boards say goes to the logs of steps
     try:
         app(prog_name="qpipe")
     except (StageError, DeviceError) as error:

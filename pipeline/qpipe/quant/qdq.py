@@ -148,8 +148,7 @@ def symmetric(
 def asymmetric(
     weight: Weight, *, bits: int = 8, axis: int | None = None, method: Method = "minmax", percentile: float = 99.99
 ) -> QuantizedWeight:
-    """Uniform levels over the weights' own interval, any zero point. ONNX Runtime computes in integers only with one
-    zero point for all channels, so axis is None unless the runtime is another."""
+    """Uniform levels over the weights' own interval, any zero point, one for each slice along `axis`."""
     codebook = full_range(bits)
     scale, zero_point = asymmetric_scale(weight.array, bits=bits, axis=axis, method=method, percentile=percentile)
     codes = encode(codebook, weight.array, scale, zero_point, axis=axis)

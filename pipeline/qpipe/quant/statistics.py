@@ -15,6 +15,7 @@ from qpipe.types import Array
 
 BINS = 1 << 16  # one for each upper half of a float32 pattern: sign, exponent, 7 bits of mantissa
 BLOCK = 1 << 17  # values looked at together: what they need besides stays in the processor's cache
+HUGE = 1e12  # above this, squares need more than float32 holds
 INDEX, ARRAYS = "statistics.json", "statistics.npz"
 SPARSE = {"bins": "<u2", "counts": "<i8"}
 PER_CHANNEL = {"channel_mean": "<f8", "channel_variance": "<f8", "channel_minimum": "<f4", "channel_maximum": "<f4"}
@@ -90,6 +91,8 @@ class Tally:
                 "check the samples' preprocessing and the weights before it"
             )
         self._count(np.bincount(values.reshape(-1).view(np.uint16)[_UPPER_HALF::2]))
+        if max(-minimum.min(), maximum.max()) > HUGE:
+            values = values.astype(np.float64)
         mean = values.mean(axis=1)
         away = values - mean[:, np.newaxis]
         squares = np.einsum("cv,cv->c", away, away)

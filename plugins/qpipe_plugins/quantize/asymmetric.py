@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import onnx_ir as ir
 
 from qpipe.quant import qdq, scales
@@ -14,20 +16,22 @@ def asymmetric(
     statistics: Statistics,
     *,
     bits: int = 8,
+    granularity: Literal["tensor", "channel"] = "channel",
     range: scales.Method = "minmax",  # noqa: A002  (the word users know)
     activations: ActivationRange = "minmax",
     percentile: float = 99.99,
     exclude: tuple[str, ...] = (),
 ) -> ir.Model:
-    """Weights to evenly spaced levels over their own interval, one scale and zero point a tensor; 8-bit activations.
+    """Weights to evenly spaced levels over their own interval, a scale and zero point a tensor or output channel.
 
-    Takes seconds. Up to one bit finer than symmetric where weights lean to one side. One zero point a tensor, because
-    integer kernels take no other: for a scale per channel use symmetric. The other options are as there.
-    Method: Jacob et al. 2018 (arXiv 1712.05877).
+    Takes seconds. Up to one bit finer than symmetric where weights lean to one side; on the device each zero point costs
+    a correction per output, and some integer kernels take only zero. The options are those of symmetric.
+    Method: Jacob et al. 2018 (arXiv 1712.05877), per-channel as in Krishnamoorthi 2018 (arXiv 1806.08342).
     """
     qdq.check_exclude(model, exclude, "quantize asymmetric")
     for weight in qdq.float_weights(model, exclude):
-        codes = qdq.asymmetric(weight, bits=bits, method=range, percentile=percentile)
+        axis = weight.channel_axis if granularity == "channel" else None
+        codes = qdq.asymmetric(weight, bits=bits, axis=axis, method=range, percentile=percentile)
         qdq.quantize_weight(model, weight, codes)
     if activations != "none":
         quantize_activations(model, statistics, method=activations, percentile=percentile, exclude=exclude)

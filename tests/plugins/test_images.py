@@ -1,0 +1,195 @@
+"""The images stage: pixels, labels and the order they come in."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from qpipe.errors import StageError
+from qpipe.preprocess import network_input
+from qpipe.samples import Samples
+from qpipe.types import Dataset, Sample
+from qpipe_plugins.samples.images import images
+from qpipe_plugins.samples.scene_samples import scenes
+
+RANDOM = np.random.default_rng(1)
+
+
+def draw(file: Path, height: int = 8, width: int = 8) -> np.ndarray:
+    """A file of random pixels, and these."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = RANDOM.integers(0, 256, (height, width, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+    return pixels
+
+
+def dataset(folder: Path, **options: Any) -> Dataset:
+    return images(calibration=folder / "c", evaluation=folder / "e", **{"mean": 0.0, "std": 1.0, "size": 8, **options})
+
+
+def only(samples: Any) -> Sample:
+    (sample,) = samples
+    assert isinstance(sample, Sample)
+    return sample
+
+
+def test_an_image_of_the_right_size_is_untouched(tmp_path: Path) -> None:
+    draw(tmp_path / "c" / "a.png")
+    pixels = draw(tmp_path / "e" / "b.png")
+    sample = only(dataset(tmp_path).evaluation)
+    assert sample.id == "b.png"
+    assert sample.target is None
+    assert sample.inputs["image"].dtype == np.uint8
+    assert np.array_equal(sample.inputs["image"], pixels)
+
+
+def test_colours_may_come_in_reverse(tmp_path: Path) -> None:
+    draw(tmp_path / "c" / "a.png")
+    pixels = draw(tmp_path / "e" / "b.png")
+    assert np.array_equal(only(dataset(tmp_path, colours="BGR").evaluation).inputs["image"], pixels[:, :, ::-1])
+
+
+@pytest.mark.parametrize(("height", "width"), [(20, 30), (30, 20), (5, 9), (16, 16)])
+def test_the_short_side_is_resized_and_the_centre_cropped(tmp_path: Path, height: int, width: int) -> None:
+    draw(tmp_path / "c" / "a.png")
+    pixels = draw(tmp_path / "e" / "b.png", height, width)
+    scale = 10 / min(height, width)
+    resized = Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    top, left = (resized.height - 8) // 2, (resized.width - 8) // 2
+    expected = np.asarray(resized)[top : top + 8, left : left + 8]
+    assert np.array_equal(only(dataset(tmp_path, resize=10).evaluation).inputs["image"], expected)
+
+
+def test_without_a_crop_the_whole_image_is_squeezed(tmp_path: Path) -> None:
+    draw(tmp_path / "c" / "a.png")
+    pixels = draw(tmp_path / "e" / "b.png", 20, 30)
+    expected = np.asarray(Image.fromarray(pixels).resize((8, 8), Image.Resampling.BILINEAR))
+    assert np.array_equal(only(dataset(tmp_path, crop="none").evaluation).inputs["image"], expected)
+
+
+def test_the_network_gets_pixels_less_mean_over_std(tmp_path: Path) -> None:
+    draw(tmp_path / "c" / "a.png")
+    pixels = draw(tmp_path / "e" / "b.png")
+    data = dataset(tmp_path, mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], layout="NHWC")
+    how = data.preprocessing["image"]
+    given = network_input(only(data.evaluation).inputs["image"], vars(how))
+    expected = (pixels.astype(np.float32) - np.float32([1, 2, 3])) / np.float32([4, 5, 6])
+    assert np.array_equal(given[0], expected)
+
+
+def test_labels_come_from_a_csv_in_order_of_the_names(tmp_path: Path) -> None:
+    draw(tmp_path / "c" / "a.png")
+    for name in ("z.png", "b.png", "unlisted.png"):
+        draw(tmp_path / "e" / name)
+    (tmp_path / "e.csv").write_text("file,label\nz.png,7\nb.png,3\n", encoding="utf-8")
+    data = dataset(tmp_path, evaluation_labels=tmp_path / "e.csv")
+    assert [(sample.id, sample.target) for sample in data.evaluation] == [("b.png", 3), ("z.png", 7)]
+
+
+def test_labels_come_from_class_folders(tmp_path: Path) -> None:
+    draw(tmp_path / "c" / "cat" / "1.png")
+    for name in ("dog/1.png", "cat/2.png", "ant/3.png"):
+        draw(tmp_path / "e" / name)
+    data = dataset(tmp_path)
+    assert data.classes == ["ant", "cat", "dog"]
+    found = [(sample.id, sample.target) for sample in data.evaluation]
+    assert found == [("ant/3.png", 0), ("cat/2.png", 1), ("dog/1.png", 2)]
+
+
+def test_fewer_images_are_taken_evenly(tmp_path: Path) -> None:
+    draw(tmp_path / "c" / "a.png")
+    for index in range(9):
+        draw(tmp_path / "e" / f"{index}.png")
+    assert [sample.id for sample in dataset(tmp_path, evaluate=3).evaluation] == ["0.png", "3.png", "6.png"]
+
+
+def test_an_empty_variable_for_the_labels_means_none(tmp_path: Path) -> None:
+    for folder in "ce":
+        draw(tmp_path / folder / "a.png")
+    # what a recipe's "" becomes: relative to nothing, or to the recipe's folder
+    for none in (Path(), tmp_path):
+        assert only(dataset(tmp_path, evaluation_labels=none).evaluation).target is None
+
+
+def test_an_image_in_both_folders_is_refused(tmp_path: Path) -> None:
+    draw(tmp_path / "c" / "a.png")
+    draw(tmp_path / "e" / "x.png")
+    (tmp_path / "e" / "b.png").write_bytes((tmp_path / "c" / "a.png").read_bytes())
+    same = f"{tmp_path / 'e' / 'b.png'} is the same as {tmp_path / 'c' / 'a.png'}"
+    with pytest.raises(StageError, match=re.escape(f"images: {same}; evaluate on what calibration never saw")):
+        dataset(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
+def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes) -> None:
+    draw(tmp_path / "c" / "a.png")
+    broken = tmp_path / "e" / "b.png"
+    broken.parent.mkdir()
+    broken.write_bytes(content)
+    with pytest.raises(StageError, match=re.escape(f"images: {broken} cannot be read")):
+        list(dataset(tmp_path).evaluation)
+
+
+def test_a_cut_image_is_named(tmp_path: Path) -> None:
+    draw(tmp_path / "c" / "a.png")
+    draw(tmp_path / "e" / "b.png", 64, 64)
+    file = tmp_path / "e" / "b.png"
+    file.write_bytes(file.read_bytes()[:2000])
+    with pytest.raises(StageError, match=re.escape(f"images: {file} cannot be read")):
+        list(dataset(tmp_path).evaluation)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("name,class\nb.png,1\n", "e.csv:1: columns are name, class; they must be file,label"),
+        ("file,label\nb.png,1\ngone.png,2\n", "e.csv:3: no file 'gone.png' in "),
+        ("file,label\n", "e.csv; put some there"),
+    ],
+)
+def test_a_wrong_csv_says_where(tmp_path: Path, rows: str, message: str) -> None:
+    for folder in "ce":
+        draw(tmp_path / folder / f"{folder.replace('e', 'b')}.png")
+    (tmp_path / "e.csv").write_text(rows, encoding="utf-8")
+    with pytest.raises(StageError, match=re.escape(message)):
+        dataset(tmp_path, evaluation_labels=tmp_path / "e.csv")
+
+
+def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=re.escape(f"images: no folder {tmp_path / 'c'}; give one with images in it")):
+        dataset(tmp_path)
+    (tmp_path / "c").mkdir()
+    with pytest.raises(StageError, match=re.escape(f"images: no image in {tmp_path / 'c'}; put some there")):
+        dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mean": [1.0, 2.0]}, "images: mean is [1.0, 2.0]; give one number, or three"),
+        ({"std": 0.0}, "images: std is 0.0; give one number, or three"),
+        ({"evaluate": 0}, "images: 0 images asked for; ask for at least 1"),
+        ({"resize": 4}, "images: resize is 4, less than size 8; make it at least that"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    for folder in "ce":
+        draw(tmp_path / folder / "a.png")
+    with pytest.raises(StageError, match=re.escape(message)):
+        list(dataset(tmp_path, **options).evaluation)
+
+
+def test_scenes_come_with_boxes_and_survive_storage(tmp_path: Path) -> None:
+    data = scenes(calibrate=2, evaluate=3, size=64)
+    stored = Samples.write(tmp_path, data.evaluation, data.preprocessing, data.classes)
+    assert [sample.id for sample in stored] == ["evaluate-0", "evaluate-1", "evaluate-2"]
+    for sample in stored:
+        assert sample.inputs["image"].shape == (64, 64, 3)
+        assert len(sample.target["boxes"]) == len(sample.target["labels"])
+        assert all(0 <= label < len(data.classes) for label in sample.target["labels"])
+    assert [sample.id for sample in data.calibration] == ["calibrate-0", "calibrate-1"]
