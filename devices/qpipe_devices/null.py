@@ -56,7 +56,13 @@ class NullDevice:
             }
 
     def round(
-        self, build: Stored, samples: Stored, *, warmup_s: float, values: int, budget_s: float  # noqa: ARG002
+        self,
+        build: Stored,
+        samples: Stored,
+        *,
+        warmup_s: float,
+        values: int,
+        budget_s: float,  # noqa: ARG002
     ) -> Round:
         """Every value is the device's latency."""
         once = self.latency_ms

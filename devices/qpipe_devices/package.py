@@ -13,7 +13,7 @@ import qpipe.preprocess
 from qpipe_devices.agent import wire
 
 OLDEST_PYTHON = (3, 8)
-START = '''\
+START = """\
 import sys
 try:
     import numpy
@@ -21,9 +21,9 @@ except ImportError as error:
     sys.exit("numpy cannot be imported: %s" % error)
 from qpipe_agent.agent import main
 main()
-'''
+"""
 # Runs on whatever Python the device has: asks for the agent where it lacks it, then becomes it.
-BOOT = '''\
+BOOT = """\
 import hashlib, os, sys
 def say(word):
     sys.stdout.write("\\n{magic}" + word + "\\n")
@@ -55,7 +55,7 @@ else:
         os.fsync(file.fileno())
     os.replace(aside, path)
 os.execv(sys.executable, [sys.executable, path, "--root", root] + sys.argv[4:])
-'''
+"""
 
 
 @functools.cache

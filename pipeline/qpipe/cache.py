@@ -6,11 +6,13 @@ import hashlib
 import json
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+STALE_S = 24 * 3600
 
 
 class Cache:
@@ -52,6 +54,7 @@ class Cache:
         """A folder to write a result into; it becomes the key's result when the block ends well, vanishes otherwise."""
         aside = self.root / "aside"
         aside.mkdir(parents=True, exist_ok=True)
+        _sweep(aside)
         entry = Path(tempfile.mkdtemp(dir=aside))
         try:
             value = entry / "value"
@@ -70,6 +73,14 @@ class Cache:
                     entry.rename(final)
         finally:
             shutil.rmtree(entry, ignore_errors=True)
+
+
+def _sweep(aside: Path) -> None:
+    """Remove what processes that were killed left unfinished; who still writes has done so within a day."""
+    for entry in aside.iterdir():
+        with suppress(OSError):
+            if time.time() - entry.stat().st_mtime > STALE_S:
+                shutil.rmtree(entry, ignore_errors=True)
 
 
 def _digests(folder: Path) -> dict[str, str]:

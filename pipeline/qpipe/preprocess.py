@@ -29,6 +29,6 @@ def network_input(source: np.ndarray, how: Dict[str, Any]) -> np.ndarray:  # noq
 def feeds(inputs: Dict[str, np.ndarray], how: Dict[str, Dict[str, Any]], names: Sequence[str]) -> Dict[str, np.ndarray]:  # noqa: UP006
     """A sample's inputs by the network's input names; where both have just one, their names need not agree."""
     if len(inputs) == 1 and len(names) == 1:
-        (own, array), = inputs.items()
+        ((own, array),) = inputs.items()
         return {names[0]: network_input(array, how[own])}
     return {name: network_input(inputs[name], how[name]) for name in names}

@@ -23,7 +23,14 @@ class Recorder:
     def __init__(
         self, store: Store, run: str, plan: Plan, cache: Cache, devices: Mapping[str, Capabilities], workdir: Path
     ) -> None:
-        self.store, self.run, self.plan, self.cache, self.devices, self.workdir = store, run, plan, cache, devices, workdir
+        self.store, self.run, self.plan, self.cache, self.devices, self.workdir = (
+            store,
+            run,
+            plan,
+            cache,
+            devices,
+            workdir,
+        )
 
     def event(self, event: Event) -> None:
         """Record the state of a step."""

@@ -65,10 +65,6 @@ class Samples(Sequence[Sample]):
         return cls(folder)
 
     @cached_property
-    def _bytes(self) -> Array:
-        return np.memmap(self.folder / ARRAYS, np.uint8, "r")
-
-    @cached_property
     def digest(self) -> str:
         """sha256 of the arrays, their ids and targets, and how they are fed."""
         sha = hashlib.sha256()
@@ -92,10 +88,11 @@ class Samples(Sequence[Sample]):
         return Sample(entry["id"], inputs, entry["target"])
 
     def _array(self, where: Mapping[str, Any]) -> Array:
-        dtype, shape = np.dtype(where["dtype"]), where["shape"]
-        size = dtype.itemsize * int(np.prod(shape, dtype=np.int64))
-        array: Array = self._bytes[where["offset"] : where["offset"] + size].view(dtype).reshape(shape)
-        return array
+        # read, not mapped: pages of a mapped file stay resident and count as this process's memory
+        shape = where["shape"]
+        count = int(np.prod(shape, dtype=np.int64))
+        array: Array = np.fromfile(self.folder / ARRAYS, np.dtype(where["dtype"]), count, offset=where["offset"])
+        return array.reshape(shape)
 
     def feeds(self, index: int, names: Sequence[str]) -> dict[str, Array]:
         """Sample `index` as a network with these input names takes it, batch axis added."""

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small_build import write_build
 
 import qpipe
 from qpipe_devices import local, ssh
+from small_build import write_build
 
 
 @pytest.fixture(scope="session")
@@ -29,9 +29,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> qpipe.Samples:
 
 
 @pytest.fixture(params=["local", "ssh"])
-def open_device(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Callable[..., qpipe.Device]]:
+def open_device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., qpipe.Device]]:
     """Opens a device of either kind, with options, that keeps its things below tmp_path/board; closes it at the end."""
     opened: list[qpipe.Device] = []
     folder = tmp_path / "board"

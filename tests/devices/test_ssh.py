@@ -11,11 +11,11 @@ from pathlib import Path
 import paramiko
 import pytest
 from paramiko import ssh_exception
-from small_build import nothing
 
 import qpipe
 from qpipe_devices import ssh
 from qpipe_devices.ssh_transport import SshTransport
+from small_build import nothing
 
 
 def message(options: dict[str, object]) -> str:
@@ -34,9 +34,7 @@ def options(sshd, tmp_path):
 
 def test_an_unknown_host_key_comes_with_the_command_that_adds_it(sshd, options, tmp_path):
     known = tmp_path / "known_hosts"
-    expected = (
-        f"rpi4: host key of 127.0.0.1 is not known; add it with: ssh-keyscan -p {sshd.port} 127.0.0.1 >> {known}"
-    )
+    expected = f"rpi4: host key of 127.0.0.1 is not known; add it with: ssh-keyscan -p {sshd.port} 127.0.0.1 >> {known}"
     assert message({**options, "known_hosts": known}) == expected
     assert not known.exists()
     scan = subprocess.run(

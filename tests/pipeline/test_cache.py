@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -136,3 +137,16 @@ def test_many_processes_may_write_one_key_at_once(cache: Cache) -> None:
     writers = [subprocess.Popen([sys.executable, "-c", script, cache.root, str(i)]) for i in range(3)]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     assert len(list((cache.root / "import").iterdir())) == 40
+
+
+def test_what_a_killed_process_left_unfinished_a_day_ago_is_swept(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    old, young = tmp_path / "aside" / "old", tmp_path / "aside" / "young"
+    for entry in (old, young):
+        (entry / "value").mkdir(parents=True)
+    yesterday = time.time() - 25 * 3600
+    os.utime(old, (yesterday, yesterday))
+    with cache.put("import", "0" * 64) as value:
+        (value / "file").write_text("x", encoding="utf-8")
+    assert not old.exists()
+    assert young.exists()
