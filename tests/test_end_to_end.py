@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+pytestmark = pytest.mark.timeout(400)
 ROOT = Path(__file__).parents[1]
 RECIPE = ROOT / "recipes" / "mobilenet_ssd.yaml"
 QPIPE = Path(sys.executable).parent / "qpipe"

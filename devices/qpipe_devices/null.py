@@ -46,7 +46,7 @@ class NullDevice:
         progress(sent, sent, "B")
         return Stored(str(folder), digest.hexdigest(), size, sent)
 
-    def infer(self, build: Stored, samples: Stored, count: int) -> Iterator[dict[str, Array]]:  # noqa: ARG002
+    def infer(self, build: Stored, samples: Stored, count: int) -> Iterator[dict[str, Array]]:
         """Zeros in the shapes that build.json declares, dynamic dimensions as 1."""
         outputs = Build.read(Path(build.path)).manifest["outputs"]
         for _ in range(count):
@@ -62,7 +62,7 @@ class NullDevice:
         *,
         warmup_s: float,
         values: int,
-        budget_s: float,  # noqa: ARG002
+        budget_s: float,
     ) -> Round:
         """Every value is the device's latency."""
         once = self.latency_ms

@@ -66,7 +66,8 @@ def gptq(
     if not pairs:
         raise StageError("quantize gptq: no weight is quantized yet; put a stage before it that quantizes them")
     moments = _observe(float_model, list(pairs), calibration_samples, samples, positions, progress)
-    for origin, weight in pairs.items():
+    for done, (origin, weight) in enumerate(pairs.items()):
+        progress(done, len(pairs), "layers")
         if origin in moments and weight.quantized is not None:
             _reround(model, origin, weight, weight.quantized, moments[origin], damping)
     return model
