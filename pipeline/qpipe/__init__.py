@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from qpipe.errors import DeviceError as DeviceError
+    from qpipe.errors import IncompleteError as IncompleteError
     from qpipe.errors import PluginError as PluginError
     from qpipe.errors import QpipeError as QpipeError
     from qpipe.errors import RecipeError as RecipeError
@@ -34,7 +35,7 @@ __version__ = "0.1.0"
 
 # name -> module: loaded when first asked for, so that `qpipe --help` does not pay for numpy
 _HOMES = {
-    "errors": ("DeviceError", "PluginError", "QpipeError", "RecipeError", "StageError"),
+    "errors": ("DeviceError", "IncompleteError", "PluginError", "QpipeError", "RecipeError", "StageError"),
     "hookspecs": ("Register", "RegisterDevice", "hookimpl"),
     "options": ("StageOption",),
     "samples": ("Samples",),

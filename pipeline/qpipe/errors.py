@@ -4,6 +4,7 @@ QpipeError
 ├── RecipeError     what the user wrote is wrong (a recipe, an option, an inventory); exit status 2
 ├── PluginError     a plugin does not load, clashes, or broke its contract
 ├── StageError      a stage could not do its work on this input
+│   └── IncompleteError  it did a part, which is kept
 └── DeviceError     a device, or the way to it, failed
 
 A message is one line: `<where>: <what is wrong>; <what would be right>`, lower case, naming the value given and the
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class QpipeError(Exception):
@@ -31,6 +33,14 @@ class PluginError(QpipeError):
 
 class StageError(QpipeError):
     """A stage cannot do its work on this input; its branch of the run stops here."""
+
+
+class IncompleteError(StageError):
+    """A measuring stage could not do all of its work: what it has is kept, and the step counts as failed."""
+
+    def __init__(self, message: str, measurements: list[Any]) -> None:
+        super().__init__(message)
+        self.measurements = measurements
 
 
 class DeviceError(QpipeError):

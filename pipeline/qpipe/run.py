@@ -14,7 +14,7 @@ from typing import Any, Literal
 from qpipe import artifacts, logs, worker
 from qpipe.cache import Cache
 from qpipe.call import named
-from qpipe.errors import QpipeError, StageError
+from qpipe.errors import IncompleteError, QpipeError, StageError
 from qpipe.events import Event, Listener
 from qpipe.options import needs
 from qpipe.plan import Plan, Step
@@ -217,6 +217,10 @@ class Runner:
         arguments = [self._give(step, parameter, progress) for parameter in needs(step.call.stage.function)]
         try:
             result = step.call.stage.function(*arguments, **step.call.resolved())
+        except IncompleteError as error:
+            artifacts.check(step.kind, error.measurements)
+            self._keep(step, error.measurements)
+            raise
         except QpipeError:
             raise
         except Exception as error:

@@ -155,13 +155,12 @@ def test_rounds_of_other_options_do_not_count(bench):
 def test_a_build_that_fails_drops_out_with_its_reason_and_the_others_go_on(bench):
     bench.add("net/good/ort", [[1.0]] * 3)
     bench.add("net/bad/ort", [[1.0]], code=PLAYER)  # its second round finds no times and ends
-    found = bench.measure(rounds=3, values=1)
-    assert {name for name, _ in found} == {"net/good/ort"}
-    failures = json.loads((bench.work / "failures.json").read_text(encoding="utf-8"))
-    assert list(failures) == ["net/bad/ort"]
-    expected = "board: runner run_player.py ended with status 1 when asked to load model.onnx"
-    assert failures["net/bad/ort"].startswith(expected)
-    assert failures["net/bad/ort"].endswith("IndexError: list index out of range")
+    with pytest.raises(qpipe.IncompleteError) as raised:
+        bench.measure(rounds=3, values=1)
+    assert {measurement.deployed for measurement in raised.value.measurements} == {"net/good/ort"}
+    expected = "latency: 1 of 2 builds did not run: net/bad/ort: board: runner run_player.py ended with status 1 when"
+    assert str(raised.value).startswith(expected)
+    assert str(raised.value).endswith("IndexError: list index out of range")
 
 
 def test_nothing_that_ran_is_an_error_with_the_reason(bench):
@@ -176,4 +175,3 @@ def test_a_lost_device_is_not_the_fault_of_the_builds(bench):
     bench.device.python = "/nowhere/python3"  # it was reached before, and is not now
     with pytest.raises(qpipe.DeviceError, match=r"^board: '/nowhere/python3' does not start"):
         bench.measure(rounds=1, values=1)
-    assert not (bench.work / "failures.json").exists()

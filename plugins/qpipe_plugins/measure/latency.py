@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -33,10 +32,9 @@ def latency(
     """Time every deployed build in turn, each round of each in a fresh process; medians, tails, and the ratio to float.
 
     `values` inferences a round, fewer where they would exceed `round_s` seconds. Intervals are over rounds. A build
-    that fails drops out, its reason is in failures.json. Cost: builds x rounds x (start + warmup + values).
+    that fails drops out, and the others go on. Cost: builds x rounds x (start + warmup + values).
     """
     failures: dict[str, str] = {}
-    (workdir / "failures.json").unlink(missing_ok=True)  # who failed before is tried again
     taken: dict[str, dict[int, qpipe.Round]] = {}
     journal = Journal(workdir / "rounds.jsonl", {"values": values, "warmup_s": warmup_s, "round_s": round_s})
     for each in deployments.present:
@@ -48,7 +46,6 @@ def latency(
             except qpipe.DeviceError as error:
                 device.capabilities()  # raises where it is the device that failed, not the build
                 failures[each.name] = str(error)
-                _write(workdir / "failures.json", failures)
             else:
                 taken[each.name][number] = result
                 journal.append(each.name, each.stored.digest, number, result)
@@ -58,7 +55,11 @@ def latency(
         reasons = "; ".join(failures.values()) or "none was deployed"
         raise qpipe.StageError(f"latency: no build ran: {reasons}")
     measured = {each.name: {number: taken[each.name][number] for number in range(rounds)} for each in survivors}
-    return [measurement for each in survivors for measurement in _measurements(each, measured, survivors)]
+    found = [measurement for each in survivors for measurement in _measurements(each, measured, survivors)]
+    if failures:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise qpipe.IncompleteError(f"latency: {len(failures)} of {len(taken)} builds did not run: {reasons}", found)
+    return found
 
 
 def turns(builds: Sequence[qpipe.Deployed], rounds: int) -> list[tuple[int, qpipe.Deployed]]:
@@ -117,7 +118,3 @@ def _median_of(values: Sequence[float]) -> tuple[float, Sequence[float]]:
 def _percentile(ordered: Sequence[float], share: float) -> float:
     """The smallest value that at least this share of them does not exceed (nearest rank)."""
     return ordered[math.ceil(share * len(ordered)) - 1]
-
-
-def _write(path: Path, failures: Mapping[str, str]) -> None:
-    path.write_text(json.dumps(failures, indent=1) + "\n", encoding="utf-8")
