@@ -16,9 +16,12 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 
+from qpipe.quant.ranges import Method, activation_range
+from qpipe.quant.statistics import Statistics
 from qpipe.samples import Samples
 from qpipe.types import Array, Preprocessing, Sample
 
@@ -56,7 +59,7 @@ def minmax(model: str, samples: Samples, threads: int) -> None:
         calibrator.compute_data()
 
 
-def histogram(model: str, samples: Samples, threads: int) -> None:
+def histogram(model: str, samples: Samples, threads: int) -> Statistics:
     import onnx_ir as ir
     from onnx_ir.passes.common import ShapeInferencePass
 
@@ -64,7 +67,17 @@ def histogram(model: str, samples: Samples, threads: int) -> None:
 
     network = ir.load(model)
     ShapeInferencePass()(network)
-    calibrate(network, samples, lambda done, total=None, unit="": None, threads=threads)
+    return calibrate(network, samples, lambda done, total=None, unit="": None, threads=threads)
+
+
+def ranges(model: str, samples: Samples) -> None:
+    """Seconds that each method takes to choose the ranges of all tensors."""
+    statistics = histogram(model, samples, 0)
+    for method in get_args(Method):
+        start = time.perf_counter()
+        for tensor in statistics.values():
+            activation_range(tensor, method)
+        print(f"ranges by {method}: {time.perf_counter() - start:.2f} s for {len(statistics)} tensors (at most 5)")
 
 
 def case(method: str, model: str, folder: str, threads: str) -> None:
@@ -107,6 +120,7 @@ def main(model: str, images_folder: str) -> None:
             time_ratio = float(np.median([r["histogram"]["seconds"] / r["minmax"]["seconds"] for r in rounds]))
             peak_ratio = float(np.median([r["histogram"]["peak_mb"] / r["minmax"]["peak_mb"] for r in rounds]))
             print(f"200 samples: {time_ratio:.2f}x MinMax's time, {peak_ratio:.2f}x its peak memory")
+        ranges(model, Samples(Path(folders[200])))
         for method in ("minmax", "histogram"):
             peaks = {count: round(fresh(method, model, folders[count], 1)["peak_mb"]) for count in folders}
             print(f"{method}: peak MB by number of samples {peaks}")

@@ -12,6 +12,7 @@ from models import conv_net, images, run, statistics_of
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.activations import quantize_activations
+from qpipe.quant.biases import quantize_biases
 from qpipe.quant.codebook import CODEBOOKS
 from qpipe.types import Build, Target
 from qpipe_plugins.compile.onnxruntime import onnxruntime
@@ -100,6 +101,31 @@ def test_packed_weights_are_decoded_by_onnxruntime_bit_for_bit_and_folded_away(n
         if optimize:
             for one, two in zip(whole, packed, strict=True):
                 np.testing.assert_allclose(one["logits"], two["logits"], atol=0.05)
+
+
+def test_what_is_left_out_of_the_file_changes_no_bit(statistics, tmp_path):
+    model = symmetric(conv_net(), statistics)
+    whole = ir.from_proto(ir.to_proto(model))
+    quantize_biases(whole)
+    build = onnxruntime(model, Target(), tmp_path)
+    for optimize in (True, False):
+        one, two = (run(net, images(6), optimize=optimize) for net in (whole, ir.load(build.folder / "model.onnx")))
+        for a, b in zip(one, two, strict=True):
+            np.testing.assert_array_equal(a["logits"], b["logits"])
+    written = onnx.load(build.folder / "model.onnx").graph
+    assert not [node for node in written.node if node.op_type == "Conv" and "kernel_shape" in str(node.attribute)]
+
+
+def test_a_clip_that_bites_before_the_codes_end_is_kept(statistics, tmp_path):
+    inputs = [array * 10 for array in images(4)]
+    wide = symmetric(conv_net(), statistics_of(conv_net(), inputs))
+    six = next(node for node in wide.graph if node.op_type == "Clip").inputs[2]
+    six.const_value = ir.tensor(np.array(5.5, np.float32), name=six.name)
+    build = onnxruntime(wide, Target(), tmp_path)
+    kept = [node.op_type for node in onnx.load(build.folder / "model.onnx").graph.node]
+    assert kept.count("Clip") == 2
+    narrow = onnxruntime(symmetric(conv_net(), statistics_of(conv_net(), inputs)), Target(), tmp_path / "narrow")
+    assert "Clip" not in [node.op_type for node in onnx.load(narrow.folder / "model.onnx").graph.node]
 
 
 def test_packing_halves_the_weights(statistics, tmp_path):
