@@ -14,9 +14,12 @@ hookimpl = pluggy.HookimplMarker("qpipe")
 
 
 class Register(Protocol):
-    """Hands a stage to qpipe; its name in recipes is the function's own unless given."""
+    """Hands a stage to qpipe; its name in recipes is the function's own unless given. `cached=False` is for a measuring
+    stage whose result depends on the moment, as latency does: it is called in every run."""
 
-    def __call__(self, kind: Kind, function: Callable[..., Any], *, name: str | None = None) -> None: ...
+    def __call__(
+        self, kind: Kind, function: Callable[..., Any], *, name: str | None = None, cached: bool = True
+    ) -> None: ...
 
 
 class RegisterDevice(Protocol):

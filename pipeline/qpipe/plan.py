@@ -13,7 +13,6 @@ from qpipe.options import needs
 from qpipe.recipe import Recipe
 from qpipe.types import Capabilities, Target
 
-UNCACHED = ("latency", "memory", "energy")  # measured anew in every run: they depend on the moment
 BROUGHT = ("progress", "workdir", "device", "target")  # what a step gets that no other step makes
 
 
@@ -53,8 +52,8 @@ class Step:
 
     @property
     def volatile(self) -> bool:
-        """Whether it measures the moment: latency, memory, energy."""
-        return self.kind == "measure" and self.call is not None and self.call.name in UNCACHED
+        """Whether it measures the moment, as latency does."""
+        return self.kind == "measure" and self.call is not None and not self.call.stage.cached
 
     @property
     def label(self) -> str:

@@ -30,6 +30,7 @@ class Stage:
     function: Callable[..., Any]
     distribution: str  # name of the distribution, or the file named in the recipe
     version: str
+    cached: bool = True  # its result holds for as long as what it was made from
 
     @property
     def help(self) -> str:
@@ -75,10 +76,10 @@ class Registry:
             wrong = str(error).partition(" in plugin ")[0]
             raise PluginError(f"plugin '{source}': {wrong}; there is {_hook_names()}") from error
 
-        def register(kind: str, function: Callable[..., Any], *, name: str | None = None) -> None:
+        def register(kind: str, function: Callable[..., Any], *, name: str | None = None, cached: bool = True) -> None:
             if kind not in KINDS:
                 raise PluginError(f"plugin '{source}': unknown kind '{kind}'; {suggest(kind, KINDS)}")
-            stage = Stage(kind, name or function.__name__, function, distribution, version)
+            stage = Stage(kind, name or function.__name__, function, distribution, version, cached)
             _take(self.stages, (kind, stage.name), stage)
 
         def register_device(function: Callable[..., Any], *, name: str | None = None) -> None:

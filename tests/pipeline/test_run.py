@@ -183,6 +183,14 @@ def test_a_measurement_that_is_none_fails_its_step_alone(old: str, new: str, rea
     assert finished.state == "partial"
 
 
+def test_what_a_measurement_has_when_it_fails_is_kept_and_the_run_is_partial(lab: Lab) -> None:
+    lab.edit("recipe.yaml", "measure: [energy,", "measure: [energy, partly,")
+    finished, _ = run(lab)
+    assert finished.state == "partial"
+    assert finished.outcome.errors == {"one/partly": "only the first was measured"}
+    assert [place for place in rows(finished) if place[1] == "part"] == [("float32", "part")]
+
+
 def test_a_wrong_number_is_not_kept(lab: Lab) -> None:
     lab.edit("stages.py", "deployed.stored.size * factor", "factor * float('nan')")
     first, _ = run(lab)
