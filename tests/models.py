@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
 
 from qpipe.quant.statistics import Statistics, gather
 
+# the whole plugin that the README shows
+README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+RTN = README.partition("```python\n")[2].partition("```")[0]
 CONV_NET = """
 <ir_version: 8, opset_import: ["" : {opset}]>
 net (float[1, 3, 16, 16] image) => (float[1, 5] logits) <float zero = {{0.0}}, float six = {{6.0}}>

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 import qpipe
-from models import conv_net, images, run, statistics_of
+from models import RTN, conv_net, images, run, statistics_of
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import sqnr_db
@@ -22,21 +22,6 @@ from qpipe_plugins.quantize.gptq import gptq
 from qpipe_plugins.quantize.logarithmic import logarithmic
 from qpipe_plugins.quantize.symmetric import symmetric
 
-RTN = '''"""Round-to-nearest quantization of the weights, one scale per output channel."""
-import onnx_ir as ir
-import qpipe
-from qpipe.quant import qdq
-
-def rtn(model: ir.Model, *, bits: int = 8) -> ir.Model:
-    """Quantize each weight to the nearest step of a symmetric per-channel scale."""
-    for weight in qdq.weights(model):
-        qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=bits, axis=weight.channel_axis))
-    return model
-
-@qpipe.hookimpl
-def register_stages(register: qpipe.Register) -> None:
-    register("quantize", rtn)
-'''
 CALIBRATION, EVALUATION = images(16, seed=1), images(16, seed=2)
 
 

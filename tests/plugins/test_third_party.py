@@ -12,22 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-# as short as the README promises
-RTN = '''"""Round-to-nearest quantization of the weights, one scale per output channel."""
-import onnx_ir as ir
-import qpipe
-from qpipe.quant import qdq
+from models import RTN
 
-def rtn(model: ir.Model, *, bits: int = 8) -> ir.Model:
-    """Quantize each weight to the nearest step of a symmetric per-channel scale."""
-    for weight in qdq.weights(model):
-        qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=bits, axis=weight.channel_axis))
-    return model
-
-@qpipe.hookimpl
-def register_stages(register: qpipe.Register) -> None:
-    register("quantize", rtn)
-'''
 BROKEN = "import a_library_that_is_not_installed\n"
 CLASH = '''"""Offers a name that is taken."""
 import qpipe

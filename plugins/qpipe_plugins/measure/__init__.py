@@ -12,7 +12,7 @@ from qpipe_plugins.measure.size import size
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
     """The built-in measurements."""
-    for stage in (accuracy, size):
-        register("measure", stage)
-    for stage in (latency, memory):
-        register("measure", stage, cached=False)
+    register("measure", accuracy)
+    register("measure", size)
+    register("measure", latency, cached=False)
+    register("measure", memory, cached=False)
