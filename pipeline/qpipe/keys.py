@@ -7,19 +7,23 @@ import importlib.metadata
 import inspect
 import json
 import platform
+import re
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import qpipe
 from qpipe.call import Call
 from qpipe.registry import Stage
 
 Fields = dict[str, Any]
 
 # what decides numbers on the host; a device's own versions are in its fingerprint
+OURS = "qpipe-edge"
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "pycocotools")
 SHARED = ("samples", "preprocess", "artifacts", "worker", "compare/statistics")  # core code that results pass through
 
@@ -38,15 +42,36 @@ def of_call(call: Call) -> Fields:
         "stage": stage.name,
         "distribution": stage.distribution,
         "version": stage.version,
+        "requires": _required(stage.distribution),
         "code": {f"{s.kind} {s.name}": code(s) for s in stages},
         "options": call.plain(_named_only)["options"],
         "files": files,
     }
 
 
+def of_engine(kind: str) -> Fields:
+    """What the engine itself contributes to a step of its own, such as the float outputs."""
+    code_ = _digest_code((*_core(), Path(__file__).parent / "reference.py"))
+    return {"kind": kind, "version": qpipe.__version__, "code": code_}
+
+
 def of_host() -> Fields:
     """What this machine contributes to a result that it computes."""
     return {"libraries": libraries(), "machine": platform.machine(), "instructions": _instructions()}
+
+
+@cache
+def _required(distribution: str) -> dict[str, str]:
+    """The versions of what somebody else's distribution asks for, where it is installed; ours are LIBRARIES."""
+    try:
+        lines = (importlib.metadata.requires(distribution) or []) if distribution != OURS else []
+    except importlib.metadata.PackageNotFoundError:  # a file named in a recipe
+        return {}
+    found = {}
+    for name in (re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in lines):
+        with suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
 
 
 @cache
@@ -80,8 +105,17 @@ def _own_code(module: ModuleType) -> list[Path]:
     package = sys.modules[module.__name__.partition(".")[0]]
     if hasattr(package, "__path__"):
         return sorted(Path(next(iter(package.__path__))).rglob("*.py"))
-    beside = sorted(set(file.parent.glob("*.py")) - {file}) if _alone(file) else []
-    return [file, *beside]
+    return [file, *(_beside(file) if _alone(file) else ())]
+
+
+def _beside(file: Path) -> list[Path]:
+    """The modules that a file named in a recipe may import from its folder and the packages in it."""
+    found = (path for path in file.parent.rglob("*.py") if path != file)
+    return sorted(p for p in found if not any(map(_foreign, p.relative_to(file.parent).parts)))
+
+
+def _foreign(part: str) -> bool:
+    return part.startswith(".") or part in ("site-packages", "node_modules", "venv")
 
 
 def _with_neighbours(module: ModuleType) -> list[Path]:

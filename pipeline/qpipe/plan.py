@@ -109,13 +109,13 @@ def target_of(capabilities: Capabilities | None, runtime: str) -> Target:
 
 def _loads(version: str) -> tuple[int, int]:
     """The newest opset and IR version that an ONNX Runtime loads (its table of releases); old ones for a stranger."""
-    table = {23: (24, 12), 22: (23, 11), 21: (22, 10), 20: (21, 10), 19: (21, 10), 18: (21, 10)}
+    table = {32: (28, 14), 23: (24, 12), 22: (23, 11), 21: (22, 10), 20: (21, 10), 19: (21, 10), 18: (21, 10)}
     table |= {17: (20, 9), 16: (19, 9)}
     parts = version.split(".")
     if len(parts) < 2 or not parts[1].isdigit():
         return Target.max_opset, Target.max_ir_version
-    minor = min(int(parts[1]), max(table))
-    return table.get(minor, (17, 8))
+    known = [minor for minor in table if minor <= int(parts[1])]
+    return table[max(known)] if known else (17, 8)
 
 
 def make(recipe: Recipe, devices: Sequence[DeviceInPlan], samples: SampleDigests = lambda _: {}) -> Plan:
@@ -167,7 +167,7 @@ class _Planner:
     def fields(self, kind: str, call: Call | None, given: Mapping[str, str], **more: Any) -> keys.Fields:
         """All that can change the step's result."""
         steps = self.result.steps
-        found: keys.Fields = keys.of_call(call) if call else {"kind": kind}
+        found: keys.Fields = keys.of_call(call) if call else keys.of_engine(kind)
         found["needs"] = {parameter: self.content(parameter, steps[step]) for parameter, step in given.items()}
         found["fan_in"] = {step: steps[step].key for step in more.get("fan_in", ())}
         if kind not in ("deploy", "upload"):

@@ -86,6 +86,10 @@ def _variables(source: Document, settings: Mapping[str, str]) -> dict[str, Any]:
     if not isinstance(variables, dict):
         raise RecipeError(f"{source.at('variables')}: variables is a map of names to values")
     variables = dict(variables)
+    for name, value in variables.items():
+        if isinstance(value, str) and "${" in value:
+            where = source.at("variables", name)
+            raise RecipeError(f"{where}: '{value}' in a variable is not replaced; write it where it is used")
     for name, text in settings.items():
         if name not in variables:
             where = document.shown(source.path)

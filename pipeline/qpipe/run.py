@@ -132,7 +132,8 @@ class Runner:
         return lost[0] if lost else None
 
     def _startable(self) -> list[Step]:
-        """Steps whose needs are there and whose place is free, host steps before the local device's."""
+        """Steps whose needs are there and whose place is free. What measures the moment on this machine comes when
+        nothing else can be done, and has it to itself."""
         states = self.outcome.states
         over = ("done", "cached", "failed", "skipped")
         ready = [
@@ -140,25 +141,20 @@ class Runner:
             for step in self.plan.steps.values()
             if states[step.id] == "pending" and all(states[need] in over for need in step.dependencies)
         ]
-        busy = [step.device for step in self.running.values()]
-        host = [step for step in ready if step.device is None]
-        chosen = []
-        if not any(device and self._is_here(device) for device in busy):
-            chosen = host[: max(0, self.host_slots - busy.count(None))]
-        quiet = not chosen and None not in busy and not any(s.device is None for s in self._pending())
+        running = list(self.running.values())
+        if any(map(self._wants_quiet, running)):
+            return []
+        chosen: list[Step] = []
         for step in ready:
-            taken = [*busy, *(s.device for s in chosen)]
-            alone = quiet and not any(device and self._is_here(device) for device in taken)
-            if step.device and step.device not in taken and (alone or not self._is_here(step.device)):
+            taken = [other.device for other in (*running, *chosen)]
+            places = self.host_slots if step.device is None else 1
+            if taken.count(step.device) < places and not self._wants_quiet(step):
                 chosen.append(step)
-        return chosen
+        return chosen if chosen or running else ready[:1]
 
-    def _pending(self) -> list[Step]:
-        return [step for step in self.plan.steps.values() if self.outcome.states[step.id] == "pending"]
-
-    def _is_here(self, device: str) -> bool:
-        """Whether the device is this machine: it computes nothing else while it is measured."""
-        return self.devices[device].shares_host
+    def _wants_quiet(self, step: Step) -> bool:
+        """Whether it measures the moment on this very machine."""
+        return step.volatile and step.device is not None and self.devices[step.device].shares_host
 
     def _ended(self, step: Step, future: Future[None]) -> None:
         error = future.exception()
@@ -187,6 +183,12 @@ class Runner:
             else:
                 with logs.step_log(self._scratch(step), step.device):
                     self._on_device(step, progress)
+        except OSError as error:
+            reason = (
+                f"{error.strerror or error}: {error.filename or self.workdir}; free space, or check the permissions"
+            )
+            self._tell(step, "failed", seconds=time.monotonic() - began, message=reason)
+            raise StageError(reason) from error
         except QpipeError as error:
             self._tell(step, "failed", seconds=time.monotonic() - began, message=str(error))
             raise

@@ -23,6 +23,7 @@ from qpipe.errors import QpipeError, StageError
 from qpipe.options import needs
 from qpipe.types import Progress, Target
 
+ENDING_S = 5.0  # a step's process has so long to end once its result is written
 TICK_S = 0.2  # progress is passed on at most so often
 
 
@@ -65,9 +66,10 @@ def run(job: Job, progress: Progress, cancelled: Callable[[], bool]) -> None:
         process.join()
         failure = _died(process.exitcode)
     finally:
-        if process.is_alive() and failure is not None:
+        process.join(0 if failure else ENDING_S)
+        if process.is_alive():  # a thread of the stage's library may not want to end
             process.kill()
-        process.join()
+            process.join()
         ours.close()
     if failure is not None:
         raise StageError(failure)

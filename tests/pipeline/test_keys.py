@@ -163,6 +163,20 @@ def test_a_plugins_key_has_the_core_arithmetic_that_it_may_call(lab: Lab, monkey
     assert {"stages.py", "qdq.py", "worker.py"} <= {path.name for path in seen}
 
 
+def test_a_package_beside_a_plugin_file_is_part_of_its_code(lab: Lab) -> None:
+    lab.write("helpers/__init__.py", "")
+    lab.write("helpers/deep.py", "ONE = 1\n")
+    before = key_of(lab, snapped)
+    lab.write("helpers/deep.py", "ONE = 2\n")
+    assert key_of(lab, snapped) != before
+
+
+def test_the_versions_of_what_another_distribution_requires_count() -> None:
+    assert keys._required("pytest").keys() >= {"pluggy", "iniconfig"}
+    assert keys._required("no-such-distribution") == {}
+    assert keys._required("qpipe-edge") == {}
+
+
 def test_the_host_contributes_versions_and_instructions() -> None:
     host = keys.of_host()
     assert {"numpy", "onnx", "onnxruntime"} <= host["libraries"].keys()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx
+import onnxruntime
 import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe import inventory, recipe
+from qpipe import inventory, keys, recipe
 from qpipe.errors import PluginError
 from qpipe.plan import DeviceInPlan, Plan, Step, make, target_of
 from qpipe.types import Capabilities, Target
@@ -227,11 +229,24 @@ def test_eight_bit_products_saturate_on_an_x86_without_vnni(capabilities: Capabi
     ("version", "opset", "ir_version"),
     # the table in ONNX Runtime's documentation of its compatibility
     [("1.16.3", 19, 9), ("1.17.0", 20, 9), ("1.18.1", 21, 10), ("1.20.1", 21, 10), ("1.22.0", 23, 11),
-     ("1.32.0", 24, 12)],
+     ("1.31.0", 24, 12), ("1.32.0", 28, 14), ("1.99.0", 28, 14)],
 )  # fmt: skip
 def test_a_runtime_loads_up_to_its_opset(version: str, opset: int, ir_version: int) -> None:
     target = target_of(cpu("x86_64", version=version), "onnxruntime")
     assert (target.max_opset, target.max_ir_version) == (opset, ir_version)
+
+
+def test_the_runtime_of_this_machine_loads_what_its_version_says() -> None:
+    target = target_of(cpu("x86_64", version=onnxruntime.__version__), "onnxruntime")
+    graph = onnx.parser.parse_graph("g (float[1] x) => (float[1] y) { y = Relu(x) }")
+    opset = onnx.helper.make_opsetid("", target.max_opset)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=target.max_ir_version)
+    assert onnxruntime.InferenceSession(model.SerializeToString()).get_inputs()[0].name == "x"
+
+
+def test_float_outputs_are_computed_anew_when_the_code_that_computes_them_changes(lab: Lab) -> None:
+    fields = keys.of_engine("reference")
+    assert {"version", "code"} <= fields.keys()
 
 
 @pytest.mark.parametrize("version", ["", "unknown", "2"])

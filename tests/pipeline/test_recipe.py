@@ -97,6 +97,8 @@ REFUSED = {
                          "r.yaml:5: unknown variable 'bit'; did you mean 'bits'?"),
     "unset variable": ("variables: {bits: null}\n" + schemes("[{snap: {bits: '${bits}'}}]"),
                        "r.yaml:5: quantize snap: option 'bits' is not set; run with --set bits=..."),
+    "variable in a variable": ("variables: {a: '${env:HOME}'}\n" + HEAD + TAIL,
+                               "r.yaml:1: '${env:HOME}' in a variable is not replaced; write it where it is used"),
 }  # fmt: skip
 
 
