@@ -161,8 +161,8 @@ class Conversation:
                 if message.fields["id"] >= 0:
                     self.messages.put(message)
                     self.heard = time.monotonic()  # whoever asked may have let it wait for long
-        except (OSError, ValueError, EOFError) as error:  # cut in the middle: the same as its end
-            log.debug("%s: %s", self.name, error)
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            log.debug("%s: %r", self.name, error)  # cut in the middle, or no message: the same as its end
         self.messages.put(None)
 
     def _log(self) -> None:

@@ -77,7 +77,7 @@ class Link:
         return Round([value / 1e6 for value in answer["values_ns"]], **fields)
 
     def clean(self) -> int:
-        """Remove all that was stored on the device; the bytes that were gained."""
+        """Remove all that was stored on the device; the bytes that this freed."""
         return int(self._ask("clean", HASHING_S)["bytes"])
 
     def close(self) -> None:

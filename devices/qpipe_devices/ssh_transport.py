@@ -1,4 +1,4 @@
-"""The one place that knows paramiko: one connection, host keys checked, every failure a sentence about the device."""
+"""The SSH connection to a board, by paramiko: host keys checked, every failure a sentence about the device."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qpipe.document import Document, FromCommandLine, Steps
+from qpipe.document import Document, FromCommandLine, Steps, shown
 from qpipe.errors import RecipeError
 from qpipe.options import Option, check, options
 from qpipe.registry import Registry, Stage
@@ -94,6 +94,9 @@ def plain(value: Any, path: Callable[[Path], str] = str) -> Any:
     return path(value) if isinstance(value, Path) else value
 
 
+READING = ("samples", "import")  # kinds whose paths are there before anything runs
+
+
 class CallReader:
     """Reads the calls of one document."""
 
@@ -134,7 +137,16 @@ class CallReader:
         given = {n: self._located(known.get(n), v) for n, v in given.items()}
         places = {n: f"{self.source.at(*steps, n)}: {stage.kind} {stage.name}" for n in given}
         checked = check(stage.function, given, where, places)
+        if stage.kind in READING:
+            for name, value in checked.items():
+                self._check_exists(value, places.get(name, where), name)
         return {n: self._stages(known[n], v, (*steps, n)) for n, v in checked.items()}
+
+    def _check_exists(self, value: Any, where: str, name: str) -> None:
+        for path in value if isinstance(value, list) else [value]:
+            if isinstance(path, Path) and not path.exists():
+                fix = "give one that exists, relative to the recipe (with --set, to the working directory)"
+                raise RecipeError(f"{where}: option '{name}': no such file or folder: {shown(path)}; {fix}")
 
     def _located(self, option: Option | None, value: Any) -> Any:
         if option is None or not _takes_path(option.annotation):

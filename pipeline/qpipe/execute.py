@@ -135,6 +135,7 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
                 if event.what not in ("started", "progress"):
                     _tell_plugins(session.plugins, event, say)
 
+            recorder.begin()
             return Runner(plan, devices, session.cache, workdir, hear, recorder.measured, done).run()
 
         plan = session.plan(capabilities)
@@ -152,6 +153,10 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
         finished = Finished(id_, continued, plan, outcome, unreachable, time.monotonic() - began)
         judge(store, id_, session.recipe.pareto)
         store.finish_run(id_, finished.state)
+    except KeyboardInterrupt:
+        if lock:
+            store.finish_run(id_, "interrupted")
+        raise
     finally:
         for device in devices.values():
             with suppress(DeviceError):
@@ -217,8 +222,9 @@ def _open_run(session: Session, store: Store) -> tuple[str, bool, IO[str] | None
     digest = keys.key({"recipe": session.recipe.digest, "devices": list(session.devices)})
     unfinished = None if session.request.new else store.unfinished_run(digest)
     lock = _claim(_workdir(session, unfinished)) if unfinished else None
+    objectives = dict(session.recipe.pareto)
     if unfinished and lock:
-        store.resume_run(unfinished)
+        store.resume_run(unfinished, objectives=objectives)
         return unfinished, True, lock
     run = store.new_run(
         session.recipe.name,
@@ -227,5 +233,6 @@ def _open_run(session: Session, store: Store) -> tuple[str, bool, IO[str] | None
         recipe_text=session.recipe.text,
         versions={"qpipe": qpipe.__version__, "python": platform.python_version(), **keys.libraries()},
         request=session.request.remembered(),
+        objectives=objectives,
     )
     return run, False, _claim(_workdir(session, run))

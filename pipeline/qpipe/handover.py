@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from qpipe import keys
 from qpipe.cache import Cache
 from qpipe.compare.export import gather_facts, write_bundle
 from qpipe.compare.pareto import pareto_rows
 from qpipe.errors import QpipeError, suggest
 from qpipe.samples import Samples
-from qpipe.store import Store
+from qpipe.store import COORDINATES, Store
 from qpipe.types import Build
 
 Row = dict[str, Any]
@@ -20,14 +21,24 @@ Row = dict[str, Any]
 def hand_over(store: Store, run: str, wanted: Mapping[str, str | None], cache: Cache, out: Path) -> Row:
     """Write the bundle of the one row that has these coordinates, and give its manifest.
 
-    QpipeError where no row has them or several do, or where the cache does not hold the build any more.
+    QpipeError where no row has them or several do, or where the cache does not hold the measured build any more.
     """
     row = _one(pareto_rows(store, run), wanted)
-    deploy = f"{row['model']}/{row['scheme']}/{row['build']}@{row['device']}"
-    steps = {step["step"]: step for step in store.steps(run)}
-    build = _cached(cache, "compile", steps[deploy]["key_fields"]["needs"]["build"], run)
-    samples = _cached(cache, "samples", next(s["key"] for s in steps.values() if s["kind"] == "samples"), run)
+    name = f"{row['model']}/{row['scheme']}/{row['build']}"
+    deploy = _step(store, run, "step", f"{name}@{row['device']}")
+    build = _cached(cache, "compile", deploy["key_fields"]["needs"]["build"], run)
+    measured = {each["build_digest"] for each in store.measurements(run) if all(each[c] == row[c] for c in COORDINATES)}
+    if measured != {keys.digest(build)}:
+        raise QpipeError(f"export: the build of {name} in {cache.root} is not the one measured; run the recipe again")
+    samples = _cached(cache, "samples", _step(store, run, "kind", "samples")["key"], run)
     return write_bundle(out, Build.read(build), Samples(samples / "evaluation"), gather_facts(store, row))
+
+
+def _step(store: Store, run: str, column: str, value: str) -> Row:
+    found = next((step for step in store.steps(run) if step[column] == value), None)
+    if found is None:
+        raise QpipeError(f"export: run {run} kept nothing of how {value} was made; run the recipe again")
+    return found
 
 
 def _one(rows: list[Row], wanted: Mapping[str, str | None]) -> Row:
@@ -43,8 +54,11 @@ def _one(rows: list[Row], wanted: Mapping[str, str | None]) -> Row:
         return left[0]
     if not left:
         raise QpipeError("export: nothing was measured in this run; give another one with --run")
-    name = next(name for name in wanted if len({row[name] for row in left}) > 1)
-    raise QpipeError(f"export: several rows fit; give --{name}: {', '.join(sorted({row[name] for row in left}))}")
+    for name in wanted:
+        values = sorted({row[name] for row in left})
+        if len(values) > 1:
+            raise QpipeError(f"export: several rows fit; give --{name}: {', '.join(values)}")
+    raise QpipeError("export: several rows of a sweep fit; export from a run of the recipe without the sweep")
 
 
 def _cached(cache: Cache, kind: str, key: str, run: str) -> Path:

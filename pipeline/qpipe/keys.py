@@ -25,7 +25,8 @@ Fields = dict[str, Any]
 # what decides numbers on the host; a device's own versions are in its fingerprint
 OURS = "qpipe-edge"
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "pycocotools")
-SHARED = ("samples", "preprocess", "artifacts", "worker", "compare/statistics")  # core code that results pass through
+# core code that results pass through
+SHARED = ("samples", "preprocess", "artifacts", "worker", "external", "compare/statistics")
 
 
 def key(fields: Mapping[str, Any]) -> str:
@@ -176,17 +177,11 @@ def _sha(file: Path) -> str:
 
 
 def _external(path: Path) -> list[Path]:
-    if path.suffix != ".onnx" or not path.is_file():
+    if not path.is_file():
         return []
-    import onnx
-    from google.protobuf.message import DecodeError
+    from qpipe.external import external_files
 
-    try:
-        model = onnx.load(path, load_external_data=False)
-    except (DecodeError, OSError):
-        return []  # the import stage says what is wrong with it
-    entries = (entry for tensor in model.graph.initializer for entry in tensor.external_data)
-    return sorted({path.parent / entry.value for entry in entries if entry.key == "location"})
+    return external_files(path)
 
 
 def _stages_in(value: Any) -> Iterable[Stage]:

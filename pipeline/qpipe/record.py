@@ -32,27 +32,38 @@ class Recorder:
             workdir,
         )
 
+    def begin(self) -> None:
+        """Record every step of the plan as pending, but for those that this run is through with already."""
+        through = {row["step"]: row["key"] for row in self.store.steps(self.run) if row["state"] in ("done", "cached")}
+        blank = dict.fromkeys(("started", "finished", "seconds", "error"))
+        steps = [step for step in self.plan.steps.values() if through.get(step.id) != step.key]
+        self.store.record_steps(self.run, [{**self._row(step, "pending"), **blank} for step in steps])
+
     def event(self, event: Event) -> None:
         """Record the state of a step."""
         if event.what == "progress":
             return
-        step = self.plan.steps[event.step]
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        row: dict[str, Any] = {
+        row = self._row(self.plan.steps[event.step], "running" if event.what == "started" else event.what)
+        if event.what == "started":
+            row |= {"started": now, "finished": None, "error": None}
+        else:
+            row |= {"finished": now, "seconds": round(event.seconds, 3), "error": event.message or None}
+        self.store.record_steps(self.run, [row])
+
+    def _row(self, step: Step, state: str) -> dict[str, Any]:
+        """What is known of a step before it runs, as columns of the store."""
+        return {
+            "step": step.id,
             "kind": step.kind,
             "stage": step.call.name if step.call else step.kind,
-            "state": "running" if event.what == "started" else event.what,
+            "state": state,
             "key": step.key,
             "key_fields": dict(step.fields),
             "device": step.device,
             **{name: step.coordinates.get(name) for name in ("model", "scheme", "build")},
             "log": str(logs.folder_of(self.workdir, step.id) / logs.NAME),
         }
-        if event.what == "started":
-            row |= {"started": now, "finished": None, "error": None}
-        else:
-            row |= {"finished": now, "seconds": round(event.seconds, 3), "error": event.message or None}
-        self.store.record_step(self.run, event.step, **row)
 
     def measured(self, step: Step, measurements: Sequence[Measurement]) -> None:
         """Record a measuring step's numbers under the row each belongs to; PluginError for a row that is not there."""

@@ -85,6 +85,7 @@ class Runner:
         for step in self.plan.steps.values():
             if step.id not in work and self.outcome.states[step.id] == "pending":
                 self.outcome.states[step.id] = "cached"
+                self._tell(step, "cached")
         threads = self.host_slots + len(self.devices)
         with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="qpipe") as pool:
             try:
@@ -227,8 +228,7 @@ class Runner:
             raise
         except Exception as error:
             logs.append_traceback(self._scratch(step), error)
-            text = str(error).partition("\n")[0]
-            raise StageError(f"{step.kind} {step.call.name} broke: {type(error).__name__}: {text}") from error
+            raise StageError(worker.broke(step.kind, step.call.name, step.id, error)) from error
         artifacts.check(step.kind, result)
         if step.kind == "deploy":
             self.stored[step.id] = result

@@ -97,7 +97,12 @@ class Samples(Sequence[Sample]):
     def feeds(self, index: int, names: Sequence[str]) -> dict[str, Array]:
         """Sample `index` as a network with these input names takes it, batch axis added."""
         how = {name: asdict(preprocessing) for name, preprocessing in self.preprocessing.items()}
-        return feeds(dict(self[index].inputs), how, names)
+        inputs = dict(self[index].inputs)
+        missing = sorted(set(names) - set(inputs)) if len(names) > 1 or len(inputs) > 1 else []
+        if missing:
+            has = ", ".join(sorted(inputs))
+            raise StageError(f"the network takes an input '{missing[0]}', which the samples have not; they have {has}")
+        return feeds(inputs, how, names)
 
 
 def _plain(target: Any) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 TABLES = """
 CREATE TABLE runs (
   id TEXT PRIMARY KEY, recipe TEXT, recipe_path TEXT, recipe_digest TEXT, recipe_text TEXT,
-  request TEXT,
+  request TEXT, objectives TEXT,
   started TEXT, finished TEXT, state TEXT, versions TEXT, host TEXT
 );
 CREATE TABLE steps (

@@ -28,7 +28,7 @@ from qpipe.errors import QpipeError
 from qpipe.schema import MIGRATIONS
 from qpipe.types import Capabilities, Measurement
 
-State = Literal["running", "done", "partial", "failed"]
+State = Literal["running", "done", "partial", "failed", "interrupted"]
 Row = dict[str, Any]
 
 COORDINATES = ("model", "scheme", "build", "device")  # what a sweep adds goes into the column `extra`, as JSON
@@ -36,18 +36,21 @@ FACTS = (
     "runtime", "is_float", "model_digest", "build_digest", "evaluation_digest", "metric_digest", "target", "fingerprint"
 )  # fmt: skip
 _JSON = ("versions", "request", "key_fields", "capabilities", "target", "extra", "objectives", "margins")
+_ORDERED = ("objectives", "margins")  # the recipe's order says which it names first
 _BUSY_S = 30  # another process is writing: wait so long
 
 
 class Store:
     """The database at a path, created where there is none; usable from several threads and processes at once.
 
-    QpipeError where the file is no database, or was written by a newer qpipe.
+    QpipeError where the file is no database, was written by a newer qpipe, or is not there and not to be created.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, create: bool = True) -> None:
         self.path = path
         self._lock = threading.RLock()
+        if not create and not path.exists():
+            raise QpipeError(f"{path}: there is no such database; give that of your runs with --db")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             connection = sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False)
@@ -98,15 +101,18 @@ class Store:
         recipe_text: str,
         versions: Mapping[str, str],
         request: Mapping[str, Any] | None = None,
+        objectives: Mapping[str, str] | None = None,
     ) -> str:
-        """Its id, which sorts by time: 20261123-142501-ab12cd."""
+        """Its id, which sorts by time: 20261123-142501-ab12cd.
+
+        `objectives` are the recipe's, each with min or max: a run that is cut is judged by them when it is read.
+        """
         now = datetime.now(UTC)
         run = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         row = {
             "id": run, "recipe": recipe, "recipe_path": recipe_path, "recipe_digest": recipe_digest,
             "recipe_text": recipe_text, "started": _iso(now), "state": "running", "versions": versions,
-            "request": request or {},
-            "host": platform.node(),
+            "request": request or {}, "objectives": objectives or {}, "host": platform.node(),
         }  # fmt: skip
         self._write("runs", ["id"], [row])
         return run
@@ -114,8 +120,15 @@ class Store:
     def finish_run(self, run: str, state: State) -> None:
         self._write("runs", ["id"], [{"id": run, "state": state, "finished": _iso()}])
 
-    def resume_run(self, run: str) -> None:
-        self._write("runs", ["id"], [{"id": run, "state": "running", "finished": None}])
+    def resume_run(self, run: str, *, objectives: Mapping[str, str] | None = None) -> None:
+        """It is running again, with the objectives the recipe has now. Its numbers and verdicts go: what they were made
+        from may have changed meanwhile, and what still holds is recorded again from the cache and the journals."""
+        changed = {} if objectives is None else {"objectives": objectives}
+        with self._transaction() as db:
+            _table(db, "verdicts").delete_where("run = ?", [run])
+            _table(db, "values").delete_where("measurement IN (SELECT id FROM measurements WHERE run = ?)", [run])
+            _table(db, "measurements").delete_where("run = ?", [run])
+            _upsert(db, "runs", ["id"], [{"id": run, "state": "running", "finished": None, **changed}])
 
     def unfinished_run(self, recipe_digest: str) -> str | None:
         """The newest run of this expanded recipe, where something of it is still to do: it was cut, or steps failed."""
@@ -141,7 +154,11 @@ class Store:
 
     def record_step(self, run: str, step: str, **fields: Any) -> None:
         """What is known of a step by now (any columns of `steps`); what was recorded before and is not given stays."""
-        self._write("steps", ["run", "step"], [{"run": run, "step": step, **fields}])
+        self.record_steps(run, [{"step": step, **fields}])
+
+    def record_steps(self, run: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Several steps, all or none; each has `step`, and all have the same columns of `steps`."""
+        self._write("steps", ["run", "step"], [{"run": run, **row} for row in rows])
 
     def steps(self, run: str) -> list[Row]:
         """In the order in which they were first recorded."""
@@ -256,9 +273,13 @@ def _table(db: sqlite_utils.Database, name: str) -> Table:
 
 
 def _upsert(db: sqlite_utils.Database, table: str, key: list[str], rows: list[Row]) -> None:
-    encoded = ({k: json.dumps(v, sort_keys=True) if k in _JSON else v for k, v in row.items()} for row in rows)
+    encoded = ({k: _json(k, v) if k in _JSON else v for k, v in row.items()} for row in rows)
     if rows:
         _table(db, table).upsert_all(encoded, pk=key[0] if len(key) == 1 else tuple(key))
+
+
+def _json(column: str, value: Any) -> str:
+    return json.dumps(value, sort_keys=column not in _ORDERED)
 
 
 def _decoded(row: Row) -> Row:

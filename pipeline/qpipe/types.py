@@ -183,6 +183,10 @@ class Device(Protocol):
         """Time `values` inferences of one sample in a fresh process, after at least `warmup_s` seconds of warmup."""
         ...
 
+    def clean(self) -> int:
+        """Remove all that was stored on the device; the bytes that this freed."""
+        ...
+
     def close(self) -> None:
         """Let go of the device; nothing is left running there."""
         ...

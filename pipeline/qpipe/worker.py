@@ -24,6 +24,7 @@ from qpipe.options import needs
 from qpipe.types import Progress, Target
 
 ENDING_S = 5.0  # a step's process has so long to end once its result is written
+LONGEST = 300  # characters of somebody else's error
 TICK_S = 0.2  # progress is passed on at most so often
 
 
@@ -108,7 +109,7 @@ def _child(job: Job, connection: Connection) -> None:
         connection.send(("failed", "out of memory; give it fewer samples, or a machine with more"))
     except Exception as error:  # noqa: BLE001  (foreign code: any failure of a stage is that step's alone)
         traceback.print_exc()
-        connection.send(("failed", f"{job.kind} {job.stage} broke: {type(error).__name__}: {_first_line(error)}"))
+        connection.send(("failed", broke(job.kind, job.stage, job.step, error)))
     else:
         connection.send(("done", None))
 
@@ -120,8 +121,12 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().partition("\n")[0]
+def broke(kind: str, stage: str, step: str, error: BaseException) -> str:
+    """How a stage's own failure is told, in one line; its traceback is in the step's log."""
+    name = kind if kind == stage else f"{kind} {stage}"
+    text = " ".join(str(error).split())
+    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
+    return f"{name} broke: {type(error).__name__}: {shown}; see: qpipe show {step} --log"
 
 
 class _Throttled:

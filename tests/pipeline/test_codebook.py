@@ -87,3 +87,23 @@ def test_a_channel_of_zeros_takes_the_largest_scale_of_the_others():
 def test_asymmetric_scale_spans_the_weights_own_interval():
     scale, zero_point = asymmetric_scale(np.array([[0.0, 2.55]], np.float32), bits=8, axis=None)
     assert (scale, zero_point) == (np.float32(2.55 / 255), -128)
+
+
+@pytest.mark.parametrize("percentile", [90.0, 99.0])
+def test_a_percentile_is_the_part_of_the_weights_that_the_interval_keeps(percentile):
+    array = np.random.default_rng(3).normal(size=(1, 10_001)).astype(np.float32)
+    scale, zero_point = asymmetric_scale(array, bits=8, axis=None, method="percentile", percentile=percentile)
+    ends = (np.array([-128, 127]) - zero_point.astype(int)) * scale
+    reach = 127 * symmetric_scale(array, uniform(8), axis=None, method="percentile", percentile=percentile)
+    for low, high in (ends, (-reach, reach)):
+        assert 100 * np.mean((low <= array) & (array <= high)) == pytest.approx(percentile, abs=0.5)
+
+
+@pytest.mark.parametrize("percentile", [50.0, 100.1])
+def test_a_percentile_that_means_nothing_is_refused_for_weights_too(percentile):
+    array = np.ones((1, 4), np.float32)
+    message = f"percentile is {percentile}; it must be above 50 and at most 100"
+    with pytest.raises(StageError, match=message):
+        symmetric_scale(array, uniform(8), axis=None, method="percentile", percentile=percentile)
+    with pytest.raises(StageError, match=message):
+        asymmetric_scale(array, bits=8, axis=None, method="percentile", percentile=percentile)

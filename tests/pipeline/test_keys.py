@@ -16,6 +16,7 @@ from scratch_lab import Lab
 
 from qpipe import keys, recipe
 from qpipe.call import Call
+from qpipe.external import external_files
 
 
 @pytest.fixture
@@ -101,10 +102,11 @@ def test_a_file_that_an_option_of_an_option_names_is_part_of_the_key(lab: Lab) -
     assert key_of(lab, scored) != changed
 
 
-def test_a_missing_file_has_a_key_too(lab: Lab) -> None:
-    lab.edit("recipe.yaml", "models: {tiny: tiny}", "models: {tiny: {tiny: {path: missing.onnx}}}")
+def test_a_file_that_is_no_network_has_a_key_too(lab: Lab) -> None:
+    lab.edit("recipe.yaml", "models: {tiny: tiny}", "models: {tiny: {tiny: {path: broken.onnx}}}")
+    lab.write("broken.onnx", "")
     before = key_of(lab, lambda loaded: loaded.models["tiny"])
-    lab.write("missing.onnx", "no network")
+    lab.write("broken.onnx", "no network")
     assert key_of(lab, lambda loaded: loaded.models["tiny"]) != before
 
 
@@ -200,3 +202,54 @@ def test_what_comes_from_the_environment_is_part_of_the_key_and_cannot_be_read_f
     before = key_of(lab, snapped)
     monkeypatch.setenv("QPIPE_TOKEN", "another")
     assert key_of(lab, snapped) != before
+
+
+def external_constant(path: Path, location: str, *, inside: bool) -> Path:
+    """A network with a Constant whose values lie in another file; in a branch of an If where it is `inside`."""
+    own = "d = Constant <value = float[1] {1.0}> ()"
+    whole = (
+        f"d = If (yes) <then_branch = a () => (float[1] d) {{ {own} }}, else_branch = b () => (float[1] d) {{ {own} }}>"
+    )
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) <bool yes = {{1}}>'
+        f"{{ {whole if inside else own} y = Add (x, d) }}"
+    )
+    attribute = model.graph.node[0].attribute[0]
+    tensor = attribute.g.node[0].attribute[0].t if inside else attribute.t
+    tensor.raw_data = b""
+    onnx.external_data_helper.set_external_data(tensor, location)
+    del tensor.float_data[:]
+    tensor.ClearField("raw_data")
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.model"])
+@pytest.mark.parametrize("inside", [False, True], ids=["attribute", "subgraph"])
+def test_external_values_anywhere_in_a_network_are_part_of_its_digest(tmp_path: Path, name: str, inside: bool) -> None:
+    path = external_constant(tmp_path / name, "w.bin", inside=inside)
+    digests = {keys.digest(path)}
+    for value in (1.0, 2.0):
+        (tmp_path / "w.bin").write_bytes(np.float32(value).tobytes())
+        digests.add(keys.digest(path))
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize("location", ["/dev/zero", "../w.bin", "zero", "pipe", "a\0b", "x" * 5000, ""])
+def test_what_is_no_file_in_the_folder_of_a_network_is_not_read(tmp_path: Path, location: str) -> None:
+    (tmp_path / "w.bin").write_bytes(b"1234")
+    folder = tmp_path / "models"
+    folder.mkdir()
+    (folder / "zero").symlink_to("/dev/zero")
+    os.mkfifo(folder / "pipe")
+    path = external_constant(folder / "m.onnx", location, inside=False)
+    assert external_files(path) == []
+    assert keys.digest(path) == keys.digest(path)
+
+
+def test_what_is_no_network_has_no_external_files(tmp_path: Path) -> None:
+    for content in (b"", b"file,label\na.png,1\n", b"\xff" * 99, bytes(99)):
+        path = tmp_path / "x"
+        path.write_bytes(content)
+        assert external_files(path) == []
+    assert external_files(tmp_path) == external_files(tmp_path / "absent") == []

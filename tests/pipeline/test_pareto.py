@@ -35,7 +35,8 @@ class Bench:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        self.run = store.new_run("ssd", recipe_path="", recipe_digest="", recipe_text="", versions={})
+        recipe = {"recipe_path": "", "recipe_digest": "", "recipe_text": "", "objectives": OBJECTIVES}
+        self.run = store.new_run("ssd", **recipe, versions={})  # type: ignore[arg-type]
 
     def add(
         self, scheme: str, *measurements: Measurement, device: str = "rpi4", build: str = "ort", **extra: str
@@ -143,6 +144,70 @@ def test_resamples_of_the_same_draws_pair_up(bench: Bench) -> None:
     assert bench.reasons({"map50": "max"}) == {"one": "", "other": "dominated by one"}
 
 
+@pytest.mark.parametrize("middle", ["pooled", "median", "mean"])
+def test_rounds_stand_for_whichever_middle_of_them_was_taken(middle: str) -> None:
+    drift = [0.0, 1.0, 5.0]
+
+    def timed(base: float) -> Measurement:
+        values = [[base + d, base + d, base + d + 9.0] + [base + d + 8.0] * (d > 1) for d in drift]
+        medians = [float(np.median(each)) for each in values]
+        taken = {"pooled": np.concatenate(values), "median": medians}
+        value = float(np.mean(medians) if middle == "mean" else np.median(taken[middle]))
+        return Measurement("latency_ms", value, "ms", value - 9, value + 9, 3, rounds=values)
+
+    assert pareto.difference(timed(5.5), timed(5.0)) == pytest.approx((0.5, 0.5))
+
+
+def test_better_on_the_average_but_with_a_worse_number_is_not_better() -> None:
+    one = Measurement("latency_ms", 6.0, "ms", 1.0, 2.0, 10)
+    other = Measurement("latency_ms", 5.0, "ms", 3.0, 4.0, 10)
+    assert pareto.difference(one, other) == (-3.0, -1.0)
+    assert not pareto.is_better(one, other, "min")
+
+
+def in_a_circle(bench: Bench) -> Goals:
+    """Each of a, b and c is better than the next in one metric, in which the evidence on the third is too weak."""
+    for scheme, values in {"a": (5, None, 6), "b": (6, 5, None), "c": (None, 6, 5)}.items():
+        metrics = [
+            Measurement(f"m{i}", 5.5 if value is None else value, "ms", *((4, 7) if value is None else (value, value)))
+            for i, value in enumerate(values)
+        ]
+        bench.add(scheme, *metrics, size(2.0))
+    return {"m0": "min", "m1": "min", "m2": "min", "size_mb": "min"}
+
+
+def test_a_circle_of_dominance_stays_on_the_front(bench: Bench) -> None:
+    objectives = in_a_circle(bench)
+    bench.add("d", *(Measurement(f"m{i}", 7.5, "ms") for i in range(3)), size(2.0))
+    assert bench.reasons(objectives) == {"a": "", "b": "", "c": "", "d": "dominated by a"}
+
+
+def test_a_circle_that_is_dominated_from_outside_is_off_the_front(bench: Bench) -> None:
+    objectives = in_a_circle(bench)
+    weak = [Measurement(f"m{i}", 5.5, "ms", 4, 7) for i in (1, 2)]
+    bench.add("z", Measurement("m0", 5.0, "ms"), *weak, size(2.0))  # better than b in m0, and no more is known of it
+    assert bench.reasons(objectives) == {**dict.fromkeys("abc", "dominated by z"), "z": ""}
+
+
+def test_a_run_that_left_no_verdicts_is_judged_when_it_is_read(bench: Bench) -> None:
+    add_four(bench)
+    assert bench.store.verdicts(bench.run) == []
+    rows = pareto.pareto_rows(bench.store, bench.run)
+    assert {row["scheme"]: row["on_front"] for row in rows} == {
+        "float32": True, "int8-channel": True, "int8-tensor": False, "log4": True
+    }  # fmt: skip
+    assert list(pareto.objectives_of(bench.store, bench.run)["net", "rpi4"]) == ["latency_ms", "map50", "size_mb"]
+    assert bench.store.verdicts(bench.run) == [], "who reads does not write"
+
+
+def test_each_device_has_the_objectives_that_were_measured_on_it(bench: Bench) -> None:
+    bench.add("int8", latency(5.0), map50(0.8), size(2.0), device="rpi4")
+    bench.add("int8", size(2.0), device="rpi5")
+    assert pareto.objectives_of(bench.store, bench.run) == {
+        ("net", "rpi4"): OBJECTIVES, ("net", "rpi5"): {"size_mb": "min"}
+    }  # fmt: skip
+
+
 def test_numbers_of_different_samples_are_not_paired() -> None:
     one, other = per_sample([1.0, 1.0, 1.0, 0.0]), per_sample([1.0, 0.0, 0.0])
     assert one.low is not None
@@ -243,14 +308,14 @@ def test_without_limits_the_knee_is_recommended(bench: Bench) -> None:
     # scaled to the front: float32 (1, 0, 1), int8-channel (0, 0.25, 0.147), log4 (0.004, 1, 0)
     assert sentence == (
         "net on rpi4: ship int8-channel, the nearest to the best of each objective: "
-        "latency_ms 5 [4.95, 5.05], map50 0.85 [0.849, 0.851], size_mb 2.2"
+        "latency 5.00 ms (4.95 to 5.05), map50 85.0 % (84.9 to 85.1), size 2.20 MB"
     )
 
 
 def test_a_limit_is_kept_and_named(bench: Bench) -> None:
     add_four(bench)
     (sentence,) = recommend(bench.rows(), OBJECTIVES, {"map50": (">=", 0.855)})
-    assert sentence.startswith("net on rpi4: ship float32, the best with map50 >= 0.855: latency_ms 10 ")
+    assert sentence.startswith("net on rpi4: ship float32, the best with map50 >= 0.855: latency 10.00 ms (")
     chosen = choose(bench.rows(), OBJECTIVES, {"map50": (">=", 0.8), "latency_ms": ("<", 6)})
     assert chosen is not None
     assert chosen["scheme"] == "log4"  # only the size is left to choose by
@@ -261,7 +326,7 @@ def test_a_limit_may_be_on_a_metric_that_is_no_objective(bench: Bench) -> None:
     bench.add("log4", Measurement("peak_mb", 20.0, "MB"))
     (sentence,) = recommend(bench.rows(), OBJECTIVES, {"peak_mb": ("<=", 32)})
     assert "ship log4, the best with peak_mb <= 32" in sentence
-    assert sentence.endswith("peak_mb 20")
+    assert sentence.endswith("peak 20.00 MB")
 
 
 def test_limits_nobody_keeps_are_answered_with_the_best_there_is(bench: Bench) -> None:
@@ -269,9 +334,20 @@ def test_limits_nobody_keeps_are_answered_with_the_best_there_is(bench: Bench) -
     limits: Any = {"map50": (">=", 0.9), "latency_ms": ("<=", 2), "joules": ("<", 1)}
     assert recommend(bench.rows(), OBJECTIVES, limits) == [
         "net on rpi4: no scheme has map50 >= 0.9 and latency_ms <= 2 and joules < 1; the best is "
-        "map50 0.86 [0.859, 0.861] (float32), latency_ms 5 [4.95, 5.05] (int8-channel), joules not measured"
+        "map50 86.0 % (85.9 to 86.1) (float32), latency 5.00 ms (4.95 to 5.05) (int8-channel), joules not measured"
     ]
     assert choose(bench.rows(), OBJECTIVES, limits) is None
+
+
+def test_numbers_are_said_in_units_that_people_read(bench: Bench) -> None:
+    metrics = {
+        "latency_ms": Measurement("latency_ms", 0.0432, "ms"), "sqnr_db": Measurement("sqnr_db", 200.0, "dB"),
+        "params": Measurement("params", 512.0, ""), "latency_ratio": Measurement("latency_ratio", 0.61, ""),
+    }  # fmt: skip
+    bench.add("int8", *metrics.values())
+    goals: Goals = dict.fromkeys(metrics, "min")
+    (sentence,) = recommend(pareto.pareto_rows(bench.store, bench.run), goals)
+    assert sentence.endswith(": latency 0.0432 ms, sqnr exact, params 512.0, latency_ratio 0.61")
 
 
 def test_a_scheme_that_is_slower_than_float_is_told(bench: Bench) -> None:

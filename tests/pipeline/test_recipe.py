@@ -140,6 +140,8 @@ def test_a_path_in_a_recipe_is_relative_to_it_and_one_given_with_set_to_the_work
     text = "variables: {file: null}\n" + HEAD.replace("tiny}", "{tiny: {path: FILE}}}") + TAIL
     lab.write("deep/r.yaml", text.replace("stages.py", "../stages.py").replace("FILE", "m.onnx"))
     lab.write("deep/s.yaml", text.replace("stages.py", "../stages.py").replace("FILE", "'${file}'"))
+    for place in ("m.onnx", "deep/m.onnx"):
+        lab.write(place, "")
     inside, _ = recipe.load(Path("deep/r.yaml"))
     given, _ = recipe.load(Path("deep/s.yaml"), {"file": "m.onnx"})
     assert inside.models["m"].options["path"] == lab.folder / "deep" / "m.onnx"
@@ -147,13 +149,27 @@ def test_a_path_in_a_recipe_is_relative_to_it_and_one_given_with_set_to_the_work
 
 
 def test_an_absolute_path_stays(lab: Lab) -> None:
-    lab.write("r.yaml", HEAD.replace("tiny}", "{tiny: {path: /models/m.onnx}}}") + TAIL)
-    assert recipe.load(Path("r.yaml"))[0].models["m"].options["path"] == Path("/models/m.onnx")
+    there = lab.write("models/m.onnx", "")
+    lab.write(
+        "deep/r.yaml", HEAD.replace("stages", "../stages").replace("tiny}", f"{{tiny: {{path: {there}}}}}}}") + TAIL
+    )
+    assert recipe.load(Path("deep/r.yaml"))[0].models["m"].options["path"] == there
 
 
 def test_paths_in_a_list_are_relative_to_the_recipe_too(lab: Lab) -> None:
-    lab.write("deep/r.yaml", HEAD.replace("stages", "../stages").replace("noise", "{noise: {sources: [a, /b]}}") + TAIL)
-    assert recipe.load(Path("deep/r.yaml"))[0].samples.options["sources"] == [lab.folder / "deep" / "a", Path("/b")]
+    lab.write(
+        "deep/r.yaml", HEAD.replace("stages", "../stages").replace("noise", "{noise: {sources: [a, /tmp]}}") + TAIL
+    )
+    lab.write("deep/a", "")
+    assert recipe.load(Path("deep/r.yaml"))[0].samples.options["sources"] == [lab.folder / "deep" / "a", Path("/tmp")]
+
+
+def test_a_file_to_read_that_is_not_there_is_told_before_anything_runs(lab: Lab) -> None:
+    message = (
+        "r.yaml:3: import tiny: option 'path': no such file or folder: m.onnx; "
+        "give one that exists, relative to the recipe (with --set, to the working directory)"
+    )
+    assert refusal(lab, HEAD.replace("tiny}", "{tiny: {path: m.onnx}}}") + TAIL) == message
 
 
 def test_options_are_filled_in_with_their_defaults(lab: Lab) -> None:

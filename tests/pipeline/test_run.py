@@ -143,7 +143,10 @@ def test_new_starts_afresh(lab: Lab) -> None:
     ("options", "reason"),
     [
         ("kill: true", "its process was ended by SIGKILL; likely out of memory"),
-        ("broken: true", "quantize snap broke: ZeroDivisionError: so it goes"),
+        (
+            "broken: true",
+            "quantize snap broke: ZeroDivisionError: so it goes; see: qpipe show tiny/snapped/snap --log",
+        ),
     ],
 )
 def test_what_breaks_a_stage_is_told(options: str, reason: str, lab: Lab) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections.abc import Sequence
 
 import numpy as np
@@ -92,6 +93,32 @@ def test_resamples_that_flatter_are_moved_to_the_value() -> None:
     low, high = statistics.percentiles(flattered.tolist(), 0.4, 10_000)
     # the middle 95 % of a width of 0.2 about 0.4
     assert (low, high) == pytest.approx((0.4 - 0.095, 0.4 + 0.095), abs=1e-4)
+
+
+def test_an_interval_is_cut_at_the_bounds_of_its_value() -> None:
+    resampled = np.linspace(0.8, 1.0, 1001).tolist()
+    low, high = statistics.percentiles(resampled, 0.98, 10_000, statistics.SHARE)
+    assert (low, high) == (pytest.approx(0.98 - 0.095, abs=1e-4), 1.0)
+    assert statistics.percentiles(resampled, 0.98, 10_000)[1] == pytest.approx(0.98 + 0.095, abs=1e-4)
+    shares = [1.0] * 9 + [0.2]
+    interval = statistics.bootstrap(shares, mean, bounds=statistics.SHARE)
+    assert interval is not None
+    assert interval[1] == 1.0
+
+
+def test_drawing_takes_memory_for_one_resample_at_a_time() -> None:
+    values = [1.0] * 20_000
+    tracemalloc.start()
+    statistics.resample(values, sum, resamples=20)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # a list of positions is 8 bytes each and 32 the number, their array 8, the list drawn 8: all 20 at once are 20 MB
+    assert peak < 4e6
+
+
+def test_the_draws_are_those_that_numpy_gives_for_all_at_once() -> None:
+    draws = np.random.default_rng(3).integers(0, 7, (50, 7))
+    assert statistics.resample(list(range(7)), sum, resamples=50, seed=3) == draws.sum(axis=1).tolist()
 
 
 def test_the_bootstrap_of_one_sample_has_no_interval() -> None:

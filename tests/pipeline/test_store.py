@@ -334,6 +334,47 @@ def test_a_busy_database_is_waited_for(store: Store) -> None:
     assert store.run(run)["id"] == run
 
 
+def test_a_database_that_is_only_to_be_read_is_not_created(store: Store, tmp_path: Path) -> None:
+    path = tmp_path / "new" / "typo.db"
+    with pytest.raises(QpipeError, match=r"typo.db: there is no such database; give that of your runs with --db$"):
+        Store(path, create=False)
+    assert not path.parent.exists()
+    with Store(store.path, create=False) as again:
+        assert again.runs() == []
+
+
+def test_steps_are_recorded_together_or_not_at_all(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    store.record_step(run, "two", seconds=1.5)
+    store.record_steps(run, [{"step": "one", "state": "pending"}, {"step": "two", "state": "pending"}])
+    assert [(s["step"], s["state"], s["seconds"]) for s in store.steps(run)] == [
+        ("two", "pending", 1.5), ("one", "pending", None)
+    ]  # fmt: skip
+    with pytest.raises(sqlite3.OperationalError, match="colour"):
+        store.record_steps(run, [{"step": "three", "state": "pending"}, {"step": "four", "colour": "red"}])
+    assert len(store.steps(run)) == 2
+
+
+def test_objectives_keep_the_order_of_the_recipe(store: Store) -> None:
+    objectives = {"top1": "max", "latency_ms": "min", "accuracy": "max"}
+    run = store.new_run("a", **RECIPE, objectives=objectives)
+    assert list(store.run(run)["objectives"]) == list(objectives)
+    margins = dict.fromkeys(objectives, 0.01)
+    verdict = {**HERE, "on_front": True, "reason": "", "objectives": objectives, "margins": margins}
+    store.record_verdicts(run, [verdict])
+    (row,) = store.verdicts(run)
+    assert (list(row["objectives"]), list(row["margins"])) == (list(objectives), list(objectives))
+
+
+def test_a_run_that_goes_on_forgets_the_verdicts_of_before(store: Store) -> None:
+    run = store.new_run("a", **RECIPE, objectives={"size_mb": "min"})
+    store.record_verdicts(run, [{**HERE, "on_front": True, "reason": "", "objectives": {}, "margins": {}}])
+    store.resume_run(run)
+    assert (store.verdicts(run), store.run(run)["objectives"]) == ([], {"size_mb": "min"})
+    store.resume_run(run, objectives={"latency_ms": "min"})
+    assert store.run(run)["objectives"] == {"latency_ms": "min"}
+
+
 def test_json_in_the_database_is_plain_and_sorted(store: Store) -> None:
     run = store.new_run("a", **RECIPE)
     store.record_step(run, "one", key_fields={"b": 1, "a": [2]})

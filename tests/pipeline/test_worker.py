@@ -133,7 +133,7 @@ def test_all_that_a_stage_prints_goes_to_its_log(job: Callable[..., Job], capfd:
     [
         ("exit", "its process ended with status 3"),
         ("memory", "out of memory; give it fewer samples, or a machine with more"),
-        ("lines", "quantize given broke: ValueError: one"),
+        ("lines", "quantize given broke: ValueError: one two; see: qpipe show a step --log"),
     ],
 )
 def test_a_stage_that_ends_badly_is_told_in_one_line(what: str, reason: str, job: Callable[..., Job]) -> None:

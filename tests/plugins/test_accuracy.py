@@ -132,6 +132,23 @@ def test_sqnr_has_a_bootstrap_interval_whose_resamples_are_kept(tmp_path: Path) 
     assert [len(each) for each in noisy.rounds] == [1000]
 
 
+@pytest.mark.parametrize("unit", ["", "dB"])
+def test_the_interval_of_a_share_that_is_no_mean_ends_at_one(tmp_path: Path, unit: str) -> None:
+    def largest(outputs: Any, reference: Any) -> float:
+        return float(np.max(outputs["y"]))
+
+    def different(values: Any) -> float:
+        return len(set(values)) / len(values)  # of resamples about 0.63, so that moving them leads beyond 1
+
+    metric = qpipe.Metric("different", largest, different, unit=unit, against="float_outputs")
+    found = Bench(tmp_path).measure(0.1, always=[metric])["different"]
+    assert found.value == 1.0
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < 1.0
+    assert (found.high > 1.0) if unit else (found.high == 1.0), "what has a unit is no share"
+
+
 def test_the_float_network_agrees_with_itself(tmp_path: Path) -> None:
     found = Bench(tmp_path).measure(0.0)
     assert (found["agreement"].value, found["sqnr_db"].value) == (1.0, 200.0)

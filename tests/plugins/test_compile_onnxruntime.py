@@ -205,3 +205,17 @@ def test_a_float_network_is_left_as_it_is(tmp_path):
 def test_a_network_that_the_device_cannot_load_is_refused_with_both_versions(tmp_path):
     with pytest.raises(StageError, match=r"^compile onnxruntime: the network is opset 21 \(IR 10\), the device's onnx"):
         onnxruntime(conv_net(21), Target(max_opset=17, max_ir_version=8), tmp_path)
+
+
+def test_a_network_whose_tensors_are_called_as_the_files_are_is_renamed_all_the_same(tmp_path):
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[1, 3] t2) => (float[1, 2] y) { t3 = MatMul (t2, t1) y = Add (t3, t0) }"""
+    arrays = {"t1": np.arange(6, dtype=np.float32).reshape(3, 2), "t0": np.float32([1, 2])}
+    for folder in ("one", "two"):
+        model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name=name) for name, array in arrays.items()])
+        onnxruntime(model, Target(), tmp_path / folder)
+    written = tmp_path / "one" / "model.onnx"
+    assert written.read_bytes() == (tmp_path / "two" / "model.onnx").read_bytes()
+    given = np.float32([[1, 2, 3]])
+    (made,) = ort.InferenceSession(written, providers=["CPUExecutionProvider"]).run(None, {"t2": given})
+    np.testing.assert_array_equal(made, given @ arrays["t1"] + arrays["t0"])

@@ -12,6 +12,8 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from models import conv_net, images, run
 from qpipe.errors import StageError
+from qpipe.quant import qdq
+from qpipe.quant.activations import quantize_activations
 from qpipe.samples import Samples
 from qpipe.types import Preprocessing, Sample
 from qpipe_plugins.calibrate.histogram import histogram
@@ -106,3 +108,32 @@ def test_memory_does_not_grow_with_the_samples(tmp_path: Path) -> None:
     histogram(model, samples, silent)
     # the samples' file itself is mapped, and counted as resident
     assert resident() - before < (tmp_path / "inputs.bin").stat().st_size + 4e6
+
+
+LIMITED = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[1, 3, 16, 16] image) => (float[1, 4, 16, 16] {outputs}) <float low = {{-1.0}}, float six = {{6.0}}>
+{{ c = Conv (image, w) {body} }}"""
+
+
+@pytest.mark.parametrize(
+    ("outputs", "body"),
+    [
+        ("r, float[1, 4, 16, 16] l", "r = Relu (c) l = Clip (c, low, six)"),
+        ("y", "l = Clip (c, low, six) y = Relu (l)"),
+        ("y", "r = Relu (c) l = Clip (r, low, six) y = Neg (l)"),
+    ],
+    ids=["two readers", "clip and relu", "relu and clip"],
+)
+def test_what_it_leaves_out_the_quantizer_can_do_without(outputs: str, body: str, tmp_path: Path) -> None:
+    array = np.random.default_rng(4).normal(size=(4, 3, 1, 1)).astype(np.float32)
+    text = LIMITED.format(outputs=outputs, body=body)
+    model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w")])
+    ShapeInferencePass()(model)
+    exact = run(model, images(COUNT))
+    statistics = histogram(model, stored(tmp_path, images(COUNT)), silent)
+    for weight in qdq.weights(model):
+        qdq.quantize_weight(model, weight, qdq.symmetric(weight, axis=0))
+    quantize_activations(model, statistics)
+    for one, other in zip(exact, run(model, images(COUNT)), strict=True):
+        for name, values in one.items():
+            assert np.mean((other[name] - values) ** 2) < 1e-3 * np.mean(values**2)

@@ -108,12 +108,23 @@ def test_fewer_images_are_taken_evenly(tmp_path: Path) -> None:
     assert [sample.id for sample in dataset(tmp_path, evaluate=3).evaluation] == ["0.png", "3.png", "6.png"]
 
 
-def test_an_empty_variable_for_the_labels_means_none(tmp_path: Path) -> None:
+@pytest.mark.parametrize("which", ["calibration_labels", "evaluation_labels"])
+def test_a_folder_given_as_labels_is_refused(tmp_path: Path, which: str) -> None:
     for folder in "ce":
         draw(tmp_path / folder / "a.png")
-    # what a recipe's "" becomes: relative to nothing, or to the recipe's folder
-    for none in (Path(), tmp_path):
-        assert only(dataset(tmp_path, evaluation_labels=none).evaluation).target is None
+    message = f"images: labels {tmp_path} is a folder; give a CSV with the columns file,label, or null for none"
+    with pytest.raises(StageError, match=re.escape(message)):
+        dataset(tmp_path, **{which: tmp_path})
+
+
+def test_a_class_has_the_same_number_however_many_images_are_taken(tmp_path: Path) -> None:
+    for name in ("c/aardvark/1.png", "c/dog/2.png", "e/ant/1.png", "e/cat/2.png", "e/dog/3.png"):
+        draw(tmp_path / name)
+    for count in (1, 2, 3, None):
+        data = dataset(tmp_path, evaluate=count)
+        assert data.classes == ["ant", "cat", "dog"]
+        assert all(data.classes[sample.target] == sample.id.partition("/")[0] for sample in data.evaluation)
+    assert [sample.target for sample in dataset(tmp_path).calibration] == [None, 2]
 
 
 def test_an_image_in_both_folders_is_refused(tmp_path: Path) -> None:
@@ -150,6 +161,9 @@ def test_a_cut_image_is_named(tmp_path: Path) -> None:
         ("name,class\nb.png,1\n", "e.csv:1: columns are name, class; they must be file,label"),
         ("file,label\nb.png,1\ngone.png,2\n", "e.csv:3: no file 'gone.png' in "),
         ("file,label\n", "e.csv; put some there"),
+        ("file,label\n../c/c.png,1\n", "e.csv:2: '../c/c.png' is not below "),
+        ("file,label\nx/../../c/c.png,1\n", "e.csv:2: 'x/../../c/c.png' is not below "),
+        ("file,label\n/etc/hostname,1\n", "e.csv:2: '/etc/hostname' is not below "),
     ],
 )
 def test_a_wrong_csv_says_where(tmp_path: Path, rows: str, message: str) -> None:

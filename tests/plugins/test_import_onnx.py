@@ -213,7 +213,9 @@ def test_external_weights_beside_the_model_are_read(tmp_path: Path) -> None:
     assert np.array_equal(tensor.numpy(), array)
 
 
-@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "inner/../../secret.bin", "link.bin"])
+@pytest.mark.parametrize(
+    "location", ["../secret.bin", "/etc/hostname", "inner/../../secret.bin", "link.bin", "/dev/zero", "a\0b"]
+)
 def test_external_weights_elsewhere_are_never_read(tmp_path: Path, location: str) -> None:
     (tmp_path / "secret.bin").write_bytes(weight(4, 3, 1, 1).tobytes())
     folder = tmp_path / "models"
@@ -231,3 +233,67 @@ def test_external_weights_that_are_missing_or_short_are_named(tmp_path: Path) ->
     with pytest.raises(StageError) as raised:
         onnx_file(path=path)
     assert str(raised.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_factors_of_gemm_go_into_its_constants(tmp_path: Path, bias: bool) -> None:
+    layer = "Gemm <alpha = 0.5, beta = 3.0, transB = 1>"
+    body = f"""pooled = GlobalAveragePool (image) flat = Flatten (pooled) y = {layer} (flat, w{", b" if bias else ""})
+      z = Gemm (flat, w2) logits = Add (y, z)"""
+    path = write(tmp_path, body, {"w": weight(4, 3), "w2": weight(3, 4)} | ({"b": weight(4)} if bias else {}))
+    model = onnx_file(path=path)
+    gemm = next(node for node in model.graph if node.op_type == "Gemm")
+    assert not {"alpha", "beta"} & set(gemm.attributes)
+    assert_same_function(path, model)
+
+
+def test_a_gemm_with_factors_takes_in_the_batch_norm_behind_it_and_leaves_others_their_weight(tmp_path: Path) -> None:
+    body = """pooled = GlobalAveragePool (image) flat = Flatten (pooled) x = Gemm <alpha = 0.5, beta = 2.0> (flat, w, b)
+      y = BatchNormalization (x, gamma, beta, mean, variance) z = Gemm (flat, w, b) logits = Add (y, z)"""
+    path = write(tmp_path, body, {"w": weight(3, 4), "b": weight(4), **batch_norm()})
+    model = onnx_file(path=path)
+    assert "BatchNormalization" not in kinds(model)
+    assert_same_function(path, model)
+
+
+def test_the_factor_of_a_bias_that_is_computed_stays(tmp_path: Path) -> None:
+    body = """pooled = GlobalAveragePool (image) flat = Flatten (pooled) c = MatMul (flat, w2)
+      logits = Gemm <alpha = 0.5, beta = 3.0> (flat, w, c)"""
+    path = write(tmp_path, body, {"w": weight(3, 4), "w2": weight(3, 4)})
+    model = onnx_file(path=path)
+    (gemm,) = (node for node in model.graph if node.op_type == "Gemm")
+    assert set(gemm.attributes) == {"beta"}
+    assert_same_function(path, model)
+
+
+def test_external_weights_in_attributes_subgraphs_and_functions_are_read_and_only_from_beside(tmp_path: Path) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17, "own" : 1]>
+    net (float[1, 3, 8, 8] image) => (float[1, 3, 8, 8] logits) <bool yes = {1}> {
+      a = Constant <value = float[1] {1.0}> () b = Add (image, a)
+      c = If (yes) <then_branch = one () => (float[1] d) { d = Constant <value = float[1] {2.0}> () },
+                    else_branch = two () => (float[1] e) { e = Constant <value = float[1] {3.0}> () }>
+      f = Add (b, c)
+      logits = own.plus (f)
+    }
+    <domain: "own", opset_import: ["" : 17]>
+    plus (x) => (y) { k = Constant <value = float[1] {4.0}> () y = Add (x, k) }"""
+    model = onnx.parser.parse_model(text)
+    nodes = [*model.graph.node, *(node for branch in model.graph.node[2].attribute for node in branch.g.node)]
+    nodes += model.functions[0].node
+    constants = [node.attribute[0].t for node in nodes if node.op_type == "Constant"]
+    assert len(constants) == 4
+    for place, tensor in enumerate(constants):
+        del tensor.float_data[:]
+        tensor.raw_data = b""
+        onnx.external_data_helper.set_external_data(tensor, f"{place}.bin")
+        tensor.ClearField("raw_data")
+    path = tmp_path / "net.onnx"
+    path.write_bytes(model.SerializeToString())
+    for place in range(4):
+        with pytest.raises(StageError, match=rf"lies in '{place}.bin', which is missing; put it there"):
+            onnx_file(path=path)
+        (tmp_path / f"{place}.bin").write_bytes(np.float32([place + 1]).tobytes())
+    image = weight(1, 3, 8, 8)
+    expected = onnx.parser.parse_model(text).SerializeToString()
+    made = outputs(ir.to_proto(onnx_file(path=path)).SerializeToString(), image)
+    np.testing.assert_allclose(made, outputs(expected, image), rtol=1e-6)

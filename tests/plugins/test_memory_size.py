@@ -15,6 +15,19 @@ from qpipe_plugins.measure.size import size
 from small_build import nothing, write_build
 
 MB = 10**6
+# each process needs the memory that the next word of a file says
+PLAYER = """
+import json, sys
+from pathlib import Path
+def answer(**fields):
+    sys.stdin.buffer.readline()
+    print(json.dumps({**fields, "arrays": []}), flush=True)
+first, *others = Path("peaks").read_text().split()
+Path("peaks").write_text(" ".join(others))
+answer(load_ms=1, runtime_mb=1, inputs=["image"], outputs=[])
+answer(first_ms=1, warmups=1, values_ns=[1], peak_mb=int(first))
+sys.stdin.read()
+"""
 
 
 def add_weight(build: qpipe.Build, megabytes: int) -> None:
@@ -58,3 +71,15 @@ def test_memory_grows_by_what_the_model_holds_and_gives(board, tmp_path):
     # the weight, and three times as much of output
     assert large["memory_above_runtime_mb"].value - small["memory_above_runtime_mb"].value > 4 * 20
     assert large["memory_mb"].n == len(large["memory_mb"].rounds) == 2
+
+
+def test_a_median_lies_in_its_interval_where_some_processes_need_more(board, tmp_path):
+    pixels = {"pixels": np.zeros((8, 8, 3), np.uint8)}
+    how = {"pixels": qpipe.Preprocessing(layout="NCHW")}
+    samples = board.store(qpipe.Samples.write(tmp_path / "s", [qpipe.Sample("0", pixels)], how).folder, nothing)
+    build = write_build(tmp_path / "build", "run_player.py", {"run_player.py": PLAYER, "peaks": "10 " * 7 + "20 " * 6})
+    deployed = qpipe.Deployed("net/int8/ort", build, copy(build, board, nothing))
+    peak, above = memory(deployed, board, samples, nothing, rounds=13)
+    assert (peak.value, above.value) == (10, 9)
+    for each in (peak, above):
+        assert each.low <= each.value <= each.high

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import pytest
+from onnx_ir.passes.common import ShapeInferencePass
 
 import qpipe
 from models import RTN, conv_net, images, run, statistics_of
@@ -20,6 +21,7 @@ from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.correct_bias import correct_bias
 from qpipe_plugins.quantize.gptq import gptq
 from qpipe_plugins.quantize.logarithmic import logarithmic
+from qpipe_plugins.quantize.onnxruntime_static import onnxruntime_static
 from qpipe_plugins.quantize.symmetric import symmetric
 
 CALIBRATION, EVALUATION = images(16, seed=1), images(16, seed=2)
@@ -258,3 +260,42 @@ def test_gptq_of_inputs_that_do_not_correlate_is_rounding_to_nearest(tmp_path):
     expected = np.rint(weight.array * 3)  # the largest magnitude, 1, is the third level
     (chosen,) = qdq.weights(gptq(model, ir.from_onnx_text(text), samples, quiet))
     np.testing.assert_array_equal(chosen.quantized.codes, expected)
+
+
+@pytest.mark.parametrize("layer", ["Gemm <alpha = 0.5>", "Gemm <beta = 2.0>", "Gemm <transA = 1>"])
+def test_a_gemm_that_is_more_than_weight_and_bias_keeps_its_bias_and_its_codes(layer, tmp_path):
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    net (float[3, 3] x) => (float[3, 2] y) <float[3, 2] w = {{0.9, -0.6, 0.35, 0.2, -1.0, 1.0}}, float[2] b = {{1, 2}}>
+    {{ y = {layer} (x, w, b) }}"""
+    rows = [np.random.default_rng(seed).normal(size=(3, 3)).astype(np.float32) for seed in range(4)]
+    found = statistics_of(ir.from_onnx_text(text), rows)
+    before = symmetric(ir.from_onnx_text(text), found, bits=3)
+    given = (Sample(str(i), {"x": array}) for i, array in enumerate(rows))
+    samples = Samples.write(tmp_path, given, {"x": Preprocessing()})
+    after = correct_bias(symmetric(ir.from_onnx_text(text), found, bits=3), ir.from_onnx_text(text), found)
+    np.testing.assert_array_equal(weights(after)["w"].bias, weights(before)["w"].bias)
+    with pytest.raises(StageError, match="quantize gptq: no quantized weight is one it can round anew"):
+        gptq(before, ir.from_onnx_text(text), samples, quiet)
+
+
+def test_a_bias_that_is_computed_is_kept(statistics):
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[1, 3] x) => (float[1, 2] y) <float[3, 2] w = {0.9, -0.6, 0.35, 0.2, -1.0, 1.0}, float two = {2.0}>
+    { c = MatMul (x, w2) y = Gemm (x, w, c) }"""
+    w2 = ir.tensor(np.ones((3, 2), np.float32), name="w2")
+    found = statistics_of(ir.from_onnx_text(text, initializers=[w2]), [np.ones((1, 3), np.float32)])
+    nets = [ir.from_onnx_text(text, initializers=[w2]) for _ in range(2)]
+    model = correct_bias(symmetric(nets[0], found, bits=3, activations="none"), nets[1], found)
+    gemm = next(node for node in model.graph if node.op_type == "Gemm")
+    assert gemm.inputs[2].producer().op_type == "MatMul"
+
+
+@pytest.mark.parametrize("name", ["correct_bias", "gptq"])
+def test_weights_that_another_quantizer_made_are_said_to_have_no_origin(name, statistics, samples):
+    network = conv_net()
+    ShapeInferencePass()(network)
+    model = onnxruntime_static(network, samples, samples=2)
+    reason = "the quantized weights do not say which float weights they come from; put symmetric, asymmetric"
+    stage, given = {"gptq": (gptq, (samples, quiet)), "correct_bias": (correct_bias, (statistics,))}[name]
+    with pytest.raises(StageError, match=f"^quantize {name}: {reason}"):
+        stage(model, conv_net(), *given)

@@ -10,7 +10,6 @@ import pytest
 
 from qpipe_plugins.samples.scenes import (
     CLASSES,
-    SHAPES,
     SPLIT_SIZE,
     SPLITS,
     Scene,
@@ -22,6 +21,7 @@ from qpipe_plugins.samples.scenes import (
     scene_index,
     visible_items,
 )
+from qpipe_plugins.samples.shapes import SHAPES
 
 
 def checksum(scene: Scene) -> str:

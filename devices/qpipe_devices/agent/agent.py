@@ -147,8 +147,7 @@ class Agent:
                 self.heard = time.monotonic()
                 if message.fields["do"] == "cancel":
                     self.cancelled = message.fields["which"]
-                    if self.runner:
-                        self.runner.kill()
+                    self._kill()
                 elif message.fields["do"] != "beat":
                     self.requests.put(message.fields)
         finally:
@@ -171,6 +170,10 @@ class Agent:
 
     def _end(self) -> None:
         """End the runner's process group and this process, from any thread."""
-        if self.runner:
-            self.runner.kill()
+        self._kill()
         os._exit(0)
+
+    def _kill(self) -> None:
+        runner = self.runner  # read once: the thread that answers lets go of it at any moment
+        if runner:
+            runner.kill()

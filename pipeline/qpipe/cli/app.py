@@ -11,7 +11,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Which quantization scheme to ship on this board: run them all, measure them there, show the evidence.",
 )
 devices_app = typer.Typer(no_args_is_help=True, help="The devices one can measure on.")
 app.add_typer(devices_app, name="devices", rich_help_panel="Parts")
@@ -30,11 +29,31 @@ Only = Annotated[list[str] | None, typer.Option("--only", help="This scheme alon
 Inventory = Annotated[
     Path | None, typer.Option("--inventory", help="The devices; devices.yaml beside the recipe or here otherwise.")
 ]
+DevicesFile = Annotated[
+    Path | None, typer.Option("--inventory", help="The devices; ./devices.yaml or ./recipes/devices.yaml otherwise.")
+]
 CacheFolder = Annotated[Path, typer.Option("--cache", help="The folder of cached results.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="The whole chain on a handful of samples.")]
 
 DB = Path(".qpipe/results.db")
 CACHE = Path(".qpipe/cache")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from qpipe import __version__
+
+        typer.echo(f"qpipe {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def qpipe(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Which quantization scheme to ship on this board: run them all, measure them there, show the evidence."""
 
 
 @app.command(rich_help_panel="Running")
@@ -161,7 +180,7 @@ def describe(
 
 
 @devices_app.command("list")
-def devices_list(inventory: Inventory = None, db: Db = DB, as_json: Json = False) -> None:
+def devices_list(inventory: DevicesFile = None, db: Db = DB, as_json: Json = False) -> None:
     """The devices of the inventory and what they said when last checked."""
     from qpipe.cli import lab
 
@@ -171,7 +190,7 @@ def devices_list(inventory: Inventory = None, db: Db = DB, as_json: Json = False
 @devices_app.command("check")
 def devices_check(
     names: Annotated[list[str] | None, typer.Argument(help="Devices; all otherwise.", show_default=False)] = None,
-    inventory: Inventory = None,
+    inventory: DevicesFile = None,
     db: Db = DB,
     as_json: Json = False,
 ) -> None:
@@ -179,3 +198,15 @@ def devices_check(
     from qpipe.cli import lab
 
     lab.check(names or [], inventory, db, as_json)
+
+
+@devices_app.command("clean")
+def devices_clean(
+    names: Annotated[list[str], typer.Argument(help="The devices to clean.", show_default=False)],
+    inventory: DevicesFile = None,
+    as_json: Json = False,
+) -> None:
+    """Remove all that qpipe stored on devices; a later run sends again what it needs."""
+    from qpipe.cli import lab
+
+    lab.clean(names, inventory, as_json)

@@ -65,7 +65,7 @@ def describe(kind: str, name: str, as_json: bool) -> None:
 def devices(inventory_file: Path | None, db: Path, as_json: bool) -> None:
     """Print the inventory with what each device said last."""
     plugins = registry.load()
-    known = inventory.load(inventory.find(inventory_file), plugins)
+    known = inventory.load(_file(inventory_file), plugins)
     with Store(db) as store:
         rows = {name: store.device(name) for name in known}
     entries = [_device(name, call.name, rows[name]) for name, call in known.items()]
@@ -98,7 +98,7 @@ def _print_devices(entries: list[dict[str, Any]], as_json: bool) -> None:
 def check(names: list[str], inventory_file: Path | None, db: Path, as_json: bool) -> None:
     """Reach each device; exit status 1 where one does not answer."""
     plugins = registry.load()
-    file = inventory.find(inventory_file)
+    file = _file(inventory_file)
     known = inventory.load(file, plugins)
     picked = {name: inventory.pick(known, name, file) for name in names or known}
     entries, failed = [], {}
@@ -113,6 +113,39 @@ def check(names: list[str], inventory_file: Path | None, db: Path, as_json: bool
                 device.close()
             entries.append({**_device(name, call.name, store.device(name)), "error": failed.get(name)})
     _print_devices([entry for entry in entries if as_json or not entry["error"]], as_json)
+    _end(failed)
+
+
+def clean(names: list[str], inventory_file: Path | None, as_json: bool) -> None:
+    """Empty each device's folder; exit status 1 where one does not answer."""
+    file = _file(inventory_file)
+    known = inventory.load(file, registry.load())
+    picked = {name: inventory.pick(known, name, file) for name in names}
+    entries: list[dict[str, Any]] = []
+    failed: dict[str, str] = {}
+    for name, call in picked.items():
+        device = inventory.open_device(name, call)
+        try:
+            entries.append({"name": name, "freed_mb": device.clean() / 1e6, "error": None})
+        except DeviceError as error:
+            failed[name] = str(error)
+            entries.append({"name": name, "freed_mb": None, "error": failed[name]})
+        finally:
+            device.close()
+    if as_json:
+        print_json(entries)
+    for entry in entries:
+        if not (as_json or entry["error"]):
+            print_text(f"{entry['name']}: {entry['freed_mb']:.1f} MB freed")
+    _end(failed)
+
+
+def _file(given: Path | None) -> Path | None:
+    """The inventory: the one given, the one here, the one of the recipes here."""
+    return inventory.find(given) or inventory.find(None, Path("recipes"))
+
+
+def _end(failed: dict[str, str]) -> None:
     for reason in failed.values():
         print(f"qpipe: {reason}", file=sys.stderr)  # noqa: T201
     if failed:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,19 @@ from qpipe.store import Store
 
 Row = dict[str, Any]
 
-RATIO = "latency_ratio"
-EXACT_DB = 200  # sqnr's cap: the same to the last bit
 # what is always worth seeing, after the objectives of the recipe and its scores
-ALWAYS = ("latency_ms", RATIO, "size_mb", "memory_mb", "agreement", "sqnr_db")
-TITLES = {RATIO: "x float", "sqnr_db": "SQNR dB"}
+ALWAYS = ("latency_ms", "latency_ratio", "size_mb", "memory_mb", "agreement", "sqnr_db")
+
+
+def open_results(db: Path) -> Store:
+    """The database to read; QpipeError where there is none, for reading makes none."""
+    if db == Request.db and not db.exists():
+        raise _no_run(db)
+    return Store(db, create=False)
+
+
+def _no_run(db: Path) -> QpipeError:
+    return QpipeError(f"{shown(db)}: no run yet; start one with: qpipe run RECIPE")
 
 
 def find_run(store: Store, run: str | None) -> Row:
@@ -28,7 +37,7 @@ def find_run(store: Store, run: str | None) -> Row:
         return store.run(run)
     newest = store.latest_run()
     if newest is None:
-        raise QpipeError(f"{shown(store.path)}: no run yet; start one with: qpipe run RECIPE")
+        raise _no_run(store.path)
     return newest
 
 
@@ -39,15 +48,9 @@ def rows(store: Store, run: str) -> list[Row]:
     return pareto_rows(store, run)
 
 
-def objectives_of(store: Store, run: str) -> dict[str, Any]:
-    """What the run's front was drawn over."""
-    objectives: dict[str, Any] = next((verdict["objectives"] for verdict in store.verdicts(run)), {})
-    return objectives
-
-
 def pareto(run: str | None, device: str | None, db: Path, as_json: bool) -> None:
     """Print a run's table, or its rows."""
-    with Store(db) as store:
+    with open_results(db) as store:
         found = find_run(store, run)
         own = rows(store, found["id"])
         devices = sorted({row["device"] for row in own})
@@ -62,15 +65,18 @@ def pareto(run: str | None, device: str | None, db: Path, as_json: bool) -> None
 
 def print_pareto(store: Store, run: str, own: list[Row]) -> None:
     """A table per model and device, each with its sentence."""
+    from qpipe.compare.pareto import objectives_of
     from qpipe.compare.recommend import recommend
+    from qpipe.compare.wording import cell, heading, is_share
 
-    objectives = objectives_of(store, run)
+    over = objectives_of(store, run)
     if not own:
         print_text("nothing was measured")
-    for model, device in dict.fromkeys((row["model"], row["device"]) for row in own):
-        group = [row for row in own if (row["model"], row["device"]) == (model, device)]
+    for (model, device), group in groups(own).items():
+        objectives = over[model, device]
         metrics = columns(group, objectives)
-        print_text(f"\n{model} on {device}  (* = on the Pareto front of {', '.join(objectives)})")
+        front = f"  (* = on the Pareto front of {', '.join(objectives)})" if objectives else ""
+        print_text(f"\n{model} on {device}{front}")
         several = len({row["build"] for row in group}) > 1
         table = [
             ["*" if row["on_front"] else "", f"{row['scheme']}{' ' + row['build'] if several else ''}"]
@@ -78,48 +84,39 @@ def print_pareto(store: Store, run: str, own: list[Row]) -> None:
             for row in group
         ]
         headings = [heading(metric, group) for metric in metrics]
-        print_table(["", "scheme", *headings], table, right=headings)
-        print_text("\n" + "\n".join(recommend(group, objectives)))
+        left_out = print_table(["", "scheme", *headings], table, headings, least=2 + len(objectives))
+        if left_out:
+            print_text(f"(too narrow for {', '.join(left_out)}: widen the terminal, or use --json)")
+        missing = [metric for metric in store.run(run)["objectives"] if metric not in objectives]
+        print_text("\n" + (unmeasured(missing, group) if missing else "\n".join(recommend(group, objectives))))
+
+
+def unmeasured(missing: list[str], group: list[Row]) -> str:
+    """Why nothing is recommended: what is best in the rest may be the worst in what was not measured."""
+    there = sorted({metric for row in group for metric in row["metrics"]})
+    names = " and ".join(missing)
+    return f"nothing is recommended: {names} was not measured; measure it, or set pareto to some of {', '.join(there)}"
+
+
+def groups(own: list[Row]) -> dict[tuple[str, str], list[Row]]:
+    """The rows by model and device."""
+    found: dict[tuple[str, str], list[Row]] = {}
+    for row in own:
+        found.setdefault((row["model"], row["device"]), []).append(row)
+    return found
 
 
 def columns(group: list[Row], objectives: Iterable[str]) -> list[str]:
     """The metrics to show: objectives, scores, then what is always worth seeing."""
+    from qpipe.compare.wording import is_share
+
     measured = dict.fromkeys(metric for row in group for metric in row["metrics"])
     scores = [metric for metric in measured if is_share(metric, group)]
     return [m for m in dict.fromkeys([*objectives, *scores, *ALWAYS]) if m in measured]
 
 
-def is_share(metric: str, group: list[Row]) -> bool:
-    """Whether it is a fraction between 0 and 1, which people read as percent."""
-    return metric != RATIO and any(row["metrics"][metric]["unit"] == "" for row in group if metric in row["metrics"])
-
-
-def heading(metric: str, group: list[Row]) -> str:
-    """A metric's column title, with its unit."""
-    if is_share(metric, group):
-        return f"{metric} %"
-    name, _, unit = metric.rpartition("_")
-    return TITLES.get(metric) or (f"{name} {'MB' if unit == 'mb' else unit}" if unit in ("mb", "ms") else metric)
-
-
-def cell(measured: dict[str, Any] | None, share: bool) -> str:
-    """A value with half the width of its interval; shares in percent."""
-    if measured is None:
-        return "-"
-    if measured["unit"] == "dB" and measured["value"] >= EXACT_DB:
-        return "exact"
-    scale = 100 if share else 1
-    digits = 1 if share or measured["value"] >= 50 or measured["unit"] == "dB" else 2
-    text = f"{measured['value'] * scale:.{digits}f}"
-    if measured["low"] is None or measured["high"] is None:
-        return text
-    return f"{text} ±{(measured['high'] - measured['low']) / 2 * scale:.{digits}f}"
-
-
 def print_run(store: Store, finished: Finished, asked: Request, command: str) -> None:
     """The end of a run: table, recommendation, where it all lies, what to type next."""
-    from qpipe.compare.recommend import choose
-
     own = rows(store, finished.run)
     print_pareto(store, finished.run, own)
     states = finished.outcome.states
@@ -134,16 +131,38 @@ def print_run(store: Store, finished: Finished, asked: Request, command: str) ->
     if finished.state != "done":
         print_text(f"go on with: {command}")
     else:
-        best = choose(own, objectives_of(store, finished.run))
-        options = f" --db {shown(asked.db)}" if asked.db != Request.db else ""
-        if best:
-            pick = f"--device {best['device']} --scheme {best['scheme']}"
-            print_text(f"next: qpipe export {pick} -o shipped{options}   or: qpipe pareto --json{options}")
+        print_text(_next(store, finished.run, own, asked))
+
+
+def _next(store: Store, run: str, own: list[Row], asked: Request) -> str:
+    """What to type after a run that is done: the export of the first recommendation, or all numbers."""
+    from qpipe.compare.pareto import objectives_of
+    from qpipe.compare.recommend import choose
+
+    over = objectives_of(store, run)
+    chosen = (choose(group, over[place]) for place, group in groups(own).items())
+    best = next((row for row in chosen if row), None)
+    db = ["--db", shown(asked.db)] if asked.db != Request.db else []
+    cache = ["--cache", shown(asked.cache)] if asked.cache != Request.cache else []
+    numbers = shlex.join(["qpipe", "pareto", "--json", *db])
+    if best is None:
+        return f"next: {numbers}"
+    return f"next: {shlex.join(['qpipe', 'export', *_pick(best, own), '-o', 'shipped', *db, *cache])}   or: {numbers}"
+
+
+def _pick(row: Mapping[str, Any], own: list[Row]) -> list[str]:
+    """The options of `qpipe export` that tell a row from all others."""
+    words, left = [], own
+    for name in ("device", "scheme", "model", "build"):
+        if name in ("device", "scheme") or len({other[name] for other in left}) > 1:
+            words += [f"--{name}", row[name]]
+        left = [other for other in left if other[name] == row[name]]
+    return words
 
 
 def runs(db: Path, as_json: bool) -> None:
     """Print all runs."""
-    with Store(db) as store:
+    with open_results(db) as store:
         found = store.runs()
     if as_json:
         print_json(found)
@@ -154,7 +173,7 @@ def runs(db: Path, as_json: bool) -> None:
 
 def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) -> None:
     """Print a run's steps, or one step with its log."""
-    with Store(db) as store:
+    with open_results(db) as store:
         row = find_run(store, run)
         steps = store.steps(row["id"])
     if step is None:
@@ -189,6 +208,6 @@ def export(
     from qpipe.handover import hand_over
 
     wanted = {"device": device, "scheme": scheme, "model": model, "build": build}
-    with Store(db) as store:
+    with open_results(db) as store:
         hand_over(store, find_run(store, run)["id"], wanted, Cache(cache), out)
     print_text(f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}; try it with: python {out}/example.py")

@@ -44,7 +44,7 @@ def request(
 def run(asked: Request, as_json: bool) -> None:
     """Run, show progress, end with the table and what to type next."""
     session = open_session(asked)
-    command = shlex.join(["qpipe", *sys.argv[1:]])
+    command = shlex.join(["qpipe", *(word for word in sys.argv[1:] if word != "--new")])  # to go on, not afresh
     with Store(asked.db) as store:
         try:
             with display() as shown:
@@ -71,7 +71,7 @@ def plan(asked: Request, as_json: bool) -> None:
         print_json(entries)
         return
     rows = [(e["step"], e["kind"], e["will"], f"{e['bytes'] / 1e6:.2f}" if e["bytes"] else "") for e in entries]
-    print_table(("step", "kind", "will", "MB to send"), rows, right=("MB to send",))
+    print_table(("step", "kind", "will", "MB at most"), rows, right=("MB at most",))
     counts = {will: sum(e["will"] == will for e in entries) for will in ("compute", "measure", "send", "cached")}
     print_text(f"{len(entries)} steps: " + ", ".join(f"{n} {will}" for will, n in counts.items() if n))
 
@@ -100,7 +100,7 @@ def _bytes(step: Step, planned: Plan, cache: Cache) -> int | None:
 
 def why(step: str, run: str | None, db: Path, cache: Path, as_json: bool) -> None:
     """Compare a step's fields now with those it had in a run."""
-    with Store(db) as store:
+    with results.open_results(db) as store:
         row = results.find_run(store, run)
         before = {entry["step"]: entry for entry in store.steps(row["id"])}
         session = open_session(_request_of(row, db, cache))
@@ -114,18 +114,24 @@ def why(step: str, run: str | None, db: Path, cache: Path, as_json: bool) -> Non
     if as_json:
         print_json({"step": step, "cached": hit, "cacheable": now.cacheable, "key": now.key, "changed": changes})
         return
-    print_text(f"{step}: {_verdict(now, hit, bool(old), changes, row['id'])}")
-    print_table(("field", f"in {row['id']}", "now"), [(c["field"], c["before"], c["now"]) for c in changes])
+    failed = old["error"] if old and old["state"] == "failed" else None
+    print_text(f"{step}: {_verdict(now, hit, bool(old), changes, row['id'], failed)}")
+    if changes:
+        print_table(("field", f"in {row['id']}", "now"), [(c["field"], c["before"], c["now"]) for c in changes])
 
 
-def _verdict(step: Step, hit: bool, ran: bool, changes: list[dict[str, Any]], run: str) -> str:
+def _verdict(step: Step, hit: bool, ran: bool, changes: list[dict[str, Any]], run: str, failed: str | None) -> str:
     if not step.cacheable:
         return "measured anew in every run: it depends on the moment" if step.volatile else "sends what is not there"
     if hit:
         return f"hit; its result under key {step.key[:12]} is used"
     if not ran:
         return "miss; it was not part of that run"
-    return "miss; these fields changed" if changes else f"miss; the same as in {run}, but no longer in the cache"
+    if changes:
+        return "miss; these fields changed"
+    if failed:
+        return f"miss; it failed in {run}: {failed}"
+    return f"miss; the same as in {run}, but not in the cache"
 
 
 def compare(before: Any, now: Any, path: str = "") -> list[dict[str, Any]]:

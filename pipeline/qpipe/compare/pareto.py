@@ -3,7 +3,8 @@
 Of two rows one is better in a metric where the difference is significant (its 95 % interval leaves out zero) and
 beyond a margin, a part of the other's value. The difference is paired wherever both were measured alike: on the same
 samples, resamples or interleaved rounds; else the two intervals must not overlap; a number without one is exact.
-A row is dominated when another of its model and device is better in an objective and worse in none.
+A row is dominated when another of its model and device is better in an objective and worse in none. Evidence is not
+transitive, so that rows may dominate each other in a circle: then it takes one from outside to keep them off the front.
 """
 
 from __future__ import annotations
@@ -85,10 +86,14 @@ def _series(measurement: Measurement) -> Sequence[float] | None:
         return None
     if measurement.raw == "resamples":
         return rounds[0]
-    middle = np.mean if measurement.raw == "samples" else np.median
-    if not math.isclose(float(middle(np.concatenate(rounds))), measurement.value, rel_tol=1e-6, abs_tol=1e-9):
-        return None
-    return rounds[0] if measurement.raw == "samples" else [float(np.median(values)) for values in rounds]
+    pooled = np.concatenate(rounds)
+    medians = [float(np.median(values)) for values in rounds]
+    if measurement.raw == "samples":
+        series, middles = rounds[0], [np.mean(pooled)]
+    else:  # whichever middle a plugin takes of its rounds
+        series, middles = medians, [np.median(pooled), np.median(medians), np.mean(medians)]
+    stands = any(math.isclose(float(each), measurement.value, rel_tol=1e-6, abs_tol=1e-9) for each in middles)
+    return series if stands else None
 
 
 def _interval(measurement: Measurement) -> statistics.Interval:
@@ -101,7 +106,8 @@ def is_better(one: Measurement, other: Measurement, goal: Goal, margin: float | 
     low, high = difference(one, other)
     significant = low > 0 if goal == "max" else high < 0
     margin = MARGINS[goal] if margin is None else margin
-    return significant and abs(one.value - other.value) > margin * abs(other.value)
+    gain = one.value - other.value if goal == "max" else other.value - one.value
+    return significant and gain > margin * abs(other.value)
 
 
 def dominates(
@@ -133,9 +139,10 @@ def verdicts(
             row.name: [other for other in whole if other is not row and dominates(other, row, objectives, margins)]
             for row in whole
         }
+        beaten = _beaten(by)
         for row in group:
             place = {name: getattr(row, name) for name in (*COORDINATES, "extra")}
-            reason = _reason(row, by, objectives, group)
+            reason = _reason(row, by, beaten, objectives, group)
             used = {metric: (margins or {}).get(metric, MARGINS[goal]) for metric, goal in objectives.items()}
             found.append({
                 **place, "on_front": not reason, "reason": reason, "objectives": dict(objectives), "margins": used,
@@ -152,15 +159,33 @@ def _place(row: Candidate) -> tuple[str, str]:
     return row.model, row.device
 
 
+def _beaten(by: Mapping[str, Sequence[Candidate]]) -> dict[str, set[str]]:
+    """Of each row, those that dominate it, directly or through others, and are not dominated by it in the same way."""
+    above: dict[str, set[str]] = {}
+    for name in by:
+        above[name], left = set(), [name]
+        while left:
+            new = {other.name for other in by[left.pop()]} - above[name]
+            above[name] |= new
+            left += new
+    return {name: {other for other in others if name not in above[other]} for name, others in above.items()}
+
+
 def _reason(
-    row: Candidate, by: Mapping[str, list[Candidate]], objectives: Mapping[str, Goal], group: Sequence[Candidate]
+    row: Candidate,
+    by: Mapping[str, Sequence[Candidate]],
+    beaten: Mapping[str, set[str]],
+    objectives: Mapping[str, Goal],
+    group: Sequence[Candidate],
 ) -> str:
     if row.name not in by:
         return f"{next(metric for metric in objectives if metric not in row.metrics)} was not measured"
-    if not by[row.name]:
+    if not beaten[row.name]:
         return ""
-    # rather one that is itself on the front
-    winner = min(by[row.name], key=lambda other: len(by[other.name]))
+    # rather one that does so directly, and is itself on the front
+    direct = {other.name for other in by[row.name]}
+    winners = [other for other in group if other.name in beaten[row.name]]
+    winner = min(winners, key=lambda other: (other.name not in direct, len(beaten[other.name])))
     one_build = len({other.build for other in group}) == 1 and not winner.extra
     return f"dominated by {winner.scheme if one_build else winner.name}"
 
@@ -168,7 +193,8 @@ def _reason(
 def pareto_rows(store: Store, run: str) -> list[dict[str, Any]]:
     """What `qpipe pareto --json` prints: one object a row, its coordinates, whether it is on the front, its metrics."""
     recipe, run = store.run(run)["recipe"], store.run(run)["id"]
-    on_front = {_key(verdict): bool(verdict["on_front"]) for verdict in store.verdicts(run)}
+    rows = candidates(store, run)
+    on_front = {_key(verdict): bool(verdict["on_front"]) for verdict in _verdicts_of(store, run, rows)}
     return [
         {
             "recipe": recipe, "run": run, "model": row.model, "scheme": row.scheme, "build": row.build,
@@ -179,9 +205,20 @@ def pareto_rows(store: Store, run: str) -> list[dict[str, Any]]:
                 for name, measured in row.metrics.items()
             },
         }
-        for group in _groups(candidates(store, run))
+        for group in _groups(rows)
         for row in group
     ]  # fmt: skip
+
+
+def objectives_of(store: Store, run: str) -> dict[tuple[str, str], dict[str, Goal]]:
+    """What the front of each model and device was drawn over, in the recipe's order."""
+    judged = _verdicts_of(store, run, candidates(store, run))
+    return {(verdict["model"], verdict["device"]): verdict["objectives"] for verdict in judged}
+
+
+def _verdicts_of(store: Store, run: str, rows: Sequence[Candidate]) -> list[dict[str, Any]]:
+    """Those the run left; of one that has not come to its end, those of what it has measured by now."""
+    return store.verdicts(run) or verdicts(rows, store.run(run)["objectives"])
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -9,6 +9,7 @@ from itertools import groupby
 from typing import Any, Literal
 
 from qpipe.compare.pareto import Goal
+from qpipe.compare.wording import is_share, phrase
 
 Row = Mapping[str, Any]  # as pareto_rows has them
 Limits = Mapping[str, tuple[Literal["<", "<=", ">", ">="], float]]
@@ -49,7 +50,7 @@ def _sentence(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limit
         best = ", ".join(filter(None, (_best(rows, metric, sign) for metric, (sign, _) in limits.items())))
         return f"{where}: no scheme has {asked}" + (f"; the best is {best}" if best else "")
     why = f"the best with {asked}" if limits else "the nearest to the best of each objective"
-    metrics = ", ".join(_shown(chosen, metric) for metric in {**objectives, **dict.fromkeys(limits)})
+    metrics = ", ".join(_shown(chosen, metric, rows) for metric in {**objectives, **dict.fromkeys(limits)})
     slower = "".join(f"; {note}" for note in _slower(rows))
     return f"{where}: ship {_name(chosen, rows)}, {why}: {metrics}{slower}"
 
@@ -77,7 +78,7 @@ def _best(rows: Sequence[Row], metric: str, sign: str) -> str:
         return f"{metric} not measured"
     choice = min if sign.startswith("<") else max
     row = choice(measured, key=lambda each: float(each["metrics"][metric]["value"]))
-    return f"{_shown(row, metric)} ({_name(row, rows)})"
+    return f"{_shown(row, metric, rows)} ({_name(row, rows)})"
 
 
 def _slower(rows: Sequence[Row]) -> list[str]:
@@ -97,8 +98,5 @@ def _name(row: Row, rows: Sequence[Row]) -> str:
     return f"{row['scheme']}/{row['build']}" if several else str(row["scheme"])
 
 
-def _shown(row: Row, metric: str) -> str:
-    measured = row["metrics"][metric]
-    unit = measured["unit"] if measured["unit"] and not metric.endswith(f"_{measured['unit'].lower()}") else ""
-    text = f"{metric} {measured['value']:.4g}{unit}"
-    return text if measured["low"] is None else f"{text} [{measured['low']:.4g}, {measured['high']:.4g}]"
+def _shown(row: Row, metric: str, rows: Sequence[Row]) -> str:
+    return phrase(metric, row["metrics"][metric], is_share(metric, rows))

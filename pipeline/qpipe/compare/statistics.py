@@ -10,6 +10,8 @@ import numpy as np
 
 Interval = tuple[float, float]
 
+ANYWHERE: Interval = (-math.inf, math.inf)
+SHARE: Interval = (0.0, 1.0)
 Z = 1.959963984540054  # of the normal distribution, 97.5 %
 
 
@@ -27,31 +29,39 @@ def resample(
 ) -> list[float]:
     """Bootstrap: what `reduce` makes of each resample. The same seed and count draw the same samples, so that the
     resamples of two schemes are paired."""
-    n = len(contributions)
-    draws = np.random.default_rng(seed).integers(0, n, (resamples, n))
-    return [float(reduce([contributions[i] for i in draw])) for draw in draws.tolist()]
+    n, random = len(contributions), np.random.default_rng(seed)
+    draws = (random.integers(0, n, n).tolist() for _ in range(resamples))  # all at once they are gigabytes
+    return [float(reduce([contributions[i] for i in draw])) for draw in draws]
 
 
-def percentiles(resampled: Sequence[float], value: float, n: int) -> Interval:
+def percentiles(resampled: Sequence[float], value: float, n: int, bounds: Interval = ANYWHERE) -> Interval:
     """The bootstrap's interval of a value over n samples: what another n samples like these would give.
 
     The resamples are moved to have the value as their mean. Repeated samples flatter some metrics (average precision
     rises with n falling), and a plain percentile interval then covers as little as half of what it says. For few
-    samples it is expanded by Student's t (Hesterberg 2015, arXiv 1411.5279).
+    samples it is expanded by Student's t (Hesterberg 2015, arXiv 1411.5279). Both can carry it out of the `bounds`
+    that the value has by its nature; there it is cut.
     """
     share = 0.5 * math.erfc(math.sqrt(n / (n - 1)) * t_quantile(n - 1) / math.sqrt(2)) if n > 1 else 0.0
     array = np.asarray(resampled, np.float64)
-    low, high = np.quantile(array, [share, 1 - share]) - array.mean() + value
+    low, high = np.clip(np.quantile(array, [share, 1 - share]) - array.mean() + value, *bounds)
     return float(low), float(high)
 
 
 def bootstrap(
-    contributions: Sequence[Any], reduce: Callable[[Sequence[Any]], float], *, resamples: int = 1000, seed: int = 0
+    contributions: Sequence[Any],
+    reduce: Callable[[Sequence[Any]], float],
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+    bounds: Interval = ANYWHERE,
 ) -> Interval | None:
-    """The interval of `reduce(contributions)`; None for a single contribution."""
+    """The interval of `reduce(contributions)`, within its bounds; None for a single contribution."""
     n = len(contributions)
+    if n < 2:
+        return None
     resampled = resample(contributions, reduce, resamples=resamples, seed=seed)
-    return percentiles(resampled, float(reduce(contributions)), n) if n > 1 else None
+    return percentiles(resampled, float(reduce(contributions)), n, bounds)
 
 
 def t_interval(values: Sequence[float]) -> Interval | None:

@@ -86,12 +86,19 @@ def _is_known(value: ir.Value | None, statistics: Statistics) -> bool:
     return value is not None and (value.name in statistics or _is_dequantized(value))
 
 
+def limited(value: ir.Value) -> ir.Value | None:
+    """What a Relu or Clip makes of a tensor that nothing else reads: its limits are those of the tensor's integers, so
+    nobody needs to know the tensor's own range; None for all other tensors."""
+    readers = value.consumers()
+    if len(readers) != 1 or readers[0].op_type not in ("Clip", "Relu") or value.is_graph_output():
+        return None
+    return readers[0].outputs[0]
+
+
 def _source(value: ir.Value, statistics: Statistics) -> ir.Value:
     """Whose range a tensor takes: its own; where calibration left it out because a Clip follows, the Clip's."""
-    readers = value.consumers()
-    if value.name in statistics or len(readers) != 1 or readers[0].op_type not in ("Clip", "Relu"):
-        return value
-    return readers[0].outputs[0]
+    result = None if value.name in statistics else limited(value)
+    return value if result is None else _source(result, statistics)
 
 
 def _activations(node: ir.Node) -> list[ir.Value]:

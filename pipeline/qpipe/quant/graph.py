@@ -46,3 +46,13 @@ def replace_constant(node: ir.Node, index: int, array: Array, name: str = "") ->
         node.resize_inputs(len(node.inputs) + 1)
     node.replace_input_with(index, new)
     return new
+
+
+def is_plain(node: ir.Node) -> bool:
+    """Whether a layer adds a constant bias, or none, to weight times input: Gemm may scale both, or transpose."""
+    if len(node.inputs) > 2 and node.inputs[2] is not None and constant(node.inputs[2]) is None:
+        return False
+    if node.op_type != "Gemm":
+        return True
+    is_scaled = any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta"))
+    return not is_scaled and node.attributes.get_int("transA", 0) == 0

@@ -83,6 +83,21 @@ def float_weights(model: ir.Model, exclude: Sequence[str] = ()) -> list[Weight]:
     return [weight for weight in weights(model) if not weight.is_quantized and excluded.isdisjoint(weight.nodes)]
 
 
+def origins(model: ir.Model, float_model: ir.Model, where: str) -> list[tuple[Weight, Weight]]:
+    """The quantized weights, each with the float one that it came from; StageError where there is none."""
+    quantized = [weight for weight in weights(model) if weight.is_quantized]
+    named = {weight.name: weight for weight in weights(float_model)}
+    pairs = [(weight, named[weight.name]) for weight in quantized if weight.name in named]
+    if not quantized:
+        raise StageError(f"{where}: no weight is quantized yet; put a stage before it that quantizes them")
+    if not pairs:
+        raise StageError(
+            f"{where}: the quantized weights do not say which float weights they come from; put symmetric, asymmetric "
+            "or logarithmic before it, or another stage that quantizes by qpipe.quant.qdq"
+        )
+    return pairs
+
+
 def _weight(value: ir.Value, nodes: Sequence[ir.Node]) -> Weight | None:
     quantized = _read_quantized(value)
     array = quantized.dequantize() if quantized else constant(value)

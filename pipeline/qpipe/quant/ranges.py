@@ -58,12 +58,18 @@ def masses(tensor: TensorStatistics) -> Masses:
 
 def percentile_range(tensor: TensorStatistics, percentile: float) -> tuple[float, float]:
     """The quantiles that leave (100 - percentile) / 2 percent of the values out on each side, to within a bin."""
-    if not 50 < percentile <= 100:
-        raise StageError(f"percentile is {percentile}; it must be above 50 and at most 100")
+    out = (1 - check_percentile(percentile) / 100) / 2
     mass = masses(tensor)
     total = np.cumsum(mass.counts)
-    out = (1 - percentile / 100) / 2 * total[-1]
-    return _quantile(mass, total, out), _quantile(mass, total, total[-1] - out)
+    below = out * total[-1]
+    return _quantile(mass, total, below), _quantile(mass, total, total[-1] - below)
+
+
+def check_percentile(percentile: float) -> float:
+    """The same number; StageError unless it is one that an interval can hold of the values: above 50, at most 100."""
+    if not 50 < percentile <= 100:
+        raise StageError(f"percentile is {percentile}; it must be above 50 and at most 100")
+    return percentile
 
 
 def _quantile(mass: Masses, total: Array, below: float) -> float:

@@ -8,6 +8,7 @@ import numpy as np
 
 from qpipe.quant.arithmetic import scale_and_zero_point
 from qpipe.quant.codebook import Codebook, nearest
+from qpipe.quant.ranges import check_percentile
 from qpipe.types import Array
 
 Method = Literal["minmax", "percentile", "mse"]
@@ -21,12 +22,16 @@ WIDENED = tuple(2 ** (k / 16) for k in range(1, 9))
 def symmetric_scale(
     array: Array, codebook: Codebook, *, axis: int | None, method: Method = "minmax", percentile: float = 99.99
 ) -> Array:
-    """float32 scales, one ([]) or one per slice of `axis` ([C]); zero point 0. "mse" takes the least squared error.
+    """float32 scales, one ([]) or one per slice of `axis` ([C]); zero point 0. "mse" takes the least squared error,
+    "percentile" the interval that holds so many percent of the weights.
 
     A slice of zeros gets the largest scale of the others, so that its bias is coded as finely as theirs.
     """
     rows = _rows(np.abs(array) if method == "percentile" else array, axis)
-    amax = np.percentile(rows, percentile, axis=1) if method == "percentile" else np.abs(rows).max(axis=1)
+    if method == "percentile":
+        amax = np.percentile(rows, check_percentile(percentile), axis=1)
+    else:
+        amax = np.abs(rows).max(axis=1)
     scales = (amax / codebook.largest).astype(np.float32)
     dead = scales < np.finfo(np.float32).tiny
     scales[dead] = 1.0 if dead.all() else scales.max()
@@ -38,10 +43,12 @@ def symmetric_scale(
 def asymmetric_scale(
     array: Array, *, bits: int, axis: int | None, method: Method = "minmax", percentile: float = 99.99
 ) -> tuple[Array, Array]:
-    """float32 scales and int8 zero points that spread 2^bits levels over the weights' own interval."""
+    """float32 scales and int8 zero points that spread 2^bits levels over the weights' own interval; "percentile" leaves
+    (100 - percentile) / 2 percent of them out on each side."""
     rows = _rows(array, axis)
     if method == "percentile":
-        lows, highs = np.percentile(rows, [100 - percentile, percentile], axis=1)
+        out = (100 - check_percentile(percentile)) / 2
+        lows, highs = np.percentile(rows, [out, 100 - out], axis=1)
     else:
         lows, highs = rows.min(axis=1), rows.max(axis=1)
     if method == "mse":

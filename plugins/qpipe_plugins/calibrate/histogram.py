@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import onnx_ir as ir
 
+from qpipe.quant.activations import limited
 from qpipe.quant.inference import inferences, session
 from qpipe.quant.statistics import Statistics, Tally
 from qpipe.samples import Samples
@@ -45,8 +46,9 @@ def activations(model: ir.Model) -> list[str]:
 def _is_wanted(value: ir.Value) -> bool:
     if value.dtype != ir.DataType.FLOAT or value.shape is None or not value.shape.is_static():
         return False
-    limited = {node.op_type for node in value.consumers()} <= {"Relu", "Clip"}
-    return value.is_graph_output() or value.is_graph_input() or not limited
+    if value.is_graph_output() or value.is_graph_input():
+        return True
+    return bool(value.uses()) and limited(value) is None
 
 
 def _ahead(runs: Iterator[dict[str, Array]]) -> Iterator[dict[str, Array]]:

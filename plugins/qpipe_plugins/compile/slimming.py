@@ -79,7 +79,7 @@ def strip(model: ir.Model, own: set[ir.Node]) -> None:
         value.metadata_props.clear()
         if value not in kept:  # an inner tensor's type and shape are inferred by whoever loads the file
             value.type = value.shape = None
-    taken = {value.name for value in kept}
+    taken = ir.convenience.create_value_mapping(model.graph)
     names = (name for number in itertools.count() if (name := f"t{number:x}") not in taken)
     for value in dict.fromkeys(inner):
         if value not in kept:

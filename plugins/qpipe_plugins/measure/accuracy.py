@@ -69,7 +69,10 @@ def _measurement(metric: qpipe.Metric, contributions: Sequence[Any]) -> qpipe.Me
     resampled = []
     if n > 1 and not (interval and numbers):
         resampled = statistics.resample(contributions, metric.reduce, resamples=metric.resamples)
-        interval = interval or statistics.percentiles(resampled, value, n)
+        # no unit, and none of a thousand draws outside of 0 to 1: a share, or a mean of shares
+        is_share = not metric.unit and all(0 <= each <= 1 for each in (value, *resampled))
+        bounds = statistics.SHARE if is_share else statistics.ANYWHERE
+        interval = interval or statistics.percentiles(resampled, value, n, bounds)
     low, high = interval or (None, None)
     raw = [float(each) for each in contributions] if numbers else resampled
     return qpipe.Measurement(

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 import qpipe
-from qpipe.compare.statistics import paired_ratio, t_interval
-from qpipe_plugins.measure.rounds import Journal
+from qpipe.compare.statistics import paired_ratio
+from qpipe_plugins.measure.rounds import Journal, interval
 
 ENOUGH_FOR_P99 = 299  # fewer values bound no 99th percentile: 0.99^299 < 0.05
-Rounds = Mapping[int, qpipe.Round]  # by number
+Rounds = Sequence[qpipe.Round]
 
 
 def latency(
@@ -35,38 +35,57 @@ def latency(
     that fails drops out, and the others go on. Cost: builds x rounds x (start + warmup + values).
     """
     failures: dict[str, str] = {}
-    taken: dict[str, dict[int, qpipe.Round]] = {}
+    taken: list[dict[str, qpipe.Round]] = []
     journal = Journal(workdir / "rounds.jsonl", {"values": values, "warmup_s": warmup_s, "round_s": round_s})
-    for each in deployments.present:
-        taken[each.name] = journal.read(each.name, each.stored.digest)
-    for done, (number, each) in enumerate(turns(deployments.present, rounds)):
-        if each.name not in failures and number not in taken[each.name]:
-            try:
-                result = device.round(each.stored, device_samples, warmup_s=warmup_s, values=values, budget_s=round_s)
-            except qpipe.DeviceError as error:
-                device.capabilities()  # raises where it is the device that failed, not the build
-                failures[each.name] = str(error)
+
+    def once(each: qpipe.Deployed) -> qpipe.Round:
+        return device.round(each.stored, device_samples, warmup_s=warmup_s, values=values, budget_s=round_s)
+
+    for number, order in enumerate(turns(deployments.present, rounds)):
+        running = [each for each in order if each.name not in failures]
+        kept = journal.read(number, {each.name: each.stored.digest for each in running})
+        taken.append(kept or {})
+        for done, each in enumerate(running if kept is None else []):
+            result = _timed(once, each, device)
+            if isinstance(result, str):
+                failures[each.name] = result
             else:
-                taken[each.name][number] = result
+                taken[-1][each.name] = result
                 journal.append(each.name, each.stored.digest, number, result)
-        progress(done + 1, rounds * len(deployments.present), "rounds")
+            progress(number * len(order) + done + 1, rounds * len(order), "rounds")
+        progress((number + 1) * len(order), rounds * len(order), "rounds")  # also of those read back or dropped
     survivors = [each for each in deployments.present if each.name not in failures]
     if not survivors:
         reasons = "; ".join(failures.values()) or "none was deployed"
         raise qpipe.StageError(f"latency: no build ran: {reasons}")
-    measured = {each.name: {number: taken[each.name][number] for number in range(rounds)} for each in survivors}
+    measured = {each.name: [each_round[each.name] for each_round in taken] for each in survivors}
     found = [measurement for each in survivors for measurement in _measurements(each, measured, survivors)]
     if failures:
+        all_of = len(deployments.present)
         reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-        raise qpipe.IncompleteError(f"latency: {len(failures)} of {len(taken)} builds did not run: {reasons}", found)
+        raise qpipe.IncompleteError(f"latency: {len(failures)} of {all_of} builds did not run: {reasons}", found)
     return found
 
 
-def turns(builds: Sequence[qpipe.Deployed], rounds: int) -> list[tuple[int, qpipe.Deployed]]:
-    """Whose turn it is: every round visits all, from a random start, every other round backwards (ABBA)."""
+def turns(builds: Sequence[qpipe.Deployed], rounds: int) -> list[Sequence[qpipe.Deployed]]:
+    """Whose turn it is in each round: all, from a random start, every other round backwards (ABBA)."""
     start = int(np.random.default_rng().integers(max(1, len(builds))))
     order = [*builds[start:], *builds[:start]]
-    return [(number, each) for number in range(rounds) for each in (order if number % 2 == 0 else order[::-1])]
+    return [order if number % 2 == 0 else order[::-1] for number in range(rounds)]
+
+
+def _timed(
+    once: Callable[[qpipe.Deployed], qpipe.Round], deployed: qpipe.Deployed, device: qpipe.Device
+) -> qpipe.Round | str:
+    """A round of a build, or why there is none. The first failure may have been the line's: it gets a second try."""
+    reason = ""
+    for _ in range(2):
+        try:
+            return once(deployed)
+        except qpipe.DeviceError as error:
+            reason = str(error)
+            device.capabilities()  # raises where it is the device that failed, not the build
+    return reason
 
 
 def _measurements(
@@ -74,23 +93,23 @@ def _measurements(
 ) -> list[qpipe.Measurement]:
     """All numbers of one build."""
     rounds = measured[deployed.name]
-    by_round = [list(each.values_ms) for each in rounds.values()]
+    by_round = [list(each.values_ms) for each in rounds]
     pooled = sorted(value for values in by_round for value in values)
     medians = [statistics.median(values) for values in by_round]
     found = [
         _one("latency_ms", statistics.median(pooled), medians, by_round),
         _one("latency_p90_ms", _percentile(pooled, 0.90), [_percentile(sorted(each), 0.90) for each in by_round]),
         _one("latency_min_ms", pooled[0]),
-        _one("load_ms", *_median_of([each.load_ms for each in rounds.values()])),
-        _one("first_ms", *_median_of([each.first_ms for each in rounds.values()])),
+        _one("load_ms", *_median_of([each.load_ms for each in rounds])),
+        _one("first_ms", *_median_of([each.first_ms for each in rounds])),
     ]
     if len(pooled) >= ENOUGH_FOR_P99:
         found.append(_one("latency_p99_ms", _percentile(pooled, 0.99)))
     reference = float_of(deployed, all_deployed)
     if reference and not deployed.is_float:
-        floats = [statistics.median(each.values_ms) for each in measured[reference.name].values()]
-        ratio, interval = paired_ratio(medians, floats)
-        low, high = interval or (None, None)
+        floats = [statistics.median(each.values_ms) for each in measured[reference.name]]
+        ratio, over_rounds = paired_ratio(medians, floats)
+        low, high = over_rounds or (None, None)
         found.append(qpipe.Measurement("latency_ratio", ratio, "", low, high, len(medians)))
     return [qpipe.Measurement(**{**vars(each), "deployed": deployed.name}) for each in found]
 
@@ -106,8 +125,8 @@ def float_of(deployed: qpipe.Deployed, among: Sequence[qpipe.Deployed]) -> qpipe
 def _one(
     metric: str, value: float, over_rounds: Sequence[float] = (), raw: Sequence[Sequence[float]] = ()
 ) -> qpipe.Measurement:
-    """One number in ms, its interval from one number a round."""
-    low, high = t_interval(over_rounds) or (None, None) if over_rounds else (None, None)
+    """One number in ms, with its interval where each round gave that number, too."""
+    low, high = interval(value, over_rounds) or (None, None)
     return qpipe.Measurement(metric, value, "ms", low, high, max(1, len(over_rounds)), rounds=raw)
 
 

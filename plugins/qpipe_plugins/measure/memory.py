@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 import qpipe
-from qpipe.compare.statistics import t_interval
+from qpipe_plugins.measure.rounds import interval
 
 
 def memory(
@@ -35,7 +35,7 @@ def memory(
 
 
 def _measurement(metric: str, values: Sequence[float], deployed: str) -> qpipe.Measurement:
-    low, high = t_interval(values) or (None, None)
-    rounds = [[value] for value in values]
     median = statistics.median(values)
+    low, high = interval(median, values) or (None, None)
+    rounds = [[value] for value in values]
     return qpipe.Measurement(metric, median, "MB", low, high, len(values), deployed=deployed, rounds=rounds)

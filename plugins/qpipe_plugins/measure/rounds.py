@@ -1,39 +1,53 @@
-"""The journal of rounds: each is on disk before the next begins, so that a killed measurement goes on where it was."""
+"""What measuring in rounds needs: a journal, so that a killed measurement goes on, and the interval over rounds."""
 
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import qpipe
+from qpipe.compare.statistics import Interval, t_quantile
 
 FRESH_S = 3600.0  # older rounds are measured again: heat and load were other ones
+PAUSE_S = 300.0  # a longer one between two builds of a round, and they were not measured under the same heat and load
 
 
 class Journal:
-    """A file of one round a line; only rounds of the same build and options, no older than an hour, are read back."""
+    """A file of one round of one build a line. A round is read back where it is whole, or else all of it is taken anew:
+    builds are compared round by round, and a failed build that is back must not meet what others took long before."""
 
     def __init__(self, path: Path, options: Mapping[str, float]) -> None:
         self.path, self.options = path, dict(options)
 
-    def read(self, name: str, digest: str) -> dict[int, qpipe.Round]:
-        """The rounds of a build by number; a line that was cut is passed over."""
-        found: dict[int, qpipe.Round] = {}
+    def read(self, number: int, digests: Mapping[str, str]) -> dict[str, qpipe.Round] | None:
+        """A round of all these builds {name: digest}; None where one lacks it, it is old, or it was taken in parts."""
+        last: dict[str, dict[str, Any]] = {}
+        for entry in self._entries():
+            name = entry["name"]
+            same = (entry["round"], entry["digest"], entry["options"]) == (number, digests.get(name), self.options)
+            if same and 0 <= time.time() - entry["at"] < FRESH_S:
+                last[name] = entry
+        times = sorted(entry["at"] for entry in last.values())
+        at_once = all(after - before < PAUSE_S for before, after in pairwise(times))
+        if last.keys() != digests.keys() or not at_once:
+            return None
+        return {name: qpipe.Round(**entry["result"]) for name, entry in last.items()}
+
+    def _entries(self) -> Iterator[dict[str, Any]]:
+        """Oldest first; a line that was cut is passed over."""
         if not self.path.is_file():
-            return found
+            return
         for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                entry = json.loads(line)
-            except ValueError:
-                continue
-            same = (entry["name"], entry["digest"], entry["options"]) == (name, digest, self.options)
-            if same and time.time() - entry["at"] < FRESH_S:
-                found[entry["round"]] = qpipe.Round(**entry["result"])
-        return found
+            with suppress(ValueError):
+                yield json.loads(line)
 
     def append(self, name: str, digest: str, number: int, result: qpipe.Round) -> None:
         """Keep a round; it is on disk when this returns."""
@@ -50,3 +64,15 @@ class Journal:
         with self.path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read() == b"\n"
+
+
+def interval(value: float, by_round: Sequence[float]) -> Interval | None:
+    """The studentized interval of a value over all rounds (pooled median, percentile), from the same number of each
+    round; None for a single round. Sectioning: the spread is about the value itself, which so never lies outside
+    (Nakayama 2014, "Confidence intervals for quantiles using sectioning when applying variance-reduction techniques").
+    """
+    n = len(by_round)
+    if n < 2:
+        return None
+    half = t_quantile(n - 1) * math.sqrt(sum((each - value) ** 2 for each in by_round) / (n - 1) / n)
+    return value - half, value + half

@@ -27,6 +27,7 @@ def fold(model: ir.Model) -> bool:
         if not _infer(model):
             return False
         changed = _fold_constants(model)
+    _fold_factors(model.graph)
     _fold_batch_norms(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
@@ -109,7 +110,22 @@ def _static(value: ir.Value | None) -> list[int] | None:
     return sizes if shape is not None and len(sizes) == len(shape) else None
 
 
-# ---- batch norm
+# ---- layers
+
+
+def _fold_factors(graph: ir.Graph) -> None:
+    """The alpha and beta of a Gemm go into its weight and bias, where these are constant."""
+    for node in graph:
+        if node.op_type != "Gemm" or node.domain:
+            continue
+        for index, name in ((1, "alpha"), (2, "beta")):
+            value = node.inputs[index] if index < len(node.inputs) else None
+            factor, array = node.attributes.get_float(name, 1.0), constant(value)
+            if value is not None and (array is None or array.dtype != np.float32):
+                continue
+            if array is not None and factor != 1.0:
+                replace_constant(node, index, (array * np.float64(factor)).astype(np.float32))
+            node.attributes.pop(name, None)
 
 
 def _fold_batch_norms(graph: ir.Graph) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +12,9 @@ from google.protobuf.message import DecodeError
 from onnx_ir.passes import common
 
 from qpipe.errors import StageError, suggest
+from qpipe.external import LARGEST, external_tensors, locate, location
 from qpipe_plugins.models.folding import fold
 
-LARGEST = 2**31 - 1  # bytes: protobuf's limit for one message, and so for what passes between the stages
 OPSET = 17
 # how many elements these give depends on values: what follows may stay without a shape
 OPEN = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "If", "Loop", "Scan"}
@@ -63,15 +63,12 @@ def _read(path: Path, where: str) -> onnx.ModelProto:
 
 def _read_external(proto: onnx.ModelProto, folder: Path, where: str) -> None:
     total = 0
-    for tensor in _tensors(proto.graph):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        location = next((entry.value for entry in tensor.external_data if entry.key == "location"), "")
-        file = (folder / location).resolve()
-        if Path(location).is_absolute() or not file.is_relative_to(folder.resolve()):
-            raise StageError(f"{where}: weight '{tensor.name}' lies in '{location}'; it must lie in the model's folder")
+    for tensor in external_tensors(proto):
+        place, file = location(tensor), locate(tensor, folder)
+        if file is None:
+            raise StageError(f"{where}: weight '{tensor.name}' lies in '{place}'; it must lie in the model's folder")
         if not file.is_file():
-            raise StageError(f"{where}: weight '{tensor.name}' lies in '{location}', which is missing; put it there")
+            raise StageError(f"{where}: weight '{tensor.name}' lies in '{place}', which is missing; put it there")
         total += int(np.prod(tensor.dims, dtype=np.float64)) * 4
         if total > LARGEST:
             raise StageError(f"{where}: more than {LARGEST} bytes of weights; qpipe takes networks below 2 GiB")
@@ -81,16 +78,6 @@ def _read_external(proto: onnx.ModelProto, folder: Path, where: str) -> None:
             raise StageError(f"{where}: weight '{tensor.name}': {_first_line(error)}; export it again") from error
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
-
-
-def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            yield from [attribute.t] if attribute.HasField("t") else []
-            yield from attribute.tensors
-            for inner in [attribute.g] if attribute.HasField("g") else attribute.graphs:
-                yield from _tensors(inner)
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.errors import StageError
 from qpipe.quant import qdq
+from qpipe.quant.graph import is_plain
 from qpipe.quant.statistics import Statistics
 from qpipe.types import Array
 
@@ -15,20 +15,16 @@ def correct_bias(model: ir.Model, float_model: ir.Model, statistics: Statistics)
     """Move each output channel's mean back to the float network's, by the mean of the layer's inputs.
 
     Takes a second; no samples: calibration has gathered the means. Quantize the weights before it. Biases are set anew
-    from the float network's, so twice is the same as once.
+    from the float network's, so twice is the same as once; one that is computed, or that Gemm scales, is left alone.
     Method: Nagel et al. 2019, section 4.2 (arXiv 1906.04721), with measured means instead of batch norm's.
     """
-    origins = {weight.name: weight for weight in qdq.weights(float_model)}
-    corrected = [weight for weight in qdq.weights(model) if weight.is_quantized and weight.name in origins]
-    if not corrected:
-        raise StageError("quantize correct_bias: no weight is quantized yet; put a stage before it that quantizes them")
-    for weight in corrected:
-        error = weight.array - origins[weight.name].array
-        for node, origin in zip(weight.nodes, origins[weight.name].nodes, strict=True):
-            means = _input_means(node, statistics)
+    for weight, origin in qdq.origins(model, float_model, "quantize correct_bias"):
+        error = weight.array - origin.array
+        for node, source in zip(weight.nodes, origin.nodes, strict=True):
+            means = _input_means(node, statistics) if is_plain(source) else None
             shift = None if means is None else _shift(weight, node, error, means)
             if shift is not None:
-                bias = qdq.bias(origin)
+                bias = qdq.bias(source)
                 qdq.set_bias(model, node, (0 if bias is None else bias) - shift)
     return model
 

@@ -12,6 +12,7 @@ from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import along_axis
 from qpipe.quant.codebook import Codebook
+from qpipe.quant.graph import is_plain
 from qpipe.quant.inference import inferences, session
 from qpipe.samples import Samples
 from qpipe.types import Array, Progress
@@ -60,11 +61,13 @@ def gptq(
     Put it after a stage that quantizes weights. `damping` is a part of the mean variance, against overfitting.
     Method: Frantar et al. 2022 (arXiv 2210.17323), on the inputs' covariance, by float inputs.
     """
-    chosen = [weight for weight in qdq.weights(model) if weight.is_quantized and weight.kind != "matmul"]
-    origins = {weight.name: weight for weight in qdq.weights(float_model)}
-    pairs = {origins[weight.name]: weight for weight in chosen if weight.name in origins}
+    found = qdq.origins(model, float_model, "quantize gptq")
+    pairs = {origin: weight for weight, origin in found if weight.kind != "matmul" and all(map(is_plain, origin.nodes))}
     if not pairs:
-        raise StageError("quantize gptq: no weight is quantized yet; put a stage before it that quantizes them")
+        raise StageError(
+            "quantize gptq: no quantized weight is one it can round anew; it takes those of Conv and of Gemm without "
+            "alpha, beta, transA or a computed bias"
+        )
     moments = _observe(float_model, list(pairs), calibration_samples, samples, positions, progress)
     for done, (origin, weight) in enumerate(pairs.items()):
         progress(done, len(pairs), "layers")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,12 +58,15 @@ def images(
 
     The short side is resized to `resize` (else to `size`, where the image is not of that size already; bilinear), then
     the centre cropped; with crop none the whole image is squeezed into the square. The network gets (pixel - mean) /
-    std, mean and std in pixels of 0 to 255. `calibrate` and `evaluate` take that many, evenly spread.
+    std, mean and std in pixels of 0 to 255. `calibrate` and `evaluate` take that many, evenly spread. Classes that have
+    names are numbered in the order of these, as the whole of `evaluation` has them.
     """
     chosen = _spread(_pictures(calibration, calibration_labels), calibrate)
-    scored = _spread(_pictures(evaluation, evaluation_labels), evaluate)
+    everything = _pictures(evaluation, evaluation_labels)
+    scored = _spread(everything, evaluate)
     _check_overlap(chosen, scored)
-    classes = sorted({p.label for p in chosen + scored if isinstance(p.label, str)})
+    # a class keeps its number however few images are taken
+    classes = sorted({p.label for p in everything if isinstance(p.label, str)})
     fit = Fit(size, resize, crop, colours)
     how = Preprocessing(_channels(mean, "mean"), _channels(std, "std"), layout, dtype)
     return Dataset(_stream(chosen, classes, fit), _stream(scored, classes, fit), {"image": how}, classes)
@@ -82,14 +86,13 @@ def _pictures(folder: Path, labels: Path | None) -> list[Picture]:
     """All images of a folder, or those the CSV names, sorted by name."""
     if not folder.is_dir():
         raise StageError(f"images: no folder {folder}; give one with images in it")
-    # a recipe's empty variable arrives as the recipe's own folder
-    if labels is not None and not labels.is_dir():
+    if labels is not None:
         pictures = list(_listed(folder, labels))
     else:
         files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
         pictures = [_found(folder, file) for file in files if not file.name.startswith(".")]
     if not pictures:
-        raise StageError(f"images: no image in {labels if labels and labels.is_file() else folder}; put some there")
+        raise StageError(f"images: no image in {labels or folder}; put some there")
     return sorted(pictures, key=lambda picture: picture.name)
 
 
@@ -99,6 +102,9 @@ def _found(folder: Path, file: Path) -> Picture:
 
 
 def _listed(folder: Path, labels: Path) -> Iterator[Picture]:
+    if labels.is_dir():
+        hint = "give a CSV with the columns file,label, or null for none"
+        raise StageError(f"images: labels {labels} is a folder; {hint}")
     if not labels.is_file():
         raise StageError(f"images: no labels {labels}; give a CSV with the columns file,label")
     with labels.open(encoding="utf-8-sig", newline="") as text:
@@ -107,6 +113,8 @@ def _listed(folder: Path, labels: Path) -> Iterator[Picture]:
             raise StageError(f"{labels}:1: columns are {', '.join(rows.fieldnames or ())}; they must be file,label")
         for row in rows:
             name, label = (row["file"] or "").strip(), (row["label"] or "").strip()
+            if Path(name).is_absolute() or ".." in Path(os.path.normpath(name)).parts:
+                raise StageError(f"{labels}:{rows.line_num}: '{name}' is not below {folder}; name a file in that")
             if not (folder / name).is_file():
                 raise StageError(f"{labels}:{rows.line_num}: no file '{name}' in {folder}; name it relative to that")
             yield Picture(folder / name, name, int(label) if label.lstrip("-").isdigit() else label)
@@ -139,8 +147,9 @@ def _digest(picture: Picture) -> bytes:
 
 
 def _stream(pictures: list[Picture], classes: Sequence[str], fit: Fit) -> Iterator[Sample]:
+    number = {name: index for index, name in enumerate(classes)}
     for picture in pictures:
-        target = classes.index(picture.label) if isinstance(picture.label, str) else picture.label
+        target = number.get(picture.label) if isinstance(picture.label, str) else picture.label
         yield Sample(picture.name, {"image": _pixels(picture.file, fit)}, target)
 
 

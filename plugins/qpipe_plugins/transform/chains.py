@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.quant.graph import constant, replace_constant
+from qpipe.quant.graph import constant, is_plain, replace_constant
 from qpipe.types import Array
 
 # a positive factor per channel goes through these; Clip(0, b) too, as far as no value crosses b
@@ -110,15 +110,7 @@ def _layer(node: ir.Node) -> Layer | None:
     weight = constant(node.inputs[1]) if node.op_type in ("Conv", "Gemm") else None
     if weight is None or weight.dtype != np.float32:
         return None
-    if len(node.inputs) > 2 and node.inputs[2] is not None and constant(node.inputs[2]) is None:
-        return None
-    if node.op_type == "Gemm" and (
-        node.attributes.get_int("transA", 0) != 0
-        or node.attributes.get_float("alpha", 1.0) != 1
-        or node.attributes.get_float("beta", 1.0) != 1
-    ):
-        return None
-    return Layer(node, weight)
+    return Layer(node, weight) if is_plain(node) else None
 
 
 def _tied(node: ir.Node) -> list[ir.Value] | None:

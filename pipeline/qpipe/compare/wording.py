@@ -1,0 +1,65 @@
+"""Numbers as people read them: shares in percent, the others in their unit, no more digits than are worth reading."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+Row = Mapping[str, Any]  # as pareto_rows has them
+
+RATIO = "latency_ratio"
+EXACT_DB = 200  # sqnr's cap: the same to the last bit
+TITLES = {RATIO: "x float", "sqnr_db": "SQNR dB"}
+
+
+def is_share(metric: str, rows: Sequence[Row]) -> bool:
+    """Whether it is a fraction between 0 and 1, which people read as percent."""
+    measured = [row["metrics"][metric] for row in rows if metric in row["metrics"]]
+    fractions = all(each["unit"] == "" and 0 <= each["value"] <= 1 for each in measured)
+    return metric != RATIO and fractions and bool(measured)
+
+
+def heading(metric: str, rows: Sequence[Row]) -> str:
+    """A metric's column title, with its unit."""
+    if is_share(metric, rows):
+        return f"{metric} %"
+    name, _, unit = metric.rpartition("_")
+    return TITLES.get(metric) or (f"{name} {'MB' if unit == 'mb' else unit}" if unit in ("mb", "ms") else metric)
+
+
+def cell(measured: Mapping[str, Any] | None, share: bool) -> str:
+    """A value with half the width of its interval: 85.2 ±1.2."""
+    if measured is None:
+        return "-"
+    if _is_exact(measured):
+        return "exact"
+    scale, digits = _scale(measured, share)
+    text = f"{measured['value'] * scale:.{digits}f}"
+    if measured["low"] is None or measured["high"] is None:
+        return text
+    return f"{text} ±{(measured['high'] - measured['low']) / 2 * scale:.{digits}f}"
+
+
+def phrase(metric: str, measured: Mapping[str, Any], share: bool) -> str:
+    """A number for a sentence: latency 1.45 ms (1.41 to 1.53)."""
+    unit = "%" if share else measured["unit"]
+    name = metric.removesuffix(f"_{unit.lower()}")
+    if _is_exact(measured):
+        return f"{name} exact"
+    scale, digits = _scale(measured, share)
+    text = f"{name} {measured['value'] * scale:.{digits}f} {unit}".rstrip()
+    if measured["low"] is None or measured["high"] is None:
+        return text
+    return f"{text} ({measured['low'] * scale:.{digits}f} to {measured['high'] * scale:.{digits}f})"
+
+
+def _is_exact(measured: Mapping[str, Any]) -> bool:
+    return bool(measured["unit"] == "dB" and measured["value"] >= EXACT_DB)
+
+
+def _scale(measured: Mapping[str, Any], share: bool) -> tuple[int, int]:
+    """The factor to show a number with, and its decimals."""
+    value = abs(measured["value"])
+    if share or measured["unit"] == "dB" or value >= 50:
+        return (100 if share else 1), 1
+    return 1, (2 if value >= 0.1 or value == 0 else 4)

@@ -1,0 +1,136 @@
+"""The commands that read results: what they print of unfinished runs, on narrow terminals, and what to type next."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import scratch_lab
+from scratch_lab import Lab
+
+from qpipe.cli import main
+from qpipe.cli.results import print_pareto, rows
+from qpipe.store import Store
+from qpipe.types import Measurement
+
+DB = Path(".qpipe/results.db")
+Shell = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    return scratch_lab.lab(tmp_path)
+
+
+@pytest.fixture
+def qpipe(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """The command in this process: standard output and standard error of a line that must end with that status."""
+
+    def call(line: str, status: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["qpipe", *shlex.split(line)])
+        capsys.readouterr()
+        ended: object = 0
+        try:
+            main()
+        except SystemExit as error:
+            ended = error.code or 0
+        out, err = capsys.readouterr()
+        assert ended == status, f"{ended}\n{out}\n{err}"
+        return out, err
+
+    return call
+
+
+def test_a_run_that_was_cut_is_judged_by_what_it_has(qpipe: Shell) -> None:
+    qpipe("run recipe.yaml")
+    whole = json.loads(qpipe("pareto --json")[0])
+    with Store(DB) as store:
+        (run,) = store.runs()
+        store.resume_run(run["id"], objectives={"weight": "min", "latency_ms": "min"})  # as after a kill: no verdicts
+    assert json.loads(qpipe("pareto --json")[0]) == whole
+    assert any(row["on_front"] for row in whole)
+    out, _ = qpipe("pareto")
+    assert "tiny on one  (* = on the Pareto front of weight, latency_ms)" in out
+    assert "tiny on one: ship " in out
+
+
+@pytest.mark.parametrize("line", ["pareto", "runs", "show", "why tiny/import", "export --device d --scheme s -o out"])
+def test_reading_a_misspelt_database_makes_none(line: str, qpipe: Shell) -> None:
+    out, err = qpipe(f"{line} --db typo/results.db", 2)
+    assert (out, err) == ("", "qpipe: typo/results.db: there is no such database; give that of your runs with --db\n")
+    assert not Path("typo").exists()
+    out, err = qpipe(line, 2)
+    assert (out, err) == ("", "qpipe: .qpipe/results.db: no run yet; start one with: qpipe run RECIPE\n")
+    assert not Path(".qpipe").exists()
+
+
+def next_line(out: str) -> str:
+    """What a run says to type next, without the program's name."""
+    (found,) = re.findall(r"^next: qpipe (.*?)(?:   or: .*)?$", out, re.MULTILINE)
+    return str(found)
+
+
+def test_the_next_command_is_short_where_that_is_enough(qpipe: Shell) -> None:
+    line = next_line(qpipe("run recipe.yaml")[0])
+    assert re.fullmatch(r"export --device one --scheme \w+ -o shipped", line)
+    qpipe(line)
+
+
+def test_the_next_command_works_with_several_of_all_and_results_elsewhere(lab: Lab, qpipe: Shell) -> None:
+    lab.edit("recipe.yaml", "models: {tiny: tiny}", "models: {tiny: tiny, small: tiny}")
+    lab.edit("recipe.yaml", "builds: {packed: pack}", "builds: {packed: pack, wide: {pack: {threads: 2}}}")
+    lab.edit("recipe.yaml", "devices: [one]", "devices: [one, two]")
+    out, _ = qpipe("run recipe.yaml --db 'my results/r.db' --cache 'my results/cache'")
+    line = next_line(out)
+    words = shlex.split(line)
+    assert "--model" in words
+    assert "--build" in words
+    qpipe(line)
+    measured = json.loads(Path("shipped/manifest.json").read_text(encoding="utf-8"))["measured"]
+    picked = {name: measured[name] for name in ("device", "scheme", "model", "build")}
+    assert picked == {name: words[words.index(f"--{name}") + 1] for name in picked}
+
+
+def add(store: Store, run: str, scheme: str) -> None:
+    place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
+    numbers = [
+        ("latency_ms", 1.451, "ms", 0.05), ("map50", 0.852, "", 0.011), ("size_mb", 0.612, "MB", None),
+        ("latency_ratio", 0.61, "", 0.02), ("memory_mb", 31.4, "MB", 0.3), ("agreement", 0.97, "", 0.01),
+        ("sqnr_db", 31.2, "dB", 0.4),
+    ]  # fmt: skip
+    store.record_measurements(run, place, [
+        Measurement(name, value, unit, value - half if half else None, value + half if half else None, 10)
+        for name, value, unit, half in numbers
+    ])  # fmt: skip
+
+
+@pytest.mark.parametrize(("width", "whole"), [(80, False), (140, True)])
+def test_a_table_keeps_to_the_terminal_and_leaves_the_least_out(
+    width: int, whole: bool, lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # for rich: a terminal
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(width))
+    objectives = {"latency_ms": "min", "map50": "max", "size_mb": "min"}
+    with Store(DB) as store:
+        recipe = {"recipe_path": "", "recipe_digest": "", "recipe_text": ""}
+        run = store.new_run("net", **recipe, versions={}, objectives=objectives)
+        for scheme in ("float32", "int8-equalized"):
+            add(store, run, scheme)
+        print_pareto(store, run, rows(store, run))
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
+    table = lines[2:5]
+    assert [len(line.rstrip()) <= width for line in table] == [True] * 3
+    assert re.split(r"\s{2,}", table[0].strip())[:4] == ["scheme", "latency ms", "map50 %", "size MB"]
+    assert re.split(r"\s{2,}", table[2].strip())[1:5] == ["int8-equalized", "1.45 ±0.05", "85.2 ±1.1", "0.61"]
+    assert ("SQNR dB" in table[0]) == whole
+    note = "(too narrow for memory MB, SQNR dB: widen the terminal, or use --json)"
+    assert (note in lines) != whole
+    assert any("latency 1.45 ms (1.40 to 1.50), map50 85.2 % (84.1 to 86.3), size 0.61 MB" in line for line in lines)
