@@ -53,11 +53,11 @@ def test_a_run_that_was_cut_is_judged_by_what_it_has(qpipe: Shell) -> None:
     whole = json.loads(qpipe("pareto --json")[0])
     with Store(DB) as store:
         (run,) = store.runs()
-        store.resume_run(run["id"], objectives={"weight": "min", "latency_ms": "min"})  # as after a kill: no verdicts
+        store.record_verdicts(run["id"], [])  # as after a kill: judging comes last
     assert json.loads(qpipe("pareto --json")[0]) == whole
     assert any(row["on_front"] for row in whole)
     out, _ = qpipe("pareto")
-    assert "tiny on one  (* = on the Pareto front of weight, latency_ms)" in out
+    assert "tiny on one  (* = on the Pareto front of latency_ms, weight)" in out
     assert "tiny on one: ship " in out
 
 

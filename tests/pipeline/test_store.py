@@ -94,6 +94,17 @@ def test_a_resumed_run_is_running_again(store: Store) -> None:
     assert (store.run(run)["state"], store.run(run)["finished"]) == ("running", None)
 
 
+def test_a_resumed_run_forgets_its_numbers_for_they_are_recorded_again(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    row = {"model": "m", "scheme": "s", "build": "b", "device": "d"}
+    store.record_measurements(run, row, [Measurement("latency_ms", 1.0, "ms", rounds=[[1.0, 2.0]])])
+    (kept,) = store.measurements(run)
+    assert store.values(kept["id"]) == [[1.0, 2.0]]
+    store.resume_run(run)
+    assert store.measurements(run) == []
+    assert store.values(kept["id"]) == []
+
+
 def test_the_latest_run_can_be_asked_for_by_recipe(store: Store) -> None:
     assert store.latest_run() is None
     a, b = store.new_run("a", **RECIPE), store.new_run("b", **RECIPE)
