@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import inspect
 import json
+import os
 import platform
 import re
 import sys
@@ -110,9 +111,14 @@ def _own_code(module: ModuleType) -> list[Path]:
 
 
 def _beside(file: Path) -> list[Path]:
-    """The modules that a file named in a recipe may import from its folder and the packages in it."""
-    found = (path for path in file.parent.rglob("*.py") if path != file)
-    return sorted(p for p in found if not any(map(_foreign, p.relative_to(file.parent).parts)))
+    """The modules that a file named in a recipe may import: those in its folder, in the folders there, and in packages
+    below these. Not all that lies below: a recipe's folder holds data, results and a cache that others write into."""
+    found = []
+    for root, folders, names in os.walk(file.parent):
+        descend = Path(root) == file.parent or "__init__.py" in names
+        folders[:] = [folder for folder in folders if descend and not _foreign(folder)]
+        found += [Path(root) / name for name in names if name.endswith(".py")]
+    return sorted(path for path in found if path != file)
 
 
 def _foreign(part: str) -> bool:

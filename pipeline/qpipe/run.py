@@ -189,6 +189,7 @@ class Runner:
                 f"{error.strerror or error}: {error.filename or self.workdir}; free space, or check the permissions"
             )
             self._tell(step, "failed", seconds=time.monotonic() - began, message=reason)
+            logs.append_traceback(self._scratch(step), error)
             raise StageError(reason) from error
         except QpipeError as error:
             self._tell(step, "failed", seconds=time.monotonic() - began, message=str(error))
