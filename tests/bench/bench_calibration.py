@@ -82,6 +82,9 @@ def ranges(model: str, samples: Samples) -> None:
 
 def case(method: str, model: str, folder: str, threads: str) -> None:
     samples = Samples(Path(folder))
+    if method == "ranges":
+        ranges(model, samples)
+        return
     start = time.perf_counter()
     {"minmax": minmax, "histogram": histogram}[method](model, samples, int(threads))
     seconds = time.perf_counter() - start
@@ -120,7 +123,8 @@ def main(model: str, images_folder: str) -> None:
             time_ratio = float(np.median([r["histogram"]["seconds"] / r["minmax"]["seconds"] for r in rounds]))
             peak_ratio = float(np.median([r["histogram"]["peak_mb"] / r["minmax"]["peak_mb"] for r in rounds]))
             print(f"200 samples: {time_ratio:.2f}x MinMax's time, {peak_ratio:.2f}x its peak memory")
-        ranges(model, Samples(Path(folders[200])))
+        # each in a process of its own: a child's peak memory is never below its parent's at the fork
+        subprocess.run([sys.executable, __file__, "--case", "ranges", model, folders[200], "0"], check=True)
         for method in ("minmax", "histogram"):
             peaks = {count: round(fresh(method, model, folders[count], 1)["peak_mb"]) for count in folders}
             print(f"{method}: peak MB by number of samples {peaks}")
