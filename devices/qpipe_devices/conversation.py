@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from typing import IO, Any
 
-from qpipe.errors import DeviceError
+from qpipe.errors import BusyError, DeviceError
 from qpipe.types import Process, Transport
 from qpipe_devices import package
 from qpipe_devices.agent import wire
@@ -142,7 +142,9 @@ class Conversation:
 
     def _checked(self, message: wire.Message) -> dict[str, Any]:
         if "error" in message.fields:
-            raise DeviceError(f"{self.name}: {message.fields['error']}")
+            reason = str(message.fields["error"])
+            kind = BusyError if reason.startswith("busy: ") else DeviceError
+            raise kind(f"{self.name}: {reason}")
         return message.fields
 
     def _lost(self, reason: str, fix: str = AGAIN) -> ConnectionLostError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from qpipe.errors import BusyError as BusyError
     from qpipe.errors import DeviceError as DeviceError
     from qpipe.errors import IncompleteError as IncompleteError
     from qpipe.errors import PluginError as PluginError
@@ -35,7 +36,7 @@ __version__ = "0.1.0"
 
 # name -> module: loaded when first asked for, so that `qpipe --help` does not pay for numpy
 _HOMES = {
-    "errors": ("DeviceError", "IncompleteError", "PluginError", "QpipeError", "RecipeError", "StageError"),
+    "errors": ("BusyError", "DeviceError", "IncompleteError", "PluginError", "QpipeError", "RecipeError", "StageError"),
     "hookspecs": ("Register", "RegisterDevice", "hookimpl"),
     "options": ("StageOption",),
     "samples": ("Samples",),

@@ -6,6 +6,7 @@ QpipeError
 ├── StageError      a stage could not do its work on this input
 │   └── IncompleteError  it did a part, which is kept
 └── DeviceError     a device, or the way to it, failed
+    └── BusyError       another run is at it
 
 A message is one line: `<where>: <what is wrong>; <what would be right>`, lower case, naming the value given and the
 values allowed. Where is file:line, a step or a device. Anything that is not a QpipeError is a bug and keeps its
@@ -45,6 +46,10 @@ class IncompleteError(StageError):
 
 class DeviceError(QpipeError):
     """A device, or the way to it, failed; it says nothing about the network."""
+
+
+class BusyError(DeviceError):
+    """Another run is at the device; it will be free when that ends."""
 
 
 def suggest(given: str, known: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from qpipe import artifacts, inventory, keys, recipe
 from qpipe.cache import Cache
 from qpipe.call import Call
 from qpipe.compare import pareto
-from qpipe.errors import DeviceError
+from qpipe.errors import BusyError, DeviceError
 from qpipe.events import Event, Listener
 from qpipe.plan import DeviceInPlan, Plan, Step, make
 from qpipe.recipe import Recipe
@@ -27,6 +27,7 @@ from qpipe.store import State, Store
 from qpipe.types import Capabilities, Device
 
 HOME = Path(".qpipe")
+PATIENCE_S = 3600.0  # a run waits so long for a device that another is at
 SMOKE = {"calibrate": 4, "evaluate": 4}  # samples of a --smoke run, where the samples stage has these options
 
 
@@ -188,7 +189,7 @@ def _ask(
         say(f"{name}: checking the device")
         device = inventory.open_device(name, call)
         try:
-            capabilities[name] = device.capabilities()
+            capabilities[name] = reach(device, say)
         except DeviceError as error:
             device.close()
             unreachable[name] = str(error)
@@ -199,6 +200,21 @@ def _ask(
     if not devices:
         raise DeviceError("; ".join(unreachable.values()))
     return capabilities, unreachable
+
+
+def reach(device: Device, say: Callable[[str], None], patience_s: float = PATIENCE_S) -> Capabilities:
+    """Ask a device what it is, waiting its turn where another run is at it; BusyError when patience ends."""
+    end, told = time.monotonic() + patience_s, False
+    while True:
+        try:
+            return device.capabilities()
+        except BusyError as error:
+            if time.monotonic() > end:
+                raise
+            if not told:
+                say(f"{error}; waiting")
+                told = True
+        time.sleep(1)
 
 
 def _workdir(session: Session, run: str) -> Path:

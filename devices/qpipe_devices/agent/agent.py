@@ -56,7 +56,7 @@ def take_lock(path: Path, holder: str) -> IO[str]:
         except OSError:
             if time.monotonic() > end:
                 file.seek(0)
-                raise AgentError(f"busy: held by {file.read().strip()}; wait for that run, or end it") from None
+                raise AgentError(f"busy: held by {file.read().strip()}") from None
             time.sleep(0.1)
     file.truncate(0)
     file.write(f"{holder} since {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n")

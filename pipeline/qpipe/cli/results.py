@@ -119,6 +119,8 @@ def print_run(store: Store, finished: Finished, asked: Request, command: str) ->
     """The end of a run: table, recommendation, where it all lies, what to type next."""
     own = rows(store, finished.run)
     print_pareto(store, finished.run, own)
+    if asked.smoke:
+        print_text("a smoke run: that all works is what it shows; its numbers are of too few samples to decide by")
     states = finished.outcome.states
     cached = sum(state == "cached" for state in states.values())
     steps = f"{cached} of {len(states)} steps cached"

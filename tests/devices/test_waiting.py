@@ -1,0 +1,35 @@
+"""A device that another run is at is waited for."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from qpipe.errors import BusyError
+from qpipe.execute import reach
+from qpipe_devices import local
+
+
+def test_a_run_waits_for_a_device_in_use_and_says_whose_it_is(tmp_path: Path) -> None:
+    holder, waiting = local("here", folder=tmp_path), local("here", folder=tmp_path)
+    holder.capabilities()
+    said: list[str] = []
+    timer = threading.Timer(8, holder.close)  # an agent itself waits for some seconds
+    timer.start()
+    assert reach(waiting, said.append).cores > 0
+    timer.join()
+    waiting.close()
+    (line,) = said
+    assert line.startswith("here: busy: held by ")
+    assert line.endswith("; waiting")
+
+
+def test_patience_ends(tmp_path: Path) -> None:
+    holder, waiting = local("here", folder=tmp_path), local("here", folder=tmp_path)
+    holder.capabilities()
+    with pytest.raises(BusyError, match="held by"):
+        reach(waiting, lambda _: None, patience_s=0)
+    holder.close()
+    waiting.close()
