@@ -81,10 +81,11 @@ def print_pareto(store: Store, run: str, own: list[Row]) -> None:
         table = [
             ["*" if row["on_front"] else "", f"{row['scheme']}{' ' + row['build'] if several else ''}"]
             + [cell(row["metrics"].get(metric), is_share(metric, group)) for metric in metrics]
+            + [row["reason"]]
             for row in group
         ]
-        headings = [heading(metric, group) for metric in metrics]
-        left_out = print_table(["", "scheme", *headings], table, headings, least=2 + len(objectives))
+        headings = [*(heading(metric, group) for metric in metrics), "off the front"]
+        left_out = print_table(["", "scheme", *headings], table, headings[:-1], least=2 + len(objectives))
         if left_out:
             print_text(f"(too narrow for {', '.join(left_out)}: widen the terminal, or use --json)")
         missing = [metric for metric in store.run(run)["objectives"] if metric not in objectives]

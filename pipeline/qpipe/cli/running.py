@@ -43,15 +43,16 @@ def request(
 
 def run(asked: Request, as_json: bool) -> None:
     """Run, show progress, end with the table and what to type next."""
-    session = open_session(asked)
     command = shlex.join(["qpipe", *(word for word in sys.argv[1:] if word != "--new")])  # to go on, not afresh
-    with Store(asked.db) as store:
-        try:
-            with display() as shown:
+    try:
+        with display() as shown:  # before the recipe is read: loading plugins takes seconds on a slow machine
+            session = open_session(asked)
+            with Store(asked.db) as store:
                 finished = execute.run(session, store, shown.event, shown.say)
-        except KeyboardInterrupt:
-            print(f"\nqpipe: interrupted; what is done is kept, go on with: {command}", file=sys.stderr)  # noqa: T201
-            sys.exit(130)
+    except KeyboardInterrupt:
+        print(f"\nqpipe: interrupted; what is done is kept, go on with: {command}", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    with Store(asked.db) as store:
         if as_json:
             print_json(results.rows(store, finished.run))
         else:

@@ -191,15 +191,17 @@ def _reason(
 
 
 def pareto_rows(store: Store, run: str) -> list[dict[str, Any]]:
-    """What `qpipe pareto --json` prints: one object a row, its coordinates, whether it is on the front, its metrics."""
+    """What `qpipe pareto --json` prints: one object a row, its coordinates, whether it is on the front and why not, its
+    metrics."""
     recipe, run = store.run(run)["recipe"], store.run(run)["id"]
     rows = candidates(store, run)
-    on_front = {_key(verdict): bool(verdict["on_front"]) for verdict in _verdicts_of(store, run, rows)}
+    judged = {_key(verdict): verdict for verdict in _verdicts_of(store, run, rows)}
+    verdict_of = {id(row): judged.get(_key(vars(row)), {"on_front": False, "reason": "not judged"}) for row in rows}
     return [
         {
             "recipe": recipe, "run": run, "model": row.model, "scheme": row.scheme, "build": row.build,
             "runtime": row.runtime, "device": row.device, **row.extra, "is_float": row.is_float,
-            "on_front": on_front.get(_key({**vars(row)}), False),
+            "on_front": bool(verdict_of[id(row)]["on_front"]), "reason": verdict_of[id(row)]["reason"],
             "metrics": {
                 name: {key: getattr(measured, key) for key in ("value", "unit", "low", "high", "n")}
                 for name, measured in row.metrics.items()
