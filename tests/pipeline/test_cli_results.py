@@ -131,6 +131,6 @@ def test_a_table_keeps_to_the_terminal_and_leaves_the_least_out(
     assert re.split(r"\s{2,}", table[0].strip())[:4] == ["scheme", "latency ms", "map50 %", "size MB"]
     assert re.split(r"\s{2,}", table[2].strip())[1:5] == ["int8-equalized", "1.45 ±0.05", "85.2 ±1.1", "0.61"]
     assert ("SQNR dB" in table[0]) == whole
-    note = "(too narrow for memory MB, SQNR dB: widen the terminal, or use --json)"
+    note = "(too narrow for memory MB, SQNR dB, off the front: widen the terminal, or use --json)"
     assert (note in lines) != whole
     assert any("latency 1.45 ms (1.40 to 1.50), map50 85.2 % (84.1 to 86.3), size 0.61 MB" in line for line in lines)

@@ -288,7 +288,7 @@ def test_the_rows_are_what_the_command_promises(bench: Bench) -> None:
     assert [row["scheme"] for row in rows] == ["float32", "int8-channel", "int8-tensor", "log4"]
     assert rows[1] == {
         "recipe": "ssd", "run": bench.run, "model": "net", "scheme": "int8-channel", "build": "ort",
-        "runtime": "onnxruntime", "device": "rpi4", "is_float": False, "on_front": True,
+        "runtime": "onnxruntime", "device": "rpi4", "is_float": False, "on_front": True, "reason": "",
         "metrics": {
             "latency_ms": {"value": 5.0, "unit": "ms", "low": 4.95, "high": 5.05, "n": 10},
             "map50": {"value": 0.85, "unit": "", "low": 0.849, "high": 0.851, "n": 500},
@@ -296,6 +296,7 @@ def test_the_rows_are_what_the_command_promises(bench: Bench) -> None:
         },
     }  # fmt: skip
     assert [row["on_front"] for row in rows] == [True, True, False, True]
+    assert rows[2]["reason"].startswith("dominated by ")
     assert pareto.pareto_rows(bench.store, bench.run[:-2]) == rows
 
 
