@@ -83,10 +83,14 @@ def _print_devices(entries: list[dict[str, Any]], as_json: bool) -> None:
     if as_json:
         print_json(entries)
         return
+    if not entries:
+        return
     columns = ("name", "driver", "arch", "cpu", "cores", "memory MB", "runtimes", "features", "checked")
     table = []
     for entry in entries:
         runtimes = ", ".join(f"{k} {v}" for k, v in (entry.get("runtimes") or {}).items())
+        if entry["checked"] and not runtimes:
+            runtimes = "none: install onnxruntime there"
         memory = f"{entry['memory_mb']:.0f}" if "memory_mb" in entry else ""
         table.append([
             entry["name"], entry["driver"], entry.get("arch"), entry.get("cpu"), entry.get("cores"), memory, runtimes,
