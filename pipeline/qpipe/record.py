@@ -23,14 +23,9 @@ class Recorder:
     def __init__(
         self, store: Store, run: str, plan: Plan, cache: Cache, devices: Mapping[str, Capabilities], workdir: Path
     ) -> None:
-        self.store, self.run, self.plan, self.cache, self.devices, self.workdir = (
-            store,
-            run,
-            plan,
-            cache,
-            devices,
-            workdir,
-        )
+        self.store, self.run = store, run
+        self.plan, self.cache = plan, cache
+        self.devices, self.workdir = devices, workdir
 
     def begin(self) -> None:
         """Record every step of the plan as pending, but for those that this run is through with already."""

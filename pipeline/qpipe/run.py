@@ -185,9 +185,8 @@ class Runner:
                 with logs.step_log(self._scratch(step), step.device):
                     self._on_device(step, progress)
         except OSError as error:
-            reason = (
-                f"{error.strerror or error}: {error.filename or self.workdir}; free space, or check the permissions"
-            )
+            place = error.filename or self.workdir
+            reason = f"{place}: {error.strerror or error}; free space, or check the permissions"
             self._tell(step, "failed", seconds=time.monotonic() - began, message=reason)
             logs.append_traceback(self._scratch(step), error)
             raise StageError(reason) from error

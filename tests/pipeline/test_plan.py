@@ -244,9 +244,22 @@ def test_the_runtime_of_this_machine_loads_what_its_version_says() -> None:
     assert onnxruntime.InferenceSession(model.SerializeToString()).get_inputs()[0].name == "x"
 
 
-def test_float_outputs_are_computed_anew_when_the_code_that_computes_them_changes(lab: Lab) -> None:
-    fields = keys.of_engine("reference")
-    assert {"version", "code"} <= fields.keys()
+def test_float_outputs_are_computed_anew_when_the_code_that_computes_them_changes(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    near = "\n\ndef near(deployed, float_outputs):\n    return []\n"
+    lab.write("stages.py", scratch_lab.PLUGIN + '    register("measure", near)\n' + near)
+    lab.edit("recipe.yaml", "measure: [energy,", "measure: [near, energy,")
+    before = expand(lab).steps["tiny/reference"].key
+    assert expand(lab).steps["tiny/reference"].key == before
+    engine = keys.of_engine
+    monkeypatch.setattr(keys, "of_engine", lambda kind: {**engine(kind), "code": "another"})
+    assert expand(lab).steps["tiny/reference"].key != before
+    reference = Path(keys.__file__).with_name("reference.py")
+    hashed: list[Path] = []
+    monkeypatch.setattr(keys, "_digest_code", lambda files: hashed.extend(files) or "digest")
+    engine("reference")
+    assert reference in hashed
 
 
 @pytest.mark.parametrize("version", ["", "unknown", "2"])
