@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import qpipe
-from qpipe import artifacts, inventory, keys, recipe
+from qpipe import exchange, inventory, keys, recipe
 from qpipe.cache import Cache
 from qpipe.call import Call
 from qpipe.compare import pareto
@@ -75,7 +75,7 @@ class Session:
         if not self.cache.has(step.kind, step.key):
             return {}
         try:
-            return artifacts.sample_digests(self.cache.folder(step.kind, step.key) / "value")
+            return exchange.sample_digests(self.cache.folder(step.kind, step.key) / "value")
         except (OSError, ValueError):  # damaged: as good as absent
             self.cache.remove(step.kind, step.key)
             return {}

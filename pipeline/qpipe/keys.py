@@ -27,7 +27,7 @@ Fields = dict[str, Any]
 OURS = "qpipe-edge"
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "pycocotools")
 # core code that results pass through
-SHARED = ("samples", "preprocess", "artifacts", "worker", "external", "compare/statistics")
+SHARED = ("samples", "preprocess", "exchange", "worker", "external", "compare/statistics")
 
 
 def key(fields: Mapping[str, Any]) -> str:

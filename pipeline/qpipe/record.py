@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qpipe import artifacts, keys, logs
+from qpipe import exchange, keys, logs
 from qpipe.cache import Cache
 from qpipe.errors import PluginError
 from qpipe.events import Event
@@ -77,13 +77,13 @@ class Recorder:
         build, origin = self._folder(compiled), self._folder(self.plan.steps[f"{deploy.coordinates['model']}/import"])
         runtime = compiled.call.name if compiled.call else ""
         if build.is_dir():  # it may have left the cache, while the measurement is still there
-            runtime = str(artifacts.read("compile", build).manifest["runtime"])
+            runtime = str(exchange.read("compile", build).manifest["runtime"])
         return {
             "runtime": runtime,
             "is_float": deploy.is_float,
             "model_digest": keys.digest(origin) if origin.is_dir() else None,
             "build_digest": keys.digest(build) if build.is_dir() else None,
-            "evaluation_digest": artifacts.sample_digests(self._folder(self.plan.samples))["evaluation"],
+            "evaluation_digest": exchange.sample_digests(self._folder(self.plan.samples))["evaluation"],
             "metric_digest": keys.key(keys.of_call(step.call)) if step.call else None,
             "target": asdict(target_of(self.devices[str(deploy.device)], runtime)),
             "fingerprint": self.devices[str(deploy.device)].fingerprint,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from qpipe import artifacts, logs, worker
+from qpipe import exchange, logs, worker
 from qpipe.cache import Cache
 from qpipe.call import named
 from qpipe.errors import IncompleteError, QpipeError, StageError
@@ -119,7 +119,7 @@ class Runner:
                 states[step.id] = "cached"
                 self._tell(step, "cached")
                 if step.kind == "measure":
-                    self._keep(step, artifacts.read("measure", self._folder(step)))
+                    self._keep(step, exchange.read("measure", self._folder(step)))
             elif lost := self._lost(step):
                 states[step.id] = "skipped"
                 self._tell(step, "skipped", message=f"needs {lost}")
@@ -221,7 +221,7 @@ class Runner:
         try:
             result = step.call.stage.function(*arguments, **step.call.resolved())
         except IncompleteError as error:
-            artifacts.check(step.kind, error.measurements)
+            exchange.check(step.kind, error.measurements)
             self._keep(step, error.measurements)
             raise
         except QpipeError:
@@ -229,14 +229,14 @@ class Runner:
         except Exception as error:
             logs.append_traceback(self._scratch(step), error)
             raise StageError(worker.broke(step.kind, step.call.name, step.id, error)) from error
-        artifacts.check(step.kind, result)
+        exchange.check(step.kind, result)
         if step.kind == "deploy":
             self.stored[step.id] = result
             return
         self._keep(step, result)
         if step.cacheable:  # only what the store took: a wrong number is not to come back from the cache
             with self.cache.put(step.kind, step.key) as out:
-                artifacts.write(step.kind, result, out)
+                exchange.write(step.kind, result, out)
 
     def _give(self, step: Step, parameter: str, progress: Any) -> Any:
         """What a device step's parameter gets."""
@@ -254,12 +254,12 @@ class Runner:
             return self._deployed(need.id)
         if need.kind == "upload":
             return self.stored[need.id]
-        value = artifacts.read(need.kind, self._folder(need))
+        value = exchange.read(need.kind, self._folder(need))
         return value[parameter.removesuffix("_samples")] if need.kind == "samples" else value
 
     def _deployed(self, id_: str) -> Deployed:
         step = self.plan.steps[id_]
-        build = artifacts.read("compile", self._folder(self.plan.steps[step.needs["build"]]))
+        build = exchange.read("compile", self._folder(self.plan.steps[step.needs["build"]]))
         return Deployed(step.label, build, self.stored[id_], step.is_float)
 
     def _keep(self, step: Step, measurements: Sequence[Measurement]) -> None:

@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from qpipe import artifacts, registry
+from qpipe import exchange, registry
 from qpipe.call import Call, found
 from qpipe.errors import QpipeError, StageError
 from qpipe.options import needs
@@ -147,9 +147,9 @@ def call(job: Job, progress: Progress) -> None:
     if job.kind == "reference":
         from qpipe.reference import float_outputs
 
-        model = artifacts.read(*job.needs["model"])
+        model = exchange.read(*job.needs["model"])
         outputs = float_outputs(model, _samples(job, "evaluation_samples"), progress)
-        artifacts.FloatOutputs.write(job.out, outputs)
+        exchange.FloatOutputs.write(job.out, outputs)
         return
     plugins = registry.load(job.plugins)
     stage = plugins.stage(job.kind, job.stage)
@@ -162,14 +162,14 @@ def call(job: Job, progress: Progress) -> None:
         }
         parameters = needs(stage.function)
         arguments = [brought[name] if name in brought else _needed(job, name) for name in parameters]
-        artifacts.write(job.kind, stage.function(*arguments, **options), job.out)
+        exchange.write(job.kind, stage.function(*arguments, **options), job.out)
 
 
 def _needed(job: Job, parameter: str) -> Any:
     if parameter in ("calibration_samples", "evaluation_samples"):
         return _samples(job, parameter)
-    return artifacts.read(*job.needs[parameter])
+    return exchange.read(*job.needs[parameter])
 
 
 def _samples(job: Job, parameter: str) -> Any:
-    return artifacts.read(*job.needs[parameter])[parameter.removesuffix("_samples")]
+    return exchange.read(*job.needs[parameter])[parameter.removesuffix("_samples")]

@@ -11,7 +11,7 @@ import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe import artifacts, execute
+from qpipe import exchange, execute
 from qpipe.errors import QpipeError
 from qpipe.events import Event
 from qpipe.handover import hand_over
@@ -89,7 +89,7 @@ def test_a_run_that_found_all_in_the_cache_can_be_exported(lab: Lab) -> None:
             if step.kind == "measure":
                 recording.event(Event(step.id, "cached"))
                 folder = session.cache.folder("measure", step.key) / "value"
-                recording.measured(step, artifacts.read("measure", folder))
+                recording.measured(step, exchange.read("measure", folder))
     export(session, again)
     assert Path("shipped/model.onnx").exists()
 

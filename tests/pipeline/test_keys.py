@@ -152,7 +152,7 @@ def test_the_code_of_a_built_in_is_its_module_and_the_core_arithmetic(monkeypatc
     keys.code(found.stage("quantize", "symmetric"))
     keys.code(found.stage("measure", "latency"))
     quantize, latency = ({"/".join(path.parts[-2:]) for path in paths} for paths in seen)
-    assert {"quantize/symmetric.py", "quant/qdq.py", "quant/ranges.py", "qpipe/artifacts.py"} <= quantize
+    assert {"quantize/symmetric.py", "quant/qdq.py", "quant/ranges.py", "qpipe/exchange.py"} <= quantize
     assert {"measure/latency.py", "measure/rounds.py"} <= latency
     assert not any(path.startswith("measure/") for path in quantize)
 

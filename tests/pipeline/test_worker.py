@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from qpipe import artifacts, worker
+from qpipe import exchange, worker
 from qpipe.call import Named
 from qpipe.errors import StageError
 from qpipe.types import Target
@@ -96,7 +96,7 @@ def job(tmp_path: Path) -> Callable[..., Job]:
     plugin = tmp_path / "given_stages.py"
     plugin.write_text(PLUGIN, encoding="utf-8")
     (tmp_path / "model").mkdir()
-    artifacts.write("import", ir.from_onnx_text(NETWORK), tmp_path / "model")
+    exchange.write("import", ir.from_onnx_text(NETWORK), tmp_path / "model")
 
     def make(**options: Any) -> Job:
         out = tmp_path / "out"
@@ -117,7 +117,7 @@ def run(job: Job) -> list[tuple[float, float | None, str]]:
 def test_what_a_stage_gives_is_written(job: Callable[..., Job]) -> None:
     made = job()
     run(made)
-    assert artifacts.read("quantize", made.out).metadata_props["arch"] == "mips"
+    assert exchange.read("quantize", made.out).metadata_props["arch"] == "mips"
 
 
 def test_all_that_a_stage_prints_goes_to_its_log(job: Callable[..., Job], capfd: pytest.CaptureFixture[str]) -> None:
@@ -180,6 +180,6 @@ def test_a_stage_gets_the_samples_it_names(tmp_path: Path) -> None:
     )  # fmt: skip
     (tmp_path / "samples").mkdir()
     (tmp_path / "out").mkdir()
-    artifacts.write("samples", data, tmp_path / "samples")
+    exchange.write("samples", data, tmp_path / "samples")
     needs = {f"{part}_samples": ("samples", tmp_path / "samples") for part in ("calibration", "evaluation")}
     run(Job("a step", "import", "count", {}, needs, None, tmp_path / "out", tmp_path / "log", [plugin]))
