@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from qpipe.types import Device as Device
     from qpipe.types import Measurement as Measurement
     from qpipe.types import Metric as Metric
+    from qpipe.types import Placement as Placement
+    from qpipe.types import Platform as Platform
     from qpipe.types import Preprocessing as Preprocessing
     from qpipe.types import Progress as Progress
     from qpipe.types import Round as Round
@@ -42,7 +44,7 @@ _HOMES = {
     "samples": ("Samples",),
     "types": (
         "Build", "Capabilities", "Dataset", "Deployed", "Deployments", "Device", "Measurement", "Metric",
-        "Preprocessing", "Progress", "Round", "Sample", "Stored", "Target",
+        "Placement", "Platform", "Preprocessing", "Progress", "Round", "Sample", "Stored", "Target",
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import typing
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ class Call:
     stage: Stage
     options: Mapping[str, Any]  # plain values; an option that takes stages holds Calls
     secret: frozenset[str] = frozenset()  # options whose values are never stored
+    beside: Mapping[str, Any] = field(default_factory=dict)  # written beside it: a model's samples, a device's target
+    where: str = field(default="", compare=False)  # file:line, for messages
 
     @property
     def kind(self) -> str:
@@ -113,7 +115,14 @@ class CallReader:
         stage = self.plugins.stage(of, name, where)
         own = (*steps, name)
         secret = {str(path[len(own)]) for path in self.source.secret if path[: len(own)] == own and path != own}
-        return Call(stage, self.options(stage, given, own), frozenset(secret))
+        return Call(stage, self.options(stage, given, own), frozenset(secret), where=where)
+
+    def accompanied(self, value: Any, companions: Sequence[str]) -> tuple[Any, dict[str, Any]]:
+        """A call written beside settings of its own, as `{onnx: {...}, samples: {...}}`: the call, and the settings."""
+        if not isinstance(value, dict) or len(value) < 2:
+            return value, {}
+        beside = {name: value[name] for name in companions if name in value}
+        return {name: own for name, own in value.items() if name not in beside}, beside
 
     def named(self, value: Any, where: str, kind: str | tuple[str, ...]) -> tuple[str, dict[str, Any]]:
         """The name and the options as they were written."""
@@ -130,10 +139,13 @@ class CallReader:
         """Options checked and filled in, paths made absolute, stages that are options turned into calls."""
         known = options(stage.function)
         where = f"{self.source.at(*steps)}: {stage.kind} {stage.name}"
-        for name in given:
-            if (variable := self.source.unset.get((*steps, name))) and name in known and not _takes_none(known[name]):
-                place = f"{self.source.at(*steps, name)}: {stage.kind} {stage.name}"
-                raise RecipeError(f"{place}: option '{name}' is not set; run with --set {variable}=...")
+        unset = {n: v for n in given if (v := self.source.unset.get((*steps, n))) and not _takes_none(known.get(n))}
+        if unset:
+            place = f"{self.source.at(*steps, next(iter(unset)))}: {stage.kind} {stage.name}"
+            names = ", ".join(f"'{name}'" for name in unset)
+            what = f"option {names} is" if len(unset) == 1 else f"options {names} are"
+            fix = " ".join(f"--set {variable}=..." for variable in dict.fromkeys(unset.values()))
+            raise RecipeError(f"{place}: {what} not set; run with {fix}")
         given = {n: self._located(known.get(n), v) for n, v in given.items()}
         places = {n: f"{self.source.at(*steps, n)}: {stage.kind} {stage.name}" for n in given}
         checked = check(stage.function, given, where, places)
@@ -172,5 +184,5 @@ def _takes_path(annotation: Any) -> bool:
     return annotation is Path or any(_takes_path(argument) for argument in typing.get_args(annotation))
 
 
-def _takes_none(option: Option) -> bool:
-    return type(None) in typing.get_args(option.annotation)
+def _takes_none(option: Option | None) -> bool:
+    return option is None or type(None) in typing.get_args(option.annotation)  # an unknown one is told later

@@ -15,6 +15,7 @@ from qpipe.types import Array, Build, Dataset, Measurement, Stored
 
 MODEL = "model.onnx"
 DIGESTS = "digests.json"  # of the two parts of the samples
+MEASURED = ("measure", "expect")
 MODELS = ("import", "transform", "quantize")
 
 
@@ -48,7 +49,7 @@ def check(kind: str, value: Any) -> None:
     """PluginError where that is not what a stage of the kind gives."""
     if kind == "deploy":
         _expect(value, Stored, kind)
-    elif kind == "measure":
+    elif kind in MEASURED:
         _expect(value, list, kind)
         for item in value:
             _expect(item, Measurement, kind)
@@ -58,17 +59,18 @@ def write(kind: str, value: Any, folder: Path) -> None:
     """Write what a stage of that kind gave; PluginError where it is not what the kind gives."""
     if kind == "samples":
         _expect(value, Dataset, kind)
-        parts = {
-            name: Samples.write(folder / name, getattr(value, name), value.preprocessing, value.classes)
-            for name in ("calibration", "evaluation")
-        }
-        digests = {name: part.digest for name, part in parts.items()}
+        fed = value.preprocessing, value.classes
+        calibration = Samples.write(folder / "calibration", value.calibration, *fed)
+        evaluation = Samples.write(folder / "evaluation", value.evaluation, *fed, unlike=calibration)
+        digests = {"calibration": calibration.digest, "evaluation": evaluation.digest}
         (folder / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
     elif kind in MODELS:
         import onnx_ir as ir
 
         _expect(value, ir.Model, kind)
         ir.save(value, folder / MODEL)
+    elif kind == "reference":
+        FloatOutputs.write(folder, value)
     elif kind == "calibrate":
         if not hasattr(value, "write"):
             _expect(value, Mapping, kind)
@@ -79,7 +81,7 @@ def write(kind: str, value: Any, folder: Path) -> None:
     elif kind == "deploy":
         _expect(value, Stored, kind)
         (folder / "stored.json").write_text(json.dumps(vars(value)), encoding="utf-8")
-    elif kind == "measure":
+    elif kind in MEASURED:
         check(kind, value)
         text = json.dumps([measurement.to_json() for measurement in value])
         (folder / "measurements.json").write_text(text, encoding="utf-8")
@@ -105,7 +107,7 @@ def read(kind: str, folder: Path) -> Any:
         return Build.read(folder)
     if kind == "deploy":
         return Stored(**json.loads((folder / "stored.json").read_text(encoding="utf-8")))
-    if kind == "measure":
+    if kind in MEASURED:
         text = (folder / "measurements.json").read_text(encoding="utf-8")
         return [Measurement(**entry) for entry in json.loads(text)]
     raise PluginError(f"there is nothing of kind {kind} to read")

@@ -16,15 +16,16 @@ from qpipe import exchange, inventory, keys, recipe
 from qpipe.cache import Cache
 from qpipe.call import Call
 from qpipe.compare import pareto
-from qpipe.errors import BusyError, DeviceError
+from qpipe.errors import BusyError, DeviceError, RecipeError, StageError
 from qpipe.events import Event, Listener
 from qpipe.plan import DeviceInPlan, Plan, Step, make
 from qpipe.recipe import Recipe
 from qpipe.record import Recorder
+from qpipe.reference import check_fit
 from qpipe.registry import Registry
 from qpipe.run import Outcome, Runner
 from qpipe.store import State, Store
-from qpipe.types import Capabilities, Device
+from qpipe.types import Capabilities, Device, Measurement
 
 HOME = Path(".qpipe")
 PATIENCE_S = 3600.0  # a run waits so long for a device that another is at
@@ -109,12 +110,18 @@ def open_session(request: Request) -> Session:
     loaded, plugins = recipe.load(request.recipe, request.settings)
     loaded = loaded.narrowed(request.only, request.devices)
     if request.smoke:
-        samples = loaded.samples
-        few = {name: SMOKE.get(name, value) for name, value in samples.options.items()}
-        loaded = replace(loaded, samples=replace(samples, options=few))
+        few = {
+            name: replace(call, beside={n: _few(own) for n, own in call.beside.items()})
+            for name, call in loaded.models.items()
+        }
+        loaded = replace(loaded, samples=_few(loaded.samples), models=few, expect={})
     file = inventory.find(request.inventory, request.recipe.parent)
     known = inventory.load(file, plugins)
     return Session(request, loaded, plugins, {name: inventory.pick(known, name, file) for name in loaded.devices})
+
+
+def _few(samples: Call) -> Call:
+    return replace(samples, options={name: SMOKE.get(name, value) for name, value in samples.options.items()})
 
 
 def run(session: Session, store: Store, listen: Listener, say: Callable[[str], None] = lambda _: None) -> Finished:
@@ -140,23 +147,19 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
             return Runner(plan, devices, session.cache, workdir, hear, recorder.measured, done).run()
 
         plan = session.plan(capabilities)
-        plan.drop(unreachable)
         say(f"run {id_} {'continues' if continued else 'starts'}: {len(plan.steps)} steps")
-        outcome, made = Outcome({}), []
-        if session.cache.get("samples", plan.samples.key) is None:
-            # first the samples, for the keys of all else are made of what is in them
-            made = [plan.samples.id]
-            outcome = carry_out(plan.alone(*made))
-            plan = session.plan(capabilities)
-            plan.drop(unreachable)
-        if not outcome.failed:
-            outcome = carry_out(plan, made)
+        # first the samples and networks, for the keys of all else are made of what is in them
+        read = carry_out(plan.only(plan.readings))
+        _check_readings(plan, read, session.cache)
+        plan = session.plan(capabilities)
+        plan.drop(unreachable)
+        outcome = carry_out(plan, [step for step, state in read.states.items() if state == "done"])
         finished = Finished(id_, continued, plan, outcome, unreachable, time.monotonic() - began)
         judge(store, id_, session.recipe.pareto)
         store.finish_run(id_, finished.state)
-    except KeyboardInterrupt:
+    except BaseException as error:
         if lock:
-            store.finish_run(id_, "interrupted")
+            store.finish_run(id_, "failed" if isinstance(error, RecipeError) else "interrupted")
         raise
     finally:
         for device in devices.values():
@@ -165,6 +168,52 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
         if lock:
             lock.close()
     return finished
+
+
+def prepare(session: Session, store: Store, listen: Listener) -> Plan:
+    """The plan by what the devices last said, after a look at all that can be looked at here and now: the samples are
+    made, the networks read, both held against each other, the float builds compiled for each device. All of it is
+    cached. RecipeError with a line for each thing that is wrong."""
+    workdir = session.request.db.parent / "plan"
+    plan = session.offline_plan(store)
+    read = Runner(plan.only(plan.readings), {}, session.cache, workdir, listen, _measured_nothing).run()
+    _check_readings(plan, read, session.cache, all_of_them=True)
+    plan = session.offline_plan(store)
+    builds = {step.needs["build"] for step in plan.steps.values() if step.kind == "deploy" and step.is_float}
+    compiled = Runner(plan.only(builds), {}, session.cache, workdir, listen, _measured_nothing).run()
+    if compiled.errors:
+        raise RecipeError("\n".join(f"{step}: {reason}" for step, reason in compiled.errors.items()))
+    return plan
+
+
+def _measured_nothing(_step: Step, _measurements: Sequence[Measurement]) -> None:
+    """Preparing measures nothing."""
+
+
+def _check_readings(plan: Plan, read: Outcome, cache: Cache, *, all_of_them: bool = False) -> None:
+    """RecipeError where no model is left that can be read and fits its samples, or (all_of_them) any is not."""
+    wrong: dict[str, str] = {}  # model -> why
+    for model in plan.imported:
+        steps = [plan.steps[plan.samples[model]], plan.steps[plan.imported[model]]]
+        failed = [step for step in steps if step.id in read.errors]
+        reason = read.errors[failed[0].id] if failed else _misfit(steps[0], steps[1], cache)
+        call = (failed or steps)[0].call
+        if reason and call:
+            wrong[model] = f"{call.where}: {reason}"
+    if wrong and (all_of_them or wrong.keys() == plan.imported.keys()):
+        raise RecipeError("\n".join(dict.fromkeys(wrong.values())))
+
+
+def _misfit(samples: Step, imported: Step, cache: Cache) -> str | None:
+    """Why the network cannot be fed with the samples; None where it can."""
+    folders = [cache.folder(step.kind, step.key) / "value" for step in (samples, imported)]
+    model = exchange.read("import", folders[1])
+    try:
+        for part in exchange.read("samples", folders[0]).values():
+            check_fit(model, part)
+    except StageError as error:
+        return str(error)
+    return None
 
 
 def _tell_plugins(plugins: Registry, event: Event, say: Callable[[str], None]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pluggy
@@ -14,11 +14,23 @@ hookimpl = pluggy.HookimplMarker("qpipe")
 
 
 class Register(Protocol):
-    """Hands a stage to qpipe; its name in recipes is the function's own unless given. `cached=False` is for a measuring
-    stage whose result depends on the moment, as latency does: it is called in every run."""
+    """Hands a stage to qpipe; its name in recipes is the function's own unless given.
+
+    For a measuring stage: `cached=False` where its result depends on the moment, as latency does (it is called in every
+    run), `gives` the metrics it measures, for a recipe's `pareto` to be checked before anything runs (those of an
+    option that takes metrics need no naming). For a compile stage: `demands`, what its runtime asks of quantization,
+    as fields of Target.
+    """
 
     def __call__(
-        self, kind: Kind, function: Callable[..., Any], *, name: str | None = None, cached: bool = True
+        self,
+        kind: Kind,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        cached: bool = True,
+        gives: Sequence[str] = (),
+        demands: Mapping[str, bool] | None = None,
     ) -> None: ...
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from qpipe import document
 from qpipe.call import Call, CallReader
+from qpipe.document import Document
 from qpipe.errors import RecipeError, suggest
 from qpipe.options import check
-from qpipe.registry import Registry
+from qpipe.registry import DEMANDS, Registry
 from qpipe.types import Device
 
 FILE = "devices.yaml"
@@ -35,13 +37,29 @@ def load(path: Path | None, plugins: Registry) -> dict[str, Call]:
         reader = CallReader(source, plugins)
         for name, value in root.items():
             document.name(name, source.at(name), "device")
+            value, beside = reader.accompanied(value, ("target",))
             driver, given = reader.named(value, source.at(name), "device")
             stage = plugins.device(driver, source.at(name))
-            devices[name] = Call(stage, reader.options(stage, given, (name, driver)))
+            target = {"target": _demands(beside.get("target", {}), source, name)}
+            devices[name] = Call(stage, reader.options(stage, given, (name, driver)), beside=target)
     if LOCAL not in devices and LOCAL in plugins.devices:
         stage = plugins.device(LOCAL)
         devices[LOCAL] = Call(stage, check(stage.function, {}, LOCAL))
     return devices
+
+
+def _demands(given: Any, source: Document, device: str) -> dict[str, bool]:
+    """What the inventory says of a device's target, over what is found."""
+    example = "{symmetric_activations: true}"
+    if not isinstance(given, dict):
+        raise RecipeError(f"{source.at(device, 'target')}: target is {given!r}; give a map such as {example}")
+    for name, value in given.items():
+        where = source.at(device, "target", name)
+        if name not in DEMANDS:
+            raise RecipeError(f"{where}: target has no '{name}'; {suggest(name, DEMANDS)}")
+        if not isinstance(value, bool):
+            raise RecipeError(f"{where}: target {name} is {value!r}; it is true or false")
+    return given
 
 
 def pick(devices: dict[str, Call], name: str, inventory: Path | None) -> Call:

@@ -27,7 +27,9 @@ Fields = dict[str, Any]
 OURS = "qpipe-edge"
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "pycocotools")
 # core code that results pass through
-SHARED = ("samples", "preprocess", "exchange", "worker", "external", "compare/statistics")
+SHARED = (
+    "samples", "preprocess", "exchange", "worker", "external", "reference", "compare/statistics", "compare/score"
+)  # fmt: skip
 
 
 def key(fields: Mapping[str, Any]) -> str:
@@ -52,9 +54,8 @@ def of_call(call: Call) -> Fields:
 
 
 def of_engine(kind: str) -> Fields:
-    """What the engine itself contributes to a step of its own, such as the float outputs."""
-    code_ = _digest_code((*_core(), Path(__file__).parent / "reference.py"))
-    return {"kind": kind, "version": qpipe.__version__, "code": code_}
+    """What the engine itself contributes to a step that calls no stage: the upload of samples."""
+    return {"kind": kind, "version": qpipe.__version__, "code": _digest_code(_core())}
 
 
 def of_host() -> Fields:

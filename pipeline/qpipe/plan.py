@@ -10,10 +10,13 @@ from qpipe import keys
 from qpipe.call import Call
 from qpipe.errors import PluginError
 from qpipe.options import needs
-from qpipe.recipe import Recipe
-from qpipe.types import Capabilities, Target
+from qpipe.own import EXPECT, REFERENCE
+from qpipe.recipe import Recipe, scoring
+from qpipe.target import platform_of, target_of
+from qpipe.types import Capabilities, Platform, Target
 
-BROUGHT = ("progress", "workdir", "device", "target")  # what a step gets that no other step makes
+READINGS = ("samples", "import")  # kinds that read what the recipe names
+BROUGHT = ("progress", "workdir", "device", "target", "platform")  # what a step gets that no other step makes
 
 
 SampleDigests = Callable[["Step"], Mapping[str, str]]
@@ -31,18 +34,20 @@ class DeviceInPlan:
 @dataclass(frozen=True)
 class Step:
     """A stage's place in a run. `needs` maps parameters to the steps that give them; `fan_in` are those whose failure
-    does not stop it."""
+    does not stop it; `after` those that give it nothing, and must have gone well."""
 
     id: str
-    kind: str  # a stage kind, or what the engine does itself: reference (float outputs), upload (samples to a device)
+    kind: str  # a stage kind, or what the engine does itself: reference, expect, upload (samples to a device)
     call: Call | None
     needs: Mapping[str, str]
     coordinates: Mapping[str, str]
     key: str
     fields: Mapping[str, Any]
     fan_in: Sequence[str] = ()
+    after: Sequence[str] = ()
     device: str | None = None
     target: Target | None = None
+    platform: Platform | None = None
     is_float: bool = False
 
     @property
@@ -63,7 +68,7 @@ class Step:
     @property
     def dependencies(self) -> list[str]:
         """All the steps it waits for."""
-        return [*dict.fromkeys([*self.needs.values(), *self.fan_in])]
+        return [*dict.fromkeys([*self.needs.values(), *self.fan_in, *self.after])]
 
 
 @dataclass
@@ -72,50 +77,33 @@ class Plan:
 
     recipe: Recipe
     steps: dict[str, Step] = field(default_factory=dict)
+    samples: dict[str, str] = field(default_factory=dict)  # model -> the step that makes its samples
+    imported: dict[str, str] = field(default_factory=dict)  # model -> its import step
+    uploads: dict[tuple[str, str], str] = field(default_factory=dict)  # device, model -> what brings its samples there
 
     @property
-    def samples(self) -> Step:
-        """The step that makes the samples."""
-        return next(step for step in self.steps.values() if step.kind == "samples")
+    def readings(self) -> list[str]:
+        """The steps that read what the recipe names: samples and networks."""
+        return [*dict.fromkeys([*self.samples.values(), *self.imported.values()])]
 
     @property
     def goals(self) -> list[str]:
-        """What it is all for: the measurements, or all steps where there is none."""
-        return [step.id for step in self.steps.values() if step.kind == "measure"] or list(self.steps)
+        """What it is all for: the measurements, what is expected of float, or all steps where there is neither."""
+        return [step.id for step in self.steps.values() if step.kind in ("measure", EXPECT.kind)] or list(self.steps)
 
-    def alone(self, step: str) -> Plan:
-        """A plan of one step that needs no other."""
-        return Plan(self.recipe, {step: self.steps[step]})
+    def only(self, goals: Collection[str]) -> Plan:
+        """The plan of these steps and of what they are made from."""
+        wanted, left = set(goals), list(goals)
+        while left:
+            new = {*self.steps[left[-1]].needs.values(), *self.steps[left.pop()].fan_in} - wanted
+            wanted |= new
+            left += new
+        steps = {id_: step for id_, step in self.steps.items() if id_ in wanted}
+        return Plan(self.recipe, steps, self.samples, self.imported, self.uploads)
 
     def drop(self, devices: Collection[str]) -> None:
         """Leave out what belongs to devices that cannot be reached; what only they needed is never looked at."""
         self.steps = {id_: step for id_, step in self.steps.items() if step.device not in devices}
-
-
-def target_of(capabilities: Capabilities | None, runtime: str) -> Target:
-    """What quantization and compile must respect there; an unknown device counts as a current x86 one."""
-    if capabilities is None:
-        return Target(runtime=runtime)
-    opset, ir_version = _loads(capabilities.runtimes.get("onnxruntime", ""))
-    x86 = capabilities.arch in ("x86_64", "AMD64")
-    return Target(
-        runtime=runtime,
-        arch=capabilities.arch,
-        max_opset=opset,
-        max_ir_version=ir_version,
-        saturates=x86 and not {"avx512_vnni", "avx_vnni", "amx_int8"} & set(capabilities.features),
-    )
-
-
-def _loads(version: str) -> tuple[int, int]:
-    """The newest opset and IR version that an ONNX Runtime loads (its table of releases); old ones for a stranger."""
-    table = {32: (28, 14), 23: (24, 12), 22: (23, 11), 21: (22, 10), 20: (21, 10), 19: (21, 10), 18: (21, 10)}
-    table |= {17: (20, 9), 16: (19, 9)}
-    parts = version.split(".")
-    if len(parts) < 2 or not parts[1].isdigit():
-        return Target.max_opset, Target.max_ir_version
-    known = [minor for minor in table if minor <= int(parts[1])]
-    return table[max(known)] if known else (17, 8)
 
 
 def make(recipe: Recipe, devices: Sequence[DeviceInPlan], samples: SampleDigests = lambda _: {}) -> Plan:
@@ -130,14 +118,18 @@ class _Planner:
         self.recipe, self.devices, self.samples = recipe, devices, samples
         self.result = Plan(recipe)
         self.by_meaning: dict[Any, str] = {}
-        self.imported: dict[str, str] = {}  # model -> its import step
+        self.gates: dict[str, list[str]] = {}  # model -> the steps that check its float score
 
     def plan(self) -> Plan:
-        samples = self.add("samples", "samples", self.recipe.samples, {})
         for model, call in self.recipe.models.items():
-            self.imported[model] = self.add(f"{model}/import", "import", call, {}, {"model": model})
+            own = call.beside.get("samples")
+            name = f"{model}/samples" if own else "samples"
+            self.result.samples[model] = self.add(name, "samples", own or self.recipe.samples, {})
+            self.result.imported[model] = self.add(f"{model}/import", "import", call, {}, {"model": model})
+        for model in self.recipe.models:
+            self.gates[model] = [self.expect(model, call, of) for call, of in self.recipe.expected(model)]
         for device in self.devices:
-            self.on_device(device, samples)
+            self.on_device(device)
         return self.result
 
     def add(
@@ -155,6 +147,8 @@ class _Planner:
         meaning = (kind, keys.key(step_fields), more.get("device"), own)
         if meaning in self.by_meaning:
             return self.by_meaning[meaning]
+        if kind not in READINGS and "model" in (coordinates or {}):
+            more = {**more, "after": tuple(self.gates.get((coordinates or {})["model"], ()))}
         unique = name
         while unique in self.result.steps:
             stem, _, number = unique.rpartition("~")
@@ -172,8 +166,9 @@ class _Planner:
         found["fan_in"] = {step: steps[step].key for step in more.get("fan_in", ())}
         if kind not in ("deploy", "upload"):
             found["host"] = keys.of_host()
-        if more.get("target"):
-            found["target"] = asdict(more["target"])
+        for name in ("target", "platform"):
+            if more.get(name):
+                found[name] = asdict(more[name])
         if more.get("device"):
             device = next(d for d in self.devices if d.name == more["device"])
             found["device"] = device.capabilities.fingerprint if device.capabilities else device.name
@@ -187,9 +182,9 @@ class _Planner:
 
     # ---- the host's part
 
-    def network(self, model: str, scheme: str, samples: str, target: Target) -> str:
+    def network(self, model: str, scheme: str, target: Target) -> str:
         """The chain of a scheme for a target; the id of the step that gives its network."""
-        original = self.imported[model]
+        original, samples = self.result.imported[model], self.result.samples[model]
         network = floats = original
         path: list[str] = []
         for call in self.recipe.schemes[scheme]:
@@ -203,94 +198,104 @@ class _Planner:
             }
             wanted = needs(call.stage.function)
             if "statistics" in wanted:
-                available["statistics"] = self.statistics(model, network if before_quantize else floats, samples, path)
+                available["statistics"] = self.statistics(model, network if before_quantize else floats, path)
             coordinates = {"model": model} if before_quantize else {"model": model, "scheme": scheme}
             stem = "/".join([model, *path] if before_quantize else [model, scheme])
-            network = self.stage(f"{stem}/{call.name}", call, available, coordinates, target)
+            network = self.stage(f"{stem}/{call.name}", call, available, coordinates, target=target)
             if before_quantize:
                 floats = network
                 path = [*path, call.name]
         return network
 
-    def statistics(self, model: str, network: str, samples: str, path: Sequence[str]) -> str:
-        call = self.recipe.calibrate
-        available = {"model": network, "calibration_samples": samples, "original": self.imported[model]}
-        return self.stage("/".join([model, *path, call.name]), call, available, {"model": model}, None)
+    def statistics(self, model: str, network: str, path: Sequence[str]) -> str:
+        call, samples = self.recipe.calibrate, self.result.samples[model]
+        available = {"model": network, "calibration_samples": samples, "original": self.result.imported[model]}
+        return self.stage("/".join([model, *path, call.name]), call, available, {"model": model})
 
     def stage(
-        self,
-        name: str,
-        call: Call,
-        available: Mapping[str, str],
-        coordinates: Mapping[str, str],
-        target: Target | None,
-        **more: Any,
+        self, name: str, call: Call, available: Mapping[str, str], coordinates: Mapping[str, str], **more: Any
     ) -> str:
         wanted = needs(call.stage.function)
         given = {}
         for parameter in wanted:
             if parameter in available:
                 given[parameter] = available[parameter]
-            elif parameter not in BROUGHT and parameter != "deployments":
+            elif parameter not in BROUGHT and not more.get("fan_in"):
                 known = f"there is {', '.join([*available, *BROUGHT])}"
                 raise PluginError(f"{call.kind} {call.name}: nothing gives its parameter '{parameter}'; {known}")
-        own_target = target if "target" in wanted else None
-        return self.add(name, call.kind, call, given, coordinates, target=own_target, **more)
+        if call.kind != "deploy":  # there they are facts of the row
+            more = {name: value for name, value in more.items() if name in wanted or name not in ("target", "platform")}
+        return self.add(name, call.kind, call, given, coordinates, **more)
+
+    # ---- the float network's outputs, and what is expected of them
+
+    def reference(self, model: str) -> str:
+        given = {"model": self.result.imported[model], "evaluation_samples": self.result.samples[model]}
+        return self.add(f"{model}/reference", REFERENCE.kind, Call(REFERENCE, {}), given, {"model": model})
+
+    def expect(self, model: str, measure: Call, expected: Mapping[str, Mapping[str, float]]) -> str:
+        """The check of the float score, by the metrics of a measuring stage, before anything is quantized."""
+        given = {"float_outputs": self.reference(model), "evaluation_samples": self.result.samples[model]}
+        call = Call(EXPECT, {**scoring(measure), "expected": expected})
+        return self.add(f"{model}/expect", EXPECT.kind, call, given, {"model": model})
 
     # ---- a device's part
 
-    def on_device(self, device: DeviceInPlan, samples: str) -> None:
-        name = device.name
-        at = {"device": name}
+    def on_device(self, device: DeviceInPlan) -> None:
         asked = {parameter for call in self.recipe.measure for parameter in needs(call.stage.function)}
-        upload = reference = ""
-        if "device_samples" in asked:
-            upload = self.add(f"{name}/samples", "upload", None, {"evaluation_samples": samples}, at, device=name)
-        deployed: dict[str, tuple[str, str, Mapping[str, str], bool]] = {}
+        deployed: list[str] = []
         for model in self.recipe.models:
-            if "float_outputs" in asked:
-                reference = self.reference(model, samples)
-            for scheme, chain in self.recipe.schemes.items():
-                for build, call in self.recipe.builds.items():
-                    where = {"model": model, "scheme": scheme, "build": build}
-                    target = target_of(device.capabilities, call.name)
-                    network = self.network(model, scheme, samples, target)
-                    compiled = self.stage(f"{model}/{scheme}/{build}", call, {"model": network}, where, target)
-                    label = f"{model}/{scheme}/{build}"
-                    step = self.stage(
-                        f"{label}@{name}", self.recipe.deploy, {"build": compiled}, {**where, **at}, None, device=name,
-                        is_float=not chain,
-                    )  # fmt: skip
-                    deployed[step] = (compiled, reference, {**where, **at}, not chain)
+            if "device_samples" in asked:
+                self.upload(device, model)
+            for scheme in self.recipe.schemes:
+                deployed += [self.deploy(device, model, scheme, build) for build in self.recipe.builds]
         for call in self.recipe.measure:
-            self.measure(call, device, deployed, upload, samples)
+            if "deployments" in needs(call.stage.function):
+                self.measure_all(call, device, deployed)
+                continue
+            for step in deployed:
+                self.measure(call, device, self.result.steps[step])
 
-    def reference(self, model: str, samples: str) -> str:
-        given = {"model": self.imported[model], "evaluation_samples": samples}
-        return self.add(f"{model}/reference", "reference", None, given, {"model": model})
+    def upload(self, device: DeviceInPlan, model: str) -> None:
+        given = {"evaluation_samples": self.result.samples[model]}
+        own = "samples" in self.recipe.models[model].beside
+        name = f"{device.name}/{model}/samples" if own else f"{device.name}/samples"
+        step = self.add(name, "upload", None, given, {"device": device.name}, device=device.name)
+        self.result.uploads[device.name, model] = step
 
-    def measure(
-        self,
-        call: Call,
-        device: DeviceInPlan,
-        deployed: Mapping[str, tuple[str, str, Mapping[str, str], bool]],
-        upload: str,
-        samples: str,
-    ) -> None:
-        if "deployments" in needs(call.stage.function):
-            available = {"device_samples": upload, "evaluation_samples": samples}
-            self.stage(
-                f"{device.name}/{call.name}", call, available, {"device": device.name}, None,
-                device=device.name, fan_in=tuple(deployed),
-            )  # fmt: skip
-            return
-        for step, (build, reference, coordinates, is_float) in deployed.items():
-            available = {
-                "deployed": step, "build": build, "device_samples": upload, "evaluation_samples": samples,
-                "float_outputs": reference, "original": self.imported[coordinates["model"]],
-            }  # fmt: skip
-            label = "/".join(coordinates[c] for c in ("model", "scheme", "build"))
-            self.stage(
-                f"{label}@{device.name}/{call.name}", call, available, coordinates, None,
-                device=device.name, is_float=is_float,
-            )  # fmt: skip
+    def deploy(self, device: DeviceInPlan, model: str, scheme: str, build: str) -> str:
+        call = self.recipe.builds[build]
+        label, where = f"{model}/{scheme}/{build}", {"model": model, "scheme": scheme, "build": build}
+        target = target_of(device.capabilities, call.stage.demands, device.call.beside.get("target", {}))
+        network = self.network(model, scheme, target)
+        platform = platform_of(device.capabilities, call.name)
+        compiled = self.stage(label, call, {"model": network}, where, target=target, platform=platform)
+        is_float = not self.recipe.schemes[scheme]
+        at = {**where, "device": device.name}
+        return self.stage(
+            f"{label}@{device.name}", self.recipe.deploy, {"build": compiled}, at, device=device.name,
+            is_float=is_float, target=target, platform=platform,
+        )  # fmt: skip
+
+    def measure_all(self, call: Call, device: DeviceInPlan, deployed: Sequence[str]) -> None:
+        """A measurement of all that was deployed, by one step: it goes on with what came."""
+        at = {"device": device.name}
+        runs = "device_samples" in needs(call.stage.function)
+        own = [step for (name, _), step in self.result.uploads.items() if runs and name == device.name]
+        fan_in = (*dict.fromkeys(own), *deployed)
+        self.stage(f"{device.name}/{call.name}", call, {}, at, device=device.name, fan_in=fan_in)
+
+    def measure(self, call: Call, device: DeviceInPlan, deploy: Step) -> None:
+        model = deploy.coordinates["model"]
+        available = {
+            "deployed": deploy.id, "build": deploy.needs["build"],
+            "evaluation_samples": self.result.samples[model], "original": self.result.imported[model],
+        }  # fmt: skip
+        if (device.name, model) in self.result.uploads:
+            available["device_samples"] = self.result.uploads[device.name, model]
+        if "float_outputs" in needs(call.stage.function):
+            available["float_outputs"] = self.reference(model)
+        self.stage(
+            f"{deploy.label}@{device.name}/{call.name}", call, available, deploy.coordinates, device=device.name,
+            is_float=deploy.is_float,
+        )  # fmt: skip

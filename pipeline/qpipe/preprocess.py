@@ -13,14 +13,14 @@ import numpy as np
 def network_input(source: np.ndarray, how: Dict[str, Any]) -> np.ndarray:  # noqa: UP006
     """One sample's input [H, W, C] (or any shape with layout "none") as the network takes it, batch axis added.
 
-    `how` is a Preprocessing as a dict. Integers become float32 as (x - mean) / std, mean and std by channel (last
-    axis of the source); a network that takes integers (dtype "uint8") gets them untouched.
+    `how` is a Preprocessing as a dict. With dtype "float32" the network gets (x - mean) / std, mean and std by channel
+    (last axis of the source); with any other (uint8 pixels, int64 tokens) the values as they are, in that type.
     """
-    array = source
-    if how["dtype"] == "float32":
+    array = source.astype(how["dtype"], copy=False)
+    if how["dtype"] == "float32" and (any(how["mean"]) or any(each != 1 for each in how["std"])):
         mean = np.asarray(how["mean"], np.float32)
         std = np.asarray(how["std"], np.float32)
-        array = (array.astype(np.float32) - mean) / std
+        array = (array - mean) / std
     if how["layout"] == "NCHW":
         array = np.moveaxis(array, -1, 0)
     return np.ascontiguousarray(array[np.newaxis])

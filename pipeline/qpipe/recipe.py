@@ -12,13 +12,15 @@ from typing import Any, Literal
 from qpipe import document, registry
 from qpipe.call import Call, CallReader, plain
 from qpipe.document import Document, FromCommandLine
-from qpipe.errors import RecipeError, suggest
+from qpipe.errors import PluginError, QpipeError, RecipeError, suggest
+from qpipe.options import options
 from qpipe.registry import Registry
 
 KEYS = (
     "name", "plugins", "variables", "samples", "models", "calibrate", "schemes", "builds", "deploy", "measure",
-    "devices", "pareto",
+    "devices", "pareto", "expect",
 )  # fmt: skip
+EXPECTED = "{value: 0.85, tolerance: 0.02}"
 FLOAT = "float32"  # what the float reference is called where no scheme is named for it
 
 
@@ -29,7 +31,7 @@ class Recipe:
     name: str
     path: Path
     text: str
-    samples: Call
+    samples: Call  # of the models that bring none of their own (`beside` the model's call)
     models: Mapping[str, Call]
     calibrate: Call
     schemes: Mapping[str, Sequence[Call]]
@@ -38,6 +40,7 @@ class Recipe:
     measure: Sequence[Call]
     devices: Sequence[str]
     pareto: Mapping[str, Literal["min", "max"]]
+    expect: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)  # model -> metric -> bounds
     plugins: Sequence[Path] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
 
@@ -46,10 +49,20 @@ class Recipe:
         """Of what it expands to: equal for two files that mean the same, on the same devices."""
         meaning = {
             "name": self.name, "samples": self.samples.plain(), "calibrate": self.calibrate.plain(),
-            "models": plain(self.models), "schemes": plain(self.schemes), "builds": plain(self.builds),
+            "models": plain(self.models), "own": plain({n: c.beside for n, c in self.models.items()}),
+            "expect": plain(self.expect), "schemes": plain(self.schemes), "builds": plain(self.builds),
             "deploy": self.deploy.plain(), "measure": plain(self.measure), "devices": list(self.devices),
         }  # fmt: skip
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+    def expected(self, model: str) -> list[tuple[Call, dict[str, Mapping[str, float]]]]:
+        """Each measuring stage that scores a metric of which something is expected, with what that is."""
+        left, found = dict(self.expect.get(model, {})), []
+        for call in self.measure:
+            own = {name: left.pop(name) for name in metrics_of(call) if name in left}
+            if own:
+                found.append((call, own))
+        return found
 
     @property
     def floats(self) -> list[str]:
@@ -64,6 +77,29 @@ class Recipe:
                 raise RecipeError(f"--only: no scheme '{name}' in {where}; {suggest(name, self.schemes)}")
         schemes = {n: c for n, c in self.schemes.items() if not only or n in only or not c}
         return replace(self, schemes=schemes, devices=list(devices) or self.devices)
+
+
+def scoring(call: Call) -> dict[str, Any]:
+    """What a measuring stage scores with: all its metrics and its postprocess, as options of one name each."""
+    kinds = {name: option.stage_kind for name, option in options(call.stage.function).items()}
+    lists = [call.options[name] or [] for name, kind in kinds.items() if kind == "metric"]
+    metrics = [each for own in lists for each in (own if isinstance(own, list | tuple) else [own])]
+    decoders = [call.options[name] for name, kind in kinds.items() if kind == "postprocess"]
+    return {"metric": metrics, "postprocess": next((each for each in decoders if each), None)}
+
+
+def metrics_of(call: Call) -> list[str]:
+    """The names of the metrics that a measuring stage is told to score; PluginError where making one breaks."""
+    names = []
+    for metric in scoring(call)["metric"]:
+        try:
+            names.append(str(metric.stage.function(**metric.resolved()).name))
+        except QpipeError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            raise PluginError(f"{metric.where}: metric {metric.name} does not load: {reason}") from error
+    return names
 
 
 def load(path: Path, settings: Mapping[str, str] | None = None) -> tuple[Recipe, Registry]:
@@ -128,14 +164,17 @@ class _Reader:
 
     def __init__(self, source: Document, root: Any, plugins: Registry) -> None:
         self.source, self.root = source, root
-        self.call = CallReader(source, plugins).call
+        self.reader = CallReader(source, plugins)
+        self.call = self.reader.call
 
     def recipe(self, files: Sequence[Path], variables: Mapping[str, Any]) -> Recipe:
         source, root = self.source, self.root
         required = ("samples", "models", "schemes", "measure")
         for key in required:
-            if not root.get(key):
+            if not root.get(key) and not (key == "samples" and self._models_bring_samples()):
                 raise RecipeError(f"{source.at()}: key '{key}' is missing; a recipe needs {', '.join(required)}")
+        models = {name: self.model(name) for name in self.names("models", "model")}
+        measure = [self.call("measure", m, ("measure", i)) for i, m in enumerate(_list(source, root, "measure"))]
         schemes = {name: self.chain(root["schemes"][name], name) for name in self.names("schemes", "scheme")}
         if not any(not chain for chain in schemes.values()):
             schemes = {FLOAT if FLOAT not in schemes else "float": [], **schemes}
@@ -144,18 +183,36 @@ class _Reader:
             name=document.name(root.get("name", source.path.stem), source.at("name"), "recipe"),
             path=source.path,
             text=source.text,
-            samples=self.call("samples", root["samples"], ("samples",)),
-            models={n: self.call("import", root["models"][n], ("models", n)) for n in self.names("models", "model")},
+            samples=self.samples(models),
+            models=models,
             calibrate=self.call("calibrate", root.get("calibrate", "histogram"), ("calibrate",)),
             schemes=schemes,
             builds=self.builds(),
             deploy=self.call("deploy", root.get("deploy", "copy"), ("deploy",)),
-            measure=[self.call("measure", m, ("measure", i)) for i, m in enumerate(_list(source, root, "measure"))],
+            measure=measure,
             devices=devices,
-            pareto=self.pareto(),
+            pareto=self.pareto(measure),
+            expect=self.expect(models, measure),
             plugins=files,
             variables=dict(variables),
         )
+
+    def _models_bring_samples(self) -> bool:
+        models = self.root.get("models")
+        return isinstance(models, dict) and all(isinstance(m, dict) and m.get("samples") for m in models.values())
+
+    def model(self, name: str) -> Call:
+        """A model, with samples of its own where it is written so: {onnx: {...}, samples: {...}}."""
+        value, beside = self.reader.accompanied(self.root["models"][name], ("samples",))
+        call = self.call("import", value, ("models", name))
+        own = {key: self.call("samples", its, ("models", name, key)) for key, its in beside.items()}
+        return replace(call, beside=own)
+
+    def samples(self, models: Mapping[str, Call]) -> Call:
+        if self.root.get("samples"):
+            return self.call("samples", self.root["samples"], ("samples",))
+        own: Call = next(iter(models.values())).beside["samples"]
+        return own
 
     def _devices(self) -> list[Any]:
         return _list(self.source, self.root, "devices") or ["local"]
@@ -181,11 +238,52 @@ class _Reader:
             return {"ort": self.call("compile", "onnxruntime", ("builds",))}
         return {n: self.call("compile", self.root["builds"][n], ("builds", n)) for n in self.names("builds", "build")}
 
-    def pareto(self) -> dict[str, Literal["min", "max"]]:
-        value = self.root.get("pareto") or {"latency_ms": "min", "size_mb": "min", "agreement": "max"}
+    def pareto(self, measure: Sequence[Call]) -> dict[str, Literal["min", "max"]]:
+        known = _measured(measure)
+        value = self.root.get("pareto")
+        if not value:
+            usual: dict[str, Literal["min", "max"]] = {"latency_ms": "min", "size_mb": "min", "agreement": "max"}
+            return {metric: goal for metric, goal in usual.items() if known is None or metric in known}
         if not isinstance(value, dict):
             raise RecipeError(f"{self.source.at('pareto')}: pareto is a map of metrics to min or max")
         for metric, goal in value.items():
+            where = self.source.at("pareto", metric)
             if goal not in ("min", "max"):
-                raise RecipeError(f"{self.source.at('pareto', metric)}: '{metric}' is {goal!r}; it is min or max")
+                raise RecipeError(f"{where}: '{metric}' is {goal!r}; it is min or max")
+            if known is not None and metric not in known:
+                raise RecipeError(f"{where}: nothing measures '{metric}'; {suggest(metric, known)}")
         return dict(value)
+
+    def expect(self, models: Mapping[str, Call], measure: Sequence[Call]) -> dict[str, dict[str, dict[str, float]]]:
+        """What the float network must score, by model: one map for all models, or one for each."""
+        value = self.root.get("expect") or {}
+        if not isinstance(value, dict):
+            raise RecipeError(f"{self.source.at('expect')}: expect is a map of metrics to {EXPECTED}")
+        if value and value.keys() <= models.keys():
+            return {m: self.bounds(own, measure, ("expect", m)) for m, own in value.items()}
+        common = self.bounds(value, measure, ("expect",))
+        return dict.fromkeys(models, common) if common else {}
+
+    def bounds(self, value: Any, measure: Sequence[Call], steps: tuple[str, ...]) -> dict[str, dict[str, float]]:
+        known = sorted({name for call in measure for name in metrics_of(call)})
+        if not isinstance(value, dict):
+            raise RecipeError(f"{self.source.at(*steps)}: {value!r} is no map of metrics to {EXPECTED}")
+        for metric, given in value.items():
+            where = self.source.at(*steps, metric)
+            if metric not in known:
+                raise RecipeError(f"{where}: nothing scores the float network by '{metric}'; {suggest(metric, known)}")
+            numbers = isinstance(given, dict) and all(isinstance(n, int | float) for n in given.values())
+            if not numbers or given.keys() != {"value", "tolerance"} or given["tolerance"] < 0:
+                raise RecipeError(f"{where}: '{metric}' is {given!r}; give {EXPECTED}")
+        return {metric: {k: float(v) for k, v in given.items()} for metric, given in value.items()}
+
+
+def _measured(measure: Sequence[Call]) -> list[str] | None:
+    """All that is measured, sorted; None where a stage does not say what it measures."""
+    found: set[str] = set()
+    for call in measure:
+        own = {*call.stage.gives, *metrics_of(call)}
+        if not own:
+            return None
+        found |= own
+    return sorted(found)

@@ -12,7 +12,7 @@ from qpipe import exchange, keys, logs
 from qpipe.cache import Cache
 from qpipe.errors import PluginError
 from qpipe.events import Event
-from qpipe.plan import Plan, Step, target_of
+from qpipe.plan import Plan, Step
 from qpipe.store import Store
 from qpipe.types import Capabilities, Measurement
 
@@ -73,19 +73,22 @@ class Recorder:
             self.store.record_measurements(self.run, deploy.coordinates, own, **self._facts(step, deploy))
 
     def _facts(self, step: Step, deploy: Step) -> dict[str, Any]:
-        compiled = self.plan.steps[deploy.needs["build"]]
-        build, origin = self._folder(compiled), self._folder(self.plan.steps[f"{deploy.coordinates['model']}/import"])
+        model, compiled = deploy.coordinates["model"], self.plan.steps[deploy.needs["build"]]
+        build, origin = self._folder(compiled), self._folder(self.plan.steps[self.plan.imported[model]])
+        samples = self._folder(self.plan.steps[self.plan.samples[model]])
+        asked = {"target": deploy.target, "platform": deploy.platform}
         runtime = compiled.call.name if compiled.call else ""
         if build.is_dir():  # it may have left the cache, while the measurement is still there
             runtime = str(exchange.read("compile", build).manifest["runtime"])
         return {
+            "step": step.id,
             "runtime": runtime,
             "is_float": deploy.is_float,
             "model_digest": keys.digest(origin) if origin.is_dir() else None,
             "build_digest": keys.digest(build) if build.is_dir() else None,
-            "evaluation_digest": exchange.sample_digests(self._folder(self.plan.samples))["evaluation"],
+            "evaluation_digest": exchange.sample_digests(samples)["evaluation"],
             "metric_digest": keys.key(keys.of_call(step.call)) if step.call else None,
-            "target": asdict(target_of(self.devices[str(deploy.device)], runtime)),
+            "target": {name: asdict(own) for name, own in asked.items() if own is not None},
             "fingerprint": self.devices[str(deploy.device)].fingerprint,
         }
 

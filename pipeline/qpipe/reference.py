@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,14 +14,13 @@ from qpipe.types import Array, Progress
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-TYPES = {"float32": "float", "float64": "double"}  # numpy's word -> the runtime's
-
 
 def float_outputs(model: ir.Model, samples: Samples, progress: Progress) -> Mapping[str, Array]:
     """Each output by name, samples along a new first axis (the batch axis of 1 stays)."""
     import onnx_ir as ir
     import onnxruntime
 
+    check_fit(model, samples)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(
@@ -29,7 +28,6 @@ def float_outputs(model: ir.Model, samples: Samples, progress: Progress) -> Mapp
     )
     inputs = [value.name for value in session.get_inputs()]
     names = [value.name for value in session.get_outputs()]
-    _check_inputs(session, samples.feeds(0, inputs))
     collected: dict[str, list[Array]] = {name: [] for name in names}
     for i in range(len(samples)):
         for name, array in zip(names, session.run(names, samples.feeds(i, inputs)), strict=True):
@@ -38,14 +36,17 @@ def float_outputs(model: ir.Model, samples: Samples, progress: Progress) -> Mapp
     return {name: np.stack(arrays) for name, arrays in collected.items()}
 
 
-def _check_inputs(session: Any, feeds: Mapping[str, Array]) -> None:
-    """StageError where the samples are not what the network takes, told as a user sees both."""
-    for wanted in session.get_inputs():
-        given = feeds[wanted.name]
-        kind = TYPES.get(given.dtype.name, given.dtype.name)
-        if list(given.shape) != list(wanted.shape) or f"tensor({kind})" != wanted.type:
-            takes = f"{wanted.type.removeprefix('tensor(').removesuffix(')')} {list(wanted.shape)}"
+def check_fit(model: ir.Model, samples: Samples) -> None:
+    """StageError where the first sample is not what the network takes, told as a user sees both."""
+    inputs = list(model.graph.inputs)
+    feeds = samples.feeds(0, [value.name or "" for value in inputs])
+    for value in inputs:
+        given = feeds[value.name or ""]
+        wanted = [size if isinstance(size, int) else None for size in value.shape or ()]
+        fits = len(wanted) == given.ndim and all(w in (None, g) for w, g in zip(wanted, given.shape, strict=True))
+        dtype = value.dtype.numpy().name if value.dtype is not None else given.dtype.name
+        if not fits or given.dtype.name != dtype:
             raise StageError(
-                f"the samples give {kind} {list(given.shape)}, input '{wanted.name}' of the network takes {takes}; "
-                "set size, layout or type of the samples"
+                f"the samples give {given.dtype.name} {list(given.shape)}, input '{value.name}' of the network takes "
+                f"{dtype} {wanted}; set size, layout or type of the samples"
             )

@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -16,9 +16,10 @@ import pluggy
 
 from qpipe import hookspecs
 from qpipe.errors import PluginError, suggest
-from qpipe.types import Kind
+from qpipe.types import Kind, Target
 
 KINDS: tuple[str, ...] = get_args(Kind)
+DEMANDS = tuple(Target.__dataclass_fields__)
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,8 @@ class Stage:
     distribution: str  # name of the distribution, or the file named in the recipe
     version: str
     cached: bool = True  # its result holds for as long as what it was made from
+    gives: tuple[str, ...] = ()  # metrics that it measures, where it says so
+    demands: Mapping[str, bool] = field(default_factory=dict)  # of quantization, as fields of Target
 
     @property
     def help(self) -> str:
@@ -76,10 +79,22 @@ class Registry:
             wrong = str(error).partition(" in plugin ")[0]
             raise PluginError(f"plugin '{source}': {wrong}; there is {_hook_names()}") from error
 
-        def register(kind: str, function: Callable[..., Any], *, name: str | None = None, cached: bool = True) -> None:
+        def register(
+            kind: str,
+            function: Callable[..., Any],
+            *,
+            name: str | None = None,
+            cached: bool = True,
+            gives: Sequence[str] = (),
+            demands: Mapping[str, bool] | None = None,
+        ) -> None:
             if kind not in KINDS:
                 raise PluginError(f"plugin '{source}': unknown kind '{kind}'; {suggest(kind, KINDS)}")
-            stage = Stage(kind, name or function.__name__, function, distribution, version, cached)
+            for demand in demands or {}:
+                if demand not in DEMANDS:
+                    raise PluginError(f"plugin '{source}': unknown demand '{demand}'; {suggest(demand, DEMANDS)}")
+            called = name or function.__name__
+            stage = Stage(kind, called, function, distribution, version, cached, tuple(gives), dict(demands or {}))
             _take(self.stages, (kind, stage.name), stage)
 
         def register_device(function: Callable[..., Any], *, name: str | None = None) -> None:

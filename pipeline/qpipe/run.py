@@ -115,21 +115,28 @@ class Runner:
         for step in self.plan.steps.values():
             if states[step.id] != "pending":
                 continue
-            if step.cacheable and self.cache.has(step.kind, step.key):
+            waits = any(states.get(gate) in ("pending", "running") for gate in step.after)
+            if (
+                not waits
+                and not self._lost(step, step.after)
+                and step.cacheable
+                and self.cache.has(step.kind, step.key)
+            ):
                 states[step.id] = "cached"
                 self._tell(step, "cached")
                 if step.kind == "measure":
                     self._keep(step, exchange.read("measure", self._folder(step)))
-            elif lost := self._lost(step):
+            elif lost := self._lost(step, step.dependencies):
                 states[step.id] = "skipped"
                 self._tell(step, "skipped", message=f"needs {lost}")
 
-    def _lost(self, step: Step) -> str | None:
-        """What it needed and will not get."""
-        gone = [n for n in step.dependencies if self.outcome.states[n] in ("failed", "skipped")]
-        lost = [n for n in gone if n in step.needs.values()]
-        if step.fan_in and set(step.fan_in) <= set(gone):
-            lost.append(step.fan_in[0])
+    def _lost(self, step: Step, among: Sequence[str]) -> str | None:
+        """What it needed of these and will not get."""
+        gone = [n for n in among if self.outcome.states.get(n) in ("failed", "skipped")]
+        lost = [n for n in gone if n in step.needs.values() or n in step.after]
+        deploys = [n for n in step.fan_in if self.plan.steps[n].kind == "deploy"]
+        if deploys and set(deploys) <= set(gone):
+            lost.append(deploys[0])
         return lost[0] if lost else None
 
     def _startable(self) -> list[Step]:
@@ -140,7 +147,7 @@ class Runner:
         ready = [
             step
             for step in self.plan.steps.values()
-            if states[step.id] == "pending" and all(states[need] in over for need in step.dependencies)
+            if states[step.id] == "pending" and all(states.get(need, "done") in over for need in step.dependencies)
         ]
         running = list(self.running.values())
         if any(map(self._wants_quiet, running)):
@@ -204,6 +211,7 @@ class Runner:
                 options=named(step.call.options) if step.call else {},
                 needs={p: self._given(self.plan.steps[need]) for p, need in step.needs.items()},
                 target=step.target,
+                platform=step.platform,
                 out=out,
                 log=self._scratch(step) / logs.NAME,
                 plugins=self.plan.recipe.plugins,
@@ -247,8 +255,13 @@ class Runner:
         if parameter == "workdir":
             return self._scratch(step)
         if parameter == "deployments":
-            present = [self._deployed(need) for need in step.fan_in if need in self.stored]
-            return Deployments(present, [self.plan.steps[n].label for n in step.fan_in if n not in self.stored])
+            return self._deployments(step)
+        if parameter == "device_samples" and step.fan_in:
+            return {
+                self.plan.steps[need].label: self.stored[self._upload(step, need)]
+                for need in step.fan_in
+                if self.plan.steps[need].kind == "deploy" and self._upload(step, need) in self.stored
+            }
         need = self.plan.steps[step.needs[parameter]]
         if need.kind == "deploy":
             return self._deployed(need.id)
@@ -256,6 +269,18 @@ class Runner:
             return self.stored[need.id]
         value = exchange.read(need.kind, self._folder(need))
         return value[parameter.removesuffix("_samples")] if need.kind == "samples" else value
+
+    def _deployments(self, step: Step) -> Deployments:
+        """What reached the device of all that the step measures, with the samples where it asks for them."""
+        uploads = [need for need in step.fan_in if self.plan.steps[need].kind == "upload"]
+        deploys = [need for need in step.fan_in if need not in uploads]
+        come = [n for n in deploys if n in self.stored and (not uploads or self._upload(step, n) in self.stored)]
+        missing = [self.plan.steps[need].label for need in deploys if need not in come]
+        return Deployments([self._deployed(need) for need in come], missing)
+
+    def _upload(self, step: Step, deploy: str) -> str:
+        """The step that brought the samples of a deployed build."""
+        return self.plan.uploads[str(step.device), self.plan.steps[deploy].coordinates["model"]]
 
     def _deployed(self, id_: str) -> Deployed:
         step = self.plan.steps[id_]

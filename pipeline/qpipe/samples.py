@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, BinaryIO, overload
 
 import numpy as np
 
@@ -39,21 +39,25 @@ class Samples(Sequence[Sample]):
         samples: Iterable[Sample],
         preprocessing: Mapping[str, Preprocessing],
         classes: Sequence[str] = (),
+        unlike: Samples | None = None,
     ) -> Samples:
-        """Write a stream of samples, one at a time; StageError for none, or for two with one id."""
+        """Write a stream of samples, one at a time; StageError for none, for two with one id, and for one with the same
+        inputs as one of `unlike`."""
         folder.mkdir(parents=True, exist_ok=True)
         entries: list[dict[str, Any]] = []
         seen: set[str] = set()
+        other = {entry["digest"]: entry["id"] for entry in unlike.entries} if unlike else {}
         with (folder / ARRAYS).open("wb") as file:
             for sample in samples:
                 if sample.id in seen:
                     raise StageError(f"samples: two samples are called '{sample.id}'; ids must differ")
                 seen.add(sample.id)
-                inputs = {}
-                for name, array in sample.inputs.items():
-                    inputs[name] = {"offset": file.tell(), "dtype": array.dtype.str, "shape": list(array.shape)}
-                    file.write(np.ascontiguousarray(array).data)
-                entries.append({"id": sample.id, "inputs": inputs, "target": _plain(sample.target)})
+                inputs, digest = _append(file, sample)
+                if digest in other:
+                    what = f"'{sample.id}' of evaluation has the same inputs as '{other[digest]}' of calibration"
+                    raise StageError(f"samples: {what}; evaluate on what calibration never saw")
+                target = _plain(sample.target)
+                entries.append({"id": sample.id, "digest": digest, "inputs": inputs, "target": target})
         if not entries:
             raise StageError("samples: there is none; the stage must give at least one for calibration and evaluation")
         index = {
@@ -67,11 +71,7 @@ class Samples(Sequence[Sample]):
     @cached_property
     def digest(self) -> str:
         """sha256 of the arrays, their ids and targets, and how they are fed."""
-        sha = hashlib.sha256()
-        for name in (INDEX, ARRAYS):
-            with (self.folder / name).open("rb") as file:
-                sha.update(hashlib.file_digest(file, "sha256").digest())
-        return sha.hexdigest()
+        return hashlib.sha256((self.folder / INDEX).read_bytes()).hexdigest()  # which holds a digest of each's arrays
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -103,6 +103,21 @@ class Samples(Sequence[Sample]):
             has = ", ".join(sorted(inputs))
             raise StageError(f"the network takes an input '{missing[0]}', which the samples have not; they have {has}")
         return feeds(inputs, how, names)
+
+
+def _append(file: BinaryIO, sample: Sample) -> tuple[dict[str, Any], str]:
+    """Where the sample's arrays are now in the file, and their digest: of names, types, shapes and bytes."""
+    inputs, sha = {}, hashlib.sha256()
+    for name, given in sorted(sample.inputs.items()):
+        if given.dtype.kind not in "biufc":
+            raise StageError(f"sample '{sample.id}': input '{name}' is of type {given.dtype}; give numbers")
+        array = np.asarray(given, given.dtype.newbyteorder("<"), order="C")  # what every board can read
+        said = {"dtype": array.dtype.str, "shape": list(array.shape)}
+        inputs[name] = {"offset": file.tell(), **said}
+        sha.update(json.dumps([name, said]).encode())
+        sha.update(array.data)
+        file.write(array.data)
+    return inputs, sha.hexdigest()
 
 
 def _plain(target: Any) -> Any:

@@ -56,14 +56,25 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Target:
-    """What quantization and compilation must respect on a device with a runtime (design: only what is not lossless,
-    and what the runtime can load)."""
+    """What quantization must respect on a device with a runtime: only what no compiler can make up for without loss.
+
+    Devices with one target share their quantized networks.
+    """
+
+    saturates: bool = False  # u8 x s8 sums saturate at 16 bits (x86 without VNNI): weights of 7 bits avoid it
+    symmetric_activations: bool = False  # the zero point of activations is the middle of their codes
+    per_tensor_weights: bool = False  # one scale a weight
+    power_of_two_scales: bool = False  # scales are shifts
+
+
+@dataclass(frozen=True)
+class Platform:
+    """What a build must fit: the runtime on a device, what it loads, and whose kernels it has."""
 
     runtime: str = "onnxruntime"
     arch: str = "x86_64"
     max_opset: int = 21
     max_ir_version: int = 10
-    saturates: bool = False  # u8 x s8 sums saturate at 16 bits (x86 without VNNI): weights of 7 bits avoid it
 
 
 @dataclass(frozen=True)
@@ -154,6 +165,18 @@ class Round:
     runtime_mb: float  # the same process with the runtime imported and nothing loaded
 
 
+@dataclass(frozen=True)
+class Placement:
+    """The runtime's word on who runs a build's nodes, of the graph as it really runs.
+
+    nodes: provider -> precision -> number. A precision is int8, int4, int16, float32, float16, bfloat16, float64;
+    `other` are nodes that move, convert or index values, `compiled` parts of which nobody says in what they compute.
+    """
+
+    nodes: Mapping[str, Mapping[str, int]]
+    float_nodes: Sequence[str] = ()  # names of nodes that compute in float; not more than the runner says
+
+
 class Progress(Protocol):
     """How a stage says where it is; call it as often as it pleases, it is throttled."""
 
@@ -181,6 +204,10 @@ class Device(Protocol):
 
     def round(self, build: Stored, samples: Stored, *, warmup_s: float, values: int, budget_s: float) -> Round:
         """Time `values` inferences of one sample in a fresh process, after at least `warmup_s` seconds of warmup."""
+        ...
+
+    def placement(self, build: Stored) -> Placement | None:
+        """Where the build's nodes run and in which precision; None where its runner does not say."""
         ...
 
     def clean(self) -> int:
@@ -259,6 +286,7 @@ class Measurement:
     rounds: Sequence[Sequence[float]] = field(default=())  # raw values
     raw: Literal["rounds", "samples", "resamples"] = "rounds"  # they are: timed values round by round, one per sample
     # in one list, or one per bootstrap resample in one list (drawn alike for all schemes, so that schemes pair up)
+    detail: Mapping[str, Any] = field(default_factory=dict)  # what stands behind the number, as plain JSON
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""

@@ -17,11 +17,11 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from qpipe import exchange, registry
+from qpipe import exchange, own, registry
 from qpipe.call import Call, found
 from qpipe.errors import QpipeError, StageError
 from qpipe.options import needs
-from qpipe.types import Progress, Target
+from qpipe.types import Platform, Progress, Target
 
 ENDING_S = 5.0  # a step's process has so long to end once its result is written
 LONGEST = 300  # characters of somebody else's error
@@ -41,6 +41,7 @@ class Job:
     out: Path  # an empty folder for what it gives
     log: Path
     plugins: Sequence[Path] = ()
+    platform: Platform | None = None
 
 
 def run(job: Job, progress: Progress, cancelled: Callable[[], bool]) -> None:
@@ -144,21 +145,15 @@ class _Throttled:
 
 def call(job: Job, progress: Progress) -> None:
     """Bring what the stage needs, call it, write what it gives."""
-    if job.kind == "reference":
-        from qpipe.reference import float_outputs
-
-        model = exchange.read(*job.needs["model"])
-        outputs = float_outputs(model, _samples(job, "evaluation_samples"), progress)
-        exchange.FloatOutputs.write(job.out, outputs)
-        return
     plugins = registry.load(job.plugins)
-    stage = plugins.stage(job.kind, job.stage)
+    stage = own.STAGES.get(job.kind) or plugins.stage(job.kind, job.stage)
     options = Call(stage, found(job.options, plugins)).resolved()
     with tempfile.TemporaryDirectory(prefix="qpipe-") as scratch:
         brought = {
             "progress": progress,
             "workdir": job.out if job.kind == "compile" else Path(scratch),
             "target": job.target,
+            "platform": job.platform,
         }
         parameters = needs(stage.function)
         arguments = [brought[name] if name in brought else _needed(job, name) for name in parameters]

@@ -102,7 +102,7 @@ def ranged(model: ir.Model, statistics: Any, *, percentile: float = 99.9) -> ir.
 
 def aimed(model: ir.Model, target: qpipe.Target) -> ir.Model:
     """Quantize for a target."""
-    model.metadata_props["arch"] = target.arch
+    model.metadata_props["saturates"] = str(target.saturates)
     return model
 
 

@@ -12,8 +12,9 @@ from scratch_lab import Lab
 
 from qpipe import inventory, keys, recipe
 from qpipe.errors import PluginError
-from qpipe.plan import DeviceInPlan, Plan, Step, make, target_of
-from qpipe.types import Capabilities, Target
+from qpipe.plan import DeviceInPlan, Plan, Step, make
+from qpipe.target import platform_of, target_of
+from qpipe.types import Capabilities, Platform, Target
 
 
 @pytest.fixture
@@ -128,15 +129,54 @@ def test_devices_with_equal_targets_share_everything_of_the_host(lab: Lab) -> No
 
 def test_a_stage_that_asks_for_the_target_runs_once_for_each_and_another_once(lab: Lab) -> None:
     schemes(lab, "  a: [aimed]\n  b: [snap]\n")
+    assert ids(expand(lab, "one", "arm"), "quantize") == ["tiny/a/aimed", "tiny/b/snap"]  # other CPUs, one target
+    lab.edit("devices.yaml", "two: 'null'", "two: {'null': {}, target: {symmetric_activations: true}}")
     plan = expand(lab, "one", "two", "arm")
     assert ids(plan, "quantize") == ["tiny/a/aimed", "tiny/b/snap", "tiny/a/aimed~2"]
     assert ids(plan, "compile") == ["tiny/float32/packed", "tiny/a/packed", "tiny/b/packed", "tiny/a/packed~2"]
-    assert plan.steps["tiny/a/packed@arm"].needs["build"] == "tiny/a/packed~2"
-    assert plan.steps["tiny/b/packed@arm"].needs["build"] == "tiny/b/packed"
-    first, second = (plan.steps[step].target for step in ("tiny/a/aimed", "tiny/a/aimed~2"))
-    assert first is not None
-    assert second is not None
-    assert (first.arch, second.arch) == ("x86_64", "aarch64")
+    assert plan.steps["tiny/a/packed@two"].needs["build"] == "tiny/a/packed~2"
+    assert plan.steps["tiny/b/packed@two"].needs["build"] == "tiny/b/packed"
+    targets = [plan.steps[step].target for step in ("tiny/a/aimed", "tiny/a/aimed~2")]
+    assert targets == [Target(), Target(symmetric_activations=True)]
+
+
+def test_what_a_runtime_demands_of_quantization_is_in_its_target(lab: Lab) -> None:
+    schemes(lab, "  a: [aimed]\n")
+    lab.edit(
+        "stages.py", 'register("compile", pack)', 'register("compile", pack, demands={"per_tensor_weights": True})'
+    )
+    assert expand(lab).steps["tiny/a/aimed"].target == Target(per_tensor_weights=True)
+
+
+OWN = "{left: {tiny: {}, samples: {noise: {evaluate: 2}}}, right: {tiny: {scale: 2}}, third: {tiny: {scale: 3}}}"
+
+
+def test_a_model_may_bring_samples_of_its_own_and_the_others_share(lab: Lab) -> None:
+    lab.edit("recipe.yaml", "{tiny: tiny}", OWN)
+    lab.edit("recipe.yaml", "measure: [", "measure: [{accuracy: {metric: closeness}}, ")
+    plan = expand(lab)
+    assert ids(plan, "samples") == ["left/samples", "samples"]
+    assert ids(plan, "upload") == ["one/left/samples", "one/samples"]
+    assert plan.steps["left/reference"].needs["evaluation_samples"] == "left/samples"
+    accuracy = {model: plan.steps[f"{model}/snapped/packed@one/accuracy"].needs for model in ("left", "right", "third")}
+    assert [accuracy[m]["device_samples"] for m in accuracy] == ["one/left/samples", "one/samples", "one/samples"]
+    lab.edit("recipe.yaml", 'samples: {noise: {evaluate: "${evaluate}"}}\n', "")
+    lab.edit(
+        "recipe.yaml", "{tiny: {scale: 2}}, third: {tiny: {scale: 3}}", "{tiny: {}, samples: {noise: {evaluate: 2}}}"
+    )
+    assert ids(expand(lab), "samples") == ["left/samples"]  # the same ones
+
+
+def test_what_is_expected_of_float_comes_before_all_that_is_made_of_the_network(lab: Lab) -> None:
+    lab.edit("recipe.yaml", "measure: [", "measure: [{score: {metric: closeness}}, ")
+    before = expand(lab)
+    lab.edit("recipe.yaml", "devices:", "expect: {closeness: {value: 0, tolerance: 1}}\ndevices:")
+    after = expand(lab)
+    assert ids(after, "expect") == ["tiny/expect"]
+    assert {step.id for step in after.steps.values() if "tiny/expect" in step.after} == {
+        id_ for id_ in before.steps if id_ not in ("samples", "tiny/import", "one/energy")
+    }
+    assert not changed(before, after) & set(before.steps)  # no key depends on it
 
 
 def test_a_fan_in_waits_for_all_that_is_deployed_there_and_needs_none(lab: Lab) -> None:
@@ -222,7 +262,7 @@ def cpu(arch: str, *features: str, version: str = "1.23.0") -> Capabilities:
     ],
 )
 def test_eight_bit_products_saturate_on_an_x86_without_vnni(capabilities: Capabilities | None, saturates: bool) -> None:
-    assert target_of(capabilities, "onnxruntime").saturates is saturates
+    assert target_of(capabilities).saturates is saturates
 
 
 @pytest.mark.parametrize(
@@ -232,15 +272,15 @@ def test_eight_bit_products_saturate_on_an_x86_without_vnni(capabilities: Capabi
      ("1.31.0", 24, 12), ("1.32.0", 28, 14), ("1.99.0", 28, 14)],
 )  # fmt: skip
 def test_a_runtime_loads_up_to_its_opset(version: str, opset: int, ir_version: int) -> None:
-    target = target_of(cpu("x86_64", version=version), "onnxruntime")
-    assert (target.max_opset, target.max_ir_version) == (opset, ir_version)
+    platform = platform_of(cpu("x86_64", version=version), "onnxruntime")
+    assert (platform.max_opset, platform.max_ir_version) == (opset, ir_version)
 
 
 def test_the_runtime_of_this_machine_loads_what_its_version_says() -> None:
-    target = target_of(cpu("x86_64", version=onnxruntime.__version__), "onnxruntime")
+    platform = platform_of(cpu("x86_64", version=onnxruntime.__version__), "onnxruntime")
     graph = onnx.parser.parse_graph("g (float[1] x) => (float[1] y) { y = Relu(x) }")
-    opset = onnx.helper.make_opsetid("", target.max_opset)
-    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=target.max_ir_version)
+    opset = onnx.helper.make_opsetid("", platform.max_opset)
+    model = onnx.helper.make_model(graph, opset_imports=[opset], ir_version=platform.max_ir_version)
     assert onnxruntime.InferenceSession(model.SerializeToString()).get_inputs()[0].name == "x"
 
 
@@ -252,20 +292,16 @@ def test_float_outputs_are_computed_anew_when_the_code_that_computes_them_change
     lab.edit("recipe.yaml", "measure: [energy,", "measure: [near, energy,")
     before = expand(lab).steps["tiny/reference"].key
     assert expand(lab).steps["tiny/reference"].key == before
-    engine = keys.of_engine
-    monkeypatch.setattr(keys, "of_engine", lambda kind: {**engine(kind), "code": "another"})
-    assert expand(lab).steps["tiny/reference"].key != before
-    reference = Path(keys.__file__).with_name("reference.py")
     hashed: list[Path] = []
-    monkeypatch.setattr(keys, "_digest_code", lambda files: hashed.extend(files) or "digest")
-    engine("reference")
-    assert reference in hashed
+    monkeypatch.setattr(keys, "_digest_code", lambda files: hashed.extend(files) or "another")
+    assert expand(lab).steps["tiny/reference"].key != before
+    assert Path(keys.__file__).with_name("reference.py") in hashed
 
 
 @pytest.mark.parametrize("version", ["", "unknown", "2"])
 def test_a_runtime_of_unknown_version_gets_what_is_widely_loaded(version: str) -> None:
-    target = target_of(cpu("x86_64", version=version), "onnxruntime")
-    assert (target.max_opset, target.max_ir_version) == (Target.max_opset, Target.max_ir_version)
+    platform = platform_of(cpu("x86_64", version=version), "onnxruntime")
+    assert (platform.max_opset, platform.max_ir_version) == (Platform.max_opset, Platform.max_ir_version)
 
 
 def test_every_step_names_what_it_needs_by_parameter(lab: Lab) -> None:

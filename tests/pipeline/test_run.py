@@ -101,7 +101,7 @@ def test_a_result_that_rots_in_the_cache_is_computed_again(lab: Lab) -> None:
 @pytest.mark.parametrize("file", ["digests.json", "evaluation/inputs.bin", "calibration/samples.json"])
 def test_samples_that_rot_are_made_again(file: str, lab: Lab) -> None:
     first, _ = run(lab)
-    path = lab.folder / ".qpipe/cache/samples" / first.plan.samples.key / "value" / file
+    path = lab.folder / ".qpipe/cache/samples" / first.plan.steps["samples"].key / "value" / file
     path.write_bytes(path.read_bytes()[:5])
     lab.edit("recipe.yaml", '[{snap: {bits: "${bits}"}}]', "[ranged]")
     second, events = run(lab)

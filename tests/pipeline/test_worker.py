@@ -102,7 +102,7 @@ def job(tmp_path: Path) -> Callable[..., Job]:
         out = tmp_path / "out"
         out.mkdir()
         needs = {"model": ("import", tmp_path / "model")}
-        return Job("a step", "quantize", "given", options, needs, Target(arch="mips"), out, tmp_path / "log", [plugin])
+        return Job("a step", "quantize", "given", options, needs, Target(saturates=True), out, tmp_path / "log", [plugin])
 
     return make
 
@@ -175,9 +175,8 @@ def test_a_stage_gets_the_samples_it_names(tmp_path: Path) -> None:
     plugin = tmp_path / "given_stages.py"
     plugin.write_text(PLUGIN, encoding="utf-8")
     one = np.zeros(1, np.float32)
-    data = Dataset(
-        [Sample("c0", {"x": one})], [Sample(f"e{i}", {"x": one}) for i in range(2)], {"x": Preprocessing()}
-    )  # fmt: skip
+    c0, e0, e1 = (Sample(name, {"x": np.float32([i])}) for i, name in enumerate(("c0", "e0", "e1")))
+    data = Dataset([c0], [e0, e1], {"x": Preprocessing()})
     (tmp_path / "samples").mkdir()
     (tmp_path / "out").mkdir()
     exchange.write("samples", data, tmp_path / "samples")

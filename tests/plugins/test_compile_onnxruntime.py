@@ -14,7 +14,7 @@ from qpipe.quant import qdq
 from qpipe.quant.activations import quantize_activations
 from qpipe.quant.biases import quantize_biases
 from qpipe.quant.codebook import CODEBOOKS
-from qpipe.types import Build, Target
+from qpipe.types import Build, Platform
 from qpipe_plugins.compile.onnxruntime import onnxruntime
 from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.logarithmic import logarithmic
@@ -46,7 +46,7 @@ def operators(build, tmp_path, signed=False):
 @pytest.mark.parametrize("activations", ["minmax", "percentile", "mse", "entropy"])
 @pytest.mark.parametrize("quantizer", [symmetric, asymmetric, logarithmic])
 def test_onnxruntime_runs_integer_kernels_and_nothing_else(quantizer, activations, statistics, tmp_path):
-    build = onnxruntime(quantizer(conv_net(), statistics, activations=activations), Target(), tmp_path / "build")
+    build = onnxruntime(quantizer(conv_net(), statistics, activations=activations), Platform(), tmp_path / "build")
     found = operators(build, tmp_path)
     assert found.count("QLinearConv") == 3
     assert found.count("QLinearAdd") == found.count("QLinearGlobalAveragePool") == found.count("QGemm") == 1
@@ -59,7 +59,7 @@ def test_a_zero_point_per_channel_is_computed_in_integers_and_exactly(statistics
     model = asymmetric(conv_net(), statistics, granularity="channel")
     convolutions = [weight.quantized for weight in qdq.weights(model) if weight.kind != "gemm"]
     assert all(len(np.unique(quantized.zero_point)) > 1 for quantized in convolutions)
-    build = onnxruntime(model, Target(), tmp_path / "build")
+    build = onnxruntime(model, Platform(), tmp_path / "build")
     network = ir.load(build.folder / "model.onnx")
     step = 1e-6 + max(np.ptp(each["logits"]) for each in run(network, images(8))) / 255
     for integer, plain in zip(run(network, images(8), optimize=True), run(network, images(8)), strict=True):
@@ -70,7 +70,7 @@ def test_a_clip_whose_range_ends_just_there_is_absorbed(tmp_path):
     inputs = [array * 10 for array in images(4)]  # ReLU6 saturates: its range is exactly [0, 6]
     statistics = statistics_of(conv_net(), inputs)
     assert statistics["stem_out"].maximum == 6
-    found = operators(onnxruntime(symmetric(conv_net(), statistics), Target(), tmp_path / "build"), tmp_path)
+    found = operators(onnxruntime(symmetric(conv_net(), statistics), Platform(), tmp_path / "build"), tmp_path)
     assert "Clip" not in found
 
 
@@ -87,7 +87,7 @@ def test_packed_weights_are_decoded_by_onnxruntime_bit_for_bit_and_folded_away(n
     quantize_activations(model, statistics)
     codes = sorted(weight.quantized.codes.tobytes() for weight in qdq.weights(model))
     whole = run(model, images(3), optimize=True)
-    build = onnxruntime(model, Target(), tmp_path / "build")
+    build = onnxruntime(model, Platform(), tmp_path / "build")
     loaded = optimized(build, tmp_path)
     assert not {"Gather", "Cast", "Slice"} & {node.op_type for node in loaded.graph.node}
     weights = [t for t in loaded.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
@@ -107,7 +107,7 @@ def test_what_is_left_out_of_the_file_changes_no_bit(statistics, tmp_path):
     model = symmetric(conv_net(), statistics)
     whole = ir.from_proto(ir.to_proto(model))
     quantize_biases(whole)
-    build = onnxruntime(model, Target(), tmp_path)
+    build = onnxruntime(model, Platform(), tmp_path)
     for optimize in (True, False):
         one, two = (run(net, images(6), optimize=optimize) for net in (whole, ir.load(build.folder / "model.onnx")))
         for a, b in zip(one, two, strict=True):
@@ -121,10 +121,10 @@ def test_a_clip_that_bites_before_the_codes_end_is_kept(statistics, tmp_path):
     wide = symmetric(conv_net(), statistics_of(conv_net(), inputs))
     six = next(node for node in wide.graph if node.op_type == "Clip").inputs[2]
     six.const_value = ir.tensor(np.array(5.5, np.float32), name=six.name)
-    build = onnxruntime(wide, Target(), tmp_path)
+    build = onnxruntime(wide, Platform(), tmp_path)
     kept = [node.op_type for node in onnx.load(build.folder / "model.onnx").graph.node]
     assert kept.count("Clip") == 2
-    narrow = onnxruntime(symmetric(conv_net(), statistics_of(conv_net(), inputs)), Target(), tmp_path / "narrow")
+    narrow = onnxruntime(symmetric(conv_net(), statistics_of(conv_net(), inputs)), Platform(), tmp_path / "narrow")
     assert "Clip" not in [node.op_type for node in onnx.load(narrow.folder / "model.onnx").graph.node]
 
 
@@ -137,7 +137,7 @@ def test_packing_halves_the_weights(statistics, tmp_path):
         model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w")])
         (weight,) = qdq.weights(model)
         qdq.quantize_weight(model, weight, qdq.to_codebook(weight, codebook, axis=0))
-        onnxruntime(model, Target(), tmp_path / folder)
+        onnxruntime(model, Platform(), tmp_path / folder)
         return sum(len(t.raw_data) for t in onnx.load(tmp_path / folder / "model.onnx").graph.initializer)
 
     table = 256 * 2 + 4 * 8
@@ -146,14 +146,14 @@ def test_packing_halves_the_weights(statistics, tmp_path):
 
 def test_the_same_network_gives_the_same_bytes(statistics, tmp_path):
     for folder in ("one", "two"):
-        onnxruntime(logarithmic(conv_net(), statistics), Target(), tmp_path / folder)
+        onnxruntime(logarithmic(conv_net(), statistics), Platform(), tmp_path / folder)
     for name in ("model.onnx", "build.json"):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
 def test_signed_activations_for_arm_give_the_same_numbers(statistics, tmp_path):
-    x86 = onnxruntime(symmetric(conv_net(), statistics), Target(), tmp_path / "x86")
-    arm = onnxruntime(symmetric(conv_net(), statistics), Target(arch="aarch64"), tmp_path / "arm")
+    x86 = onnxruntime(symmetric(conv_net(), statistics), Platform(), tmp_path / "x86")
+    arm = onnxruntime(symmetric(conv_net(), statistics), Platform(arch="aarch64"), tmp_path / "arm")
     assert not any(
         t.data_type == onnx.TensorProto.UINT8 for t in onnx.load(arm.folder / "model.onnx").graph.initializer
     )
@@ -173,7 +173,7 @@ def test_the_file_carries_nothing_that_costs_bytes(statistics, tmp_path):
     model.graph.doc_string = "words"
     unused = ir.tensor(np.zeros(1000, np.float32), name="unused")
     model.graph.register_initializer(ir.val("unused", const_value=unused))
-    build = onnxruntime(model, Target(), tmp_path)
+    build = onnxruntime(model, Platform(), tmp_path)
     proto = onnx.load(build.folder / "model.onnx")
     assert "unused" not in {t.name for t in proto.graph.initializer}
     assert not proto.graph.doc_string
@@ -183,7 +183,7 @@ def test_the_file_carries_nothing_that_costs_bytes(statistics, tmp_path):
 
 
 def test_the_manifest_says_how_to_run_it_and_what_goes_in_and_out(statistics, tmp_path):
-    onnxruntime(symmetric(conv_net(), statistics), Target(), tmp_path, threads=2, optimization="extended")
+    onnxruntime(symmetric(conv_net(), statistics), Platform(), tmp_path, threads=2, optimization="extended")
     manifest = json.loads((tmp_path / "build.json").read_text(encoding="utf-8"))
     assert manifest == {
         "runtime": "onnxruntime",
@@ -197,14 +197,14 @@ def test_the_manifest_says_how_to_run_it_and_what_goes_in_and_out(statistics, tm
 
 
 def test_a_float_network_is_left_as_it_is(tmp_path):
-    build = onnxruntime(conv_net(), Target(), tmp_path)
+    build = onnxruntime(conv_net(), Platform(), tmp_path)
     one, two = run(conv_net(), images(2)), run(ir.load(build.folder / "model.onnx"), images(2))
     np.testing.assert_array_equal(one[0]["logits"], two[0]["logits"])
 
 
 def test_a_network_that_the_device_cannot_load_is_refused_with_both_versions(tmp_path):
     with pytest.raises(StageError, match=r"^compile onnxruntime: the network is opset 21 \(IR 10\), the device's onnx"):
-        onnxruntime(conv_net(21), Target(max_opset=17, max_ir_version=8), tmp_path)
+        onnxruntime(conv_net(21), Platform(max_opset=17, max_ir_version=8), tmp_path)
 
 
 def test_a_network_whose_tensors_are_called_as_the_files_are_is_renamed_all_the_same(tmp_path):
@@ -213,7 +213,7 @@ def test_a_network_whose_tensors_are_called_as_the_files_are_is_renamed_all_the_
     arrays = {"t1": np.arange(6, dtype=np.float32).reshape(3, 2), "t0": np.float32([1, 2])}
     for folder in ("one", "two"):
         model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name=name) for name, array in arrays.items()])
-        onnxruntime(model, Target(), tmp_path / folder)
+        onnxruntime(model, Platform(), tmp_path / folder)
     written = tmp_path / "one" / "model.onnx"
     assert written.read_bytes() == (tmp_path / "two" / "model.onnx").read_bytes()
     given = np.float32([[1, 2, 3]])

@@ -68,7 +68,14 @@ class Bench:
         self.builds.append(qpipe.Deployed(name, build, self.device.store(build.folder, nothing), is_float))
 
     def measure(self, **options: float) -> dict[tuple[str, str], qpipe.Measurement]:
-        measured = latency(qpipe.Deployments(self.builds), self.device, self.samples, self.work, nothing, **options)  # type: ignore[arg-type]
+        measured = latency(
+            qpipe.Deployments(self.builds),
+            self.device,
+            {each.name: self.samples for each in self.builds},
+            self.work,
+            nothing,
+            **options,
+        )  # type: ignore[arg-type]
         return {(each.deployed, each.metric): each for each in measured}
 
     @property

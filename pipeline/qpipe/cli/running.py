@@ -63,9 +63,10 @@ def run(asked: Request, as_json: bool) -> None:
 
 def plan(asked: Request, as_json: bool) -> None:
     """Print the steps with what will happen to each."""
-    session = open_session(asked)
-    with Store(asked.db) as store:
-        planned = session.offline_plan(store)
+    with display() as shown:
+        session = open_session(asked)
+        with Store(asked.db) as store:
+            planned = execute.prepare(session, store, shown.event)
     work = wanted(planned, session.cache)
     entries = [_entry(step, planned, session.cache, work) for step in planned.steps.values()]
     if as_json:

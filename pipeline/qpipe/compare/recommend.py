@@ -24,7 +24,7 @@ def choose(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits |
     Objectives are scaled to what the rows on the front span. None where no row keeps the limits.
     """
     limits = limits or {}
-    kept = [row for row in rows if _keeps(row, limits) and objectives.keys() <= row["metrics"].keys()]
+    kept = [row for row in rows if keeps(row, limits) and objectives.keys() <= row["metrics"].keys()]
     kept = [row for row in kept if row["on_front"]] or kept
     free = {metric: goal for metric, goal in objectives.items() if metric not in limits} or objectives
     return min(kept, key=lambda row: _distance(row, kept, free), default=None)
@@ -55,7 +55,8 @@ def _sentence(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limit
     return f"{where}: ship {_name(chosen, rows)}, {why}: {metrics}{slower}"
 
 
-def _keeps(row: Row, limits: Limits) -> bool:
+def keeps(row: Row, limits: Limits) -> bool:
+    """Whether all of them were measured of the row and are kept."""
     return all(
         metric in row["metrics"] and OPERATORS[sign](row["metrics"][metric]["value"], bound)
         for metric, (sign, bound) in limits.items()

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.biases import quantize_biases
-from qpipe.types import Build, Target
+from qpipe.types import Build, Platform
 from qpipe_plugins.compile.packing import pack
 from qpipe_plugins.compile.slimming import QDQ, derive_bias_scales, drop_clips, strip
 
@@ -21,7 +21,7 @@ INT4_OPSET = 21
 
 def onnxruntime(
     model: ir.Model,
-    target: Target,
+    platform: Platform,
     workdir: Path,
     *,
     threads: int = 1,
@@ -37,12 +37,12 @@ def onnxruntime(
     for weight in qdq.weights(model):
         if weight.quantized is not None and weight.quantized.codebook.bits <= 4:
             pack(model, weight, weight.quantized, model.opset_imports.get("", 0) >= INT4_OPSET)
-    if target.arch in ("aarch64", "arm64"):
+    if platform.arch in ("aarch64", "arm64"):
         _shift_activations(model)
     drop_clips(model)
     derive_bias_scales(model)
     strip(model, own)
-    _set_version(model, target)
+    _set_version(model, platform)
     workdir.mkdir(parents=True, exist_ok=True)
     ir.save(model, workdir / "model.onnx")
     return Build.write(workdir, _manifest(model, threads, optimization))
@@ -88,14 +88,14 @@ def _shift_zero_point(model: ir.Model, node: ir.Node) -> None:
     qdq.discard(model, old)
 
 
-def _set_version(model: ir.Model, target: Target) -> None:
+def _set_version(model: ir.Model, platform: Platform) -> None:
     """The oldest IR version that the operators allow: what loads in most runtimes."""
     opset = model.opset_imports.get("", 0)
     needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)], ignore_unknown=True)
-    if opset > target.max_opset or needed > target.max_ir_version:
+    if opset > platform.max_opset or needed > platform.max_ir_version:
         raise StageError(
-            f"compile onnxruntime: the network is opset {opset} (IR {needed}), the device's {target.runtime} loads up "
-            f"to opset {target.max_opset} (IR {target.max_ir_version}); export it with an older opset, or update the "
+            f"compile onnxruntime: the network is opset {opset} (IR {needed}), the device's {platform.runtime} loads up "
+            f"to opset {platform.max_opset} (IR {platform.max_ir_version}); export it with an older opset, or update the "
             "runtime on the device"
         )
     model.ir_version = needed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import qpipe
 from qpipe_plugins.measure.accuracy import accuracy
+from qpipe_plugins.measure.latency import METRICS as LATENCY
 from qpipe_plugins.measure.latency import latency
 from qpipe_plugins.measure.memory import memory
 from qpipe_plugins.measure.size import size
@@ -13,6 +14,6 @@ from qpipe_plugins.measure.size import size
 def register_stages(register: qpipe.Register) -> None:
     """The built-in measurements."""
     register("measure", accuracy)
-    register("measure", size)
-    register("measure", latency, cached=False)
-    register("measure", memory, cached=False)
+    register("measure", size, gives=("size_mb",))
+    register("measure", latency, cached=False, gives=LATENCY)
+    register("measure", memory, cached=False, gives=("memory_mb", "memory_above_runtime_mb"))

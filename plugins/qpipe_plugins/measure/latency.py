@@ -15,12 +15,15 @@ from qpipe_plugins.measure.rounds import Journal, interval
 
 ENOUGH_FOR_P99 = 299  # fewer values bound no 99th percentile: 0.99^299 < 0.05
 Rounds = Sequence[qpipe.Round]
+METRICS = (
+    "latency_ms", "latency_p90_ms", "latency_p99_ms", "latency_min_ms", "load_ms", "first_ms", "latency_ratio"
+)  # fmt: skip
 
 
 def latency(
     deployments: qpipe.Deployments,
     device: qpipe.Device,
-    device_samples: qpipe.Stored,
+    device_samples: Mapping[str, qpipe.Stored],
     workdir: Path,
     progress: qpipe.Progress,
     *,
@@ -39,7 +42,7 @@ def latency(
     journal = Journal(workdir / "rounds.jsonl", {"values": values, "warmup_s": warmup_s, "round_s": round_s})
 
     def once(each: qpipe.Deployed) -> qpipe.Round:
-        return device.round(each.stored, device_samples, warmup_s=warmup_s, values=values, budget_s=round_s)
+        return device.round(each.stored, device_samples[each.name], warmup_s=warmup_s, values=values, budget_s=round_s)
 
     for number, order in enumerate(turns(deployments.present, rounds)):
         running = [each for each in order if each.name not in failures]
