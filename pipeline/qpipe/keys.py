@@ -19,10 +19,12 @@ from typing import Any
 
 import qpipe
 from qpipe.call import Call
+from qpipe.imports import imported
 from qpipe.registry import Stage
 
 Fields = dict[str, Any]
 
+_EMPTY = hashlib.sha256().hexdigest()
 # what decides numbers on the host; a device's own versions are in its fingerprint
 OURS = "qpipe-edge"
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "pycocotools")
@@ -46,7 +48,7 @@ def of_call(call: Call) -> Fields:
         "stage": stage.name,
         "distribution": stage.distribution,
         "version": stage.version,
-        "requires": _required(stage.distribution),
+        "requires": _required(stage.distribution, stage.name),
         "code": {f"{s.kind} {s.name}": code(s) for s in stages},
         "options": call.plain(_named_only)["options"],
         "files": files,
@@ -64,12 +66,15 @@ def of_host() -> Fields:
 
 
 @cache
-def _required(distribution: str) -> dict[str, str]:
-    """The versions of what somebody else's distribution asks for, where it is installed; ours are LIBRARIES."""
+def _required(distribution: str, stage: str = "") -> dict[str, str]:
+    """The versions of what somebody else's distribution asks for, where it is installed; of ours, what the extra of the
+    stage's own name asks for (torch), as all others are LIBRARIES."""
     try:
-        lines = (importlib.metadata.requires(distribution) or []) if distribution != OURS else []
+        lines = importlib.metadata.requires(distribution) or []
     except importlib.metadata.PackageNotFoundError:  # a file named in a recipe
         return {}
+    if distribution == OURS:
+        lines = [line for line in lines if re.search(rf"extra == ['\"]{re.escape(stage)}['\"]", line)]
     found = {}
     for name in (re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in lines):
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -96,34 +101,25 @@ def _instructions() -> str:
 
 def code(stage: Stage) -> str:
     """Digest of the code a stage runs: the core's arithmetic and a built-in's module, anybody else's whole top-level
-    package, or the file with the modules beside it."""
+    package, or the file with what it imports of the modules beside it."""
+    return _digest_code((*_own_code(stage), *_core()))
+
+
+def _own_code(stage: Stage) -> list[Path]:
+    """Of the module of its function, and of the one that registered it, which may have made it what it is."""
     module = sys.modules[stage.function.__module__]
-    return _digest_code((*_own_code(module), *_core()))
-
-
-def _own_code(module: ModuleType) -> list[Path]:
-    file = Path(inspect.getfile(module))
     if module.__name__.startswith("qpipe_plugins."):
         return _with_neighbours(module)
+    modules = [module, sys.modules.get(stage.plugin, module)]
+    return sorted({path for each in modules for path in _code_of(each)})
+
+
+def _code_of(module: ModuleType) -> Iterable[Path]:
     package = sys.modules[module.__name__.partition(".")[0]]
     if hasattr(package, "__path__"):
-        return sorted(Path(next(iter(package.__path__))).rglob("*.py"))
-    return [file, *(_beside(file) if _alone(file) else ())]
-
-
-def _beside(file: Path) -> list[Path]:
-    """The modules that a file named in a recipe may import: those in its folder, in the folders there, and in packages
-    below these. Not all that lies below: a recipe's folder holds data, results and a cache that others write into."""
-    found = []
-    for root, folders, names in os.walk(file.parent):
-        descend = Path(root) == file.parent or "__init__.py" in names
-        folders[:] = [folder for folder in folders if descend and not _foreign(folder)]
-        found += [Path(root) / name for name in names if name.endswith(".py")]
-    return sorted(path for path in found if path != file)
-
-
-def _foreign(part: str) -> bool:
-    return part.startswith(".") or part in ("site-packages", "node_modules", "venv")
+        return Path(next(iter(package.__path__))).rglob("*.py")
+    file = Path(inspect.getfile(module))
+    return imported(file) if _alone(file) else [file]
 
 
 def _with_neighbours(module: ModuleType) -> list[Path]:
@@ -169,15 +165,29 @@ def package(stage: Stage) -> str:
 def digest(path: Path) -> str:
     """sha256 of a file, with the external data of an ONNX model, or of a folder's names and contents."""
     if path.is_dir():
-        parts = [f"{file.relative_to(path)} {_sha(file)}" for file in sorted(path.rglob("*")) if file.is_file()]
+        parts = [f"{file.relative_to(path)} {_sha(file)}" for file in _files(path)]
     else:
         parts = [_sha(file) for file in (path, *_external(path))]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _files(folder: Path) -> list[Path]:
+    """Every file below, sorted; what cannot be looked at is left out."""
+    found = []
+    for root, _, names in os.walk(folder):
+        for file in (Path(root, name) for name in names):
+            with suppress(OSError):
+                found += [file] if file.is_file() else []
+    return sorted(found)
 
 
 def _sha(file: Path) -> str:
     try:
+        if not file.is_file():  # a pipe never ends
+            return "missing"
         with file.open("rb") as stream:
+            if not os.fstat(stream.fileno()).st_size:  # nor does many a file of /proc
+                return _EMPTY
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError:
         return "missing"

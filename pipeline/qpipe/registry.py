@@ -34,6 +34,7 @@ class Stage:
     cached: bool = True  # its result holds for as long as what it was made from
     gives: tuple[str, ...] = ()  # metrics that it measures, where it says so
     demands: Mapping[str, bool] = field(default_factory=dict)  # of quantization, as fields of Target
+    plugin: str = ""  # the module that registered it
 
     @property
     def help(self) -> str:
@@ -79,6 +80,8 @@ class Registry:
             wrong = str(error).partition(" in plugin ")[0]
             raise PluginError(f"plugin '{source}': {wrong}; there is {_hook_names()}") from error
 
+        module = getattr(inspect.getmodule(plugin), "__name__", "")
+
         def register(
             kind: str,
             function: Callable[..., Any],
@@ -94,7 +97,8 @@ class Registry:
                 if demand not in DEMANDS:
                     raise PluginError(f"plugin '{source}': unknown demand '{demand}'; {suggest(demand, DEMANDS)}")
             called = name or function.__name__
-            stage = Stage(kind, called, function, distribution, version, cached, tuple(gives), dict(demands or {}))
+            asked = dict(demands or {})
+            stage = Stage(kind, called, function, distribution, version, cached, tuple(gives), asked, module)
             _take(self.stages, (kind, stage.name), stage)
 
         def register_device(function: Callable[..., Any], *, name: str | None = None) -> None:

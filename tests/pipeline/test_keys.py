@@ -53,17 +53,43 @@ def test_an_option_changes_the_key_of_its_stage_alone(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("file", ["stages.py", "beside.py"])
-def test_a_plugin_file_and_the_modules_beside_it_are_code(file: str, lab: Lab) -> None:
+def test_a_plugin_file_and_the_modules_that_it_imports_are_code(file: str, lab: Lab) -> None:
     lab.write("beside.py", "STEP = 1\n")
+    lab.edit("stages.py", "import qpipe", "import beside\nimport qpipe")
     before = key_of(lab, snapped)
     lab.write(file, (lab.folder / file).read_text(encoding="utf-8") + "\n# changed\n")
     assert key_of(lab, snapped) != before
 
 
-def test_a_module_that_appears_beside_a_plugin_file_is_code(lab: Lab) -> None:
+def test_a_module_that_appears_where_a_plugin_file_looks_for_it_is_code(lab: Lab) -> None:
+    lab.edit("stages.py", "import qpipe", "try:\n    import appears\nexcept ImportError:\n    pass\nimport qpipe")
     before = key_of(lab, snapped)
-    lab.write("beside.py", "STEP = 1\n")
+    lab.write("appears.py", "STEP = 1\n")
     assert key_of(lab, snapped) != before
+
+
+def test_a_module_that_nothing_imports_is_no_code(lab: Lab) -> None:
+    before = key_of(lab, snapped)
+    lab.write("mine.py", "STEP = 1\n")
+    assert key_of(lab, snapped) == before
+
+
+@pytest.mark.parametrize("file", ["registers.py", "holds.py"])
+def test_a_stage_from_beside_the_file_that_registers_it_is_the_code_of_both(file: str, lab: Lab) -> None:
+    stage = 'def bend(model, *, by: int = 1):\n    """Bend."""\n    return model\n'
+    lab.write("holds.py", stage)
+    text = "import qpipe\nfrom holds import bend\n@qpipe.hookimpl\ndef register_stages(register):\n    "
+    lab.write("registers.py", f'{text}register("quantize", bend)\n')
+    lab.edit("recipe.yaml", "plugins: [stages.py]", "plugins: [stages.py, registers.py]")
+    lab.edit("recipe.yaml", "schemes:", "schemes:\n  bent: [bend]")
+
+    def bent(loaded: recipe.Recipe) -> Call:
+        return loaded.schemes["bent"][0]
+
+    before, others = key_of(lab, bent), key_of(lab, snapped)
+    lab.write(file, (lab.folder / file).read_text(encoding="utf-8") + "\n# changed\n")
+    assert key_of(lab, bent) != before
+    assert key_of(lab, snapped) == others
 
 
 def test_a_lab_that_moves_keeps_its_keys(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,11 +191,12 @@ def test_a_plugins_key_has_the_core_arithmetic_that_it_may_call(lab: Lab, monkey
     assert {"stages.py", "qdq.py", "worker.py"} <= {path.name for path in seen}
 
 
-def test_a_package_beside_a_plugin_file_is_part_of_its_code(lab: Lab) -> None:
-    lab.write("helpers/__init__.py", "")
-    lab.write("helpers/deep.py", "ONE = 1\n")
+def test_a_package_beside_a_plugin_file_is_part_of_its_code_where_it_imports_by_name(lab: Lab) -> None:
+    lab.write("parts/__init__.py", "")
+    lab.write("parts/deep.py", "ONE = 1\n")
+    lab.edit("stages.py", "import qpipe", "import importlib\nimport qpipe")
     before = key_of(lab, snapped)
-    lab.write("helpers/deep.py", "ONE = 2\n")
+    lab.write("parts/deep.py", "ONE = 2\n")
     assert key_of(lab, snapped) != before
 
 

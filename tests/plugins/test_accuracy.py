@@ -77,7 +77,7 @@ class Bench:
 
     def deployed(self, noise: float) -> qpipe.Deployed:
         folder = self.folder / f"build-{noise}"
-        folder.mkdir()
+        folder.mkdir(parents=True)
         (folder / "model.onnx").write_bytes(network(noise))
         stored = qpipe.Stored(str(folder), "d", 1, 1)
         return qpipe.Deployed("net/int8/ort", qpipe.Build(folder, {}), stored)
@@ -200,3 +200,34 @@ def test_one_sample_has_a_wilson_interval_or_none(tmp_path: Path) -> None:
 def test_a_device_that_stops_early_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(qpipe.StageError, match=r"^accuracy: here gave outputs of 7 of 40 samples"):
         Bench(tmp_path).measure(0.1, most=7)
+
+
+def test_a_usual_metric_that_these_outputs_are_nothing_for_is_left_out_and_one_asked_for_fails(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refusing(outputs: Any, reference: Any) -> float:
+        raise qpipe.StageError("rank: no scores in 'y'; give another metric")
+
+    rank = qpipe.Metric("rank", refusing, sum, against="float_outputs")
+    assert list(Bench(tmp_path / "a").measure(0.1, always=[rank, sqnr()])) == ["sqnr_db"]
+    assert "rank is left out: rank: no scores in 'y'" in caplog.text
+    with pytest.raises(qpipe.StageError, match=r"^rank: no scores in 'y'; give another metric \(sample 's0'\)$"):
+        Bench(tmp_path / "b").measure(0.1, metric=[rank])
+
+
+def test_a_metric_that_breaks_is_told_with_the_sample_and_what_it_got(tmp_path: Path) -> None:
+    broken = qpipe.Metric("odd", lambda outputs, _: outputs["z"], sum, against="float_outputs")
+    message = r"^metric odd broke at sample 's0': KeyError: 'z'; it got y float32 \[1, 4\]$"
+    with pytest.raises(qpipe.StageError, match=message):
+        Bench(tmp_path).measure(0.1, metric=[broken])
+
+
+def test_an_amount_has_no_interval_below_zero(tmp_path: Path) -> None:
+    def rare(outputs: Any, reference: Any) -> float:
+        return 30.0 if np.argmax(outputs["y"]) != np.argmax(reference["y"]) else 0.0
+
+    metric = qpipe.Metric("edits", rare, lambda all_: float(np.mean(all_)), against="float_outputs")
+    found = Bench(tmp_path).measure(0.05, metric=[metric])["edits"]
+    assert found.value < 5
+    assert found.low is not None
+    assert found.low >= 0

@@ -20,6 +20,7 @@ from qpipe_plugins.metric.agreement import agreement
 from qpipe_plugins.metric.coco_map import coco_map
 from qpipe_plugins.metric.sqnr import sqnr
 from qpipe_plugins.metric.topk import topk
+from qpipe_plugins.postprocess.softmax import softmax
 
 LABELS = 6
 Detections = dict[str, Any]
@@ -41,7 +42,7 @@ def detections(*rows: tuple[float, float, float, float, int, float]) -> Detectio
 
 def test_the_metrics_are_registered() -> None:
     names = {name for kind, name in registry.load().stages if kind == "metric"}
-    assert {"topk", "agreement", "sqnr", "coco_map"} <= names
+    assert {"topk", "f1", "agreement", "sqnr", "coco_map", "voc_map", "wer"} <= names
 
 
 # ---- topk
@@ -65,10 +66,48 @@ def test_scores_that_are_no_numbers_are_no_answer() -> None:
     assert agreement().contribution(logits(math.nan, 1.0), logits(2.0, 1.0)) == 0.0
 
 
-@pytest.mark.parametrize("target", [None, "cat", 3, -1, {"boxes": []}, True])
+@pytest.mark.parametrize("target", [None, "cat", -1, {"boxes": []}, True, 1.0])
 def test_a_target_that_is_no_label_is_named(target: object) -> None:
-    with pytest.raises(qpipe.StageError, match=r"^metric topk: target .* is no label; it is a number from 0 to 2$"):
+    with pytest.raises(qpipe.StageError, match=r"^metric topk: target .* is no label; it is a whole number from 0$"):
         topk().contribution(logits(0.1, 0.2, 0.3), target)
+
+
+def test_a_label_without_a_score_says_how_labels_count() -> None:
+    message = "metric topk: label 3 but the network gives 3 scores; labels count from 0, so the last is 2"
+    with pytest.raises(qpipe.StageError, match=f"^{message}$"):
+        topk().contribution(logits(0.1, 0.2, 0.3), 3)
+    message = (
+        "metric topk: label 2 but the network gives 3 scores; labels count from 0 behind the first 1, so the last is 1"
+    )
+    with pytest.raises(qpipe.StageError, match=f"^{message}$"):
+        topk(first=1).contribution(logits(0.1, 0.2, 0.3), 2)
+
+
+def test_the_background_can_come_first() -> None:
+    scores = np.arange(1001, dtype=np.float32)
+    pairs = [(scores, 999), (scores, 998), (scores[::-1], 0)]
+    assert [topk(first=1).contribution(*pair) for pair in pairs] == [1.0, 0.0, 0.0], "the background is an answer too"
+    assert [topk(k=2, first=1).contribution(*pair) for pair in pairs] == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (1, 4, 1, 1), (1, 1, 1, 4)])
+def test_scores_may_have_any_shape_with_one_long_axis(shape: tuple[int, ...]) -> None:
+    assert topk().contribution({"y": np.array([0.1, 0.2, 0.9, 0.3]).reshape(shape)}, 2) == 1.0
+
+
+@pytest.mark.parametrize("prediction", [np.zeros((1, 3, 4)), np.zeros((0,)), "cat"])
+def test_what_is_no_row_of_scores_is_named(prediction: Any) -> None:
+    message = r"^metric topk: output 'y' is (\[1, 3, 4\]|\[0\]|str); it needs one score a class, such as \[1, 1000\]"
+    with pytest.raises(qpipe.StageError, match=message):
+        topk().contribution({"y": prediction}, 0)
+
+
+def test_probabilities_rank_as_logits_do() -> None:
+    for seed in range(5):
+        scores = {"y": np.random.default_rng(seed).normal(0, 30, (1, 10)).astype(np.float32)}
+        right = int(scores["y"].argmax())
+        assert topk().contribution(softmax(scores), right) == topk().contribution(scores, right) == 1.0
+        assert agreement().contribution(softmax(scores), scores) == 1.0
 
 
 # ---- agreement
@@ -106,6 +145,50 @@ def test_two_networks_that_find_nothing_agree() -> None:
     assert agreement().contribution(nothing, detections((0, 0, 1, 1, 0, 0.9))) == 0.0
 
 
+def test_every_pixel_of_a_map_of_classes_is_an_answer() -> None:
+    rng = np.random.default_rng(2)
+    one, other = (rng.normal(size=(1, 3, 8, 9)).astype(np.float32) for _ in range(2))
+    expected = np.mean(
+        [[np.argmax(one[0, :, y, x]) == np.argmax(other[0, :, y, x]) for x in range(9)] for y in range(8)]
+    )
+    assert agreement().contribution({"y": one}, {"y": other}) == expected
+    last = {"y": np.moveaxis(one, 1, -1)}, {"y": np.moveaxis(other, 1, -1)}
+    assert agreement(axis=-1).contribution(*last) == expected
+    with pytest.raises(
+        qpipe.StageError, match=r"which axis of output 'y' \[1, 8, 9, 3\] is that of the classes\? set axis"
+    ):
+        agreement().contribution(*last)
+
+
+def test_of_several_outputs_the_share_is_the_mean_and_single_numbers_do_not_count() -> None:
+    one = {"kind": np.float32([[1, 2, 3]]), "colour": np.float32([[9, 1]]), "age": np.float32([[31.0]])}
+    other = {"kind": np.float32([[1, 2, 5]]), "colour": np.float32([[1, 9]]), "age": np.float32([[33.0]])}
+    assert agreement().contribution(one, other) == 0.5
+
+
+def test_whole_numbers_and_texts_are_answers() -> None:
+    assert agreement().contribution({"ids": np.array([[1, 2, 3, 4]])}, {"ids": np.array([[1, 2, 0, 4]])}) == 0.75
+    assert agreement().contribution({"ids": np.array([[1, 2]])}, {"ids": np.array([[1, 2, 3]])}) == 0.0
+    assert agreement().contribution({"class": np.array([7])}, {"class": np.array([7])}) == 1.0
+    assert agreement().contribution({"text": "so"}, {"text": "so"}) == 1.0
+    assert agreement().contribution("so it", "so") == 0.0
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"),
+    [((1,), "no highest score in y [1]"), ((1, 1), "no highest score in y [1, 1]"),
+     ((1, 50, 29), "which axis of output 'y' [1, 50, 29] is that of the classes? set axis, or postprocess"),
+     ((1, 1, 8, 8), "which axis of output 'y' [1, 1, 8, 8] is that of the classes? set axis, or postprocess"),
+     ((1, 8, 8, 8), "which axis of output 'y' [1, 8, 8, 8] is that of the classes? set axis, or postprocess")],
+)  # fmt: skip
+def test_outputs_without_a_clear_answer_say_what_to_use_instead(shape: tuple[int, ...], reason: str) -> None:
+    output = {"y": np.zeros(shape, np.float32)}
+    message = f"metric agreement: {reason}; sqnr compares numbers (leave agreement out by always: [sqnr])"
+    with pytest.raises(qpipe.StageError) as raised:
+        agreement().contribution(output, output)
+    assert str(raised.value) == message
+
+
 # ---- sqnr
 
 
@@ -133,6 +216,20 @@ def test_sqnr_is_always_a_number(output: list[float], reference: list[float], de
 def test_a_missing_output_is_named() -> None:
     with pytest.raises(qpipe.StageError, match=r"^metric sqnr: output 'scores' of float is missing; there is boxes$"):
         sqnr().contribution({"boxes": np.zeros(1)}, {"boxes": np.zeros(1), "scores": np.zeros(1)})
+
+
+def test_infinities_of_a_mask_are_no_noise_where_they_agree() -> None:
+    masked = np.array([-math.inf, 3.0, 4.0])
+    assert score(sqnr(), [({"y": masked}, {"y": masked})]) == 200
+    assert score(sqnr(), [({"y": np.array([-math.inf, 3.0, 4.5])}, {"y": masked})]) == pytest.approx(20)  # 25 over 0.25
+    assert score(sqnr(), [({"y": -masked}, {"y": masked})]) == -200
+
+
+def test_outputs_of_another_shape_are_no_noise_but_an_error() -> None:
+    with pytest.raises(
+        qpipe.StageError, match=r"^metric sqnr: output 'y' is \[1, 6\], that of float \[4, 6\]; leave sqnr"
+    ):
+        sqnr().contribution({"y": np.zeros((1, 6))}, {"y": np.zeros((4, 6))})
 
 
 # ---- coco_map

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from qpipe_plugins.postprocess.ssd_boxes import decode, default_boxes, non_maximum_suppression, ssd_boxes
+import qpipe
+from qpipe_plugins.postprocess.boxes import non_maximum_suppression
+from qpipe_plugins.postprocess.ssd_boxes import decode, default_boxes, ssd_boxes
 
 # two cells a side at stride 8, one at stride 16; ratio 1 alone, so two boxes a cell
 SMALL = {"size": 16, "strides": (8, 16), "scales": (0.25, 0.5, 1.0), "ratios": (1.0,)}
@@ -62,7 +64,7 @@ def test_size_that_no_stride_divides_has_one_more_cell() -> None:
 
 
 def test_too_few_scales_are_refused() -> None:
-    with pytest.raises(ValueError, match="2 scales for 2 strides; give 3"):
+    with pytest.raises(qpipe.StageError, match="2 scales for 2 strides; give 3"):
         default_boxes(16, (8, 16), (0.25, 0.5))
 
 
@@ -96,6 +98,16 @@ def test_suppression_keeps_what_brute_force_keeps(threshold: float) -> None:
 def test_a_suppressed_box_suppresses_nothing() -> None:
     boxes = np.float32([[0, 0, 10, 10], [4, 0, 14, 10], [8, 0, 18, 10]])
     assert non_maximum_suppression(boxes, np.float32([0.9, 0.8, 0.7]), 0.4).tolist() == [0, 2]
+
+
+def test_more_boxes_than_are_compared_at_once_are_suppressed_alike() -> None:
+    rng = np.random.default_rng(4)
+    corners = rng.uniform(0, 80, (700, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(20, 60, (700, 2))], axis=1).astype(np.float32)
+    scores = rng.uniform(0, 1, 700).astype(np.float32)
+    expected = suppressed_one_by_one(boxes, scores, 0.5)
+    assert non_maximum_suppression(boxes, scores, 0.5).tolist() == expected
+    assert non_maximum_suppression(boxes, scores, 0.5, limit=7).tolist() == expected[:7]
 
 
 def test_no_boxes_give_no_boxes() -> None:
@@ -144,5 +156,5 @@ def test_outputs_can_have_other_names() -> None:
 
 
 def test_outputs_of_another_grid_are_refused_with_both_counts() -> None:
-    with pytest.raises(ValueError, match=r"boxes is \[10, 4\] .* give 3060 default boxes"):
+    with pytest.raises(qpipe.StageError, match=r"boxes is \[10, 4\] .* give 3060 default boxes"):
         ssd_boxes(network_outputs({}))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from qpipe.compare import statistics
 from qpipe.errors import QpipeError, StageError
@@ -14,11 +17,24 @@ MAX_RAW = 10_000  # more contributions than this are not kept; their resamples a
 LONGEST = 200  # characters of somebody else's error
 
 
-class Scores:
-    """Takes outputs as they arrive; holds contributions, not outputs."""
+log = logging.getLogger(__name__)
 
-    def __init__(self, metrics: Sequence[Metric], postprocess: Callable[[Outputs], Any] | None = None) -> None:
-        self.metrics = list({metric.name: metric for metric in metrics}.values())
+
+class Scores:
+    """Takes outputs as they arrive; holds contributions, not outputs.
+
+    Of the metrics those that are `usual` are left out, with a word in the log, where they say that these outputs are
+    nothing for them.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[Metric],
+        postprocess: Callable[[Outputs], Any] | None = None,
+        usual: Sequence[Metric] = (),
+    ) -> None:
+        self.metrics = list({metric.name: metric for metric in (*usual, *metrics)}.values())
+        self.usual = {metric.name for metric in usual} - {metric.name for metric in metrics}
         self.predict = postprocess or _unchanged
         self.contributions: dict[str, list[Any]] = {metric.name: [] for metric in self.metrics}
 
@@ -28,19 +44,22 @@ class Scores:
         try:
             predicted, of_float = self.predict(outputs), self.predict(reference)
         except Exception as error:
-            raise _broken("postprocess", sample, error) from error
+            raise _broken("postprocess", sample, error, outputs) from error
         pairs = {
             "target": (predicted, sample.target),
             "float": (predicted, of_float),
             "float_outputs": (outputs, reference),
         }
-        for metric in self.metrics:
+        for metric in list(self.metrics):
             if metric.against == "target" and sample.target is None:
                 continue
             try:
                 self.contributions[metric.name].append(metric.contribution(*pairs[metric.against]))
             except Exception as error:
-                raise _broken(f"metric {metric.name}", sample, error) from error
+                if not (isinstance(error, QpipeError) and metric.name in self.usual):
+                    raise _broken(f"metric {metric.name}", sample, error, pairs[metric.against][0]) from error
+                log.warning("%s is left out: %s", metric.name, error)
+                self.metrics.remove(metric)
 
     def measurements(self) -> list[Measurement]:
         """The number of each metric that any sample contributed to, with its interval over samples."""
@@ -51,12 +70,28 @@ def _unchanged(outputs: Outputs) -> Outputs:
     return outputs
 
 
-def _broken(what: str, sample: Sample, error: Exception) -> QpipeError:
+def _broken(what: str, sample: Sample, error: Exception, got: Any) -> QpipeError:
     """Foreign code: whatever it raises is told in one line; an error of ours keeps its own words."""
     text = " ".join(str(error).split())[:LONGEST]
     if isinstance(error, QpipeError):
-        return StageError(f"{what}: sample '{sample.id}': {text}")
-    return StageError(f"{what} broke at sample '{sample.id}': {type(error).__name__}: {text}".removesuffix(": "))
+        return StageError(f"{text} (sample '{sample.id}')")
+    reason = f"{type(error).__name__}: {text}".removesuffix(": ")
+    return StageError(f"{what} broke at sample '{sample.id}': {reason}; it got {_shown(got)}")
+
+
+def _shown(got: Any) -> str:
+    """What a metric or a postprocess was given, in a few words."""
+    if isinstance(got, Mapping):
+        return ", ".join(f"{name} {_shown(value)}" for name, value in got.items())[:LONGEST]
+    return f"{got.dtype.name} {list(got.shape)}" if isinstance(got, np.ndarray) else type(got).__name__
+
+
+def _bounds(metric: Metric, draws: Sequence[float]) -> statistics.Interval:
+    """Where the metric's values can lie, by a thousand draws: no unit and all from 0 to 1 is a share, or a mean of
+    shares; what was never negative is an amount."""
+    if not metric.unit and all(0 <= each <= 1 for each in draws):
+        return statistics.SHARE
+    return statistics.AMOUNT if min(draws) >= 0 else statistics.ANYWHERE
 
 
 def _measurement(metric: Metric, contributions: Sequence[Any]) -> Measurement:
@@ -72,9 +107,7 @@ def _measurement(metric: Metric, contributions: Sequence[Any]) -> Measurement:
     resampled = []
     if n > 1 and not (interval and numbers):
         resampled = statistics.resample(contributions, metric.reduce, resamples=metric.resamples)
-        # no unit, and none of a thousand draws outside of 0 to 1: a share, or a mean of shares
-        is_share = not metric.unit and all(0 <= each <= 1 for each in (value, *resampled))
-        bounds = statistics.SHARE if is_share else statistics.ANYWHERE
+        bounds = _bounds(metric, (value, *resampled))
         interval = interval or statistics.percentiles(resampled, value, n, bounds)
     low, high = interval or (None, None)
     raw = [float(each) for each in contributions] if numbers else resampled

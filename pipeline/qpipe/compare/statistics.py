@@ -12,6 +12,7 @@ Interval = tuple[float, float]
 
 ANYWHERE: Interval = (-math.inf, math.inf)
 SHARE: Interval = (0.0, 1.0)
+AMOUNT: Interval = (0.0, math.inf)
 Z = 1.959963984540054  # of the normal distribution, 97.5 %
 
 

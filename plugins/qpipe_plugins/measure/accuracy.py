@@ -24,12 +24,12 @@ def accuracy(
     metric: Annotated[Sequence[qpipe.Metric], qpipe.StageOption("metric")] = (),
     always: Annotated[Sequence[qpipe.Metric], qpipe.StageOption("metric")] = ("agreement", "sqnr"),  # type: ignore[assignment]
 ) -> list[qpipe.Measurement]:
-    """Infer all evaluation samples on the device and score them by `metric` and `always`.
+    """Infer all evaluation samples on the device and score them by `metric`, and by `always` where these apply.
 
     `postprocess` makes predictions of the outputs. A metric against the target is left out where samples have none.
     Intervals are over samples: Wilson's for shares, bootstrap else. Cost: one inference a sample, on the device.
     """
-    scores = Scores((*always, *metric), postprocess)
+    scores = Scores(metric, postprocess, usual=always)
     count, done = len(evaluation_samples), 0
     for outputs in device.infer(deployed.stored, device_samples, count):
         scores.add(evaluation_samples[done], outputs, float_outputs[done])

@@ -5,25 +5,17 @@ Accumulation is its own because an interval repeats it 200 times, which takes py
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, Literal
 
 import numpy as np
 
 import qpipe
 from qpipe.types import Array
+from qpipe_plugins.metric.detections import Matches, joined, mean_average_precision, read_boxes
 
 RECALLS = np.linspace(0.0, 1.0, 101)
-
-
-class Matches(NamedTuple):
-    """One sample's detections of all labels against its ground truth, T thresholds of overlap, D detections."""
-
-    scores: Array  # float64 [D], by label, best first
-    labels: Array  # int64 [D]
-    true: Array  # bool [T, D]
-    false: Array  # bool [T, D]; neither where the match is a crowd
-    truths: Array  # int64, the label of each box to be found
 
 
 def coco_map(*, iou: float | Literal["0.50:0.95"] = 0.5) -> qpipe.Metric:
@@ -38,25 +30,12 @@ def coco_map(*, iou: float | Literal["0.50:0.95"] = 0.5) -> qpipe.Metric:
         name, thresholds = f"map{100 * float(iou):g}", np.array([float(iou)])
 
     def contribution(prediction: Mapping[str, Array], target: Mapping[str, Any]) -> Matches:
-        found = _boxes(prediction, "a prediction", "scores")
-        wanted = _boxes(target, "a target")
+        found = read_boxes("coco_map", prediction, "a prediction", "scores")
+        wanted = read_boxes("coco_map", target, "a target", flag="iscrowd")
         return _matches(found, wanted, thresholds)
 
-    return qpipe.Metric(name, contribution, _mean_average_precision, resamples=200)
-
-
-def _boxes(given: Any, what: str, *more: str) -> dict[str, Array]:
-    """As arrays, boxes as x, y, width, height."""
-    names = ("boxes", "labels", *more)
-    if not isinstance(given, Mapping) or not set(names) <= given.keys():
-        there = ", ".join(given) if isinstance(given, Mapping) else type(given).__name__
-        raise qpipe.StageError(f"metric coco_map: {what} has {there}; it has {', '.join(names)} (set postprocess)")
-    boxes = np.asarray(given["boxes"], np.float64).reshape(-1, 4)
-    arrays = {name: np.asarray(given[name]) for name in (*names[1:], *("iscrowd",) * ("iscrowd" in given))}
-    for name, array in arrays.items():
-        if array.shape != (len(boxes),):
-            raise qpipe.StageError(f"metric coco_map: {what} has {len(boxes)} boxes, but {name} is {list(array.shape)}")
-    return {**arrays, "boxes": np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)}
+    reduce = partial(mean_average_precision, average_precision=_average_precision)
+    return qpipe.Metric(name, contribution, reduce, resamples=200)
 
 
 def _matches(found: Mapping[str, Array], wanted: Mapping[str, Array], thresholds: Array) -> Matches:
@@ -75,38 +54,22 @@ def _matches(found: Mapping[str, Array], wanted: Mapping[str, Array], thresholds
         matched, ignored = image["dtMatches"] > 0, image["dtIgnore"].astype(bool)
         scores, counted = np.array(image["dtScores"], np.float64), np.count_nonzero(image["gtIgnore"] == 0)
         labels = np.full(len(scores), label), np.full(counted, label)
-        parts.append((scores, labels[0], matched & ~ignored, ~matched & ~ignored, labels[1]))
-    if not parts:
-        none = np.zeros((len(thresholds), 0), bool)
-        return Matches(np.zeros(0), np.zeros(0, np.int64), none, none, np.zeros(0, np.int64))
-    return Matches(*(np.concatenate(part, axis=-1) for part in zip(*parts, strict=True)))
+        parts.append(Matches(scores, labels[0], matched & ~ignored, ~matched & ~ignored, labels[1]))
+    return joined(parts, len(thresholds))
 
 
 def _fill(shelf: dict[tuple[int, int], list[dict[str, Any]]], boxes: Mapping[str, Array]) -> None:
     """Annotations as pycocotools has them, by (image, label); ids from 1, for 0 means no match."""
     crowds = boxes.get("iscrowd", np.zeros(len(boxes["boxes"])))
     scores = boxes.get("scores", crowds)
-    rows = zip(boxes["boxes"].tolist(), boxes["labels"].tolist(), scores.tolist(), crowds.tolist(), strict=True)
+    corners = boxes["boxes"]
+    sized = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+    rows = zip(sized.tolist(), boxes["labels"].tolist(), scores.tolist(), crowds.tolist(), strict=True)
     for number, (box, label, score, crowd) in enumerate(rows, start=1):
         shelf[0, label].append({
             "id": number, "bbox": box, "area": box[2] * box[3], "score": score,
             "iscrowd": int(crowd), "ignore": int(crowd),
         })  # fmt: skip
-
-
-def _mean_average_precision(contributions: Sequence[Matches]) -> float:
-    """The mean over thresholds and the labels that there are to be found; 0 where there is nothing to be found."""
-    scores, labels, true, false, truths = (np.concatenate(p, axis=-1) for p in zip(*contributions, strict=True))
-    # stable: of equal scores the earlier sample comes first, as in pycocotools
-    order = np.lexsort((-scores, labels))
-    labels, true, false = labels[order], true[:, order], false[:, order]
-    found, counts = np.unique(truths, return_counts=True)
-    starts, ends = np.searchsorted(labels, found, "left"), np.searchsorted(labels, found, "right")
-    precisions = [
-        _average_precision(true[:, start:end], false[:, start:end], int(count))
-        for start, end, count in zip(starts, ends, counts, strict=True)
-    ]
-    return float(np.mean(precisions)) if precisions else 0.0
 
 
 def _average_precision(true: Array, false: Array, count: int) -> Array:

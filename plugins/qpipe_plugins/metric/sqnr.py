@@ -26,12 +26,19 @@ def _powers(outputs: Mapping[str, Array], float_outputs: Mapping[str, Array]) ->
     missing = sorted(set(float_outputs) - set(outputs))
     if missing:
         raise qpipe.StageError(f"metric sqnr: output '{missing[0]}' of float is missing; there is {', '.join(outputs)}")
-    powers = []
-    for name, reference in float_outputs.items():
-        signal = np.asarray(reference, np.float64)
-        noise = np.asarray(outputs[name], np.float64) - signal
-        powers.append((float(np.sum(signal * signal)), float(np.sum(noise * noise))))
+    powers = [_power(name, outputs[name], reference) for name, reference in float_outputs.items()]
     return np.asarray(np.nan_to_num(powers, nan=np.inf, posinf=np.inf))
+
+
+def _power(name: str, output: Array, reference: Array) -> tuple[float, float]:
+    if np.shape(output) != np.shape(reference):
+        reason = f"output '{name}' is {list(np.shape(output))}, that of float {list(np.shape(reference))}"
+        raise qpipe.StageError(f"metric sqnr: {reason}; leave sqnr out by accuracy's option always: [agreement]")
+    ours, signal = np.asarray(output, np.float64), np.asarray(reference, np.float64)
+    same = ours == signal  # so are infinities, such as those of masks, which have no power
+    noise = np.subtract(ours, signal, out=np.zeros_like(signal), where=~same)
+    signal = np.where(np.isinf(signal), 0, signal)
+    return float(np.sum(signal * signal)), float(np.sum(noise * noise))
 
 
 def _worst(contributions: Sequence[Array]) -> float:

@@ -3,29 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
 import qpipe
 from qpipe.types import Array
+from qpipe_plugins.metric.scores import class_scores, label_index
 
 
-def topk(*, k: int = 1) -> qpipe.Metric:
-    """Share of samples whose label (target: a whole number) is among the k highest scores of the first output."""
+def topk(*, k: int = 1, first: int = 0) -> qpipe.Metric:
+    """Share of samples whose label (target: a whole number) is among the k highest scores of the first output.
 
-    def contribution(prediction: Mapping[str, Array] | Array, target: int) -> float:
-        scores = _first(prediction)
-        if isinstance(target, bool) or not isinstance(target, int) or not 0 <= target < len(scores):
-            last = len(scores) - 1
-            raise qpipe.StageError(f"metric topk: target {target!r} is no label; it is a number from 0 to {last}")
+    Labels count from 0. `first` is where the score of label 0 is: 1 for networks whose score 0 is of the background,
+    as those of 1001 scores for 1000 labels.
+    """
+    if k < 1:
+        raise qpipe.StageError(f"metric topk: k is {k}; it is 1 or more")
+
+    def contribution(prediction: Mapping[str, Array] | Array, target: Any) -> float:
+        scores = class_scores("topk", prediction)
+        wanted = label_index("topk", target, len(scores), first)
         if np.isnan(scores).any():
             return 0.0
         # of equal scores the first wins, as argmax has it
-        return float(target in np.argsort(-scores, kind="stable")[:k])
+        return float(wanted in np.argsort(-scores, kind="stable")[:k])
 
     return qpipe.Metric(f"top{k}", contribution, lambda contributions: float(np.mean(contributions)))
-
-
-def _first(prediction: Mapping[str, Array] | Array) -> Array:
-    array = next(iter(prediction.values())) if isinstance(prediction, Mapping) else prediction
-    return np.asarray(array, np.float64).ravel()

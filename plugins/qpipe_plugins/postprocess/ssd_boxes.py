@@ -1,13 +1,15 @@
-"""From the raw outputs of an SSD head to boxes: default boxes, decoding, non-maximum suppression."""
+"""From the raw outputs of an SSD head to boxes: default boxes and decoding."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+import qpipe
+from qpipe_plugins.postprocess.boxes import Detections, Floats, above, suppressed
+from qpipe_plugins.postprocess.outputs import output
+from qpipe_plugins.postprocess.softmax import probabilities
 
 STRIDES = (8, 16, 32, 64)
 SCALES = (0.07, 0.15, 0.3, 0.5, 0.8)
@@ -28,7 +30,8 @@ def default_boxes(
     scale and the next: `scales` holds one more number than `strides`.
     """
     if len(scales) != len(strides) + 1:
-        raise ValueError(f"ssd boxes: {len(scales)} scales for {len(strides)} strides; give {len(strides) + 1}")
+        reason = f"{len(scales)} scales for {len(strides)} strides; give {len(strides) + 1}"
+        raise qpipe.StageError(f"postprocess ssd_boxes: {reason}")
     maps = []
     for stride, scale, following in zip(strides, scales, scales[1:], strict=False):
         cells = -(-size // stride)
@@ -52,36 +55,8 @@ def decode(offsets: Floats, priors: Floats, variances: tuple[float, float] = VAR
     return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
 
 
-def non_maximum_suppression(boxes: Floats, scores: Floats, threshold: float) -> NDArray[np.int64]:
-    """The boxes that overlap no better one by more than `threshold`, best first; of equals the first wins."""
-    order = np.argsort(-scores, kind="stable")
-    overlaps = intersection_over_union(boxes[order]) > threshold
-    alive = np.ones(len(order), np.bool_)
-    for rank in range(len(order)):
-        if alive[rank]:
-            alive[rank + 1 :] &= ~overlaps[rank, rank + 1 :]
-    return order[alive].astype(np.int64)
-
-
-def intersection_over_union(boxes: Floats) -> Floats:
-    """Of each box with each, [n, n]; a box without area overlaps nothing."""
-    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
-    sides = np.maximum(high - low, 0)
-    shared = sides[..., 0] * sides[..., 1]
-    areas = np.maximum(boxes[:, 2] - boxes[:, 0], 0) * np.maximum(boxes[:, 3] - boxes[:, 1], 0)
-    union = areas[:, None] + areas[None, :] - shared
-    shares: Floats = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-    return shares
-
-
-def softmax(logits: Floats) -> Floats:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), np.float32)
-
-
 def ssd_boxes(
-    outputs: dict[str, NDArray[np.float32]],
+    outputs: dict[str, Floats],
     *,
     size: int = 192,
     strides: Sequence[int] = STRIDES,
@@ -93,29 +68,20 @@ def ssd_boxes(
     max_detections: int = 100,
     boxes: str = "boxes",
     scores: str = "scores",
-) -> dict[str, NDArray[np.float32] | NDArray[np.int64]]:
+) -> Detections:
     """One sample's detections, best first: boxes in pixels of the input, scores, labels without the background.
 
     `boxes` and `scores` name the outputs: offsets [1, N, 4] and logits [1, N, classes + 1] with the background first.
     """
     priors = default_boxes(size, strides, scales, ratios)
-    offsets, logits = outputs[boxes][0], outputs[scores][0]
+    offsets, logits = (output(outputs, name, "ssd_boxes")[1][0] for name in (boxes, scores))
     if offsets.shape != priors.shape or len(logits) != len(priors):
-        raise ValueError(
-            f"ssd boxes: {boxes} is {list(offsets.shape)} and {scores} {list(logits.shape)}, "
+        raise qpipe.StageError(
+            f"postprocess ssd_boxes: {boxes} is {list(offsets.shape)} and {scores} {list(logits.shape)}, "
             f"but size, strides, scales and ratios give {len(priors)} default boxes"
         )
-    probability = softmax(logits)[:, 1:]
-    place, label = np.nonzero(probability > score_threshold)
-    confidence = probability[place, label]
+    corners = np.clip(decode(offsets, priors, variances), 0, size)
+    found = above(corners, probabilities(logits)[:, 1:], score_threshold)
     # beyond this many candidates none can reach the best max_detections in practice
-    best = np.argsort(-confidence, kind="stable")[: 4 * max_detections]
-    place, label, confidence = place[best], label[best], confidence[best]
-    corners = np.clip(decode(offsets[place], priors[place], variances), 0, size)
-    kept = np.empty(0, np.int64)
-    for each in np.unique(label):
-        members = np.flatnonzero(label == each)
-        survivors = non_maximum_suppression(corners[members], confidence[members], iou_threshold)
-        kept = np.concatenate([kept, members[survivors]])
-    kept = np.sort(kept)[:max_detections]  # the candidates are in order of their confidence
-    return {"boxes": corners[kept], "scores": confidence[kept], "labels": label[kept].astype(np.int64)}
+    most = 4 * max_detections
+    return suppressed(found, iou_threshold=iou_threshold, max_detections=max_detections, candidates=most)
