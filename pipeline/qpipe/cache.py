@@ -1,18 +1,32 @@
-"""Results by key: folders written aside and renamed, checked when they are read."""
+"""Results by key: folders written aside and renamed, checked when they are read, removed when nobody needs them."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 MANIFEST = "manifest.json"
+ASIDE, LOCK, USERS = "aside", ".lock", ".users"  # beside the kinds
 STALE_S = 24 * 3600
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A result that lies in the cache."""
+
+    kind: str
+    key: str
+    size: int  # bytes of its files
+    used: float  # when a run last counted on it, seconds since 1970
 
 
 class Cache:
@@ -52,7 +66,7 @@ class Cache:
     @contextmanager
     def put(self, kind: str, key: str) -> Iterator[Path]:
         """A folder to write a result into; it becomes the key's result when the block ends well, vanishes otherwise."""
-        aside = self.root / "aside"
+        aside = self.root / ASIDE
         aside.mkdir(parents=True, exist_ok=True)
         _sweep(aside)
         entry = Path(tempfile.mkdtemp(dir=aside))
@@ -74,10 +88,112 @@ class Cache:
         finally:
             shutil.rmtree(entry, ignore_errors=True)
 
+    def entries(self) -> list[Entry]:
+        """All that is there, the longest unused first."""
+        folders = [f for kind in self._kinds() for f in kind.iterdir() if f.is_dir()]
+        found = [_entry(folder) for folder in folders]
+        return sorted((entry for entry in found if entry), key=lambda entry: (entry.used, entry.key))
+
+    def _kinds(self) -> list[Path]:
+        if not self.root.is_dir():
+            return []
+        own = (ASIDE, LOCK, USERS)
+        return sorted(path for path in self.root.iterdir() if path.name not in own and path.is_dir())
+
+    @contextmanager
+    def kept(self, results: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """While this lasts, nobody's `clean` removes the results of these kinds and keys, there already or not yet."""
+        names = [f"{kind}/{key}" for kind, key in results]
+        (self.root / USERS).mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            with self._locked(fcntl.LOCK_SH):  # who cleans sees the whole list or none of it
+                user = stack.enter_context(tempfile.NamedTemporaryFile("w", dir=self.root / USERS, encoding="utf-8"))
+                fcntl.flock(user, fcntl.LOCK_EX)  # falls with this process, whatever ends it
+                user.write("\n".join(names))
+                user.flush()
+            for name in names:
+                with suppress(OSError):
+                    os.utime(self.root / name / MANIFEST)
+            yield
+
+    def clean(
+        self,
+        kind: str | None = None,
+        older_than_s: float | None = None,
+        keep_bytes: float | None = None,
+        dry_run: bool = False,
+    ) -> tuple[list[Entry], list[Entry]]:
+        """Remove results, the longest unused first: those of the kind, unused for so long, until no more than so many
+        bytes (of the kind) are left. Gives what went, and what was to go but is in use."""
+        if not self.root.is_dir():
+            return [], []
+        if not dry_run:
+            _sweep(self.root / ASIDE)
+        with self._locked(fcntl.LOCK_EX):
+            in_use = self._in_use()
+            chosen = _longest_unused([e for e in self.entries() if kind in (None, e.kind)], older_than_s, keep_bytes)
+            going = [entry for entry in chosen if f"{entry.kind}/{entry.key}" not in in_use]
+            aside = [] if dry_run else [self._set_aside(entry) for entry in going]
+        for folder in aside:
+            shutil.rmtree(folder, ignore_errors=True)
+        return going, [entry for entry in chosen if entry not in going]
+
+    def _set_aside(self, entry: Entry) -> Path:
+        """Rename: a result is there or not, whenever this process ends."""
+        (self.root / ASIDE).mkdir(exist_ok=True)
+        aside = Path(tempfile.mkdtemp(dir=self.root / ASIDE))
+        with suppress(OSError):  # found damaged by somebody else, and removed
+            self.folder(entry.kind, entry.key).rename(aside / "removed")
+        return aside
+
+    def _in_use(self) -> Collection[str]:
+        """What the processes that are at work keep; forgets those that were killed."""
+        found: set[str] = set()
+        users = self.root / USERS
+        for file in users.iterdir() if users.is_dir() else ():
+            try:
+                with file.open("r+", encoding="utf-8") as user:
+                    fcntl.flock(user, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    file.unlink(missing_ok=True)
+            except BlockingIOError:
+                found.update(file.read_text(encoding="utf-8").splitlines())
+            except FileNotFoundError:
+                continue
+        return found
+
+    @contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        with (self.root / LOCK).open("w", encoding="utf-8") as lock:
+            fcntl.flock(lock, how)
+            yield
+
+
+def _longest_unused(entries: list[Entry], older_than_s: float | None, keep_bytes: float | None) -> list[Entry]:
+    now, left, chosen = time.time(), sum(entry.size for entry in entries), []
+    for entry in entries:
+        if older_than_s is not None and now - entry.used < older_than_s:
+            break
+        if keep_bytes is not None and left <= keep_bytes:
+            break
+        chosen.append(entry)
+        left -= entry.size
+    return chosen
+
+
+def _entry(folder: Path) -> Entry | None:
+    """None where it has just been removed."""
+    mark = folder / MANIFEST
+    try:
+        used = (mark if mark.is_file() else folder).stat().st_mtime
+        size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    except OSError:
+        return None
+    return Entry(folder.parent.name, folder.name, size, used)
+
 
 def _sweep(aside: Path) -> None:
     """Remove what processes that were killed left unfinished; who still writes has done so within a day."""
-    for entry in aside.iterdir():
+    for entry in aside.iterdir() if aside.is_dir() else ():
         with suppress(OSError):
             if time.time() - entry.stat().st_mtime > STALE_S:
                 shutil.rmtree(entry, ignore_errors=True)

@@ -156,9 +156,11 @@ class CallReader:
 
     def _check_exists(self, value: Any, where: str, name: str) -> None:
         for path in value if isinstance(value, list) else [value]:
-            if isinstance(path, Path) and not path.exists():
+            if isinstance(path, Path) and not _exists(path):
                 fix = "give one that exists, relative to the recipe (with --set, to the working directory)"
                 raise RecipeError(f"{where}: option '{name}': no such file or folder: {shown(path)}; {fix}")
+            if isinstance(path, Path) and path == path.parent:
+                raise RecipeError(f"{where}: option '{name}' is {str(path)!r}, the whole machine; give a folder in it")
 
     def _located(self, option: Option | None, value: Any) -> Any:
         if option is None or not _takes_path(option.annotation):
@@ -178,6 +180,13 @@ class CallReader:
         if not many:
             return [self.call(kind, value, steps)] if kind == "metric" else self.call(kind, value, steps)
         return [self.call(kind, item, (*steps, i)) for i, item in enumerate(value)]
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # longer than any there could be, links in a circle
+        return False
 
 
 def _takes_path(annotation: Any) -> bool:

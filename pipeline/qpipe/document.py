@@ -14,6 +14,7 @@ import yaml
 from qpipe.errors import RecipeError, suggest
 
 LIMIT = 20_000  # nodes, aliases expanded: far above any recipe, far below an alias bomb
+LONGEST = 1_000_000  # characters of a file: this, too
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _PLAIN = tuple(
     f"tag:yaml.org,2002:{name}" for name in ("null", "bool", "int", "float", "timestamp", "str", "seq", "map")
@@ -58,11 +59,14 @@ def shown(path: Path) -> str:
 def read(path: Path) -> Document:
     """Read and convert a YAML file; RecipeError for whatever is not plain, safe YAML."""
     try:
-        text = path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8") as stream:
+            text = stream.read(LONGEST + 1)
     except FileNotFoundError:
         raise RecipeError(f"{shown(path)}: no such file; give the path of a YAML file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{shown(path)}: cannot be read: {error}; give a YAML file in UTF-8") from None
+    if len(text) > LONGEST:
+        raise RecipeError(f"{shown(path)}: longer than {LONGEST} characters; give a YAML file")
     return parse(text, path)
 
 
@@ -92,13 +96,13 @@ class _Converter:
         self.count = 0
 
     def convert(self, node: yaml.Node, steps: Steps, above: tuple[yaml.Node, ...]) -> Any:
-        where = f"{shown(self.document.path)}:{node.start_mark.line + 1}"
         self.count += 1
         if self.count > LIMIT or node in above:
-            raise RecipeError(f"{where}: aliases expand to more than {LIMIT} values; write it without them")
+            raise RecipeError(f"{self._at(node)}: aliases expand to more than {LIMIT} values; write it without them")
         self.document.lines[steps] = node.start_mark.line + 1
         if not node.tag.startswith(_PLAIN):
-            raise RecipeError(f"{where}: tag '{node.tag}' is not allowed; use plain text, numbers, lists and maps")
+            fix = "use plain text, numbers, lists and maps"
+            raise RecipeError(f"{self._at(node)}: tag '{node.tag}' is not allowed; {fix}")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, steps, (*above, node))
         if isinstance(node, yaml.SequenceNode):
@@ -107,17 +111,20 @@ class _Converter:
             return self.constructor.construct_object(node)
         except (yaml.YAMLError, ValueError, LookupError, AttributeError):  # as its constructors fail on bad text
             what = node.tag.rpartition(":")[2]
-            raise RecipeError(f"{where}: {node.value!r} is no {what}; put it in quotes if it is text") from None
+            fix = "put it in quotes if it is text"
+            raise RecipeError(f"{self._at(node)}: {node.value!r} is no {what}; {fix}") from None
+
+    def _at(self, node: yaml.Node) -> str:
+        return f"{shown(self.document.path)}:{node.start_mark.line + 1}"
 
     def _mapping(self, node: yaml.MappingNode, steps: Steps, above: tuple[yaml.Node, ...]) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            where = f"{shown(self.document.path)}:{key_node.start_mark.line + 1}"
             if not isinstance(key_node, yaml.ScalarNode) or key_node.tag == "tag:yaml.org,2002:merge":
-                raise RecipeError(f"{where}: a key must be a plain word; write it out")
+                raise RecipeError(f"{self._at(key_node)}: a key must be a plain word; write it out")
             key = str(key_node.value)
             if key in found:
-                raise RecipeError(f"{where}: '{key}' is given twice; remove one")
+                raise RecipeError(f"{self._at(key_node)}: '{key}' is given twice; remove one")
             found[key] = self.convert(value_node, (*steps, key), above)
             self.document.lines[*steps, key] = key_node.start_mark.line + 1
         return found

@@ -9,8 +9,8 @@ QpipeError
     └── BusyError       another run is at it
 
 A message is one line: `<where>: <what is wrong>; <what would be right>`, lower case, naming the value given and the
-values allowed. Where is file:line, a step or a device. Anything that is not a QpipeError is a bug and keeps its
-traceback.
+values allowed. Where is file:line, a step or a device. Several wrong things are several arguments, a line each.
+Anything that is not a QpipeError is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -19,9 +19,21 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+LONGEST = 2000  # characters of a line: what a user gave may be of any length
+
 
 class QpipeError(Exception):
-    """The one class to catch; its text is a sentence for the user."""
+    """The one class to catch; its text is a sentence for the user, or several in a line each."""
+
+    def __str__(self) -> str:
+        return "\n".join(_line(str(argument)) for argument in self.args)
+
+
+def _line(text: str) -> str:
+    """Fit for a terminal, whatever is quoted in it: one line, nothing in it that a terminal obeys, its end kept."""
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[6 - LONGEST // 2 :]}"
 
 
 class RecipeError(QpipeError):

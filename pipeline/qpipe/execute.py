@@ -6,7 +6,7 @@ import fcntl
 import platform
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
@@ -129,6 +129,7 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
     began = time.monotonic()
     devices: dict[str, Device] = {}
     lock: IO[str] | None = None
+    kept = ExitStack()  # in the cache, while this runs
     try:
         capabilities, unreachable = _ask(session, store, devices, say)
         id_, continued, lock = _open_run(session, store)
@@ -147,12 +148,14 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
             return Runner(plan, devices, session.cache, workdir, hear, recorder.measured, done).run()
 
         plan = session.plan(capabilities)
+        kept.enter_context(session.cache.kept(plan.results))
         say(f"run {id_} {'continues' if continued else 'starts'}: {len(plan.steps)} steps")
         # first the samples and networks, for the keys of all else are made of what is in them
         read = carry_out(plan.only(plan.readings))
         _check_readings(plan, read, session.cache)
         plan = session.plan(capabilities)
         plan.drop(unreachable)
+        kept.enter_context(session.cache.kept(plan.results))
         outcome = carry_out(plan, [step for step, state in read.states.items() if state == "done"])
         finished = Finished(id_, continued, plan, outcome, unreachable, time.monotonic() - began)
         judge(store, id_, session.recipe.pareto)
@@ -165,6 +168,7 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
         for device in devices.values():
             with suppress(DeviceError):
                 device.close()
+        kept.close()
         if lock:
             lock.close()
     return finished
@@ -175,14 +179,17 @@ def prepare(session: Session, store: Store, listen: Listener) -> Plan:
     made, the networks read, both held against each other, the float builds compiled for each device. All of it is
     cached. RecipeError with a line for each thing that is wrong."""
     workdir = session.request.db.parent / "plan"
-    plan = session.offline_plan(store)
-    read = Runner(plan.only(plan.readings), {}, session.cache, workdir, listen, _measured_nothing).run()
-    _check_readings(plan, read, session.cache, all_of_them=True)
-    plan = session.offline_plan(store)
-    builds = {step.needs["build"] for step in plan.steps.values() if step.kind == "deploy" and step.is_float}
-    compiled = Runner(plan.only(builds), {}, session.cache, workdir, listen, _measured_nothing).run()
+    with ExitStack() as kept:
+        plan = session.offline_plan(store)
+        kept.enter_context(session.cache.kept(plan.results))
+        read = Runner(plan.only(plan.readings), {}, session.cache, workdir, listen, _measured_nothing).run()
+        _check_readings(plan, read, session.cache, all_of_them=True)
+        plan = session.offline_plan(store)
+        kept.enter_context(session.cache.kept(plan.results))
+        builds = {step.needs["build"] for step in plan.steps.values() if step.kind == "deploy" and step.is_float}
+        compiled = Runner(plan.only(builds), {}, session.cache, workdir, listen, _measured_nothing).run()
     if compiled.errors:
-        raise RecipeError("\n".join(f"{step}: {reason}" for step, reason in compiled.errors.items()))
+        raise RecipeError(*(f"{step}: {reason}" for step, reason in compiled.errors.items()))
     return plan
 
 
@@ -201,7 +208,7 @@ def _check_readings(plan: Plan, read: Outcome, cache: Cache, *, all_of_them: boo
         if reason and call:
             wrong[model] = f"{call.where}: {reason}"
     if wrong and (all_of_them or wrong.keys() == plan.imported.keys()):
-        raise RecipeError("\n".join(dict.fromkeys(wrong.values())))
+        raise RecipeError(*dict.fromkeys(wrong.values()))
 
 
 def _misfit(samples: Step, imported: Step, cache: Cache) -> str | None:

@@ -50,7 +50,7 @@ def load(path: Path | None, plugins: Registry) -> dict[str, Call]:
 
 def _demands(given: Any, source: Document, device: str) -> dict[str, bool]:
     """What the inventory says of a device's target, over what is found."""
-    example = "{symmetric_activations: true}"
+    example = "{symmetric_only: true}"
     if not isinstance(given, dict):
         raise RecipeError(f"{source.at(device, 'target')}: target is {given!r}; give a map such as {example}")
     for name, value in given.items():

@@ -5,10 +5,11 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from qpipe import optionwords
 from qpipe.errors import PluginError, RecipeError
 
 
@@ -46,10 +47,12 @@ class Option:
         return schema if self.required else {**schema, "default": self.default}
 
     def describe(self) -> str:
-        """Its type as a user would say it."""
-        if self.stage_kind:
-            return f"{self.stage_kind} stage"
-        return inspect.formatannotation(_without_metadata(self.annotation)).replace("typing.", "")
+        """Its type as a user would say it: `number or list of numbers`."""
+        return f"{self.stage_kind} stage" if self.stage_kind else optionwords.described(self.annotation)
+
+    def wanted(self) -> str:
+        """What to give for it: `a number or a list of numbers`."""
+        return f"a {self.stage_kind} stage" if self.stage_kind else optionwords.wanted(self.annotation)
 
 
 def needs(function: Callable[..., Any]) -> list[str]:
@@ -89,39 +92,43 @@ def _stage_kind(annotation: Any) -> str | None:
     return None
 
 
-def _without_metadata(annotation: Any) -> Any:
-    return typing.get_args(annotation)[0] if hasattr(annotation, "__metadata__") else annotation
-
-
 def check(
     function: Callable[..., Any], given: Mapping[str, Any], where: str, places: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
     """The options with defaults filled in and values converted; RecipeError, beginning with `where` (or the option's
-    own of `places`), for the first that is unknown, missing or of the wrong type. Stage options are passed through:
-    the recipe resolves them."""
-    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
-
+    own of `places`), for the first that is unknown or of the wrong type, or for all that are missing. Stage options are
+    passed through: the recipe resolves them."""
     known = options(function)
+    places = places or {}
     for name in given:
         if name not in known:
             takes = f"it takes {', '.join(known)}" if known else "it takes none"
-            raise RecipeError(f"{(places or {}).get(name, where)}: unknown option '{name}'; {takes}")
-    checked = {}
-    for name, option in known.items():
-        if name not in given:
-            if option.required:
-                raise RecipeError(f"{where}: option '{name}' is missing; give {option.describe()}")
-            checked[name] = option.default
-        elif option.stage_kind:
-            checked[name] = given[name]
-        else:
-            try:
-                checked[name] = TypeAdapter(option.annotation).validate_python(given[name])
-            except ValidationError as error:
-                first = error.errors()[0]
-                reason = first["msg"][0].lower() + first["msg"][1:]
-                place = (places or {}).get(name, where)
-                raise RecipeError(f"{place}: option '{name}' is {given[name]!r}; {reason}") from None
-            except PydanticSchemaGenerationError as error:
-                raise PluginError(f"{where}: the type of option '{name}' cannot be checked: {error}") from error
-    return checked
+            raise RecipeError(f"{places.get(name, where)}: unknown option '{name}'; {takes}")
+    missing = [option for name, option in known.items() if option.required and name not in given]
+    if missing:
+        raise RecipeError(f"{where}: {_missing(missing)}")
+    return {
+        name: _converted(option, given[name], places.get(name, where)) if name in given else option.default
+        for name, option in known.items()
+    }
+
+
+def _missing(missing: Sequence[Option]) -> str:
+    if len(missing) == 1:
+        return f"option '{missing[0].name}' is missing; give {missing[0].wanted()}"
+    names = ", ".join(f"'{option.name}'" for option in missing)
+    return f"options {names} are missing; give " + ", ".join(f"{o.name} ({o.describe()})" for o in missing)
+
+
+def _converted(option: Option, value: Any, where: str) -> Any:
+    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError
+
+    if option.stage_kind:
+        return value
+    try:
+        return TypeAdapter(option.annotation).validate_python(value)
+    except ValidationError as error:
+        reason = optionwords.misfit(option.annotation, error.errors())
+        raise RecipeError(f"{where}: option '{option.name}' is {value!r}; {reason}") from None
+    except PydanticSchemaGenerationError as error:
+        raise PluginError(f"{where}: the type of option '{option.name}' cannot be checked: {error}") from error

@@ -91,6 +91,11 @@ class Plan:
         """What it is all for: the measurements, what is expected of float, or all steps where there is neither."""
         return [step.id for step in self.steps.values() if step.kind in ("measure", EXPECT.kind)] or list(self.steps)
 
+    @property
+    def results(self) -> list[tuple[str, str]]:
+        """Kind and key of all that it may find in the cache, or put there."""
+        return [(step.kind, step.key) for step in self.steps.values() if step.cacheable]
+
     def only(self, goals: Collection[str]) -> Plan:
         """The plan of these steps and of what they are made from."""
         wanted, left = set(goals), list(goals)
@@ -223,8 +228,10 @@ class _Planner:
             elif parameter not in BROUGHT and not more.get("fan_in"):
                 known = f"there is {', '.join([*available, *BROUGHT])}"
                 raise PluginError(f"{call.kind} {call.name}: nothing gives its parameter '{parameter}'; {known}")
-        if call.kind != "deploy":  # there they are facts of the row
-            more = {name: value for name, value in more.items() if name in wanted or name not in ("target", "platform")}
+        # of a deploy step they are facts of the row, and what is compiled is checked against the target
+        facts = {"deploy": ("target", "platform"), "compile": ("target",)}.get(call.kind, ())
+        unasked = {"target", "platform"} - {*wanted, *facts}
+        more = {name: value for name, value in more.items() if name not in unasked}
         return self.add(name, call.kind, call, given, coordinates, **more)
 
     # ---- the float network's outputs, and what is expected of them

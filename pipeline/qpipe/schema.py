@@ -55,4 +55,20 @@ SELECT * FROM (
 ) WHERE age = 1;
 """
 
-MIGRATIONS: tuple[tuple[str, str], ...] = (("tables", TABLES), ("views", VIEWS))
+# a user's own words for runs
+TAGS = """
+CREATE TABLE tags (
+  run TEXT REFERENCES runs(id), tag TEXT,
+  PRIMARY KEY (run, tag)
+);
+"""
+
+# the step that measured it
+MEASURED_BY = "ALTER TABLE measurements ADD COLUMN step TEXT;"
+
+# what stands behind a number, as JSON: the nodes by provider and precision
+DETAIL = "ALTER TABLE measurements ADD COLUMN detail TEXT;"
+
+MIGRATIONS: tuple[tuple[str, str], ...] = (
+    ("tables", TABLES), ("views", VIEWS), ("tags", TAGS), ("measured by", MEASURED_BY), ("detail", DETAIL),
+)  # fmt: skip

@@ -33,11 +33,12 @@ Row = dict[str, Any]
 
 COORDINATES = ("model", "scheme", "build", "device")  # what a sweep adds goes into the column `extra`, as JSON
 FACTS = (
-    "runtime", "is_float", "model_digest", "build_digest", "evaluation_digest", "metric_digest", "target", "fingerprint"
+    "step", "runtime", "is_float", "model_digest", "build_digest", "evaluation_digest", "metric_digest", "target",
+    "fingerprint",
 )  # fmt: skip
-_JSON = ("versions", "request", "key_fields", "capabilities", "target", "extra", "objectives", "margins")
+_JSON = ("versions", "request", "key_fields", "capabilities", "target", "extra", "objectives", "margins", "detail")
 _ORDERED = ("objectives", "margins")  # the recipe's order says which it names first
-_BUSY_S = 30  # another process is writing: wait so long
+BUSY_S = 30  # another process is writing: wait so long
 
 
 class Store:
@@ -53,7 +54,7 @@ class Store:
             raise QpipeError(f"{path}: there is no such database; give that of your runs with --db")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=_BUSY_S, check_same_thread=False)
+            connection = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise QpipeError(f"{path}: cannot open the database: {error}; give a file in a writable folder") from error
         self._db = sqlite_utils.Database(connection, execute_plugins=False)
@@ -136,18 +137,47 @@ class Store:
         return newest[0]["id"] if newest and newest[0]["state"] != "done" else None
 
     def run(self, run: str) -> Row:
-        """A run by its id or the beginning of it; QpipeError where none or several begin so."""
+        """A run by its id or the beginning of it, else the newest with that tag; QpipeError where several ids begin so,
+        an id and another run's tag fit alike, or nothing does."""
         found = self._read("SELECT * FROM runs WHERE substr(id, 1, ?) = ? ORDER BY started DESC", len(run), run)
-        if len(found) == 1:
+        tagged = self.runs(tag=run)
+        if any(row["id"] == run for row in found):
             return found[0]
-        if found:
+        if found and tagged and (len(found) > 1 or found[0] != tagged[0]):
+            both = f"{_ids(found)} begins so, and {_ids(tagged)} has that tag"
+            raise QpipeError(f"run '{run}': {both}; give more of the id")
+        if len(found) > 1:
             raise QpipeError(f"run '{run}': {len(found)} runs begin so; there is {_ids(found)}")
-        runs = self.runs()
-        raise QpipeError(f"run '{run}': there is no such run; there is {_ids(runs) if runs else 'none yet'}")
+        if found or tagged:
+            return (found or tagged)[0]
+        runs, tags = self.runs(), sorted({tag for own in self.tags().values() for tag in own})
+        also = f", and the tags {', '.join(tags)}" if tags else ""
+        raise QpipeError(f"run '{run}': there is no such run; there is {_ids(runs) if runs else 'none yet'}{also}")
 
-    def runs(self, recipe: str | None = None) -> list[Row]:
-        """All runs, or those of a recipe's name, newest first."""
-        return self._read("SELECT * FROM runs WHERE ?1 IS NULL OR recipe = ?1 ORDER BY started DESC, id DESC", recipe)
+    def runs(self, recipe: str | None = None, *, tag: str | None = None) -> list[Row]:
+        """All runs, or those of a recipe's name, or with a tag, newest first."""
+        return self._read(
+            "SELECT * FROM runs WHERE (?1 IS NULL OR recipe = ?1) "
+            "AND (?2 IS NULL OR id IN (SELECT run FROM tags WHERE tag = ?2)) ORDER BY started DESC, id DESC",
+            recipe, tag,
+        )  # fmt: skip
+
+    def tags(self) -> dict[str, list[str]]:
+        """The tags of each run that has any."""
+        found: dict[str, list[str]] = {}
+        for row in self._read("SELECT run, tag FROM tags ORDER BY run, tag"):
+            found.setdefault(row["run"], []).append(row["tag"])
+        return found
+
+    def tag(self, run: str, tags: Iterable[str]) -> None:
+        """Give a run tags; those it has already stay."""
+        self._write("tags", ["run", "tag"], [{"run": run, "tag": tag} for tag in tags])
+
+    def untag(self, run: str, tags: Iterable[str]) -> None:
+        """Take tags from a run, where it has them."""
+        with self._transaction() as db:
+            for tag in tags:
+                _table(db, "tags").delete_where("run = ? AND tag = ?", [run, tag])
 
     def latest_run(self, recipe: str | None = None) -> Row | None:
         return next(iter(self.runs(recipe)), None)
@@ -301,7 +331,7 @@ def _measured(place: Row, measurement: Measurement) -> Row:
         where = "/".join(place[name] for name in COORDINATES)
         raise QpipeError(f"{where}: {measurement.metric} is not a number; a metric gives a finite one")
     row = asdict(measurement)
-    kept = {name: row[name] for name in ("metric", "value", "unit", "low", "high", "n", "better", "raw")}
+    kept = {name: row[name] for name in ("metric", "value", "unit", "low", "high", "n", "better", "raw", "detail")}
     return {**kept, "value": float(measurement.value)}
 
 

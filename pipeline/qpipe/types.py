@@ -23,7 +23,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 class Preprocessing:
     """How one input goes from its source type to the network: (x - mean) / std by channel, then the layout.
 
-    Sources of images are uint8 [H, W, C]; layout "none" leaves the axes alone.
+    Sources of images are uint8 [H, W, C]; layout "none" leaves the axes alone. The network is fed `dtype`: with another
+    than "float32" the values as they are, without mean and std.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -62,9 +63,12 @@ class Target:
     """
 
     saturates: bool = False  # u8 x s8 sums saturate at 16 bits (x86 without VNNI): weights of 7 bits avoid it
-    symmetric_activations: bool = False  # the zero point of activations is the middle of their codes
+    symmetric_only: bool = False  # zero points are the middle of the codes, of weights and of activations
     per_tensor_weights: bool = False  # one scale a weight
     power_of_two_scales: bool = False  # scales are shifts
+
+
+ANY_TARGET = Target()  # no demands
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from qpipe import exchange, own, registry
 from qpipe.call import Call, found
 from qpipe.errors import QpipeError, StageError
 from qpipe.options import needs
+from qpipe.quant.demands import check_target
 from qpipe.types import Platform, Progress, Target
 
 ENDING_S = 5.0  # a step's process has so long to end once its result is written
@@ -157,6 +158,8 @@ def call(job: Job, progress: Progress) -> None:
         }
         parameters = needs(stage.function)
         arguments = [brought[name] if name in brought else _needed(job, name) for name in parameters]
+        if job.kind == "compile" and job.target:
+            check_target(exchange.read(*job.needs["model"]), job.target)
         exchange.write(job.kind, stage.function(*arguments, **options), job.out)
 
 

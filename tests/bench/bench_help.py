@@ -12,13 +12,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from qpipe.cli.app import app, devices_app
+from qpipe.cli.app import app
 
 BARE = """
 import typer
 app = typer.Typer(no_args_is_help=True, add_completion=False)
-group = typer.Typer(no_args_is_help=True)
-app.add_typer(group, name="group")
 {commands}
 app(prog_name="bare")
 """
@@ -26,9 +24,10 @@ app(prog_name="bare")
 
 def bare_program() -> str:
     """An application with the number of commands and options that qpipe has, which do nothing."""
-    parts = []
-    for target, commands in (("app", app.registered_commands), ("group", devices_app.registered_commands)):
-        for number, command in enumerate(commands):
+    groups = {str(group.name): group.typer_instance for group in app.registered_groups}
+    parts = [f"{name} = typer.Typer()\napp.add_typer({name}, name='{name}')\n" for name in groups]
+    for target, own in {"app": app, **groups}.items():
+        for number, command in enumerate(own.registered_commands):
             assert command.callback
             count = len(command.callback.__annotations__) - 1
             options = ", ".join(f"option_{i}: str = ''" for i in range(count))

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -150,3 +151,124 @@ def test_what_a_killed_process_left_unfinished_a_day_ago_is_swept(tmp_path: Path
         (value / "file").write_text("x", encoding="utf-8")
     assert not old.exists()
     assert young.exists()
+
+
+def age(cache: Cache, key: str, days: float) -> None:
+    then = time.time() - days * 24 * 3600
+    os.utime(cache.folder("import", key) / MANIFEST, (then, then))
+
+
+@pytest.fixture
+def aged(cache: Cache) -> Cache:
+    """Three results of about 100 bytes each and a manifest, unused for 1, 2 and 3 days."""
+    for days in (1, 3, 2):
+        put(cache, key=f"d{days}")
+        age(cache, f"d{days}", days)
+    return cache
+
+
+def keys(cache: Cache) -> list[str]:
+    return [entry.key for entry in cache.entries()]
+
+
+def test_entries_are_told_with_their_bytes_the_longest_unused_first(aged: Cache) -> None:
+    with aged.put("transform", "t") as folder:
+        (folder / "a").write_bytes(bytes(7))
+    found = aged.entries()
+    assert [(entry.kind, entry.key) for entry in found] == [
+        ("import", "d3"), ("import", "d2"), ("import", "d1"), ("transform", "t"),
+    ]  # fmt: skip
+    for entry in found:
+        folder = aged.folder(entry.kind, entry.key)
+        assert entry.size == sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    assert found[0].used == pytest.approx(time.time() - 3 * 24 * 3600, abs=60)
+
+
+def test_a_cache_that_is_not_there_is_empty_and_stays_away(tmp_path: Path) -> None:
+    cache = Cache(tmp_path / "none")
+    assert (cache.entries(), cache.clean()) == ([], ([], []))
+    assert not cache.root.exists()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "left"),
+    [
+        ({}, []),
+        ({"kind": "transform"}, ["d3", "d2", "d1"]),
+        ({"kind": "import"}, []),
+        ({"older_than_s": 1.5 * 24 * 3600}, ["d1"]),
+        ({"keep_bytes": 2.5}, ["d2", "d1"]),
+        ({"keep_bytes": 0}, []),
+        ({"keep_bytes": 99}, ["d3", "d2", "d1"]),
+        ({"older_than_s": 2.5 * 24 * 3600, "keep_bytes": 0}, ["d2", "d1"]),
+        ({"dry_run": True}, ["d3", "d2", "d1"]),
+    ],
+)
+def test_cleaning_removes_what_was_asked_for(wanted: dict[str, Any], left: list[str], aged: Cache) -> None:
+    before = aged.entries()
+    if "keep_bytes" in wanted:
+        wanted["keep_bytes"] *= before[0].size
+    gone, in_use = aged.clean(**wanted)
+    assert keys(aged) == left
+    assert in_use == []
+    if not wanted.get("dry_run"):
+        assert gone == [entry for entry in before if entry.key not in left]
+    assert [file for file in files(aged) if file.startswith("aside")] == []
+
+
+def test_what_a_run_counts_on_is_never_removed(aged: Cache) -> None:
+    with aged.kept([("import", "d3"), ("import", "to come")]):
+        put(aged, key="to come")
+        gone, in_use = aged.clean()
+        assert {entry.key for entry in gone} == {"d1", "d2"}
+        assert {entry.key for entry in in_use} == {"d3", "to come"}
+        assert aged.get("import", "d3") is not None
+    gone, in_use = aged.clean()
+    assert {entry.key for entry in gone} == {"d3", "to come"}
+    assert in_use == []
+
+
+def test_to_be_counted_on_is_a_use(aged: Cache) -> None:
+    with aged.kept([("import", "d3")]):
+        pass
+    assert keys(aged) == ["d2", "d1", "d3"]
+
+
+KEEPER = """
+import sys, time
+from pathlib import Path
+from qpipe.cache import Cache
+with Cache(Path(sys.argv[1])).kept([("import", "d3")]):
+    print("kept", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_another_process_keeps_its_results_until_it_is_killed(aged: Cache) -> None:
+    keeper = subprocess.Popen([sys.executable, "-c", KEEPER, aged.root], stdout=subprocess.PIPE, text=True)
+    assert keeper.stdout is not None
+    assert keeper.stdout.readline() == "kept\n"
+    aged.clean()
+    assert keys(aged) == ["d3"]
+    keeper.kill()
+    keeper.communicate()
+    aged.clean()
+    assert keys(aged) == []
+    assert files(aged) == [".lock"]
+
+
+def test_runs_and_cleaners_at_once_never_meet(tmp_path: Path) -> None:
+    script = (
+        "import sys\nfrom pathlib import Path\nfrom qpipe.cache import Cache\ncache = Cache(Path(sys.argv[1]))\n"
+        "for i in range(30):\n"
+        "    with cache.kept([('import', 'k')]):\n"
+        "        if cache.get('import', 'k') is None:\n"
+        "            with cache.put('import', 'k') as folder:\n                (folder / 'a').write_text('x')\n"
+        "        for j in range(20):\n"
+        "            assert (cache.folder('import', 'k') / 'value' / 'a').read_text() == 'x'\n"
+    )
+    runs = [subprocess.Popen([sys.executable, "-c", script, tmp_path / "cache"]) for _ in range(2)]
+    cache = Cache(tmp_path / "cache")
+    while any(run.poll() is None for run in runs):
+        cache.clean()
+    assert [run.returncode for run in runs] == [0, 0]

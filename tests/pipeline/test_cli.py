@@ -49,7 +49,8 @@ def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 
 def test_from_a_recipe_to_an_answer(qpipe: Shell) -> None:
     before = qpipe.json("plan recipe.yaml")
-    assert {step["will"] for step in before if step["kind"] == "compile"} == {"compute"}
+    will = {step["scheme"]: step["will"] for step in before if step["kind"] == "compile"}
+    assert will == {"float32": "cached", "snapped": "compute"}, "float is tried"
     assert not Path(".qpipe/runs").exists(), "a plan runs nothing"
 
     out, err = qpipe("run recipe.yaml")
@@ -71,7 +72,9 @@ def test_from_a_recipe_to_an_answer(qpipe: Shell) -> None:
     (run,) = qpipe.json("runs")
     assert (run["recipe"], run["state"]) == ("lab", "done")
     shown = qpipe.json("show")
-    assert {step["state"] for step in shown["steps"]} == {"done"}
+    cached = {step["step"] for step in shown["steps"] if step["state"] == "cached"}
+    assert cached == {"samples", "tiny/import", "tiny/float32/packed"}, "as the plan made them"
+    assert {step["state"] for step in shown["steps"]} == {"cached", "done"}
     assert qpipe.json(f"show {SNAPPED} --run {run['id'][:17]}")["state"] == "done"
     assert [device["name"] for device in qpipe.json("devices list")] == ["one", "two", "arm", "local"]
 
@@ -126,8 +129,7 @@ def test_a_run_can_be_narrowed_and_sent_elsewhere(qpipe: Shell) -> None:
         ("run missing.yaml", "missing.yaml: no such file; give the path of a YAML file"),
         ("run recipe.yaml --set bits", "--set bits: no '='; write --set NAME=VALUE"),
         ("run recipe.yaml --set bit=3", "--set bit: no such variable in recipe.yaml; did you mean 'bits'?"),
-        ("run recipe.yaml --set bits=x", "recipe.yaml:9: quantize snap: option 'bits' is 'x'; "
-         "input should be a valid integer, unable to parse string as an integer"),
+        ("run recipe.yaml --set bits=x", "recipe.yaml:9: quantize snap: option 'bits' is 'x'; give a whole number"),
         ("run recipe.yaml --only snaped", "--only: no scheme 'snaped' in recipe.yaml; did you mean 'snapped'?"),
         ("plan recipe.yaml --device onne", "devices.yaml: no device 'onne'; did you mean 'one'?; "
          "add it as onne: {ssh: {host: ADDRESS}}"),

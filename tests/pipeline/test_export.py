@@ -30,6 +30,13 @@ net (float[1, 3, 4, 4] x) => (float[1, 2] y) <float[48, 2] w = {WEIGHTS}> {
   y = {LAST}(hidden)
 }
 """
+OPTIONS = {
+    "onnxruntime": {
+        "session": {"intra_op_num_threads": 1, "graph_optimization_level": "ORT_ENABLE_EXTENDED"},
+        "config": {"session.intra_op.allow_spinning": "0"}, "providers": [["cpu", {}]], "fallback": "error",
+    },
+    "openvino": {"device": "CPU", "properties": {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}},
+}  # fmt: skip
 FACTS = {"recipe": {"name": "net"}, "measured": {"scheme": "int8"}}
 
 
@@ -39,7 +46,8 @@ def make_build(folder: Path, last: str = "Softmax", runtime: str = "onnxruntime"
     text = "{" + ", ".join(f"{value:.5f}" for value in weights) + "}"
     model = onnx.parser.parse_model(NETWORK.replace("{WEIGHTS}", text).replace("{LAST}", last))
     onnx.save(model, folder / "net.onnx")
-    options = {"intra_op_num_threads": 1, "graph_optimization_level": "extended"}
+    (folder / "r.py").write_text("raise SystemExit", encoding="utf-8")
+    options = OPTIONS.get(runtime, {})
     return Build.write(folder, {"runtime": runtime, "runner": "r.py", "model": "net.onnx", "options": options})
 
 
@@ -71,11 +79,33 @@ def test_the_example_runs_where_it_was_carried(build: Build, samples: Samples, t
     assert done.stdout.splitlines() == [f"s{i} y [1, 2]: off by 0 % of its span" for i in range(3)]
 
 
-def test_the_example_needs_numpy_and_onnxruntime_only(build: Build, samples: Samples, tmp_path: Path) -> None:
-    write_bundle(tmp_path / "out", build, samples, FACTS)
-    lines = (tmp_path / "out" / "example.py").read_text().splitlines()
-    imports = [line for line in lines if line.startswith(("import", "from"))]
-    assert imports == ["import json", "from pathlib import Path", "import numpy as np", "import onnxruntime"]
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_what_is_exported_needs_numpy_and_the_runtime_only(samples: Samples, tmp_path: Path, runtime: str) -> None:
+    write_bundle(tmp_path / "out", make_build(tmp_path / "build", runtime=runtime), samples, FACTS)
+    lines = "\n".join((tmp_path / "out" / name).read_text() for name in ("example.py", "load.py")).splitlines()
+    imports = {line.split()[1] for line in lines if line.startswith(("import", "from"))}
+    assert imports - set(sys.stdlib_module_names) == {"numpy", runtime}
+
+
+def test_a_build_for_openvino_is_exported_as_it_was_measured(samples: Samples, tmp_path: Path) -> None:
+    build = make_build(tmp_path / "build", runtime="openvino")
+    manifest = write_bundle(tmp_path / "out", build, samples, FACTS)
+    assert (manifest["runtime"], manifest["options"]) == ("openvino", OPTIONS["openvino"])
+    done = run_example(tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[0].startswith("s0 y [1, 2]: off by 0 %")
+    session = onnxruntime.InferenceSession(str(build.folder / "net.onnx"), providers=["CPUExecutionProvider"])
+    with np.load(tmp_path / "out" / "golden.npz") as golden:
+        expected = session.run(None, {"x": golden["0/in/x"]})[0]
+        np.testing.assert_allclose(golden["0/out/y"], expected, rtol=1e-4)
+
+
+def test_a_provider_that_is_missing_where_it_was_carried_is_said(samples: Samples, tmp_path: Path) -> None:
+    build = make_build(tmp_path / "build")
+    options = {**OPTIONS["onnxruntime"], "providers": [["xnnpack", {}], ["cpu", {}]]}
+    write_bundle(tmp_path / "out", Build.write(build.folder, {**build.manifest, "options": options}), samples, FACTS)
+    done = run_example(tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "it was measured on xnnpack, which is missing here\n")
 
 
 def test_the_example_fails_for_another_model(build: Build, samples: Samples, tmp_path: Path) -> None:
@@ -105,10 +135,7 @@ def test_the_manifest_says_all_that_is_needed(build: Build, samples: Samples, tm
     assert manifest["inputs"] == [{"name": "x", "type": "tensor(float)", "shape": [1, 3, 4, 4]}]
     assert manifest["outputs"] == [{"name": "y", "type": "tensor(float)", "shape": [1, 2]}]
     assert manifest["classes"] == ["cat", "dog"]
-    assert manifest["session"] == {
-        "intra_op_num_threads": 1, "inter_op_num_threads": 1, "graph_optimization_level": "ORT_ENABLE_EXTENDED",
-        "config": {}, "providers": ["CPUExecutionProvider"],
-    }  # fmt: skip
+    assert (manifest["runtime"], manifest["options"]) == ("onnxruntime", OPTIONS["onnxruntime"])
     assert manifest["preprocessing"]["image"]["mean"] == [127.0, 120.0, 110.0]
     assert (manifest["recipe"], manifest["measured"]) == (FACTS["recipe"], FACTS["measured"])
 
@@ -119,7 +146,7 @@ def test_every_file_is_listed_with_its_sha256(build: Build, samples: Samples, tm
     there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
     del there["manifest.json"]
     assert manifest["files"] == there
-    assert sorted(there) == ["example.py", "golden.npz", "net.onnx"]
+    assert sorted(there) == ["example.py", "golden.npz", "load.py", "net.onnx"]
 
 
 def test_an_export_may_be_written_again(build: Build, samples: Samples, tmp_path: Path) -> None:
@@ -174,8 +201,9 @@ def test_a_broken_build_is_not_handed_over_and_leaves_the_old_export(
 
 
 def test_a_build_for_another_runtime_is_refused(samples: Samples, tmp_path: Path) -> None:
-    build = make_build(tmp_path / "build", runtime="openvino")
-    with pytest.raises(QpipeError, match=r"^export: the build is for openvino; only onnxruntime.s are exported"):
+    build = make_build(tmp_path / "build", runtime="iree")
+    expected = r"^export: the build is for iree; only those for onnxruntime and openvino are exported$"
+    with pytest.raises(QpipeError, match=expected):
         write_bundle(tmp_path / "out", build, samples, FACTS)
 
 

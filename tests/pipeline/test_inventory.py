@@ -50,10 +50,10 @@ def test_a_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         ("- a", "d.yaml:1: an inventory is a map of device names to drivers, such as board: {ssh: {host: 10.0.0.7}}"),
         ("../x: 'null'", "d.yaml:1: device name '../x' is not allowed; use letters, digits, '.', '_' and '-'"),
         ("a: 'null'\nb: shs", "d.yaml:2: no plugin offers device 'shs'; there is local, null, ssh"),
-        ("a: {ssh: {}}", "d.yaml:1: device ssh: option 'host' is missing; give str"),
-        ("a: ssh", "d.yaml:1: device ssh: option 'host' is missing; give str"),
+        ("a: {ssh: {}}", "d.yaml:1: device ssh: option 'host' is missing; give text"),
+        ("a: ssh", "d.yaml:1: device ssh: option 'host' is missing; give text"),
         ("a:\n  ssh:\n    host: x\n    port: many", "d.yaml:4: device ssh: option 'port' is 'many'; "
-         "input should be a valid integer, unable to parse string as an integer"),
+         "give a whole number or null"),
         ("a: null", "d.yaml:1: None names no device; write name, or {name: {option: value}}"),
         ("a: {ssh: {host: '${host}'}}", "d.yaml:1: unknown variable 'host'; there is none"),
     ],

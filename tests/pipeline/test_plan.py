@@ -130,14 +130,14 @@ def test_devices_with_equal_targets_share_everything_of_the_host(lab: Lab) -> No
 def test_a_stage_that_asks_for_the_target_runs_once_for_each_and_another_once(lab: Lab) -> None:
     schemes(lab, "  a: [aimed]\n  b: [snap]\n")
     assert ids(expand(lab, "one", "arm"), "quantize") == ["tiny/a/aimed", "tiny/b/snap"]  # other CPUs, one target
-    lab.edit("devices.yaml", "two: 'null'", "two: {'null': {}, target: {symmetric_activations: true}}")
+    lab.edit("devices.yaml", "two: 'null'", "two: {'null': {}, target: {symmetric_only: true}}")
     plan = expand(lab, "one", "two", "arm")
     assert ids(plan, "quantize") == ["tiny/a/aimed", "tiny/b/snap", "tiny/a/aimed~2"]
     assert ids(plan, "compile") == ["tiny/float32/packed", "tiny/a/packed", "tiny/b/packed", "tiny/a/packed~2"]
     assert plan.steps["tiny/a/packed@two"].needs["build"] == "tiny/a/packed~2"
     assert plan.steps["tiny/b/packed@two"].needs["build"] == "tiny/b/packed"
     targets = [plan.steps[step].target for step in ("tiny/a/aimed", "tiny/a/aimed~2")]
-    assert targets == [Target(), Target(symmetric_activations=True)]
+    assert targets == [Target(), Target(symmetric_only=True)]
 
 
 def test_what_a_runtime_demands_of_quantization_is_in_its_target(lab: Lab) -> None:

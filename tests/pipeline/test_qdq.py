@@ -134,11 +134,21 @@ def test_activations_of_a_network_that_has_them_already_changes_nothing():
     assert len(model.graph) == before
 
 
-def test_a_tensor_without_statistics_is_an_error_that_names_it():
+def test_statistics_of_another_network_are_an_error_that_names_a_tensor():
+    model, statistics = quantized_net()
+    other = type(statistics)(tensor for name, tensor in statistics.items() if name == "logits")
+    with pytest.raises(StageError, match="no statistics of tensor 'image'"):
+        quantize_activations(model, other)
+
+
+def test_what_reads_a_tensor_without_statistics_stays_float_and_is_logged(caplog):
     model, statistics = quantized_net()
     fewer = type(statistics)(tensor for name, tensor in statistics.items() if name != "image")
-    with pytest.raises(StageError, match="no statistics of tensor 'image'"):
-        quantize_activations(model, fewer)
+    quantize_activations(model, fewer)
+    assert "stays float: Conv 'first' (no statistics of 'image'), Clip" in caplog.text
+    quantized = {node.inputs[0].name for node in model.graph if node.op_type == "QuantizeLinear"}
+    assert "image" not in quantized
+    assert "deep_out" in quantized
 
 
 def test_a_network_output_that_is_quantized_keeps_its_name():

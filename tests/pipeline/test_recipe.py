@@ -61,11 +61,11 @@ REFUSED = {
     "option of a stage without": (schemes("[{flip: {bit: 4}}]"), "r.yaml:4: transform flip: unknown option 'bit'; "
                                   "it takes none"),
     "option type": (schemes("[{snap: {mode: near,\n  say: a,\n  bits: many}}]"), "r.yaml:6: quantize snap: "
-                    "option 'bits' is 'many'; input should be a valid integer, unable to parse string as an integer"),
+                    "option 'bits' is 'many'; give a whole number"),
     "option literal": (schemes("[{snap: {mode: up}}]"), "r.yaml:4: quantize snap: option 'mode' is 'up'; "
-                       "input should be 'near' or 'down'"),
+                       "give 'near' or 'down'"),
     "option null": (schemes("[{snap: {bits: }}]"), "r.yaml:4: quantize snap: option 'bits' is None; "
-                    "input should be a valid integer"),
+                    "give a whole number"),
     "options no map": (schemes("[{snap: [bits]}]"), "r.yaml:4: {'snap': ['bits']} names no transform or "
                        "quantize stage; write name, or {name: {option: value}}"),
     "two names": (schemes("[{snap: {}, flip: {}}]"), "r.yaml:4: {'snap': {}, 'flip': {}} names no transform or "

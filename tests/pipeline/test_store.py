@@ -391,3 +391,36 @@ def test_json_in_the_database_is_plain_and_sorted(store: Store) -> None:
     store.record_step(run, "one", key_fields={"b": 1, "a": [2]})
     ((text,),) = ask(store, "SELECT key_fields FROM steps")
     assert text == json.dumps({"a": [2], "b": 1})
+
+
+def test_a_run_has_tags_and_is_found_by_them(store: Store) -> None:
+    first, second = store.new_run("a", **RECIPE), store.new_run("b", **RECIPE)
+    store.tag(first, ["nightly", "rpi"])
+    store.tag(first, ["nightly"])
+    store.tag(second, ["nightly"])
+    assert store.tags() == {first: ["nightly", "rpi"], second: ["nightly"]}
+    assert store.run("nightly")["id"] == second
+    assert store.run("rpi")["id"] == first
+    assert [row["id"] for row in store.runs(tag="nightly")] == [second, first]
+    assert [row["id"] for row in store.runs("a", tag="nightly")] == [first]
+    store.untag(second, ["nightly", "never"])
+    assert store.tags() == {first: ["nightly", "rpi"]}
+    with pytest.raises(QpipeError, match=rf"there is {second}, {first}, and the tags nightly, rpi$"):
+        store.run("weekly")
+
+
+def test_a_tag_that_is_also_the_beginning_of_another_run_is_an_error(store: Store) -> None:
+    first, second = store.new_run("a", **RECIPE), store.new_run("b", **RECIPE)
+    store.tag(first, [second, first[:15], "2"])
+    assert store.run(second)["id"] == second, "a whole id means that run"
+    with pytest.raises(QpipeError, match=f"run '2': {second}, {first} begins so, and {first} has that tag; give more"):
+        store.run("2")
+    other = store.new_run("c", **RECIPE)
+    store.tag(first, [other[:-2]])
+    with pytest.raises(QpipeError, match=f"{other} begins so, and {first} has that tag; give more of the id"):
+        store.run(other[:-2])
+
+
+def test_a_run_that_is_not_there_gets_no_tag(store: Store) -> None:
+    with pytest.raises(sqlite3.IntegrityError):
+        store.tag("nowhere", ["nightly"])

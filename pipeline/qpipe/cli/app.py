@@ -1,4 +1,4 @@
-"""The commands, and the options that several of them share. Imports nothing heavy: help must be quick."""
+"""The commands. Imports nothing heavy: help must be quick."""
 
 from __future__ import annotations
 
@@ -7,36 +7,27 @@ from typing import Annotated
 
 import typer
 
+from qpipe.cli.groups import cache_app, db_app, devices_app, runs_app
+from qpipe.cli.parameters import (
+    CACHE,
+    DB,
+    CacheFolder,
+    Db,
+    Devices,
+    Inventory,
+    Json,
+    Only,
+    RecipeFile,
+    Run,
+    Settings,
+    Smoke,
+)
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-devices_app = typer.Typer(no_args_is_help=True, help="The devices one can measure on.")
-app.add_typer(devices_app, name="devices", rich_help_panel="Parts")
-
-Db = Annotated[Path, typer.Option("--db", help="The database of results.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Run = Annotated[str | None, typer.Option("--run", help="A run's id, or its beginning; the newest run otherwise.")]
-RecipeFile = Annotated[Path, typer.Argument(help="A recipe, a YAML file.", show_default=False)]
-Settings = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a variable of the recipe.")
-]
-Devices = Annotated[
-    list[str] | None, typer.Option("--device", help="Measure on this device instead of the recipe's; repeatable.")
-]
-Only = Annotated[list[str] | None, typer.Option("--only", help="This scheme alone, and float; repeatable.")]
-Inventory = Annotated[
-    Path | None, typer.Option("--inventory", help="The devices; devices.yaml beside the recipe or here otherwise.")
-]
-DevicesFile = Annotated[
-    Path | None, typer.Option("--inventory", help="The devices; ./devices.yaml or ./recipes/devices.yaml otherwise.")
-]
-CacheFolder = Annotated[Path, typer.Option("--cache", help="The folder of cached results.")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="The whole chain on a handful of samples.")]
-
-DB = Path(".qpipe/results.db")
-CACHE = Path(".qpipe/cache")
 
 
 def _version(asked: bool) -> None:
@@ -54,6 +45,47 @@ def qpipe(
     ] = False,
 ) -> None:
     """Which quantization scheme to ship on this board: run them all, measure them there, show the evidence."""
+
+
+@app.command(rich_help_panel="Starting")
+def new(
+    model: Annotated[
+        Path | None, typer.Argument(help="An ONNX file; without one, the demo is unpacked.", show_default=False)
+    ] = None,
+    samples: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KIND:PATH",
+            help="What to calibrate and evaluate on: images:DIR, coco:DIR, npz:DIR or "
+            "wav:DIR, with folders calibration and evaluation (or train and val) in it, or one for both.",
+        ),
+    ] = None,
+    device: Annotated[list[str] | None, typer.Option(help="Where to measure; repeatable.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The recipe, recipe.yaml otherwise; of the demo, its folder.")
+    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="A CSV of file,label for evaluation.")] = None,
+    calibrate: Annotated[int | None, typer.Option(min=1, help="Calibrate on so many samples.")] = None,
+    evaluate: Annotated[int | None, typer.Option(min=1, help="Evaluate on so many samples.")] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="N", help="Of pictures, where the network leaves it open; or HEIGHTxWIDTH.")
+    ] = None,
+    mean: Annotated[
+        str | None, typer.Option(metavar="X", help="Taken from pixels of 0 to 255; or three, as X,Y,Z.")
+    ] = None,
+    std: Annotated[
+        str | None, typer.Option(metavar="X", help="What they are divided by then; or three, as X,Y,Z.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace what lies there.")] = False,
+) -> None:
+    """Look at an ONNX file and write a recipe for it that runs; without one, unpack the demo."""
+    from qpipe.cli import starting
+
+    if model is None:
+        starting.unpack(out, force)
+    else:
+        counts = {"calibrate": calibrate, "evaluate": evaluate}
+        starting.new(model, samples, out, labels, counts, (size, mean, std), device or (), force)
 
 
 @app.command(rich_help_panel="Running")
@@ -107,17 +139,45 @@ def why(
     running.why(step, run, db, cache, as_json)
 
 
+@app.command(rich_help_panel="Running")
+def samples(
+    recipe: RecipeFile,
+    settings: Settings = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The folder for it; .qpipe/samples/RECIPE otherwise.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many samples of each part.")] = 16,
+    inventory: Inventory = None,
+    db: Db = DB,
+    cache: CacheFolder = CACHE,
+    as_json: Json = False,
+) -> None:
+    """Write what the network really sees: fed inputs as pictures, their statistics, what float makes of them."""
+    from qpipe.cli import looking, running
+
+    asked = running.request(recipe, settings, None, None, inventory, db, cache, smoke=False)
+    looking.samples(asked, out, count, as_json)
+
+
 @app.command(rich_help_panel="Results")
 def pareto(
     run: Run = None,
     device: Annotated[str | None, typer.Option("--device", help="This device alone.")] = None,
+    least: Annotated[
+        list[str] | None,
+        typer.Option("--min", metavar="METRIC=VALUE", help="Ship nothing with less, as map50=0.8; repeatable."),
+    ] = None,
+    most: Annotated[
+        list[str] | None,
+        typer.Option("--max", metavar="METRIC=VALUE", help="Ship nothing with more, as latency_ms=5; repeatable."),
+    ] = None,
     db: Db = DB,
     as_json: Json = False,
 ) -> None:
     """The Pareto table of a run, a device at a time, and what to ship."""
     from qpipe.cli import results
 
-    results.pareto(run, device, db, as_json)
+    results.pareto(run, device, results.limits(least or [], most or []), db, as_json)
 
 
 @app.command(rich_help_panel="Results")
@@ -138,14 +198,6 @@ def export(
 
 
 @app.command(rich_help_panel="Results")
-def runs(db: Db = DB, as_json: Json = False) -> None:
-    """All runs, newest first."""
-    from qpipe.cli import results
-
-    results.runs(db, as_json)
-
-
-@app.command(rich_help_panel="Results")
 def show(
     step: Annotated[str | None, typer.Argument(help="A step; all of them otherwise.", show_default=False)] = None,
     run: Run = None,
@@ -154,9 +206,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """The steps of a run, or one of them with its log."""
-    from qpipe.cli import results
+    from qpipe.cli import history
 
-    results.show(step, run, log, db, as_json)
+    history.show(step, run, log, db, as_json)
 
 
 @app.command(rich_help_panel="Parts")
@@ -179,34 +231,20 @@ def describe(
     lab.describe(kind, name, as_json)
 
 
-@devices_app.command("list")
-def devices_list(inventory: DevicesFile = None, db: Db = DB, as_json: Json = False) -> None:
-    """The devices of the inventory and what they said when last checked."""
-    from qpipe.cli import lab
-
-    lab.devices(inventory, db, as_json)
-
-
-@devices_app.command("check")
-def devices_check(
-    names: Annotated[list[str] | None, typer.Argument(help="Devices; all otherwise.", show_default=False)] = None,
-    inventory: DevicesFile = None,
-    db: Db = DB,
-    as_json: Json = False,
+@app.command(rich_help_panel="Starting")
+def schema(
+    inventory: Annotated[bool, typer.Option("--inventory", help="Of devices.yaml instead.")] = False,
+    plugin: Annotated[
+        list[Path] | None, typer.Option(help="A Python file with stages of your own; repeatable.")
+    ] = None,
 ) -> None:
-    """Reach devices, and record what they are."""
-    from qpipe.cli import lab
+    """Print the JSON Schema of recipes, with the options of every installed stage, for editors."""
+    from qpipe.cli import starting
 
-    lab.check(names or [], inventory, db, as_json)
+    starting.schema(inventory, plugin or ())
 
 
-@devices_app.command("clean")
-def devices_clean(
-    names: Annotated[list[str], typer.Argument(help="The devices to clean.", show_default=False)],
-    inventory: DevicesFile = None,
-    as_json: Json = False,
-) -> None:
-    """Remove all that qpipe stored on devices; a later run sends again what it needs."""
-    from qpipe.cli import lab
-
-    lab.clean(names, inventory, as_json)
+app.add_typer(runs_app, name="runs", rich_help_panel="Results")
+app.add_typer(db_app, name="db", rich_help_panel="Results")
+app.add_typer(cache_app, name="cache", rich_help_panel="Parts")
+app.add_typer(devices_app, name="devices", rich_help_panel="Parts")

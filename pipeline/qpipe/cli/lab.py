@@ -57,9 +57,17 @@ def describe(kind: str, name: str, as_json: bool) -> None:
     print_text("\noptions:" if own else "\nno options")
     if own:
         print_table(("name", "type", "default"), [
-            (option.name, option.describe(), "must be given" if option.required else repr(option.default))
+            (option.name, option.describe(), "must be given" if option.required else _written(option.default))
             for option in own.values()
         ])  # fmt: skip
+
+
+def _written(value: Any) -> str:
+    """As one writes it in YAML."""
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_written, value))}]"
+    words = {None: "null", True: "true", False: "false"}
+    return words[value] if value is None or isinstance(value, bool) else str(value)
 
 
 def devices(inventory_file: Path | None, db: Path, as_json: bool) -> None:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from qpipe.cache import Cache
 from qpipe.cli.printing import print_json, print_table, print_text
 from qpipe.document import shown
-from qpipe.errors import QpipeError, suggest
+from qpipe.errors import QpipeError, RecipeError, suggest
 from qpipe.execute import Finished, Request
 from qpipe.store import Store
+
+if TYPE_CHECKING:
+    from qpipe.compare.recommend import Limits
 
 Row = dict[str, Any]
 
@@ -48,8 +53,41 @@ def rows(store: Store, run: str) -> list[Row]:
     return pareto_rows(store, run)
 
 
-def pareto(run: str | None, device: str | None, db: Path, as_json: bool) -> None:
+def limits(least: Iterable[str], most: Iterable[str]) -> Limits:
+    """What --min and --max say, as `METRIC=VALUE`; RecipeError where one says nothing."""
+    found: dict[str, tuple[Literal["<", "<=", ">", ">="], float]] = {}
+    for option, sign, given in (("--min", ">=", least), ("--max", "<=", most)):
+        for text in given:
+            metric, _, value = text.partition("=")
+            bound = _number(value)
+            if not metric or not math.isfinite(bound):
+                raise RecipeError(f"{option} {text}: no number; write {option} METRIC=VALUE")
+            if metric in found:
+                raise RecipeError(f"{option} {text}: '{metric}' has a limit already; give one")
+            found[metric] = (sign, bound)  # type: ignore[assignment]
+    return found
+
+
+def _number(text: str) -> float:
+    """A number, or a share in per cent; NaN where it is neither."""
+    try:
+        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        return math.nan
+
+
+def _check_measured(asked: Limits, own: list[Row]) -> None:
+    measured = {metric for row in own for metric in row["metrics"]}
+    for metric, (sign, _) in asked.items():
+        if metric not in measured:
+            option = "--min" if sign == ">=" else "--max"
+            raise QpipeError(f"{option} {metric}: it was not measured; {suggest(metric, measured)}")
+
+
+def pareto(run: str | None, device: str | None, asked: Limits, db: Path, as_json: bool) -> None:
     """Print a run's table, or its rows."""
+    from qpipe.compare.recommend import keeps
+
     with open_results(db) as store:
         found = find_run(store, run)
         own = rows(store, found["id"])
@@ -57,14 +95,15 @@ def pareto(run: str | None, device: str | None, db: Path, as_json: bool) -> None
         if device and device not in devices:
             raise QpipeError(f"run {found['id']}: no device '{device}'; {suggest(device, devices)}")
         own = [row for row in own if device in (None, row["device"])]
+        _check_measured(asked, own)
         if as_json:
-            print_json(own)
+            print_json([{**row, "within_limits": keeps(row, asked)} for row in own] if asked else own)
         else:
-            print_pareto(store, found["id"], own)
+            print_pareto(store, found["id"], own, asked)
 
 
-def print_pareto(store: Store, run: str, own: list[Row]) -> None:
-    """A table per model and device, each with its sentence."""
+def print_pareto(store: Store, run: str, own: list[Row], asked: Limits | None = None) -> None:
+    """A table per model and device, each with its sentence, which keeps to what is asked."""
     from qpipe.compare.pareto import objectives_of
     from qpipe.compare.recommend import recommend
     from qpipe.compare.wording import cell, heading, is_share
@@ -89,7 +128,7 @@ def print_pareto(store: Store, run: str, own: list[Row]) -> None:
         if left_out:
             print_text(f"(too narrow for {', '.join(left_out)}: widen the terminal, or use --json)")
         missing = [metric for metric in store.run(run)["objectives"] if metric not in objectives]
-        print_text("\n" + (unmeasured(missing, group) if missing else "\n".join(recommend(group, objectives))))
+        print_text("\n" + (unmeasured(missing, group) if missing else "\n".join(recommend(group, objectives, asked))))
 
 
 def unmeasured(missing: list[str], group: list[Row]) -> str:
@@ -163,47 +202,6 @@ def _pick(row: Mapping[str, Any], own: list[Row]) -> list[str]:
     return words
 
 
-def runs(db: Path, as_json: bool) -> None:
-    """Print all runs."""
-    with open_results(db) as store:
-        found = store.runs()
-    if as_json:
-        print_json(found)
-        return
-    names = ("id", "recipe", "state", "started", "finished", "host")
-    print_table(names, [[str(run[name] or "")[:40] for name in names] for run in found])
-
-
-def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) -> None:
-    """Print a run's steps, or one step with its log."""
-    with open_results(db) as store:
-        row = find_run(store, run)
-        steps = store.steps(row["id"])
-    if step is None:
-        if as_json:
-            print_json({**row, "steps": steps})
-            return
-        print_text(f"run {row['id']} of {row['recipe']}: {row['state']}")
-        names = ("step", "state", "seconds", "error")
-        print_table(names, [[entry[name] for name in names] for entry in steps], right=("seconds",))
-        return
-    entry = next((entry for entry in steps if entry["step"] == step), None)
-    if entry is None:
-        raise QpipeError(f"run {row['id']}: no step '{step}'; {suggest(step, [e['step'] for e in steps])}")
-    text = _log(entry)
-    if as_json:
-        print_json({**entry, "log_text": text})
-    elif log:
-        print_text(text.rstrip("\n") or "it wrote nothing")
-    else:
-        print_table(("field", "value"), [(name, value) for name, value in entry.items() if value is not None])
-
-
-def _log(entry: Row) -> str:
-    path = Path(entry["log"] or "")
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
-
-
 def export(
     device: str, scheme: str, out: Path, model: str | None, build: str | None, run: str | None, db: Path, cache: Path
 ) -> None:
@@ -211,6 +209,9 @@ def export(
     from qpipe.handover import hand_over
 
     wanted = {"device": device, "scheme": scheme, "model": model, "build": build}
-    with open_results(db) as store:
-        hand_over(store, find_run(store, run)["id"], wanted, Cache(cache), out)
+    with open_results(db) as store, ExitStack() as kept:
+        id_, folder = find_run(store, run)["id"], Cache(cache)
+        if cache.is_dir():
+            kept.enter_context(folder.kept((step["kind"], step["key"]) for step in store.steps(id_)))
+        hand_over(store, id_, wanted, folder, out)
     print_text(f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}; try it with: python {out}/example.py")

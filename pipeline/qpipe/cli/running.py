@@ -10,10 +10,10 @@ from typing import Any
 
 from qpipe import execute
 from qpipe.cache import Cache
-from qpipe.cli import results
+from qpipe.cli import history, results
 from qpipe.cli.display import display
 from qpipe.cli.printing import print_json, print_table, print_text
-from qpipe.errors import QpipeError, RecipeError, suggest
+from qpipe.errors import RecipeError
 from qpipe.execute import Request, open_session
 from qpipe.plan import Plan, Step
 from qpipe.run import wanted
@@ -108,7 +108,7 @@ def why(step: str, run: str | None, db: Path, cache: Path, as_json: bool) -> Non
         session = open_session(_request_of(row, db, cache))
         planned = session.offline_plan(store)
     if step not in planned.steps:
-        raise QpipeError(f"{row['recipe']}: no step '{step}'; {suggest(step, planned.steps)}")
+        raise history.no_step(row["recipe"], step, planned.steps, "qpipe plan RECIPE")
     now = planned.steps[step]
     old = before.get(step)
     changes = compare(old["key_fields"] if old else {}, dict(now.fields))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import runpy
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,39 +20,11 @@ from qpipe.samples import Samples
 from qpipe.store import Store
 from qpipe.types import Array, Build
 
-MANIFEST, GOLDEN, EXAMPLE = "manifest.json", "golden.npz", "example.py"
-FORMAT = 1
-LEVELS = {"disable": "DISABLE_ALL", "basic": "ENABLE_BASIC", "extended": "ENABLE_EXTENDED", "all": "ENABLE_ALL"}
+MANIFEST, GOLDEN, EXAMPLE, LOAD = "manifest.json", "golden.npz", "example.py", "load.py"
+SHIPPED = Path(__file__).parent / "shipped"  # what travels in every export: how to load the model, and an example
+FORMAT = 2
 # integer kernels of other processors round and saturate otherwise; a wrong file or wrong inputs are off by far more
 TOLERANCE = 0.05
-
-EXAMPLE_TEXT = '''\
-"""Loads the model as it was measured and compares its outputs with the golden ones; needs numpy and onnxruntime."""
-import json
-from pathlib import Path
-
-import numpy as np
-import onnxruntime
-
-here = Path(__file__).parent
-manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
-wanted, options = manifest["session"], onnxruntime.SessionOptions()
-options.intra_op_num_threads = wanted["intra_op_num_threads"]
-options.inter_op_num_threads = wanted["inter_op_num_threads"]
-options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, wanted["graph_optimization_level"])
-for key, value in wanted["config"].items():
-    options.add_session_config_entry(key, value)
-session = onnxruntime.InferenceSession(str(here / manifest["model"]), options, providers=wanted["providers"])
-golden = np.load(here / "golden.npz")
-for number, sample in enumerate(manifest["golden"]["samples"]):
-    outputs = session.run(None, {each["name"]: golden[f"{number}/in/{each['name']}"] for each in manifest["inputs"]})
-    for each, output in zip(manifest["outputs"], outputs):
-        expected = golden[f"{number}/out/{each['name']}"]
-        off = np.abs(output.astype(np.float64) - expected).max() / max(np.ptp(expected.astype(np.float64)), 1e-6)
-        print(f"{sample} {each['name']} {list(output.shape)}: off by {100 * off:.3g} % of its span")
-        if not off <= manifest["golden"]["tolerance"]:
-            raise SystemExit(f"{each['name']} of {sample} is not what was exported")
-'''
 
 
 def gather_facts(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,11 +43,13 @@ def write_bundle(
 ) -> dict[str, Any]:
     """Write the folder, whole or not at all, and give its manifest; `count` samples become the golden ones.
 
-    QpipeError where the folder holds anything that an export did not put there, the build is not for ONNX Runtime, or
-    its outputs are no numbers.
+    QpipeError where the folder holds anything that an export did not put there, the build is for a runtime that no
+    export knows or that is not installed here, or its outputs are no numbers.
     """
-    if build.manifest["runtime"] != "onnxruntime":
-        raise QpipeError(f"export: the build is for {build.manifest['runtime']}; only onnxruntime's are exported")
+    runtime = str(build.manifest["runtime"])
+    known = sorted(path.stem.removeprefix("load_") for path in SHIPPED.glob("load_*.py"))
+    if runtime not in known:
+        raise QpipeError(f"export: the build is for {runtime}; only those for {' and '.join(known)} are exported")
     _check_free(out)
     aside = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     aside.mkdir(parents=True)
@@ -112,26 +87,23 @@ def _exported(manifest: Path) -> set[str]:
 def _fill(folder: Path, build: Build, samples: Samples, facts: Mapping[str, Any], count: int) -> dict[str, Any]:
     for path in build.files:
         target = folder / path.relative_to(build.folder)
-        if path.name != "build.json":
+        if path.name not in ("build.json", build.manifest.get("runner")):
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(path, target)
-    session = _session_options(build.manifest.get("options") or {})
-    model = str(build.manifest["model"])
-    golden, inputs, outputs = _golden(folder / model, session, samples, min(count, len(samples)))
-    np.savez(folder / GOLDEN, allow_pickle=False, **golden)
-    (folder / EXAMPLE).write_text(EXAMPLE_TEXT, encoding="utf-8")
+    shutil.copyfile(SHIPPED / EXAMPLE, folder / EXAMPLE)
+    shutil.copyfile(SHIPPED / f"load_{build.manifest['runtime']}.py", folder / LOAD)
+    count = min(count, len(samples))
     manifest = {
         "qpipe_export": FORMAT,
         **facts,
-        "model": model,
-        "session": session,
-        "inputs": inputs,
-        "outputs": outputs,
+        **{name: build.manifest[name] for name in ("runtime", "model", "options")},
+        **_declared(folder / str(build.manifest["model"])),
         "preprocessing": {name: asdict(how) for name, how in samples.preprocessing.items()},
         "classes": samples.classes,
-        "golden": {"samples": [samples[i].id for i in range(min(count, len(samples)))], "tolerance": TOLERANCE},
-        "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(_files(folder))},
+        "golden": {"samples": [samples[i].id for i in range(count)], "tolerance": TOLERANCE},
     }
+    np.savez(folder / GOLDEN, allow_pickle=False, **_golden(folder, manifest, samples, count))
+    manifest["files"] = {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(_files(folder))}
     with (folder / MANIFEST).open("w", encoding="utf-8") as file:
         file.write(json.dumps(manifest, indent=1) + "\n")
         file.flush()
@@ -139,46 +111,45 @@ def _fill(folder: Path, build: Build, samples: Samples, facts: Mapping[str, Any]
     return manifest
 
 
-def _session_options(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The build's, with defaults filled in and ONNX Runtime's own word for the level."""
+def _golden(folder: Path, manifest: Mapping[str, Any], samples: Samples, count: int) -> dict[str, Array]:
+    """Inputs and outputs by `number/in/name` and `number/out/name`, of the model opened as the export opens it."""
+    runtime = manifest["runtime"]
+    try:
+        infer = runpy.run_path(str(folder / LOAD))["load"](folder, manifest)
+    except ImportError as error:
+        raise QpipeError(f"export: {runtime} is not installed here; run: pip install {runtime}") from error
+    except Exception as error:  # the runtime's own, of any class
+        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        raise QpipeError(f"export: {runtime} does not load the build here: {reason}") from error
+    golden: dict[str, Array] = {}
+    for number in range(count):
+        feeds = samples.feeds(number, [each["name"] for each in manifest["inputs"]])
+        golden.update({f"{number}/in/{name}": array for name, array in feeds.items()})
+        for name, output in infer(feeds).items():
+            if not np.isfinite(output).all():
+                raise QpipeError(f"export: {name} of sample '{samples[number].id}' is no number; the build is broken")
+            golden[f"{number}/out/{name}"] = output
+    return golden
+
+
+def _declared(model: Path) -> dict[str, list[dict[str, Any]]]:
+    """How the network declares its inputs and outputs."""
+    import onnx
+
+    graph = onnx.load(model, load_external_data=False).graph
     return {
-        "intra_op_num_threads": int(given.get("intra_op_num_threads", 1)),
-        "inter_op_num_threads": int(given.get("inter_op_num_threads", 1)),
-        "graph_optimization_level": f"ORT_{LEVELS[given.get('graph_optimization_level', 'all')]}",
-        "config": {key: str(value) for key, value in (given.get("config") or {}).items()},
-        "providers": list(given.get("providers") or ["CPUExecutionProvider"]),
+        "inputs": [_describe(value) for value in graph.input],
+        "outputs": [_describe(value) for value in graph.output],
     }
 
 
-def _golden(
-    model: Path, wanted: Mapping[str, Any], samples: Samples, count: int
-) -> tuple[dict[str, Array], list[dict[str, Any]], list[dict[str, Any]]]:
-    """Inputs and outputs by `number/in/name` and `number/out/name`; then how the network declares its own."""
-    import onnxruntime
+def _describe(value: Any) -> dict[str, Any]:
+    import onnx
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = wanted["intra_op_num_threads"]
-    options.inter_op_num_threads = wanted["inter_op_num_threads"]
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, wanted["graph_optimization_level"])
-    for key, value in wanted["config"].items():
-        options.add_session_config_entry(key, value)
-    session = onnxruntime.InferenceSession(str(model), options, providers=["CPUExecutionProvider"])
-    golden: dict[str, Array] = {}
-    names = [each.name for each in session.get_inputs()]
-    for number in range(count):
-        feeds = samples.feeds(number, names)
-        golden.update({f"{number}/in/{name}": array for name, array in feeds.items()})
-        for each, output in zip(session.get_outputs(), session.run(None, feeds), strict=True):
-            if not np.isfinite(output).all():
-                sample = samples[number].id
-                raise QpipeError(f"export: {each.name} of sample '{sample}' is no number; the build is broken")
-            golden[f"{number}/out/{each.name}"] = output
-    return golden, _declared(session.get_inputs()), _declared(session.get_outputs())
-
-
-def _declared(values: Sequence[Any]) -> list[dict[str, Any]]:
-    return [{"name": value.name, "type": value.type, "shape": list(value.shape)} for value in values]
+    tensor = value.type.tensor_type
+    shape = [size.dim_value if size.HasField("dim_value") else size.dim_param for size in tensor.shape.dim]
+    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    return {"name": value.name, "type": f"tensor({kind})", "shape": shape}
 
 
 def _files(folder: Path) -> list[Path]:

@@ -63,7 +63,7 @@ def candidates(store: Store, run: str) -> list[Candidate]:
 
 def _measurement(row: Mapping[str, Any], values: Sequence[Sequence[float]]) -> Measurement:
     names = ("metric", "value", "unit", "low", "high", "n", "better", "raw")
-    return Measurement(**{name: row[name] for name in names}, rounds=values)
+    return Measurement(**{name: row[name] for name in names}, rounds=values, detail=row["detail"] or {})
 
 
 def difference(one: Measurement, other: Measurement) -> statistics.Interval:
@@ -203,7 +203,10 @@ def pareto_rows(store: Store, run: str) -> list[dict[str, Any]]:
             "runtime": row.runtime, "device": row.device, **row.extra, "is_float": row.is_float,
             "on_front": bool(verdict_of[id(row)]["on_front"]), "reason": verdict_of[id(row)]["reason"],
             "metrics": {
-                name: {key: getattr(measured, key) for key in ("value", "unit", "low", "high", "n")}
+                name: {
+                    **{key: getattr(measured, key) for key in ("value", "unit", "low", "high", "n")},
+                    **({"detail": measured.detail} if measured.detail else {}),
+                }
                 for name, measured in row.metrics.items()
             },
         }

@@ -1,13 +1,15 @@
 """Where activations become integers: the QuantizeLinear, DequantizeLinear pairs that stock runtimes fuse away.
 
 A pair goes on every tensor that an integer operator reads or writes, never between an operator and the Relu or Clip it
-absorbs; operators that only move values pass their input's scale on. What was seen to fuse on ONNX Runtime 1.32:
-Conv, Gemm, MatMul, Add, Mul, Concat, pooling. All others stay float, between a DequantizeLinear and a QuantizeLinear.
+absorbs; operators that only move values pass their input's scale on. All others stay float, between a DequantizeLinear
+and a QuantizeLinear: which, and why, is selection's to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Container, Sequence
+from functools import cache
 from typing import Literal
 
 import numpy as np
@@ -15,16 +17,21 @@ import onnx_ir as ir
 
 from qpipe.errors import StageError
 from qpipe.quant import qdq
-from qpipe.quant.arithmetic import scale_and_zero_point
+from qpipe.quant.arithmetic import quantize, scale_and_zero_point
+from qpipe.quant.coverage import coverage
 from qpipe.quant.ranges import Method, activation_range
-from qpipe.quant.statistics import Statistics
-from qpipe.types import Array
+from qpipe.quant.scales import power_of_two
+from qpipe.quant.selection import PAIR, is_dequantized, only_reader, select, tensors
+from qpipe.quant.statistics import Statistics, TensorStatistics
+from qpipe.types import ANY_TARGET, Array, Target
 
 ActivationRange = Literal["minmax", "percentile", "mse", "entropy", "none"]  # what stages take: none leaves them float
-INTEGER = ("Conv", "Gemm", "MatMul", "Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool")
-MOVING = ("Flatten", "Identity", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+Interval = Callable[[str], tuple[float, float]]  # the real interval of a tensor, by its name
 DTYPES = {8: np.uint8, 16: np.uint16}
 OPSET_16_BITS = 21
+FEWEST_LEVELS, MANY_VALUES = 16, 64
+
+log = logging.getLogger(__name__)
 
 
 def quantize_activations(
@@ -35,127 +42,120 @@ def quantize_activations(
     bits: int = 8,
     percentile: float = 99.99,
     exclude: Sequence[str] = (),
+    target: Target = ANY_TARGET,
 ) -> None:
-    """Insert the pairs, unsigned with any zero point, for all operators whose weights (if any) are quantized already.
+    """Insert the pairs, unsigned with any zero point that the target takes, for all operators whose weights (if any) are quantized already.
 
-    Statistics are those of the float network; tensors that are quantized already keep what they have.
+    Statistics are those of the float network; tensors that are quantized already keep what they have. Logs what stays
+    float, in one line.
     """
     if bits not in DTYPES:
         raise StageError(f"activations: {bits} bits; it takes 8 or 16")
     if bits > 8 and model.opset_imports.get("", 0) < OPSET_16_BITS:
         raise StageError(f"activations: 16 bits need opset {OPSET_16_BITS}; import the network with a newer opset")
+
+    @cache
+    def interval(name: str) -> tuple[float, float]:
+        low, high = activation_range(statistics[name], method, bits=bits, percentile=percentile)
+        return _mirrored(low, high, bits) if target.symmetric_only else (low, high)
+
     parameters: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-    for value, source in plan(model, statistics, exclude).items():
+    wanted, reasons = plan(model, statistics, interval, bits, exclude)
+    for value, source in wanted.items():
         if source not in parameters:
-            low, high = _interval(source, statistics, method, bits, percentile)
+            low, high = interval(source.name or "")
             scale, zero_point = scale_and_zero_point(low, high, DTYPES[bits])
+            if target.power_of_two_scales:
+                scale, zero_point = _shifts(scale, zero_point, clips=method != "minmax")
+            else:
+                scale = _inside(scale, high - low, bits)
             parameters[source] = (
-                qdq.initializer(model, f"{source.name}_scale", _inside(scale, high - low, bits)),
+                qdq.initializer(model, f"{source.name}_scale", scale),
                 qdq.initializer(model, f"{source.name}_zero_point", zero_point),
             )
         _insert(model, value, *parameters[source])
+    told = coverage(model, reasons).told()
+    if told:
+        log.warning(told)
 
 
-def plan(model: ir.Model, statistics: Statistics, exclude: Sequence[str] = ()) -> dict[ir.Value, ir.Value]:
-    """The tensors to quantize, each with the one whose range it takes: itself, or what was only moved to make it."""
-    quantized = {node for weight in qdq.weights(model) if weight.is_quantized for node in weight.nodes}
-    kept = [node for node in model.graph if not qdq.is_excluded(node, exclude)]
-    integer = {node for node in kept if _is_integer(node, quantized, statistics)}
-    tensors: dict[ir.Value, ir.Value] = {}
-    for node in kept:
-        if node in integer:
-            result = _absorbing(node)
-            for value in [*_activations(node), *([result] if _is_wanted(result, node, integer) else [])]:
-                tensors.setdefault(value, _source(value, statistics))
-        elif node.op_type in MOVING and node.inputs[0] in tensors:
-            tensors.setdefault(node.outputs[0], tensors[node.inputs[0]])
-    return {value: source for value, source in tensors.items() if not _is_done(value)}
+def plan(
+    model: ir.Model, statistics: Statistics, interval: Interval, bits: int, exclude: Sequence[str] = ()
+) -> tuple[dict[ir.Value, ir.Value], dict[ir.Node, str]]:
+    """The tensors to quantize, each with the one whose range it takes (itself, or what was only moved to make it), and
+    why the nodes that stay float do."""
+
+    @cache
+    def unknown(value: ir.Value) -> str | None:
+        if is_dequantized(value):
+            return None
+        name = _source(value, statistics).name or ""
+        if name not in statistics:
+            return f"no statistics of '{value.name}'"
+        return _too_coarse(statistics[name], interval(name), bits)
+
+    coded = {node for weight in qdq.weights(model) if weight.is_quantized for node in weight.nodes}
+    _check_known(model, coded, statistics)
+    chosen = select(model, unknown, coded, exclude)
+    found = {value: _source(source, statistics) for value, source in tensors(model, chosen, exclude).items()}
+    wanted = {v: source for v, source in found.items() if source.name in statistics and not _is_done(v)}
+    return wanted, chosen.reasons
 
 
-def _is_integer(node: ir.Node, quantized: set[ir.Node], statistics: Statistics) -> bool:
-    if node.domain != "" or node.op_type not in INTEGER:
-        return False
-    if node.op_type in qdq.WEIGHTED:
-        is_product = node.op_type == "MatMul" and qdq.constant(node.inputs[1]) is None
-        return node in quantized or (is_product and all(_is_known(v, statistics) for v in node.inputs))
-    return all(_is_known(value, statistics) for value in [*node.inputs, _absorbing(node)])
-
-
-def _is_known(value: ir.Value | None, statistics: Statistics) -> bool:
-    """A float tensor that is computed: integers (shapes) and constants have no statistics."""
-    return value is not None and (value.name in statistics or _is_dequantized(value))
+def _check_known(model: ir.Model, coded: Container[ir.Node], statistics: Statistics) -> None:
+    """StageError where no layer's input has statistics, though calibration gathers them: they are another network's."""
+    inputs = [node.inputs[0] for node in model.graph if node in coded and node.inputs[0] is not None]
+    strange = [v for v in inputs if not is_dequantized(v) and v.shape is not None and v.shape.is_static()]
+    if strange and not any(is_dequantized(value) or value.name in statistics for value in inputs):
+        raise StageError(
+            f"activations: no statistics of tensor '{strange[0].name}'; calibrate the network that is quantized"
+        )
 
 
 def limited(value: ir.Value) -> ir.Value | None:
     """What a Relu or Clip makes of a tensor that nothing else reads: its limits are those of the tensor's integers, so
     nobody needs to know the tensor's own range; None for all other tensors."""
-    readers = value.consumers()
-    if len(readers) != 1 or readers[0].op_type not in ("Clip", "Relu") or value.is_graph_output():
-        return None
-    return readers[0].outputs[0]
+    reader = only_reader(value)
+    return reader.outputs[0] if reader is not None and reader.op_type in ("Clip", "Relu") else None
 
 
 def _source(value: ir.Value, statistics: Statistics) -> ir.Value:
     """Whose range a tensor takes: its own; where calibration left it out because a Clip follows, the Clip's."""
-    result = None if value.name in statistics else limited(value)
-    return value if result is None else _source(result, statistics)
+    after = None if value.name in statistics else limited(value)
+    return value if after is None else _source(after, statistics)
 
 
-def _activations(node: ir.Node) -> list[ir.Value]:
-    count = 1 if node.op_type in ("Conv", "Gemm") else len(node.inputs)
-    return [v for v in node.inputs[:count] if v is not None and not (node.op_type == "MatMul" and _is_weight(v))]
-
-
-def _is_weight(value: ir.Value) -> bool:
-    producer = value.producer()
-    return qdq.constant(value) is not None or (
-        producer is not None and producer.op_type == "DequantizeLinear" and qdq.constant(producer.inputs[0]) is not None
-    )
-
-
-def _absorbing(node: ir.Node) -> ir.Value:
-    """The tensor whose integers the operator's kernel writes: its output, or that of the Relu or Clip it absorbs."""
-    value = node.outputs[0]
-    readers = value.consumers()
-    if len(readers) == 1 and not value.is_graph_output() and _cuts_at_zero(readers[0]):
-        return readers[0].outputs[0]
-    return value
-
-
-def _cuts_at_zero(node: ir.Node) -> bool:
-    """Relu, or Clip from zero up: with zero point 0 its cut is the saturation of the unsigned integers."""
-    if node.op_type == "Relu":
-        return True
-    if node.op_type != "Clip" or len(node.inputs) < 2 or node.inputs[1] is None:
-        return False
-    low = qdq.constant(node.inputs[1])
-    high = qdq.constant(node.inputs[2]) if len(node.inputs) > 2 and node.inputs[2] is not None else np.array(np.inf)
-    return low is not None and high is not None and low.item() == 0 and high.item() > 0
-
-
-def _is_wanted(result: ir.Value, node: ir.Node, integer: set[ir.Node]) -> bool:
-    """Gemm and MatMul can give float where nobody goes on in integers: one rounding fewer, on the logits mostly."""
-    if node.op_type not in ("Gemm", "MatMul"):
-        return True
-    return any(reader in integer or reader.op_type in MOVING for reader in result.consumers())
-
-
-def _is_dequantized(value: ir.Value) -> bool:
-    producer = value.producer()
-    return producer is not None and producer.op_type == "DequantizeLinear"
+def _too_coarse(tensor: TensorStatistics, interval: tuple[float, float], bits: int) -> str | None:
+    """Why integers would not tell a tensor's values apart: a mask that adds -10000 leaves none for the rest."""
+    if len(tensor.bins) <= MANY_VALUES:
+        return None
+    values = (tensor.bins.astype(np.uint32) << 16).view(np.float32)
+    used = len(np.unique(quantize(values, *scale_and_zero_point(*interval, DTYPES[bits]), dtype=DTYPES[bits])))
+    low, high = interval
+    return None if used >= FEWEST_LEVELS else f"'{tensor.name}' from {low:.3g} to {high:.3g} would use {used} levels"
 
 
 def _is_done(value: ir.Value) -> bool:
-    return _is_dequantized(value) or any(reader.op_type == "QuantizeLinear" for reader in value.consumers())
+    producer = value.producer()
+    return (producer is not None and producer.op_type in PAIR) or any(
+        reader.op_type == "QuantizeLinear" for reader in value.consumers()
+    )
 
 
-def _interval(
-    value: ir.Value, statistics: Statistics, method: Method, bits: int, percentile: float
-) -> tuple[float, float]:
-    name = value.name or ""
-    if name not in statistics:
-        raise StageError(f"activations: no statistics of tensor '{name}'; calibrate the network that is quantized")
-    return activation_range(statistics[name], method, bits=bits, percentile=percentile)
+def _mirrored(low: float, high: float, bits: int) -> tuple[float, float]:
+    """The interval around zero that puts the zero point in the middle of the codes; these reach one further down."""
+    largest, top = max(-low, high), 2 ** (bits - 1)
+    return -largest * top / (top - 1), largest
+
+
+def _shifts(scale: Array, zero_point: Array, *, clips: bool) -> tuple[Array, Array]:
+    """The scale as a power of two; the zero point stays in the middle, or moves with the interval's lower end."""
+    wide = power_of_two(scale, clips=clips)
+    limits = np.iinfo(zero_point.dtype)
+    if int(zero_point) == (int(limits.max) + 1) // 2:
+        return wide, zero_point
+    moved = np.clip(np.rint(zero_point.astype(np.float64) * scale / wide), limits.min, limits.max)
+    return wide, moved.astype(zero_point.dtype)
 
 
 def _inside(scale: Array, width: float, bits: int) -> Array:

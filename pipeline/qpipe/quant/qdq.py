@@ -17,8 +17,9 @@ import onnx_ir as ir
 from qpipe.errors import StageError
 from qpipe.quant.arithmetic import along_axis, dequantize
 from qpipe.quant.codebook import CODEBOOKS, Codebook, full_range, nearest, uniform
-from qpipe.quant.scales import Method, asymmetric_scale, symmetric_scale
-from qpipe.types import Array
+from qpipe.quant.graph import is_row
+from qpipe.quant.scales import Method, asymmetric_scale, power_of_two, symmetric_scale
+from qpipe.types import ANY_TARGET, Array, Target
 
 WeightKind = Literal["conv", "depthwise", "gemm", "matmul"]
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -144,28 +145,62 @@ def constant(value: ir.Value | None) -> Array | None:
 
 
 def to_codebook(
-    weight: Weight, codebook: Codebook, *, axis: int | None, method: Method = "minmax", percentile: float = 99.99
+    weight: Weight,
+    codebook: Codebook,
+    *,
+    axis: int | None,
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    target: Target = ANY_TARGET,
 ) -> QuantizedWeight:
-    """Each value to the nearest level; zero point 0; one scale per slice of `axis`, one for all where it is None."""
+    """Each value to the nearest level; zero point 0; one scale per slice of `axis`, one for all where it is None or the
+    target takes no other."""
+    axis = None if target.per_tensor_weights else axis
     scale = symmetric_scale(weight.array, codebook, axis=axis, method=method, percentile=percentile)
+    if target.power_of_two_scales:
+        scale = power_of_two(scale, clips=method != "minmax")
     zero_point = np.zeros(scale.shape, np.int8)
     codes = encode(codebook, weight.array, scale, zero_point, axis=axis)
     return QuantizedWeight(codes, scale, zero_point, axis, codebook)
 
 
 def symmetric(
-    weight: Weight, *, bits: int = 8, axis: int | None, method: Method = "minmax", percentile: float = 99.99
+    weight: Weight,
+    *,
+    bits: int | None = None,
+    axis: int | None,
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    target: Target = ANY_TARGET,
 ) -> QuantizedWeight:
-    """Uniform levels with zero in the middle: -127..127 at 8 bits."""
-    return to_codebook(weight, uniform(bits), axis=axis, method=method, percentile=percentile)
+    """Uniform levels with zero in the middle: -127..127 at 8 bits. Without `bits` as many as the target takes whole."""
+    book = uniform(bits or weight_bits(target))
+    return to_codebook(weight, book, axis=axis, method=method, percentile=percentile, target=target)
+
+
+def weight_bits(target: Target) -> int:
+    """The bits of weights whose products the target sums exactly: where two of u8 x s8 saturate at 16 bits, 7."""
+    return 7 if target.saturates else 8
 
 
 def asymmetric(
-    weight: Weight, *, bits: int = 8, axis: int | None = None, method: Method = "minmax", percentile: float = 99.99
+    weight: Weight,
+    *,
+    bits: int | None = None,
+    axis: int | None = None,
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    target: Target = ANY_TARGET,
 ) -> QuantizedWeight:
     """Uniform levels over the weights' own interval, any zero point, one for each slice along `axis`."""
+    bits, axis = bits or weight_bits(target), None if target.per_tensor_weights else axis
     codebook = full_range(bits)
     scale, zero_point = asymmetric_scale(weight.array, bits=bits, axis=axis, method=method, percentile=percentile)
+    if target.power_of_two_scales:
+        low = (codebook.levels[0] - zero_point.astype(np.float32)) * scale
+        scale = power_of_two(scale, clips=method != "minmax")
+        zero_point = np.clip(np.rint(codebook.levels[0] - low / scale), codebook.levels[0], codebook.levels[-1])
+        zero_point = zero_point.astype(np.int8)
     codes = encode(codebook, weight.array, scale, zero_point, axis=axis)
     return QuantizedWeight(codes, scale, zero_point, axis, codebook)
 
@@ -244,11 +279,14 @@ def discard(model: ir.Model, value: ir.Value | None) -> None:
 
 
 def bias(node: ir.Node) -> Array | None:
-    """The float bias of a Conv or Gemm, [C]; dequantized where it is int32, None where there is none."""
+    """The float bias of a Conv or Gemm, [C] or [1]; dequantized where it is int32, None where it has none, or another
+    for each row."""
     value = node.inputs[2] if len(node.inputs) > 2 else None
     quantized = _read_quantized(value) if value is not None else None
     array = quantized.dequantize() if quantized else constant(value)
-    return None if array is None or node.op_type == "MatMul" else np.atleast_1d(np.squeeze(array))
+    if array is None or node.op_type == "MatMul" or not is_row(array):
+        return None
+    return array.reshape(-1)
 
 
 def set_bias(model: ir.Model, node: ir.Node, values: Array) -> None:

@@ -19,6 +19,13 @@ SHRUNK = tuple(2 ** (-k / 16) for k in range(49))
 WIDENED = tuple(2 ** (k / 16) for k in range(1, 9))
 
 
+def power_of_two(scale: Array, *, clips: bool = False) -> Array:
+    """The scale as hardware takes it that shifts instead of multiplying: 2^k, the next above it, so that no level is
+    lost, or the nearest where the scale was chosen to clip."""
+    exponent = np.log2(np.asarray(scale, np.float64))
+    return np.asarray(np.exp2(np.rint(exponent) if clips else np.ceil(exponent - 1e-6)), np.float32)
+
+
 def symmetric_scale(
     array: Array, codebook: Codebook, *, axis: int | None, method: Method = "minmax", percentile: float = 99.99
 ) -> Array:

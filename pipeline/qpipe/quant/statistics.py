@@ -22,6 +22,10 @@ PER_CHANNEL = {"channel_mean": "<f8", "channel_variance": "<f8", "channel_minimu
 COLUMNS = {**SPARSE, **PER_CHANNEL}
 
 
+class InfinityError(StageError):
+    """A tensor holds infinity on some sample: it has no statistics."""
+
+
 @dataclass(frozen=True, eq=False)
 class TensorStatistics:
     """One tensor over all samples; channels are axis 1 (the last axis of a matrix; below two axes there is one).
@@ -73,7 +77,7 @@ class Tally:
         return tally
 
     def add(self, array: Array) -> None:
-        """Take in the tensor's value for one more sample; StageError for NaN or infinity."""
+        """Take in the tensor's value for one more sample; StageError for NaN, InfinityError for infinity."""
         values = _by_channel(np.asarray(array, np.float32))
         if values.size == 0:
             return
@@ -86,8 +90,9 @@ class Tally:
         minimum, maximum = values.min(axis=1), values.max(axis=1)
         # a NaN goes through min and max
         if not (np.isfinite(minimum).all() and np.isfinite(maximum).all()):
-            raise StageError(
-                f"tensor '{self.name}': NaN or infinity on the calibration samples; "
+            is_nan = np.isnan(minimum).any() or np.isnan(maximum).any()
+            raise (StageError if is_nan else InfinityError)(
+                f"tensor '{self.name}': {'NaN' if is_nan else 'infinity'} on the calibration samples; "
                 "check the samples' preprocessing and the weights before it"
             )
         self._count(np.bincount(values.reshape(-1).view(np.uint16)[_UPPER_HALF::2]))

@@ -10,11 +10,13 @@ from qpipe.errors import StageError
 from qpipe.quant import qdq, ranges
 from qpipe.quant.activations import quantize_activations
 from qpipe.quant.statistics import Statistics
+from qpipe.types import ANY_TARGET, Target
 
 
 def activations(
     model: ir.Model,
     statistics: Statistics,
+    target: Target = ANY_TARGET,
     *,
     range: ranges.Method = "minmax",  # noqa: A002  (the word users know)
     percentile: float = 99.99,
@@ -28,5 +30,7 @@ def activations(
     qdq.check_exclude(model, exclude, "quantize activations")
     if not any(weight.is_quantized for weight in qdq.weights(model)):
         raise StageError("quantize activations: no weight is quantized yet; put a stage before it that quantizes them")
-    quantize_activations(model, statistics, method=range, bits=bits, percentile=percentile, exclude=exclude)
+    quantize_activations(
+        model, statistics, method=range, bits=bits, percentile=percentile, exclude=exclude, target=target
+    )
     return model

@@ -10,19 +10,21 @@ from qpipe.quant import qdq, scales
 from qpipe.quant.activations import ActivationRange, quantize_activations
 from qpipe.quant.codebook import Codebook, additive_powers_of_two, powers_of_two, uniform
 from qpipe.quant.statistics import Statistics
+from qpipe.types import ANY_TARGET, Target
 
 
 def logarithmic(
     model: ir.Model,
     statistics: Statistics,
+    target: Target = ANY_TARGET,
     *,
     bits: int = 4,
     levels: Literal["power_of_two", "additive"] = "power_of_two",
     granularity: Literal["tensor", "channel"] = "channel",
     range: scales.Method = "mse",  # noqa: A002  (the word users know)
-    bits_first: int = 8,
+    bits_first: int | None = None,
     bits_last: int | None = None,
-    bits_depthwise: int = 8,
+    bits_depthwise: int | None = None,
     activations: ActivationRange = "minmax",
     percentile: float = 99.99,
     exclude: tuple[str, ...] = (),
@@ -30,23 +32,26 @@ def logarithmic(
     """Weights to zero and plus or minus 2^k times a scale (or sums of two such levels); 8-bit activations.
 
     Takes seconds to a minute. At 4 bits the file is half that of int8 and runs on the same integer kernels. The first
-    layer, depthwise layers and, where `bits_last` is given, the last one keep uniform levels of their own bits: few
-    weights, each of which counts. Weights that are quantized already are kept.
+    layer, depthwise layers and, where `bits_last` is given, the last one keep uniform levels of their own bits (8, or
+    7 where the target's sums saturate): few weights, each of which counts. Weights that are quantized already are kept.
     Method: Miyashita et al. 2016 (arXiv 1603.01025); additive: Li, Dong, Wang 2020 (arXiv 1909.13144).
     """
     qdq.check_exclude(model, exclude, "quantize logarithmic")
     codebook = powers_of_two(bits) if levels == "power_of_two" else additive_powers_of_two(bits)
     order = [weight.name for weight in qdq.weights(model)]
-    finer = {order[0]: bits_first} if order else {}
+    fine = qdq.weight_bits(target)
+    finer = {order[0]: bits_first or fine} if order else {}
     if order and bits_last is not None:
         finer[order[-1]] = bits_last
     for weight in qdq.float_weights(model, exclude):
-        own = finer.get(weight.name, bits_depthwise if weight.kind == "depthwise" else None)
+        own = finer.get(weight.name, (bits_depthwise or fine) if weight.kind == "depthwise" else None)
         book: Codebook = codebook if own is None else uniform(own)
-        method: scales.Method = range if own is None or own < 8 else "minmax"
+        method: scales.Method = range if own is None or own < fine else "minmax"
         axis = weight.channel_axis if granularity == "channel" else None
-        codes = qdq.to_codebook(weight, book, axis=axis, method=method, percentile=percentile)
+        codes = qdq.to_codebook(weight, book, axis=axis, method=method, percentile=percentile, target=target)
         qdq.quantize_weight(model, weight, codes)
     if activations != "none":
-        quantize_activations(model, statistics, method=activations, percentile=percentile, exclude=exclude)
+        quantize_activations(
+            model, statistics, method=activations, percentile=percentile, exclude=exclude, target=target
+        )
     return model

@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from qpipe.errors import StageError
 from qpipe.samples import Samples
-from qpipe.types import Array
+from qpipe.types import ANY_TARGET, Array, Target
 
 STRIDE = 8  # samples whose activations its histograms hold in memory at once
 
@@ -22,6 +22,7 @@ STRIDE = 8  # samples whose activations its histograms hold in memory at once
 def onnxruntime_static(
     model: ir.Model,
     calibration_samples: Samples,
+    target: Target = ANY_TARGET,
     *,
     per_channel: bool = True,
     method: Literal["minmax", "percentile", "entropy"] = "minmax",
@@ -29,12 +30,12 @@ def onnxruntime_static(
     samples: int | None = None,
     activation: Literal["uint8", "int8"] = "uint8",
     weight: Literal["uint8", "int8"] = "int8",
-    reduce_range: bool = False,
+    reduce_range: bool | None = None,
 ) -> ir.Model:
     """Quantize by onnxruntime.quantization.quantize_static, in QDQ form, calibrating by its own means.
 
     Costs about two inferences per sample for minmax, many times that for percentile and entropy. `reduce_range` makes
-    weights 7 bits wide, for x86 without VNNI.
+    weights 7 bits wide; unless said, for a target whose sums saturate (x86 without VNNI).
     """
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -60,7 +61,7 @@ def onnxruntime_static(
                     _reader(calibration_samples, inputs, count),
                     quant_format=QuantFormat.QDQ,
                     per_channel=per_channel,
-                    reduce_range=reduce_range,
+                    reduce_range=target.saturates if reduce_range is None else reduce_range,
                     activation_type=types[activation],
                     weight_type=types[weight],
                     calibrate_method=methods[method],

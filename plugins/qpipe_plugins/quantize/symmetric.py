@@ -9,13 +9,15 @@ import onnx_ir as ir
 from qpipe.quant import qdq, scales
 from qpipe.quant.activations import ActivationRange, quantize_activations
 from qpipe.quant.statistics import Statistics
+from qpipe.types import ANY_TARGET, Target
 
 
 def symmetric(
     model: ir.Model,
     statistics: Statistics,
+    target: Target = ANY_TARGET,
     *,
-    bits: int = 8,
+    bits: int | None = None,
     granularity: Literal["tensor", "channel"] = "channel",
     range: scales.Method = "minmax",  # noqa: A002  (the word users know)
     activations: ActivationRange = "minmax",
@@ -26,15 +28,17 @@ def symmetric(
 
     Takes seconds. Weights that are quantized already are kept. `range` chooses the scales of weights, `activations`
     the ranges of activations (none leaves them float); `percentile` is how many percent of the values such a range
-    holds, in both. `exclude` names nodes, weights or operators that stay float. Weights of 7 bits keep the sums of x86
-    without VNNI from saturating.
+    holds, in both. `exclude` names nodes, weights or operators that stay float. Without `bits` weights have 8, or 7 where
+    the target's sums saturate (x86 without VNNI).
     Method: Jacob et al. 2018 (arXiv 1712.05877), per-channel as in Krishnamoorthi 2018 (arXiv 1806.08342).
     """
     qdq.check_exclude(model, exclude, "quantize symmetric")
     for weight in qdq.float_weights(model, exclude):
         axis = weight.channel_axis if granularity == "channel" else None
-        codes = qdq.symmetric(weight, bits=bits, axis=axis, method=range, percentile=percentile)
+        codes = qdq.symmetric(weight, bits=bits, axis=axis, method=range, percentile=percentile, target=target)
         qdq.quantize_weight(model, weight, codes)
     if activations != "none":
-        quantize_activations(model, statistics, method=activations, percentile=percentile, exclude=exclude)
+        quantize_activations(
+            model, statistics, method=activations, percentile=percentile, exclude=exclude, target=target
+        )
     return model
