@@ -136,23 +136,94 @@ def test_an_image_in_both_folders_is_refused(tmp_path: Path) -> None:
         dataset(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n"])
-def test_an_unreadable_image_is_named(tmp_path: Path, content: bytes) -> None:
-    draw(tmp_path / "c" / "a.png")
-    broken = tmp_path / "e" / "b.png"
-    broken.parent.mkdir()
-    broken.write_bytes(content)
-    with pytest.raises(StageError, match=re.escape(f"images: {broken} cannot be read")):
-        list(dataset(tmp_path).evaluation)
+def test_all_files_that_are_no_images_are_named_before_any_is_decoded(tmp_path: Path) -> None:
+    for name in ("c/a.png", "e/b.png", "e/c.png"):
+        draw(tmp_path / name)
+    bad = {"c/0.png": b"", "e/1.jpg": b"no image", "e/2.png": b"\x89PNG\r\n\x1a\n", "e/3.webp": b"", "e/4.bmp": b""}
+    for name, content in bad.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(StageError) as caught:
+        dataset(tmp_path)
+    shown = [f"{tmp_path}/{name} ({why})" for name, why in zip(bad, ("empty", "no image", "no image"), strict=False)]
+    end = f"{', '.join(shown)} and 2 more; replace or remove them"
+    assert str(caught.value) == f"images: 5 of 8 images cannot be read: {end}"
 
 
-def test_a_cut_image_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_images_that_are_cut_are_all_named_once_the_others_are_decoded(tmp_path: Path, suffix: str) -> None:
     draw(tmp_path / "c" / "a.png")
-    draw(tmp_path / "e" / "b.png", 64, 64)
-    file = tmp_path / "e" / "b.png"
-    file.write_bytes(file.read_bytes()[:2000])
-    with pytest.raises(StageError, match=re.escape(f"images: {file} cannot be read")):
+    files = [tmp_path / "e" / f"{name}{suffix}" for name in "abcd"]
+    for file in files:
+        draw(file, 64, 64)
+    for file in (files[1], files[3]):
+        file.write_bytes(file.read_bytes()[:-600])
+    with pytest.raises(StageError) as caught:
         list(dataset(tmp_path).evaluation)
+    message = str(caught.value)
+    assert re.match(r"images: 2 of [45] images cannot be read: ", message), message
+    assert f"{files[1]} (" in message
+    assert f"{files[3]} (" in message
+    assert message.endswith("; replace or remove them")
+    assert "\n" not in message
+
+
+def save(folder: Path, image: Image.Image, name: str = "b.png", **options: Any) -> np.ndarray:
+    """What the stage makes of an image that is stored so."""
+    draw(folder / "c" / "a.png")
+    (folder / "e").mkdir()
+    image.save(folder / "e" / name, **options)
+    return np.asarray(only(dataset(folder).evaluation).inputs["image"])
+
+
+def grey(array: np.ndarray) -> np.ndarray:
+    return np.repeat(array[:, :, np.newaxis], 3, axis=2)
+
+
+def test_a_grey_image_has_three_equal_channels(tmp_path: Path) -> None:
+    pixels = RANDOM.integers(0, 256, (8, 8), np.uint8)
+    assert np.array_equal(save(tmp_path, Image.fromarray(pixels)), grey(pixels))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+def test_of_sixteen_bits_the_upper_eight_count(tmp_path: Path, suffix: str) -> None:
+    pixels = RANDOM.integers(0, 65536, (8, 8), np.uint16)
+    assert np.array_equal(save(tmp_path, Image.fromarray(pixels), f"b{suffix}"), grey(pixels >> 8))
+
+
+def test_a_palette_is_looked_up(tmp_path: Path) -> None:
+    indices, palette = RANDOM.integers(0, 4, (8, 8), np.uint8), RANDOM.integers(0, 256, (4, 3), np.uint8)
+    image = Image.fromarray(indices)
+    image.putpalette(palette.tobytes())
+    assert np.array_equal(save(tmp_path, image, transparency=1), palette[indices])
+
+
+def test_transparency_is_dropped(tmp_path: Path) -> None:
+    pixels = RANDOM.integers(0, 256, (8, 8, 4), np.uint8)
+    assert np.array_equal(save(tmp_path, Image.fromarray(pixels)), pixels[:, :, :3])
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    pixels = np.zeros((8, 8, 4), np.uint8)
+    pixels[:4] = [255, 0, 0, 0]  # cyan is what red lacks
+    pixels[4:] = [0, 0, 0, 128]
+    found = save(tmp_path, Image.fromarray(pixels, "CMYK"), "b.tif")
+    assert np.array_equal(found[0, 0], [0, 255, 255])
+    assert np.array_equal(found[7, 7], [127, 127, 127])
+
+
+@pytest.mark.parametrize(("orientation", "turn"), [(3, 2), (6, -1), (8, 1)])
+def test_an_image_is_turned_as_its_exif_says(tmp_path: Path, orientation: int, turn: int) -> None:
+    pixels, exif = RANDOM.integers(0, 256, (8, 8, 3), np.uint8), Image.Exif()
+    exif[0x0112] = orientation
+    assert np.array_equal(save(tmp_path, Image.fromarray(pixels), exif=exif), np.rot90(pixels, turn))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_pixels_without_a_known_range_are_refused(tmp_path: Path, dtype: type) -> None:
+    with pytest.raises(
+        StageError, match=r"b.tif \(pixels of 32 bits have no range that is known; convert it to 8 bits"
+    ):
+        save(tmp_path, Image.fromarray(np.zeros((8, 8), dtype)), "b.tif")
 
 
 @pytest.mark.parametrize(

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import qpipe
+from qpipe_plugins.models.download import download
 from qpipe_plugins.models.onnx_file import onnx_file
+from qpipe_plugins.models.torch_module import torch_module
 
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
+    register("import", download)
     register("import", onnx_file, name="onnx")
+    register("import", torch_module, name="torch")

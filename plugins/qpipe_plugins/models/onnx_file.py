@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes import common
 
-from qpipe.errors import StageError, suggest
+from qpipe.errors import QpipeError, StageError, suggest
 from qpipe.external import LARGEST, external_tensors, locate, location
 from qpipe_plugins.models.folding import fold
 
@@ -27,19 +28,39 @@ def onnx_file(*, path: Path, shapes: dict[str, list[int]] | None = None) -> ir.M
     Constants are folded, Identity and Dropout go, the opset is lifted to at least 17. External data must lie in the
     file's folder.
     """
-    where = str(path)
+    return read_network(path, shapes, str(path))
+
+
+def read_network(path: Path, shapes: Mapping[str, list[int]] | None, where: str) -> ir.Model:
+    """The network in a file, made plain as `onnx_file` says; errors begin with `where` it came from."""
     proto = _read(path, where)
     _check(proto, where)
     proto = _lift(proto, where)
     _pin(proto.graph, shapes or {}, where)
-    model = ir.from_proto(proto)
-    _check_weights(model, where)
-    _plain(model)
-    if not fold(model):
-        raise StageError(f"{where}: the shapes in the network contradict each other; export it with a static shape")
-    _name(model)
-    _check_shapes(model, where)
+    with _sound(where):
+        model = ir.from_proto(proto)
+        _check_weights(model, where)
+        _plain(model)
+        if not fold(model):
+            raise StageError(f"{where}: the shapes in the network contradict each other; export it with a static shape")
+        _name(model)
+        _check_shapes(model, where)
     return model
+
+
+@contextmanager
+def _sound(where: str) -> Iterator[None]:
+    """What the libraries stumble over in a network that passed the checker, in one line."""
+    try:
+        yield
+    except (QpipeError, MemoryError):
+        raise
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__:
+            cause = cause.__cause__
+        reason = f"{type(cause).__name__}: {_first_line(cause)}"
+        raise StageError(f"{where}: not a valid network: {reason}; export it again") from error
 
 
 # ---- reading
@@ -69,13 +90,15 @@ def _read_external(proto: onnx.ModelProto, folder: Path, where: str) -> None:
             raise StageError(f"{where}: weight '{tensor.name}' lies in '{place}'; it must lie in the model's folder")
         if not file.is_file():
             raise StageError(f"{where}: weight '{tensor.name}' lies in '{place}', which is missing; put it there")
-        total += int(np.prod(tensor.dims, dtype=np.float64)) * 4
-        if total > LARGEST:
-            raise StageError(f"{where}: more than {LARGEST} bytes of weights; qpipe takes networks below 2 GiB")
+        if file.stat().st_size > LARGEST:
+            raise StageError(f"{where}: '{place}' has {file.stat().st_size} bytes; qpipe takes networks below 2 GiB")
         try:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         except (ValueError, OSError, onnx.checker.ValidationError) as error:
             raise StageError(f"{where}: weight '{tensor.name}': {_first_line(error)}; export it again") from error
+        total += len(tensor.raw_data)
+        if total > LARGEST:
+            raise StageError(f"{where}: more than {LARGEST} bytes of weights; qpipe takes networks below 2 GiB")
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
 
