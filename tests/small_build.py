@@ -32,7 +32,7 @@ def write_build(folder: Path, runner: str = "run_onnxruntime.py", files: dict[st
         (folder / name).write_text(text, encoding="utf-8")
     manifest = {
         "runtime": "onnxruntime", "runner": runner, "model": "model.onnx",
-        "options": {"intra_op_num_threads": 1, "graph_optimization_level": "all"},
+        "options": {"session": {"intra_op_num_threads": 1, "graph_optimization_level": "ORT_ENABLE_ALL"}},
         "note": "x" * 300,  # so that it is the larger of the two files
         "inputs": [{"name": "image", "dtype": "float32", "shape": [1, 3, 8, 8]}],
         "outputs": [

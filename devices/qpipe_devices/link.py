@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
 from qpipe.errors import DeviceError
-from qpipe.types import Array, Capabilities, Progress, Round, Stored, Transport
+from qpipe.types import Array, Capabilities, Placement, Progress, Round, Stored, Transport
 from qpipe_devices.conversation import ConnectionLostError, Conversation
 
 ATTEMPTS = 3  # a file that arrives damaged so often says that something is broken
@@ -76,6 +76,16 @@ class Link:
         fields = {key: answer[key] for key in Round.__dataclass_fields__ if key != "values_ms"}
         return Round([value / 1e6 for value in answer["values_ns"]], **fields)
 
+    def placement(self, build: Stored) -> Placement | None:
+        """Where the build's nodes run and in which precision, by the word of its runtime; None where it has none."""
+        answer = self._ask("placement", 3 * self.deadline_s, build=build.path, deadline_s=self.deadline_s)
+        if "nodes" not in answer:
+            return None
+        try:
+            return placement_of(answer)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise DeviceError(f"{self.name}: what the runner says of placement is not as PROTOCOL.md has it") from error
+
     def clean(self) -> int:
         """Remove all that was stored on the device; the bytes that this freed."""
         return int(self._ask("clean", HASHING_S)["bytes"])
@@ -133,6 +143,15 @@ class Link:
                 return
         fix = "check the device's memory and card"
         raise DeviceError(f"{self.name}: {source.name} arrived damaged {ATTEMPTS} times; {fix}")
+
+
+def placement_of(answer: Mapping[str, Any]) -> Placement:
+    """A runner's answer, every part of it in the type it must have."""
+    nodes = {
+        str(provider): {str(precision): int(number) for precision, number in by_precision.items()}
+        for provider, by_precision in answer["nodes"].items()
+    }
+    return Placement(nodes, tuple(str(name) for name in answer.get("float_nodes", ())))
 
 
 def _part_of(progress: Progress, before: int, total: int) -> Progress:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from qpipe.amounts import Seconds
 from qpipe.errors import DeviceError
 from qpipe.types import Device, Process, Progress
 from qpipe_devices.link import Link
@@ -24,7 +25,7 @@ def local(
     *,
     python: str = "",
     folder: Path | None = None,
-    deadline_s: float = 120,
+    deadline_s: Seconds = 120,
     spare_mb: float = 64,
 ) -> Device:
     """This machine, with the Python that runs qpipe unless `python` names another.

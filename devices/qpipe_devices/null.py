@@ -68,6 +68,9 @@ class NullDevice:
         once = self.latency_ms
         return Round([once] * values, load_ms=once, first_ms=once, warmups=1, peak_mb=2.0, runtime_mb=1.0)
 
+    def placement(self, build: Stored) -> None:
+        """Nothing runs: nobody knows where."""
+
     def clean(self) -> int:
         """It holds nothing of its own; what it met before is forgotten."""
         self.known.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from qpipe.amounts import Port, Seconds
 from qpipe.types import Device
 from qpipe_devices.link import Link
 
@@ -15,14 +16,14 @@ def ssh(
     *,
     host: str,
     user: str | None = None,
-    port: int | None = None,
+    port: Port | None = None,
     key: Path | None = None,
     known_hosts: Path | None = None,
     python: str = "python3",
     folder: str = ".qpipe",
-    connect_timeout: float = 15,
-    deadline_s: float = 120,
-    silence_s: float = 30,
+    connect_timeout: Seconds = 15,
+    deadline_s: Seconds = 120,
+    silence_s: Seconds = 30,
     spare_mb: float = 64,
 ) -> Device:
     """A Linux board reached by SSH, with Python 3.8 or newer and numpy; its host key must be known.

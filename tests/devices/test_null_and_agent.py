@@ -16,7 +16,7 @@ import qpipe
 import qpipe_devices
 from qpipe.preprocess import feeds
 from qpipe_devices import null, package
-from qpipe_devices.agent import machine, run_onnxruntime, wire
+from qpipe_devices.agent import machine, timing, wire
 from small_build import nothing
 
 AGENT = sorted(Path(wire.__file__).parent.glob("*.py"))
@@ -34,6 +34,7 @@ def test_null_gives_zeros_in_the_shapes_of_the_build(build, samples):
     assert list(device.round(*places, warmup_s=1, values=3, budget_s=1).values_ms) == [2.5] * 3
     assert device.store(build.folder, nothing).sent == 0
     assert device.capabilities() == null("other").capabilities()
+    assert device.placement(places[0]) is None
     assert isinstance(device, qpipe.Device)
 
 
@@ -114,8 +115,8 @@ def test_warmup_goes_on_until_steady_and_not_for_ever(times, shortest, longest, 
         clock[0] += 0.002
         return next(times)
 
-    monkeypatch.setattr(run_onnxruntime, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    count = run_onnxruntime.warm_up(once, seconds=0.06, most=10)
+    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    count = timing.warm_up(once, seconds=0.06, most=10)
     assert shortest <= clock[0] < longest
     assert count == round(clock[0] / 0.002)
 

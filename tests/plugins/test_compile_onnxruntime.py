@@ -9,7 +9,6 @@ import onnxruntime as ort
 import pytest
 
 from models import conv_net, images, run, statistics_of
-from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.activations import quantize_activations
 from qpipe.quant.biases import quantize_biases
@@ -87,7 +86,7 @@ def test_packed_weights_are_decoded_by_onnxruntime_bit_for_bit_and_folded_away(n
     quantize_activations(model, statistics)
     codes = sorted(weight.quantized.codes.tobytes() for weight in qdq.weights(model))
     whole = run(model, images(3), optimize=True)
-    build = onnxruntime(model, Platform(), tmp_path / "build")
+    build = onnxruntime(model, Platform(max_opset=28, max_ir_version=14), tmp_path / "build")
     loaded = optimized(build, tmp_path)
     assert not {"Gather", "Cast", "Slice"} & {node.op_type for node in loaded.graph.node}
     weights = [t for t in loaded.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
@@ -189,7 +188,16 @@ def test_the_manifest_says_how_to_run_it_and_what_goes_in_and_out(statistics, tm
         "runtime": "onnxruntime",
         "runner": "run_onnxruntime.py",
         "model": "model.onnx",
-        "options": {"intra_op_num_threads": 2, "graph_optimization_level": "extended"},
+        "options": {
+            "session": {
+                "intra_op_num_threads": 2,
+                "inter_op_num_threads": 1,
+                "graph_optimization_level": "ORT_ENABLE_EXTENDED",
+            },
+            "config": {"optimization.disable_specified_optimizers": "WeightBiasQuantization"},
+            "providers": [["cpu", {}]],
+            "fallback": "error",
+        },
         "inputs": [{"name": "image", "dtype": "float32", "shape": [1, 3, 16, 16]}],
         "outputs": [{"name": "logits", "dtype": "float32", "shape": [1, 5]}],
     }
@@ -200,11 +208,6 @@ def test_a_float_network_is_left_as_it_is(tmp_path):
     build = onnxruntime(conv_net(), Platform(), tmp_path)
     one, two = run(conv_net(), images(2)), run(ir.load(build.folder / "model.onnx"), images(2))
     np.testing.assert_array_equal(one[0]["logits"], two[0]["logits"])
-
-
-def test_a_network_that_the_device_cannot_load_is_refused_with_both_versions(tmp_path):
-    with pytest.raises(StageError, match=r"^compile onnxruntime: the network is opset 21 \(IR 10\), the device's onnx"):
-        onnxruntime(conv_net(21), Platform(max_opset=17, max_ir_version=8), tmp_path)
 
 
 def test_a_network_whose_tensors_are_called_as_the_files_are_is_renamed_all_the_same(tmp_path):

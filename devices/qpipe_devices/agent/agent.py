@@ -16,7 +16,7 @@ from typing import IO, Any, Callable, Dict, Iterator, Mapping  # noqa: UP035  (P
 import numpy as np
 
 from . import machine, wire
-from .runner import AgentError, Runner
+from .runner import TIMED, AgentError, Runner
 from .shelf import Shelf
 from .stored_samples import StoredSamples
 
@@ -95,6 +95,7 @@ class Agent:
             "clean": lambda _: {"bytes": self.shelf.clean()},
             "infer": self._infer,
             "round": self._round,
+            "placement": self._placement,
         }
         try:
             answer = verbs[request["do"]](request)
@@ -102,7 +103,7 @@ class Agent:
             raise
         except (AgentError, OSError) as error:
             answer = {"error": str(error)}
-        self._send({"id": request["id"], "last": True, **answer})
+        self._send({**answer, "id": request["id"], "last": True})
 
     def _infer(self, asked: Fields) -> Fields:
         samples = StoredSamples(Path(asked["samples"]))
@@ -112,6 +113,9 @@ class Agent:
                     break
                 feeds = samples.feeds(index, runner.loaded["inputs"])
                 outputs = runner.ask(f"run sample {index}", {"do": "run"}, feeds).arrays
+                if set(outputs) != set(runner.loaded["outputs"]):
+                    said, gave = (", ".join(names) or "nothing" for names in (runner.loaded["outputs"], outputs))
+                    raise AgentError(f"runner {runner.name} said that it gives {said}, it gave {gave}")
                 self._send({"id": asked["id"], "index": index}, outputs)
         return {}
 
@@ -120,8 +124,15 @@ class Agent:
         with self._running(asked) as runner:
             feeds = samples.feeds(0, runner.loaded["inputs"])
             wanted = {key: asked[key] for key in ("values", "warmup_s", "budget_s")}
-            timed = runner.ask(f"time {runner.model}", {"do": "time", **wanted}, feeds, asked["budget_s"])
+            timed = runner.ask(f"time {runner.model}", {"do": "time", **wanted}, feeds, asked["budget_s"], TIMED)
+            if not timed.fields["values_ns"]:
+                raise AgentError(f"runner {runner.name} gave no value when asked to time {runner.model}")
             return {**runner.loaded, **timed.fields}
+
+    def _placement(self, asked: Fields) -> Fields:
+        with self._running(asked) as runner:
+            placed = runner.ask(f"tell the placement of {runner.model}", {"do": "placement"}).fields
+        return {key: placed[key] for key in ("nodes", "float_nodes") if key in placed}
 
     @contextlib.contextmanager
     def _running(self, asked: Fields) -> Iterator[Runner]:

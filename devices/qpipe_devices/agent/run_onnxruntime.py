@@ -1,150 +1,128 @@
-"""The runner of ONNX Runtime: loads one model, then runs or times it, as PROTOCOL.md says."""
+"""The runner of ONNX Runtime: loads one model on the providers and with the session options of its build."""
 
 from __future__ import annotations
 
-import gc
-import resource
-import statistics
-import sys
-import time
+import json
+import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict  # noqa: UP035  (Python 3.8 on the board)
+from typing import Any, Dict, List, Mapping, Sequence  # noqa: UP035  (Python 3.8 on the board)
 
 import numpy as np
 
-from . import wire
+from . import serving
+from .kernels import count, of_profile, short
 
-LEVELS = {
-    "disable": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
-OPTIONS = ("intra_op_num_threads", "inter_op_num_threads", "graph_optimization_level", "providers", "config")
-STEADY = 0.05  # warmup ends when the medians of two windows differ by less
-PATIENCE = 4  # or after so many times the warmup asked for
+OPTIONS = ("session", "config", "providers", "fallback")
+ASSIGNED = "session.record_ep_graph_assignment_info"
+NO_CPU = "session.disable_cpu_ep_fallback"
+ALLOW = "or set fallback: allow"
+TYPES = {"float": "float32", "double": "float64"}
 
 
-def main() -> None:
-    """Answer requests until stdin ends."""
-    source, sink = wire.claim()
-    runtime: Runtime | None = None
-    while True:
-        message = wire.read(source)
-        if message is None:
-            return
-        try:
-            if message.fields["do"] == "load":
-                runtime = Runtime(message.fields)
-                wire.write(sink, runtime.loaded)
-            elif runtime is None:
-                raise ValueError("nothing is loaded")
-            elif message.fields["do"] == "run":
-                wire.write(sink, {}, runtime.run(message.arrays))
-            else:
-                wire.write(sink, runtime.time(message.fields, message.arrays))
-        except Exception as error:  # noqa: BLE001  the runtime's own exceptions go to whoever asked, as text
-            wire.write(sink, {"error": str(error) or type(error).__name__})
+class Session:
+    """One inference session. `options`: session {attribute: value}, config {key: value}, providers (pairs of name and
+    {key: value}, in order of preference), fallback (error or allow: where one is missing, idle, or leaves nodes to the
+    CPU)."""
 
+    def __init__(self, request: Mapping[str, Any]) -> None:
+        self.model = str(Path(request["build"]) / request["model"])
+        self.given = dict(request.get("options") or {})
+        unknown = sorted(set(self.given) - set(OPTIONS))
+        if unknown:
+            raise ValueError(f"build.json: unknown option '{unknown[0]}'; there is {', '.join(OPTIONS)}")
+        self.strict = self.given.get("fallback", "error") == "error"
+        self.providers = providers(self.given, self.strict)
+        self.session = self._open(session_options(self.given))
+        self.inputs = [each.name for each in self.session.get_inputs()]
+        self.outputs = [each.name for each in self.session.get_outputs()]
 
-class Runtime:
-    """One inference session."""
+    def infer(self, feeds: Dict[str, np.ndarray]) -> Sequence[np.ndarray]:  # noqa: UP006
+        """One inference: what is timed."""
+        found: Sequence[np.ndarray] = self.session.run(self.outputs, feeds)
+        return found
 
-    def __init__(self, request: Dict[str, Any]) -> None:  # noqa: UP006
+    def placement(self) -> Dict[str, Any]:  # noqa: UP006
+        """From the runtime's own profile of one inference of zeros, in a session for it alone."""
+        options = session_options(self.given)
+        options.enable_profiling = True
+        with tempfile.TemporaryDirectory() as folder:
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            session = self._open(options)
+            session.run(None, {each.name: _zeros(each) for each in session.get_inputs()})
+            profile = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+        return count(of_profile(profile))
+
+    def _open(self, options: Any) -> Any:
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(3)
-        runtime_mb = memory_mb("VmRSS")
-        options = dict(request.get("options") or {})
-        providers = options.pop("providers", ["CPUExecutionProvider"])
-        start = time.perf_counter_ns()
-        model = str(Path(request["build"]) / request["model"])
-        self.session = onnxruntime.InferenceSession(model, session_options(options), providers=providers)
-        load_ms = (time.perf_counter_ns() - start) / 1e6
-        self.outputs = [output.name for output in self.session.get_outputs()]
-        placed = self.session.get_providers()
-        if not set(providers) <= set(placed):
-            raise ValueError(f"asked for {', '.join(providers)}, the runtime took {', '.join(placed)}")
-        self.loaded = {
-            "load_ms": load_ms,
-            "runtime_mb": runtime_mb,
-            "inputs": [each.name for each in self.session.get_inputs()],
-            "outputs": self.outputs,
-            "placement": {"providers": placed},
-        }
-
-    def run(self, feeds: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:  # noqa: UP006
-        """All outputs by name."""
-        return dict(zip(self.outputs, self.session.run(self.outputs, feeds)))  # noqa: B905  (Python 3.8)
-
-    def time(self, request: Dict[str, Any], feeds: Dict[str, np.ndarray]) -> Dict[str, Any]:  # noqa: UP006
-        """First inference, warmup, then the values, all in this process."""
-
-        def once() -> int:
-            start = time.perf_counter_ns()
-            self.session.run(self.outputs, feeds)
-            return time.perf_counter_ns() - start
-
-        gc.collect()
-        gc.disable()
-        first = once()
-        end = time.monotonic() + request["budget_s"]
-        warmups = warm_up(once, request["warmup_s"], request["budget_s"] / 2)
-        once()  # after the arithmetic of the warmup, caches hold other things
-        values = [once()]
-        while len(values) < request["values"] and time.monotonic() < end:
-            values.append(once())
-        gc.enable()
-        return {"first_ms": first / 1e6, "warmups": warmups, "values_ns": values, "peak_mb": memory_mb("VmHWM")}
+        others = [short(name) for name, _ in self.providers if short(name) != "cpu"]
+        if others and self.strict:
+            options.add_session_config_entry(ASSIGNED, "1")
+            if len(others) == len(self.providers):
+                options.add_session_config_entry(NO_CPU, "1")
+        try:
+            session = onnxruntime.InferenceSession(self.model, options, providers=self.providers)
+        except Exception as error:
+            if "fallback to CPU EP has been explicitly disabled" not in str(error):
+                raise
+            names = ", ".join(others)
+            raise ValueError(f"{names} takes not all nodes; add cpu to providers, {ALLOW}") from error
+        if self.strict:
+            _check_placed(session, others)
+        return session
 
 
-def session_options(given: Dict[str, Any]) -> Any:  # noqa: UP006
-    """ONNX Runtime's session options from those of build.json; ValueError for one that is unknown."""
+def providers(given: Mapping[str, Any], strict: bool) -> List[Any]:  # noqa: UP006
+    """The providers asked for, each as (ONNX Runtime's name, options); ValueError for one that is not there.
+
+    Those that are missing are left out unless `strict`; the CPU is always there to take what no other takes.
+    """
     import onnxruntime
 
-    unknown = sorted(set(given) - set(OPTIONS))
-    if unknown:
-        raise ValueError(f"build.json: unknown option '{unknown[0]}'; there is {', '.join(OPTIONS)}")
+    here = {short(name): name for name in onnxruntime.get_available_providers()}
+    wanted = given.get("providers") or [("cpu", {})]
+    missing = [name for name, _ in wanted if name not in here]
+    if missing and strict:
+        fix = f"install an onnxruntime that has it, {ALLOW}"
+        raise ValueError(f"there is no provider {missing[0]}, there is {', '.join(sorted(here))}; {fix}")
+    return [(here[name], options) for name, options in wanted if name in here] or [(here["cpu"], {})]
+
+
+def _check_placed(session: Any, others: Sequence[str]) -> None:
+    started = [short(name) for name in session.get_providers()]
+    for name in others:
+        if name not in started:
+            raise ValueError(f"provider {name} did not start; see the log, {ALLOW}")
+    if others and hasattr(session, "get_provider_graph_assignment_info"):  # since 1.23
+        busy = {short(each.ep_name) for each in session.get_provider_graph_assignment_info()}
+        for name in others:
+            if name not in busy:
+                raise ValueError(f"provider {name} takes no node of this network; leave it out, {ALLOW}")
+
+
+def session_options(given: Mapping[str, Any]) -> Any:
+    """ONNX Runtime's session options from those of build.json."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    options.intra_op_num_threads = int(given.get("intra_op_num_threads", 1))
-    options.inter_op_num_threads = int(given.get("inter_op_num_threads", 1))
-    level = LEVELS[given.get("graph_optimization_level", "all")]
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    for name, value in {"intra_op_num_threads": 1, **given.get("session", {})}.items():
+        if not hasattr(options, name):
+            raise ValueError(f"build.json: this onnxruntime has no session option '{name}'")
+        if name == "graph_optimization_level":
+            value = getattr(onnxruntime.GraphOptimizationLevel, value)
+        setattr(options, name, value)
     for key, value in given.get("config", {}).items():
         options.add_session_config_entry(key, str(value))
     return options
 
 
-def warm_up(once: Callable[[], int], seconds: float, most: float) -> int:
-    """Run for at least `seconds`, then until steady, PATIENCE times as long or `most`; how many runs that were.
-
-    Steady: the medians of two windows, each a third of `seconds`, differ by less than STEADY.
-    """
-    start, count, before = time.monotonic(), 0, 0.0
-    while True:
-        window, end = [once(), once(), once()], time.monotonic() + seconds / 3
-        while time.monotonic() < end:
-            window.append(once())
-        count, median = count + len(window), statistics.median(window)
-        passed = time.monotonic() - start
-        is_steady = before > 0 and abs(median / before - 1) < STEADY
-        if passed >= min(PATIENCE * seconds, most) or (passed >= seconds and is_steady):
-            return count
-        before = median
-
-
-def memory_mb(field: str) -> float:
-    """A memory field of this process in MB (10^6 bytes); its peak where the kernel has no /proc."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith(field + ":"):
-                return int(line.split()[1]) * 1024 / 1e6
-    except OSError:
-        pass
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+def _zeros(wanted: Any) -> np.ndarray:
+    """Zeros for an input; dimensions without a size are 1."""
+    kind = wanted.type[len("tensor(") : -1]
+    return np.zeros([size if isinstance(size, int) else 1 for size in wanted.shape], TYPES.get(kind, kind))
 
 
 if __name__ == "__main__":
-    main()
+    serving.serve("onnxruntime", Session)

@@ -18,6 +18,10 @@ import numpy as np
 
 from . import wire
 
+# what answers have in any case, and as what
+LOADED = {"load_ms": float, "runtime_mb": float, "inputs": list, "outputs": list}
+TIMED = {"first_ms": float, "warmups": int, "values_ns": list, "peak_mb": float}
+
 
 class AgentError(Exception):
     """What the host's user is told, without the device's name."""
@@ -32,6 +36,7 @@ class Runner:
         self.loaded: dict[str, Any] = {}
         self.tail: deque[str] = deque(maxlen=20)
         self.late = False
+        self.nonsense: str | None = None
         try:
             self.process = subprocess.Popen(
                 command(build, self.name), cwd=str(build), env=environment(), start_new_session=True,
@@ -46,12 +51,18 @@ class Runner:
     def load(self) -> None:
         """Load the build's model; the answer is kept."""
         wanted = {"do": "load", "build": str(self.build), "model": self.model, "options": self.manifest.get("options")}
-        self.loaded = self.ask(f"load {self.model}", wanted).fields
+        self.loaded = self.ask(f"load {self.model}", wanted, needs=LOADED).fields
 
     def ask(
-        self, task: str, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None, extra_s: float = 0
+        self,
+        task: str,
+        fields: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray] | None = None,
+        extra_s: float = 0,
+        needs: Mapping[str, type] | None = None,
     ) -> wire.Message:
-        """Its answer; AgentError with the reason where it answers with an error, ends, or exceeds the deadline."""
+        """Its answer; AgentError with the reason where it answers with an error, ends, exceeds the deadline, or leaves
+        out what the answer `needs`."""
         seconds = self.deadline_s + extra_s
         timer = threading.Timer(seconds, self._expire)
         timer.daemon = True
@@ -59,8 +70,10 @@ class Runner:
         try:
             wire.write(self.stdin, fields, arrays)
             answer = wire.read(self.stdout)
-        except (OSError, ValueError):  # its stdin is gone, or what came is no message
+        except OSError:  # its stdin is gone
             answer = None
+        except ValueError as error:
+            answer, self.nonsense = None, str(error)
         finally:
             timer.cancel()
         if answer is None:
@@ -68,6 +81,9 @@ class Runner:
         if "error" in answer.fields:
             reason = " ".join(str(answer.fields["error"]).split())
             raise AgentError(f"runner {self.name} could not {task}: {reason}")
+        wrong = _wrong(answer.fields, needs or {})
+        if wrong:
+            raise AgentError(f"runner {self.name} did not {task} as PROTOCOL.md says: its answer {wrong}")
         return answer
 
     def kill(self) -> None:
@@ -92,11 +108,14 @@ class Runner:
     def _end(self, seconds: float) -> str:
         if self.late:
             return f"gave no answer within {seconds:g} s"
+        if self.nonsense is not None:
+            self.kill()
+            return f"answered with something that is no message ({self.nonsense})"
         try:
             status = self.process.wait(1)
         except subprocess.TimeoutExpired:
             self.kill()
-            return "answered with something that is no message"
+            return "closed its stdout"
         if status >= 0:
             return f"ended with status {status}"
         hint = " (out of memory?)" if status == -signal.SIGKILL else ""
@@ -112,6 +131,16 @@ class Runner:
             if text:
                 self.tail.append(text)
                 print(text, file=sys.stderr, flush=True)  # noqa: T201  stderr is the log that the host keeps
+
+
+def _wrong(fields: Mapping[str, Any], needs: Mapping[str, type]) -> str:
+    """What an answer lacks, or has as something else; nothing where it is right."""
+    for key, kind in needs.items():
+        if key not in fields:
+            return f"lacks {key}"
+        if not isinstance(fields[key], (int, float) if kind is float else kind):
+            return f"has {key} {fields[key]!r}"
+    return ""
 
 
 def read_manifest(build: Path) -> dict[str, Any]:

@@ -30,17 +30,24 @@ def write(stream: IO[bytes], fields: Mapping[str, Any], arrays: Mapping[str, np.
 
 
 def read(stream: IO[bytes]) -> Message | None:
-    """The next message; None at the end of the stream, also where it ends inside a message."""
+    """The next message; None at the end of the stream, also where it ends inside a message; ValueError for what is no
+    message."""
     line = stream.readline()
     if not line.endswith(b"\n"):
         return None
-    fields = json.loads(line)
-    arrays = {}
-    for name, dtype, shape, size in fields.pop("arrays", []):
-        content = bytearray(stream.read(size))
-        if len(content) < size:
-            return None
-        arrays[name] = np.frombuffer(content, np.dtype(dtype)).reshape(shape)
+    try:
+        fields = json.loads(line)
+        announced = [
+            (str(name), np.dtype(kind), shape, int(size)) for name, kind, shape, size in fields.pop("arrays", [])
+        ]
+        arrays = {}
+        for name, kind, shape, size in announced:
+            content = bytearray(stream.read(size))
+            if len(content) < size:
+                return None
+            arrays[name] = np.frombuffer(content, kind).reshape(shape)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(line.decode("utf-8", "replace").strip()[:100]) from error
     return Message(fields, arrays)
 
 

@@ -96,7 +96,8 @@ def _fill(folder: Path, build: Build, samples: Samples, facts: Mapping[str, Any]
     manifest = {
         "qpipe_export": FORMAT,
         **facts,
-        **{name: build.manifest[name] for name in ("runtime", "model", "options")},
+        **{name: build.manifest[name] for name in ("runtime", "model")},
+        "options": build.manifest.get("options") or {},
         **_declared(folder / str(build.manifest["model"])),
         "preprocessing": {name: asdict(how) for name, how in samples.preprocessing.items()},
         "classes": samples.classes,

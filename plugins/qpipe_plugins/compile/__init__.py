@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import qpipe
 from qpipe_plugins.compile.onnxruntime import onnxruntime
+from qpipe_plugins.compile.openvino import openvino
 
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
     """Bring this folder's stages."""
     register("compile", onnxruntime)
+    register("compile", openvino)

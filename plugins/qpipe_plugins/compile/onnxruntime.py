@@ -1,22 +1,30 @@
-"""A build for ONNX Runtime: int32 biases, weights packed to their bits, and nothing in the file that costs bytes."""
+"""A build for ONNX Runtime: one ONNX file, and how a session of it is opened."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-import numpy as np
-import onnx
 import onnx_ir as ir
 
+from qpipe.amounts import Threads
 from qpipe.errors import StageError
-from qpipe.quant import qdq
-from qpipe.quant.biases import quantize_biases
 from qpipe.types import Build, Platform
-from qpipe_plugins.compile.packing import pack
-from qpipe_plugins.compile.slimming import QDQ, derive_bias_scales, drop_clips, strip
+from qpipe_plugins.compile.network import write_network
 
-INT4_OPSET = 21
+LEVELS = {
+    "disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}  # fmt: skip
+# else it quantizes the weights of a layer between quantized activations itself, also of one that was to stay float
+FAITHFUL = {"optimization.disable_specified_optimizers": "WeightBiasQuantization"}
+# ONNX Runtime's own names, in small letters and without ExecutionProvider
+Provider = Literal[
+    "cpu", "xnnpack", "cuda", "tensorrt", "nvtensorrtrtx", "migraphx", "rocm", "openvino", "coreml", "qnn", "nnapi",
+    "acl", "armnn", "dnnl", "dml", "rknpu", "vsinpu", "vitisai", "cann", "webgpu", "azure",
+]  # fmt: skip
+Value = str | int | float | bool
 
 
 def onnxruntime(
@@ -24,78 +32,40 @@ def onnxruntime(
     platform: Platform,
     workdir: Path,
     *,
-    threads: int = 1,
+    threads: Threads = 1,
     optimization: Literal["disable", "basic", "extended", "all"] = "all",
+    providers: Sequence[Provider] = ("cpu",),
+    provider_options: Mapping[Provider, Mapping[str, Value]] | None = None,
+    fallback: Literal["error", "allow"] = "error",
+    session: Mapping[str, Value] | None = None,
 ) -> Build:
     """One ONNX file that stock ONNX Runtime loads and runs on integer kernels, with its session options.
 
     Weights of 4 bits or less are packed and unpacked again when the file is loaded: smaller, not slower. `threads` is
     for one inference (0: as many as the device has cores), `optimization` the runtime's own level, applied there.
+    `providers` are tried in their order for each node; a provider that the device lacks or that takes no node, and
+    nodes left to a CPU that is not listed, are errors unless `fallback` is allow. `session` are configuration entries.
     """
-    own = {node for node in model.graph if node.op_type not in QDQ}
-    quantize_biases(model)
-    for weight in qdq.weights(model):
-        if weight.quantized is not None and weight.quantized.codebook.bits <= 4:
-            pack(model, weight, weight.quantized, model.opset_imports.get("", 0) >= INT4_OPSET)
-    if platform.arch in ("aarch64", "arm64"):
-        _shift_activations(model)
-    drop_clips(model)
-    derive_bias_scales(model)
-    strip(model, own)
-    _set_version(model, platform)
-    workdir.mkdir(parents=True, exist_ok=True)
-    ir.save(model, workdir / "model.onnx")
-    return Build.write(workdir, _manifest(model, threads, optimization))
-
-
-def _manifest(model: ir.Model, threads: int, optimization: str) -> dict[str, Any]:
-    return {
-        "runtime": "onnxruntime",
-        "runner": "run_onnxruntime.py",
-        "model": "model.onnx",
-        "options": {"intra_op_num_threads": threads, "graph_optimization_level": optimization},
-        "inputs": [_describe(value) for value in model.graph.inputs],
-        "outputs": [_describe(value) for value in model.graph.outputs],
+    where = "compile onnxruntime"
+    extra = sorted(set(provider_options or {}) - set(providers))
+    if extra:
+        raise StageError(f"{where}: provider_options has {extra[0]}, providers has not; add it there, or take it out")
+    options = {
+        "session": {
+            "intra_op_num_threads": threads,
+            "inter_op_num_threads": 1,
+            "graph_optimization_level": LEVELS[optimization],
+        },
+        "config": {**FAITHFUL, **_texts(session)},
+        "providers": [[provider, _texts((provider_options or {}).get(provider))] for provider in providers],
+        "fallback": fallback,
     }
+    network = write_network(model, platform, workdir, where)
+    return Build.write(
+        workdir, {"runtime": "onnxruntime", "runner": "run_onnxruntime.py", "options": options, **network}
+    )
 
 
-def _describe(value: ir.Value) -> dict[str, Any]:
-    shape = [d if isinstance(d, int) else str(d) for d in value.shape] if value.shape is not None else None
-    return {"name": value.name, "dtype": value.dtype.numpy().name if value.dtype is not None else None, "shape": shape}
-
-
-# ---- what the device's kernels prefer, without loss
-
-
-def _shift_activations(model: ir.Model) -> None:
-    """uint8 activations as int8: every code and zero point less 128, the same real values."""
-    for node in model.graph:
-        users = [node, *node.outputs[0].consumers()]
-        pair = {user.op_type for user in users} == {"QuantizeLinear", "DequantizeLinear"}
-        if node.op_type == "QuantizeLinear" and pair and all(len(user.inputs) > 2 for user in users):
-            for user in users:
-                _shift_zero_point(model, user)
-
-
-def _shift_zero_point(model: ir.Model, node: ir.Node) -> None:
-    old = node.inputs[2]
-    zero_point = qdq.constant(old)
-    if old is None or zero_point is None or zero_point.dtype != np.uint8:
-        return
-    shifted = (zero_point.astype(np.int16) - 128).astype(np.int8)
-    name = f"{old.name}_int8"
-    node.replace_input_with(2, model.graph.initializers.get(name) or qdq.initializer(model, name, shifted))
-    qdq.discard(model, old)
-
-
-def _set_version(model: ir.Model, platform: Platform) -> None:
-    """The oldest IR version that the operators allow: what loads in most runtimes."""
-    opset = model.opset_imports.get("", 0)
-    needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)], ignore_unknown=True)
-    if opset > platform.max_opset or needed > platform.max_ir_version:
-        raise StageError(
-            f"compile onnxruntime: the network is opset {opset} (IR {needed}), the device's {platform.runtime} loads up "
-            f"to opset {platform.max_opset} (IR {platform.max_ir_version}); export it with an older opset, or update the "
-            "runtime on the device"
-        )
-    model.ir_version = needed
+def _texts(values: Mapping[str, Value] | None) -> dict[str, str]:
+    """As ONNX Runtime takes them: texts, truth as 1 and 0."""
+    return {key: str(int(value)) if isinstance(value, bool) else str(value) for key, value in (values or {}).items()}

@@ -49,7 +49,7 @@ class Model:
 
 def _fed(graph: Any) -> Iterator[tuple[str, str, str]]:
     """Operator, precision and name of each node that depends on an input: what constants alone make is made once."""
-    fed = set()
+    fed: set[str] = set()
     for node in graph.get_ordered_ops():
         said = node.get_rt_info()
         operator, precision = (said[key].astype(str) for key in ("layerType", "runtimePrecision"))

@@ -7,6 +7,7 @@ from qpipe_plugins.measure.accuracy import accuracy
 from qpipe_plugins.measure.latency import METRICS as LATENCY
 from qpipe_plugins.measure.latency import latency
 from qpipe_plugins.measure.memory import memory
+from qpipe_plugins.measure.placement import placement
 from qpipe_plugins.measure.size import size
 
 
@@ -17,3 +18,4 @@ def register_stages(register: qpipe.Register) -> None:
     register("measure", size, gives=("size_mb",))
     register("measure", latency, cached=False, gives=LATENCY)
     register("measure", memory, cached=False, gives=("memory_mb", "memory_above_runtime_mb"))
+    register("measure", placement, gives=("int8_nodes",))

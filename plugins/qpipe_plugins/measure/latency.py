@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 import qpipe
+from qpipe.amounts import Count, Seconds, Wait
 from qpipe.compare.statistics import paired_ratio
 from qpipe_plugins.measure.rounds import Journal, interval
 
@@ -27,10 +28,10 @@ def latency(
     workdir: Path,
     progress: qpipe.Progress,
     *,
-    rounds: int = 10,
-    values: int = 30,
-    warmup_s: float = 0.3,
-    round_s: float = 5,
+    rounds: Count = 10,
+    values: Count = 30,
+    warmup_s: Wait = 0.3,
+    round_s: Seconds = 5,
 ) -> list[qpipe.Measurement]:
     """Time every deployed build in turn, each round of each in a fresh process; medians, tails, and the ratio to float.
 

@@ -6,6 +6,7 @@ import statistics
 from collections.abc import Sequence
 
 import qpipe
+from qpipe.amounts import Count
 from qpipe_plugins.measure.rounds import interval
 
 
@@ -15,8 +16,8 @@ def memory(
     device_samples: qpipe.Stored,
     progress: qpipe.Progress,
     *,
-    rounds: int = 3,
-    values: int = 5,
+    rounds: Count = 3,
+    values: Count = 5,
 ) -> list[qpipe.Measurement]:
     """Peak resident memory of a process that runs the build, and how much of it is not the bare runtime's.
 
