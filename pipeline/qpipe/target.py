@@ -20,11 +20,13 @@ def target_of(capabilities: Capabilities | None, *demands: Mapping[str, bool]) -
 
 
 def platform_of(capabilities: Capabilities | None, runtime: str) -> Platform:
-    """What a build for that runtime must fit there; an unknown device counts as a current x86 one."""
+    """What a build for that runtime must fit there; an unknown device counts as a current x86 one, and a runtime of
+    which no table says what it loads gets what is widely loaded."""
     if capabilities is None:
         return Platform(runtime=runtime)
-    opset, ir_version = _loads(capabilities.runtimes.get("onnxruntime", ""))
-    return Platform(runtime, capabilities.arch, opset, ir_version)
+    if runtime != "onnxruntime":
+        return Platform(runtime, capabilities.arch)
+    return Platform(runtime, capabilities.arch, *_loads(capabilities.runtimes.get(runtime, "")))
 
 
 def _loads(version: str) -> tuple[int, int]:

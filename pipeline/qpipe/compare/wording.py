@@ -9,7 +9,7 @@ Row = Mapping[str, Any]  # as pareto_rows has them
 
 RATIO = "latency_ratio"
 EXACT_DB = 200  # sqnr's cap: the same to the last bit
-TITLES = {RATIO: "x float", "sqnr_db": "SQNR dB"}
+TITLES = {RATIO: "x float", "sqnr_db": "SQNR dB", "int8_nodes": "int8 nodes"}
 
 
 def is_share(metric: str, rows: Sequence[Row]) -> bool:
@@ -34,6 +34,8 @@ def cell(measured: Mapping[str, Any] | None, share: bool) -> str:
     if _is_exact(measured):
         return "exact"
     scale, digits = _scale(measured, share)
+    if "of" in measured.get("detail", {}):
+        return f"{measured['value']:g} of {measured['detail']['of']}"
     text = f"{measured['value'] * scale:.{digits}f}"
     if measured["low"] is None or measured["high"] is None:
         return text

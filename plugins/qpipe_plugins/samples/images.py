@@ -35,12 +35,12 @@ def images(
     """Images from folders; labels from a CSV (file,label), from class folders, or none.
 
     The short side is resized to `resize` (else to `size`, where the image is not of that size already; bilinear), then
-    the centre cropped; with crop none the whole image is squeezed into `size`, which may then be [height, width]. The network gets (pixel - mean) /
-    std, mean and std in pixels of 0 to 255. `calibrate` and `evaluate` take that many, evenly spread. Classes that have
-    names are numbered in the order of these, as the whole of `evaluation` has them. Without `calibration`, `calibrate`
-    of the evaluation images serve for it and are not evaluated. Pictures are turned as their EXIF orientation says;
-    grey, palette, CMYK and 16 bits become RGB of 8 (of 16 the upper ones), transparency is dropped; colours grey makes
-    one channel of them.
+    the centre cropped; with crop none the whole image is squeezed into `size`, which may then be [height, width]. The
+    network gets (pixel - mean) / std, mean and std in pixels of 0 to 255. `calibrate` and `evaluate` take that many,
+    evenly spread; without `calibration`, `calibrate` of the evaluation images serve for it, and are not evaluated.
+    Classes that have names are numbered in the order of these, as the whole of `evaluation` has them. Pictures are
+    turned as their EXIF orientation says; grey, palette, CMYK and 16 bits become RGB of 8 (of 16 the upper ones),
+    transparency is dropped; with colours grey all become one channel.
     """
     room = (size, size) if isinstance(size, int) else size
     if crop == "center" and room[0] != room[1]:
