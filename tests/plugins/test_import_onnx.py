@@ -297,3 +297,123 @@ def test_external_weights_in_attributes_subgraphs_and_functions_are_read_and_onl
     expected = onnx.parser.parse_model(text).SerializeToString()
     made = outputs(ir.to_proto(onnx_file(path=path)).SerializeToString(), image)
     np.testing.assert_allclose(made, outputs(expected, image), rtol=1e-6)
+
+
+def value(name: str, dtype: int = onnx.TensorProto.FLOAT, shape: tuple[int, ...] = (1, 4)) -> onnx.ValueInfoProto:
+    return onnx.helper.make_tensor_value_info(name, dtype, shape)
+
+
+def network(
+    folder: Path, nodes: list[onnx.NodeProto], arrays: dict[str, np.ndarray], inputs: list[onnx.ValueInfoProto],
+    opset: int = 17, functions: list[onnx.FunctionProto] | None = None,
+) -> Path:  # fmt: skip
+    tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
+    graph = onnx.helper.make_graph(nodes, "net", inputs, [value("y")], tensors)
+    opsets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("own", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=opsets, functions=functions or [], ir_version=9)
+    (folder / "net.onnx").write_bytes(model.SerializeToString())
+    return folder / "net.onnx"
+
+
+def node(operator: str, *inputs: str, to: str = "c", **attributes: object) -> onnx.NodeProto:
+    return onnx.helper.make_node(operator, inputs, [to], **attributes)
+
+
+@pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Tile", "Pad"])
+def test_a_tensor_beyond_all_memory_is_refused_before_anybody_makes_it(tmp_path: Path, operator: str) -> None:
+    arrays = {"one": np.float32([1]), "size": np.array([1 << 40, 0][: 2 if operator == "Pad" else 1], np.int64)}
+    given = ["size"] if operator == "ConstantOfShape" else ["one", "size"]
+    nodes = [node(operator, *given), node("ReduceMax", "c", to="r", keepdims=0), node("Add", "x", "r", to="y")]
+    with pytest.raises(StageError, match=rf"'c', output of {operator} '.+', has 10995116277\d\d elements; qpipe takes"):
+        onnx_file(path=network(tmp_path, nodes, arrays, [value("x")]))
+
+
+def test_what_is_too_much_to_fold_stays_to_be_computed(tmp_path: Path) -> None:
+    arrays = {"size": np.array([1, 64, 256, 256], np.int64), "kernel": np.array([64, 64, 7, 7], np.int64)}
+    nodes = [
+        node("ConstantOfShape", "size", to="a"), node("ConstantOfShape", "kernel", to="w"), node("Conv", "a", "w"),
+        node("ReduceMax", "c", to="r", keepdims=0), node("Add", "x", "r", to="y"),
+    ]  # fmt: skip
+    assert kinds(onnx_file(path=network(tmp_path, nodes, arrays, [value("x")])))[-3:] == ["Conv", "ReduceMax", "Add"]
+
+
+def test_functions_that_double_thirty_times_over_are_counted_and_not_inlined(tmp_path: Path) -> None:
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]
+    functions = [onnx.helper.make_function("own", "f0", ["a"], ["b"], [node("Relu", "a", to="b")], opsets)]
+    for level in range(1, 30):
+        calls = [node(f"f{level - 1}", "a", to="c", domain="own"), node(f"f{level - 1}", "c", to="b", domain="own")]
+        functions.append(onnx.helper.make_function("own", f"f{level}", ["a"], ["b"], calls, opsets))
+    path = network(tmp_path, [node("f29", "x", to="y", domain="own")], {}, [value("x")], functions=functions)
+    with pytest.raises(StageError, match="536870912 nodes; qpipe takes networks of at most 200000"):
+        onnx_file(path=path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "reason"),
+    [
+        (onnx.TensorProto.FLOAT16, "input 'x' is float16; export the network as float32"),
+        (onnx.TensorProto.DOUBLE, "input 'x' is double; export the network as float32"),
+        (onnx.TensorProto.STRING, "input 'x' is string; qpipe feeds tensors of float, uint8"),
+    ],
+)
+def test_an_input_that_samples_cannot_be_is_refused(tmp_path: Path, dtype: int, reason: str) -> None:
+    nodes = [onnx.helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.FLOAT)]
+    with pytest.raises(StageError, match=reason):
+        onnx_file(path=network(tmp_path, nodes, {}, [value("x", dtype)]))
+
+
+def test_a_sequence_and_no_input_at_all_are_refused(tmp_path: Path) -> None:
+    sequence = onnx.helper.make_tensor_sequence_value_info("x", onnx.TensorProto.FLOAT, (1, 4))
+    with pytest.raises(StageError, match="input 'x' is of type sequence; qpipe feeds tensors of"):
+        onnx_file(path=network(tmp_path, [node("ConcatFromSequence", "x", to="y", axis=0)], {}, [sequence]))
+    nodes = [node("ConstantOfShape", "size", to="y")]
+    with pytest.raises(StageError, match="the network takes no input; export one that does"):
+        onnx_file(path=network(tmp_path, nodes, {"size": np.array([1, 4], np.int64)}, []))
+
+
+def test_an_opset_of_the_future_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"opset 99 is newer than onnx [0-9.]+ knows; export it with \d+"):
+        onnx_file(path=network(tmp_path, [node("Relu", "x", to="y")], {}, [value("x")], opset=99))
+
+
+def test_infinity_is_welcome_where_nothing_multiplies_by_it(tmp_path: Path) -> None:
+    keep = np.array([[True, False, True, True]])
+    nodes = [node("Where", "keep", "x", "low"), node("Softmax", "c", to="y")]
+    path = network(tmp_path, nodes, {"keep": keep, "low": np.float32(-np.inf)}, [value("x")])
+    assert kinds(onnx_file(path=path)) == ["Where", "Softmax"]
+
+
+def test_a_constant_that_cannot_be_computed_stays(tmp_path: Path) -> None:
+    nodes = [node("Gather", "one", "seven"), node("Add", "x", "c", to="y")]
+    path = network(tmp_path, nodes, {"one": np.float32([1]), "seven": np.array([7])}, [value("x")])
+    assert kinds(onnx_file(path=path)) == ["Gather", "Add"]
+
+
+def test_ten_thousand_constants_in_a_row_fold_in_seconds(tmp_path: Path) -> None:
+    nodes = [node("Add", f"v{i}", "one", to=f"v{i + 1}") for i in range(10_000)]
+    path = network(
+        tmp_path,
+        [*nodes, node("Add", "x", "v10000", to="y")],
+        {"one": np.float32([1]), "v0": np.float32([0])},
+        [value("x")],
+    )
+    model = onnx_file(path=path)
+    assert kinds(model) == ["Add"]
+    assert [v.const_value.numpy().item() for v in model.graph.initializers.values() if v.const_value] == [10_000]
+
+
+def test_a_weight_that_two_layers_read_in_different_ways_is_copied(tmp_path: Path) -> None:
+    nodes = [node("MatMul", "x", "w"), node("Gemm", "c", "w", to="d", transB=1), node("MatMul", "d", "w", to="y")]
+    path = network(tmp_path, nodes, {"w": weight(4, 4)}, [value("x")])
+    first, second, third = onnx_file(path=path).graph
+    assert first.inputs[1] is third.inputs[1]
+    assert first.inputs[1] is not second.inputs[1]
+
+
+def test_a_sum_that_is_no_bias_stays(tmp_path: Path) -> None:
+    nodes = [node("MatMul", "x", "w"), node("Add", "c", "column", to="y")]
+    path = network(tmp_path, nodes, {"w": weight(4, 4), "column": weight(4, 1)}, [value("x")])
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
+    onnx.save(model, path)
+    assert kinds(onnx_file(path=path)) == ["MatMul", "Add"]
