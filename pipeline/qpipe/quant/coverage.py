@@ -53,6 +53,9 @@ def coverage(model: ir.Model, reasons: Mapping[ir.Node, str] | None = None) -> C
     layers = {node: weight.is_quantized for weight in qdq.weights(model) for node in weight.nodes}
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
         found = candidates(model, _float, {node for node, is_quantized in layers.items() if is_quantized})
+        found.read.update(
+            value for node in model.graph if node.op_type == PAIR[0] for value in node.inputs[:1] if value
+        )
     else:
         found = select(model, _open, set(layers))
     moved = tensors(model, found)

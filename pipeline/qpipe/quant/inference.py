@@ -15,6 +15,8 @@ from qpipe.types import Array
 if TYPE_CHECKING:
     import onnxruntime
 
+LONGEST = 300  # characters of the runtime's errors
+
 
 def session(
     model: ir.Model, names: Sequence[str] = (), *, threads: int = 1, optimize: bool = True
@@ -35,7 +37,7 @@ def session(
     try:
         return onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own, by the dozen
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = str(error).splitlines()[0][:LONGEST] if str(error) else type(error).__name__
         raise StageError(f"network '{model.graph.name}': onnxruntime does not load it: {reason}") from error
 
 
@@ -63,7 +65,7 @@ def inferences(
             named = dict(zip(outputs, running.run(None, feeds), strict=True))
         except Exception as error:  # onnxruntime raises classes of its own, by the dozen
             shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
-            reason = str(error).splitlines()[0]
+            reason = str(error).splitlines()[0][:LONGEST]
             raise StageError(f"sample '{samples[index].id}': the network does not take {shapes}: {reason}") from error
         yield named
         del named  # or it would live beside its successor

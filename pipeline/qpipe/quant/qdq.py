@@ -79,9 +79,26 @@ def weights(model: ir.Model) -> list[Weight]:
 
 
 def float_weights(model: ir.Model, exclude: Sequence[str] = ()) -> list[Weight]:
-    """The weights that are still to quantize, without those that the patterns name or whose nodes they name."""
-    excluded = {node for node in model.graph if is_excluded(node, exclude)}
-    return [weight for weight in weights(model) if not weight.is_quantized and excluded.isdisjoint(weight.nodes)]
+    """The weights that are still to quantize, without those that the patterns name or whose nodes they name, and those
+    that no integer kernel would read: these would be made float again at each inference."""
+    left = {node for node in model.graph if is_excluded(node, exclude)}
+    found = (weight for weight in weights(model) if not weight.is_quantized and left.isdisjoint(weight.nodes))
+    return [weight for weight in found if any(why_float(node) is None for node in weight.nodes)]
+
+
+def why_float(node: ir.Node) -> str | None:
+    """Why no integer kernel computes a Conv, Gemm or MatMul, though its weight is quantized; None where one does.
+
+    A shape that is not known yet counts as one that will be."""
+    given = node.inputs[0]
+    if given is not None and given.shape is not None and not given.shape.is_static():
+        return f"the shape of '{given.name}' is open"
+    added = node.inputs[2] if node.op_type == "Gemm" and len(node.inputs) > 2 else None
+    if added is not None and bias(node) is None:
+        return "its bias is computed, or not one number a column"
+    if added is not None and node.attributes.get_float("beta", 1.0) != 1.0:
+        return "beta scales its bias"
+    return None
 
 
 def origins(model: ir.Model, float_model: ir.Model, where: str) -> list[tuple[Weight, Weight]]:

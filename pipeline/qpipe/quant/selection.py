@@ -96,7 +96,7 @@ def tensors(model: ir.Model, chosen: Selection, exclude: Sequence[str] = ()) -> 
     for node in model.graph:
         source = found.get(node.inputs[0]) if node.inputs and node.inputs[0] is not None else None
         if source is not None and (is_moving(node) or node.op_type in PAIR) and not qdq.is_excluded(node, exclude):
-            found.update(dict.fromkeys(node.outputs, source))
+            found.update(dict.fromkeys(_moved(node), source))
     return found
 
 
@@ -108,13 +108,14 @@ def _no_kernel(node: ir.Node) -> str | None:
         return f"an operator of '{node.domain}'"
     if node.op_type not in (*JOINING, *qdq.WEIGHTED):
         return "no integer kernel"
-    if node.op_type == "Gemm":
-        bias = node.inputs[2] if len(node.inputs) > 2 else None
-        if bias is not None and qdq.bias(node) is None:
-            return "its bias is computed, or not one number a column"
-        if bias is not None and node.attributes.get_float("beta", 1.0) != 1.0:
-            return "beta scales its bias"
-    return None
+    if _is_fused_wrongly(node):
+        return "it is dilated"
+    return qdq.why_float(node) if node.op_type in qdq.WEIGHTED else None
+
+
+def _is_fused_wrongly(node: ir.Node | None) -> bool:
+    """Whether ONNX Runtime (1.32) takes it for a pooling without dilations, and then refuses the network."""
+    return node is not None and node.op_type == "AveragePool" and max(node.attributes.get_ints("dilations", [1])) > 1
 
 
 def _no_weight(node: ir.Node, coded: Container[ir.Node]) -> str | None:
@@ -133,6 +134,8 @@ def _no_tensor(node: ir.Node, unknown: Unknown) -> str | None:
     given = [] if node.op_type in FREE else [result(node)]
     if any(map(is_constant, activations(node))):
         return "one side is constant"
+    if any(_is_fused_wrongly(value.producer()) for value in activations(node)):
+        return "ONNX Runtime makes no sense of a dilated AveragePool before it"
     return next((reason for value in [*activations(node), *given] if (reason := unknown(value)) is not None), None)
 
 
@@ -164,12 +167,20 @@ def is_dequantized(value: ir.Value | None) -> bool:
 
 def is_moving(node: ir.Node) -> bool:
     """Whether an operator gives nothing but values of its first input, and so their integers."""
-    if node.domain or node.op_type not in MOVING or any(v.uses() for v in node.outputs[1:] if node.op_type != "Split"):
+    if node.domain or node.op_type not in MOVING or _gives_indices(node):
         return False
     if node.op_type != "Resize":
         return True
     crops = node.attributes.get_string("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize"
     return node.attributes.get_string("mode", "nearest") == "nearest" and not crops
+
+
+def _gives_indices(node: ir.Node) -> bool:
+    return node.op_type != "Split" and any(value.uses() or value.is_graph_output() for value in node.outputs[1:])
+
+
+def _moved(node: ir.Node) -> Sequence[ir.Value]:
+    return node.outputs if node.op_type == "Split" else node.outputs[:1]
 
 
 def only_reader(value: ir.Value) -> ir.Node | None:

@@ -78,9 +78,9 @@ class Tally:
 
     def add(self, array: Array) -> None:
         """Take in the tensor's value for one more sample; StageError for NaN, InfinityError for infinity."""
-        values = _by_channel(np.asarray(array, np.float32))
-        if values.size == 0:
+        if array.size == 0:
             return
+        values = _by_channel(np.asarray(array, np.float32))
         size = max(1, BLOCK // values.shape[1])
         blocks = [self._block(values[first : first + size]) for first in range(0, len(values), size)]
         self._merge(values.size, *(np.concatenate(column) for column in zip(*blocks, strict=True)))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import onnx
@@ -10,10 +13,24 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes import common
 
-from qpipe.quant.graph import add_initializer, constant, replace_constant
+from qpipe.quant.graph import constant, names, replace_constant
 from qpipe.types import Array
+from qpipe_plugins.models.joining import join
+from qpipe_plugins.models.memory import limited_memory
 
-LARGEST = 1 << 24  # elements that folding one node may give: more would be better computed than stored
+# elements that folding one node may read and give, and all nodes together: more is better computed than stored
+LARGEST, LARGEST_SUM = 1 << 24, 1 << 27
+LARGEST_PRODUCT, LARGEST_OTHER = 1 << 20, 1 << 16  # of operators that look at each element more than a few times
+PRODUCTS = {"Einsum", "Gemm", "MatMul"}
+QUICK = {
+    "Abs", "Add", "And", "Cast", "Ceil", "Clip", "Concat", "ConstantOfShape", "Div", "Equal", "Exp", "Expand",
+    "Flatten", "Floor", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less", "LessOrEqual", "Log", "Max",
+    "Min", "Mul", "Neg", "Not", "Or", "Pad", "Pow", "Range", "Reciprocal", "ReduceMax", "ReduceMean", "ReduceMin",
+    "ReduceProd", "ReduceSum", "Reshape", "Round", "Shape", "Slice", "Split", "Sqrt", "Squeeze", "Sub", "Tile",
+    "Transpose", "Unsqueeze", "Where",
+}  # fmt: skip
+SMALL = 1 << 10  # elements of constants that shape inference may look at
+ROOM = 1 << 30  # bytes: shape inference lists the elements of a vector of any length, if it lies in the network's way
 NOT_FOLDED = {"QuantizeLinear", "DequantizeLinear", "RandomNormal", "RandomUniform", "RandomNormalLike",
               "RandomUniformLike", "Multinomial", "Bernoulli"}  # fmt: skip
 
@@ -29,24 +46,62 @@ def fold(model: ir.Model) -> bool:
         changed = _fold_constants(model)
     _fold_factors(model.graph)
     _fold_batch_norms(model.graph)
+    is_joined = join(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
-    return True
+    return _infer(model) if is_joined else True
 
 
 def _infer(model: ir.Model) -> bool:
     # onnx_ir's own pass only warns where inference fails
-    try:
-        inferred = onnx.shape_inference.infer_shapes(
-            ir.to_proto(model), check_type=True, strict_mode=True, data_prop=True
-        )
-    except onnx.shape_inference.InferenceError:
-        return False
-    known = ir.convenience.create_value_mapping(ir.from_proto(inferred).graph)
-    for name, value in ir.convenience.create_value_mapping(model.graph).items():
-        if name in known and known[name].shape is not None:
-            value.shape, value.type = known[name].shape, known[name].type
+    with _without_weights(model.graph):
+        proto = ir.to_proto(model)
+    infer = partial(onnx.shape_inference.infer_shapes, proto, check_type=True, data_prop=True)
+    with limited_memory(ROOM + 4 * proto.ByteSize()):
+        try:
+            inferred, is_sure = infer(strict_mode=True).graph, True
+        except onnx.shape_inference.InferenceError:
+            # it stumbles over some functions and branches that are sound; a contradiction leaves a shape unknown
+            try:
+                inferred, is_sure = infer(strict_mode=False).graph, False
+            except onnx.shape_inference.InferenceError:
+                return False
+    if not is_sure:
+        sure = {info.name for info in (*inferred.value_info, *inferred.output) if _has_shape(info)}
+        if any(value.name and value.name not in sure for node in model.graph for value in node.outputs):
+            return False
+    infos = {info.name: info for info in (*inferred.value_info, *inferred.output)}
+    for value in (value for node in model.graph for value in node.outputs):
+        if value.name in infos:
+            known = ir.from_proto(infos[value.name])
+            if known.shape is not None:
+                value.shape, value.type = known.shape, known.type
     return True
+
+
+def _has_shape(info: onnx.ValueInfoProto) -> bool:
+    return info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape")
+
+
+@contextmanager
+def _without_weights(graph: ir.Graph) -> Iterator[None]:
+    """Large constants are inputs meanwhile: shape inference copies all that it is given."""
+    values, count = list(graph.initializers.values()), len(graph.inputs)
+    tensors = [value.const_value for value in values]
+    for value, tensor in zip(values, tensors, strict=True):
+        if tensor is not None and tensor.size > SMALL:
+            value.shape, value.type = ir.Shape(tensor.shape.numpy()), ir.TensorType(tensor.dtype)
+            value.const_value = None
+            del graph.initializers[value.name or ""]
+            graph.inputs.append(value)
+    try:
+        yield
+    finally:
+        graph.inputs[:] = graph.inputs[:count]
+        graph.initializers.clear()
+        for value, tensor in zip(values, tensors, strict=True):
+            value.const_value = tensor
+            graph.register_initializer(value)
 
 
 def _drop_dropout(graph: ir.Graph) -> None:
@@ -67,23 +122,27 @@ def _replace(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
 
 def _fold_constants(model: ir.Model) -> bool:
     changed = False
+    total = 0
     for node in list(model.graph):
-        values = _compute(node, model.opset_imports)
+        values = _compute(node, model.opset_imports) if total < LARGEST_SUM else None
         if values is None:
             continue
         for old, array in zip(node.outputs, values, strict=True):
-            if old.is_graph_output():
-                return changed  # a constant output stays with its node
-            old.replace_all_uses_with(add_initializer(model.graph, old.name or node.op_type, array))
+            name, old.name = old.name, None
+            if old.uses():
+                new = ir.val(name, const_value=ir.Tensor(array, name=name))
+                model.graph.register_initializer(new)
+                old.replace_all_uses_with(new)
+            total += array.size
         model.graph.remove(node, safe=True)
         changed = True
-    return changed
+    return changed and total < LARGEST_SUM
 
 
 def _compute(node: ir.Node, opsets: dict[str, int]) -> list[Array] | None:
     """The outputs of a node that depends on nothing fed; None for all other nodes."""
     if node.domain or node.op_type in NOT_FOLDED or any(value.is_graph_output() for value in node.outputs):
-        return None
+        return None  # a constant output stays with its node
     if any(a.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS) for a in node.attributes.values()):
         return None
     shape = _static(node.inputs[0]) if node.op_type == "Shape" else None
@@ -98,10 +157,24 @@ def _compute(node: ir.Node, opsets: dict[str, int]) -> list[Array] | None:
         if value is not None and value.name and array is not None:
             arrays[value.name] = array
     shapes = [_static(value) for value in node.outputs]
-    if any(shape is None or math.prod(shape) > LARGEST for shape in shapes):
+    if any(shape is None or math.prod(shape) > _limit(node) for shape in shapes):
         return None
-    evaluator = ReferenceEvaluator(ir.to_proto(node), opsets=opsets)
-    return [np.asarray(array) for array in evaluator.run(None, arrays)]
+    return None if any(array.size > _limit(node) for array in arrays.values()) else _evaluate(node, arrays, opsets)
+
+
+def _limit(node: ir.Node) -> int:
+    if node.op_type in QUICK:
+        return LARGEST
+    return LARGEST_PRODUCT if node.op_type in PRODUCTS else LARGEST_OTHER
+
+
+def _evaluate(node: ir.Node, arrays: dict[str, Array], opsets: dict[str, int]) -> list[Array] | None:
+    try:
+        with np.errstate(all="ignore"):
+            evaluator = ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets)
+            return [np.asarray(array) for array in evaluator.run(None, arrays)]
+    except Exception:  # noqa: BLE001  (whatever is wrong with it, the runtime will say so, if it ever gets there)
+        return None
 
 
 def _static(value: ir.Value | None) -> list[int] | None:
@@ -115,6 +188,7 @@ def _static(value: ir.Value | None) -> list[int] | None:
 
 def _fold_factors(graph: ir.Graph) -> None:
     """The alpha and beta of a Gemm go into its weight and bias, where these are constant."""
+    taken = names(graph)
     for node in graph:
         if node.op_type != "Gemm" or node.domain:
             continue
@@ -124,11 +198,12 @@ def _fold_factors(graph: ir.Graph) -> None:
             if value is not None and (array is None or array.dtype != np.float32):
                 continue
             if array is not None and factor != 1.0:
-                replace_constant(node, index, (array * np.float64(factor)).astype(np.float32))
+                replace_constant(node, index, (array * np.float64(factor)).astype(np.float32), taken=taken)
             node.attributes.pop(name, None)
 
 
 def _fold_batch_norms(graph: ir.Graph) -> None:
+    taken = names(graph)
     for node in list(graph):
         before = node.inputs[0].producer() if node.op_type == "BatchNormalization" and node.inputs[0] else None
         if before is None or len(before.outputs[0].uses()) != 1 or before.outputs[0].is_graph_output():
@@ -142,8 +217,9 @@ def _fold_batch_norms(graph: ir.Graph) -> None:
         gamma, beta, mean, variance = (np.asarray(p, np.float64) for p in parameters)
         factor = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
         scaled = _scale_outputs(before, weight, factor)
-        replace_constant(before, 1, scaled.astype(np.float32))
-        replace_constant(before, 2, ((bias - mean) * factor + beta).astype(np.float32), f"{before.name}_bias")
+        replace_constant(before, 1, scaled.astype(np.float32), taken=taken)
+        moved = ((bias - mean) * factor + beta).astype(np.float32)
+        replace_constant(before, 2, moved, f"{before.name}_bias", taken)
         _take_over(graph, node, before)
 
 

@@ -6,19 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes import common
 
-from qpipe.errors import QpipeError, StageError, suggest
+from qpipe.errors import StageError, suggest
 from qpipe.external import LARGEST, external_tensors, locate, location
+from qpipe_plugins.models.checks import check_functions, check_inputs, check_shapes, check_weights
 from qpipe_plugins.models.folding import fold
 
 OPSET = 17
-# how many elements these give depends on values: what follows may stay without a shape
-OPEN = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "If", "Loop", "Scan"}
 
 
 def onnx_file(*, path: Path, shapes: dict[str, list[int]] | None = None) -> ir.Model:
@@ -33,18 +31,18 @@ def onnx_file(*, path: Path, shapes: dict[str, list[int]] | None = None) -> ir.M
 
 def read_network(path: Path, shapes: Mapping[str, list[int]] | None, where: str) -> ir.Model:
     """The network in a file, made plain as `onnx_file` says; errors begin with `where` it came from."""
-    proto = _read(path, where)
-    _check(proto, where)
-    proto = _lift(proto, where)
-    _pin(proto.graph, shapes or {}, where)
     with _sound(where):
+        proto = _read(path, where)
+        _check(proto, where)
+        proto = _lift(proto, where)
+        _pin(proto.graph, shapes or {}, where)
         model = ir.from_proto(proto)
-        _check_weights(model, where)
+        check_weights(model, where)
         _plain(model)
         if not fold(model):
             raise StageError(f"{where}: the shapes in the network contradict each other; export it with a static shape")
         _name(model)
-        _check_shapes(model, where)
+        check_shapes(model, where)
     return model
 
 
@@ -53,14 +51,12 @@ def _sound(where: str) -> Iterator[None]:
     """What the libraries stumble over in a network that passed the checker, in one line."""
     try:
         yield
-    except (QpipeError, MemoryError):
-        raise
-    except Exception as error:
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         cause: BaseException = error
         while cause.__cause__:
             cause = cause.__cause__
         reason = f"{type(cause).__name__}: {_first_line(cause)}"
-        raise StageError(f"{where}: not a valid network: {reason}; export it again") from error
+        raise StageError(f"{where}: not a sound network: {reason}; export it again, or see this step's log") from error
 
 
 # ---- reading
@@ -112,10 +108,15 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
         onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise StageError(f"{where}: not a valid network: {_first_line(error)}; export it again") from error
+    check_inputs(proto, where)
+    check_functions(proto, where)
 
 
 def _lift(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     opset = next((entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if opset > onnx.defs.onnx_opset_version():
+        known = onnx.defs.onnx_opset_version()
+        raise StageError(f"{where}: opset {opset} is newer than onnx {onnx.__version__} knows; export it with {known}")
     if opset >= OPSET:
         return proto
     try:
@@ -166,32 +167,7 @@ def _pin(graph: onnx.GraphProto, shapes: Mapping[str, list[int]], where: str) ->
             dimension.Clear()
 
 
-def _check_shapes(model: ir.Model, where: str) -> None:
-    open_values: set[ir.Value | None] = set()
-    for node in model.graph:
-        if node.op_type in OPEN or node.domain or any(value in open_values for value in node.inputs):
-            open_values.update(node.outputs)
-            continue
-        for value in node.outputs:
-            if value.name and value.uses() and (value.shape is None or not value.shape.is_static()):
-                raise StageError(
-                    f"{where}: the shape of '{value.name}', output of {node.op_type} '{node.name}', is not known; "
-                    "export the network with static shapes"
-                )
-
-
-# ---- weights and names
-
-
-def _check_weights(model: ir.Model, where: str) -> None:
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is None or not tensor.dtype.is_floating_point():
-            continue
-        if tensor.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
-            raise StageError(f"{where}: weight '{name}' is {tensor.dtype.name.lower()}; export the network as float32")
-        if tensor.dtype == ir.DataType.FLOAT and not np.isfinite(tensor.numpy()).all():
-            raise StageError(f"{where}: weight '{name}' holds NaN or infinity; export a network that was trained well")
+# ---- names
 
 
 def _plain(model: ir.Model) -> None:

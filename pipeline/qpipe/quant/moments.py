@@ -1,0 +1,139 @@
+"""What a layer multiplies by its weights, its moments, and the change of weights that these ask for.
+
+Rows are stacks of groups, [G, N, K]: at N places of its output, the K inputs that an output channel of a group sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from qpipe.types import Array
+
+PRECISION = 1e-6
+PHASE = 0.6180339887498949  # of the golden ratio: samples look at different places, evenly spread
+RIDGES = (np.inf, *(10.0 ** (k / 2) for k in range(6, -7, -1)))  # parts of the mean variance; infinite: no change
+
+
+class Moments:
+    """Sums over rows, and over what the layer's outputs lack at the same places [G, N, O], for each of G groups."""
+
+    def __init__(self, groups: int, inputs: int, outputs: int) -> None:
+        self.count = 0
+        self.row, self.lack = np.zeros((groups, inputs)), np.zeros((groups, outputs))
+        self.products = np.zeros((groups, inputs, inputs), np.float32)
+        self.lacks = np.zeros((groups, inputs, outputs), np.float32)
+
+    def add(self, rows: Array, lack: Array) -> None:
+        """Take in more of them."""
+        self.count += rows.shape[1]
+        self.row += rows.sum(axis=1)
+        self.lack += lack.sum(axis=1)
+        turned = rows.transpose(0, 2, 1)
+        self.products += turned @ rows
+        self.lacks += turned @ lack
+
+    def __add__(self, other: Moments) -> Moments:
+        groups, inputs, outputs = self.lacks.shape
+        both = Moments(groups, inputs, outputs)
+        both.count = self.count + other.count
+        both.row, both.lack = self.row + other.row, self.lack + other.lack
+        both.products, both.lacks = self.products + other.products, self.lacks + other.lacks
+        return both
+
+    @property
+    def mean(self) -> tuple[Array, Array]:
+        """Of rows [G, K] and of what outputs lack [G, O]."""
+        return self.row / self.count, self.lack / self.count
+
+    def second(self, centred: bool) -> tuple[Array, Array]:
+        """Mean products of rows with rows [G, K, K] and with lacks [G, K, O]; where `centred`, around their means.
+
+        Positive definite: the diagonal has what sums in float32 are not sure of besides.
+        """
+        hessian, lack = self.products.astype(np.float64) / self.count, self.lacks.astype(np.float64) / self.count
+        floor = PRECISION * mean_variance(hessian) * np.eye(hessian.shape[-1])
+        if centred:
+            row, missing = self.mean
+            hessian -= row[:, :, np.newaxis] * row[:, np.newaxis, :]
+            lack -= row[:, :, np.newaxis] * missing[:, np.newaxis, :]
+        return hessian + floor, lack
+
+
+def mean_variance(hessian: Array) -> Array:
+    """The mean of the diagonal, [G, 1, 1]; 1 where that is nothing."""
+    mean = np.trace(hessian, axis1=1, axis2=2) / hessian.shape[-1]
+    return np.where(mean > 0, mean, 1.0)[:, np.newaxis, np.newaxis]
+
+
+def correction(fit: Moments, check: Moments, centred: bool) -> Array:
+    """The change of weights [G, K, O] that makes up best for what outputs lack: ridge regression on `fit`, with the
+    ridge that leaves least on `check`; zeros where none betters that.
+
+    With H = U diag(v) U^T and L what rows and lacks have in common, the change is U diag(1 / (v + r)) U^T L. What it
+    leaves on `check` is quadratic in the vector 1 / (v + r): one decomposition serves all ridges r.
+    """
+    (hessian, lack), (checked, still) = fit.second(centred), check.second(centred)
+    values, vectors = (part.astype(np.float64) for part in np.linalg.eigh(hessian.astype(np.float32)))
+    turned, values, unit = vectors.transpose(0, 2, 1), values.clip(0), mean_variance(hessian)[:, :, 0]
+    common = turned @ lack
+    square = (common @ common.transpose(0, 2, 1)) * (turned @ checked @ vectors)
+    linear = np.sum(common * (turned @ still), axis=-1)
+
+    def left(ridge: float) -> float:
+        inverse = 1 / (values + ridge * unit)
+        return float(np.einsum("gi,gi->", inverse, (square @ inverse[..., np.newaxis])[..., 0] - 2 * linear))
+
+    inverse = 1 / (values + min(RIDGES, key=left) * unit)
+    change: Array = vectors @ (common * inverse[..., np.newaxis])
+    return change
+
+
+# ---- rows
+
+
+def spread(count: int, places: int, sample: int) -> Array:
+    """So many places out of `count`, evenly spread, others for the next sample."""
+    if count <= places:
+        return np.arange(count)
+    return ((np.arange(places) + sample * PHASE % 1) * (count / places)).astype(np.int64)
+
+
+def rows(layer: ir.Node, shape: Sequence[int], x: Array, places: int, sample: int) -> Array:
+    """What a Conv, Gemm or MatMul with weights of this shape multiplies by them, [G, N, K], at some places."""
+    if layer.op_type != "Conv":
+        flat = x.reshape(1, -1, x.shape[-1])
+        return flat[:, spread(flat.shape[1], places, sample)]
+    size, axes = shape[1], len(shape) - 2
+    windows = _windows(layer, x, shape[2:])
+    output = windows.shape[2 : 2 + axes]
+    index = np.unravel_index(spread(int(np.prod(output)), places, sample), output)
+    picked = windows[0][(slice(None), *index)]  # [C, N, *kernel]
+    count, groups = picked.shape[1], x.shape[1] // size
+    picked = picked.reshape(groups, size, count, -1).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(picked).reshape(groups, count, -1)
+
+
+def _windows(layer: ir.Node, x: Array, kernel: Sequence[int]) -> Array:
+    """[batch, C, *output, *kernel], a view where nothing is padded."""
+    axes = tuple(range(2, x.ndim))
+    strides, dilations = (layer.attributes.get_ints(name, [1] * len(axes)) for name in ("strides", "dilations"))
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    pads = _pads(layer, x.shape[2:], spans, strides)
+    if any(map(any, pads)):
+        x = np.pad(x, [(0, 0), (0, 0), *pads])
+    windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=axes)
+    return windows[tuple(slice(None, None, step) for step in (1, 1, *strides, *dilations))]
+
+
+def _pads(layer: ir.Node, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
+    automatic, axes = layer.attributes.get_string("auto_pad", "NOTSET"), len(sizes)
+    if automatic in ("SAME_UPPER", "SAME_LOWER"):
+        each = zip(sizes, spans, strides, strict=True)
+        totals = [max((-(-size // step) - 1) * step + span - size, 0) for size, span, step in each]
+        pairs = [(total // 2, total - total // 2) for total in totals]
+        return pairs if automatic == "SAME_UPPER" else [pair[::-1] for pair in pairs]
+    pads = layer.attributes.get_ints("pads", [0] * 2 * axes) if automatic == "NOTSET" else [0] * 2 * axes
+    return list(zip(pads[:axes], pads[axes:], strict=True))
