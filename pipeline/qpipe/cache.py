@@ -14,7 +14,9 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-MANIFEST = "manifest.json"
+from qpipe.errors import QpipeError
+
+MANIFEST, VALUE = "manifest.json", "value"
 ASIDE, LOCK, USERS = "aside", ".lock", ".users"  # beside the kinds
 STALE_S = 24 * 3600
 
@@ -50,13 +52,13 @@ class Cache:
             return None
         try:
             manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-            intact = manifest["files"] == _digests(entry / "value")
+            intact = manifest["files"] == _digests(entry / VALUE)
         except (OSError, ValueError, KeyError, TypeError):
             intact = False
         if not intact:
             self.remove(kind, key)
             return None
-        return entry / "value"
+        return entry / VALUE
 
     def remove(self, kind: str, key: str) -> None:
         """Forget a result."""
@@ -71,7 +73,7 @@ class Cache:
         _sweep(aside)
         entry = Path(tempfile.mkdtemp(dir=aside))
         try:
-            value = entry / "value"
+            value = entry / VALUE
             value.mkdir()
             yield value
             manifest = {"key": key, "files": _digests(value)}
@@ -87,6 +89,10 @@ class Cache:
                     entry.rename(final)
         finally:
             shutil.rmtree(entry, ignore_errors=True)
+
+    def scratch(self, kind: str, key: str) -> Path:
+        """Where what makes the result of that key may keep what it has so far; swept away when it is a day old."""
+        return self.root / ASIDE / f"{kind}-{key}"
 
     def entries(self) -> list[Entry]:
         """All that is there, the longest unused first."""
@@ -104,7 +110,7 @@ class Cache:
     def kept(self, results: Iterable[tuple[str, str]]) -> Iterator[None]:
         """While this lasts, nobody's `clean` removes the results of these kinds and keys, there already or not yet."""
         names = [f"{kind}/{key}" for kind, key in results]
-        (self.root / USERS).mkdir(parents=True, exist_ok=True)
+        self._make()
         with ExitStack() as stack:
             with self._locked(fcntl.LOCK_SH):  # who cleans sees the whole list or none of it
                 user = stack.enter_context(tempfile.NamedTemporaryFile("w", dir=self.root / USERS, encoding="utf-8"))
@@ -115,6 +121,14 @@ class Cache:
                 with suppress(OSError):
                     os.utime(self.root / name / MANIFEST)
             yield
+
+    def _make(self) -> None:
+        try:
+            (self.root / USERS).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            fix = "give another place, or check its permissions"
+            raise QpipeError(f"{self.root}: cannot be the cache: {reason}; {fix}") from error
 
     def clean(
         self,
@@ -181,9 +195,12 @@ def _longest_unused(entries: list[Entry], older_than_s: float | None, keep_bytes
 
 
 def _entry(folder: Path) -> Entry | None:
-    """None where it has just been removed."""
+    """None where it has just been removed, and for a folder that is no result: a wrong `--cache` may name any."""
     mark = folder / MANIFEST
     try:
+        there = {path.name for path in folder.iterdir()}
+        if not there or not there <= {MANIFEST, VALUE}:
+            return None
         used = (mark if mark.is_file() else folder).stat().st_mtime
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     except OSError:

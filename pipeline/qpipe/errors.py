@@ -30,10 +30,16 @@ class QpipeError(Exception):
 
 
 def _line(text: str) -> str:
-    """Fit for a terminal, whatever is quoted in it: one line, nothing in it that a terminal obeys, its end kept."""
-    if not text.isprintable():
-        text = "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+    """Fit for a terminal, whatever is quoted in it: one line, its end kept."""
+    text = printable(text)
     return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[6 - LONGEST // 2 :]}"
+
+
+def printable(text: str) -> str:
+    """One line with nothing in it that a terminal obeys."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
 
 
 class RecipeError(QpipeError):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,7 +29,7 @@ from qpipe.types import Capabilities, Device, Measurement
 
 HOME = Path(".qpipe")
 PATIENCE_S = 3600.0  # a run waits so long for a device that another is at
-SMOKE = {"calibrate": 4, "evaluate": 4}  # samples of a --smoke run, where the samples stage has these options
+SMOKE = {"calibrate": 4, "evaluate": 4, "rounds": 2}  # of a --smoke run, where stages have these options
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Request:
     def remembered(self) -> dict[str, Any]:
         """What a later command needs to expand the same recipe again."""
         plain = {"settings": dict(self.settings), "devices": list(self.devices), "only": list(self.only)}
-        return {**plain, "inventory": str(self.inventory) if self.inventory else None, "smoke": self.smoke}
+        return {**plain, "inventory": str(self.inventory.resolve()) if self.inventory else None, "smoke": self.smoke}
 
 
 @dataclass(frozen=True)
@@ -114,14 +114,15 @@ def open_session(request: Request) -> Session:
             name: replace(call, beside={n: _few(own) for n, own in call.beside.items()})
             for name, call in loaded.models.items()
         }
-        loaded = replace(loaded, samples=_few(loaded.samples), models=few, expect={})
+        measure = [_few(call) for call in loaded.measure]
+        loaded = replace(loaded, samples=_few(loaded.samples), models=few, measure=measure, expect={})
     file = inventory.find(request.inventory, request.recipe.parent)
     known = inventory.load(file, plugins)
     return Session(request, loaded, plugins, {name: inventory.pick(known, name, file) for name in loaded.devices})
 
 
-def _few(samples: Call) -> Call:
-    return replace(samples, options={name: SMOKE.get(name, value) for name, value in samples.options.items()})
+def _few(call: Call) -> Call:
+    return replace(call, options={name: SMOKE.get(name, value) for name, value in call.options.items()})
 
 
 def run(session: Session, store: Store, listen: Listener, say: Callable[[str], None] = lambda _: None) -> Finished:
@@ -135,7 +136,7 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
         id_, continued, lock = _open_run(session, store)
         workdir = _workdir(session, id_)
 
-        def carry_out(plan: Plan, done: Collection[str] = ()) -> Outcome:
+        def carry_out(plan: Plan, before: Outcome | None = None) -> Outcome:
             recorder = Recorder(store, id_, plan, session.cache, capabilities, workdir)
 
             def hear(event: Event) -> None:
@@ -144,8 +145,8 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
                 if event.what not in ("started", "progress"):
                     _tell_plugins(session.plugins, event, say)
 
-            recorder.begin()
-            return Runner(plan, devices, session.cache, workdir, hear, recorder.measured, done).run()
+            recorder.begin(before.failed if before else ())
+            return Runner(plan, devices, session.cache, workdir, hear, recorder.measured, before).run()
 
         plan = session.plan(capabilities)
         kept.enter_context(session.cache.kept(plan.results))
@@ -156,7 +157,7 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
         plan = session.plan(capabilities)
         plan.drop(unreachable)
         kept.enter_context(session.cache.kept(plan.results))
-        outcome = carry_out(plan, [step for step, state in read.states.items() if state == "done"])
+        outcome = carry_out(plan, read)
         finished = Finished(id_, continued, plan, outcome, unreachable, time.monotonic() - began)
         judge(store, id_, session.recipe.pareto)
         store.finish_run(id_, finished.state)

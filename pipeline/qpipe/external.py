@@ -37,7 +37,8 @@ def external_tensors(message: Message) -> Iterator[onnx.TensorProto]:
 
 def location(tensor: onnx.TensorProto) -> str:
     """The path it gives, relative to the network's folder."""
-    return {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+    place: str | bytes = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+    return place.decode("utf-8", "replace") if isinstance(place, bytes) else place  # protobuf gives what is no UTF-8 so
 
 
 def locate(tensor: onnx.TensorProto, folder: Path) -> Path | None:

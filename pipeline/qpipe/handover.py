@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from qpipe import keys
+from qpipe import exchange, keys
 from qpipe.cache import Cache
 from qpipe.compare.export import gather_facts, write_bundle
 from qpipe.compare.pareto import pareto_rows
@@ -25,20 +25,31 @@ def hand_over(store: Store, run: str, wanted: Mapping[str, str | None], cache: C
     """
     row = _one(pareto_rows(store, run), wanted)
     name = f"{row['model']}/{row['scheme']}/{row['build']}"
-    deploy = _step(store, run, "step", f"{name}@{row['device']}")
-    build = _cached(cache, "compile", deploy["key_fields"]["needs"]["build"], run)
-    measured = {each["build_digest"] for each in store.measurements(run) if all(each[c] == row[c] for c in COORDINATES)}
-    if measured != {keys.digest(build)}:
+    deploy = _step(store, run, f"{name}@{row['device']}")
+    build = cache.get("compile", deploy["key_fields"]["needs"]["build"])
+    if build is None:
+        raise _gone("build", run, cache)
+    own = [each for each in store.measurements(run) if all(each[c] == row[c] for c in COORDINATES)]
+    if {each["build_digest"] for each in own} != {keys.digest(build)}:
         raise QpipeError(f"export: the build of {name} in {cache.root} is not the one measured; run the recipe again")
-    samples = _cached(cache, "samples", _step(store, run, "kind", "samples")["key"], run)
-    return write_bundle(out, Build.read(build), Samples(samples / "evaluation"), gather_facts(store, row))
+    samples = _samples(store, run, cache, {each["evaluation_digest"] for each in own})
+    return write_bundle(out, Build.read(build), samples, gather_facts(store, row))
 
 
-def _step(store: Store, run: str, column: str, value: str) -> Row:
-    found = next((step for step in store.steps(run) if step[column] == value), None)
+def _step(store: Store, run: str, name: str) -> Row:
+    found = next((step for step in store.steps(run) if step["step"] == name), None)
     if found is None:
-        raise QpipeError(f"export: run {run} kept nothing of how {value} was made; run the recipe again")
+        raise QpipeError(f"export: run {run} kept nothing of how {name} was made; run the recipe again")
     return found
+
+
+def _samples(store: Store, run: str, cache: Cache, digests: Collection[str]) -> Samples:
+    """What the row was measured on: models may have samples of their own."""
+    for step in store.steps(run):
+        folder = cache.get("samples", step["key"]) if step["kind"] == "samples" else None
+        if folder and exchange.sample_digests(folder)["evaluation"] in digests:
+            return Samples(folder / "evaluation")
+    raise _gone("samples", run, cache)
 
 
 def _one(rows: list[Row], wanted: Mapping[str, str | None]) -> Row:
@@ -61,9 +72,5 @@ def _one(rows: list[Row], wanted: Mapping[str, str | None]) -> Row:
     raise QpipeError("export: several rows of a sweep fit; export from a run of the recipe without the sweep")
 
 
-def _cached(cache: Cache, kind: str, key: str, run: str) -> Path:
-    folder = cache.get(kind, key)
-    if folder is None:
-        what = "build" if kind == "compile" else "samples"
-        raise QpipeError(f"export: the {what} of run {run} is not in {cache.root} any more; run the recipe again")
-    return folder
+def _gone(what: str, run: str, cache: Cache) -> QpipeError:
+    return QpipeError(f"export: the {what} of run {run} is not in {cache.root} any more; run the recipe again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
 import traceback
@@ -10,11 +11,15 @@ from contextlib import contextmanager
 from pathlib import Path
 
 NAME = "log.txt"
+LONGEST = 200  # characters of a folder's name; file systems take 255 bytes
 
 
 def folder_of(runs: Path, step: str) -> Path:
     """The folder that a step of a run has to itself, and in it its log."""
-    return runs / step.replace("/", "__")
+    name = step.replace("/", "+")
+    if len(name) > LONGEST:
+        name = f"{name[: LONGEST - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
+    return runs / name
 
 
 def append_traceback(folder: Path, error: BaseException) -> None:

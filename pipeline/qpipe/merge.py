@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qpipe.errors import QpipeError
-from qpipe.store import BUSY_S, Store
+from qpipe.store import BUSY_S, COORDINATES, JSON, Store
 
 Connection = sqlite3.Connection
+KINDS = {"TEXT": str, "REAL": float, "INTEGER": int}  # of SQLite's columns
+NEEDED = {  # by table, what is never null
+    "runs": {"id", "started", "state"},
+    "steps": {"run", "step", "state"},
+    "measurements": {"id", "run", "extra", "metric", "value", *COORDINATES},
+    "verdicts": {"run", "extra", "objectives", *COORDINATES},
+}
 
 
 @dataclass
@@ -47,6 +55,8 @@ def merge(into: Path, others: Iterable[Path]) -> list[Merged]:
         copies = [_copy(path, Path(folder) / f"{number}.db") for number, path in enumerate(paths)]
         Store(into).close()  # there, and up to date
         with _writing(into) as here:
+            for path, copy in zip(paths, copies, strict=True):
+                _check(here, path, copy)
             return [_union(here, path, copy) for path, copy in zip(paths, copies, strict=True)]
 
 
@@ -68,6 +78,40 @@ def _copy(path: Path, copy: Path) -> Path:
     except QpipeError as error:
         raise QpipeError(str(error).replace(str(copy), str(path), 1)) from error
     return copy
+
+
+def _check(here: Connection, path: Path, copy: Path) -> None:
+    """QpipeError for rows that qpipe does not write: brought in, they would break whatever reads them."""
+    try:
+        with closing(sqlite3.connect(copy)) as there:
+            wrong = _wrong(here, there)
+    except sqlite3.Error as error:
+        wrong = str(error)
+    if wrong:
+        raise QpipeError(f"{path}: not a database of qpipe: {wrong}; give another file")
+
+
+def _wrong(here: Connection, there: Connection) -> str | None:
+    for table in (*_tables(here), "tags", "devices"):
+        columns = here.execute("SELECT name, type FROM pragma_table_info(?)", [table]).fetchall()
+        missing = {name for name, _ in columns} - set(_columns(there, table))
+        if missing:
+            return f"{table} has no {min(missing)}"
+        names = [name for name, _ in columns]
+        for row in there.execute(f'SELECT {_listed(names)} FROM "{table}"'):  # noqa: S608  (names of our own tables)
+            for (name, kind), value in zip(columns, row, strict=True):
+                if (value is None and name in NEEDED.get(table, ())) or not _fits(name, kind, value):
+                    return f"{table}.{name} is {value!r}"
+    loose = there.execute("PRAGMA foreign_key_check").fetchone()
+    return f"a row of {loose[0]} belongs to nothing" if loose else None
+
+
+def _fits(name: str, kind: str, value: Any) -> bool:
+    if value is None or name not in JSON:
+        return value is None or isinstance(value, KINDS[kind])
+    with suppress(ValueError, TypeError):
+        return isinstance(json.loads(value), dict)
+    return False
 
 
 @contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from qpipe import keys
@@ -149,11 +149,11 @@ class _Planner:
         """Add a step unless one that means the same is there; its id either way."""
         step_fields = self.fields(kind, call, given, **more)
         own = name if kind in ("import", "deploy", "measure") else ""  # two schemes with one build are still two rows
-        meaning = (kind, keys.key(step_fields), more.get("device"), own)
+        gates = () if kind in READINGS else tuple(self.gates.get((coordinates or {}).get("model", ""), ()))
+        meaning = (kind, keys.key(step_fields), more.get("device"), own, gates)
         if meaning in self.by_meaning:
             return self.by_meaning[meaning]
-        if kind not in READINGS and "model" in (coordinates or {}):
-            more = {**more, "after": tuple(self.gates.get((coordinates or {})["model"], ()))}
+        more = {**more, "after": gates}
         unique = name
         while unique in self.result.steps:
             stem, _, number = unique.rpartition("~")
@@ -276,7 +276,9 @@ class _Planner:
         target = target_of(device.capabilities, call.stage.demands, device.call.beside.get("target", {}))
         network = self.network(model, scheme, target)
         platform = platform_of(device.capabilities, call.name)
-        compiled = self.stage(label, call, {"model": network}, where, target=target, platform=platform)
+        # no check of what is compiled asks whether sums saturate: devices that differ in this alone share builds
+        checked = target if "target" in needs(call.stage.function) else replace(target, saturates=False)
+        compiled = self.stage(label, call, {"model": network}, where, target=checked, platform=platform)
         is_float = not self.recipe.schemes[scheme]
         at = {**where, "device": device.name}
         return self.stage(

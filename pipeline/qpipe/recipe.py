@@ -76,7 +76,7 @@ class Recipe:
                 where = document.shown(self.path)
                 raise RecipeError(f"--only: no scheme '{name}' in {where}; {suggest(name, self.schemes)}")
         schemes = {n: c for n, c in self.schemes.items() if not only or n in only or not c}
-        return replace(self, schemes=schemes, devices=list(devices) or self.devices)
+        return replace(self, schemes=schemes, devices=list(dict.fromkeys(devices or self.devices)))
 
 
 def scoring(call: Call) -> dict[str, Any]:

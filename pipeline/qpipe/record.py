@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,11 +27,14 @@ class Recorder:
         self.plan, self.cache = plan, cache
         self.devices, self.workdir = devices, workdir
 
-    def begin(self) -> None:
-        """Record every step of the plan as pending, but for those that this run is through with already."""
+    def begin(self, failed: Collection[str] = ()) -> None:
+        """Record every step of the plan as pending, but for those that this run is through with already, and those
+        that have just failed."""
         through = {row["step"]: row["key"] for row in self.store.steps(self.run) if row["state"] in ("done", "cached")}
         blank = dict.fromkeys(("started", "finished", "seconds", "error"))
-        steps = [step for step in self.plan.steps.values() if through.get(step.id) != step.key]
+        steps = [
+            step for step in self.plan.steps.values() if through.get(step.id) != step.key and step.id not in failed
+        ]
         self.store.record_steps(self.run, [{**self._row(step, "pending"), **blank} for step in steps])
 
     def event(self, event: Event) -> None:

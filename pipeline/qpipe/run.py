@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -58,6 +58,17 @@ def wanted(plan: Plan, cache: Cache) -> set[str]:
     return found
 
 
+def _begun(plan: Plan, before: Outcome | None) -> Outcome:
+    """What is known of the steps by what was done before in this run; what failed is not tried again."""
+    known = {
+        step: state
+        for step, state in (before.states if before else {}).items()
+        if state in ("done", "cached", "failed")
+    }
+    errors = {step: error for step, error in (before.errors if before else {}).items() if step in plan.steps}
+    return Outcome({step: known.get(step, "pending") for step in plan.steps}, errors)
+
+
 class Runner:
     """Runs a plan once."""
 
@@ -69,11 +80,11 @@ class Runner:
         workdir: Path,
         listen: Listener,
         measured: Callable[[Step, Sequence[Measurement]], None],
-        done: Collection[str] = (),
+        before: Outcome | None = None,
     ) -> None:
         self.plan, self.devices, self.cache, self.workdir = plan, devices, cache, workdir
         self.listen, self.measured = listen, measured
-        self.outcome = Outcome({step: "done" if step in done else "pending" for step in plan.steps})
+        self.outcome = _begun(plan, before)
         self.stored: dict[str, Stored] = {}  # what deploy and upload steps gave, in this run
         self.stop = threading.Event()
         self.running: dict[Future[None], Step] = {}
@@ -215,6 +226,7 @@ class Runner:
                 out=out,
                 log=self._scratch(step) / logs.NAME,
                 plugins=self.plan.recipe.plugins,
+                scratch=self.cache.scratch(step.kind, step.key),
             )
             worker.run(job, progress, self.stop.is_set)
 

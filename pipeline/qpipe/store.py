@@ -36,7 +36,7 @@ FACTS = (
     "step", "runtime", "is_float", "model_digest", "build_digest", "evaluation_digest", "metric_digest", "target",
     "fingerprint",
 )  # fmt: skip
-_JSON = ("versions", "request", "key_fields", "capabilities", "target", "extra", "objectives", "margins", "detail")
+JSON = ("versions", "request", "key_fields", "capabilities", "target", "extra", "objectives", "margins", "detail")
 _ORDERED = ("objectives", "margins")  # the recipe's order says which it names first
 BUSY_S = 30  # another process is writing: wait so long
 
@@ -119,7 +119,10 @@ class Store:
         return run
 
     def finish_run(self, run: str, state: State) -> None:
-        self._write("runs", ["id"], [{"id": run, "state": state, "finished": _iso()}])
+        """It is at its end, and so is what was cut in it: that is still to do."""
+        with self._transaction() as db:
+            _upsert(db, "runs", ["id"], [{"id": run, "state": state, "finished": _iso()}])
+            db.execute("UPDATE steps SET state = 'pending' WHERE run = ? AND state = 'running'", [run])
 
     def resume_run(self, run: str, *, objectives: Mapping[str, str] | None = None) -> None:
         """It is running again, with the objectives the recipe has now. Its numbers and verdicts go: what they were made
@@ -303,7 +306,7 @@ def _table(db: sqlite_utils.Database, name: str) -> Table:
 
 
 def _upsert(db: sqlite_utils.Database, table: str, key: list[str], rows: list[Row]) -> None:
-    encoded = ({k: _json(k, v) if k in _JSON else v for k, v in row.items()} for row in rows)
+    encoded = ({k: _json(k, v) if k in JSON else v for k, v in row.items()} for row in rows)
     if rows:
         _table(db, table).upsert_all(encoded, pk=key[0] if len(key) == 1 else tuple(key))
 
@@ -313,7 +316,7 @@ def _json(column: str, value: Any) -> str:
 
 
 def _decoded(row: Row) -> Row:
-    return {key: json.loads(value) if key in _JSON and value is not None else value for key, value in row.items()}
+    return {key: json.loads(value) if key in JSON and value is not None else value for key, value in row.items()}
 
 
 def _coordinates(coordinates: Mapping[str, str]) -> Row:

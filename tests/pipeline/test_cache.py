@@ -216,6 +216,22 @@ def test_cleaning_removes_what_was_asked_for(wanted: dict[str, Any], left: list[
     assert [file for file in files(aged) if file.startswith("aside")] == []
 
 
+def test_a_folder_that_is_no_cache_is_left_as_it_is(tmp_path: Path) -> None:
+    letters = tmp_path / "home/documents/letters"
+    letters.mkdir(parents=True)
+    (letters / "to_mother.txt").write_text("dear", encoding="utf-8")
+    cache = Cache(tmp_path / "home")
+    assert (cache.entries(), cache.clean()) == ([], ([], []))
+    assert (letters / "to_mother.txt").exists()
+
+
+def test_what_a_killed_cleaner_left_of_a_result_is_removed(cache: Cache) -> None:
+    put(cache)
+    (cache.folder("import", "k1") / MANIFEST).unlink()
+    assert [entry.key for entry in cache.clean()[0]] == ["k1"]
+    assert not cache.folder("import", "k1").exists()
+
+
 def test_what_a_run_counts_on_is_never_removed(aged: Cache) -> None:
     with aged.kept([("import", "d3"), ("import", "to come")]):
         put(aged, key="to come")

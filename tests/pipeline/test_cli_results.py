@@ -48,6 +48,16 @@ def qpipe(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
     return call
 
 
+def test_what_a_database_says_does_not_command_the_terminal(qpipe: Shell) -> None:
+    with Store(DB) as store:
+        run = store.new_run("a\x1b[31m", recipe_path="", recipe_digest="", recipe_text="", versions={})
+        store.record_step(run, "z/import", state="done\x1b]0;title\x07")
+        place = {"model": "net\x1b[2J", "scheme": "int8\x1b[2J", "build": "ort", "device": "rpi4"}
+        store.record_measurements(run, place, [Measurement("latency_ms", 1.0, "ms")])
+    for words in ("runs", "pareto", "show"):
+        assert not {"\x1b", "\x07"} & set(qpipe(words)[0])
+
+
 def test_a_run_that_was_cut_is_judged_by_what_it_has(qpipe: Shell) -> None:
     qpipe("run recipe.yaml")
     whole = json.loads(qpipe("pareto --json")[0])

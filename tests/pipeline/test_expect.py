@@ -107,3 +107,16 @@ def test_one_of_two_models_that_cannot_be_read_fails_alone_in_a_run_and_is_told_
     lab.qpipe("run", "recipe.yaml", status=1)
     assert lab.states()["other/import"] == "failed"
     assert lab.states()["tiny/snapped/packed@one/weight"] == "done"
+
+
+def test_one_network_fed_in_two_ways_stops_only_where_its_score_is_wrong(lab: Lab) -> None:
+    own = "{tiny: {}, samples: {noise: {evaluate: %d}}}"
+    lab.edit("recipe.yaml", "{tiny: tiny}", f"{{tiny: {own % 40}, other: {own % 41}}}")
+    right, wrong = "{peak: {value: 0.6, tolerance: 0.2}}", "{peak: {value: 0.99, tolerance: 0.001}}"
+    lab.edit("recipe.yaml", f"expect: {right}", f"expect: {{tiny: {wrong}, other: {right}}}")
+    lab.qpipe("run", "recipe.yaml", status=1)
+    states = lab.states()
+    assert states.pop("tiny/expect") == "failed"
+    assert {state for step, state in states.items() if step.startswith("other/")} <= {"done", "cached"}
+    own = {state for step, state in states.items() if step.startswith("tiny/") and step.endswith(("/score", "/weight"))}
+    assert own == {"skipped"}

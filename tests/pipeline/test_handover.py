@@ -59,6 +59,16 @@ def test_the_folder_holds_the_build_that_was_measured(lab: Lab) -> None:
     assert (manifest["run"]["id"], manifest["measured"]["scheme"]) == (finished.run, "snapped")
 
 
+def test_a_model_with_samples_of_its_own_is_exported_with_those(lab: Lab) -> None:
+    own = "{tiny: {}, samples: {noise: {evaluate: %d}}}"
+    lab.edit("recipe.yaml", "{tiny: tiny}", f"{{tiny: {own % 3}, other: {own % 2}}}")
+    session, finished = run()
+    for model, count in (("tiny", 3), ("other", 2)):
+        with Store(DB) as store:
+            manifest = hand_over(store, finished.run, {**SNAPPED, "model": model}, session.cache, Path(model))
+        assert manifest["golden"]["samples"] == [f"e{i}" for i in range(count)]
+
+
 def test_another_build_in_its_place_is_refused(lab: Lab) -> None:
     session, finished = run()
     key = finished.plan.steps["tiny/snapped/packed"].key

@@ -247,3 +247,33 @@ def test_a_busy_database_is_waited_for(here: Path, there: Path) -> None:
     (merged,) = merge(here, [there])
     timer.join()
     assert merged.added == 1
+
+
+@pytest.mark.parametrize(
+    ("sql", "wrong"),
+    [
+        ("UPDATE measurements SET value = 'abc'", "measurements.value is 'abc'"),
+        ("UPDATE measurements SET metric = x'00ff'", "measurements.metric is b'\\x00\\xff'"),
+        ("UPDATE measurements SET extra = 'nope'", "measurements.extra is 'nope'"),
+        ("UPDATE measurements SET model = NULL", "measurements.model is None"),
+        ("UPDATE runs SET versions = '{'", "runs.versions is '{'"),
+        ("UPDATE runs SET recipe = CAST(x'ff' AS TEXT)", "Could not decode to UTF-8 column 'recipe' with text '"),
+        ("ALTER TABLE measurements DROP COLUMN detail", "measurements has no detail"),
+        ("INSERT INTO tags VALUES ('no run', 'good')", "a row of tags belongs to nothing"),
+    ],
+)
+def test_a_file_that_holds_what_qpipe_does_not_write_brings_nothing_in(
+    sql: str, wrong: str, here: Path, there: Path
+) -> None:
+    new(here)
+    new(there)
+    with closing(sqlite3.connect(there)) as db:
+        db.executescript("DROP VIEW pareto; DROP VIEW latest")
+        db.execute(sql)
+        db.commit()
+    before = content(here)
+    with pytest.raises(QpipeError) as error:
+        merge(here, [there])
+    assert str(error.value).startswith(f"{there}: not a database of qpipe: {wrong}")
+    assert str(error.value).endswith("; give another file")
+    assert content(here) == before

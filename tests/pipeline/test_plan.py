@@ -133,11 +133,23 @@ def test_a_stage_that_asks_for_the_target_runs_once_for_each_and_another_once(la
     lab.edit("devices.yaml", "two: 'null'", "two: {'null': {}, target: {symmetric_only: true}}")
     plan = expand(lab, "one", "two", "arm")
     assert ids(plan, "quantize") == ["tiny/a/aimed", "tiny/b/snap", "tiny/a/aimed~2"]
+    builds = ["tiny/float32/packed", "tiny/a/packed", "tiny/b/packed"]
+    assert ids(plan, "compile") == [*builds, *(f"{build}~2" for build in builds)]  # each is held against its target
+    assert plan.steps["tiny/a/packed~2"].needs["model"] == "tiny/a/aimed~2"
+    assert plan.steps["tiny/b/packed~2"].needs["model"] == "tiny/b/snap"
+    targets = [plan.steps[step].target for step in ("tiny/a/aimed", "tiny/a/aimed~2")]
+    assert targets == [Target(), Target(symmetric_only=True)]
+
+
+def test_whether_sums_saturate_matters_only_to_what_asks_for_the_target(lab: Lab) -> None:
+    schemes(lab, "  a: [aimed]\n  b: [snap]\n")
+    lab.edit("devices.yaml", "two: 'null'", "two: {'null': {}, target: {saturates: true}}")
+    plan = expand(lab, "one", "two")
+    assert ids(plan, "quantize") == ["tiny/a/aimed", "tiny/b/snap", "tiny/a/aimed~2"]
     assert ids(plan, "compile") == ["tiny/float32/packed", "tiny/a/packed", "tiny/b/packed", "tiny/a/packed~2"]
     assert plan.steps["tiny/a/packed@two"].needs["build"] == "tiny/a/packed~2"
     assert plan.steps["tiny/b/packed@two"].needs["build"] == "tiny/b/packed"
-    targets = [plan.steps[step].target for step in ("tiny/a/aimed", "tiny/a/aimed~2")]
-    assert targets == [Target(), Target(symmetric_only=True)]
+    assert plan.steps["tiny/b/packed@two"].target == Target(saturates=True)
 
 
 def test_what_a_runtime_demands_of_quantization_is_in_its_target(lab: Lab) -> None:

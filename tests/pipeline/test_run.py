@@ -370,3 +370,23 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_running(slow: tuple[Lab, subpro
     assert "qpipe: interrupted; what is done is kept, go on with: qpipe run recipe.yaml" in err
     assert gone(stage)
     assert no_group(process.pid)
+    assert "running" not in lab.states().values()
+
+
+def test_what_cannot_be_read_is_tried_once_in_a_run(lab: Lab) -> None:
+    lab.edit(
+        "stages.py",
+        "    return ir.from_onnx_text(NETWORK)",
+        """    if scale < 0:
+        with path.open("a") as tries:
+            tries.write("x")
+        raise qpipe.StageError("it is broken")
+    return ir.from_onnx_text(NETWORK)""",
+    )
+    lab.write("tries", "")
+    lab.edit("recipe.yaml", "{tiny: tiny}", "{tiny: tiny, broken: {tiny: {path: tries, scale: -1}}}")
+    told = lab.qpipe("run", "recipe.yaml", status=1)
+    assert (lab.folder / "tries").read_text(encoding="utf-8") == "x"
+    assert "failed: broken/import: it is broken" in told.stdout
+    assert lab.states()["broken/import"] == "failed"
+    assert lab.states()["tiny/snapped/packed@one/weight"] == "done"

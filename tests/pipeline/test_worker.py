@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,13 @@ def given(
     elif what == "workdir":
         assert list(workdir.iterdir()) == []
         (workdir / "scratch").write_text("x")
+    elif what == "count":
+        tries = workdir / "tries"
+        done = len(tries.read_text()) if tries.is_file() else 0
+        tries.write_text("x" * (done + 1))
+        print("try", done, workdir)
+        if done < 2:
+            os.kill(os.getpid(), 9)
     elif what == "progress":
         import time
         for i in range(6):
@@ -61,7 +71,7 @@ def given(
         assert [each.name for each in metric] == ["here", "here"], metric
         assert [each.unit for each in metric] == ["m", "km"]
         assert post(2) == 6
-    model.metadata_props["arch"] = target.arch
+    model.metadata_props["saturates"] = str(target.saturates)
     return model
 
 def count(calibration_samples, evaluation_samples, *, ids: Sequence[str] = ()):
@@ -117,7 +127,7 @@ def run(job: Job) -> list[tuple[float, float | None, str]]:
 def test_what_a_stage_gives_is_written(job: Callable[..., Job]) -> None:
     made = job()
     run(made)
-    assert exchange.read("quantize", made.out).metadata_props["arch"] == "mips"
+    assert exchange.read("quantize", made.out).metadata_props["saturates"] == "True"
 
 
 def test_all_that_a_stage_prints_goes_to_its_log(job: Callable[..., Job], capfd: pytest.CaptureFixture[str]) -> None:
@@ -146,6 +156,42 @@ def test_its_workdir_is_empty_and_no_part_of_the_result(job: Callable[..., Job])
     made = job(what="workdir")
     run(made)
     assert [path.name for path in made.out.iterdir()] == ["model.onnx"]
+
+
+def test_what_it_kept_before_it_was_killed_is_there_for_the_next_try_and_gone_once_it_is_done(
+    job: Callable[..., Job], tmp_path: Path
+) -> None:
+    made = replace(job(what="count"), scratch=tmp_path / "aside" / "quantize-key")
+    for _ in range(2):
+        with pytest.raises(StageError, match="SIGKILL"):
+            run(made)
+    assert made.scratch
+    assert [path.name for path in made.scratch.iterdir()] == ["tries"]
+    run(made)
+    tries = [line.split()[:2] for line in made.log.read_text(encoding="utf-8").splitlines() if line.startswith("try")]
+    assert tries[-1] == ["try", "2"]
+    assert not made.scratch.exists()
+
+
+def test_what_failed_by_itself_leaves_nothing(job: Callable[..., Job], tmp_path: Path) -> None:
+    made = replace(job(what="lines"), scratch=tmp_path / "scratch")
+    with pytest.raises(StageError, match="one two"):
+        run(made)
+    assert not made.scratch.exists()  # type: ignore[union-attr]
+
+
+def test_two_at_the_same_step_do_not_share_a_workdir(job: Callable[..., Job], tmp_path: Path) -> None:
+    made = replace(job(what="workdir"), scratch=tmp_path / "scratch")
+    assert made.scratch
+    made.scratch.mkdir()
+    (made.scratch / "theirs").write_text("x", encoding="utf-8")
+    opened = os.open(made.scratch, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        run(made)
+    finally:
+        os.close(opened)
+    assert [path.name for path in made.scratch.iterdir()] == ["theirs"]
 
 
 def test_progress_is_passed_on_but_not_more_often_than_it_is_looked_at(job: Callable[..., Job]) -> None:

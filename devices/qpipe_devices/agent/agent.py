@@ -98,10 +98,12 @@ class Agent:
             "placement": self._placement,
         }
         try:
+            if request["do"] not in verbs:
+                raise AgentError(f"unknown request '{request['do']}'; there is {', '.join(verbs)}")
             answer = verbs[request["do"]](request)
         except BrokenPipeError:
             raise
-        except (AgentError, OSError) as error:
+        except (AgentError, OSError, ValueError) as error:  # ValueError: of stored samples that are cut short
             answer = {"error": str(error)}
         self._send({**answer, "id": request["id"], "last": True})
 

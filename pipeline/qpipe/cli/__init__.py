@@ -2,8 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
+
+# a place that was named and does not serve; the machine's own want
+UNFIT = (
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
 
 
 def main() -> None:
@@ -23,6 +37,12 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output went away, as `| head` does
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in (*UNFIT, *SHORT):
+            raise
+        fix = "give another place, or check its permissions" if error.errno in UNFIT else "make room, and go on"
+        what = f"{error.filename or 'a file'}: {(error.strerror or '').lower()}; {fix}"
+        _stop(QpipeError(what), 2 if error.errno in UNFIT else 1)
 
 
 def _stop(error: Exception, status: int) -> None:

@@ -181,6 +181,27 @@ def pareto(
 
 
 @app.command(rich_help_panel="Results")
+def diagnose(
+    recipe: RecipeFile,
+    scheme: Annotated[str, typer.Option("--scheme", help="The scheme to look into.", show_default=False)],
+    model: Annotated[str | None, typer.Option("--model", help="Which model, where the recipe has several.")] = None,
+    build: Annotated[str | None, typer.Option("--build", help="Which build, where the recipe has several.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="This device; the recipe's first otherwise.")] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="On so many evaluation samples.")] = 16,
+    settings: Settings = None,
+    inventory: Inventory = None,
+    db: Db = DB,
+    cache: CacheFolder = CACHE,
+    as_json: Json = False,
+) -> None:
+    """Where a scheme's accuracy went: rung by rung from float to the device, and layer by layer, with what to try."""
+    from qpipe.cli import diagnosing, running
+
+    asked = running.request(recipe, settings, [device] if device else None, [scheme], inventory, db, cache, smoke=False)
+    diagnosing.diagnose(asked, scheme, model, build, device, count, as_json)
+
+
+@app.command(rich_help_panel="Results")
 def export(
     device: Annotated[str, typer.Option("--device", help="The device it was measured on.", show_default=False)],
     scheme: Annotated[str, typer.Option("--scheme", help="The scheme to ship.", show_default=False)],
@@ -222,7 +243,7 @@ def plugins(as_json: Json = False) -> None:
 @app.command(rich_help_panel="Parts")
 def describe(
     kind: Annotated[str, typer.Argument(help="A kind of stage, or 'device'.", show_default=False)],
-    name: Annotated[str, typer.Argument(help="The stage's name.", show_default=False)],
+    name: Annotated[str | None, typer.Argument(help="The stage's name; all otherwise.", show_default=False)] = None,
     as_json: Json = False,
 ) -> None:
     """What a stage does, needs and can be told."""

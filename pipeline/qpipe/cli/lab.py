@@ -37,11 +37,18 @@ def plugins(as_json: bool) -> None:
         print_text(f"did not load: {source}: {reason}")
 
 
-def describe(kind: str, name: str, as_json: bool) -> None:
-    """Print a stage's docstring, needs and options."""
+def describe(kind: str, name: str | None, as_json: bool) -> None:
+    """Print a stage's docstring, needs and options; without a name, the stages of the kind."""
     if kind not in (*KINDS, "device"):
         raise RecipeError(f"no kind '{kind}'; {suggest(kind, [*KINDS, 'device'])}")
     found = registry.load()
+    if name is None:
+        rows = [(stage.name, stage.help) for stage in _all(found) if stage.kind == kind]
+        if as_json:
+            print_json([{"kind": kind, "name": own, "help": does} for own, does in rows])
+        else:
+            print_table(("name", "what it does"), rows)
+        return
     stage = found.device(name) if kind == "device" else found.stage(kind, name)
     own = options(stage.function)
     required = needs(stage.function) if kind != "device" else []

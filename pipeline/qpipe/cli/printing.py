@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from qpipe.errors import printable
+
 PIPE_WIDTH = 200  # of what is no terminal
 
 
@@ -20,8 +22,8 @@ def print_json(value: Any) -> None:
 
 
 def print_text(text: str = "") -> None:
-    """A line as it is."""
-    print(text)  # noqa: T201
+    """Lines as they are, but for what a terminal obeys: a board or another's database may have said it."""
+    print("\n".join(map(printable, text.split("\n"))))  # noqa: T201
 
 
 def print_table(
@@ -32,7 +34,7 @@ def print_table(
     Where the terminal is too narrow, cells are folded; with `least`, columns beyond so many go first, from the end.
     Gives the columns that went.
     """
-    cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     console = Console(width=None if Console().is_terminal else PIPE_WIDTH)
     kept = len(columns) if least is None else _fitting([columns, *cells], console.width, least)
     table = Table(box=None, pad_edge=False, header_style="bold")

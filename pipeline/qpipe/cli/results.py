@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
+SMOKE = "a smoke run: that all works is what it shows; its numbers are of too few samples to decide by"
 # what is always worth seeing, after the objectives of the recipe and its scores
 ALWAYS = ("latency_ms", "latency_ratio", "size_mb", "memory_mb", "agreement", "sqnr_db", "int8_nodes")
 
@@ -100,6 +101,9 @@ def pareto(run: str | None, device: str | None, asked: Limits, db: Path, as_json
             print_json([{**row, "within_limits": keeps(row, asked)} for row in own] if asked else own)
         else:
             print_pareto(store, found["id"], own, asked)
+            if (found["request"] or {}).get("smoke"):
+                print_text(SMOKE)
+            print_text(f"\nrun {found['id']} of {found['recipe']}: {found['state']}")
 
 
 def print_pareto(store: Store, run: str, own: list[Row], asked: Limits | None = None) -> None:
@@ -160,7 +164,7 @@ def print_run(store: Store, finished: Finished, asked: Request, command: str) ->
     own = rows(store, finished.run)
     print_pareto(store, finished.run, own)
     if asked.smoke:
-        print_text("a smoke run: that all works is what it shows; its numbers are of too few samples to decide by")
+        print_text(SMOKE)
     states = finished.outcome.states
     cached = sum(state == "cached" for state in states.values())
     steps = f"{cached} of {len(states)} steps cached"
@@ -186,10 +190,13 @@ def _next(store: Store, run: str, own: list[Row], asked: Request) -> str:
     best = next((row for row in chosen if row), None)
     db = ["--db", shown(asked.db)] if asked.db != Request.db else []
     cache = ["--cache", shown(asked.cache)] if asked.cache != Request.cache else []
-    numbers = shlex.join(["qpipe", "pareto", "--json", *db])
+    # a run that went on where it was cut may be older than another, which is then the one that commands take
+    own_run = ["--run", run] if find_run(store, None)["id"] != run else []
+    numbers = shlex.join(["qpipe", "pareto", "--json", *own_run, *db])
     if best is None:
         return f"next: {numbers}"
-    return f"next: {shlex.join(['qpipe', 'export', *_pick(best, own), '-o', 'shipped', *db, *cache])}   or: {numbers}"
+    handed = shlex.join(["qpipe", "export", *_pick(best, own), "-o", "shipped", *own_run, *db, *cache])
+    return f"next: {handed}   or: {numbers}"
 
 
 def _pick(row: Mapping[str, Any], own: list[Row]) -> list[str]:

@@ -45,9 +45,12 @@ class Candidate:
 
 
 def candidates(store: Store, run: str) -> list[Candidate]:
-    """All rows of a run with their raw values, in the order in which they were first measured."""
+    """All rows of a run with their raw values, in the order of its steps, which is the recipe's."""
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for row in store.measurements(run):
+    planned = [tuple(step[name] for name in COORDINATES) for step in store.steps(run) if step["kind"] == "deploy"]
+    place = {coordinates: number for number, coordinates in enumerate(planned)}
+    measured = store.measurements(run)
+    for row in sorted(measured, key=lambda row: place.get(tuple(row[name] for name in COORDINATES), len(place))):
         found.setdefault((*(row[name] for name in COORDINATES), *sorted(row["extra"].items())), []).append(row)
     return [
         Candidate(

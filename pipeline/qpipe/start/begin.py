@@ -55,7 +55,8 @@ class Begun:
 def begin(wish: Wish) -> Begun:
     """Look, guess, write, load, try, put in place; nothing is left where one of them fails."""
     check_place(wish.out, wish.force)
-    network, source = read(wish.model), find(wish.samples, wish.labels, dict(wish.counts))
+    network = read(wish.model)
+    source = find(wish.samples, wish.labels, dict(wish.counts), [value.name for value in network.inputs])
     plugins = registry.load()
     shapes = pinned(network, source, wish.asked, plugins)
     model: ir.Model = plugins.stage("import", "onnx").function(path=wish.model, shapes=dict(shapes) or None)
@@ -134,6 +135,9 @@ def _scored(draft: Draft) -> Draft:
         return replace(draft, metric="topk", goal="top1")
     if guess.postprocess and source.kind == "coco":
         return replace(draft, metric="coco_map", goal="map50")
+    if source.kind == "coco":
+        reason = "boxes are scored once a postprocess reads them from the outputs: see yolo_boxes and ssd_boxes in the "
+        return replace(draft, why_not=f"{reason}list of qpipe plugins, then add postprocess and metric: coco_map")
     return draft
 
 

@@ -48,8 +48,11 @@ class Source:
     notes: Sequence[str] = ()  # what was assumed
 
 
-def find(given: str, labels: Path | None = None, counts: dict[str, int] | None = None) -> Source:
-    """`images:DIR` and the like; RecipeError where that is not there or cannot be told apart."""
+def find(
+    given: str, labels: Path | None = None, counts: dict[str, int] | None = None, inputs: Sequence[str] = ()
+) -> Source:
+    """`images:DIR` and the like, for a network with these inputs; RecipeError where that is not there or cannot be told
+    apart."""
     kind, colon, text = given.partition(":")
     if not colon or kind not in KINDS or not text:
         kinds = ", ".join(f"{each}:PATH" for each in KINDS)
@@ -64,7 +67,7 @@ def find(given: str, labels: Path | None = None, counts: dict[str, int] | None =
     asked = counts or {}
     if kind == "coco":
         return _coco(path, asked)
-    return _npz(path, asked) if kind == "npz" else _files(kind, path, labels, asked)
+    return _npz(path, asked, inputs) if kind == "npz" else _files(kind, path, labels, asked)
 
 
 def parts(folder: Path, suffix: str = "") -> tuple[Path, Path] | None:
@@ -200,13 +203,15 @@ def _pictures(annotations: Path) -> tuple[int, str]:
 # ---- npz
 
 
-def _npz(path: Path, asked: dict[str, int]) -> Source:
+def _npz(path: Path, asked: dict[str, int], inputs: Sequence[str]) -> Source:
     found = (parts(path) or parts(path, ".npz")) if path.is_dir() else None
     if found is None:
         wanted = "give a folder with calibration.npz and evaluation.npz, or with folders of one .npz a sample so called"
         raise RecipeError(f"--samples npz:{path}: which are for calibration, which for evaluation? {wanted}")
     names = _arrays(found[1])
-    target = next((name for name in TARGETS if name in names), None)
+    others = [name for name in names if name not in inputs]
+    alone = others[0] if len(others) == 1 and len(names) > len(inputs) else None
+    target = next((name for name in TARGETS if name in others), alone)
     options = {"target": target} if target else {}
     notes = [f"the array '{target}' is the target, all others are inputs"] if target else []
     return Source("npz", {"calibration": found[0], "evaluation": found[1]}, dict(asked), None, options, notes)
