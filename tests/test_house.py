@@ -100,7 +100,8 @@ def test_help_imports_nothing_heavy(words: list[str]) -> None:
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "recipes").glob("*.yaml")))
 def test_every_recipe_is_one_and_its_stages_exist(name: str) -> None:
     # what a recipe leaves to --set is set here, to something that exists
-    settings = {"image_classifier": dict.fromkeys(("model", "calibration", "evaluation"), str(ROOT))}
+    own = dict.fromkeys(("model", "calibration", "evaluation"), str(ROOT))
+    settings = dict.fromkeys(("image_classifier", "mobilenet_v2_schemes"), own)
     loaded, _ = recipe.load(ROOT / "recipes" / name, settings.get(Path(name).stem))
     assert loaded.name == Path(name).stem
     assert len(loaded.floats) == 1

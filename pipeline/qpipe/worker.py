@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import multiprocessing
 import os
+import shutil
 import signal
 import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection
@@ -43,6 +46,7 @@ class Job:
     log: Path
     plugins: Sequence[Path] = ()
     platform: Platform | None = None
+    scratch: Path | None = None  # where its workdir lies while it is made: one that was killed finds it again
 
 
 def run(job: Job, progress: Progress, cancelled: Callable[[], bool]) -> None:
@@ -50,7 +54,11 @@ def run(job: Job, progress: Progress, cancelled: Callable[[], bool]) -> None:
     context = _context()
     ours, theirs = context.Pipe(duplex=False)
     process = context.Process(target=_child, args=(job, theirs), name=job.step, daemon=True)
-    process.start()
+    try:
+        process.start()
+    except (EOFError, OSError) as error:  # the server that forks them has ended: memory, or a plugin that ends Python
+        reason = f"no process to run it in: {error or type(error).__name__}"
+        raise StageError(f"{reason}; free memory, and look whether all plugins load: qpipe plugins") from error
     theirs.close()
     failure: str | None = "it ended without a word"
     try:
@@ -74,6 +82,7 @@ def run(job: Job, progress: Progress, cancelled: Callable[[], bool]) -> None:
             process.kill()
             process.join()
         ours.close()
+        _forget_empty(job.scratch)
     if failure is not None:
         raise StageError(failure)
 
@@ -106,6 +115,8 @@ def _child(job: Job, connection: Connection) -> None:
     try:
         call(job, _Throttled(connection))
     except QpipeError as error:
+        if error.__cause__ is not None:  # what a library said, in full
+            traceback.print_exc()
         connection.send(("failed", str(error)))
     except MemoryError:
         connection.send(("failed", "out of memory; give it fewer samples, or a machine with more"))
@@ -149,10 +160,10 @@ def call(job: Job, progress: Progress) -> None:
     plugins = registry.load(job.plugins)
     stage = own.STAGES.get(job.kind) or plugins.stage(job.kind, job.stage)
     options = Call(stage, found(job.options, plugins)).resolved()
-    with tempfile.TemporaryDirectory(prefix="qpipe-") as scratch:
+    with _workdir(job.scratch) as workdir:
         brought = {
             "progress": progress,
-            "workdir": job.out if job.kind == "compile" else Path(scratch),
+            "workdir": job.out if job.kind == "compile" else workdir,
             "target": job.target,
             "platform": job.platform,
         }
@@ -161,6 +172,40 @@ def call(job: Job, progress: Progress) -> None:
         if job.kind == "compile" and job.target:
             check_target(exchange.read(*job.needs["model"]), job.target)
         exchange.write(job.kind, stage.function(*arguments, **options), job.out)
+
+
+@contextmanager
+def _workdir(scratch: Path | None) -> Iterator[Path]:
+    """The step's own folder, removed however the step ends; only who is killed leaves what it wrote there, to go on
+    from. Empty and temporary where no scratch is given, or another process is at it."""
+    with ExitStack() as stack:
+        if scratch is None or not _claim(scratch, stack):
+            yield Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qpipe-")))
+            return
+        try:
+            yield scratch
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _claim(folder: Path, stack: ExitStack) -> bool:
+    """Whether the folder is ours alone until the stack unwinds; a lock on it falls with this process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    opened = os.open(folder, os.O_RDONLY)
+    stack.callback(os.close, opened)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.utime(folder)  # the cache sweeps away what nobody came back to for a day
+        return os.path.samestat(os.fstat(opened), folder.stat())
+    except OSError:  # locked, or removed meanwhile by who had the lock
+        return False
+
+
+def _forget_empty(scratch: Path | None) -> None:
+    """Remove the workdir of a step that was killed before it wrote anything there."""
+    with ExitStack() as stack, suppress(OSError):
+        if scratch is not None and scratch.is_dir() and _claim(scratch, stack):
+            scratch.rmdir()
 
 
 def _needed(job: Job, parameter: str) -> Any:

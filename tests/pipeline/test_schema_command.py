@@ -35,7 +35,7 @@ schemes:
   float32: []
   other: null
   one: symmetric
-  two: [equalize, {symmetric: {bits: "${bits}", exclude: [first]}}, correct_bias, gptq]
+  two: [equalize, {symmetric: {bits: "${bits}", exclude: [first]}}, correct_bias, compensate]
 builds: {ort: {onnxruntime: {threads: 2}}}
 deploy: copy
 measure: [latency, {accuracy: {postprocess: ssd_boxes, metric: [{topk: {k: 5}}, coco_map], always: sqnr}}, size]

@@ -44,7 +44,8 @@ def quantize_activations(
     exclude: Sequence[str] = (),
     target: Target = ANY_TARGET,
 ) -> None:
-    """Insert the pairs, unsigned with any zero point that the target takes, for all operators whose weights (if any) are quantized already.
+    """Insert the pairs, unsigned with any zero point that the target takes, for all operators whose weights (if any)
+    are quantized already.
 
     Statistics are those of the float network; tensors that are quantized already keep what they have. Logs what stays
     float, in one line.

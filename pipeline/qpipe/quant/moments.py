@@ -69,11 +69,21 @@ def mean_variance(hessian: Array) -> Array:
 
 
 def correction(fit: Moments, check: Moments, centred: bool) -> Array:
-    """The change of weights [G, K, O] that makes up best for what outputs lack: ridge regression on `fit`, with the
-    ridge that leaves least on `check`; zeros where none betters that.
+    """The change of weights [G, K, O] that makes up best for what outputs lack: ridge regression on all of it, with
+    the ridge that leaves least on `check` where `fit` alone is fitted to; zeros where none betters that."""
+    ridge = _ridge(fit, check, centred)
+    hessian, lack = (fit + check).second(centred)
+    if np.isinf(ridge):
+        return np.zeros_like(lack)
+    change: Array = np.linalg.solve(hessian + ridge * mean_variance(hessian) * np.eye(hessian.shape[-1]), lack)
+    return change
 
-    With H = U diag(v) U^T and L what rows and lacks have in common, the change is U diag(1 / (v + r)) U^T L. What it
-    leaves on `check` is quadratic in the vector 1 / (v + r): one decomposition serves all ridges r.
+
+def _ridge(fit: Moments, check: Moments, centred: bool) -> float:
+    """The best on `check` of the ridges, parts of the mean variance.
+
+    With H = U diag(v) U^T and L what rows and lacks have in common, a ridge r changes weights by U diag(1 / (v + r))
+    U^T L. What that leaves is quadratic in the vector 1 / (v + r): one decomposition serves all ridges.
     """
     (hessian, lack), (checked, still) = fit.second(centred), check.second(centred)
     values, vectors = (part.astype(np.float64) for part in np.linalg.eigh(hessian.astype(np.float32)))
@@ -86,9 +96,7 @@ def correction(fit: Moments, check: Moments, centred: bool) -> Array:
         inverse = 1 / (values + ridge * unit)
         return float(np.einsum("gi,gi->", inverse, (square @ inverse[..., np.newaxis])[..., 0] - 2 * linear))
 
-    inverse = 1 / (values + min(RIDGES, key=left) * unit)
-    change: Array = vectors @ (common * inverse[..., np.newaxis])
-    return change
+    return min(RIDGES, key=left)
 
 
 # ---- rows

@@ -11,8 +11,9 @@ import onnx_ir as ir
 
 from qpipe.quant import qdq
 from qpipe.quant.biases import quantize_biases
+from qpipe.quant.footprint import weight_bits
 from qpipe.types import Platform
-from qpipe_plugins.compile.packing import pack
+from qpipe_plugins.compile.packing import is_smaller_packed, pack
 from qpipe_plugins.compile.slimming import QDQ, derive_bias_scales, drop_clips, strip
 from qpipe_plugins.compile.versions import fit
 
@@ -24,13 +25,14 @@ INT4_CAST = 24  # the newest opset of ONNX Runtime 1.23, the first whose Cast ta
 def write_network(model: ir.Model, platform: Platform, folder: Path, where: str) -> dict[str, Any]:
     """Write the network into the folder in the versions that the platform loads; what build.json says of it.
 
-    Weights of 4 bits or less are packed, and unpacked again when the file is loaded: smaller, not slower.
+    Weights of less than 8 bits are packed, and unpacked again when the file is loaded: smaller, not slower.
     """
     own = {node for node in model.graph if node.op_type not in QDQ}
+    count, bits = weight_bits(model)
     quantize_biases(model)
     native = model.opset_imports.get("", 0) >= INT4_OPSET and platform.max_opset >= INT4_CAST
     for weight in qdq.weights(model):
-        if weight.quantized is not None and weight.quantized.codebook.bits <= 4:
+        if weight.quantized is not None and is_smaller_packed(weight.quantized):
             pack(model, weight, weight.quantized, native)
     if platform.runtime == "onnxruntime" and platform.arch in ("aarch64", "arm64"):
         _shift_activations(model)
@@ -42,6 +44,7 @@ def write_network(model: ir.Model, platform: Platform, folder: Path, where: str)
     onnx.save(proto, folder / NAME)
     return {
         "model": NAME,
+        "weights": {"count": count, "bits": bits},
         "inputs": [_describe(value) for value in model.graph.inputs],
         "outputs": [_describe(value) for value in model.graph.outputs],
     }

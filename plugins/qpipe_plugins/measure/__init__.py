@@ -15,7 +15,7 @@ from qpipe_plugins.measure.size import size
 def register_stages(register: qpipe.Register) -> None:
     """The built-in measurements."""
     register("measure", accuracy)
-    register("measure", size, gives=("size_mb",))
+    register("measure", size, gives=("size_mb", "effective_bits"))
     register("measure", latency, cached=False, gives=LATENCY)
     register("measure", memory, cached=False, gives=("memory_mb", "memory_above_runtime_mb"))
     register("measure", placement, gives=("int8_nodes",))

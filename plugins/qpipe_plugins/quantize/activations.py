@@ -6,6 +6,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from qpipe.amounts import Percent
 from qpipe.errors import StageError
 from qpipe.quant import qdq, ranges
 from qpipe.quant.activations import quantize_activations
@@ -19,7 +20,7 @@ def activations(
     target: Target = ANY_TARGET,
     *,
     range: ranges.Method = "minmax",  # noqa: A002  (the word users know)
-    percentile: float = 99.99,
+    percentile: Percent = 99.99,
     bits: Literal[8, 16] = 8,
     exclude: tuple[str, ...] = (),
 ) -> ir.Model:

@@ -6,6 +6,7 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from qpipe.amounts import Bits, Percent
 from qpipe.errors import StageError
 from qpipe.quant import qdq, scales
 from qpipe.quant.activations import ActivationRange, quantize_activations
@@ -18,11 +19,11 @@ def asymmetric(
     statistics: Statistics,
     target: Target = ANY_TARGET,
     *,
-    bits: int | None = None,
+    bits: Bits | None = None,
     granularity: Literal["tensor", "channel"] = "tensor",
     range: scales.Method = "minmax",  # noqa: A002  (the word users know)
     activations: ActivationRange = "minmax",
-    percentile: float = 99.99,
+    percentile: Percent = 99.99,
     exclude: tuple[str, ...] = (),
 ) -> ir.Model:
     """Weights to evenly spaced levels over their own interval, a scale and zero point a tensor or output channel.

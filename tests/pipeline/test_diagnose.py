@@ -1,0 +1,195 @@
+"""qpipe diagnose on a network with known faults: it tells where accuracy goes, and what to try."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from models import conv_net, images, run
+from qpipe.cli import main
+
+Shell = Callable[..., tuple[str, str]]
+RECIPE = """
+name: small
+samples: {npz: {calibration: few.npz, evaluation: many.npz}}
+models: {net: {onnx: {path: net.onnx}}}
+schemes:
+  float32: []
+  tensor: [{symmetric: {granularity: tensor}}]
+  channel: [{symmetric: {granularity: channel}}]
+  few: [{symmetric: {bits: 3}}]
+  clipped: [{symmetric: {activations: percentile, percentile: 90}}]
+  equalized: [equalize, symmetric]
+measure: [{accuracy: {metric: []}}, size]
+devices: [local]
+pareto: {sqnr_db: max, size_mb: min}
+"""
+EVALUATION = images(20, seed=2)
+
+
+def faulty() -> ir.Model:
+    """One channel of the pointwise layer is a hundred times the others: per-tensor, these get one level or none."""
+    model = conv_net()
+    value = model.graph.initializers["flat_w"]
+    array = value.const_value.numpy().copy()
+    array[0] *= 100
+    value.const_value = ir.tensor(array, name="flat_w")
+    return model
+
+
+def fill(folder: Path) -> Path:
+    ir.save(faulty(), folder / "net.onnx")
+    (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    for name, arrays in (("few", images(8, seed=1)), ("many", EVALUATION)):
+        np.savez(folder / f"{name}.npz", image=np.concatenate(arrays))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the recipe; what is computed there for one test is cached for the next."""
+    return fill(tmp_path_factory.mktemp("lab"))
+
+
+@pytest.fixture
+def qpipe(lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+    """The command in this process: standard output and standard error of a line that must end with that status."""
+    monkeypatch.chdir(lab)
+    monkeypatch.setenv("NO_COLOR", "1")
+
+    def shell(line: str, status: int = 0) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["qpipe", *shlex.split(line)])
+        capsys.readouterr()
+        try:
+            main()
+            ended: Any = 0
+        except SystemExit as error:
+            ended = error.code or 0
+        out, err = capsys.readouterr()
+        assert ended == status, f"{ended}\n{out}\n{err}"
+        return out, err
+
+    return shell
+
+
+def diagnosed(qpipe: Shell, scheme: str, more: str = "") -> dict[str, Any]:
+    report = json.loads(qpipe(f"diagnose recipe.yaml --scheme {scheme} --json {more}")[0])
+    written = Path(f".qpipe/diagnose/small/net-{scheme}-ort-local.json")
+    assert json.loads(written.read_text(encoding="utf-8")) == report
+    return report
+
+
+def sqnr_db(model: ir.Model, inputs: list[np.ndarray], *, optimize: bool = False) -> float:
+    """By numpy: of the logits against those of the float network."""
+    exact, found = (
+        np.stack([each["logits"] for each in run(net, inputs, optimize=own)])
+        for net, own in ((faulty(), True), (model, optimize))
+    )
+    return float(10 * np.log10(np.sum(exact.astype(np.float64) ** 2) / np.sum((exact - found) ** 2.0)))
+
+
+def cached(kind: str, has: Callable[[ir.Model], bool]) -> ir.Model:
+    """The network of the cache that is so."""
+    files = Path(".qpipe/cache", kind).glob("*/value/model.onnx")
+    return next(model for model in map(ir.load, files) if has(model))
+
+
+def test_the_ladder_says_at_which_rung_the_numbers_change(
+    qpipe: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fill(tmp_path))
+    report = diagnosed(qpipe, "channel", "--count 20")
+    rungs = {rung["name"]: rung for rung in report["ladder"]}
+    assert list(rungs) == ["original", "simulated", "host", "device"]
+    assert rungs["original"]["metrics"] == {"agreement": 1.0, "sqnr_db": 200.0}
+    quantized = cached("quantize", lambda model: True)
+    assert rungs["simulated"]["metrics"]["sqnr_db"] == pytest.approx(sqnr_db(quantized, EVALUATION), abs=0.01)
+    built = cached("compile", lambda model: any(node.op_type == "QuantizeLinear" for node in model.graph))
+    expected = sqnr_db(built, EVALUATION, optimize=True)
+    for name in ("host", "device"):
+        assert rungs[name]["metrics"]["sqnr_db"] == pytest.approx(expected, abs=0.01)
+    assert rungs["device"]["note"] == "inferred on local now"
+    assert {rung["samples"] for rung in report["ladder"]} == {20}
+
+
+def test_on_the_device_it_is_what_the_newest_run_measured_of_this_build(qpipe: Shell) -> None:
+    qpipe("run recipe.yaml --only channel")
+    measured = json.loads(qpipe("pareto --json")[0])
+    (row,) = (row for row in measured if row["scheme"] == "channel")
+    rung = diagnosed(qpipe, "channel", "--count 4")["ladder"][-1]
+    assert rung["note"] == f"measured by run {row['run']}"
+    assert rung["samples"] == 20
+    assert rung["metrics"] == {name: row["metrics"][name]["value"] for name in ("agreement", "sqnr_db")}
+
+
+def test_a_scheme_with_transforms_has_a_rung_for_these(qpipe: Shell) -> None:
+    rungs = {rung["name"]: rung for rung in diagnosed(qpipe, "equalized", "--count 4")["ladder"]}
+    assert rungs["transformed"]["metrics"]["sqnr_db"] > 50 > rungs["simulated"]["metrics"]["sqnr_db"]
+
+
+def test_the_layer_with_a_dominating_channel_is_worst_per_tensor_and_told_to_go_per_channel(qpipe: Shell) -> None:
+    worst, *others = diagnosed(qpipe, "tensor")["layers"]
+    assert (worst["layer"], worst["weight"], worst["bits"]) == ("point", "flat_w", 8)
+    magnitudes = np.abs(faulty().graph.initializers["flat_w"].const_value.numpy()).max(axis=(1, 2, 3))
+    assert worst["channels"] == pytest.approx(magnitudes.max() / np.median(magnitudes), rel=0.02)
+    assert worst["remedy"].startswith("channels differ ")
+    assert worst["remedy"].endswith("x: use granularity channel, or equalize before it")
+    assert worst["weights"] < worst["activations"]
+    assert worst["only"] < min(other["only"] for other in others)
+    assert worst["without"] > max(other["without"] for other in others)
+
+
+def test_few_bits_are_to_be_more_or_compensated(qpipe: Shell) -> None:
+    report = diagnosed(qpipe, "few")
+    remedies = {layer["layer"]: layer["remedy"] for layer in report["layers"]}
+    assert remedies["middle"].startswith("3-bit depthwise: give it 8 bits")
+    assert remedies["first"] == "3 bits are few for it: give it more (mixed), or compensate"
+    assert report["sqnr_db"]["weights"] < report["sqnr_db"]["activations"]
+
+
+def test_a_range_that_clips_is_named_with_the_share_of_values(
+    qpipe: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fill(tmp_path))
+    report = diagnosed(qpipe, "clipped", "--count 20")
+    layer = next(layer for layer in report["layers"] if layer["layer"] == "first")
+    assert layer["reads"] == "image"
+    model = cached("quantize", lambda model: True)
+    quantizer = next(n for n in model.graph if n.op_type == "QuantizeLinear" and n.inputs[0].name == "image")
+    scale, zero_point = (value.const_value.numpy() for value in quantizer.inputs[1:])
+    codes = np.rint(np.concatenate(EVALUATION) / scale) + zero_point
+    share = float(np.mean((codes < 0) | (codes > 255)))
+    assert 0.05 < share < 0.15
+    assert layer["clipped"] == pytest.approx(share)
+    assert layer["remedy"] == f"the range of 'image' clips {100 * share:.2g} %: use activations: minmax"
+    assert report["sqnr_db"]["activations"] < report["sqnr_db"]["weights"]
+
+
+def test_the_table_has_the_ladder_and_the_worst_layers(qpipe: Shell) -> None:
+    out, _ = qpipe("diagnose recipe.yaml --scheme tensor")
+    lines = out.splitlines()
+    assert lines[0] == "tensor of net on local, 16 evaluation samples"
+    assert [line.split()[0] for line in lines[3:7]] == ["original", "simulated", "host", "device"]
+    table = lines[next(at for at, line in enumerate(lines) if line.startswith("layer ")) + 1 :]
+    assert table[0].startswith("point")
+    assert lines[-1] == "all 6 layers: .qpipe/diagnose/small/net-tensor-ort-local.json"
+
+
+@pytest.mark.parametrize(
+    ("scheme", "reason"),
+    [
+        ("tenser", "no scheme 'tenser' in recipe.yaml; did you mean 'tensor'?"),
+        ("float32", "diagnose: scheme 'float32' quantizes nothing; give one that has a quantize stage"),
+    ],
+)
+def test_what_cannot_be_diagnosed_is_told_in_a_line(scheme: str, reason: str, qpipe: Shell) -> None:
+    _, err = qpipe(f"diagnose recipe.yaml --scheme {scheme}", status=2)
+    assert err.splitlines()[-1].endswith(reason)
