@@ -32,7 +32,8 @@ ODD = (
     "[null]", "{null: null}", "{'': ''}", "{a: {b: {c: d}}}", "[1, 'a', null]", "{1: 2}", "{a: 1, a: 2}",
     "[latency, latency]", "{symmetric: {bits: 8}}", "{onnx: {}}", "{onnx: {path: .}}", "symmetric", "equalize",
     "compensate", "histogram", "latency", "onnxruntime", "ssd_boxes", "local", "board", "min",
-    "{value: 1, tolerance: -1}", "{value: .nan, tolerance: .inf}", "{images: {}}", "{scenes: {calibrate: 0}}", "!!binary aGk=", "!!set {a}",
+    "{value: 1, tolerance: -1}", "{value: .nan, tolerance: .inf}", "{images: {}}", "{scenes: {calibrate: 0}}",
+    "!!binary aGk=", "!!set {a}",
     "!!omap [a: 1]", "!!pairs [a: 1]", "!!timestamp x", "!!float x", "!!null x", "!!int '1_'", "!!float '1:'",
 )  # fmt: skip
 KEYS = (

@@ -74,7 +74,8 @@ def _required(distribution: str, stage: str = "") -> dict[str, str]:
     except importlib.metadata.PackageNotFoundError:  # a file named in a recipe
         return {}
     if distribution == OURS:
-        lines = [line for line in lines if re.search(rf"extra == ['\"]{re.escape(stage)}['\"]", line)]
+        extra = re.escape(stage.replace("_", "-"))  # as metadata spells it
+        lines = [line for line in lines if re.search(rf"extra == ['\"]{extra}['\"]", line)]
     found = {}
     for name in (re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in lines):
         with suppress(importlib.metadata.PackageNotFoundError):
@@ -172,9 +173,11 @@ def digest(path: Path) -> str:
 
 
 def _files(folder: Path) -> list[Path]:
-    """Every file below, sorted; what cannot be looked at is left out."""
+    """Every file below, sorted; what cannot be looked at is left out, and our own results and cache, which lie in
+    a recipe's folder."""
     found = []
-    for root, _, names in os.walk(folder):
+    for root, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name not in (".qpipe", ".git")]
         for file in (Path(root, name) for name in names):
             with suppress(OSError):
                 found += [file] if file.is_file() else []

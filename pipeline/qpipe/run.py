@@ -248,7 +248,7 @@ class Runner:
             raise
         except Exception as error:
             logs.append_traceback(self._scratch(step), error)
-            raise StageError(worker.broke(step.kind, step.call.name, step.id, error)) from error
+            raise StageError(worker.broke(step.kind, step.call.name, self._scratch(step) / logs.NAME, error)) from error
         exchange.check(step.kind, result)
         if step.kind == "deploy":
             self.stored[step.id] = result

@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from qpipe import exchange, own, registry
+from qpipe import document, exchange, own, registry
 from qpipe.call import Call, found
 from qpipe.errors import QpipeError, StageError
 from qpipe.options import needs
@@ -122,7 +122,7 @@ def _child(job: Job, connection: Connection) -> None:
         connection.send(("failed", "out of memory; give it fewer samples, or a machine with more"))
     except Exception as error:  # noqa: BLE001  (foreign code: any failure of a stage is that step's alone)
         traceback.print_exc()
-        connection.send(("failed", broke(job.kind, job.stage, job.step, error)))
+        connection.send(("failed", broke(job.kind, job.stage, job.log, error)))
     else:
         connection.send(("done", None))
 
@@ -134,12 +134,12 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def broke(kind: str, stage: str, step: str, error: BaseException) -> str:
+def broke(kind: str, stage: str, log: Path, error: BaseException) -> str:
     """How a stage's own failure is told, in one line; its traceback is in the step's log."""
     name = kind if kind == stage else f"{kind} {stage}"
     text = " ".join(str(error).split())
     shown = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-    return f"{name} broke: {type(error).__name__}: {shown}; see: qpipe show {step} --log"
+    return f"{name} broke: {type(error).__name__}: {shown}; see {document.shown(log.resolve())}"
 
 
 class _Throttled:

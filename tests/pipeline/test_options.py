@@ -183,7 +183,8 @@ def test_the_json_schema_has_types_choices_and_defaults() -> None:
     ("name", "text"),
     [
         ("bits", "whole number"), ("mode", "'near' or 'down'"), ("post", "postprocess stage"),
-        ("factor", "number or null"), ("table", "path or null"), ("exclude", "list of texts"), ("copy", "true or false"),
+        ("factor", "number or null"), ("table", "path or null"), ("exclude", "list of texts"),
+        ("copy", "true or false"),
         ("json", "map of texts to whole numbers or null"),
     ],
 )  # fmt: skip

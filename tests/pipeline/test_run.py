@@ -145,7 +145,7 @@ def test_new_starts_afresh(lab: Lab) -> None:
         ("kill: true", "its process was ended by SIGKILL; likely out of memory"),
         (
             "broken: true",
-            "quantize snap broke: ZeroDivisionError: so it goes; see: qpipe show tiny/snapped/snap --log",
+            "quantize snap broke: ZeroDivisionError: so it goes; see .qpipe/runs/{run}/tiny+snapped+snap/log.txt",
         ),
     ],
 )
@@ -153,6 +153,7 @@ def test_what_breaks_a_stage_is_told(options: str, reason: str, lab: Lab) -> Non
     snap_does(lab, options)
     finished, _ = run(lab)
     assert finished.state == "partial"
+    reason = reason.format(run=finished.run)
     assert finished.outcome.errors == {"tiny/snapped/snap": reason}
     assert list((lab.folder / ".qpipe/cache/aside").iterdir()) == []
     with Store(Path(".qpipe/results.db")) as store:

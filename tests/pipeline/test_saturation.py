@@ -1,4 +1,4 @@
-"""Sums of u8 x s8 products without VNNI: the model by hand, by property, and against the real kernels on an emulated CPU."""
+"""Sums of u8 x s8 products without VNNI: by hand, by property, and by the real kernels on an emulated CPU."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_many_rows_are_taken_in_parts_and_give_the_same() -> None:
 
 
 def test_other_codes_than_u8_and_s8_are_refused() -> None:
-    with pytest.raises(StageError, match="^saturation: codes of int8 and int8; give uint8 and int8$"):
+    with pytest.raises(StageError, match=r"^saturation: codes of int8 and int8; give uint8 and int8$"):
         saturating_share(np.zeros((1, 2), np.int8), np.zeros((2, 1), np.int8))
 
 

@@ -112,7 +112,8 @@ def job(tmp_path: Path) -> Callable[..., Job]:
         out = tmp_path / "out"
         out.mkdir()
         needs = {"model": ("import", tmp_path / "model")}
-        return Job("a step", "quantize", "given", options, needs, Target(saturates=True), out, tmp_path / "log", [plugin])
+        target, log = Target(saturates=True), tmp_path / "log"
+        return Job("a step", "quantize", "given", options, needs, target, out, log, [plugin])
 
     return make
 
@@ -143,13 +144,14 @@ def test_all_that_a_stage_prints_goes_to_its_log(job: Callable[..., Job], capfd:
     [
         ("exit", "its process ended with status 3"),
         ("memory", "out of memory; give it fewer samples, or a machine with more"),
-        ("lines", "quantize given broke: ValueError: one two; see: qpipe show a step --log"),
+        ("lines", "quantize given broke: ValueError: one two; see {log}"),
     ],
 )
 def test_a_stage_that_ends_badly_is_told_in_one_line(what: str, reason: str, job: Callable[..., Job]) -> None:
+    given = job(what=what)
     with pytest.raises(StageError) as error:
-        run(job(what=what))
-    assert str(error.value) == reason
+        run(given)
+    assert str(error.value) == reason.format(log=given.log)
 
 
 def test_its_workdir_is_empty_and_no_part_of_the_result(job: Callable[..., Job]) -> None:
@@ -220,7 +222,6 @@ def test_a_stage_gets_the_samples_it_names(tmp_path: Path) -> None:
 
     plugin = tmp_path / "given_stages.py"
     plugin.write_text(PLUGIN, encoding="utf-8")
-    one = np.zeros(1, np.float32)
     c0, e0, e1 = (Sample(name, {"x": np.float32([i])}) for i, name in enumerate(("c0", "e0", "e1")))
     data = Dataset([c0], [e0, e1], {"x": Preprocessing()})
     (tmp_path / "samples").mkdir()

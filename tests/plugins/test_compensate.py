@@ -8,12 +8,13 @@ from models import conv_net, images, run, statistics_of
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import sqnr_db
-from qpipe.quant.codebook import additive_powers_of_two, powers_of_two, uniform
+from qpipe.quant.codebook import additive_powers_of_two, full_range, powers_of_two, uniform
+from qpipe.quant.demands import check_target
 from qpipe.quant.moments import rows
 from qpipe.quant.rounding import Grid, Hessian, rounded
 from qpipe.quant.segments import Room, Segments
 from qpipe.samples import Samples
-from qpipe.types import Preprocessing, Sample
+from qpipe.types import Preprocessing, Sample, Target
 from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.compensate import compensate
 from qpipe_plugins.quantize.correct_bias import correct_bias
@@ -72,7 +73,7 @@ def test_codes_stay_in_their_codebook_and_scales_keep_their_granularity(quantize
     model = quantizer(conv_net(), statistics, bits=3, granularity="tensor")
     for name, weight in weights(compensate(model, conv_net(), samples, tmp_path, quiet)).items():
         old, new = before[name].quantized, weight.quantized
-        assert new.codebook == old.codebook
+        assert new.codebook == (full_range(3) if quantizer is symmetric else old.codebook)  # 8 levels, no longer 7
         assert set(np.unique(new.codes)) <= set(new.codebook.levels)
         assert (new.axis, new.scale.shape, new.codes.shape) == (old.axis, old.scale.shape, old.codes.shape)
 
@@ -82,6 +83,19 @@ def test_scales_are_kept_where_they_are_not_to_change(statistics, samples, tmp_p
     model = compensate(symmetric(conv_net(), statistics, bits=3), conv_net(), samples, tmp_path, quiet, rescale=False)
     for name, weight in weights(model).items():
         np.testing.assert_array_equal(weight.quantized.scale, before[name].quantized.scale)
+
+
+@pytest.mark.parametrize("quantizer", [symmetric, logarithmic])
+def test_what_the_target_takes_it_still_takes_afterwards(quantizer, statistics, samples, tmp_path):
+    strict = Target(symmetric_only=True, per_tensor_weights=True, power_of_two_scales=True)
+    before = quantizer(conv_net(), statistics, strict, bits=4)
+    noise = noise_db(before)
+    after = compensate(before, conv_net(), samples, tmp_path, quiet, strict)
+    check_target(after, strict)
+    for weight in qdq.weights(after):
+        assert weight.quantized.axis is None
+        assert np.log2(weight.quantized.scale) == np.rint(np.log2(weight.quantized.scale))
+    assert noise_db(after) > noise
 
 
 @pytest.mark.parametrize(("name", "output"), [("stem_w", "stem"), ("deep_w", "deep"), ("flat_w", "flat")])
@@ -193,6 +207,29 @@ def test_what_memory_has_no_room_for_waits_on_the_disk_and_changes_nothing(stati
         np.testing.assert_array_equal(weight.array, found[1][name].array)
         np.testing.assert_array_equal(weight.bias, found[1][name].bias)
     assert not list(tmp_path.iterdir())
+
+
+def test_mirrored_pictures_are_as_if_they_lay_among_the_samples(statistics, tmp_path):
+    pictures = [
+        np.round(np.moveaxis(array[0], 0, -1) * 50 + 128).clip(0, 255).astype(np.uint8) for array in CALIBRATION
+    ]
+    how = {"image": Preprocessing(mean=(128.0,), std=(50.0,), layout="NCHW")}
+
+    def compensated(name, arrays, **options):
+        given = Samples.write(tmp_path / name, (Sample(str(i), {"image": a}) for i, a in enumerate(arrays)), how)
+        return compensate(symmetric(conv_net(), statistics), conv_net(), given, tmp_path, quiet, drift=False, **options)
+
+    both = [one for picture in pictures for one in (picture, picture[:, ::-1])]
+    nets = compensated("one", pictures, mirror=True), compensated("both", both)
+    for here, there in zip(*map(qdq.weights, nets), strict=True):
+        np.testing.assert_array_equal(here.array, there.array)
+        np.testing.assert_array_equal(here.bias, there.bias)
+
+
+def test_samples_that_are_no_pictures_have_no_mirror(statistics, samples, tmp_path):
+    reason = "^quantize compensate: mirror, but no input of the samples is a picture; leave it out$"
+    with pytest.raises(StageError, match=reason):
+        compensate(symmetric(conv_net(), statistics), conv_net(), samples, tmp_path, quiet, mirror=True)
 
 
 # ---- its parts

@@ -12,14 +12,13 @@ from models import RTN, conv_net, images, run, statistics_of
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import sqnr_db
-from qpipe.quant.codebook import powers_of_two
 from qpipe.registry import load
 from qpipe.samples import Samples
 from qpipe.types import Preprocessing, Sample
 from qpipe_plugins.quantize.activations import activations
 from qpipe_plugins.quantize.asymmetric import asymmetric
+from qpipe_plugins.quantize.compensate import compensate
 from qpipe_plugins.quantize.correct_bias import correct_bias
-from qpipe_plugins.quantize.gptq import gptq
 from qpipe_plugins.quantize.logarithmic import logarithmic
 from qpipe_plugins.quantize.onnxruntime_static import onnxruntime_static
 from qpipe_plugins.quantize.symmetric import symmetric
@@ -112,6 +111,13 @@ def test_logarithmic_weights_are_powers_of_two_times_a_scale_but_first_and_depth
     assert last.quantized.codebook.name == "uniform"
 
 
+def test_first_last_and_depthwise_layers_of_symmetric_have_bits_of_their_own(statistics):
+    found = weights(symmetric(conv_net(), statistics, bits=4, bits_first=8, bits_last=7, bits_depthwise=6))
+    assert {name: weight.quantized.codebook.bits for name, weight in found.items()} == {
+        "stem_w": 8, "deep_w": 6, "flat_w": 4, "head_w": 7,
+    }  # fmt: skip
+
+
 def test_additive_levels_leave_less_noise_than_powers_of_two(statistics):
     one, two = (noise_db(logarithmic(conv_net(), statistics, levels=levels)) for levels in ("power_of_two", "additive"))
     assert two > one
@@ -179,7 +185,9 @@ def test_the_smallest_third_party_algorithm_works_in_a_chain_with_activations(tm
     np.testing.assert_array_equal(logits(model), logits(same))
 
 
-@pytest.mark.parametrize("name", ["symmetric", "asymmetric", "logarithmic", "activations", "correct_bias", "gptq"])
+@pytest.mark.parametrize(
+    "name", ["symmetric", "asymmetric", "logarithmic", "activations", "correct_bias", "compensate"]
+)
 def test_the_stage_is_registered_and_its_first_line_says_what_it_does(name):
     stage = load().stages["quantize", name]
     assert stage.function.__doc__.splitlines()[0].endswith(".")
@@ -203,66 +211,7 @@ def quiet(done, total=None, unit=""):
     pass
 
 
-@pytest.mark.parametrize("quantizer", [symmetric, asymmetric, logarithmic])
-def test_gptq_keeps_scales_and_codebooks(quantizer, statistics, samples):
-    before = weights(quantizer(conv_net(), statistics, bits=3))
-    after = weights(gptq(quantizer(conv_net(), statistics, bits=3), conv_net(), samples, quiet))
-    for name, weight in after.items():
-        assert weight.quantized.codebook == before[name].quantized.codebook
-        np.testing.assert_array_equal(weight.quantized.scale, before[name].quantized.scale)
-        assert set(np.unique(weight.quantized.codes)) <= set(weight.quantized.codebook.levels)
-
-
-@pytest.mark.parametrize(("name", "output"), [("stem_w", "stem"), ("deep_w", "deep"), ("flat_w", "flat")])
-def test_gptq_keeps_the_mean_of_strided_padded_and_depthwise_layers(name, output, samples):
-    model = conv_net()
-    weight = weights(model)[name]
-    qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=2, axis=0))
-    gptq(model, conv_net(), samples, quiet, positions=10_000)
-    means = [
-        np.mean([one[output] for one in run(net, CALIBRATION, [output])], axis=(0, 1, 3, 4))
-        for net in (conv_net(), model)
-    ]
-    np.testing.assert_allclose(means[1], means[0], atol=1e-5)
-
-
-def test_gptq_leaves_less_noise_than_rounding_to_nearest_where_inputs_correlate(tmp_path):
-    random = np.random.default_rng(5)
-    inputs = random.normal(size=(200, 3)) @ random.normal(size=(3, 24)) + 0.3 * random.normal(size=(200, 24))
-    rows = inputs.astype(np.float32)
-    array = random.normal(size=(6, 24)).astype(np.float32)
-    data = (Sample(str(i), {"x": row}) for i, row in enumerate(rows))
-    samples = Samples.write(tmp_path, data, {"x": Preprocessing()})
-
-    def net():
-        text = """<ir_version: 8, opset_import: ["" : 17]>
-        net (float[1, 24] x) => (float[1, 6] y) { y = Gemm <transB = 1> (x, w) }"""
-        return ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w")])
-
-    model = net()
-    (weight,) = qdq.weights(model)
-    qdq.quantize_weight(model, weight, qdq.to_codebook(weight, powers_of_two(4), axis=0))
-    (rounded,) = qdq.weights(model)
-    (chosen,) = qdq.weights(gptq(model, net(), samples, quiet, samples=200))
-    noise = [np.var(rows @ (found.array - array).T, axis=0).sum() for found in (rounded, chosen)]
-    assert noise[1] < 0.5 * noise[0]
-
-
-def test_gptq_of_inputs_that_do_not_correlate_is_rounding_to_nearest(tmp_path):
-    text = """<ir_version: 8, opset_import: ["" : 17]>
-    net (float[1, 3] x) => (float[1, 2] y) <float[3, 2] w = {0.9, -0.6, 0.35, 0.2, -1.0, 1.0}> { y = Gemm (x, w) }"""
-    design = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], np.float32)  # three columns of a Hadamard
-    data = (Sample(str(i), {"x": row}) for i, row in enumerate(design))
-    samples = Samples.write(tmp_path, data, {"x": Preprocessing()})
-    model = ir.from_onnx_text(text)
-    (weight,) = qdq.weights(model)
-    qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=3, axis=None))
-    expected = np.rint(weight.array * 3)  # the largest magnitude, 1, is the third level
-    (chosen,) = qdq.weights(gptq(model, ir.from_onnx_text(text), samples, quiet))
-    np.testing.assert_array_equal(chosen.quantized.codes, expected)
-
-
-@pytest.mark.parametrize("layer", ["Gemm <alpha = 0.5>", "Gemm <beta = 2.0>", "Gemm <transA = 1>"])
+@pytest.mark.parametrize("layer", ["Gemm <alpha = 0.5>", "Gemm <transA = 1>"])
 def test_a_gemm_that_is_more_than_weight_and_bias_keeps_its_bias_and_its_codes(layer, tmp_path):
     text = f"""<ir_version: 8, opset_import: ["" : 17]>
     net (float[3, 3] x) => (float[3, 2] y) <float[3, 2] w = {{0.9, -0.6, 0.35, 0.2, -1.0, 1.0}}, float[2] b = {{1, 2}}>
@@ -274,8 +223,18 @@ def test_a_gemm_that_is_more_than_weight_and_bias_keeps_its_bias_and_its_codes(l
     samples = Samples.write(tmp_path, given, {"x": Preprocessing()})
     after = correct_bias(symmetric(ir.from_onnx_text(text), found, bits=3), ir.from_onnx_text(text), found)
     np.testing.assert_array_equal(weights(after)["w"].bias, weights(before)["w"].bias)
-    with pytest.raises(StageError, match="quantize gptq: no quantized weight is one it can round anew"):
-        gptq(before, ir.from_onnx_text(text), samples, quiet)
+    with pytest.raises(StageError, match="quantize compensate: no quantized weight is one it can round anew"):
+        compensate(before, ir.from_onnx_text(text), samples, tmp_path, quiet)
+
+
+@pytest.mark.parametrize(("layer", "bias"), [("Gemm <beta = 2.0>", "float[2] b = {1, 2}"),
+                                              ("Gemm", "float[3, 2] b = {1, 2, 3, 4, 5, 6}")])  # fmt: skip
+def test_a_weight_that_no_integer_kernel_would_read_stays_float(layer, bias):
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    net (float[3, 3] x) => (float[3, 2] y) <float[3, 2] w = {{0.9, -0.6, 0.35, 0.2, -1.0, 1.0}}, {bias}>
+    {{ y = {layer} (x, w, b) }}"""
+    found = statistics_of(ir.from_onnx_text(text), [np.ones((3, 3), np.float32)])
+    assert not weights(symmetric(ir.from_onnx_text(text), found))["w"].is_quantized
 
 
 def test_a_bias_that_is_computed_is_kept(statistics):
@@ -290,12 +249,13 @@ def test_a_bias_that_is_computed_is_kept(statistics):
     assert gemm.inputs[2].producer().op_type == "MatMul"
 
 
-@pytest.mark.parametrize("name", ["correct_bias", "gptq"])
-def test_weights_that_another_quantizer_made_are_said_to_have_no_origin(name, statistics, samples):
+@pytest.mark.parametrize("name", ["correct_bias", "compensate"])
+def test_weights_that_another_quantizer_made_are_said_to_have_no_origin(name, statistics, samples, tmp_path):
     network = conv_net()
     ShapeInferencePass()(network)
     model = onnxruntime_static(network, samples, samples=2)
     reason = "the quantized weights do not say which float weights they come from; put symmetric, asymmetric"
-    stage, given = {"gptq": (gptq, (samples, quiet)), "correct_bias": (correct_bias, (statistics,))}[name]
+    rest = {"compensate": (compensate, (samples, tmp_path, quiet)), "correct_bias": (correct_bias, (statistics,))}
+    stage, given = rest[name]
     with pytest.raises(StageError, match=f"^quantize {name}: {reason}"):
         stage(model, conv_net(), *given)

@@ -23,7 +23,7 @@ Row = dict[str, Any]
 
 SMOKE = "a smoke run: that all works is what it shows; its numbers are of too few samples to decide by"
 # what is always worth seeing, after the objectives of the recipe and its scores
-ALWAYS = ("latency_ms", "latency_ratio", "size_mb", "memory_mb", "agreement", "sqnr_db", "int8_nodes")
+ALWAYS = ("latency_ms", "latency_ratio", "size_mb", "memory_mb", "agreement", "sqnr_db", "effective_bits", "int8_nodes")
 
 
 def open_results(db: Path) -> Store:

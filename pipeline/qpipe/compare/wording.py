@@ -9,7 +9,7 @@ Row = Mapping[str, Any]  # as pareto_rows has them
 
 RATIO = "latency_ratio"
 EXACT_DB = 200  # sqnr's cap: the same to the last bit
-TITLES = {RATIO: "x float", "sqnr_db": "SQNR dB", "int8_nodes": "int8 nodes"}
+TITLES = {RATIO: "x float", "sqnr_db": "SQNR dB", "int8_nodes": "int8 nodes", "effective_bits": "bits"}
 
 
 def is_share(metric: str, rows: Sequence[Row]) -> bool:

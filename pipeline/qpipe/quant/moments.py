@@ -96,7 +96,8 @@ def _ridge(fit: Moments, check: Moments, centred: bool) -> float:
         inverse = 1 / (values + ridge * unit)
         return float(np.einsum("gi,gi->", inverse, (square @ inverse[..., np.newaxis])[..., 0] - 2 * linear))
 
-    return min(RIDGES, key=left)
+    best: float = min(RIDGES, key=left)
+    return best
 
 
 # ---- rows

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import onnx_ir as ir
 
+from qpipe.amounts import Count, Threads
 from qpipe.quant.activations import limited
 from qpipe.quant.inference import inferences, session
-from qpipe.quant.statistics import Statistics, Tally
+from qpipe.quant.qdq import WEIGHTED
+from qpipe.quant.statistics import InfinityError, Statistics, Tally
 from qpipe.samples import Samples
 from qpipe.types import Array, Progress
 
+log = logging.getLogger(__name__)
+
 
 def histogram(
-    model: ir.Model, calibration_samples: Samples, progress: Progress, *, samples: int | None = None, threads: int = 1
+    model: ir.Model,
+    calibration_samples: Samples,
+    progress: Progress,
+    *,
+    samples: Count | None = None,
+    threads: Threads = 1,
 ) -> Statistics:
     """Gather extremes, moments and a histogram of every activation, in one pass and constant memory.
 
     Costs about three inferences per sample. Bins are the upper 16 bits of the float32 pattern, so no range is needed
-    beforehand, and minmax, percentile, mse and entropy ranges all follow from the result.
+    beforehand, and minmax, percentile, mse and entropy ranges all follow from the result. Tensors without a range have
+    no statistics and so stay float: those that are empty, and those with the infinities of a mask.
     """
     names = activations(model)
     inputs = [value.name for value in model.graph.inputs if value.name in names]
@@ -28,11 +39,12 @@ def histogram(
     tallies = {name: Tally(name) for name in names}
     running = session(model, inner, threads=threads)
     total = len(calibration_samples) if samples is None else min(samples, len(calibration_samples))
+    layers = {node.outputs[0].name for node in model.graph if node.op_type in WEIGHTED}
     for done, arrays in enumerate(_ahead(inferences(running, calibration_samples, total))):
-        _take(tallies, calibration_samples.feeds(done, inputs) if inputs else {})
-        _take(tallies, arrays)
+        _take(tallies, calibration_samples.feeds(done, inputs) if inputs else {}, {*inputs, *layers})
+        _take(tallies, arrays, {*inputs, *layers})
         progress(done + 1, total, "samples")
-    return Statistics(tally.statistics() for tally in tallies.values())
+    return Statistics(tally.statistics() for tally in tallies.values() if tally.count)
 
 
 def activations(model: ir.Model) -> list[str]:
@@ -60,6 +72,15 @@ def _ahead(runs: Iterator[dict[str, Array]]) -> Iterator[dict[str, Array]]:
             yield arrays
 
 
-def _take(tallies: dict[str, Tally], arrays: dict[str, Array]) -> None:
+def _take(tallies: dict[str, Tally], arrays: dict[str, Array], finite: set[str | None]) -> None:
+    """Count arrays; infinity, unless in one that must be finite, ends the tally of its tensor."""
     for name in list(arrays):
-        tallies[name].add(arrays.pop(name))
+        array = arrays.pop(name)
+        try:
+            if name in tallies:
+                tallies[name].add(array)
+        except InfinityError:
+            if name in finite:
+                raise
+            log.warning("no statistics of '%s': it holds infinity", name)
+            del tallies[name]

@@ -6,9 +6,11 @@ from typing import Literal
 
 import onnx_ir as ir
 
+from qpipe.amounts import Bits, LogarithmicBits, Percent
 from qpipe.quant import qdq, scales
 from qpipe.quant.activations import ActivationRange, quantize_activations
 from qpipe.quant.codebook import Codebook, additive_powers_of_two, powers_of_two, uniform
+from qpipe.quant.layers import own_bits
 from qpipe.quant.statistics import Statistics
 from qpipe.types import ANY_TARGET, Target
 
@@ -18,15 +20,15 @@ def logarithmic(
     statistics: Statistics,
     target: Target = ANY_TARGET,
     *,
-    bits: int = 4,
+    bits: LogarithmicBits = 4,
     levels: Literal["power_of_two", "additive"] = "power_of_two",
     granularity: Literal["tensor", "channel"] = "channel",
     range: scales.Method = "mse",  # noqa: A002  (the word users know)
-    bits_first: int | None = None,
-    bits_last: int | None = None,
-    bits_depthwise: int | None = None,
+    bits_first: Bits | None = None,
+    bits_last: Bits | None = None,
+    bits_depthwise: Bits | None = None,
     activations: ActivationRange = "minmax",
-    percentile: float = 99.99,
+    percentile: Percent = 99.99,
     exclude: tuple[str, ...] = (),
 ) -> ir.Model:
     """Weights to zero and plus or minus 2^k times a scale (or sums of two such levels); 8-bit activations.
@@ -38,13 +40,10 @@ def logarithmic(
     """
     qdq.check_exclude(model, exclude, "quantize logarithmic")
     codebook = powers_of_two(bits) if levels == "power_of_two" else additive_powers_of_two(bits)
-    order = [weight.name for weight in qdq.weights(model)]
     fine = qdq.weight_bits(target)
-    finer = {order[0]: bits_first or fine} if order else {}
-    if order and bits_last is not None:
-        finer[order[-1]] = bits_last
+    finer = own_bits(model, first=bits_first or fine, last=bits_last, depthwise=bits_depthwise or fine)
     for weight in qdq.float_weights(model, exclude):
-        own = finer.get(weight.name, (bits_depthwise or fine) if weight.kind == "depthwise" else None)
+        own = finer.get(weight.name)
         book: Codebook = codebook if own is None else uniform(own)
         method: scales.Method = range if own is None or own < fine else "minmax"
         axis = weight.channel_axis if granularity == "channel" else None

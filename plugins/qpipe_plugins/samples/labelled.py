@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +21,8 @@ class OnDisk(Protocol):
     @property
     def file(self) -> Path: ...
 
+
+WHOLE = re.compile(r"-?[0-9]{1,9}")  # a label that is a number
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -60,8 +64,12 @@ def _listed(stage: str, folder: Path, labels: Path) -> Iterator[Labelled]:
         raise StageError(f"{stage}: labels {labels} is a folder; {hint}")
     if not labels.is_file():
         raise StageError(f"{stage}: no labels {labels}; give a CSV with the columns file,label")
-    with labels.open(encoding="utf-8-sig", newline="") as text:
-        rows = csv.DictReader(text)
+    try:
+        text = labels.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise StageError(f"{labels}: not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8") from error
+    with io.StringIO(text, newline="") as lines:
+        rows = csv.DictReader(lines)
         if not {"file", "label"} <= set(rows.fieldnames or ()):
             raise StageError(f"{labels}:1: columns are {', '.join(rows.fieldnames or ())}; they must be file,label")
         for row in rows:
@@ -70,7 +78,7 @@ def _listed(stage: str, folder: Path, labels: Path) -> Iterator[Labelled]:
                 raise StageError(f"{labels}:{rows.line_num}: '{name}' is not below {folder}; name a file in that")
             if not (folder / name).is_file():
                 raise StageError(f"{labels}:{rows.line_num}: no file '{name}' in {folder}; name it relative to that")
-            yield Labelled(folder / name, name, int(label) if label.lstrip("-").isdigit() else label)
+            yield Labelled(folder / name, name, int(label) if WHOLE.fullmatch(label) else label)
 
 
 def is_below(name: str) -> bool:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import qpipe
 from qpipe_plugins.transform.equalize import equalize
+from qpipe_plugins.transform.split import split
 
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
-    register("transform", equalize)
+    for stage in (equalize, split):
+        register("transform", stage)

@@ -12,7 +12,12 @@ from qpipe.quant.graph import constant, is_plain, replace_constant
 from qpipe.types import Array
 
 # a positive factor per channel goes through these; Clip(0, b) too, as far as no value crosses b
-HOMOGENEOUS = {"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool"}
+HOMOGENEOUS = frozenset({"Relu", "LeakyRelu", "MaxPool", "AveragePool", "GlobalAveragePool"})
+# these treat each channel by itself
+CHANNELWISE = HOMOGENEOUS | {
+    "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Elu", "Selu", "Celu", "Gelu", "Mish", "Softplus", "Softsign", "Erf",
+    "Clip", "Add", "Mul", "Div", "Sub",
+}  # fmt: skip
 
 
 class Layer:
@@ -20,13 +25,18 @@ class Layer:
 
     def __init__(self, node: ir.Node, weight: Array) -> None:
         self.node = node
-        self._shape, self._dtype = weight.shape, weight.dtype
+        self._kernel, self._dtype = weight.shape[2:], weight.dtype
         self._transposed = node.op_type == "Gemm" and not bool(node.attributes.get_int("transB", 0))
         weight = weight.T if self._transposed else weight
         groups = node.attributes.get_int("group", 1) if node.op_type == "Conv" else 1
         self.weight = weight.astype(np.float64).reshape(groups, len(weight) // groups, weight.shape[1], -1)
         bias = constant(node.inputs[2]) if len(node.inputs) > 2 else None
-        self.bias = None if bias is None else np.broadcast_to(bias, (len(weight),)).astype(np.float64)
+        self.bias = None if bias is None else np.broadcast_to(bias.reshape(-1), len(weight)).astype(np.float64)
+
+    @property
+    def is_depthwise(self) -> bool:
+        """Each channel for itself: it is a channel of the input and of the output at once."""
+        return len(self.weight) > 1 and self.weight.shape[1:3] == (1, 1)
 
     def output_ranges(self) -> Array:
         """The largest magnitude of the weights of each output channel."""
@@ -45,9 +55,28 @@ class Layer:
     def scale_inputs(self, factors: Array) -> None:
         self.weight = self.weight * factors.reshape(len(self.weight), 1, -1, 1)
 
+    def pick_outputs(self, channels: Array, factors: Array) -> None:
+        """Of its one group, these output channels in this order, each times a factor."""
+        self.weight = self.weight.take(channels, 1)
+        self.bias = None if self.bias is None else self.bias[channels]
+        self.scale_outputs(factors)
+
+    def pick_inputs(self, channels: Array, factors: Array) -> None:
+        """Of its one group, these input channels in this order, the weights of each times a factor."""
+        self.weight = self.weight.take(channels, 2)
+        self.scale_inputs(factors)
+
+    def pick_channels(self, channels: Array, factors: Array, outputs: Array) -> None:
+        """Of a depthwise layer, these channels in this order, weights times a factor, biases times that of outputs."""
+        self.weight = self.weight.take(channels, 0) * factors.reshape(-1, 1, 1, 1)
+        self.bias = None if self.bias is None else self.bias[channels] * outputs
+
     def store(self) -> None:
         """Write weight and bias back to the network."""
-        weight = self.weight.reshape(self._shape[::-1] if self._transposed else self._shape)
+        groups, outputs, inputs, _ = self.weight.shape
+        weight = self.weight.reshape(groups * outputs, inputs, *self._kernel)
+        if groups > 1:
+            self.node.attributes["group"] = ir.AttrInt64("group", groups)
         replace_constant(self.node, 1, (weight.T if self._transposed else weight).astype(self._dtype))
         if self.bias is not None:
             replace_constant(self.node, 2, self.bias.astype(self._dtype))
@@ -59,14 +88,20 @@ class Chain:
 
     producers: list[Layer] = field(default_factory=list)
     consumers: list[Layer] = field(default_factory=list)
+    tensors: list[ir.Value] = field(default_factory=list)
+    passing: list[ir.Node] = field(default_factory=list)  # what lies between the layers
     clips: dict[str, float] = field(default_factory=dict)  # input of a Clip(0, bound) -> bound
     fixed: bool = False  # something else sees these tensors too
+    scales: bool = True  # a positive factor per channel goes through all that is in it
     least: Array | float = 0.0  # the factors of each channel that its Clips allow
     most: Array | float = np.inf
 
 
-def chains(graph: ir.Graph) -> list[Chain]:
-    """The chains of a graph that may be scaled, each between layers."""
+def chains(graph: ir.Graph, through: frozenset[str] = HOMOGENEOUS) -> list[Chain]:
+    """The chains of a graph whose channels nothing else depends on, each between layers.
+
+    They go through these operators (HOMOGENEOUS or CHANNELWISE), through sums and through what flattens.
+    """
     owner: dict[ir.Value, ir.Value] = {}
 
     def root(value: ir.Value) -> ir.Value:
@@ -74,7 +109,7 @@ def chains(graph: ir.Graph) -> list[Chain]:
         return value if parent is value else root(parent)
 
     layers = {node: layer for node in graph if (layer := _layer(node)) is not None}
-    passing = {node: tied for node in graph if node not in layers and (tied := _tied(node)) is not None}
+    passing = {node: tied for node in graph if node not in layers and (tied := _tied(node, through)) is not None}
     for tied in passing.values():
         for value in tied[1:]:
             owner[root(value)] = root(tied[0])
@@ -93,10 +128,16 @@ def chains(graph: ir.Graph) -> list[Chain]:
             for used in (*node.inputs, *node.outputs):
                 if used is not None:
                     chain(used).fixed = True
+        if node in passing:
+            chain(node.outputs[0]).passing.append(node)
+            chain(node.outputs[0]).scales &= _tied(node, HOMOGENEOUS) is not None
         if node in passing and node.op_type == "Clip":
             chain(node.outputs[0]).clips[_first(node).name or ""] = _bound(node) or 0.0
     for value in graph.outputs:
         chain(value).fixed = True
+    for value in list(owner):
+        chain(value).tensors.append(value)
+        chain(value).fixed |= any(reader.graph is not graph for reader in value.consumers())  # a branch or loop
     return [one for one in found.values() if one.producers and one.consumers and not one.fixed]
 
 
@@ -113,21 +154,35 @@ def _layer(node: ir.Node) -> Layer | None:
     return Layer(node, weight) if is_plain(node) else None
 
 
-def _tied(node: ir.Node) -> list[ir.Value] | None:
+def _tied(node: ir.Node, through: frozenset[str]) -> list[ir.Value] | None:
     """The tensors around a node that must share their factors; None where factors do not go through it."""
-    tensors = [value for value in (node.inputs[0], node.outputs[0]) if value is not None]
-    if node.op_type in HOMOGENEOUS or (node.op_type == "Clip" and _bound(node)):
+    given = [value for value in node.inputs if value is not None and constant(value) is None]
+    tensors = [value for value in (*node.inputs[:1], node.outputs[0]) if value is not None]
+    if node.op_type == "Add" and len(given) == 2 and _same_shape(given):
+        return [*given, node.outputs[0]]
+    if node.op_type in ("Add", "Mul", "Sub", "Div"):
+        alike = _same_channels(given) if len(given) == 2 else _is_scalar(node.inputs)
+        return [*given, node.outputs[0]] if alike and node.op_type in through else None
+    if node.op_type in through or (node.op_type == "Clip" and _bound(node)):
         return tensors
-    if node.op_type == "Add" and all(constant(v) is None for v in node.inputs) and _same_shape(node.inputs):
-        return [*(value for value in node.inputs if value is not None), node.outputs[0]]
     if node.op_type in ("Flatten", "Reshape", "Squeeze") and _keeps_channels(*tensors):
         return tensors
     return None
 
 
-def _same_shape(values: Iterable[ir.Value | None]) -> bool:
-    shapes = [value.shape for value in values if value is not None]
+def _same_shape(values: Iterable[ir.Value]) -> bool:
+    shapes = [value.shape for value in values]
     return all(shape is not None and shape == shapes[0] for shape in shapes)
+
+
+def _same_channels(values: Iterable[ir.Value]) -> bool:
+    """Channels and rank are alike; other axes may be stretched, as by the gate of a squeeze and excitation."""
+    shapes = [() if value.shape is None else tuple(value.shape) for value in values]
+    return all(len(shape) > 1 and len(shape) == len(shapes[0]) and shape[1] == shapes[0][1] for shape in shapes)
+
+
+def _is_scalar(values: Iterable[ir.Value | None]) -> bool:
+    return all(array.size == 1 for value in values if (array := constant(value)) is not None)
 
 
 def _keeps_channels(before: ir.Value, after: ir.Value) -> bool:

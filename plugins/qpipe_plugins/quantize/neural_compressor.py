@@ -1,0 +1,65 @@
+"""Neural Compressor's static quantizer for ONNX, to compare with."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import onnx_ir as ir
+
+from qpipe.amounts import Count, Share
+from qpipe.samples import Samples
+from qpipe.types import ANY_TARGET, Target
+from qpipe_plugins.quantize.foreign import contained, excluded, read, reader
+
+WHERE = "quantize neural_compressor"
+# it asks for numpy below 2, though it runs with newer ones: pip cannot bring both at once
+INSTALL = "pip install 'qpipe-edge[neural-compressor]', then pip install --no-deps onnx-neural-compressor"
+
+
+def neural_compressor(
+    model: ir.Model,
+    calibration_samples: Samples,
+    target: Target = ANY_TARGET,
+    *,
+    per_channel: bool = True,
+    method: Literal["minmax", "percentile", "entropy"] = "minmax",
+    activation: Literal["uint8", "int8"] = "uint8",
+    weight: Literal["uint8", "int8"] = "int8",
+    reduce_range: bool | None = None,
+    smooth: Share | None = None,
+    samples: Count | None = None,
+    exclude: tuple[str, ...] = (),
+) -> ir.Model:
+    """Quantize by onnx_neural_compressor's static quantization (Intel's), in QDQ form; it is an extra.
+
+    Costs about three inferences per sample. `smooth` is the strength alpha of SmoothQuant, which is left out unless
+    given. `reduce_range` makes weights 7 bits wide; unless said, for a target whose sums saturate (x86 without VNNI).
+    """
+    with contained(WHERE, INSTALL) as folder:
+        from onnx_neural_compressor.quantization import CalibrationMethod, QuantFormat, QuantType, config, quantize
+
+        types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
+        methods = {
+            "minmax": CalibrationMethod.MinMax,
+            "percentile": CalibrationMethod.Percentile,
+            "entropy": CalibrationMethod.Entropy,
+        }
+        nodes = excluded(model, exclude, WHERE)
+        feed = reader(model, calibration_samples, samples)
+        smoothing = {"SmoothQuant": True, "SmoothQuantAlpha": smooth, "SmoothQuantCalibIter": len(feed)}
+        options = config.StaticQuantConfig(
+            calibration_data_reader=feed,
+            calibrate_method=methods[method],
+            quant_format=QuantFormat.QDQ,
+            activation_type=types[activation],
+            weight_type=types[weight],
+            per_channel=per_channel and not target.per_tensor_weights,
+            reduce_range=target.saturates if reduce_range is None else reduce_range,
+            nodes_to_exclude=nodes,
+            calibration_sampling_size=len(feed),
+            execution_provider="CPUExecutionProvider",
+            extra_options={} if smooth is None else smoothing,
+        )
+        ir.save(model, folder / "float.onnx")
+        quantize(str(folder / "float.onnx"), str(folder / "quantized.onnx"), options)
+        return read(folder / "quantized.onnx", WHERE)
