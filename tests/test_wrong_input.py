@@ -12,7 +12,7 @@ import sys
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -21,10 +21,12 @@ import onnx_ir as ir
 import pytest
 from PIL import Image
 
-from conftest import Sshd
 from models import conv_net
 from qpipe import recipe
 from qpipe.cli import main
+
+if TYPE_CHECKING:
+    from conftest import Sshd
 
 RECIPE = """name: r
 samples: {images: {calibration: calibration, evaluation: evaluation, size: 16, mean: 127.5, std: 127.5}}

@@ -165,14 +165,13 @@ class Cache:
         found: set[str] = set()
         users = self.root / USERS
         for file in users.iterdir() if users.is_dir() else ():
-            try:
-                with file.open("r+", encoding="utf-8") as user:
+            # it may go at any moment: then nothing is in use by it
+            with suppress(FileNotFoundError), file.open("r+", encoding="utf-8") as user:
+                try:
                     fcntl.flock(user, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     file.unlink(missing_ok=True)
-            except BlockingIOError:
-                found.update(file.read_text(encoding="utf-8").splitlines())
-            except FileNotFoundError:
-                continue
+                except BlockingIOError:
+                    found.update(user.read().splitlines())
         return found
 
     @contextmanager

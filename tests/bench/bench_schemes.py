@@ -35,27 +35,33 @@ def shown(row: Row | None) -> str:
     """A value with its interval, if it has one."""
     if row is None:
         return ""
-    part, digits = (100.0, 2) if row["metric"] == "agreement" else (1.0, 2)
-    interval = [row[end] for end in ("low", "high")]
-    value = f"{row['value'] * part:.{digits}f}"
-    return value if None in interval else f"{value} ({' to '.join(f'{end * part:.{digits}f}' for end in interval)})"
+    if row["metric"] == "sqnr_db" and row["is_float"]:
+        return "exact"
+    part = 100 if row["metric"] == "agreement" else 1
+    value, *interval = (None if row[name] is None else f"{row[name] * part:.2f}" for name in ("value", "low", "high"))
+    return f"{value}" if None in interval else f"{value} ({interval[0]} to {interval[1]})"
 
 
-def main() -> None:
-    """Print the table, and the time of the steps that schemes share."""
-    measurements, steps = run(sys.argv[1], sys.argv[2:])
+def table(measurements: list[Row], steps: list[Row]) -> list[str]:
+    """A line a scheme, and one for each of the steps that schemes share."""
     found: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in measurements:
         found[row["scheme"]][row["metric"]] = row
-    print("| scheme | agreement with float % | SQNR dB | latency / float | MB | bits | s to quantize |")
-    print("|" + "---|" * (len(METRICS) + 2))
+    lines = ["| scheme | agreement with float % | SQNR dB | latency / float | MB | bits | s to quantize |"]
+    lines.append("|" + "---|" * (len(METRICS) + 2))
     for scheme, metrics in found.items():
         seconds = sum(step["seconds"] or 0 for step in steps if (step["kind"], step["scheme"]) == ("quantize", scheme))
         cells = [shown(metrics.get(metric)) for metric in METRICS]
-        print("|", " | ".join([f"`{scheme}`", *cells, f"{seconds:.0f}"]), "|")
-    for step in steps:
-        if step["kind"] in MAKES and step["scheme"] is None:
-            print(f"shared: {step['step']}: {step['seconds']:.0f} s")
+        lines.append(f"| {' | '.join([f'`{scheme}`', *cells, f'{seconds:.0f}'])} |")
+    shared = [step for step in steps if step["kind"] in MAKES and step["scheme"] is None]
+    return lines + [f"shared: {step['step']}: {step['seconds'] or 0:.0f} s" for step in shared]
+
+
+def main() -> None:
+    """Print the table."""
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    print(*table(*run(sys.argv[1], sys.argv[2:])), sep="\n")
 
 
 if __name__ == "__main__":

@@ -79,3 +79,21 @@ def test_few_weights_stay_whole_bytes_where_unpacking_parts_would_take_more(tmp_
         )
         sizes[bits] = (build.folder / "model.onnx").stat().st_size
     assert sizes[5] == sizes[8]
+
+
+def test_few_and_many_weights_of_one_kind_of_levels_go_into_one_file(tmp_path):
+    """Few are looked up byte by byte, many part by part: by tables of their own."""
+    random = np.random.default_rng(3)
+    small = {"wide_w": (16, 3, 3, 3), "deep_w": (32 * 16, 16, 1, 1)}
+    text = NET.replace("401", "512")
+    assert np.prod(small["wide_w"]) < 4096 < np.prod(small["deep_w"])
+    tensors = [ir.tensor(random.normal(0, 0.3, s).astype(np.float32), name=n) for n, s in small.items()]
+
+    def mixed() -> ir.Model:
+        return ir.from_onnx_text(text, initializers=tensors)
+
+    statistics = statistics_of(mixed(), INPUTS)
+    packed = onnxruntime(symmetric(mixed(), statistics, bits=3), Platform(), tmp_path / "packed").folder
+    whole = whole_bytes(symmetric(mixed(), statistics, bits=3), tmp_path / "whole").folder
+    found, expected = (outputs(folder / "model.onnx", tmp_path)[0] for folder in (packed, whole))
+    np.testing.assert_array_equal(found, expected)

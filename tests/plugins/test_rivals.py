@@ -99,6 +99,14 @@ def test_it_leaves_nothing_behind(name: str, samples: Samples, capfd: pytest.Cap
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_samples_may_lie_in_a_folder_relative_to_the_current_one(
+    name: str, samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    STAGES[name](network(), Samples(Path("samples")), samples=4)
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_the_same_comes_out_twice(name: str, samples: Samples) -> None:
     first, second = (STAGES[name](network(), samples, samples=4) for _ in range(2))
     np.testing.assert_array_equal(logits(first), logits(second))

@@ -85,7 +85,7 @@ def _unpack_parts(model: ir.Model, name: str, quantized: qdq.QuantizedWeight) ->
         if code is not None:
             nodes.append(node("Add", [code, own[-1].outputs[0]], f"{name}_{shift}_sum"))
         code, shift = nodes[-1].outputs[0], shift + width
-    levels = _shared(model, f"{book.name}_{book.bits}", np.array(book.levels, np.int8))
+    levels = _shared(model, f"levels_{book.name}_{book.bits}", np.array(book.levels, np.int8))
     shape = np.array(quantized.codes.shape, np.int64)
     nodes.append(node("Gather", [levels, code], f"{name}_levels"))
     dims = _shared(model, "shape_" + "_".join(map(str, shape)), shape)

@@ -104,9 +104,10 @@ class Reader:
 
 
 def reader(model: ir.Model, samples: Samples, count: int | None) -> Reader:
-    """A reader of the first `count` samples, all where that is None."""
+    """A reader of the first `count` samples, all where that is None; wherever the current folder is."""
     inputs = [value.name for value in model.graph.inputs if value.name]
-    return Reader(samples, inputs, len(samples) if count is None else min(count, len(samples)))
+    found = Samples(samples.folder.resolve())
+    return Reader(found, inputs, len(found) if count is None else min(count, len(found)))
 
 
 def excluded(model: ir.Model, exclude: Sequence[str], where: str) -> list[str]:

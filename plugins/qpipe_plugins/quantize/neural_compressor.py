@@ -35,6 +35,7 @@ def neural_compressor(
     Costs about three inferences per sample. `smooth` is the strength alpha of SmoothQuant, which is left out unless
     given. `reduce_range` makes weights 7 bits wide; unless said, for a target whose sums saturate (x86 without VNNI).
     """
+    feed = reader(model, calibration_samples, samples)
     with contained(WHERE, INSTALL) as folder:
         from onnx_neural_compressor.quantization import CalibrationMethod, QuantFormat, QuantType, config, quantize
 
@@ -45,7 +46,6 @@ def neural_compressor(
             "entropy": CalibrationMethod.Entropy,
         }
         nodes = excluded(model, exclude, WHERE)
-        feed = reader(model, calibration_samples, samples)
         smoothing = {"SmoothQuant": True, "SmoothQuantAlpha": smooth, "SmoothQuantCalibIter": len(feed)}
         options = config.StaticQuantConfig(
             calibration_data_reader=feed,

@@ -36,6 +36,7 @@ def nncf(
     with depthwise layers) are more exact, but no integer kernel of ONNX Runtime takes them. `channel_alignment` is its
     equalization.
     """
+    feed = reader(model, calibration_samples, samples)
     with contained(WHERE, INSTALL):
         os.environ["NNCF_CI"] = "1"  # it would tell its makers of each call, and keep a file about that
         import nncf as library
@@ -44,7 +45,6 @@ def nncf(
 
         per_tensor = granularity == "tensor" or target.per_tensor_weights
         skipped = excluded(model, exclude, WHERE)
-        feed = reader(model, calibration_samples, samples)
         advanced = AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.ENABLE if target.saturates else OverflowFix.DISABLE,
             disable_bias_correction=bias_correction == "none",
@@ -54,7 +54,7 @@ def nncf(
         )
         quantized = library.quantize(
             ir.to_proto(model),
-            library.Dataset(range(len(feed)), lambda index: calibration_samples.feeds(index, feed.inputs)),
+            library.Dataset(range(len(feed)), lambda index: feed.samples.feeds(index, feed.inputs)),
             preset=library.QuantizationPreset("performance" if target.symmetric_only else preset),
             subset_size=len(feed),
             fast_bias_correction=bias_correction != "accurate",

@@ -35,6 +35,7 @@ def onnxruntime_static(
     Costs about two inferences per sample for minmax, many times that for percentile and entropy.
     `reduce_range` makes weights 7 bits wide; unless said, for a target whose sums saturate (x86 without VNNI).
     """
+    feed = reader(model, calibration_samples, samples)
     with contained(WHERE, "pip install onnxruntime") as folder:
         from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -48,7 +49,6 @@ def onnxruntime_static(
             "entropy": CalibrationMethod.Entropy,
         }
         nodes = excluded(model, exclude, WHERE)
-        feed = reader(model, calibration_samples, samples)
         extra: dict[str, Any] = {"ActivationSymmetric": symmetric_activations or target.symmetric_only}
         if method == "moving_average":
             extra["CalibMovingAverage"] = True

@@ -42,6 +42,7 @@ def quark(
     NPUs that shift. `method` chooses the ranges: minmax, or mse where scales are powers of two, unless said; minmax is
     all that 16-bit activations take. `equalize` is its cross-layer equalization, which takes ReLU6 for ReLU.
     """
+    feed = reader(model, calibration_samples, samples)
     with contained(WHERE, INSTALL) as folder:
         from quark import onnx as library
         from quark.onnx.quantization.config import spec
@@ -69,7 +70,6 @@ def quark(
         if target.saturates:
             log.warning("%s: it has no weights of 7 bits, which the target's sums need to be exact", WHERE)
         nodes = excluded(model, exclude, WHERE)
-        feed = reader(model, calibration_samples, samples)
         config = library.QConfig(
             global_config=library.QLayerConfig(
                 activation=kinds[activation](symmetric=target.symmetric_only or shifts, **common),
