@@ -48,6 +48,7 @@ def faulty() -> ir.Model:
 def fill(folder: Path) -> Path:
     ir.save(faulty(), folder / "net.onnx")
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    (folder / "devices.yaml").write_text(f"local: {{local: {{folder: {folder / 'here'}}}}}\n", encoding="utf-8")
     for name, arrays in (("few", images(8, seed=1)), ("many", EVALUATION)):
         np.savez(folder / f"{name}.npz", image=np.concatenate(arrays))
     return folder

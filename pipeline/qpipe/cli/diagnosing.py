@@ -33,7 +33,7 @@ def diagnose(
             case = make_case(session, store, scheme, model, build, where, listener.event)
             count = min(count, len(case.samples))
             indices = [at * len(case.samples) // count for at in range(count)]
-            rungs = climb(case, store, indices, _progress("ladder", listener.event))
+            rungs = climb(case, store, indices, _progress("ladder", listener.event), listener.say)
         found = losses(case.quantized, case.float_model, case.samples, indices, _progress("layers", listener.event))
     report = _report(case, count, rungs, found)
     place = case.deploy.coordinates

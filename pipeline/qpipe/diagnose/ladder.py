@@ -37,7 +37,10 @@ class Rung:
     note: str = ""
 
 
-def climb(case: Case, store: Store, indices: Sequence[int], progress: Progress) -> list[Rung]:
+Say = Callable[[str], None]  # tells the user, as that it waits for the device
+
+
+def climb(case: Case, store: Store, indices: Sequence[int], progress: Progress, say: Say) -> list[Rung]:
     """Score every rung against the original float network: on the host on these evaluation samples; on the device by
     the newest run that measured this build there, else on the same samples now."""
     scorer = _scorer(case, indices)
@@ -53,7 +56,7 @@ def climb(case: Case, store: Store, indices: Sequence[int], progress: Progress) 
         if network is not None:
             outputs = _infer(network, case.samples, indices, optimize=optimize)
             rungs.append(Rung(name, scorer(outputs, reference), len(indices), note))
-    return [*rungs, _stored(case, store) or _on_device(case, indices, scorer, reference, progress)]
+    return [*rungs, _stored(case, store) or _on_device(case, indices, scorer, reference, progress, say)]
 
 
 def _infer(network: ir.Model, samples: Samples, indices: Sequence[int], *, optimize: bool) -> Iterator[Outputs]:
@@ -121,12 +124,12 @@ def _stored(case: Case, store: Store) -> Rung | None:
 
 
 def _on_device(
-    case: Case, indices: Sequence[int], scorer: Scorer, reference: Sequence[Outputs], progress: Progress
+    case: Case, indices: Sequence[int], scorer: Scorer, reference: Sequence[Outputs], progress: Progress, say: Say
 ) -> Rung:
     name = case.deploy.coordinates["device"]
     device = inventory.open_device(name, case.session.devices[name])
     try:
-        execute.reach(device, _quiet)
+        execute.reach(device, say)
         with tempfile.TemporaryDirectory() as folder:
             own = case.samples
             few = Samples.write(Path(folder), [own[index] for index in indices], own.preprocessing, own.classes)
@@ -138,7 +141,3 @@ def _on_device(
     finally:
         with suppress(DeviceError):
             device.close()
-
-
-def _quiet(_text: str) -> None:
-    """A diagnosis waits without a word."""
