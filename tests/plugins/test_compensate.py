@@ -309,3 +309,20 @@ def test_weights_that_a_scale_gives_exactly_find_that_scale(fit):
     found, scales = rounded(codes * scale, grid, Hessian((root.T @ root / 40)[np.newaxis]), fit)
     np.testing.assert_array_equal(found, codes)
     np.testing.assert_allclose(np.broadcast_to(scales, scale.shape), scale, rtol=1e-6)
+
+
+def test_biases_corrected_by_samples_give_each_output_the_mean_of_float_on_them(statistics, samples, tmp_path):
+    """Analytic correction takes float's inputs; what the layers before add comes through. By samples it does not."""
+
+    def means(model):
+        return np.mean([one["logits"] for one in run(model, CALIBRATION)], axis=0)
+
+    def quantized():
+        return symmetric(conv_net(), statistics, bits=3)
+
+    analytic = correct_bias(quantized(), conv_net(), statistics)
+    empirical = correct_bias(quantized(), conv_net(), statistics, samples, tmp_path, quiet, samples=len(CALIBRATION))
+    away = {name: np.abs(means(m) - means(conv_net())).max() for name, m in (("a", analytic), ("e", empirical))}
+    assert away["e"] < 1e-4 < away["a"]
+    for name, weight in weights(empirical).items():
+        np.testing.assert_array_equal(weight.quantized.codes, weights(quantized())[name].quantized.codes)

@@ -104,7 +104,7 @@ def assert_same(after: np.ndarray, before: np.ndarray) -> None:
 def test_an_outlier_before_the_second_layer_becomes_several_and_the_function_stays(
     between: str, samples: Samples
 ) -> None:
-    model = split(pair(between), samples, silent, share=0.5)
+    model = split(pair(between), samples, silent, multiple=1, share=0.5)
     assert array(model, "first").shape[0] > 16
     assert np.abs(array(model, "second")).max() < np.abs(array(pair(), "second")).max() / 3
     assert_same(outputs(model, inputs()), outputs(pair(between), inputs()))
@@ -112,7 +112,7 @@ def test_an_outlier_before_the_second_layer_becomes_several_and_the_function_sta
 
 @pytest.mark.parametrize("activation", ["Relu", "Clip"])
 def test_a_depthwise_outlier_becomes_several_where_the_activation_lets_it(activation: str, samples: Samples) -> None:
-    model = split(deep(activation), samples, silent, share=0.5)
+    model = split(deep(activation), samples, silent, multiple=1, share=0.5)
     largest = np.abs(array(model, "deep")).max() / np.abs(array(deep(), "deep")).max()
     assert largest == 1 if activation == "Clip" else largest < 1 / 3
     assert_same(outputs(model, inputs()), outputs(deep(activation), inputs()))
@@ -124,13 +124,13 @@ def test_with_a_tolerance_a_channel_below_its_bound_is_split_before_relu6_too(tm
     for name in ("b", "b2"):
         model.graph.initializers[name].const_value = ir.tensor(np.full(16, 0.1, np.float32), name=name)
     before = outputs(model, quiet)
-    model = split(model, stored(tmp_path, quiet), silent, share=0.5, tolerance=1e-9)
+    model = split(model, stored(tmp_path, quiet), silent, multiple=1, share=0.5, tolerance=1e-9)
     assert array(model, "deep").shape[0] > 16
     assert_same(outputs(model, quiet), before)
 
 
 def test_parts_of_a_weight_round_together_as_the_whole_would(samples: Samples) -> None:
-    model = split(pair(), samples, silent, share=0.5, bits=4)
+    model = split(pair(), samples, silent, multiple=1, share=0.5, bits=4)
     parts, whole = array(model, "second"), array(pair(), "second")
     step = (np.abs(parts).max() - 0) / 7
     origin = [np.flatnonzero((array(pair(), "first") == row).all(axis=(1, 2, 3)))[0] for row in array(model, "first")]
@@ -144,8 +144,15 @@ def test_parts_of_a_weight_round_together_as_the_whole_would(samples: Samples) -
 
 
 def test_no_more_channels_are_added_than_the_share_allows(samples: Samples) -> None:
-    sizes = [len(array(split(pair(), samples, silent, share=share), "first")) for share in (0.0, 0.07, 0.2)]
+    sizes = [len(array(split(pair(), samples, silent, multiple=1, share=share), "first")) for share in (0.0, 0.05, 0.2)]
     assert sizes == [16, 17, 19]
+
+
+def test_a_number_of_channels_that_kernels_like_stays_one(samples: Samples) -> None:
+    sizes = [len(array(split(pair(), samples, silent, share=share, multiple=8), "first")) for share in (0.2, 0.3, 0.8)]
+    assert sizes == [16, 24, 32]  # the nearest multiple
+    model = split(pair(), samples, silent, share=0.5)
+    assert_same(outputs(model, inputs()), outputs(pair(), inputs()))
 
 
 def test_where_nothing_stands_out_nothing_is_split(samples: Samples) -> None:
@@ -153,7 +160,7 @@ def test_where_nothing_stands_out_nothing_is_split(samples: Samples) -> None:
     model.graph.initializers["second"].const_value = ir.tensor(np.ones((4, 16, 3, 3), np.float32), name="second")
     model.graph.initializers["first"].const_value = ir.tensor(np.ones((16, 3, 1, 1), np.float32), name="first")
     before = ir.to_proto(model).SerializeToString()
-    assert ir.to_proto(split(model, samples, silent, share=0.5)).SerializeToString() == before
+    assert ir.to_proto(split(model, samples, silent, multiple=1, share=0.5)).SerializeToString() == before
 
 
 def test_one_scale_per_tensor_serves_split_weights_better(samples: Samples) -> None:
@@ -165,11 +172,11 @@ def test_one_scale_per_tensor_serves_split_weights_better(samples: Samples) -> N
         model.graph.initializers["second"].const_value = ir.tensor(rounded, name="second")
         return float(np.square(outputs(model, inputs()) - exact).mean())
 
-    assert noise(split(pair(), samples, silent, share=0.5)) < noise(pair()) / 4
+    assert noise(split(pair(), samples, silent, multiple=1, share=0.5)) < noise(pair()) / 4
 
 
 def test_what_it_costs_is_logged(samples: Samples, caplog: pytest.LogCaptureFixture) -> None:
-    split(pair(), samples, silent, share=0.07)
+    split(pair(), samples, silent, multiple=1, share=0.05)
     (record,) = [record for record in caplog.records if record.name.endswith("split")]
     assert record.getMessage() == "split: 1 channels more, 6.2 % more weights and work in the layers around them"
 
@@ -180,7 +187,7 @@ def test_networks_of_all_kinds_stay_the_function_they_are(name: str, tmp_path: P
     model = onnx_file(path=tmp_path / "net.onnx", shapes=SHAPES.get(name))
     given = feeds(name, 2)
     before = outputs(model, given)
-    assert_same(outputs(split(model, stored(tmp_path, given), silent, share=0.3), given), before)
+    assert_same(outputs(split(model, stored(tmp_path, given), silent, multiple=1, share=0.3), given), before)
 
 
 def test_what_a_branch_reads_keeps_its_channels(samples: Samples) -> None:
@@ -200,5 +207,5 @@ def test_what_a_branch_reads_keeps_its_channels(samples: Samples) -> None:
     names = ("first", "b", "second")
     model = made(text, {name: array(pair(), name) for name in names})
     before = outputs(model, inputs())
-    assert_same(outputs(split(model, samples, silent, share=0.5), inputs()), before)
+    assert_same(outputs(split(model, samples, silent, multiple=1, share=0.5), inputs()), before)
     assert array(model, "first").shape[0] == 16

@@ -17,20 +17,36 @@ PHASE = 0.6180339887498949  # of the golden ratio: samples look at different pla
 RIDGES = (np.inf, *(10.0 ** (k / 2) for k in range(6, -7, -1)))  # parts of the mean variance; infinite: no change
 
 
-class Moments:
-    """Sums over rows, and over what the layer's outputs lack at the same places [G, N, O], for each of G groups."""
+class Means:
+    """Sums of rows, and of what the layer's outputs lack at the same places [G, N, O], for each of G groups."""
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         self.count = 0
         self.row, self.lack = np.zeros((groups, inputs)), np.zeros((groups, outputs))
-        self.products = np.zeros((groups, inputs, inputs), np.float32)
-        self.lacks = np.zeros((groups, inputs, outputs), np.float32)
 
     def add(self, rows: Array, lack: Array) -> None:
         """Take in more of them."""
         self.count += rows.shape[1]
         self.row += rows.sum(axis=1)
         self.lack += lack.sum(axis=1)
+
+    @property
+    def mean(self) -> tuple[Array, Array]:
+        """Of rows [G, K] and of what outputs lack [G, O]."""
+        return self.row / self.count, self.lack / self.count
+
+
+class Moments(Means):
+    """Their products, too: sums over rows times rows, and over rows times lacks."""
+
+    def __init__(self, groups: int, inputs: int, outputs: int) -> None:
+        super().__init__(groups, inputs, outputs)
+        self.products = np.zeros((groups, inputs, inputs), np.float32)
+        self.lacks = np.zeros((groups, inputs, outputs), np.float32)
+
+    def add(self, rows: Array, lack: Array) -> None:
+        """Take in more of them."""
+        super().add(rows, lack)
         turned = rows.transpose(0, 2, 1)
         self.products += turned @ rows
         self.lacks += turned @ lack
@@ -42,11 +58,6 @@ class Moments:
         both.row, both.lack = self.row + other.row, self.lack + other.lack
         both.products, both.lacks = self.products + other.products, self.lacks + other.lacks
         return both
-
-    @property
-    def mean(self) -> tuple[Array, Array]:
-        """Of rows [G, K] and of what outputs lack [G, O]."""
-        return self.row / self.count, self.lack / self.count
 
     def second(self, centred: bool) -> tuple[Array, Array]:
         """Mean products of rows with rows [G, K, K] and with lacks [G, K, O]; where `centred`, around their means.

@@ -32,13 +32,14 @@ from qpipe.quant.arithmetic import along_axis
 from qpipe.quant.codebook import full_range
 from qpipe.quant.graph import is_plain
 from qpipe.quant.mirrored import Mirrored
-from qpipe.quant.moments import Moments, correction, mean_variance, rows
+from qpipe.quant.moments import Means, Moments, correction, mean_variance, rows
 from qpipe.quant.rounding import Fit, Grid, Hessian, rounded
 from qpipe.quant.segments import Room, Segments
 from qpipe.samples import Samples
 from qpipe.types import ANY_TARGET, Array, Progress, Target
 
 CHECK = 5  # of so many samples one is not fitted to, but checks the fit
+MEMORY_MB, PLACES = 512, 128  # of activations, and of each feature map, where only means are wanted
 LARGEST = 8192  # inputs of an output channel whose moments are still affordable: half a gigabyte
 
 
@@ -113,8 +114,28 @@ def compensate(
     return model
 
 
-def _layers(model: ir.Model, float_model: ir.Model) -> list[Layer]:
-    pairs = qdq.origins(model, float_model, "quantize compensate")
+def shift_biases(
+    model: ir.Model, float_model: ir.Model, samples: Samples, count: int, workdir: Path, progress: Progress
+) -> None:
+    """Step 4 alone, by so many samples: put what each layer's outputs lack on average into its bias."""
+    layers = [each for each in _layers(model, float_model, "correct_bias") if each.node.op_type != "MatMul"]
+    room = Room(workdir, MEMORY_MB << 20)
+    now = Segments(model, [layer.node for layer in layers], samples, count, room)
+    then = Segments(float_model, [layer.source for layer in layers], samples, count, room)
+    with now, then:
+        for done, layer in enumerate(layers):
+            progress(done, len(layers), "layers")
+            float_weights = layer.stacked(layer.origin.array).astype(np.float32)
+            means = Means(*float_weights.shape)
+            for number, pair in enumerate(zip(now.inputs(layer.node), then.inputs(layer.source), strict=True)):
+                x, f = (rows(layer.node, layer.weight.array.shape, array, PLACES, number) for array in pair)
+                means.add(x, (f - x) @ float_weights)
+            assert layer.weight.quantized is not None
+            _shift_bias(model, layer, layer.weight.quantized, means)
+
+
+def _layers(model: ir.Model, float_model: ir.Model, stage: str = "compensate") -> list[Layer]:
+    pairs = qdq.origins(model, float_model, f"quantize {stage}")
     order = {node: place for place, node in enumerate(model.graph)}
     found = [
         Layer(node, source, weight, origin)
@@ -125,7 +146,7 @@ def _layers(model: ir.Model, float_model: ir.Model) -> list[Layer]:
     ]
     if not found:
         raise StageError(
-            "quantize compensate: no quantized weight is one it can round anew; it takes those of Conv, MatMul, and "
+            f"quantize {stage}: no quantized weight is one it can round anew; it takes those of Conv, MatMul, and "
             f"Gemm without alpha, beta, transA or a computed bias, of up to {LARGEST} inputs an output"
         )
     return sorted(found, key=lambda layer: order[layer.node])
@@ -179,7 +200,7 @@ def _round(layer: Layer, wanted: Array, moments: Moments, damping: float, rescal
     return replace(quantized, codes=layer.unstacked(codes).astype(quantized.codes.dtype))
 
 
-def _shift_bias(model: ir.Model, layer: Layer, quantized: qdq.QuantizedWeight, moments: Moments) -> None:
+def _shift_bias(model: ir.Model, layer: Layer, quantized: qdq.QuantizedWeight, moments: Means) -> None:
     row, lack = moments.mean
     change = layer.stacked(layer.origin.array) - layer.stacked(quantized.dequantize()).astype(np.float64)
     bias = qdq.bias(layer.source)

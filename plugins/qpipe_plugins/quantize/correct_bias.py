@@ -2,22 +2,42 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.amounts import Count
 from qpipe.quant import qdq
 from qpipe.quant.graph import is_plain
 from qpipe.quant.statistics import Statistics
-from qpipe.types import Array
+from qpipe.samples import Samples
+from qpipe.types import Array, Progress
+from qpipe_plugins.quantize.compensate import shift_biases
 
 
-def correct_bias(model: ir.Model, float_model: ir.Model, statistics: Statistics) -> ir.Model:
+def correct_bias(
+    model: ir.Model,
+    float_model: ir.Model,
+    statistics: Statistics,
+    calibration_samples: Samples | None = None,
+    workdir: Path | None = None,
+    progress: Progress | None = None,
+    *,
+    samples: Count | None = None,
+) -> ir.Model:
     """Move each output channel's mean back to the float network's, by the mean of the layer's inputs.
 
-    Takes a second; no samples: calibration has gathered the means. Quantize the weights before it. Biases are set anew
-    from the float network's, so twice is the same as once; one that is computed, or that Gemm scales, is left alone.
-    Method: Nagel et al. 2019, section 4.2 (arXiv 1906.04721), with measured means instead of batch norm's.
+    Takes a second; no samples: calibration has gathered the means of the float network. With `samples` so many are run
+    through both networks, layer after layer, so that the inputs are those that the quantized network really has: two
+    inferences each. Quantize the weights before it. Biases are set anew from the float network's, so twice is the same
+    as once; one that is computed, or that Gemm scales, is left alone.
+    Method: Nagel et al. 2019, section 4.2 and appendix D (arXiv 1906.04721), with measured means.
     """
+    if samples and calibration_samples is not None and workdir is not None and progress is not None:
+        count = min(samples, len(calibration_samples))
+        shift_biases(model, float_model, calibration_samples, count, workdir, progress)
+        return model
     for weight, origin in qdq.origins(model, float_model, "quantize correct_bias"):
         error = weight.array - origin.array
         for node, source in zip(weight.nodes, origin.nodes, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -57,14 +58,16 @@ def split(
     progress: Progress,
     *,
     share: Share = 0.05,
+    multiple: Count = 16,
     bits: Bits = 8,
     samples: Count = 64,
     tolerance: float = 0.0,
 ) -> ir.Model:
     """Split channels with outlying weights in several, so that one scale per tensor is finer; the function stays.
 
-    Outlier channel splitting (Zhao et al. 2019, arXiv 1901.09504). Up to a part `share` of the channels between layers
-    is added, which costs time and size in that measure (logged). Parts of a weight behind an activation differ by
+    Outlier channel splitting (Zhao et al. 2019, arXiv 1901.09504). About a part `share` of the channels between layers
+    is added, which costs time and size in that measure (logged). Where their number is a `multiple`, or shares a
+    divisor with it, it stays one: kernels are made for that, and take half as long again for odd numbers. Parts of a weight behind an activation differ by
     fractions of a step of `bits`, so that together they round as the whole did. Weights before a ReLU6 are split only
     with a `tolerance`, on channels where values beyond the bound that then pass cost at most that part of the tensor's
     mean power on the samples. For weights with one scale per tensor; where equalize works it does more, for nothing.
@@ -79,7 +82,9 @@ def split(
     joined = list(_runs(found))
     before = _size(joined)
     for run in joined:
-        _plan(run, int(share * len(run.copies)))
+        grain = math.gcd(len(run.copies), multiple)
+        _plan(run, round(share * len(run.copies) / grain) * grain)
+        _fill(run, grain)
         _apply(run, bits)
     more = sum(int(run.copies.sum()) - len(run.copies) for run in joined)
     grown = 100 * (_size(joined) / before - 1) if before else 0.0
@@ -128,6 +133,13 @@ def _plan(run: Run, budget: int) -> None:
             for chain in carried:
                 run.parts[chain][channel] *= count / (count + 1)
         budget -= len(channels)
+
+
+def _fill(run: Run, grain: int) -> None:
+    """More copies, of what is largest behind, until their number is a multiple again."""
+    layer, chain = run.tails()[0]
+    while run.copies.sum() % grain:
+        run.copies[np.argmax(layer.input_ranges() / (run.copies * run.parts[chain]))] += 1
 
 
 def _candidates(run: Run) -> Iterator[tuple[Array, list[Chain]]]:
