@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import onnxruntime
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -77,6 +77,7 @@ def test_weights_of_eight_bits_at_their_extremes_saturate() -> None:
         assert (np.abs(saturating_product(activations, weights)) < np.abs(exact(activations, weights))).all()
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_weights_of_seven_bits_never_saturate(data: st.DataObject) -> None:
     activations, weights = drawn(data, -64, 63)
@@ -84,6 +85,7 @@ def test_weights_of_seven_bits_never_saturate(data: st.DataObject) -> None:
     assert saturating_share(activations, weights) == 0
 
 
+@settings(deadline=None)
 @given(data=st.data())
 def test_nothing_saturates_exactly_where_the_share_is_zero(data: st.DataObject) -> None:
     activations, weights = drawn(data, -128, 127)

@@ -38,7 +38,8 @@ def nncf(
     """
     feed = reader(model, calibration_samples, samples)
     with contained(WHERE, INSTALL):
-        os.environ["NNCF_CI"] = "1"  # it would tell its makers of each call, and keep a file about that
+        # it would tell its makers of each call, and count them in a file at home
+        os.environ |= {"NNCF_CI": "1", "CI": "true"}
         import nncf as library
         from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
         from nncf.quantization.advanced_parameters import QuantizationParameters as Parameters

@@ -67,11 +67,11 @@ def split(
 
     Outlier channel splitting (Zhao et al. 2019, arXiv 1901.09504). About a part `share` of the channels between layers
     is added, which costs time and size in that measure (logged). Where their number is a `multiple`, or shares a
-    divisor with it, it stays one: kernels are made for that, and take half as long again for odd numbers. Parts of a weight behind an activation differ by
-    fractions of a step of `bits`, so that together they round as the whole did. Weights before a ReLU6 are split only
-    with a `tolerance`, on channels where values beyond the bound that then pass cost at most that part of the tensor's
-    mean power on the samples. For weights with one scale per tensor; where equalize works it does more, for nothing.
-    Takes seconds.
+    divisor with it, it stays one: kernels are made for that, and take half as long again for odd numbers. Parts of a
+    weight behind an activation differ by fractions of a step of `bits`, so that together they round as the whole did.
+    Weights before a ReLU6 are split only with a `tolerance`, on channels where values beyond the bound that then pass
+    cost at most that part of the tensor's mean power on the samples. For weights with one scale per tensor; where
+    equalize works it does more, for nothing. Takes seconds.
     """
     found = chains(model.graph, CHANNELWISE)
     if tolerance:
