@@ -156,6 +156,8 @@ def my_net(with_pictures: Path, tmp_path: Path) -> Path:
 
 
 def test_the_recipe_and_the_plugin_of_the_readme_run(my_net: Path) -> None:
+    # compensated it would be the only one on the front: small, and as exact
+    edit(my_net / "recipe.yaml", {"levels: additive}}, compensate]": "levels: power_of_two}}]"})
     printed = qpipe("run", "recipe.yaml", "--only", "mine", "--only", "log4", at=my_net)
     found = check_front(my_net, printed, {"latency_ms", "agreement"})
     assert found["mine"]["metrics"]["size_mb"]["value"] < found["float32"]["metrics"]["size_mb"]["value"] / 2
