@@ -113,7 +113,11 @@ class Cache:
         self._make()
         with ExitStack() as stack:
             with self._locked(fcntl.LOCK_SH):  # who cleans sees the whole list or none of it
-                user = stack.enter_context(tempfile.NamedTemporaryFile("w", dir=self.root / USERS, encoding="utf-8"))
+                user = stack.enter_context(
+                    tempfile.NamedTemporaryFile("w", dir=self.root / USERS, encoding="utf-8", delete=False)
+                )
+                # before it is closed, for then who cleans may remove it
+                stack.callback(Path(user.name).unlink, missing_ok=True)
                 fcntl.flock(user, fcntl.LOCK_EX)  # falls with this process, whatever ends it
                 user.write("\n".join(names))
                 user.flush()
