@@ -17,13 +17,30 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
+
+# what a failure is the fault of; only the transient ones may pass by themselves
+Failure = Literal[
+    "configuration", "artifact", "unreachable", "died", "timeout", "no room", "out of memory", "wrong answer",
+    "throttled", "bug",
+]  # fmt: skip
+TRANSIENT: frozenset[Failure] = frozenset({"unreachable", "died", "timeout", "throttled"})
 
 LONGEST = 2000  # characters of a line: what a user gave may be of any length
 
 
 class QpipeError(Exception):
-    """The one class to catch; its text is a sentence for the user, or several in a line each."""
+    """The one class to catch; its text is a sentence for the user, or several in a line each.
+
+    `failure` is its type: that of its class, unless who raises it knows better.
+    """
+
+    failure: Failure = "bug"
+
+    def __init__(self, *lines: str, failure: Failure | None = None) -> None:
+        super().__init__(*lines)
+        if failure:
+            self.failure = failure
 
     def __str__(self) -> str:
         return "\n".join(_line(str(argument)) for argument in self.args)
@@ -45,25 +62,33 @@ def printable(text: str) -> str:
 class RecipeError(QpipeError):
     """What the user wrote cannot be meant; nothing has run yet."""
 
+    failure = "configuration"
+
 
 class PluginError(QpipeError):
     """A plugin does not load, clashes with another, or broke the contract of its kind."""
+
+    failure = "configuration"
 
 
 class StageError(QpipeError):
     """A stage cannot do its work on this input; its branch of the run stops here."""
 
+    failure = "artifact"
+
 
 class IncompleteError(StageError):
     """A measuring stage could not do all of its work: what it has is kept, and the step counts as failed."""
 
-    def __init__(self, message: str, measurements: list[Any]) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, measurements: list[Any], failure: Failure | None = None) -> None:
+        super().__init__(message, failure=failure)
         self.measurements = measurements
 
 
 class DeviceError(QpipeError):
     """A device, or the way to it, failed; it says nothing about the network."""
+
+    failure = "unreachable"
 
 
 class BusyError(DeviceError):
