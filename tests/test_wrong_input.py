@@ -12,7 +12,7 @@ import sys
 import venv
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -23,7 +23,7 @@ from PIL import Image
 
 from models import conv_net
 from qpipe import recipe
-from qpipe.cli import main
+from shell import Shell
 
 if TYPE_CHECKING:
     from conftest import Sshd
@@ -54,11 +54,12 @@ NAMES = "is not allowed; use letters, digits, '.', '_' and '-'"
 ROOT = os.getuid() == 0
 
 
-class Shell:
-    """The command in this process, in a folder with a recipe that works."""
+class Spoilt(Shell):
+    """The command in a folder with a recipe that works."""
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.folder, self.monkeypatch, self.capsys = folder, monkeypatch, capsys
+        super().__init__(monkeypatch, capsys)
+        self.folder = folder
         (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
         (folder / "devices.yaml").write_text(DEVICES, encoding="utf-8")
         ir.save(conv_net(), folder / "m.onnx")
@@ -75,22 +76,14 @@ class Shell:
         assert old in text
         path.write_text(text.replace(old, new), encoding="utf-8")
 
-    def __call__(self, line: str) -> tuple[int, str, str]:
+    def tell(self, line: str) -> tuple[int, str, str]:
         """Exit status, standard output and standard error of `qpipe LINE`."""
-        self.monkeypatch.setattr(sys, "argv", ["qpipe", *shlex.split(line)])
-        self.capsys.readouterr()
-        status: Any = 0
-        try:
-            main()
-        except SystemExit as error:
-            status = error.code or 0
-        out, err = self.capsys.readouterr()
-        return status, out, err
+        return self.ended(*shlex.split(line))
 
     def refused(self, line: str, status: int = 2) -> str:
         """The one line that is said of it, without `qpipe: `; nothing else comes of it."""
         before = self.files()
-        ended, out, err = self(line)
+        ended, out, err = self.tell(line)
         said = [each for each in err.splitlines() if each.startswith("qpipe: ")]  # others tell of progress
         assert ended == status, f"{ended}\n{out}\n{err}"
         assert len(said) == 1, err
@@ -106,15 +99,14 @@ class Shell:
 
 
 @pytest.fixture
-def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Spoilt:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NO_COLOR", "1")
-    return Shell(tmp_path, monkeypatch, capsys)
+    return Spoilt(tmp_path, monkeypatch, capsys)
 
 
-def test_the_recipe_that_is_spoilt_here_is_good(qpipe: Shell) -> None:
+def test_the_recipe_that_is_spoilt_here_is_good(qpipe: Spoilt) -> None:
     for line in ("plan recipe.yaml", "run recipe.yaml"):
-        status, _, err = qpipe(line)
+        status, _, err = qpipe.tell(line)
         assert status == 0, err
 
 
@@ -179,7 +171,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
 
 
 @pytest.mark.parametrize("case", TEXTS)
-def test_a_recipe_that_cannot_be_meant(case: str, qpipe: Shell) -> None:
+def test_a_recipe_that_cannot_be_meant(case: str, qpipe: Spoilt) -> None:
     old, new, message = TEXTS[case]
     qpipe.edit(old, new)
     assert qpipe.refused("plan recipe.yaml") == message
@@ -208,7 +200,7 @@ def test_a_recipe_that_cannot_be_meant(case: str, qpipe: Shell) -> None:
         ("compile onnxruntime", "providers: [gpu]", "give"),
     ],
 )
-def test_an_option_out_of_its_range(stage: str, option: str, said: str, qpipe: Shell) -> None:
+def test_an_option_out_of_its_range(stage: str, option: str, said: str, qpipe: Spoilt) -> None:
     kind, name = stage.split()
     call = f"{{{name}: {{{option}}}}}"
     if kind == "measure":
@@ -251,7 +243,7 @@ LINES = {
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_a_command_that_cannot_be_meant(line: str, qpipe: Shell) -> None:
+def test_a_command_that_cannot_be_meant(line: str, qpipe: Spoilt) -> None:
     for each in (line, line.replace("plan", "run", 1)):
         said = qpipe.refused(each)
         assert said == LINES[line] or re.fullmatch(LINES[line], said), said
@@ -272,7 +264,7 @@ INVENTORIES = {
 
 
 @pytest.mark.parametrize("text", INVENTORIES)
-def test_an_inventory_that_cannot_be_meant(text: str, qpipe: Shell) -> None:
+def test_an_inventory_that_cannot_be_meant(text: str, qpipe: Spoilt) -> None:
     (qpipe.folder / "devices.yaml").write_text(text, encoding="utf-8")
     assert qpipe.refused("plan recipe.yaml") == f"devices.yaml:1: {INVENTORIES[text]}"
 
@@ -383,7 +375,7 @@ QUICK = ("empty", "a weight above", "a weight that is NaN", "an open dimension")
 @pytest.mark.parametrize(
     "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in MODELS]
 )
-def test_a_network_that_cannot_be_read(case: str, qpipe: Shell) -> None:
+def test_a_network_that_cannot_be_read(case: str, qpipe: Spoilt) -> None:
     spoil, said = MODELS[case]
     spoil(qpipe.folder / "m.onnx")
     message = qpipe.refused("plan recipe.yaml")
@@ -391,16 +383,16 @@ def test_a_network_that_cannot_be_read(case: str, qpipe: Shell) -> None:
     assert not (qpipe.folder / "evil").exists()
 
 
-def test_a_run_of_a_network_that_cannot_be_read_says_the_same_as_a_plan(qpipe: Shell) -> None:
+def test_a_run_of_a_network_that_cannot_be_read_says_the_same_as_a_plan(qpipe: Spoilt) -> None:
     (qpipe.folder / "m.onnx").write_bytes(b"")
     assert qpipe.refused("run recipe.yaml") == qpipe.refused("plan recipe.yaml")
 
 
-def test_of_two_networks_each_that_is_wrong_has_its_line(qpipe: Shell) -> None:
+def test_of_two_networks_each_that_is_wrong_has_its_line(qpipe: Spoilt) -> None:
     qpipe.edit("schemes:", "  n: {onnx: {path: n.onnx}}\n  o: {onnx: {path: o.onnx}}\nschemes:")
     for name in "no":
         (qpipe.folder / f"{name}.onnx").write_bytes(b"")
-    status, out, err = qpipe("plan recipe.yaml")
+    status, out, err = qpipe.tell("plan recipe.yaml")
     said = [line for line in err.splitlines() if "recipe.yaml:" in line]
     assert (status, out) == (2, "")
     assert [re.sub(r" /.*/(.)\.onnx: .*", r" \1", line) for line in said] == [
@@ -419,7 +411,7 @@ FITS = {
 
 
 @pytest.mark.parametrize("case", FITS)
-def test_samples_that_the_network_does_not_take(case: str, qpipe: Shell) -> None:
+def test_samples_that_the_network_does_not_take(case: str, qpipe: Spoilt) -> None:
     old, new, given = FITS[case]
     qpipe.edit(old, new)
     taken = "input 'image' of the network takes float32 [1, 3, 16, 16]"
@@ -428,7 +420,7 @@ def test_samples_that_the_network_does_not_take(case: str, qpipe: Shell) -> None
     assert qpipe.refused("run recipe.yaml") == message
 
 
-def test_a_network_of_two_inputs_is_not_fed_with_one(qpipe: Shell) -> None:
+def test_a_network_of_two_inputs_is_not_fed_with_one(qpipe: Spoilt) -> None:
     body = "(float[1, 3, 16, 16] image, float[1, 3] more) => (float[1, 3, 16, 16] y) { y = Relu (image) }"
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> net {body}')
     onnx.save(model, qpipe.folder / "m.onnx")
@@ -476,7 +468,7 @@ SAMPLES: dict[str, tuple[Callable[[Path], None], tuple[str, str], str]] = {
 
 
 @pytest.mark.parametrize("case", SAMPLES)
-def test_samples_that_cannot_be_made(case: str, qpipe: Shell) -> None:
+def test_samples_that_cannot_be_made(case: str, qpipe: Spoilt) -> None:
     spoil, (old, new), said = SAMPLES[case]
     spoil(qpipe.folder)
     qpipe.edit(old, new)
@@ -499,7 +491,7 @@ PLUGINS = {
 
 
 @pytest.mark.parametrize("case", PLUGINS)
-def test_a_plugin_that_does_not_load(case: str, qpipe: Shell) -> None:
+def test_a_plugin_that_does_not_load(case: str, qpipe: Spoilt) -> None:
     code, said = PLUGINS[case]
     (qpipe.folder / "mine.py").write_text(code, encoding="utf-8")
     qpipe.edit("name: r", "name: r\nplugins: [mine.py]")
@@ -508,7 +500,7 @@ def test_a_plugin_that_does_not_load(case: str, qpipe: Shell) -> None:
     assert qpipe.refused("run recipe.yaml") == message
 
 
-def test_a_plugin_that_takes_the_name_of_a_stage(qpipe: Shell) -> None:
+def test_a_plugin_that_takes_the_name_of_a_stage(qpipe: Spoilt) -> None:
     code = PLUGIN.replace("mine", "symmetric")
     (qpipe.folder / "mine.py").write_text(code, encoding="utf-8")
     qpipe.edit("name: r", "name: r\nplugins: [mine.py]")
@@ -531,22 +523,22 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def test_a_full_disk_is_told_and_once_there_is_room_it_goes_on(small_disk: Path, qpipe: Shell) -> None:
+def test_a_full_disk_is_told_and_once_there_is_room_it_goes_on(small_disk: Path, qpipe: Spoilt) -> None:
     line = "recipe.yaml --db disk/results.db --cache disk/cache"
     for command in ("plan", "run"):
-        status, out, err = qpipe(f"{command} {line}")
+        status, out, err = qpipe.tell(f"{command} {line}")
         if status:
             assert re.search("is full|[Nn]o space left", out + err), out + err
             assert len([each for each in err.splitlines() if each.startswith("qpipe: ")]) <= 1, err
     assert status, "the disk was not full"
     subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
     for command in ("plan", "run"):
-        status, _, err = qpipe(f"{command} {line}")
+        status, _, err = qpipe.tell(f"{command} {line}")
         assert status == 0, err
 
 
 @pytest.mark.parametrize("place", ["/proc/qpipe", "/sys/qpipe"])
-def test_a_place_where_nothing_can_be_written(place: str, qpipe: Shell) -> None:
+def test_a_place_where_nothing_can_be_written(place: str, qpipe: Spoilt) -> None:
     if not Path(place).parent.is_dir():
         pytest.skip(f"no {Path(place).parent} here")
     said = qpipe.refused(f"plan recipe.yaml --cache {place}")
@@ -566,41 +558,41 @@ def refusing_port() -> Iterator[int]:
         yield taken.getsockname()[1]
 
 
-def board(qpipe: Shell, **options: object) -> None:
+def board(qpipe: Spoilt, **options: object) -> None:
     words = ", ".join(f"{name}: {value}" for name, value in options.items())
     (qpipe.folder / "devices.yaml").write_text(f"board: {{ssh: {{{words}}}}}\n", encoding="utf-8")
 
 
-def unreachable(qpipe: Shell) -> str:
-    assert qpipe("plan recipe.yaml")[0] == 0
+def unreachable(qpipe: Spoilt) -> str:
+    assert qpipe.tell("plan recipe.yaml")[0] == 0
     return qpipe.refused("run recipe.yaml", 1)
 
 
-def test_a_board_that_refuses(qpipe: Shell, refusing_port: int) -> None:
+def test_a_board_that_refuses(qpipe: Spoilt, refusing_port: int) -> None:
     board(qpipe, host="127.0.0.1", port=refusing_port, known_hosts="hosts")
     said = unreachable(qpipe)
     assert said.startswith(f"board: 127.0.0.1:{refusing_port} cannot be reached: "), said
     assert said.endswith("; is it on, and is sshd running?"), said
 
 
-def test_a_board_whose_name_is_unknown(qpipe: Shell) -> None:
+def test_a_board_whose_name_is_unknown(qpipe: Spoilt) -> None:
     board(qpipe, host="no-such-board.invalid")
     assert unreachable(qpipe) == "board: there is no host 'no-such-board.invalid'; give its address"
 
 
-def test_a_board_whose_host_key_is_unknown(qpipe: Shell, sshd: Sshd) -> None:
+def test_a_board_whose_host_key_is_unknown(qpipe: Spoilt, sshd: Sshd) -> None:
     (qpipe.folder / "hosts").write_text("", encoding="utf-8")
     board(qpipe, **{**sshd.options(qpipe.folder.parent / "board"), "known_hosts": "hosts"})
     said = unreachable(qpipe)
     assert said.startswith("board: host key of 127.0.0.1 is not known; add it with: ssh-keyscan "), said
 
 
-def test_a_board_whose_key_is_wrong(qpipe: Shell, sshd: Sshd) -> None:
+def test_a_board_whose_key_is_wrong(qpipe: Spoilt, sshd: Sshd) -> None:
     board(qpipe, **{**sshd.options(qpipe.folder.parent / "board"), "key": sshd.host_key})
     assert re.match("board: .*accepts none of .*; add one with: ssh-copy-id", unreachable(qpipe))
 
 
-def test_a_board_without_that_python(qpipe: Shell, sshd: Sshd) -> None:
+def test_a_board_without_that_python(qpipe: Spoilt, sshd: Sshd) -> None:
     board(qpipe, **{**sshd.options(qpipe.folder.parent / "board"), "python": "/no/python"})
     assert re.match("board: .*python", unreachable(qpipe))
 
@@ -615,7 +607,7 @@ def bare_python(folder: Path, *modules: str) -> Path:
     return folder / "bin" / "python"
 
 
-def test_a_board_whose_python_lacks_numpy(qpipe: Shell, sshd: Sshd, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_board_whose_python_lacks_numpy(qpipe: Spoilt, sshd: Sshd, tmp_path_factory: pytest.TempPathFactory) -> None:
     python = bare_python(tmp_path_factory.mktemp("python"))
     board(qpipe, **{**sshd.options(qpipe.folder.parent / "board"), "python": python})
     reason = "does not start the agent (its last line: numpy cannot be imported: No module named 'numpy')"
@@ -623,11 +615,11 @@ def test_a_board_whose_python_lacks_numpy(qpipe: Shell, sshd: Sshd, tmp_path_fac
 
 
 def test_a_board_whose_python_lacks_the_runtime(
-    qpipe: Shell, sshd: Sshd, tmp_path_factory: pytest.TempPathFactory
+    qpipe: Spoilt, sshd: Sshd, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     python = bare_python(tmp_path_factory.mktemp("python"), "numpy")
     board(qpipe, **{**sshd.options(qpipe.folder.parent / "board"), "python": python})
-    status, out, err = qpipe("run recipe.yaml")
+    status, out, err = qpipe.tell("run recipe.yaml")
     assert status == 1
     assert "Traceback" not in out + err
     (said,) = [line for line in out.splitlines() if line.startswith("  failed: ")]
@@ -638,7 +630,7 @@ def test_a_board_whose_python_lacks_the_runtime(
 
 
 @pytest.mark.parametrize("case", ["not YAML", "no such model", "a name that is a path"])
-def test_the_command_itself_ends_so(case: str, qpipe: Shell) -> None:
+def test_the_command_itself_ends_so(case: str, qpipe: Spoilt) -> None:
     old, new, message = TEXTS[case]
     qpipe.edit(old, new)
     command = [str(Path(sys.executable).with_name("qpipe")), "plan", "recipe.yaml"]
@@ -646,7 +638,7 @@ def test_the_command_itself_ends_so(case: str, qpipe: Shell) -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"qpipe: {message}\n")
 
 
-def test_a_name_longer_than_a_file_system_takes_is_no_mistake(qpipe: Shell) -> None:
+def test_a_name_longer_than_a_file_system_takes_is_no_mistake(qpipe: Spoilt) -> None:
     qpipe.edit("  int8:", f"  {'x' * 300}:")
-    status, _, err = qpipe("run recipe.yaml")
+    status, _, err = qpipe.tell("run recipe.yaml")
     assert status == 0, err

@@ -12,6 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from shell import Shell
+
 PLUGIN = '''
 """Small stages."""
 from __future__ import annotations
@@ -242,3 +246,12 @@ def lab(folder: Path) -> Lab:
     made.write("recipe.yaml", RECIPE)
     made.write("devices.yaml", DEVICES)
     return made
+
+
+class LabShell(Shell):
+    """The command in this process, in a lab."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        super().__init__(monkeypatch, capsys)
+        monkeypatch.chdir(folder)
+        self.lab = lab(folder)

@@ -3,51 +3,21 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import scratch_lab
-from scratch_lab import Lab
-
-from qpipe.cli import main
+from scratch_lab import LabShell
 
 SNAPPED = "tiny/snapped/packed@one"
 
 
-class Shell:
-    """The command in this process, in a lab."""
-
-    def __init__(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.lab, self.monkeypatch, self.capsys = lab, monkeypatch, capsys
-
-    def __call__(self, line: str, status: int = 0) -> tuple[str, str]:
-        """Standard output and standard error of `qpipe LINE`, which must end with that status."""
-        self.monkeypatch.setattr(sys, "argv", ["qpipe", *shlex.split(line)])
-        self.capsys.readouterr()
-        try:
-            main()
-            ended: Any = 0
-        except SystemExit as error:
-            ended = error.code or 0
-        out, err = self.capsys.readouterr()
-        assert ended == status, f"{ended}\n{out}\n{err}"
-        return out, err
-
-    def json(self, line: str, status: int = 0) -> Any:
-        return json.loads(self(f"{line} --json", status)[0])
-
-
 @pytest.fixture
-def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NO_COLOR", "1")
-    return Shell(scratch_lab.lab(tmp_path), monkeypatch, capsys)
+def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> LabShell:
+    return LabShell(tmp_path, monkeypatch, capsys)
 
 
-def test_from_a_recipe_to_an_answer(qpipe: Shell) -> None:
+def test_from_a_recipe_to_an_answer(qpipe: LabShell) -> None:
     before = qpipe.json("plan recipe.yaml")
     will = {step["scheme"]: step["will"] for step in before if step["kind"] == "compile"}
     assert will == {"float32": "cached", "snapped": "compute"}, "float is tried"
@@ -79,7 +49,7 @@ def test_from_a_recipe_to_an_answer(qpipe: Shell) -> None:
     assert [device["name"] for device in qpipe.json("devices list")] == ["one", "two", "arm", "local"]
 
 
-def test_why_names_the_fields_that_changed(qpipe: Shell) -> None:
+def test_why_names_the_fields_that_changed(qpipe: LabShell) -> None:
     qpipe("run recipe.yaml")
     assert qpipe.json("why tiny/snapped/snap")["cached"] is True
     assert qpipe("why tiny/snapped/snap")[0].startswith("tiny/snapped/snap: hit; its result under key ")
@@ -97,7 +67,7 @@ def test_why_names_the_fields_that_changed(qpipe: Shell) -> None:
     assert err == "qpipe: lab: no step 'tiny/snapped/snop'; did you mean 'tiny/snapped/snap'?\n"
 
 
-def test_a_run_that_fails_in_part_says_where_and_why_and_how_to_go_on(qpipe: Shell) -> None:
+def test_a_run_that_fails_in_part_says_where_and_why_and_how_to_go_on(qpipe: LabShell) -> None:
     qpipe.lab.edit(
         "recipe.yaml", '{snap: {bits: "${bits}"}}', "{snap: {say: hello from the stage, fail: 'too hot; wait'}}"
     )
@@ -115,7 +85,7 @@ def test_a_run_that_fails_in_part_says_where_and_why_and_how_to_go_on(qpipe: She
     assert len(qpipe.json("runs")) == 1, "it was continued"
 
 
-def test_a_run_can_be_narrowed_and_sent_elsewhere(qpipe: Shell) -> None:
+def test_a_run_can_be_narrowed_and_sent_elsewhere(qpipe: LabShell) -> None:
     rows = qpipe.json("run recipe.yaml --only float32 --device two --device arm")
     assert {(row["scheme"], row["device"]) for row in rows} == {("float32", "two"), ("float32", "arm")}
     assert [row["device"] for row in qpipe.json("pareto --device arm")] == ["arm"]
@@ -141,19 +111,19 @@ def test_a_run_can_be_narrowed_and_sent_elsewhere(qpipe: Shell) -> None:
         ("describe device shs", "no plugin offers device 'shs'; there is local, null, ssh"),
     ],
 )  # fmt: skip
-def test_wrong_input_is_one_line_and_status_2(line: str, message: str, qpipe: Shell) -> None:
+def test_wrong_input_is_one_line_and_status_2(line: str, message: str, qpipe: LabShell) -> None:
     out, err = qpipe(line, 2)
     assert (out, err) == ("", f"qpipe: {message}\n")
 
 
-def test_a_run_by_an_unknown_id_is_told_which_there_are(qpipe: Shell) -> None:
+def test_a_run_by_an_unknown_id_is_told_which_there_are(qpipe: LabShell) -> None:
     qpipe("run recipe.yaml --only float32")
     (run,) = qpipe.json("runs")
     _, err = qpipe("show --run 1999", 2)
     assert err == f"qpipe: run '1999': there is no such run; there is {run['id']}\n"
 
 
-def test_describe_tells_all_of_a_stage(qpipe: Shell) -> None:
+def test_describe_tells_all_of_a_stage(qpipe: LabShell) -> None:
     told = qpipe.json("describe measure latency")
     assert told["needs"] == ["deployments", "device", "device_samples", "workdir", "progress"]
     assert told["options"]["rounds"].items() >= {"type": "integer", "default": 10, "required": False}.items()
@@ -161,14 +131,14 @@ def test_describe_tells_all_of_a_stage(qpipe: Shell) -> None:
     assert "must be given" in out
 
 
-def test_every_stage_can_be_described(qpipe: Shell) -> None:
+def test_every_stage_can_be_described(qpipe: LabShell) -> None:
     for stage in qpipe.json("plugins")["stages"]:
         told = qpipe.json(f"describe {stage['kind']} {stage['name']}")
         assert told["doc"], stage
         assert qpipe(f"describe {stage['kind']} {stage['name']}")[0]
 
 
-def test_checking_a_device_records_it(qpipe: Shell) -> None:
+def test_checking_a_device_records_it(qpipe: LabShell) -> None:
     assert qpipe.json("devices list")[0]["checked"] is None
     (entry,) = qpipe.json("devices check arm")
     assert (entry["name"], entry["arch"], entry["error"]) == ("arm", "aarch64", None)
@@ -177,7 +147,7 @@ def test_checking_a_device_records_it(qpipe: Shell) -> None:
     assert listed["one"]["checked"] is None
 
 
-def test_a_device_that_does_not_answer_is_status_1(qpipe: Shell) -> None:
+def test_a_device_that_does_not_answer_is_status_1(qpipe: LabShell) -> None:
     qpipe.lab.write("devices.yaml", "dead: {ssh: {host: 127.0.0.1, port: 1, connect_timeout: 2}}\n")
     out, err = qpipe("devices check dead --json", 1)
     assert json.loads(out)[0]["error"]
@@ -187,7 +157,7 @@ def test_a_device_that_does_not_answer_is_status_1(qpipe: Shell) -> None:
     assert err.splitlines()[-1].startswith("qpipe: dead: ")
 
 
-def test_a_run_goes_on_without_a_device_that_does_not_answer(qpipe: Shell) -> None:
+def test_a_run_goes_on_without_a_device_that_does_not_answer(qpipe: LabShell) -> None:
     qpipe.lab.edit("devices.yaml", "two: 'null'", "two: {ssh: {host: 127.0.0.1, port: 1, connect_timeout: 2}}")
     out, _ = qpipe("run recipe.yaml --device one --device two", 1)
     assert ": partial in " in out

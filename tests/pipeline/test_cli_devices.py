@@ -3,41 +3,29 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from qpipe import inventory, registry
-from qpipe.cli import main
+from shell import Shell
 
 CONTENT = 3_000_000
+Runs = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture(autouse=True)
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory whose device `board` is this machine, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NO_COLOR", "1")
     Path("devices.yaml").write_text(f"board: {{local: {{folder: {tmp_path / 'board'}}}}}\n", encoding="utf-8")
     return tmp_path
 
 
 @pytest.fixture
-def qpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    def call(*words: str, status: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["qpipe", *words])
-        try:
-            main()
-            ended: Any = 0
-        except SystemExit as error:
-            ended = error.code or 0
-        out, err = capsys.readouterr()
-        assert ended == status, f"{ended}\n{out}\n{err}"
-        return out, err
-
-    return call
+def qpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Runs:
+    return Shell(monkeypatch, capsys).run
 
 
 def store(here: Path) -> Path:
@@ -53,7 +41,7 @@ def store(here: Path) -> Path:
         device.close()
 
 
-def test_clean_frees_a_device_and_says_how_much(qpipe: Any, here: Path) -> None:
+def test_clean_frees_a_device_and_says_how_much(qpipe: Runs, here: Path) -> None:
     stored = store(here)
     assert qpipe("devices", "clean", "board") == ("board: 3.0 MB freed\n", "")
     assert not stored.exists()
@@ -61,7 +49,7 @@ def test_clean_frees_a_device_and_says_how_much(qpipe: Any, here: Path) -> None:
     assert entry == {"name": "board", "freed_mb": 0.0, "error": None}
 
 
-def test_clean_names_the_device_that_does_not_answer_and_cleans_the_others(qpipe: Any, here: Path) -> None:
+def test_clean_names_the_device_that_does_not_answer_and_cleans_the_others(qpipe: Runs, here: Path) -> None:
     with Path("devices.yaml").open("a", encoding="utf-8") as file:
         file.write("dead: {local: {python: /nowhere/python3, folder: dead}}\n")
     store(here)
@@ -70,13 +58,13 @@ def test_clean_names_the_device_that_does_not_answer_and_cleans_the_others(qpipe
     assert err.startswith("qpipe: dead: '/nowhere/python3' does not start")
 
 
-def test_clean_wants_a_device_that_is_in_the_inventory(qpipe: Any) -> None:
+def test_clean_wants_a_device_that_is_in_the_inventory(qpipe: Runs) -> None:
     assert "Missing argument" in qpipe("devices", "clean", status=2)[1]
     _, err = qpipe("devices", "clean", "bord", status=2)
     assert err.startswith("qpipe: devices.yaml: no device 'bord'; did you mean 'board'?")
 
 
-def test_the_inventory_here_comes_before_that_of_the_recipes(qpipe: Any) -> None:
+def test_the_inventory_here_comes_before_that_of_the_recipes(qpipe: Runs) -> None:
     def listed(*words: str) -> list[str]:
         return [device["name"] for device in json.loads(qpipe("devices", "list", "--json", *words)[0])]
 

@@ -5,53 +5,23 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 import shutil
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import scratch_lab
-from scratch_lab import Lab
+from scratch_lab import LabShell
 
 from qpipe.cache import MANIFEST, Cache
-from qpipe.cli import main
 from qpipe.store import Store
 from qpipe.types import Measurement
 
 DB, CACHE = Path(".qpipe/results.db"), Path(".qpipe/cache")
 
 
-class Shell:
-    """The command in this process, in a lab."""
-
-    def __init__(self, lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-        self.lab, self.monkeypatch, self.capsys = lab, monkeypatch, capsys
-
-    def __call__(self, line: str, status: int = 0) -> tuple[str, str]:
-        """Standard output and standard error of `qpipe LINE`, which must end with that status."""
-        self.monkeypatch.setattr(sys, "argv", ["qpipe", *shlex.split(line)])
-        self.capsys.readouterr()
-        ended: Any = 0
-        try:
-            main()
-        except SystemExit as error:
-            ended = error.code or 0
-        out, err = self.capsys.readouterr()
-        assert ended == status, f"{ended}\n{out}\n{err}"
-        return out, err
-
-    def json(self, line: str) -> Any:
-        return json.loads(self(f"{line} --json")[0])
-
-
 @pytest.fixture
-def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NO_COLOR", "1")
-    return Shell(scratch_lab.lab(tmp_path), monkeypatch, capsys)
+def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> LabShell:
+    return LabShell(tmp_path, monkeypatch, capsys)
 
 
 def fill(kind: str, key: str, size: int, days: float = 0) -> None:
@@ -68,7 +38,7 @@ def keys() -> list[str]:
 
 
 @pytest.fixture
-def filled(qpipe: Shell) -> Shell:
+def filled(qpipe: LabShell) -> LabShell:
     """5 MB of samples unused for 9 days, builds of 2 and 1 MB for 5 days and none."""
     fill("samples", "s", 5_000_000, 9)
     fill("compile", "old", 2_000_000, 5)
@@ -76,7 +46,7 @@ def filled(qpipe: Shell) -> Shell:
     return qpipe
 
 
-def test_the_cache_is_shown_by_kind_the_largest_first(filled: Shell) -> None:
+def test_the_cache_is_shown_by_kind_the_largest_first(filled: LabShell) -> None:
     lines = [re.split(r"\s{2,}", line.strip()) for line in filled("cache")[0].splitlines()]
     assert lines == [
         ["kind", "entries", "MB", "oldest use"], ["samples", "1", "5.0", "9 days ago"],
@@ -86,7 +56,7 @@ def test_the_cache_is_shown_by_kind_the_largest_first(filled: Shell) -> None:
     assert [(row["kind"], row["entries"], round(row["mb"])) for row in rows] == [("samples", 1, 5), ("compile", 2, 3)]
 
 
-def test_an_empty_cache_is_said_to_be_so_and_not_made(qpipe: Shell) -> None:
+def test_an_empty_cache_is_said_to_be_so_and_not_made(qpipe: LabShell) -> None:
     assert qpipe("cache")[0] == ".qpipe/cache: nothing is cached\n"
     assert qpipe("cache clean")[0] == ".qpipe/cache: 0.0 MB freed, 0 results\n"
     assert not Path(".qpipe").exists()
@@ -103,12 +73,12 @@ def test_an_empty_cache_is_said_to_be_so_and_not_made(qpipe: Shell) -> None:
         ("--dry-run", ["s", "old", "new"], "8.0 MB would be freed, 3 results"),
     ],
 )
-def test_cleaning_says_what_it_freed(options: str, left: list[str], freed: str, filled: Shell) -> None:
+def test_cleaning_says_what_it_freed(options: str, left: list[str], freed: str, filled: LabShell) -> None:
     assert filled(f"cache clean {options}")[0] == f".qpipe/cache: {freed}\n"
     assert keys() == left
 
 
-def test_an_option_before_the_word_clean_counts_too(filled: Shell) -> None:
+def test_an_option_before_the_word_clean_counts_too(filled: LabShell) -> None:
     shutil.copytree(CACHE, "other")
     told = json.loads(filled("cache --cache other --json clean")[0])
     assert (told["freed_bytes"] // 1_000_000, told["in_use"], told["dry_run"]) == (8, 0, False)
@@ -116,12 +86,12 @@ def test_an_option_before_the_word_clean_counts_too(filled: Shell) -> None:
     assert len(keys()) == 3
 
 
-def test_an_unknown_kind_is_told(filled: Shell) -> None:
+def test_an_unknown_kind_is_told(filled: LabShell) -> None:
     _, err = filled("cache clean --kind compiled", 2)
     assert err == "qpipe: --kind compiled: .qpipe/cache holds nothing of that kind; did you mean 'compile'?\n"
 
 
-def test_what_a_running_run_needs_survives_cleaning(qpipe: Shell) -> None:
+def test_what_a_running_run_needs_survives_cleaning(qpipe: LabShell) -> None:
     qpipe.lab.edit("recipe.yaml", '{snap: {bits: "${bits}"}}', "{snap: {seconds: 4, mark: snapping}}")
     fill("compile", "of another recipe", 1_000_000)
     running = qpipe.lab.start("run", "recipe.yaml")
@@ -141,7 +111,7 @@ def test_what_a_running_run_needs_survives_cleaning(qpipe: Shell) -> None:
 # ---- databases
 
 
-def test_databases_are_merged(qpipe: Shell) -> None:
+def test_databases_are_merged(qpipe: LabShell) -> None:
     qpipe("run recipe.yaml --only float32")
     qpipe("run recipe.yaml --only float32 --db other/theirs.db")
     shutil.copy("other/theirs.db", "copy.db")
@@ -158,7 +128,7 @@ def test_databases_are_merged(qpipe: Shell) -> None:
     assert lines[2] == ["into new.db"]
 
 
-def test_a_run_that_differs_is_told_in_a_line(qpipe: Shell) -> None:
+def test_a_run_that_differs_is_told_in_a_line(qpipe: LabShell) -> None:
     with Store(DB) as store:
         run = store.new_run("a", recipe_path="", recipe_digest="", recipe_text="", versions={})
     shutil.copy(DB, "copy.db")
@@ -169,7 +139,7 @@ def test_a_run_that_differs_is_told_in_a_line(qpipe: Shell) -> None:
 
 
 @pytest.mark.parametrize("name", ["recipe.yaml", "nothing.db"])
-def test_what_is_no_database_is_one_line(name: str, qpipe: Shell) -> None:
+def test_what_is_no_database_is_one_line(name: str, qpipe: LabShell) -> None:
     out, err = qpipe(f"db merge {name}", 2)
     assert (out, err.count("\n")) == ("", 1)
     assert err.startswith(f"qpipe: {name}: ")
@@ -180,7 +150,7 @@ def test_what_is_no_database_is_one_line(name: str, qpipe: Shell) -> None:
 
 
 @pytest.fixture
-def ran(qpipe: Shell) -> tuple[Shell, list[str]]:
+def ran(qpipe: LabShell) -> tuple[LabShell, list[str]]:
     """Two runs with a number, the newest first."""
     place = {"model": "net", "scheme": "int8", "build": "ort", "device": "one"}
     with Store(DB) as store:
@@ -197,7 +167,7 @@ def ran(qpipe: Shell) -> tuple[Shell, list[str]]:
     return qpipe, ids[::-1]
 
 
-def test_a_run_is_tagged_found_by_its_tag_and_untagged(ran: tuple[Shell, list[str]]) -> None:
+def test_a_run_is_tagged_found_by_its_tag_and_untagged(ran: tuple[LabShell, list[str]]) -> None:
     qpipe, (newest, oldest) = ran
     assert qpipe(f"runs tag {oldest} nightly before-the-fix")[0] == f"run {oldest}: before-the-fix, nightly\n"
     assert qpipe.json(f"runs tag {newest} nightly") == {"run": newest, "tags": ["nightly"]}
@@ -215,7 +185,7 @@ def test_a_run_is_tagged_found_by_its_tag_and_untagged(ran: tuple[Shell, list[st
     assert err == "qpipe: runs tag: tag name '../x' is not allowed; use letters, digits, '.', '_' and '-'\n"
 
 
-def test_an_option_before_the_word_tag_counts_too(ran: tuple[Shell, list[str]]) -> None:
+def test_an_option_before_the_word_tag_counts_too(ran: tuple[LabShell, list[str]]) -> None:
     qpipe, (newest, _) = ran
     shutil.copy(DB, "other.db")
     qpipe(f"runs --db other.db tag {newest} mine")
@@ -223,7 +193,7 @@ def test_an_option_before_the_word_tag_counts_too(ran: tuple[Shell, list[str]]) 
     assert [run["tags"] for run in qpipe.json("runs")] == [[], []]
 
 
-def test_a_step_is_shown_with_the_numbers_it_measured(qpipe: Shell) -> None:
+def test_a_step_is_shown_with_the_numbers_it_measured(qpipe: LabShell) -> None:
     qpipe("run recipe.yaml")
     told = qpipe.json("show one/energy")["measurements"]
     assert {(number["of"], number["metric"], number["value"]) for number in told} == {
@@ -234,7 +204,7 @@ def test_a_step_is_shown_with_the_numbers_it_measured(qpipe: Shell) -> None:
     assert (weight["of"], weight["unit"]) == ("tiny/snapped/packed", "B")
 
 
-def test_the_numbers_of_a_step_are_a_table(ran: tuple[Shell, list[str]]) -> None:
+def test_the_numbers_of_a_step_are_a_table(ran: tuple[LabShell, list[str]]) -> None:
     qpipe, _ = ran
     out, _ = qpipe("show net/int8/ort@one/size")
     table = [re.split(r"\s{2,}", line.strip()) for line in out.partition("measured:\n")[2].splitlines()]
@@ -242,7 +212,7 @@ def test_the_numbers_of_a_step_are_a_table(ran: tuple[Shell, list[str]]) -> None
     assert "measured:" not in qpipe("show net/import")[0]
 
 
-def test_an_unknown_step_is_told_only_what_may_be_meant(ran: tuple[Shell, list[str]]) -> None:
+def test_an_unknown_step_is_told_only_what_may_be_meant(ran: tuple[LabShell, list[str]]) -> None:
     qpipe, (newest, _) = ran
     _, err = qpipe("show net/int8/ort@one/sise", 2)
     assert err == f"qpipe: run {newest}: no step 'net/int8/ort@one/sise'; did you mean 'net/int8/ort@one/size'?\n"
@@ -253,7 +223,7 @@ def test_an_unknown_step_is_told_only_what_may_be_meant(ran: tuple[Shell, list[s
 # ---- limits
 
 
-def test_what_is_shipped_keeps_the_limits(ran: tuple[Shell, list[str]]) -> None:
+def test_what_is_shipped_keeps_the_limits(ran: tuple[LabShell, list[str]]) -> None:
     qpipe, _ = ran
     assert "net on one: ship int8, the best with size_mb <= 6: " in qpipe("pareto --max size_mb=6")[0]
     assert "net on one: ship int8, the best with size_mb >= 3.5: " in qpipe("pareto --min size_mb=350%")[0]
@@ -274,7 +244,7 @@ def test_what_is_shipped_keeps_the_limits(ran: tuple[Shell, list[str]]) -> None:
         ("--max weight=5 --min weight=4", "--max weight=5: 'weight' has a limit already; give one"),
     ],
 )
-def test_a_limit_that_says_nothing_is_told(options: str, message: str, ran: tuple[Shell, list[str]]) -> None:
+def test_a_limit_that_says_nothing_is_told(options: str, message: str, ran: tuple[LabShell, list[str]]) -> None:
     qpipe, _ = ran
     out, err = qpipe(f"pareto {options}", 2)
     assert (out, err) == ("", f"qpipe: {message}\n")

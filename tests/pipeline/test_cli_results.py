@@ -5,21 +5,18 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe.cli import main
 from qpipe.cli.results import print_pareto, rows
 from qpipe.store import Store
 from qpipe.types import Measurement
+from shell import Shell
 
 DB = Path(".qpipe/results.db")
-Shell = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
@@ -31,21 +28,8 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 
 @pytest.fixture
 def qpipe(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    """The command in this process: standard output and standard error of a line that must end with that status."""
-
-    def call(line: str, status: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["qpipe", *shlex.split(line)])
-        capsys.readouterr()
-        ended: object = 0
-        try:
-            main()
-        except SystemExit as error:
-            ended = error.code or 0
-        out, err = capsys.readouterr()
-        assert ended == status, f"{ended}\n{out}\n{err}"
-        return out, err
-
-    return call
+    """The command in the lab."""
+    return Shell(monkeypatch, capsys)
 
 
 def test_what_a_database_says_does_not_command_the_terminal(qpipe: Shell) -> None:

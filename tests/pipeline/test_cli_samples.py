@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +13,8 @@ import onnxruntime
 import pytest
 from PIL import Image
 
-from qpipe.cli import main
+from shell import Shell
 
-Shell = Callable[..., tuple[str, str]]
 SIDE = 16
 
 # scores of three classes: the mean of each colour
@@ -48,9 +45,8 @@ pareto: {top1: max}
 
 @pytest.fixture
 def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    """The command in this process: standard output and standard error of a line that must end with that status."""
+    """The command in a folder with a recipe of twelve pictures."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NO_COLOR", "1")
     onnx.save(onnx.parser.parse_model(CLASSIFIER), "colours.onnx")
     Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
     for part, shades in (("calibration", (200, 180, 160, 140)), ("evaluation", (210, 190, 170, 150))):
@@ -61,23 +57,11 @@ def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
                 pixels[:, :, channel] = shade + np.arange(SIDE)
                 Image.fromarray(pixels).save(Path(part) / name / f"{shade}.png")
 
-    def call(*words: str, status: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["qpipe", *words])
-        capsys.readouterr()
-        ended: Any = 0
-        try:
-            main()
-        except SystemExit as error:
-            ended = error.code or 0
-        out, err = capsys.readouterr()
-        assert ended == status, f"{ended}\n{out}\n{err}"
-        return out, err
-
-    return call
+    return Shell(monkeypatch, capsys)
 
 
 def look(qpipe: Shell, *words: str) -> dict[str, Any]:
-    return dict(json.loads(qpipe("samples", "recipe.yaml", "--json", *words)[0]))
+    return dict(json.loads(qpipe.run("samples", "recipe.yaml", "--json", *words)[0]))
 
 
 def test_what_is_shown_is_what_is_fed_and_what_float_says_of_it(qpipe: Shell) -> None:
@@ -103,7 +87,7 @@ def test_what_is_shown_is_what_is_fed_and_what_float_says_of_it(qpipe: Shell) ->
 
 
 def test_the_table_says_where_the_page_is_and_what_looks_wrong(qpipe: Shell) -> None:
-    out, _ = qpipe("samples", "recipe.yaml", "--set", "mean=0", "--set", "std=1", "-o", "seen")
+    out, _ = qpipe.run("samples", "recipe.yaml", "--set", "mean=0", "--set", "std=1", "-o", "seen")
     lines = out.splitlines()
     assert lines[0].split() == ["input", "samples", "channel", "mean", "std", "min", "max", "at", "0", "or", "255"]
     assert [line.split()[:3] for line in lines[1:7]] == [
@@ -125,7 +109,7 @@ def test_a_wrong_order_of_colours_is_seen(qpipe: Shell) -> None:
 
 def test_samples_and_network_come_from_the_cache_the_second_time(qpipe: Shell) -> None:
     look(qpipe)
-    _, err = qpipe("samples", "recipe.yaml")
+    _, err = qpipe.run("samples", "recipe.yaml")
     assert "samples: cached" in err
     assert "colours/import: cached" in err
 
@@ -133,7 +117,7 @@ def test_samples_and_network_come_from_the_cache_the_second_time(qpipe: Shell) -
 def test_samples_that_do_not_fit_are_told_before_anything_is_written(qpipe: Shell) -> None:
     text = Path("recipe.yaml").read_text(encoding="utf-8")
     Path("recipe.yaml").write_text(text.replace("size: 16", "size: 8"), encoding="utf-8")
-    _, err = qpipe("samples", "recipe.yaml", status=2)
+    _, err = qpipe.run("samples", "recipe.yaml", status=2)
     line = "the samples give float32 [1, 3, 8, 8], input 'image' of the network takes float32 [1, 3, 16, 16]"
     assert line in err.splitlines()[-1]
     assert not Path(".qpipe/samples").exists()

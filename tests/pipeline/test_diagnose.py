@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,8 @@ import onnx_ir as ir
 import pytest
 
 from models import conv_net, images, run
-from qpipe.cli import main
+from shell import Shell
 
-Shell = Callable[..., tuple[str, str]]
 RECIPE = """
 name: small
 samples: {npz: {calibration: few.npz, evaluation: many.npz}}
@@ -62,23 +59,9 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def qpipe(lab: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
-    """The command in this process: standard output and standard error of a line that must end with that status."""
+    """The command in the lab."""
     monkeypatch.chdir(lab)
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def shell(line: str, status: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["qpipe", *shlex.split(line)])
-        capsys.readouterr()
-        try:
-            main()
-            ended: Any = 0
-        except SystemExit as error:
-            ended = error.code or 0
-        out, err = capsys.readouterr()
-        assert ended == status, f"{ended}\n{out}\n{err}"
-        return out, err
-
-    return shell
+    return Shell(monkeypatch, capsys)
 
 
 def diagnosed(qpipe: Shell, scheme: str, more: str = "") -> dict[str, Any]:

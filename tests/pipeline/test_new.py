@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 import sys
 import wave
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +19,21 @@ from onnx import TensorProto, helper
 from PIL import Image
 
 from qpipe import recipe
-from qpipe.cli import main
 from qpipe.start import demo
 from qpipe.start.family import family
 from qpipe.start.inspect import Tensor, read
 from qpipe.start.write import value_of
+from shell import Shell
 
 ROOT = Path(__file__).parents[2]
 Shape = list[int | str]
-Command = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
     """The command in this process, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("NO_COLOR", "1")
-
-    def command(line: str, status: int = 0) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["qpipe", *shlex.split(line)])
-        capsys.readouterr()
-        try:
-            main()
-            ended: Any = 0
-        except SystemExit as error:
-            ended = error.code or 0
-        out, err = capsys.readouterr()
-        assert ended == status, f"{ended}\n{out}\n{err}"
-        return out, err
-
-    return command
+    return Shell(monkeypatch, capsys)
 
 
 def network(
@@ -140,7 +124,7 @@ def everything(folder: Path) -> set[str]:
 # ---- the recipe
 
 
-def test_it_can_be_planned_as_it_stands(qpipe: Command, tmp_path: Path) -> None:
+def test_it_can_be_planned_as_it_stands(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx")
     pictures(tmp_path / "data" / "calibration", 3)
     pictures(tmp_path / "data" / "evaluation", 5)
@@ -152,7 +136,7 @@ def test_it_can_be_planned_as_it_stands(qpipe: Command, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_it_runs_as_it_stands(qpipe: Command, tmp_path: Path) -> None:
+def test_it_runs_as_it_stands(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx")
     for part, count in (("calibration", 3), ("evaluation", 4)):
         for label in "abcde":
@@ -163,7 +147,7 @@ def test_it_runs_as_it_stands(qpipe: Command, tmp_path: Path) -> None:
     assert all({"latency_ms", "size_mb", "agreement", "top1"} <= row["metrics"].keys() for row in rows)
 
 
-def test_everything_in_it_has_a_comment_where_nobody_but_the_user_knows(qpipe: Command, tmp_path: Path) -> None:
+def test_everything_in_it_has_a_comment_where_nobody_but_the_user_knows(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx")
     pictures(tmp_path / "data", 6)
     out, _ = qpipe("new net.onnx --samples images:data")
@@ -174,7 +158,7 @@ def test_everything_in_it_has_a_comment_where_nobody_but_the_user_knows(qpipe: C
     assert "next: qpipe samples recipe.yaml" in out
 
 
-def test_what_is_given_is_not_asked_for_again(qpipe: Command, tmp_path: Path) -> None:
+def test_what_is_given_is_not_asked_for_again(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx", ["n", 3, "h", "w"])
     pictures(tmp_path / "data", 6)
     given = "--size 12x12 --mean 1,2,3 --std 4.5 --calibrate 2 --evaluate 3"
@@ -200,7 +184,7 @@ def test_what_is_given_is_not_asked_for_again(qpipe: Command, tmp_path: Path) ->
     ],
 )
 def test_pictures_are_fed_as_is_the_commonest_for_the_family(
-    options: dict[str, Any], wanted: dict[str, Any], qpipe: Command, tmp_path: Path
+    options: dict[str, Any], wanted: dict[str, Any], qpipe: Shell, tmp_path: Path
 ) -> None:
     network(tmp_path / "net.onnx", **options)
     pictures(tmp_path / "data", 6)
@@ -209,7 +193,7 @@ def test_pictures_are_fed_as_is_the_commonest_for_the_family(
     assert "cannot be fed" not in out
 
 
-def test_paths_are_relative_to_the_recipe(qpipe: Command, tmp_path: Path) -> None:
+def test_paths_are_relative_to_the_recipe(qpipe: Shell, tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     network(tmp_path / "net.onnx")
     pictures(tmp_path / "data", 6)
@@ -218,7 +202,7 @@ def test_paths_are_relative_to_the_recipe(qpipe: Command, tmp_path: Path) -> Non
     assert samples_of("recipes/mine.yaml")["evaluation"] == "../data"
 
 
-def test_a_device_that_no_inventory_has_is_told_with_its_line(qpipe: Command, tmp_path: Path) -> None:
+def test_a_device_that_no_inventory_has_is_told_with_its_line(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx")
     pictures(tmp_path / "data", 6)
     (tmp_path / "devices.yaml").write_text("rack: 'null'\n", encoding="utf-8")
@@ -231,7 +215,7 @@ def test_a_device_that_no_inventory_has_is_told_with_its_line(qpipe: Command, tm
 # ---- samples
 
 
-def test_one_folder_is_split_and_no_picture_is_in_both_parts(qpipe: Command, tmp_path: Path) -> None:
+def test_one_folder_is_split_and_no_picture_is_in_both_parts(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx")
     pictures(tmp_path / "data", 9)
     qpipe("new net.onnx --samples images:data")
@@ -244,7 +228,7 @@ def test_one_folder_is_split_and_no_picture_is_in_both_parts(qpipe: Command, tmp
 
 
 @pytest.mark.parametrize("names", [("calibration", "evaluation"), ("train", "val"), ("val", "test")])
-def test_folders_of_the_usual_names_are_the_parts(names: tuple[str, str], qpipe: Command, tmp_path: Path) -> None:
+def test_folders_of_the_usual_names_are_the_parts(names: tuple[str, str], qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx")
     for name in names:
         pictures(tmp_path / "data" / name, 3)
@@ -264,7 +248,7 @@ def test_folders_of_the_usual_names_are_the_parts(names: tuple[str, str], qpipe:
     ],
 )
 def test_labels_score_where_they_can_be_the_networks_classes(
-    classes: int, labels: list[Any], metric: Any, qpipe: Command, tmp_path: Path
+    classes: int, labels: list[Any], metric: Any, qpipe: Shell, tmp_path: Path
 ) -> None:
     network(tmp_path / "net.onnx", classes=classes)
     pictures(tmp_path / "data" / "calibration", 2)
@@ -279,7 +263,7 @@ def test_labels_score_where_they_can_be_the_networks_classes(
     assert list(written()["pareto"]) == ["latency_ms", "top1" if metric else "agreement", "size_mb"]
 
 
-def test_labels_that_lie_beside_the_evaluation_folder_are_found(qpipe: Command, tmp_path: Path) -> None:
+def test_labels_that_lie_beside_the_evaluation_folder_are_found(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx")
     for name in ("calibration", "evaluation"):
         pictures(tmp_path / "data" / name, 2)
@@ -288,7 +272,7 @@ def test_labels_that_lie_beside_the_evaluation_folder_are_found(qpipe: Command, 
     assert samples_of()["evaluation_labels"] == "data/evaluation.csv"
 
 
-def test_open_dimensions_of_tokens_are_those_of_the_samples(qpipe: Command, tmp_path: Path) -> None:
+def test_open_dimensions_of_tokens_are_those_of_the_samples(qpipe: Shell, tmp_path: Path) -> None:
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["words"]),
         helper.make_node("MatMul", ["words", "weights"], ["mixed"]),
@@ -312,7 +296,7 @@ def test_open_dimensions_of_tokens_are_those_of_the_samples(qpipe: Command, tmp_
     assert "sqnr_db" in written()["pareto"]
 
 
-def test_sound_is_fed_at_the_rate_and_length_of_its_files(qpipe: Command, tmp_path: Path) -> None:
+def test_sound_is_fed_at_the_rate_and_length_of_its_files(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx", ["n", 1, "time"], 2)
     for part in ("train", "val"):
         for label in ("no", "yes"):
@@ -333,7 +317,7 @@ def test_sound_is_fed_at_the_rate_and_length_of_its_files(qpipe: Command, tmp_pa
     ],
 )
 def test_features_of_sound_are_as_many_as_the_network_takes(
-    shape: Shape, wanted: dict[str, Any], qpipe: Command, tmp_path: Path
+    shape: Shape, wanted: dict[str, Any], qpipe: Shell, tmp_path: Path
 ) -> None:
     network(tmp_path / "net.onnx", shape, 2)
     sounds(tmp_path / "data", 6, 16000, 16000)
@@ -341,7 +325,7 @@ def test_features_of_sound_are_as_many_as_the_network_takes(
     assert {**wanted, "rate": 16000, "hop": 160}.items() <= samples_of().items()
 
 
-def test_an_array_called_label_is_the_target(qpipe: Command, tmp_path: Path) -> None:
+def test_an_array_called_label_is_the_target(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx", [1, 2, 16])
     random = np.random.default_rng(5)
     for name, count in (("train", 4), ("val", 6)):
@@ -354,7 +338,7 @@ def test_an_array_called_label_is_the_target(qpipe: Command, tmp_path: Path) -> 
     assert "top1" in out
 
 
-def test_annotated_pictures_score_a_detector_by_their_boxes(qpipe: Command, tmp_path: Path) -> None:
+def test_annotated_pictures_score_a_detector_by_their_boxes(qpipe: Shell, tmp_path: Path) -> None:
     yolo(tmp_path / "net.onnx", 64, 7)
     pictures(tmp_path / "data" / "val2017", 6, 32)
     images = [{"id": n, "file_name": f"{n}.png", "width": 32, "height": 32} for n in range(6)]
@@ -390,7 +374,7 @@ def yolo(file: Path, side: int, classes: int) -> Path:
     return save(file, nodes, [taken], [given], weights)
 
 
-def test_a_postprocess_that_does_not_fit_is_left_out_with_its_reason(qpipe: Command, tmp_path: Path) -> None:
+def test_a_postprocess_that_does_not_fit_is_left_out_with_its_reason(qpipe: Shell, tmp_path: Path) -> None:
     random = np.random.default_rng(1)
     nodes = [
         helper.make_node("GlobalAveragePool", ["image"], ["means"]),
@@ -412,7 +396,7 @@ def test_a_postprocess_that_does_not_fit_is_left_out_with_its_reason(qpipe: Comm
     assert written()["measure"][1] in ("accuracy", {"accuracy": {"always": ["sqnr"]}})
 
 
-def test_the_shipped_detector_is_recognised(qpipe: Command, tmp_path: Path) -> None:
+def test_the_shipped_detector_is_recognised(qpipe: Shell, tmp_path: Path) -> None:
     pictures(tmp_path / "data", 4)
     qpipe(f"new {ROOT / 'recipes/models/mobilenet_ssd.onnx'} --samples images:data")
     decoder = {"ssd_boxes": {"size": 192, "boxes": "boxes", "scores": "scores"}}
@@ -423,7 +407,7 @@ def test_the_shipped_detector_is_recognised(qpipe: Command, tmp_path: Path) -> N
 # ---- what is seen
 
 
-def test_it_tells_what_it_saw(qpipe: Command, tmp_path: Path) -> None:
+def test_it_tells_what_it_saw(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx", ["batch", 3, 8, 8], 1000, last="Softmax")
     pictures(tmp_path / "data", 6)
     out, _ = qpipe("new net.onnx --samples images:data")
@@ -471,7 +455,7 @@ def test_three_raw_heads_are_yolo_with_anchors() -> None:
     assert (found.classes, len(options["anchors"])) == (80, 3)
 
 
-def test_a_network_that_is_quantized_already_is_told_so(qpipe: Command, tmp_path: Path) -> None:
+def test_a_network_that_is_quantized_already_is_told_so(qpipe: Shell, tmp_path: Path) -> None:
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["codes"]),
         helper.make_node("DequantizeLinear", ["codes", "step", "zero"], ["back"]),
@@ -500,7 +484,7 @@ def test_weights_beside_the_file_count_to_its_size(tmp_path: Path) -> None:
 # ---- what must not happen
 
 
-def test_names_of_files_and_tensors_stay_names(qpipe: Command, tmp_path: Path) -> None:
+def test_names_of_files_and_tensors_stay_names(qpipe: Shell, tmp_path: Path) -> None:
     evil = "x\nmodels: {}\n# ' \" {"
     network(tmp_path / "..a b'c: {d}.onnx", ["n", 3, "h", "w"], name=evil)
     pictures(tmp_path / "p #1", 6)
@@ -521,7 +505,7 @@ def test_a_value_in_a_recipe_reads_back_as_it_was(value: Any) -> None:
     assert yaml.safe_load(f"a: {{b: {text}}}") == {"a": {"b": value}} or yaml.safe_load(f"a: {text}") == {"a": value}
 
 
-def test_an_old_recipe_is_replaced_only_by_force_and_only_by_one_that_is_whole(qpipe: Command, tmp_path: Path) -> None:
+def test_an_old_recipe_is_replaced_only_by_force_and_only_by_one_that_is_whole(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx")
     pictures(tmp_path / "data", 6)
     (tmp_path / "recipe.yaml").write_text("mine", encoding="utf-8")
@@ -573,7 +557,7 @@ def test_an_old_recipe_is_replaced_only_by_force_and_only_by_one_that_is_whole(q
         ("'${x}.onnx' --samples images:data", "${x}.onnx: '${' begins a variable in a recipe; rename it"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_one_line_and_leaves_nothing(line: str, message: str, qpipe: Command, tmp_path: Path) -> None:
+def test_what_is_wrong_is_one_line_and_leaves_nothing(line: str, message: str, qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx")
     network(tmp_path / "${x}.onnx")
     given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 6]) for name in "xy"]
@@ -585,7 +569,7 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(line: str, message: str, q
     assert everything(tmp_path) == before
 
 
-def test_samples_that_do_not_fit_yet_are_told_and_the_recipe_is_there_to_mend(qpipe: Command, tmp_path: Path) -> None:
+def test_samples_that_do_not_fit_yet_are_told_and_the_recipe_is_there_to_mend(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx", [1, 4, 8, 8])
     pictures(tmp_path / "data", 6)
     out, _ = qpipe("new net.onnx --samples images:data")
@@ -596,7 +580,7 @@ def test_samples_that_do_not_fit_yet_are_told_and_the_recipe_is_there_to_mend(qp
 # ---- the demo
 
 
-def test_without_a_network_the_demo_is_unpacked(qpipe: Command, tmp_path: Path) -> None:
+def test_without_a_network_the_demo_is_unpacked(qpipe: Shell, tmp_path: Path) -> None:
     out, _ = qpipe("new")
     assert "qpipe run qpipe-demo/mobilenet_ssd.yaml" in out
     assert {"mobilenet_ssd.yaml", "models/mobilenet_ssd.onnx"} <= everything(tmp_path / "qpipe-demo")

@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +14,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from qpipe import inventory, options, recipe, registry
-from qpipe.cli import main
 from qpipe.errors import QpipeError
 from qpipe.registry import KINDS, Registry
+from shell import Shell
 
 ROOT = Path(__file__).parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -54,14 +52,8 @@ def plugins() -> Registry:
 def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Command:
     """What `qpipe schema WORDS` prints, read as JSON."""
 
-    def command(*words: str) -> Any:
-        monkeypatch.setattr(sys, "argv", ["qpipe", "schema", *words])
-        capsys.readouterr()
-        with suppress(SystemExit):
-            main()
-        return json.loads(capsys.readouterr().out)
-
-    return command
+    shell = Shell(monkeypatch, capsys)
+    return lambda *words: json.loads(shell.ended("schema", *words)[1])
 
 
 def wrong(schema: Any, text: str) -> list[str]:
