@@ -152,6 +152,10 @@ TEXTS: dict[str, tuple[str, str, str]] = {
                                          "it is min or max"),
     "an unknown expected metric": ("pareto:", "expect: {top1: {value: 1, tolerance: 0}}\npareto:",
                                    "recipe.yaml:10: nothing scores the float network by 'top1'; there is none"),
+    "an expected value that is no number": (
+        "size]", "size, {accuracy: {metric: []}}]\nexpect: {agreement: {value: .nan, tolerance: 0}}",
+        "recipe.yaml:9: 'agreement' is {'value': nan, 'tolerance': 0}; give {value: 0.85, tolerance: 0.02}",
+    ),
     "a name that is a path": ("name: r", "name: ../evil", f"recipe.yaml:1: recipe name '../evil' {NAMES}"),
     "a model's name that is a path": ("  m:", "  ../evil:", f"recipe.yaml:4: model name '../evil' {NAMES}"),
     "a scheme's name that is a path": ("  int8:", "  a/../../b:", f"recipe.yaml:7: scheme name 'a/../../b' {NAMES}"),

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
@@ -272,10 +273,14 @@ class _Reader:
             where = self.source.at(*steps, metric)
             if metric not in known:
                 raise RecipeError(f"{where}: nothing scores the float network by '{metric}'; {suggest(metric, known)}")
-            numbers = isinstance(given, dict) and all(isinstance(n, int | float) for n in given.values())
+            numbers = isinstance(given, dict) and all(map(_is_number, given.values()))
             if not numbers or given.keys() != {"value", "tolerance"} or given["tolerance"] < 0:
                 raise RecipeError(f"{where}: '{metric}' is {given!r}; give {EXPECTED}")
         return {metric: {k: float(v) for k, v in given.items()} for metric, given in value.items()}
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and isfinite(value)
 
 
 def _measured(measure: Sequence[Call]) -> list[str] | None:

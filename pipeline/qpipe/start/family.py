@@ -25,11 +25,6 @@ class Family:
     postprocess: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     check: str = ""  # what to look at in the postprocess
 
-    @property
-    def is_detector(self) -> bool:
-        """Whether it finds boxes."""
-        return self.name in ("ssd", "yolo")
-
 
 def family(inputs: Sequence[Tensor], outputs: Sequence[Tensor], ends: Mapping[str, str], size: Size | None) -> Family:
     """By outputs of known shapes, the operators that give them, and the size of pictures where it takes some."""

@@ -11,8 +11,6 @@ import qpipe
 from qpipe.types import Array
 from qpipe_plugins.metric.detections import overlaps, read_boxes
 
-Prediction = Mapping[str, Array] | Array
-
 
 def agreement(*, iou: float = 0.5, score: float = 0.5, axis: int | None = None) -> qpipe.Metric:
     """Share of answers that are those of float: the highest scores of each output, detections, texts or whole numbers.
