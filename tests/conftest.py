@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,41 +44,55 @@ class Sshd:
     known_hosts: Path
     host_key: Path
     python: str = sys.executable
+    process: int = 0
 
     def options(self, folder: Path) -> dict[str, object]:
         """The options of an ssh device that keeps its things in `folder`."""
         return {
             "host": self.host, "port": self.port, "user": self.user, "key": self.key,
             "known_hosts": self.known_hosts, "python": self.python, "folder": str(folder),
+            "lock": f"{folder}.lock",
         }  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
-    """A real sshd on loopback, for this user."""
+def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Sshd]]:
+    """Starts real servers on loopback, for this user, with host keys of these types; they end with the tests."""
     if SSHD is None:
         pytest.skip("no sshd is installed: apt-get install openssh-server")
-    folder = tmp_path_factory.mktemp("sshd")
-    for name in ("host_key", "user_key"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     if os.getuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # it refuses to start without
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    # SHLVL: with it bash leaves this user's ~/.bashrc alone
-    (folder / "config").write_text(CONFIG.format(port=port, folder=folder), encoding="utf-8")
-    kind, key = (folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {kind} {key}\n", encoding="utf-8")
-    with (folder / "log").open("wb") as log:
-        server = subprocess.Popen([SSHD, "-D", "-e", "-f", folder / "config"], stderr=log)
-    try:
+    servers: list[subprocess.Popen[bytes]] = []
+
+    def start(*kinds: str) -> Sshd:
+        folder = tmp_path_factory.mktemp("sshd")
+        keys = {folder / ("host_key" if index == 0 else f"host_key_{kind}"): kind for index, kind in enumerate(kinds)}
+        for key, kind in {**keys, folder / "user_key": "ed25519"}.items():
+            subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", key], check=True)
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        # SHLVL: with it bash leaves this user's ~/.bashrc alone
+        more = "".join(f"HostKey {key}\n" for key in list(keys)[1:])
+        (folder / "config").write_text(CONFIG.format(port=port, folder=folder) + more, encoding="utf-8")
+        kind, text = (folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
+        (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {kind} {text}\n", encoding="utf-8")
+        with (folder / "log").open("wb") as log:
+            server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", folder / "config"], stderr=log)
+        servers.append(server)
         _wait_for(port, server, folder / "log")
-        yield Sshd(
-            "127.0.0.1", port, getpass.getuser(), folder / "user_key", folder / "known_hosts", folder / "host_key"
-        )
-    finally:
+        places = folder / "user_key", folder / "known_hosts", folder / "host_key"
+        return Sshd("127.0.0.1", port, getpass.getuser(), *places, process=server.pid)
+
+    yield start
+    for server in servers:
         server.kill()
         server.wait()
+
+
+@pytest.fixture(scope="session")
+def sshd(start_sshd: Callable[..., Sshd]) -> Sshd:
+    """A real sshd on loopback, for this user."""
+    return start_sshd("ed25519")
 
 
 def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:

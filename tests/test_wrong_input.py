@@ -588,7 +588,8 @@ def test_a_board_whose_host_key_is_unknown(qpipe: Spoilt, sshd: Sshd) -> None:
     (qpipe.folder / "hosts").write_text("", encoding="utf-8")
     board(qpipe, **{**sshd.options(qpipe.folder.parent / "board"), "known_hosts": "hosts"})
     said = unreachable(qpipe)
-    assert said.startswith("board: host key of 127.0.0.1 is not known; add it with: ssh-keyscan "), said
+    assert said.startswith("board: host key of 127.0.0.1 is not known (ED25519 SHA256:"), said
+    assert said.endswith("; compare it and pin it with: qpipe devices rekey board"), said
 
 
 def test_a_board_whose_key_is_wrong(qpipe: Spoilt, sshd: Sshd) -> None:

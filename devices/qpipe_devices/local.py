@@ -10,11 +10,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 from qpipe.amounts import Seconds
-from qpipe.errors import DeviceError
+from qpipe.errors import DeviceError, Failure
 from qpipe.types import Device, Process, Progress
+from qpipe_devices.agent import failures
 from qpipe_devices.link import Link
 
 FOLDER = Path("~/.cache/qpipe/device")
@@ -27,16 +28,20 @@ def local(
     folder: Path | None = None,
     deadline_s: Seconds = 120,
     spare_mb: float = 64,
+    lock: str = "",
+    sysfs: Path | None = None,
 ) -> Device:
     """This machine, with the Python that runs qpipe unless `python` names another.
 
-    What it stores lies in `folder`, ~/.cache/qpipe/device unless given.
+    What it stores lies in `folder`, ~/.cache/qpipe/device unless given. Devices that name the same `lock`, a file, are
+    used one at a time, whatever their folders. `sysfs` is the folder that holds its sys and
+    proc, / unless given.
     """
     own = str((folder or FOLDER).expanduser().absolute())
     transport = LocalTransport(name)
     return Link(
         name, transport, python=python or sys.executable, folder=own, deadline_s=deadline_s, spare_mb=spare_mb,
-        shares_host=True,
+        shares_host=True, lock=lock, sysfs=sysfs,
     )  # fmt: skip
 
 
@@ -57,23 +62,28 @@ class LocalTransport:
             )  # fmt: skip
         except OSError as error:
             reason = f"'{argv[0]}' does not start: {error.strerror}"
-            raise DeviceError(f"{self.name}: {reason}; set python to one that has numpy") from error
+            fix = "set python to one that has numpy"
+            raise DeviceError(f"{self.name}: {reason}; {fix}", failure="configuration") from error
 
     def put(self, source: Path, path: str, progress: Progress) -> None:
         try:
             shutil.copyfile(source, Path.home() / path)
         except OSError as error:
-            raise DeviceError(f"{self.name}: {source.name} could not be copied: {error.strerror}") from error
+            raise self._not_copied(source.name, error) from error
         progress(source.stat().st_size, source.stat().st_size, "B")
 
     def get(self, path: str, target: Path) -> None:
         try:
             shutil.copyfile(Path.home() / path, target)
         except OSError as error:
-            raise DeviceError(f"{self.name}: {path} could not be copied: {error.strerror}") from error
+            raise self._not_copied(path, error) from error
 
     def close(self) -> None:
         """There is no connection to close."""
+
+    def _not_copied(self, file: str, error: OSError) -> DeviceError:
+        failure = cast("Failure", failures.of(error))
+        return DeviceError(f"{self.name}: {file} could not be copied: {error.strerror}", failure=failure)
 
 
 class LocalProcess:

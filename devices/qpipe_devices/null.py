@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from qpipe.types import Array, Build, Capabilities, Device, Progress, Round, Stored
+from qpipe.errors import DeviceError
+from qpipe.types import Array, Build, Capabilities, Device, Hold, Progress, Round, Stored
 
 
 def null(name: str, *, arch: str = "x86_64", latency_ms: float = 1.0) -> Device:
@@ -63,18 +65,34 @@ class NullDevice:
         warmup_s: float,
         values: int,
         budget_s: float,
+        options: Mapping[str, Any] = {},
     ) -> Round:
-        """Every value is the device's latency."""
+        """Every value is the device's latency, whatever the options."""
         once = self.latency_ms
         return Round([once] * values, load_ms=once, first_ms=once, warmups=1, peak_mb=2.0, runtime_mb=1.0)
 
     def placement(self, build: Stored) -> None:
         """Nothing runs: nobody knows where."""
 
-    def clean(self) -> int:
+    def clean(
+        self,
+        *,
+        older_than_s: float | None = None,
+        keep_bytes: float | None = None,
+        dry_run: bool = False,
+        runtime: bool = False,
+    ) -> int:
         """It holds nothing of its own; what it met before is forgotten."""
         self.known.clear()
         return 0
+
+    def hold(self, seconds: float, reason: str = "") -> Hold:
+        """It runs nothing: nobody is in anybody's way."""
+        raise DeviceError(f"{self.name}: it runs nothing, there is nothing to hold", failure="configuration")
+
+    def release(self, *, force: bool = False) -> bool:
+        """There was no hold."""
+        return False
 
     def close(self) -> None:
         """There is nothing to let go of."""

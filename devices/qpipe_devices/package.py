@@ -6,10 +6,12 @@ import base64
 import functools
 import hashlib
 import io
+import json
 import zipfile
 from pathlib import Path
 
 import qpipe.preprocess
+from qpipe_devices import bare
 from qpipe_devices.agent import wire
 
 OLDEST_PYTHON = (3, 8)
@@ -54,7 +56,23 @@ else:
         file.flush()
         os.fsync(file.fileno())
     os.replace(aside, path)
+try:
+    with open(os.path.join(root, "python", "current")) as file:
+        runtime = os.path.join(root, "python", file.read().strip())
+    paths = [runtime, os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # the runners' too
+except (IOError, OSError):
+    pass  # no runtime was set up: the system's own
 os.execv(sys.executable, [sys.executable, path, "--root", root] + sys.argv[4:])
+"""
+
+
+# Before what an old Python cannot even read.
+GUARD = """\
+import sys
+if sys.version_info < {oldest}:
+    sys.exit("python %d.%d is too old; it must be {shown} or newer" % sys.version_info[:2])
+exec(compile(base64.b64decode("{code}"), "bare.py", "exec"))
 """
 
 
@@ -72,14 +90,30 @@ def package() -> bytes:
 
 def start_command(python: str, folder: str, holder: str, silence_s: float) -> list[str]:
     """The argv that starts the agent on a device. One line without quotes of its own: any login shell passes it on."""
-    oldest, shown = str(OLDEST_PYTHON), ".".join(map(str, OLDEST_PYTHON))
-    boot = BOOT.format(magic=wire.MAGIC.decode(), oldest=oldest, shown=shown)
-    code = f'import base64;exec(base64.b64decode("{base64.b64encode(boot.encode()).decode()}"))'
+    boot = BOOT.format(magic=wire.MAGIC.decode(), **_oldest())
     content = package()
     digest = hashlib.sha256(content).hexdigest()
     return [
-        python, "-c", code, folder, digest, str(len(content)), "--holder", holder, "--silence", f"{silence_s:g}"
+        python, "-c", _line(boot), folder, digest, str(len(content)), "--holder", holder, "--silence", f"{silence_s:g}"
     ]  # fmt: skip
+
+
+def bare_command(python: str, folder: str, do: str, **asked: object) -> list[str]:
+    """The argv that has bare.py do something on a device that may have nothing but Python."""
+    code = _encoded(Path(bare.__file__).read_bytes())
+    return [python, "-c", _line(GUARD.format(code=code, **_oldest())), folder, do, json.dumps(asked)]
+
+
+def _oldest() -> dict[str, str]:
+    return {"oldest": str(OLDEST_PYTHON), "shown": ".".join(map(str, OLDEST_PYTHON))}
+
+
+def _line(code: str) -> str:
+    return f'import base64;exec(base64.b64decode("{_encoded(code.encode())}"))'
+
+
+def _encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode()
 
 
 def _add(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

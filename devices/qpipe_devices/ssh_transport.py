@@ -1,221 +1,184 @@
-"""The SSH connection to a board, by paramiko: host keys checked, every failure a sentence about the device."""
+"""Processes and files of a board over one SSH connection, every call with a deadline that holds."""
 
 from __future__ import annotations
 
-import getpass
-import logging
+import secrets
 import shlex
-import socket
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, cast
 
-import paramiko
-from paramiko.ssh_exception import (
-    AuthenticationException,
-    BadHostKeyException,
-    ChannelException,
-    PasswordRequiredException,
-    SSHException,
-)
+from paramiko import Channel, Transport
+from paramiko.ssh_exception import SSHException
 
-from qpipe.errors import DeviceError
-from qpipe.types import Process, Progress
-from qpipe_devices import known_hosts
+from qpipe.errors import DeviceError, Failure
+from qpipe.types import Progress
+from qpipe_devices.deadlines import Watch
+from qpipe_devices.ssh_connection import Connection
+from qpipe_devices.ssh_errors import configured, mapped
+from qpipe_devices.ssh_login import Login
 
 PART = 1 << 18  # bytes a write
 STALLED_S = 60.0  # a transfer that moves nothing for so long has failed
-FILE_FOLLOWS = b"qpipe-file-follows\n"
-
-# paramiko logs what it also raises, and without this line Python prints it
-logging.getLogger("paramiko").addHandler(logging.NullHandler())
+SLOWEST = 16e3  # bytes a second; one that crawls below that fails as well
+KILLED_S = 5.0  # what may pass until a process is ended
+WINDOW = 1 << 24  # bytes that a download may be ahead: what a delayed link holds
+FILE_FOLLOWS = b"qpipe-file-follows "
+FULL = ("no space left on device", "disk quota exceeded")
 
 
 class SshTransport:
-    """Processes and files of a board over one SSH connection; paths are relative to its home folder."""
+    """Processes and files of a board over one SSH connection, opened when first needed and again when it was lost;
+    paths are relative to the board's home folder. `find` gives the way in, asked at each connect."""
 
-    def __init__(
-        self, name: str, host: str, user: str | None, port: int | None, key: Path | None, known: Path, timeout: float
-    ) -> None:
-        self.name, self.known, self.timeout = name, known, timeout
-        config = _ssh_config(host)
-        self.host, self.port = config.get("hostname", host), port or int(config.get("port", 22))
-        self.user = user or config.get("user", getpass.getuser())
-        self.keys = [str(key.expanduser())] if key else list(config.get("identityfile", []))
-        self.proxied = next((option for option in ("proxyjump", "proxycommand") if option in config), None)
-        self.client: paramiko.SSHClient | None = None
+    def __init__(self, name: str, find: Callable[[], Login], silence_s: float = 30) -> None:
+        self.name, self.find, self.silence_s = name, find, silence_s
+        self.connection: Connection | None = None
+        self.transport: Transport | None = None
         self.connecting = threading.Lock()
 
-    def start(self, argv: Sequence[str]) -> Process:
-        with self._mapped(f"'{argv[0]}' was not started"):
-            channel = self._transport().open_session(timeout=self.timeout)
-            channel.settimeout(None)
-            channel.exec_command(shlex.join(argv))
-            return SshProcess(channel)
+    def start(self, argv: Sequence[str]) -> SshProcess:
+        return self._start(argv)
 
     def put(self, source: Path, path: str, progress: Progress) -> None:
         """Through `cat` rather than SFTP: as fast, it says why it fails, and small SSH servers have it too."""
-        process = cast("SshProcess", self.start(["sh", "-c", 'cat > "$1"', "sh", path]))
-        process.channel.settimeout(STALLED_S)
         done, total = 0, source.stat().st_size
-        try:
-            with source.open("rb") as file:
-                while part := file.read(PART):
-                    process.channel.sendall(part)
-                    done += len(part)
-                    progress(done, total, "B")
+        process = self._start(["sh", "-c", 'cat > "$1"', "sh", path])
+        with source.open("rb") as file, self._transfer(source.name, process) as watch:
+            watch.seconds += total / SLOWEST
+            while part := file.read(PART):
+                process.channel.sendall(part)
+                watch.moved()
+                done += len(part)
+                progress(done, total, "B")
             process.channel.shutdown_write()
-            status = process.wait(STALLED_S)
-        except (OSError, EOFError, SSHException) as error:  # closed by its end, or TimeoutError
-            raise self._transfer_error(source.name, process, str(error) or "it stalled") from error
-        if status != 0:
-            raise self._transfer_error(source.name, process, f"status {status}")
-        process.kill()
+            self._end(source.name, process)
 
     def get(self, path: str, target: Path) -> None:
-        follows = FILE_FOLLOWS.decode().strip()
-        process = cast("SshProcess", self.start(["sh", "-c", f'echo; echo {follows}; cat "$1"', "sh", path]))
-        process.channel.settimeout(STALLED_S)
+        script = f'echo; echo {FILE_FOLLOWS.decode()} $(wc -c < "$1"); cat "$1"'
+        process = self._start(["sh", "-c", script, "sh", path], WINDOW)
+        aside = target.with_name(f"{target.name}.part")
         try:
-            for line in iter(process.stdout.readline, b""):
-                if line == FILE_FOLLOWS:
-                    break
-            with target.open("wb") as file:
+            with aside.open("wb") as file, self._transfer(path, process) as watch:
+                size = _announced(process.stdout)
+                watch.seconds += size / SLOWEST
                 while part := process.stdout.read(PART):
+                    watch.moved()
                     file.write(part)
-            status = process.wait(STALLED_S)
-        except (OSError, EOFError, SSHException) as error:
-            raise self._transfer_error(path, process, str(error) or "it stalled") from error
-        if status != 0:
-            raise self._transfer_error(path, process, f"status {status}")
-        process.kill()
+                self._end(path, process)
+                if file.tell() != size:
+                    raise EOFError(f"{file.tell()} of {size} bytes came")
+            aside.replace(target)
+        finally:
+            aside.unlink(missing_ok=True)
 
     def close(self) -> None:
-        client, self.client = self.client, None
-        if client:
-            client.close()
+        connection, self.connection, self.transport = self.connection, None, None
+        if connection:
+            connection.close()
 
-    def _transport(self) -> paramiko.Transport:
+    def _start(self, argv: Sequence[str], window: int | None = None) -> SshProcess:
+        transport = self._connected()
+        connection = self.connection
+        assert connection is not None
+        login = connection.login
+        with (
+            mapped(self.name, login, f"'{argv[0]}' was not started", connected=True),
+            Watch(connection.close, login.timeout),
+        ):
+            channel = transport.open_session(window_size=window, timeout=login.timeout)
+            mark = f"QPIPE_CALL={secrets.token_hex(8)}"
+            channel.exec_command(shlex.join(["env", mark, *argv]))
+        return SshProcess(channel, mark, connection.close)
+
+    def _connected(self) -> Transport:
         with self.connecting:
-            transport = self.client.get_transport() if self.client else None
-            if transport is None or not transport.is_active():
+            if self.transport is None or not self.transport.is_active():
                 self.close()
-                transport = self._connect()
-            return transport
-
-    def _connect(self) -> paramiko.Transport:
-        if self.proxied:
-            raise DeviceError(
-                f"{self.name}: ~/.ssh/config asks for {self.proxied} to {self.host}; qpipe connects directly: "
-                "give host an address that this machine reaches"
-            )
-        client = paramiko.SSHClient()
-        client.get_host_keys().update(known_hosts.read(self.known))
-        client.set_missing_host_key_policy(_Refuse())
-        with self._mapped("the SSH connection failed"):
-            keys = cast("str", self.keys or None)  # paramiko takes a list as well, its stubs do not
-            sock = socket.create_connection((self.host, self.port), self.timeout)
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # else each request waits 40 ms for an ACK
-                client.connect(
-                    self.host, self.port, self.user, key_filename=keys, sock=sock, timeout=self.timeout,
-                    banner_timeout=self.timeout, auth_timeout=self.timeout, channel_timeout=self.timeout,
-                    allow_agent=not self.keys, look_for_keys=not self.keys,
-                )  # fmt: skip
-            except BaseException:
-                client.close()
-                sock.close()
-                raise
-        transport = client.get_transport()
-        assert transport is not None
-        transport.set_keepalive(15)
-        self.client = client
-        return transport
+                with configured(self.name):
+                    connection = Connection(self.name, self.find(), self.silence_s)
+                self.transport = connection.open()
+                self.connection = connection
+            return self.transport
 
     @contextmanager
-    def _mapped(self, what: str) -> Iterator[None]:
-        """Whatever paramiko and sockets raise, as a DeviceError that says what to do."""
-        at = f"{self.host}:{self.port}" if self.port != 22 else self.host
-        scan = f"-p {self.port} {self.host}" if self.port != 22 else self.host
+    def _transfer(self, file: str, process: SshProcess) -> Iterator[Watch]:
+        """Around a transfer: it ends in time, and its process with it."""
         try:
-            yield
-        except _UnknownHostError as error:
-            fix = f"add it with: ssh-keyscan {scan} >> {self.known}"
-            raise DeviceError(f"{self.name}: host key of {self.host} is not known; {fix}") from error
-        except BadHostKeyException as error:
-            entry = f"'[{self.host}]:{self.port}'" if self.port != 22 else self.host
-            raise DeviceError(
-                f"{self.name}: host key of {self.host} is not the one in {self.known}; "
-                f"if the board was set up anew: ssh-keygen -f {self.known} -R {entry}"
-            ) from error
-        except PasswordRequiredException as error:
-            raise DeviceError(f"{self.name}: the key has a passphrase; add it to an agent with: ssh-add") from error
-        except AuthenticationException as error:
-            tried = ", ".join(self.keys) or "the keys of ~/.ssh and of an agent"
-            fix = f"add one with: ssh-copy-id -p {self.port} {self.user}@{self.host}"
-            raise DeviceError(f"{self.name}: {self.user}@{at} accepts none of {tried}; {fix}") from error
-        except ChannelException as error:
-            raise DeviceError(f"{self.name}: {what}: {error.text}; raise MaxSessions in its sshd_config") from error
-        except socket.gaierror as error:
-            raise DeviceError(f"{self.name}: there is no host '{self.host}'; give its address") from error
+            with Watch(process.cut, STALLED_S, STALLED_S) as watch:
+                yield watch
         except TimeoutError as error:
-            reason = f"{at} gave no answer within {self.timeout:g} s"
-            raise DeviceError(f"{self.name}: {reason}; is it on, and is that its address?") from error
-        except FileNotFoundError as error:
-            raise DeviceError(f"{self.name}: there is no key file {error.filename}; correct key") from error
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            fix = "is it on, and is sshd running?"
-            raise DeviceError(f"{self.name}: {at} cannot be reached: {reason}; {fix}") from error
-        except (SSHException, EOFError, ValueError) as error:
-            reason = str(error) or "the other side closed it"
-            fix = f"try: ssh -p {self.port} {self.user}@{self.host}"
-            raise DeviceError(f"{self.name}: {what}: {reason}; {fix}") from error
+            reason = str(error) or f"nothing moved for {STALLED_S:g} s"
+            fix = "check the line and the device's disk"
+            raise DeviceError(f"{self.name}: {file} was not transferred: {reason}; {fix}", failure="timeout") from error
+        except (OSError, EOFError, SSHException) as error:
+            raise self._failed(file, process, str(error) or "the other side ended it") from error
+        finally:
+            process.kill()
 
-    def _transfer_error(self, file: str, process: SshProcess, reason: str) -> DeviceError:
-        process.channel.settimeout(1)
-        try:
-            said = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
-        except OSError:
-            said = []
-        process.kill()
-        return DeviceError(f"{self.name}: {file} was not transferred: {said[-1] if said else reason}")
+    def _end(self, file: str, process: SshProcess) -> None:
+        status = process.wait(STALLED_S)
+        if status != 0:
+            raise self._failed(file, process, f"status {status}" if status > 0 else "a signal ended it")
+
+    def _failed(self, file: str, process: SshProcess, reason: str) -> DeviceError:
+        """Why: the last line that the board said of it, if it still can."""
+        failure: Failure = "died"
+        if process.is_lost:
+            reason = "the connection was lost"
+        else:
+            process.channel.settimeout(1)
+            with suppress(OSError):
+                said = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
+                reason, failure = (said[-1], "configuration") if said else (reason, failure)
+        if reason.lower().endswith(FULL):
+            failure = "no room"
+        return DeviceError(f"{self.name}: {file} was not transferred: {reason}", failure=failure)
 
 
 class SshProcess:
-    """A process on a board: a channel. Its end on the board is its stdin's end, which the agent obeys."""
+    """A process on a board: a channel, the mark in its environment, and the connection that `cut` closes."""
 
-    def __init__(self, channel: paramiko.Channel) -> None:
-        self.channel = channel
+    def __init__(self, channel: Channel, mark: str, cut: Callable[[], None]) -> None:
+        self.channel, self.mark, self.cut = channel, mark, cut
         self.stdin = cast("IO[bytes]", channel.makefile_stdin("wb", -1))
         self.stdout = cast("IO[bytes]", channel.makefile("rb", -1))
         self.stderr = cast("IO[bytes]", channel.makefile_stderr("rb", -1))
 
+    @property
+    def is_lost(self) -> bool:
+        """The connection is gone, so nobody knows how it ended."""
+        transport = self.channel.get_transport()
+        if self.channel.exit_status < 0:
+            transport.join(0.5)  # channels learn of the end a little before
+        return self.channel.exit_status < 0 and not transport.is_active()
+
     def wait(self, timeout: float) -> int:
-        """Its exit status; -1 where a signal or the end of the connection took it."""
+        """Its exit status, -1 where a signal ended it; ConnectionResetError where the connection was lost before."""
         if not self.channel.status_event.wait(timeout):
             raise TimeoutError
-        return self.channel.recv_exit_status()
+        status = self.channel.recv_exit_status()
+        if status < 0 and self.is_lost:
+            raise ConnectionResetError("the connection was lost")
+        return status
 
     def kill(self) -> None:
-        self.channel.close()
+        """End it and all it started, by the mark that they have inherited: SSH itself leaves them running."""
+        transport = self.channel.get_transport()
+        with suppress(TimeoutError, OSError, EOFError, SSHException), Watch(self.cut, KILLED_S):
+            if not self.channel.status_event.is_set() and transport.is_active():
+                killer = transport.open_session(timeout=KILLED_S)
+                killer.exec_command(f"grep -ls {self.mark} /proc/[0-9]*/environ | tr -dc '0-9\\n' | xargs kill -9")
+                killer.status_event.wait(KILLED_S)
+            self.channel.close()
 
 
-class _UnknownHostError(SSHException):
-    """The host key is in no known_hosts."""
-
-
-class _Refuse(paramiko.MissingHostKeyPolicy):
-    """Accepts no host key that is not known."""
-
-    def missing_host_key(self, client: paramiko.SSHClient, hostname: str, key: paramiko.PKey) -> None:  # noqa: ARG002
-        raise _UnknownHostError(hostname)
-
-
-def _ssh_config(host: str) -> paramiko.SSHConfigDict:
-    path = Path("~/.ssh/config").expanduser()
-    if not path.is_file():
-        return paramiko.SSHConfigDict()
-    return paramiko.SSHConfig.from_path(str(path)).lookup(host)
+def _announced(stream: IO[bytes]) -> int:
+    """The size that stands before the file, after whatever a login shell prints."""
+    for line in iter(stream.readline, b""):
+        if line.startswith(FILE_FOLLOWS):
+            word = line[len(FILE_FOLLOWS) :].strip()
+            return int(word) if word.isdigit() else 0
+    return 0

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qpipe.errors import StageError as StageError
     from qpipe.hookspecs import Register as Register
     from qpipe.hookspecs import RegisterDevice as RegisterDevice
+    from qpipe.hookspecs import RegisterPower as RegisterPower
     from qpipe.hookspecs import hookimpl as hookimpl
     from qpipe.options import StageOption as StageOption
     from qpipe.samples import Samples as Samples
@@ -23,10 +24,12 @@ if TYPE_CHECKING:
     from qpipe.types import Deployed as Deployed
     from qpipe.types import Deployments as Deployments
     from qpipe.types import Device as Device
+    from qpipe.types import Introduction as Introduction
     from qpipe.types import Measurement as Measurement
     from qpipe.types import Metric as Metric
     from qpipe.types import Placement as Placement
     from qpipe.types import Platform as Platform
+    from qpipe.types import Power as Power
     from qpipe.types import Preprocessing as Preprocessing
     from qpipe.types import Progress as Progress
     from qpipe.types import Round as Round
@@ -39,12 +42,12 @@ __version__ = "0.1.0"
 # name -> module: loaded when first asked for, so that `qpipe --help` does not pay for numpy
 _HOMES = {
     "errors": ("BusyError", "DeviceError", "IncompleteError", "PluginError", "QpipeError", "RecipeError", "StageError"),
-    "hookspecs": ("Register", "RegisterDevice", "hookimpl"),
+    "hookspecs": ("Register", "RegisterDevice", "RegisterPower", "hookimpl"),
     "options": ("StageOption",),
     "samples": ("Samples",),
     "types": (
-        "Build", "Capabilities", "Dataset", "Deployed", "Deployments", "Device", "Measurement", "Metric",
-        "Placement", "Platform", "Preprocessing", "Progress", "Round", "Sample", "Stored", "Target",
+        "Build", "Capabilities", "Dataset", "Deployed", "Deployments", "Device", "Introduction", "Measurement",
+        "Metric", "Placement", "Platform", "Power", "Preprocessing", "Progress", "Round", "Sample", "Stored", "Target",
     ),
 }  # fmt: skip
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

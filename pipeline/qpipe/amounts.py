@@ -14,4 +14,5 @@ Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Wait = Annotated[float, Field(ge=0, le=86_400)]  # seconds that may be none
 Share = Annotated[float, Field(ge=0, le=1)]
 Threads = Annotated[int, Field(ge=0, le=1024)]  # 0: as many as there are cores
+Core = Annotated[int, Field(ge=0, le=4095)]  # by its number on the device
 Port = Annotated[int, Field(ge=1, le=65_535)]

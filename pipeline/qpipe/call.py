@@ -132,7 +132,7 @@ class CallReader:
             ((name, given),) = value.items()
             if given is None or isinstance(given, dict):
                 return name, given or {}
-        what = kind if kind == "device" else f"{kind if isinstance(kind, str) else ' or '.join(kind)} stage"
+        what = kind if kind in ("device", "power") else f"{kind if isinstance(kind, str) else ' or '.join(kind)} stage"
         raise RecipeError(f"{where}: {value!r} names no {what}; write name, or {{name: {{option: value}}}}")
 
     def options(self, stage: Stage, given: dict[str, Any], steps: Steps) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class CallReader:
         if not isinstance(value, str):
             return value
         base = Path.cwd() if isinstance(value, FromCommandLine) else self.source.path.parent.resolve()
-        return str(base / value)
+        return str(base / Path(value).expanduser())
 
     def _stages(self, option: Option, value: Any, steps: Steps) -> Any:
         kind = option.stage_kind

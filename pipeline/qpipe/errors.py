@@ -62,19 +62,19 @@ def printable(text: str) -> str:
 class RecipeError(QpipeError):
     """What the user wrote cannot be meant; nothing has run yet."""
 
-    failure = "configuration"
+    failure: Failure = "configuration"
 
 
 class PluginError(QpipeError):
     """A plugin does not load, clashes with another, or broke the contract of its kind."""
 
-    failure = "configuration"
+    failure: Failure = "configuration"
 
 
 class StageError(QpipeError):
     """A stage cannot do its work on this input; its branch of the run stops here."""
 
-    failure = "artifact"
+    failure: Failure = "artifact"
 
 
 class IncompleteError(StageError):
@@ -88,7 +88,7 @@ class IncompleteError(StageError):
 class DeviceError(QpipeError):
     """A device, or the way to it, failed; it says nothing about the network."""
 
-    failure = "unreachable"
+    failure: Failure = "unreachable"
 
 
 class BusyError(DeviceError):

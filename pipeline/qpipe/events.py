@@ -6,7 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-What = Literal["started", "progress", "done", "cached", "failed", "skipped"]
+from qpipe.errors import Failure
+
+# an attempt ends with "retry" where another follows: that is "started" after a while
+What = Literal["started", "progress", "retry", "done", "cached", "failed", "skipped"]
+ENDINGS: tuple[What, ...] = ("done", "cached", "failed", "skipped")
 
 
 @dataclass(frozen=True)
@@ -15,11 +19,12 @@ class Event:
 
     step: str
     what: What
-    seconds: float = 0.0  # since the step began
+    seconds: float = 0.0  # since this attempt of the step began
     done: float = 0.0  # progress, in `unit`; total is None where nobody knows
     total: float | None = None
     unit: str = ""
     message: str = ""  # why it failed or was skipped
+    failure: Failure | None = None  # the type of why it failed
     coordinates: Mapping[str, str] = field(default_factory=dict)
 
 

@@ -121,4 +121,5 @@ def sample_digests(folder: Path) -> dict[str, str]:
 
 def _expect(value: Any, wanted: type, kind: str) -> None:
     if not isinstance(value, wanted):
-        raise PluginError(f"a {kind} stage must give {wanted.__name__}, this one gave {type(value).__name__}")
+        what = f"a {kind} stage must give {wanted.__name__}, this one gave {type(value).__name__}"
+        raise PluginError(what, failure="bug")

@@ -6,29 +6,32 @@ import fcntl
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import IO, Any
 
 import qpipe
 from qpipe import exchange, inventory, keys, recipe
+from qpipe.attempts import RETRIES
 from qpipe.cache import Cache
 from qpipe.call import Call
 from qpipe.compare import pareto
-from qpipe.errors import BusyError, DeviceError, RecipeError, StageError
-from qpipe.events import Event, Listener
+from qpipe.compare.recommend import Limits
+from qpipe.errors import DeviceError, RecipeError
+from qpipe.events import ENDINGS, Event, Listener
+from qpipe.health import Health
+from qpipe.health import reach as reach
 from qpipe.plan import DeviceInPlan, Plan, Step, make
+from qpipe.readings import check_readings
 from qpipe.recipe import Recipe
 from qpipe.record import Recorder
-from qpipe.reference import check_fit
 from qpipe.registry import Registry
 from qpipe.run import Outcome, Runner
 from qpipe.store import State, Store
-from qpipe.types import Capabilities, Device, Measurement
+from qpipe.types import Capabilities, Measurement
 
 HOME = Path(".qpipe")
-PATIENCE_S = 3600.0  # a run waits so long for a device that another is at
 SMOKE = {"calibrate": 4, "evaluate": 4, "rounds": 2}  # of a --smoke run, where stages have these options
 
 
@@ -45,11 +48,15 @@ class Request:
     cache: Path = HOME / "cache"
     new: bool = False
     smoke: bool = False
+    retries: int = RETRIES  # of a step on a device
+    limits: Limits = field(default_factory=dict)  # what the recommendation has to keep
 
     def remembered(self) -> dict[str, Any]:
         """What a later command needs to expand the same recipe again."""
         plain = {"settings": dict(self.settings), "devices": list(self.devices), "only": list(self.only)}
-        return {**plain, "inventory": str(self.inventory.resolve()) if self.inventory else None, "smoke": self.smoke}
+        where = {"inventory": str(self.inventory.resolve()) if self.inventory else None, "smoke": self.smoke}
+        limits = {metric: list(limit) for metric, limit in self.limits.items()}
+        return {**plain, **where, **({"limits": limits} if limits else {})}
 
 
 @dataclass(frozen=True)
@@ -60,6 +67,7 @@ class Session:
     recipe: Recipe
     plugins: Registry
     devices: Mapping[str, Call]  # not opened
+    notes: Sequence[str] = ()  # what to say before it runs
 
     @property
     def cache(self) -> Cache:
@@ -95,21 +103,25 @@ class Finished:
     continued: bool
     plan: Plan
     outcome: Outcome
-    unreachable: Mapping[str, str]  # device -> why
+    unreachable: Mapping[str, str]  # device -> why it was left out
+    bad: Mapping[str, str]  # device -> why nothing more was done there
     seconds: float
 
     @property
     def state(self) -> State:
         """done, partial or failed."""
         state = self.outcome.state
-        return "partial" if state == "done" and self.unreachable else state
+        return "partial" if state == "done" and (self.unreachable or self.bad) else state
 
 
 def open_session(request: Request) -> Session:
     """Read recipe and inventory; RecipeError for whatever is wrong in them."""
     loaded, plugins = recipe.load(request.recipe, request.settings)
     loaded = loaded.narrowed(request.only, request.devices)
+    notes = []
     if request.smoke:
+        if loaded.expect:
+            notes.append("smoke: what is expected of the float network is not checked, for so few samples tell nothing")
         few = {
             name: replace(call, beside={n: _few(own) for n, own in call.beside.items()})
             for name, call in loaded.models.items()
@@ -118,7 +130,8 @@ def open_session(request: Request) -> Session:
         loaded = replace(loaded, samples=_few(loaded.samples), models=few, measure=measure, expect={})
     file = inventory.find(request.inventory, request.recipe.parent)
     known = inventory.load(file, plugins)
-    return Session(request, loaded, plugins, {name: inventory.pick(known, name, file) for name in loaded.devices})
+    devices = {name: inventory.pick(known, name, file) for name in loaded.devices}
+    return Session(request, loaded, plugins, devices, notes)
 
 
 def _few(call: Call) -> Call:
@@ -128,12 +141,15 @@ def _few(call: Call) -> Call:
 def run(session: Session, store: Store, listen: Listener, say: Callable[[str], None] = lambda _: None) -> Finished:
     """Run to the end, continuing an unfinished run of the same recipe unless a new one was asked for."""
     began = time.monotonic()
-    devices: dict[str, Device] = {}
+    health = Health(store, say)
     lock: IO[str] | None = None
     kept = ExitStack()  # in the cache, while this runs
     try:
-        capabilities, unreachable = _ask(session, store, devices, say)
+        for note in session.notes:
+            say(note)
+        capabilities, unreachable = _ask(session, store, health)
         id_, continued, lock = _open_run(session, store)
+        health.run = id_
         workdir = _workdir(session, id_)
 
         def carry_out(plan: Plan, before: Outcome | None = None) -> Outcome:
@@ -142,33 +158,34 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
             def hear(event: Event) -> None:
                 recorder.event(event)
                 listen(event)
-                if event.what not in ("started", "progress"):
+                if event.what in ENDINGS:
                     _tell_plugins(session.plugins, event, say)
 
             recorder.begin(before.failed if before else ())
-            return Runner(plan, devices, session.cache, workdir, hear, recorder.measured, before).run()
+            retries = session.request.retries
+            return Runner(plan, health, session.cache, workdir, hear, recorder.measured, before, retries).run()
 
         plan = session.plan(capabilities)
         kept.enter_context(session.cache.kept(plan.results))
         say(f"run {id_} {'continues' if continued else 'starts'}: {len(plan.steps)} steps")
         # first the samples and networks, for the keys of all else are made of what is in them
         read = carry_out(plan.only(plan.readings))
-        _check_readings(plan, read, session.cache)
+        check_readings(plan, read, session.cache)
         plan = session.plan(capabilities)
         plan.drop(unreachable)
         kept.enter_context(session.cache.kept(plan.results))
         outcome = carry_out(plan, read)
-        finished = Finished(id_, continued, plan, outcome, unreachable, time.monotonic() - began)
-        judge(store, id_, session.recipe.pareto)
+        bad = {name: why for name, why in health.bad.items() if name not in unreachable}
+        finished = Finished(id_, continued, plan, outcome, unreachable, bad, time.monotonic() - began)
+        judge(store, id_, session.recipe.pareto, session.recipe.margins)
         store.finish_run(id_, finished.state)
     except BaseException as error:
         if lock:
             store.finish_run(id_, "failed" if isinstance(error, RecipeError) else "interrupted")
         raise
     finally:
-        for device in devices.values():
-            with suppress(DeviceError):
-                device.close()
+        for name in list(health.devices):
+            health.drop(name)
         kept.close()
         if lock:
             lock.close()
@@ -183,12 +200,12 @@ def prepare(session: Session, store: Store, listen: Listener) -> Plan:
     with ExitStack() as kept:
         plan = session.offline_plan(store)
         kept.enter_context(session.cache.kept(plan.results))
-        read = Runner(plan.only(plan.readings), {}, session.cache, workdir, listen, _measured_nothing).run()
-        _check_readings(plan, read, session.cache, all_of_them=True)
+        read = Runner(plan.only(plan.readings), Health(), session.cache, workdir, listen, _measured_nothing).run()
+        check_readings(plan, read, session.cache, all_of_them=True)
         plan = session.offline_plan(store)
         kept.enter_context(session.cache.kept(plan.results))
         builds = {step.needs["build"] for step in plan.steps.values() if step.kind == "deploy" and step.is_float}
-        compiled = Runner(plan.only(builds), {}, session.cache, workdir, listen, _measured_nothing).run()
+        compiled = Runner(plan.only(builds), Health(), session.cache, workdir, listen, _measured_nothing).run()
     if compiled.errors:
         raise RecipeError(*(f"{step}: {reason}" for step, reason in compiled.errors.items()))
     return plan
@@ -196,32 +213,6 @@ def prepare(session: Session, store: Store, listen: Listener) -> Plan:
 
 def _measured_nothing(_step: Step, _measurements: Sequence[Measurement]) -> None:
     """Preparing measures nothing."""
-
-
-def _check_readings(plan: Plan, read: Outcome, cache: Cache, *, all_of_them: bool = False) -> None:
-    """RecipeError where no model is left that can be read and fits its samples, or (all_of_them) any is not."""
-    wrong: dict[str, str] = {}  # model -> why
-    for model in plan.imported:
-        steps = [plan.steps[plan.samples[model]], plan.steps[plan.imported[model]]]
-        failed = [step for step in steps if step.id in read.errors]
-        reason = read.errors[failed[0].id] if failed else _misfit(steps[0], steps[1], cache)
-        call = (failed or steps)[0].call
-        if reason and call:
-            wrong[model] = f"{call.where}: {reason}"
-    if wrong and (all_of_them or wrong.keys() == plan.imported.keys()):
-        raise RecipeError(*dict.fromkeys(wrong.values()))
-
-
-def _misfit(samples: Step, imported: Step, cache: Cache) -> str | None:
-    """Why the network cannot be fed with the samples; None where it can."""
-    folders = [cache.folder(step.kind, step.key) / "value" for step in (samples, imported)]
-    model = exchange.read("import", folders[1])
-    try:
-        for part in exchange.read("samples", folders[0]).values():
-            check_fit(model, part)
-    except StageError as error:
-        return str(error)
-    return None
 
 
 def _tell_plugins(plugins: Registry, event: Event, say: Callable[[str], None]) -> None:
@@ -232,46 +223,29 @@ def _tell_plugins(plugins: Registry, event: Event, say: Callable[[str], None]) -
         say(f"{event.step}: a plugin's step_finished broke: {type(error).__name__}: {error}")
 
 
-def judge(store: Store, run: str, objectives: Mapping[str, Any]) -> None:
+def judge(store: Store, run: str, objectives: Mapping[str, Any], margins: Mapping[str, float] | None = None) -> None:
     """Compute a run's verdicts and store them."""
-    store.record_verdicts(run, pareto.verdicts(pareto.candidates(store, run), objectives))
+    store.record_verdicts(run, pareto.verdicts(pareto.candidates(store, run), objectives, margins))
 
 
-def _ask(
-    session: Session, store: Store, devices: dict[str, Device], say: Callable[[str], None]
-) -> tuple[dict[str, Capabilities], dict[str, str]]:
-    """Open the devices and ask what they are; fills `devices` with those that answer, DeviceError where none does."""
-    capabilities, unreachable = {}, {}
+def _ask(session: Session, store: Store, health: Health) -> tuple[dict[str, Capabilities], dict[str, str]]:
+    """Ask the devices what they are; those that answer stay with `health`, DeviceError where none does."""
+    capabilities: dict[str, Capabilities] = {}
+    left_out: dict[str, str] = {}
     for name, call in session.devices.items():
-        say(f"{name}: checking the device")
-        device = inventory.open_device(name, call)
+        health.say(f"{name}: checking the device")
+        health.add(name, inventory.open_device(name, call), inventory.open_power(name, call))
         try:
-            capabilities[name] = reach(device, say)
+            capabilities[name] = inventory.labelled(call, health.meet(name))
         except DeviceError as error:
-            device.close()
-            unreachable[name] = str(error)
-            say(str(error))
+            health.drop(name)
+            left_out[name] = str(error)
+            health.say(str(error))
             continue
-        devices[name] = device
         store.save_device(name, call.name, capabilities[name])
-    if not devices:
-        raise DeviceError("; ".join(unreachable.values()))
-    return capabilities, unreachable
-
-
-def reach(device: Device, say: Callable[[str], None], patience_s: float = PATIENCE_S) -> Capabilities:
-    """Ask a device what it is, waiting its turn where another run is at it; BusyError when patience ends."""
-    end, told = time.monotonic() + patience_s, False
-    while True:
-        try:
-            return device.capabilities()
-        except BusyError as error:
-            if time.monotonic() > end:
-                raise
-            if not told:
-                say(f"{error}; waiting")
-                told = True
-        time.sleep(1)
+    if not capabilities:
+        raise DeviceError("; ".join(left_out.values()))
+    return capabilities, left_out
 
 
 def _workdir(session: Session, run: str) -> Path:
@@ -297,7 +271,7 @@ def _open_run(session: Session, store: Store) -> tuple[str, bool, IO[str] | None
     lock = _claim(_workdir(session, unfinished)) if unfinished else None
     objectives = dict(session.recipe.pareto)
     if unfinished and lock:
-        store.resume_run(unfinished, objectives=objectives)
+        store.resume_run(unfinished, objectives=objectives, request=session.request.remembered())
         return unfinished, True, lock
     run = store.new_run(
         session.recipe.name,

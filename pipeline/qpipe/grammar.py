@@ -8,11 +8,12 @@ from __future__ import annotations
 import inspect
 import typing
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from qpipe import document
 from qpipe.options import Option, options
 from qpipe.registry import DEMANDS, KINDS, Registry, Stage
+from qpipe.types import Emulation
 
 Schema = dict[str, Any]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
@@ -21,7 +22,15 @@ VARIABLE: Schema = {"$ref": "#/$defs/variable"}
 VARIABLES: Schema = {
     "type": "string", "pattern": r"\$\{[^}]*\}", "description": "${name} of `variables`, or ${env:NAME}",
 }  # fmt: skip
-GOAL: Schema = {"enum": ["min", "max"]}
+WAY: Schema = {"enum": ["min", "max"]}
+MARGIN: Schema = {"anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1}, {"type": "string"}]}
+WITH_MARGIN: dict[str, Schema] = {"goal": WAY, "margin": MARGIN}
+GOAL: Schema = {
+    "anyOf": [
+        WAY,
+        {"type": "object", "properties": WITH_MARGIN, "required": [*WITH_MARGIN], "additionalProperties": False},
+    ]
+}
 NUMBERS: dict[str, Schema] = {"value": {"type": "number"}, "tolerance": {"type": "number", "minimum": 0}}
 LISTS = (list, tuple, Sequence)
 
@@ -59,7 +68,14 @@ def inventory(plugins: Registry) -> Schema:
         "properties": {name: _or_variable({"type": "boolean"}) for name in DEMANDS},
         "additionalProperties": False,
     }
-    definitions.schemas["device"] = _accompanied(definitions.schemas["device"], {"target": target})
+    emulated: Schema = {
+        "description": "its clock is that of the machine it is emulated on, or counts instructions; false for hardware",
+        "enum": [*get_args(Emulation), False],
+    }
+    definitions.add("power", [plugins.powers[name] for name in sorted(plugins.powers)])
+    power: Schema = {**_call("power"), "description": "what switches its current off and on, after it died"}
+    beside = {"target": target, "emulated": emulated, "power": power}
+    definitions.schemas["device"] = _accompanied(definitions.schemas["device"], beside)
     return {
         "$schema": DRAFT,
         "title": "qpipe devices",
@@ -89,7 +105,7 @@ def _keys() -> dict[str, Schema]:
         "deploy": ("how a build gets onto a device", _call("deploy")),
         "measure": ("what is measured of each deployed build", _list(_call("measure"))),
         "devices": ("names of devices.yaml; local is this machine", _list(NAME)),
-        "pareto": ("the objectives: metrics, and which way is better", _named(GOAL, {})),
+        "pareto": ("the objectives: metrics, which way is better, and from which margin on", _named(GOAL, {})),
         "expect": (
             "what the float network must score before anything is quantized: metrics, or metrics by model",
             {"anyOf": [expected, {"type": "object", "additionalProperties": expected}]},

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import pluggy
 
-from qpipe.types import Kind
+from qpipe.types import Introduction, Kind
 
 hookspec = pluggy.HookspecMarker("qpipe")
 hookimpl = pluggy.HookimplMarker("qpipe")
@@ -36,7 +37,29 @@ class Register(Protocol):
 
 class RegisterDevice(Protocol):
     """Hands a way to reach devices to qpipe: a function whose keyword-only parameters are its options in devices.yaml,
-    called with the device's name, giving a Device."""
+    called with the device's name, giving a Device.
+
+    `enrol` is for devices that must be trusted before they are used (`qpipe devices add` and `rekey`).
+    """
+
+    def __call__(
+        self, function: Callable[..., Any], *, name: str | None = None, enrol: Enrol | None = None
+    ) -> None: ...
+
+
+class Enrol(Protocol):
+    """Asks a device what it is to be known by; nothing is trusted yet. DeviceError where it cannot be reached.
+
+    A new device comes with the address that the user typed and the options that were given with it, its Introduction
+    has all options; `folder` is that of devices.yaml. One of the inventory comes without address, with its options.
+    """
+
+    def __call__(self, name: str, address: str | None, options: Mapping[str, Any], folder: Path) -> Introduction: ...
+
+
+class RegisterPower(Protocol):
+    """Hands a way to switch a device's current to qpipe: a function whose keyword-only parameters are its options in
+    devices.yaml (beside the driver, as `power: {name: {options}}`), called with the device's name, giving a Power."""
 
     def __call__(self, function: Callable[..., Any], *, name: str | None = None) -> None: ...
 
@@ -49,6 +72,11 @@ def register_stages(register: Register) -> None:
 @hookspec
 def register_devices(register: RegisterDevice) -> None:
     """Called once, when plugins are loaded: register every kind of device you bring."""
+
+
+@hookspec
+def register_power(register: RegisterPower) -> None:
+    """Called once, when plugins are loaded: register every way you bring to switch a device off and on."""
 
 
 @hookspec

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from qpipe import document
 from qpipe.call import Call, CallReader
@@ -11,7 +13,7 @@ from qpipe.document import Document
 from qpipe.errors import RecipeError, suggest
 from qpipe.options import check
 from qpipe.registry import DEMANDS, Registry
-from qpipe.types import Device
+from qpipe.types import Capabilities, Device, Emulation, Power
 
 FILE = "devices.yaml"
 LOCAL = "local"
@@ -37,15 +39,26 @@ def load(path: Path | None, plugins: Registry) -> dict[str, Call]:
         reader = CallReader(source, plugins)
         for name, value in root.items():
             document.name(name, source.at(name), "device")
-            value, beside = reader.accompanied(value, ("target",))
+            value, beside = reader.accompanied(value, ("target", "emulated", "power"))
             driver, given = reader.named(value, source.at(name), "device")
             stage = plugins.device(driver, source.at(name))
-            target = {"target": _demands(beside.get("target", {}), source, name)}
-            devices[name] = Call(stage, reader.options(stage, given, (name, driver)), beside=target)
+            own: dict[str, Any] = {"target": _demands(beside.get("target", {}), source, name)}
+            own |= _emulation(beside, source, name)
+            if "power" in beside:
+                own["power"] = _power(beside["power"], reader, source, name)
+            devices[name] = Call(stage, reader.options(stage, given, (name, driver)), beside=own)
     if LOCAL not in devices and LOCAL in plugins.devices:
         stage = plugins.device(LOCAL)
         devices[LOCAL] = Call(stage, check(stage.function, {}, LOCAL))
     return devices
+
+
+def _power(given: Any, reader: CallReader, source: Document, device: str) -> Call:
+    """What the inventory says of a device's current: a way to switch it, with its options."""
+    where = source.at(device, "power")
+    name, options = reader.named(given, where, "power")
+    stage = reader.plugins.power(name, where)
+    return Call(stage, reader.options(stage, options, (device, "power", name)))
 
 
 def _demands(given: Any, source: Document, device: str) -> dict[str, bool]:
@@ -62,6 +75,29 @@ def _demands(given: Any, source: Document, device: str) -> dict[str, bool]:
     return given
 
 
+def _emulation(beside: dict[str, Any], source: Document, device: str) -> dict[str, Any]:
+    """What the inventory says of whether a device is emulated, where it says anything."""
+    if "emulated" not in beside:
+        return {}
+    given = beside["emulated"]
+    if given not in get_args(Emulation) and given is not False:
+        what = "wall (its clock is that of this machine), instructions (it counts them), or false"
+        raise RecipeError(f"{source.at(device, 'emulated')}: emulated is {given!r}; it is {what}")
+    return {"emulated": given or None}
+
+
+def labelled(call: Call, found: Capabilities) -> Capabilities:
+    """What a device said of itself, with the inventory's word on whether it is emulated, which is over its own.
+
+    What is measured on an emulator stands for no board, nor for another kind of emulator: no fingerprint in common.
+    """
+    emulated = call.beside.get("emulated", found.emulated)
+    if not emulated:
+        return replace(found, emulated=None)
+    fingerprint = hashlib.sha256(f"{found.fingerprint} {emulated}".encode()).hexdigest()
+    return replace(found, emulated=emulated, fingerprint=fingerprint)
+
+
 def pick(devices: dict[str, Call], name: str, inventory: Path | None) -> Call:
     """The device of that name; RecipeError that says where it should be."""
     if name in devices:
@@ -75,3 +111,12 @@ def open_device(name: str, call: Call) -> Device:
     """Make the device; it connects when first used."""
     device: Device = call.stage.function(name, **call.resolved())
     return device
+
+
+def open_power(name: str, call: Call) -> Power | None:
+    """What switches the device, where the inventory names something."""
+    own: Call | None = call.beside.get("power")
+    if own is None:
+        return None
+    power: Power = own.stage.function(name, **own.resolved())
+    return power

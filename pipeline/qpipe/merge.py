@@ -16,9 +16,11 @@ from qpipe.store import BUSY_S, COORDINATES, JSON, Store
 
 Connection = sqlite3.Connection
 KINDS = {"TEXT": str, "REAL": float, "INTEGER": int}  # of SQLite's columns
+LISTS = ("ties",)  # of the columns of JSON, all else of which are maps
 NEEDED = {  # by table, what is never null
     "runs": {"id", "started", "state"},
     "steps": {"run", "step", "state"},
+    "attempts": {"run", "step", "attempt"},
     "measurements": {"id", "run", "extra", "metric", "value", *COORDINATES},
     "verdicts": {"run", "extra", "objectives", *COORDINATES},
 }
@@ -110,7 +112,7 @@ def _fits(name: str, kind: str, value: Any) -> bool:
     if value is None or name not in JSON:
         return value is None or isinstance(value, KINDS[kind])
     with suppress(ValueError, TypeError):
-        return isinstance(json.loads(value), dict)
+        return isinstance(json.loads(value), list if name in LISTS else dict)
     return False
 
 

@@ -48,10 +48,11 @@ def _check(name: str, found: Measurement | None, bounds: Mapping[str, float]) ->
     value, tolerance = bounds["value"], bounds["tolerance"]
     wanted = f"expect: {name} of the float network should be {value:g} within {tolerance:g}"
     if found is None:
-        raise StageError(f"{wanted}, but no sample has a target; give labels")
+        raise StageError(f"{wanted}, but no sample has a target; give labels", failure="configuration")
     if not abs(found.value - value) <= tolerance:
         fix = "see what it is fed with: qpipe samples RECIPE; check preprocessing, labels and postprocess"
-        raise StageError(f"{wanted}, it is {found.value:.4g} on {found.n} samples; {fix}")
+        what = f"it is {found.value:.4g} on {found.n} samples"
+        raise StageError(f"{wanted}, {what}; {fix}", failure="wrong answer")
 
 
 def _stage(kind: str, function: Callable[..., Any]) -> Stage:

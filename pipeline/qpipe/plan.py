@@ -98,11 +98,13 @@ class Plan:
 
     def only(self, goals: Collection[str]) -> Plan:
         """The plan of these steps and of what they are made from."""
-        wanted, left = set(goals), list(goals)
+        wanted: set[str] = set()
+        left = list(goals)
         while left:
-            new = {*self.steps[left[-1]].needs.values(), *self.steps[left.pop()].fan_in} - wanted
-            wanted |= new
-            left += new
+            id_ = left.pop()
+            if id_ not in wanted:
+                wanted.add(id_)
+                left += [*self.steps[id_].needs.values(), *self.steps[id_].fan_in]
         steps = {id_: step for id_, step in self.steps.items() if id_ in wanted}
         return Plan(self.recipe, steps, self.samples, self.imported, self.uploads)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -41,6 +42,7 @@ class Recipe:
     measure: Sequence[Call]
     devices: Sequence[str]
     pareto: Mapping[str, Literal["min", "max"]]
+    margins: Mapping[str, float] = field(default_factory=dict)  # of objectives: differences that are worth nothing
     expect: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)  # model -> metric -> bounds
     plugins: Sequence[Path] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
@@ -193,6 +195,7 @@ class _Reader:
             measure=measure,
             devices=devices,
             pareto=self.pareto(measure),
+            margins=self.margins(),
             expect=self.expect(models, measure),
             plugins=files,
             variables=dict(variables),
@@ -247,13 +250,24 @@ class _Reader:
             return {metric: goal for metric, goal in usual.items() if known is None or metric in known}
         if not isinstance(value, dict):
             raise RecipeError(f"{self.source.at('pareto')}: pareto is a map of metrics to min or max")
-        for metric, goal in value.items():
+        goals = {metric: goal["goal"] if _has_margin(goal) else goal for metric, goal in value.items()}
+        for metric, goal in goals.items():
             where = self.source.at("pareto", metric)
             if goal not in ("min", "max"):
                 raise RecipeError(f"{where}: '{metric}' is {goal!r}; it is min or max")
             if known is not None and metric not in known:
                 raise RecipeError(f"{where}: nothing measures '{metric}'; {suggest(metric, known)}")
-        return dict(value)
+        return goals
+
+    def margins(self) -> dict[str, float]:
+        """Of the objectives that have one: a part of the value."""
+        given = {metric: goal for metric, goal in (self.root.get("pareto") or {}).items() if _has_margin(goal)}
+        found = {metric: part_of(goal["margin"]) for metric, goal in given.items()}
+        for metric, margin in found.items():
+            if not 0 <= margin < 1:
+                where = self.source.at("pareto", metric)
+                raise RecipeError(f"{where}: margin {given[metric]['margin']!r} of '{metric}'; write it as 2% or 0.02")
+        return found
 
     def expect(self, models: Mapping[str, Call], measure: Sequence[Call]) -> dict[str, dict[str, dict[str, float]]]:
         """What the float network must score, by model: one map for all models, or one for each."""
@@ -281,6 +295,19 @@ class _Reader:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and isfinite(value)
+
+
+def _has_margin(goal: Any) -> bool:
+    """Whether it is written {goal: min, margin: 2%}."""
+    return isinstance(goal, dict) and goal.keys() == {"goal", "margin"}
+
+
+def part_of(text: str | float) -> float:
+    """A number, or a share in per cent; NaN where it is neither."""
+    try:
+        return float(str(text).removesuffix("%")) / (100 if str(text).endswith("%") else 1)
+    except ValueError:
+        return math.nan
 
 
 def _measured(measure: Sequence[Call]) -> list[str] | None:

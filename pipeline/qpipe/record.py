@@ -26,12 +26,14 @@ class Recorder:
         self.store, self.run = store, run
         self.plan, self.cache = plan, cache
         self.devices, self.workdir = devices, workdir
+        self.attempts = {row["step"]: row["attempts"] or 0 for row in store.steps(run)}  # made so far, in all sessions
+        self.current: dict[str, int] = {}  # step -> the attempt that is made of it, or was the last, in this session
 
     def begin(self, failed: Collection[str] = ()) -> None:
         """Record every step of the plan as pending, but for those that this run is through with already, and those
         that have just failed."""
         through = {row["step"]: row["key"] for row in self.store.steps(self.run) if row["state"] in ("done", "cached")}
-        blank = dict.fromkeys(("started", "finished", "seconds", "error"))
+        blank = dict.fromkeys(("started", "finished", "seconds", "error", "failure"))
         steps = [
             step for step in self.plan.steps.values() if through.get(step.id) != step.key and step.id not in failed
         ]
@@ -42,12 +44,25 @@ class Recorder:
         if event.what == "progress":
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        row = self._row(self.plan.steps[event.step], "running" if event.what == "started" else event.what)
+        row = self._row(self.plan.steps[event.step], "running" if event.what in ("started", "retry") else event.what)
         if event.what == "started":
-            row |= {"started": now, "finished": None, "error": None}
+            row |= {"started": now, "finished": None, "error": None, "failure": None}
         else:
             row |= {"finished": now, "seconds": round(event.seconds, 3), "error": event.message or None}
+            row |= {"failure": event.failure}
         self.store.record_steps(self.run, [row])
+        self._attempt(event, now)
+
+    def _attempt(self, event: Event, now: str) -> None:
+        """Each attempt at a step is a row of its own."""
+        step = event.step
+        if event.what == "started":
+            self.attempts[step] = self.current[step] = self.attempts.get(step, 0) + 1
+            self.store.record_attempt(self.run, step, self.current[step], state="running", started=now)
+        elif step in self.current:
+            state = "failed" if event.what == "retry" else event.what
+            said = {"failure": event.failure, "error": event.message or None}
+            self.store.record_attempt(self.run, step, self.current[step], state=state, finished=now, **said)
 
     def _row(self, step: Step, state: str) -> dict[str, Any]:
         """What is known of a step before it runs, as columns of the store."""
@@ -64,15 +79,18 @@ class Recorder:
         }
 
     def measured(self, step: Step, measurements: Sequence[Measurement]) -> None:
-        """Record a measuring step's numbers under the row each belongs to; PluginError for a row that is not there."""
+        """Record a measuring step's numbers under the row each belongs to, in place of those of an attempt before;
+        PluginError for a row that is not there."""
         rows: dict[str, list[Measurement]] = {}
         for measurement in measurements:
             # what came from the cache may bear the name that the row had when it was measured
             rows.setdefault(measurement.deployed if step.fan_in else step.label, []).append(measurement)
+        self.store.forget_measurements(self.run, step.id)
         for label, own in rows.items():
             deploy = self.plan.steps.get(f"{label}@{step.device}")
             if deploy is None:
-                raise PluginError(f"{step.id}: it gave a number of '{label}'; give those of what was deployed, by name")
+                what = f"it gave a number of '{label}'; give those of what was deployed, by name"
+                raise PluginError(f"{step.id}: {what}", failure="bug")
             self.store.record_measurements(self.run, deploy.coordinates, own, **self._facts(step, deploy))
 
     def _facts(self, step: Step, deploy: Step) -> dict[str, Any]:
@@ -85,6 +103,7 @@ class Recorder:
             runtime = str(exchange.read("compile", build).manifest["runtime"])
         return {
             "step": step.id,
+            "attempt": self.current.get(step.id),  # None of what came from the cache
             "runtime": runtime,
             "is_float": deploy.is_float,
             "model_digest": keys.digest(origin) if origin.is_dir() else None,
@@ -93,6 +112,7 @@ class Recorder:
             "metric_digest": keys.key(keys.of_call(step.call)) if step.call else None,
             "target": {name: asdict(own) for name, own in asked.items() if own is not None},
             "fingerprint": self.devices[str(deploy.device)].fingerprint,
+            "emulated": self.devices[str(deploy.device)].emulated,
         }
 
     def _folder(self, step: Step) -> Path:

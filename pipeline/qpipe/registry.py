@@ -35,6 +35,7 @@ class Stage:
     gives: tuple[str, ...] = ()  # metrics that it measures, where it says so
     demands: Mapping[str, bool] = field(default_factory=dict)  # of quantization, as fields of Target
     plugin: str = ""  # the module that registered it
+    enrol: hookspecs.Enrol | None = None  # how devices of this kind become known, where they must
 
     @property
     def help(self) -> str:
@@ -48,6 +49,7 @@ class Registry:
 
     stages: dict[tuple[str, str], Stage] = field(default_factory=dict)
     devices: dict[str, Stage] = field(default_factory=dict)
+    powers: dict[str, Stage] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     hooks: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager("qpipe"))
 
@@ -65,6 +67,12 @@ class Registry:
         if name in self.devices:
             return self.devices[name]
         return _unknown(f"device '{name}'", name, self.devices, self.broken, where)
+
+    def power(self, name: str, where: str = "") -> Stage:
+        """The way of that name to switch a device; PluginError with the near miss otherwise."""
+        if name in self.powers:
+            return self.powers[name]
+        return _unknown(f"power '{name}'", name, self.powers, self.broken, where)
 
     def names(self, kind: str) -> list[str]:
         """The stages there are of a kind, sorted."""
@@ -101,18 +109,26 @@ class Registry:
             stage = Stage(kind, called, function, distribution, version, cached, tuple(gives), asked, module)
             _take(self.stages, (kind, stage.name), stage)
 
-        def register_device(function: Callable[..., Any], *, name: str | None = None) -> None:
-            stage = Stage("device", name or function.__name__, function, distribution, version)
+        def register_device(
+            function: Callable[..., Any], *, name: str | None = None, enrol: hookspecs.Enrol | None = None
+        ) -> None:
+            stage = Stage("device", name or function.__name__, function, distribution, version, enrol=enrol)
             _take(self.devices, stage.name, stage)
 
-        before = dict(self.stages), dict(self.devices)
+        def register_power(function: Callable[..., Any], *, name: str | None = None) -> None:
+            stage = Stage("power", name or function.__name__, function, distribution, version)
+            _take(self.powers, stage.name, stage)
+
+        before = dict(self.stages), dict(self.devices), dict(self.powers)
         try:
             if hasattr(plugin, "register_stages"):
                 plugin.register_stages(register)
             if hasattr(plugin, "register_devices"):
                 plugin.register_devices(register_device)
+            if hasattr(plugin, "register_power"):
+                plugin.register_power(register_power)
         except BaseException:
-            self.stages, self.devices = before  # all it brings, or nothing
+            self.stages, self.devices, self.powers = before  # all it brings, or nothing
             self.hooks.unregister(plugin)
             raise
 

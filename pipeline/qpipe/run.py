@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import os
-import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from qpipe import exchange, logs, worker
+from qpipe.attempts import RETRIES, Attempts
 from qpipe.cache import Cache
-from qpipe.call import named
-from qpipe.errors import IncompleteError, QpipeError, StageError
-from qpipe.events import Event, Listener
-from qpipe.options import needs
+from qpipe.errors import DeviceError, Failure, QpipeError
+from qpipe.events import ENDINGS, Event, Listener
+from qpipe.health import Health
 from qpipe.plan import Plan, Step
-from qpipe.types import Deployed, Deployments, Device, Measurement, Stored
+from qpipe.steps import Steps
+from qpipe.types import Measurement
 
 StepState = Literal["pending", "running", "done", "cached", "failed", "skipped"]
+Carried = Future[Literal["done", "skipped"]]
 
 
 @dataclass
@@ -29,7 +29,8 @@ class Outcome:
 
     states: dict[str, StepState]
     errors: dict[str, str] = field(default_factory=dict)
-    measurements: list[tuple[Step, Measurement]] = field(default_factory=list)
+    failures: dict[str, Failure] = field(default_factory=dict)  # the type of each error
+    measurements: dict[str, Sequence[Measurement]] = field(default_factory=dict)  # by step
 
     @property
     def failed(self) -> list[str]:
@@ -41,7 +42,7 @@ class Outcome:
         """done, partial (something was measured, something failed) or failed."""
         if not self.failed:
             return "done"
-        return "partial" if self.measurements else "failed"
+        return "partial" if any(self.measurements.values()) else "failed"
 
 
 def wanted(plan: Plan, cache: Cache) -> set[str]:
@@ -66,28 +67,31 @@ def _begun(plan: Plan, before: Outcome | None) -> Outcome:
         if state in ("done", "cached", "failed")
     }
     errors = {step: error for step, error in (before.errors if before else {}).items() if step in plan.steps}
-    return Outcome({step: known.get(step, "pending") for step in plan.steps}, errors)
+    failures = {step: failure for step, failure in (before.failures if before else {}).items() if step in errors}
+    return Outcome({step: known.get(step, "pending") for step in plan.steps}, errors, failures)
 
 
 class Runner:
-    """Runs a plan once."""
+    """Runs a plan once, on the devices whose health it is given."""
 
     def __init__(
         self,
         plan: Plan,
-        devices: Mapping[str, Device],
+        health: Health,
         cache: Cache,
         workdir: Path,
         listen: Listener,
         measured: Callable[[Step, Sequence[Measurement]], None],
         before: Outcome | None = None,
+        retries: int = RETRIES,
     ) -> None:
-        self.plan, self.devices, self.cache, self.workdir = plan, devices, cache, workdir
+        self.plan, self.health, self.cache = plan, health, cache
         self.listen, self.measured = listen, measured
         self.outcome = _begun(plan, before)
-        self.stored: dict[str, Stored] = {}  # what deploy and upload steps gave, in this run
-        self.stop = threading.Event()
-        self.running: dict[Future[None], Step] = {}
+        self.steps = Steps(plan, health.devices, cache, workdir, self._keep)
+        self.attempts = Attempts(self.steps, health, listen, retries)
+        self.causes: dict[str, str] = {}  # of steps that are skipped
+        self.running: dict[Carried, Step] = {}
         self.host_slots = max(1, (os.cpu_count() or 2))
 
     def run(self) -> Outcome:
@@ -97,14 +101,15 @@ class Runner:
             if step.id not in work and self.outcome.states[step.id] == "pending":
                 self.outcome.states[step.id] = "cached"
                 self._tell(step, "cached")
-        threads = self.host_slots + len(self.devices)
+        threads = self.host_slots + len(self.health.devices)
         with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="qpipe") as pool:
             try:
                 self._loop(pool)
             except BaseException:
-                self.stop.set()
-                for device in self.devices.values():
-                    device.close()
+                self.health.stop.set()
+                for device in self.health.devices.values():
+                    with suppress(DeviceError):
+                        device.close()
                 raise
         return self.outcome
 
@@ -113,7 +118,7 @@ class Runner:
             self._settle()
             for step in self._startable():
                 self.outcome.states[step.id] = "running"
-                self.running[pool.submit(self._execute, step)] = step
+                self.running[pool.submit(self.attempts.carry_out, step)] = step
             if not self.running:
                 return
             ended, _ = wait(self.running, timeout=0.5, return_when=FIRST_COMPLETED)
@@ -135,11 +140,17 @@ class Runner:
             ):
                 states[step.id] = "cached"
                 self._tell(step, "cached")
-                if step.kind == "measure":
-                    self._keep(step, exchange.read("measure", self._folder(step)))
+                self.steps.from_cache(step)
+            elif step.device in self.health.bad:
+                self._skip(step, self.health.bad[step.device])
             elif lost := self._lost(step, step.dependencies):
-                states[step.id] = "skipped"
-                self._tell(step, "skipped", message=f"needs {lost}")
+                self._skip(step, self.causes.get(lost, f"needs {lost}"))
+
+    def _skip(self, step: Step, cause: str) -> None:
+        """Leave it out, and say what it all began with."""
+        self.outcome.states[step.id] = "skipped"
+        self.causes[step.id] = cause
+        self._tell(step, "skipped", message=cause)
 
     def _lost(self, step: Step, among: Sequence[str]) -> str | None:
         """What it needed of these and will not get."""
@@ -154,11 +165,10 @@ class Runner:
         """Steps whose needs are there and whose place is free. What measures the moment on this machine comes when
         nothing else can be done, and has it to itself."""
         states = self.outcome.states
-        over = ("done", "cached", "failed", "skipped")
         ready = [
             step
             for step in self.plan.steps.values()
-            if states[step.id] == "pending" and all(states.get(need, "done") in over for need in step.dependencies)
+            if states[step.id] == "pending" and all(states.get(need, "done") in ENDINGS for need in step.dependencies)
         ]
         running = list(self.running.values())
         if any(map(self._wants_quiet, running)):
@@ -173,148 +183,25 @@ class Runner:
 
     def _wants_quiet(self, step: Step) -> bool:
         """Whether it measures the moment on this very machine."""
-        return step.volatile and step.device is not None and self.devices[step.device].shares_host
+        return step.volatile and step.device is not None and self.health.devices[step.device].shares_host
 
-    def _ended(self, step: Step, future: Future[None]) -> None:
+    def _ended(self, step: Step, future: Carried) -> None:
         error = future.exception()
-        if error is None:
+        if error is None and future.result() == "skipped":
+            self._skip(step, self.health.bad[str(step.device)])
+        elif error is None:
             self.outcome.states[step.id] = "done"
-            return
-        if not isinstance(error, QpipeError):
+        elif not isinstance(error, QpipeError):
             raise error
-        self.outcome.states[step.id] = "failed"
-        self.outcome.errors[step.id] = str(error)
-
-    # ---- one step, in a thread
-
-    def _execute(self, step: Step) -> None:
-        began = time.monotonic()
-        self._tell(step, "started")
-
-        def progress(done: float, total: float | None = None, unit: str = "") -> None:
-            if self.stop.is_set():
-                raise KeyboardInterrupt
-            self._tell(step, "progress", seconds=time.monotonic() - began, done=done, total=total, unit=unit)
-
-        try:
-            if step.device is None:
-                self._on_host(step, progress)
-            else:
-                with logs.step_log(self._scratch(step), step.device):
-                    self._on_device(step, progress)
-        except OSError as error:
-            place = error.filename or self.workdir
-            reason = f"{place}: {error.strerror or error}; free space, or check the permissions"
-            self._tell(step, "failed", seconds=time.monotonic() - began, message=reason)
-            logs.append_traceback(self._scratch(step), error)
-            raise StageError(reason) from error
-        except QpipeError as error:
-            self._tell(step, "failed", seconds=time.monotonic() - began, message=str(error))
-            raise
-        self._tell(step, "done", seconds=time.monotonic() - began)
-
-    def _on_host(self, step: Step, progress: Any) -> None:
-        with self.cache.put(step.kind, step.key) as out:
-            job = worker.Job(
-                step=step.id,
-                kind=step.kind,
-                stage=step.call.name if step.call else step.kind,
-                options=named(step.call.options) if step.call else {},
-                needs={p: self._given(self.plan.steps[need]) for p, need in step.needs.items()},
-                target=step.target,
-                platform=step.platform,
-                out=out,
-                log=self._scratch(step) / logs.NAME,
-                plugins=self.plan.recipe.plugins,
-                scratch=self.cache.scratch(step.kind, step.key),
-            )
-            worker.run(job, progress, self.stop.is_set)
-
-    def _on_device(self, step: Step, progress: Any) -> None:
-        device = self.devices[step.device or ""]
-        if step.kind == "upload":
-            samples = self._give(step, "evaluation_samples", progress)
-            self.stored[step.id] = device.store(samples.folder, progress)
-            return
-        assert step.call is not None
-        arguments = [self._give(step, parameter, progress) for parameter in needs(step.call.stage.function)]
-        try:
-            result = step.call.stage.function(*arguments, **step.call.resolved())
-        except IncompleteError as error:
-            exchange.check(step.kind, error.measurements)
-            self._keep(step, error.measurements)
-            raise
-        except QpipeError:
-            raise
-        except Exception as error:
-            logs.append_traceback(self._scratch(step), error)
-            raise StageError(worker.broke(step.kind, step.call.name, self._scratch(step) / logs.NAME, error)) from error
-        exchange.check(step.kind, result)
-        if step.kind == "deploy":
-            self.stored[step.id] = result
-            return
-        self._keep(step, result)
-        if step.cacheable:  # only what the store took: a wrong number is not to come back from the cache
-            with self.cache.put(step.kind, step.key) as out:
-                exchange.write(step.kind, result, out)
-
-    def _give(self, step: Step, parameter: str, progress: Any) -> Any:
-        """What a device step's parameter gets."""
-        if parameter == "progress":
-            return progress
-        if parameter == "device":
-            return self.devices[step.device or ""]
-        if parameter == "workdir":
-            return self._scratch(step)
-        if parameter == "deployments":
-            return self._deployments(step)
-        if parameter == "device_samples" and step.fan_in:
-            return {
-                self.plan.steps[need].label: self.stored[self._upload(step, need)]
-                for need in step.fan_in
-                if self.plan.steps[need].kind == "deploy" and self._upload(step, need) in self.stored
-            }
-        need = self.plan.steps[step.needs[parameter]]
-        if need.kind == "deploy":
-            return self._deployed(need.id)
-        if need.kind == "upload":
-            return self.stored[need.id]
-        value = exchange.read(need.kind, self._folder(need))
-        return value[parameter.removesuffix("_samples")] if need.kind == "samples" else value
-
-    def _deployments(self, step: Step) -> Deployments:
-        """What reached the device of all that the step measures, with the samples where it asks for them."""
-        uploads = [need for need in step.fan_in if self.plan.steps[need].kind == "upload"]
-        deploys = [need for need in step.fan_in if need not in uploads]
-        come = [n for n in deploys if n in self.stored and (not uploads or self._upload(step, n) in self.stored)]
-        missing = [self.plan.steps[need].label for need in deploys if need not in come]
-        return Deployments([self._deployed(need) for need in come], missing)
-
-    def _upload(self, step: Step, deploy: str) -> str:
-        """The step that brought the samples of a deployed build."""
-        return self.plan.uploads[str(step.device), self.plan.steps[deploy].coordinates["model"]]
-
-    def _deployed(self, id_: str) -> Deployed:
-        step = self.plan.steps[id_]
-        build = exchange.read("compile", self._folder(self.plan.steps[step.needs["build"]]))
-        return Deployed(step.label, build, self.stored[id_], step.is_float)
+        else:
+            self.outcome.states[step.id] = "failed"
+            self.outcome.errors[step.id] = str(error)
+            self.outcome.failures[step.id] = error.failure
 
     def _keep(self, step: Step, measurements: Sequence[Measurement]) -> None:
-        self.outcome.measurements.extend((step, measurement) for measurement in measurements)
+        """Of a step that is tried again the newest numbers count, and no others."""
+        self.outcome.measurements[step.id] = measurements
         self.measured(step, measurements)
-
-    # ---- places
-
-    def _given(self, step: Step) -> tuple[str, Path]:
-        return step.kind, self._folder(step)
-
-    def _folder(self, step: Step) -> Path:
-        return self.cache.folder(step.kind, step.key) / "value"
-
-    def _scratch(self, step: Step) -> Path:
-        folder = logs.folder_of(self.workdir, step.id)
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
 
     def _tell(self, step: Step, what: Any, **more: Any) -> None:
         self.listen(Event(step.id, what, coordinates=step.coordinates, **more))

@@ -69,6 +69,59 @@ MEASURED_BY = "ALTER TABLE measurements ADD COLUMN step TEXT;"
 # what stands behind a number, as JSON: the nodes by provider and precision
 DETAIL = "ALTER TABLE measurements ADD COLUMN detail TEXT;"
 
+# why a step failed, by type; each try of it; the one that a number is of
+ATTEMPTS = """
+ALTER TABLE steps ADD COLUMN failure TEXT;
+ALTER TABLE steps ADD COLUMN attempts INTEGER;
+ALTER TABLE measurements ADD COLUMN attempt INTEGER;
+CREATE TABLE attempts (
+  run TEXT REFERENCES runs(id), step TEXT, attempt INTEGER,
+  state TEXT, failure TEXT, error TEXT, started TEXT, finished TEXT,
+  PRIMARY KEY (run, step, attempt)
+);
+"""
+
+# the audit trail of the devices that this file's runs used: event is "health" or "power", of which `was` turned into
+# `now`; `during` is a run. It stays with the file: a board of the same name elsewhere is another one
+DEVICE_EVENTS = """
+CREATE TABLE device_events (
+  id INTEGER PRIMARY KEY, device TEXT, at TEXT, event TEXT, was TEXT, now TEXT, why TEXT, during TEXT, step TEXT
+);
+CREATE INDEX device_events_by_device ON device_events (device, event, id);
+CREATE VIEW device_health AS
+SELECT device, now AS health, at AS since, why, during, step FROM device_events
+WHERE id IN (SELECT max(id) FROM device_events WHERE event = 'health' GROUP BY device);
+"""
+
+# whether the device was emulated, by what its clock counts: wall, instructions; null for hardware
+EMULATED = """
+ALTER TABLE measurements ADD COLUMN emulated TEXT;
+DROP VIEW pareto;
+CREATE VIEW pareto AS
+SELECT runs.recipe, verdicts.run, model, scheme, build, runtime, device, emulated, extra, on_front, reason, is_float,
+       metric, value, unit, low, high, n
+FROM verdicts JOIN runs ON runs.id = verdicts.run
+LEFT JOIN measurements USING (run, model, scheme, build, device, extra);
+"""
+
+# of each round that a measurement has raw values of: why it was left out (null: it was not), and the device around it
+ROUNDS = """
+CREATE TABLE rounds (
+  measurement TEXT REFERENCES measurements(id), round INTEGER, invalid TEXT, environment TEXT,
+  PRIMARY KEY (measurement, round)
+);
+"""
+
+# with which rows of the front it is tied, and what else to know of it by topic, as JSON
+TIES = """
+ALTER TABLE verdicts ADD COLUMN ties TEXT;
+ALTER TABLE verdicts ADD COLUMN notes TEXT;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("tables", TABLES), ("views", VIEWS), ("tags", TAGS), ("measured by", MEASURED_BY), ("detail", DETAIL),
+    ("attempts", ATTEMPTS), ("device events", DEVICE_EVENTS),
+    ("emulated", EMULATED),
+    ("rounds", ROUNDS),
+    ("ties", TIES),
 )  # fmt: skip

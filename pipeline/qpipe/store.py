@@ -6,9 +6,6 @@ coordinates, and each measurement carries the digests of all that it depends on.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import math
 import platform
 import secrets
 import sqlite3
@@ -25,19 +22,14 @@ from sqlite_utils.db import Table
 from sqlite_utils.migrations import Migrations
 
 from qpipe.errors import QpipeError
+from qpipe.rows import COORDINATES as COORDINATES
+from qpipe.rows import FACTS, conditions, decoded, encoded, iso, measured, measurement_id, placed
+from qpipe.rows import JSON as JSON
+from qpipe.rows import Row as Row
 from qpipe.schema import MIGRATIONS
 from qpipe.types import Capabilities, Measurement
 
 State = Literal["running", "done", "partial", "failed", "interrupted"]
-Row = dict[str, Any]
-
-COORDINATES = ("model", "scheme", "build", "device")  # what a sweep adds goes into the column `extra`, as JSON
-FACTS = (
-    "step", "runtime", "is_float", "model_digest", "build_digest", "evaluation_digest", "metric_digest", "target",
-    "fingerprint",
-)  # fmt: skip
-JSON = ("versions", "request", "key_fields", "capabilities", "target", "extra", "objectives", "margins", "detail")
-_ORDERED = ("objectives", "margins")  # the recipe's order says which it names first
 BUSY_S = 30  # another process is writing: wait so long
 
 
@@ -112,7 +104,7 @@ class Store:
         run = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         row = {
             "id": run, "recipe": recipe, "recipe_path": recipe_path, "recipe_digest": recipe_digest,
-            "recipe_text": recipe_text, "started": _iso(now), "state": "running", "versions": versions,
+            "recipe_text": recipe_text, "started": iso(now), "state": "running", "versions": versions,
             "request": request or {}, "objectives": objectives or {}, "host": platform.node(),
         }  # fmt: skip
         self._write("runs", ["id"], [row])
@@ -121,18 +113,23 @@ class Store:
     def finish_run(self, run: str, state: State) -> None:
         """It is at its end, and so is what was cut in it: that is still to do."""
         with self._transaction() as db:
-            _upsert(db, "runs", ["id"], [{"id": run, "state": state, "finished": _iso()}])
+            _upsert(db, "runs", ["id"], [{"id": run, "state": state, "finished": iso()}])
             db.execute("UPDATE steps SET state = 'pending' WHERE run = ? AND state = 'running'", [run])
+            db.execute("UPDATE attempts SET state = 'interrupted' WHERE run = ? AND state = 'running'", [run])
 
-    def resume_run(self, run: str, *, objectives: Mapping[str, str] | None = None) -> None:
+    def resume_run(
+        self, run: str, *, objectives: Mapping[str, str] | None = None, request: Mapping[str, Any] | None = None
+    ) -> None:
         """It is running again, with the objectives the recipe has now. Its numbers and verdicts go: what they were made
         from may have changed meanwhile, and what still holds is recorded again from the cache and the journals."""
-        changed = {} if objectives is None else {"objectives": objectives}
+        given = {"objectives": objectives, "request": request}
+        changed = {name: value for name, value in given.items() if value is not None}
         with self._transaction() as db:
             _table(db, "verdicts").delete_where("run = ?", [run])
-            _table(db, "values").delete_where("measurement IN (SELECT id FROM measurements WHERE run = ?)", [run])
+            _drop_raw(db, "measurement IN (SELECT id FROM measurements WHERE run = ?)", [run])
             _table(db, "measurements").delete_where("run = ?", [run])
             _upsert(db, "runs", ["id"], [{"id": run, "state": "running", "finished": None, **changed}])
+            db.execute("UPDATE attempts SET state = 'interrupted' WHERE run = ? AND state = 'running'", [run])
 
     def unfinished_run(self, recipe_digest: str) -> str | None:
         """The newest run of this expanded recipe, where something of it is still to do: it was cut, or steps failed."""
@@ -197,6 +194,25 @@ class Store:
         """In the order in which they were first recorded."""
         return self._read("SELECT * FROM steps WHERE run = ? ORDER BY rowid", run)
 
+    def record_attempt(self, run: str, step: str, attempt: int, **fields: Any) -> None:
+        """What is known by now of one try of a step, as columns of `attempts`; it was tried so often."""
+        with self._transaction() as db:
+            row = {"run": run, "step": step, "attempt": attempt, **fields}
+            _upsert(db, "attempts", ["run", "step", "attempt"], [row])
+            _upsert(db, "steps", ["run", "step"], [{"run": run, "step": step, "attempts": attempt}])
+
+    def attempts(self, run: str, step: str) -> list[Row]:
+        """Every try of a step, in all sessions of the run."""
+        return self._read("SELECT * FROM attempts WHERE run = ? AND step = ? ORDER BY attempt", run, step)
+
+    def failures(self) -> dict[str, dict[str, int]]:
+        """How many steps of each run failed, by the type of failure."""
+        found: dict[str, dict[str, int]] = {}
+        counted = "SELECT run, failure, count(*) AS n FROM steps WHERE state = 'failed' GROUP BY run, failure"
+        for row in self._read(counted):
+            found.setdefault(row["run"], {})[row["failure"] or "bug"] = row["n"]
+        return found
+
     # ---- measurements and verdicts
 
     def record_measurements(
@@ -209,11 +225,12 @@ class Store:
         unknown = set(facts) - set(FACTS)
         if unknown:
             raise TypeError(f"record_measurements takes the facts {', '.join(FACTS)}, not {', '.join(sorted(unknown))}")
-        place = {"run": run, **_coordinates(coordinates)}
-        rows, values = [], []
+        place = {"run": run, **placed(coordinates)}
+        rows, values, rounds = [], [], []
         for measurement in measurements:
-            id_ = _measurement_id(place, measurement.metric)
-            rows.append({"id": id_, **place, **_measured(place, measurement), **facts, "measured_at": _iso()})
+            id_ = measurement_id(place, measurement.metric)
+            rounds += conditions(id_, measurement)
+            rows.append({"id": id_, **place, **measured(place, measurement), **facts, "measured_at": iso()})
             values += [
                 {"measurement": id_, "round": number, "position": position, "value": float(value)}
                 for number, round_ in enumerate(measurement.rounds)
@@ -222,8 +239,17 @@ class Store:
         with self._transaction() as db:
             _upsert(db, "measurements", ["id"], rows)
             for row in rows:
-                _table(db, "values").delete_where("measurement = ?", [row["id"]])
+                _drop_raw(db, "measurement = ?", [row["id"]])
             _upsert(db, "values", ["measurement", "round", "position"], values)
+            _upsert(db, "rounds", ["measurement", "round"], rounds)
+
+    def forget_measurements(self, run: str, step: str) -> None:
+        """Drop what a step measured: what comes now is another attempt's, and two are never mixed."""
+        with self._transaction() as db:
+            of = "run = ? AND step = ?"
+            whose = f"measurement IN (SELECT id FROM measurements WHERE {of})"  # noqa: S608  (no value is in it)
+            _drop_raw(db, whose, [run, step])
+            _table(db, "measurements").delete_where(of, [run, step])
 
     def measurements(self, run: str) -> list[Row]:
         """Every column; the coordinates a sweep added under `extra`."""
@@ -236,6 +262,10 @@ class Store:
         for row in self._read(query, measurement):
             rounds.setdefault(row["round"], []).append(row["value"])
         return list(rounds.values())
+
+    def rounds(self, measurement: str) -> list[Row]:
+        """Of each round of a measurement's id: `invalid`, why it was left out, and `environment`."""
+        return self._read("SELECT * FROM rounds WHERE measurement = ? ORDER BY round", measurement)
 
     def record_verdicts(self, run: str, verdicts: Iterable[Mapping[str, Any]]) -> None:
         """Replace a run's verdicts; each has the coordinates, on_front, reason, objectives and margins."""
@@ -253,7 +283,7 @@ class Store:
         """What a device said at its check, now."""
         row = {
             "name": name, "kind": kind, "capabilities": asdict(capabilities),
-            "fingerprint": capabilities.fingerprint, "checked": _iso(),
+            "fingerprint": capabilities.fingerprint, "checked": iso(),
         }  # fmt: skip
         self._write("devices", ["name"], [row])
 
@@ -262,11 +292,25 @@ class Store:
         found = self._read("SELECT * FROM devices WHERE name = ?", name)
         return {**found[0], "capabilities": _capabilities(found[0]["capabilities"])} if found else None
 
+    def record_event(self, device: str, **fields: Any) -> None:
+        """Something that happened to a device, now: any columns of `device_events`."""
+        with self._transaction() as db:
+            _table(db, "device_events").insert({"device": device, "at": iso(), **fields})
+
+    def events(self, device: str) -> list[Row]:
+        """All that happened to a device, oldest first."""
+        return self._read("SELECT * FROM device_events WHERE device = ? ORDER BY id", device)
+
+    def health(self, device: str) -> Row | None:
+        """Its health (good, unknown, bad), since when, why and at which step; None where it never was in a run."""
+        found = self._read("SELECT * FROM device_health WHERE device = ?", device)
+        return found[0] if found else None
+
     # ---- how it reads and writes
 
     def _read(self, sql: str, *parameters: Any) -> list[Row]:
         with self._transaction("DEFERRED") as db:
-            return [_decoded(row) for row in db.query(sql, parameters)]
+            return [decoded(row) for row in db.query(sql, parameters)]
 
     def _write(self, table: str, key: list[str], rows: list[Row]) -> None:
         with self._transaction() as db:
@@ -305,45 +349,19 @@ def _table(db: sqlite_utils.Database, name: str) -> Table:
     return db.table(name)
 
 
+def _drop_raw(db: sqlite_utils.Database, where: str, parameters: list[str]) -> None:
+    """Drop the raw values and the rounds of measurements."""
+    for table in ("values", "rounds"):
+        _table(db, table).delete_where(where, parameters)
+
+
 def _upsert(db: sqlite_utils.Database, table: str, key: list[str], rows: list[Row]) -> None:
-    encoded = ({k: _json(k, v) if k in JSON else v for k, v in row.items()} for row in rows)
     if rows:
-        _table(db, table).upsert_all(encoded, pk=key[0] if len(key) == 1 else tuple(key))
-
-
-def _json(column: str, value: Any) -> str:
-    return json.dumps(value, sort_keys=column not in _ORDERED)
-
-
-def _decoded(row: Row) -> Row:
-    return {key: json.loads(value) if key in JSON and value is not None else value for key, value in row.items()}
-
-
-def _coordinates(coordinates: Mapping[str, str]) -> Row:
-    extra = {key: value for key, value in coordinates.items() if key not in COORDINATES}
-    return {**{name: coordinates[name] for name in COORDINATES}, "extra": extra}
-
-
-def _measurement_id(place: Row, metric: str) -> str:
-    return hashlib.sha256(json.dumps([place, metric], sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _measured(place: Row, measurement: Measurement) -> Row:
-    numbers = [measurement.value, *(value for round_ in measurement.rounds for value in round_)]
-    if not all(math.isfinite(number) for number in numbers):
-        where = "/".join(place[name] for name in COORDINATES)
-        raise QpipeError(f"{where}: {measurement.metric} is not a number; a metric gives a finite one")
-    row = asdict(measurement)
-    kept = {name: row[name] for name in ("metric", "value", "unit", "low", "high", "n", "better", "raw", "detail")}
-    return {**kept, "value": float(measurement.value)}
+        _table(db, table).upsert_all(map(encoded, rows), pk=key[0] if len(key) == 1 else tuple(key))
 
 
 def _capabilities(fields: Row) -> Capabilities:
     return Capabilities(**{**fields, "features": tuple(fields["features"])})
-
-
-def _iso(time: datetime | None = None) -> str:
-    return (time or datetime.now(UTC)).isoformat(timespec="microseconds")
 
 
 def _ids(runs: list[Row]) -> str:

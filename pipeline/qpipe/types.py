@@ -13,6 +13,8 @@ import numpy as np
 Kind = Literal[
     "samples", "import", "transform", "calibrate", "quantize", "compile", "deploy", "postprocess", "metric", "measure"
 ]
+# what the clock of an emulated device counts: the time of the machine it is emulated on, or its own instructions
+Emulation = Literal["wall", "instructions"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
@@ -95,6 +97,7 @@ class Capabilities:
     numpy: str
     runtimes: Mapping[str, str]  # runtime -> version
     fingerprint: str  # digest of what can change a result: architecture, features, cpu, versions
+    emulated: Emulation | None = None  # times are of an emulator, and no device's; None for hardware
 
 
 # ---- builds and devices
@@ -167,6 +170,14 @@ class Round:
     warmups: int
     peak_mb: float  # peak resident memory of the process
     runtime_mb: float  # the same process with the runtime imported and nothing loaded
+    load_peak_mb: float | None = None  # its peak until the model was loaded; None where its runner does not say
+    run_peak_mb: float | None = None  # its peak after that; None where the system cannot tell it from the one before
+    steady: bool | None = None  # whether warmup ended because times were steady; None where there was no warmup
+    batch: int = 1  # samples in each inference
+    sustained: Sequence[Sequence[float]] = ()  # without pause: each second's [end in s, median in ms, inferences]
+    invalid: str | None = None  # why it is not to be believed: throttled, clocks changed, others' load
+    environment: Mapping[str, Any] = field(default_factory=dict, compare=False)  # before and after it, and what was set
+    energy: Mapping[str, Any] = field(default_factory=dict)  # joules, seconds, inferences, idle_w, and of which sensor
 
 
 @dataclass(frozen=True)
@@ -206,21 +217,111 @@ class Device(Protocol):
         """Run the first `count` stored samples in order, giving the outputs of each by name as they arrive."""
         ...
 
-    def round(self, build: Stored, samples: Stored, *, warmup_s: float, values: int, budget_s: float) -> Round:
-        """Time `values` inferences of one sample in a fresh process, after at least `warmup_s` seconds of warmup."""
+    def round(
+        self,
+        build: Stored,
+        samples: Stored,
+        *,
+        warmup_s: float,
+        values: int,
+        budget_s: float,
+        options: Mapping[str, Any] = {},
+    ) -> Round:
+        """Time `values` inferences of one sample in a fresh process, after at least `warmup_s` seconds of warmup.
+
+        `options` are what else is asked of the round, each left out where it is not: threads, batch, affinity (cores),
+        governor, max_load (share of the cores that others may take), cool_to_c and cool_s, sustained_s, energy
+        (source, rails, command, unit, period_s, idle_s, updates).
+        """
         ...
 
     def placement(self, build: Stored) -> Placement | None:
         """Where the build's nodes run and in which precision; None where its runner does not say."""
         ...
 
-    def clean(self) -> int:
-        """Remove all that was stored on the device; the bytes that this freed."""
+    def clean(
+        self,
+        *,
+        older_than_s: float | None = None,
+        keep_bytes: float | None = None,
+        dry_run: bool = False,
+        runtime: bool = False,
+    ) -> int:
+        """Remove what was stored on the device: all, or the longest unused, of those unused for so long, until so much
+        is left; with `runtime` also what setup brought. The bytes that this freed, or would."""
+        ...
+
+    def hold(self, seconds: float, reason: str = "") -> Hold:
+        """Keep all runs off the device for so long; BusyError where a run is at it, or somebody else holds it."""
+        ...
+
+    def release(self, *, force: bool = False) -> bool:
+        """End one's own hold, or anybody's by force; whether there was one."""
         ...
 
     def close(self) -> None:
-        """Let go of the device; nothing is left running there."""
+        """Let go of the device; nothing is left running there. Who asks it again connects anew."""
         ...
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A device kept for a human; the times are by the device's clock, as text."""
+
+    holder: str  # user@host
+    since: str
+    until: str
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of what looking at a device found, or of what setting it up did; what is bad says what to do."""
+
+    what: str  # python, numpy, clock, ...
+    state: Literal["ok", "warning", "bad"]
+    said: str
+    facts: Mapping[str, Any] = field(default_factory=dict)  # the same as plain JSON
+
+
+@runtime_checkable
+class Provisioned(Protocol):
+    """A device that can say how ready it is, and be made so. Both give their lines as they come, and go on after a bad
+    one where that makes sense."""
+
+    def check(self) -> Iterator[Finding]:
+        """What is ready there, looked at before any agent is started."""
+        ...
+
+    def setup(self, *, wheels: Path | None, runtime: str | None, system_runtime: bool) -> Iterator[Finding]:
+        """Bring numpy and the requirement `runtime` there, out of the folder `wheels` or a registry, and prove them."""
+        ...
+
+
+class Power(Protocol):
+    """What switches the current of a device, where its inventory names such a thing; DeviceError where it cannot."""
+
+    boot_s: float  # seconds after which a device whose current is back answers again, at most
+
+    def off(self) -> None:
+        """Take the current away."""
+        ...
+
+    def on(self) -> None:
+        """Give it back."""
+        ...
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """What a device shows to be known by, before it is trusted: the user compares `shown` with what the device says."""
+
+    options: Mapping[str, Any]  # for its entry in devices.yaml; paths relative to that
+    shown: str  # as other tools print it: ED25519 SHA256:...
+    known: Sequence[str]  # what it was known by until now
+    is_known: bool  # what it shows is trusted already
+    compare: str  # how to see it on the device itself
+    accept: Callable[[], str]  # trust what was shown, in place of what was known, and log in; says where it is noted
 
 
 class Process(Protocol):
@@ -231,7 +332,8 @@ class Process(Protocol):
     stderr: IO[bytes]
 
     def wait(self, timeout: float) -> int:
-        """Its exit status; TimeoutError once `timeout` seconds are over."""
+        """Its exit status, negative where a signal ended it; TimeoutError once `timeout` seconds are over,
+        ConnectionError where the way to it was lost before."""
         ...
 
     def kill(self) -> None:
@@ -291,6 +393,8 @@ class Measurement:
     raw: Literal["rounds", "samples", "resamples"] = "rounds"  # they are: timed values round by round, one per sample
     # in one list, or one per bootstrap resample in one list (drawn alike for all schemes, so that schemes pair up)
     detail: Mapping[str, Any] = field(default_factory=dict)  # what stands behind the number, as plain JSON
+    # of each of `rounds`: {"invalid": why it was left out of the number or None, "environment": before, after, set}
+    conditions: Sequence[Mapping[str, Any]] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import importlib.metadata
 import multiprocessing
@@ -22,7 +23,7 @@ from typing import Any
 
 from qpipe import document, exchange, own, registry
 from qpipe.call import Call, found
-from qpipe.errors import QpipeError, StageError
+from qpipe.errors import Failure, QpipeError, StageError
 from qpipe.options import needs
 from qpipe.quant.demands import check_target
 from qpipe.types import Platform, Progress, Target
@@ -58,9 +59,10 @@ def run(job: Job, progress: Progress, cancelled: Callable[[], bool]) -> None:
         process.start()
     except (EOFError, OSError) as error:  # the server that forks them has ended: memory, or a plugin that ends Python
         reason = f"no process to run it in: {error or type(error).__name__}"
-        raise StageError(f"{reason}; free memory, and look whether all plugins load: qpipe plugins") from error
+        fix = "free memory, and look whether all plugins load: qpipe plugins"
+        raise StageError(f"{reason}; {fix}", failure="out of memory") from error
     theirs.close()
-    failure: str | None = "it ended without a word"
+    failed: tuple[str, Failure] | None = ("it ended without a word", "bug")
     try:
         while True:
             if cancelled():
@@ -71,28 +73,31 @@ def run(job: Job, progress: Progress, cancelled: Callable[[], bool]) -> None:
             if message[0] == "progress":
                 progress(*message[1:])
                 continue
-            failure = message[1]
+            failed = message[1]
             break
     except EOFError:
         process.join()
-        failure = _died(process.exitcode)
+        failed = _died(process.exitcode)
     finally:
-        process.join(0 if failure else ENDING_S)
+        process.join(0 if failed else ENDING_S)
         if process.is_alive():  # a thread of the stage's library may not want to end
             process.kill()
             process.join()
         ours.close()
         _forget_empty(job.scratch)
-    if failure is not None:
-        raise StageError(failure)
+    if failed is not None:
+        reason, kind = failed
+        raise StageError(reason, failure=kind)
 
 
-def _died(status: int | None) -> str:
-    if status is not None and status < 0:
-        name = signal.Signals(-status).name
-        hint = "; likely out of memory" if name == "SIGKILL" else ""
-        return f"its process was ended by {name}{hint}"
-    return f"its process ended with status {status}"
+def _died(status: int | None) -> tuple[str, Failure]:
+    """Why a process ended that had not said so, and the type of that: what crashes in a library is a bug there."""
+    if status is None or status >= 0:
+        return f"its process ended with status {status}", "bug"
+    name = signal.Signals(-status).name
+    if name == "SIGKILL":
+        return f"its process was ended by {name}; likely out of memory", "out of memory"
+    return f"its process was ended by {name}", "died" if name in ("SIGTERM", "SIGHUP", "SIGINT") else "bug"
 
 
 @cache
@@ -117,12 +122,16 @@ def _child(job: Job, connection: Connection) -> None:
     except QpipeError as error:
         if error.__cause__ is not None:  # what a library said, in full
             traceback.print_exc()
-        connection.send(("failed", str(error)))
+        connection.send(("failed", (str(error), error.failure)))
     except MemoryError:
-        connection.send(("failed", "out of memory; give it fewer samples, or a machine with more"))
+        reason = "out of memory; give it fewer samples, or a machine with more"
+        connection.send(("failed", (reason, "out of memory")))
+    except OSError as error:
+        traceback.print_exc()
+        connection.send(("failed", (broke(job.kind, job.stage, job.log, error), of_system(error))))
     except Exception as error:  # noqa: BLE001  (foreign code: any failure of a stage is that step's alone)
         traceback.print_exc()
-        connection.send(("failed", broke(job.kind, job.stage, job.log, error)))
+        connection.send(("failed", (broke(job.kind, job.stage, job.log, error), "bug")))
     else:
         connection.send(("done", None))
 
@@ -132,6 +141,13 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def of_system(error: OSError) -> Failure:
+    """The type of what the operating system refused."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no room"
+    return "out of memory" if error.errno == errno.ENOMEM else "configuration"
 
 
 def broke(kind: str, stage: str, log: Path, error: BaseException) -> str:

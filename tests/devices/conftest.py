@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bare_board import bare_python as bare_python
+from bare_board import wheels as wheels
 
 import qpipe
 from qpipe_devices import local, ssh

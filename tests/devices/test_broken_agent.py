@@ -11,16 +11,16 @@ import pytest
 
 import qpipe
 from qpipe_devices import local
+from qpipe_devices.agent import lease
 from qpipe_devices.agent.agent import Agent
 from qpipe_devices.agent.runner import Runner
-from qpipe_devices.agent.shelf import Shelf
 from qpipe_devices.agent.wire import MAGIC
-from qpipe_devices.conversation import ConnectionLostError
+from qpipe_devices.patience import ConnectionLostError
 
 # says all that an agent says when it starts, then nonsense
 IMPOSTOR = """#!{python}
 import sys
-for line in ("", "{magic}have", "{magic}ready", '{{"id": 0, "root": "/nowhere"}}'):
+for line in ("", "{magic}have", "{magic}ready", '{{"id": 0, "root": "/nowhere", "incoming": "/nowhere"}}'):
     print(line, flush=True)
 sys.stdin.readline()
 print({nonsense!r}, flush=True)
@@ -47,7 +47,8 @@ class Brief(Agent):
     """An agent whose runner is let go of right after somebody looked at it."""
 
     def __init__(self, folder: Path, runner: Runner) -> None:
-        super().__init__(Shelf(folder), io.BytesIO(), io.BytesIO(), 30)
+        own = lease.take(folder, None, lease.Asker("somebody", "0" * 32, 30))
+        super().__init__(folder, own, None, io.BytesIO(), io.BytesIO())
         self.seen: list[Runner | None] = [runner]
 
     @property  # type: ignore[override]

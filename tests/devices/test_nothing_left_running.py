@@ -11,22 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import DEAF, running, wait_until
 
 import qpipe
 from qpipe_devices import local, ssh
 from small_build import nothing, write_build
 
-# a runner with a child of its own, both deaf to the end of their input
-DEAF = """
-import subprocess, sys, time
-from qpipe_agent import wire
-source, sink = wire.claim()
-wire.read(source)
-wire.write(sink, {"load_ms": 1.0, "runtime_mb": 1.0, "inputs": ["image"], "outputs": ["y"]})
-wire.read(source)
-subprocess.Popen(["sleep", "300"])
-time.sleep(300)
-"""
 HOST = """
 import sys
 from pathlib import Path
@@ -39,36 +29,12 @@ if kind == "local":
 else:
     host, port, user, key, known = sys.argv[4:]
     device = ssh("board", host=host, port=int(port), user=user, key=Path(key), known_hosts=Path(known),
-                 python=sys.executable, folder=str(folder / "board"), silence_s=silence)
+                 python=sys.executable, folder=str(folder / "board"), lock=str(folder / "lock"), silence_s=silence)
 quiet = lambda done, total=None, unit="": None
 build, samples = device.store(folder / "build", quiet), device.store(Path(folder / "samples"), quiet)
 print("ready", flush=True)
 list(device.infer(build, samples, 1))
 """
-
-
-def running(folder: Path) -> list[int]:
-    """The processes that have this folder in their command line or as their working directory."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if not process.name.isdigit() or int(process.name) == os.getpid():
-            continue
-        try:
-            line = (process / "cmdline").read_bytes().decode(errors="replace")
-            if str(folder) in line or str(folder) in str((process / "cwd").readlink()):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
-
-
-def wait_until(true, seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if true():
-            return True
-        time.sleep(0.1)
-    return bool(true())
 
 
 @pytest.fixture
@@ -155,10 +121,11 @@ def test_who_takes_long_over_an_answer_is_not_taken_for_dead(tmp_path, build, sa
 
 def test_a_connection_cut_in_the_middle_says_so(sshd, tmp_path, samples):
     device = ssh("board", **sshd.options(tmp_path / "board"))
+    device.patience_s = 0
     build = write_build(tmp_path / "build", "run_deaf.py", {"run_deaf.py": DEAF})
     places = device.store(build.folder, nothing), device.store(samples.folder, nothing)
     outputs = device.infer(*places, 1)
-    device.transport.client.get_transport().sock.shutdown(2)
+    device.transport.transport.sock.shutdown(2)
     with pytest.raises(qpipe.DeviceError, match=r"^board: the connection was lost; run again to continue$"):
         next(outputs)
     assert wait_until(lambda: not running(tmp_path / "board"), 5)

@@ -40,7 +40,7 @@ def test_null_gives_zeros_in_the_shapes_of_the_build(build, samples):
 
 def test_every_driver_takes_a_name_and_options():
     drivers = {}
-    qpipe_devices.register_devices(lambda function, *, name=None: drivers.update({function.__name__: function}))
+    qpipe_devices.register_devices(lambda function, **_: drivers.update({function.__name__: function}))
     assert sorted(drivers) == ["local", "null", "ssh"]
     for driver in drivers.values():
         first, *others = inspect.signature(driver).parameters.values()
@@ -116,9 +116,10 @@ def test_warmup_goes_on_until_steady_and_not_for_ever(times, shortest, longest, 
         return next(times)
 
     monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    count = timing.warm_up(once, seconds=0.06, most=10)
+    warmup = timing.warm_up(once, seconds=0.06, most=10)
     assert shortest <= clock[0] < longest
-    assert count == round(clock[0] / 0.002)
+    assert warmup.inferences == round(clock[0] / 0.002)
+    assert warmup.steady is (longest < 0.1)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
-"""What can be wrong with an SSH connection, one line each; against a real server."""
+"""What can be wrong with an SSH connection, one line each, and what it carries; against a real server."""
 
 from __future__ import annotations
 
+import gc
 import os
-import shutil
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import paramiko
@@ -14,17 +15,31 @@ from paramiko import ssh_exception
 
 import qpipe
 from qpipe_devices import ssh
-from qpipe_devices.ssh_transport import SshTransport
+from qpipe_devices.ssh_errors import mapped
+from qpipe_devices.ssh_login import login
 from small_build import nothing
 
 
-def message(options: dict[str, object]) -> str:
+def refused(options: dict[str, object], failure: str) -> str:
     device = ssh("rpi4", **options)
     with pytest.raises(qpipe.DeviceError) as error:
-        device.capabilities()
+        device.transport.start(["true"])
     device.close()
     assert "\n" not in str(error.value)
+    assert error.value.failure == failure
     return str(error.value)
+
+
+def lets_in(options: dict[str, object]) -> bool:
+    device = ssh("rpi4", **options)
+    status = device.transport.start(["true"]).wait(10)
+    device.close()
+    return status == 0
+
+
+def new_key(path: Path, *more: str, passphrase: str = "") -> Path:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, *more, "-f", path], check=True)
+    return path
 
 
 @pytest.fixture
@@ -32,91 +47,117 @@ def options(sshd, tmp_path):
     return sshd.options(tmp_path / "board")
 
 
-def test_an_unknown_host_key_comes_with_the_command_that_adds_it(sshd, options, tmp_path):
-    known = tmp_path / "known_hosts"
-    expected = f"rpi4: host key of 127.0.0.1 is not known; add it with: ssh-keyscan -p {sshd.port} 127.0.0.1 >> {known}"
-    assert message({**options, "known_hosts": known}) == expected
-    assert not known.exists()
-    scan = subprocess.run(
-        ["ssh-keyscan", "-p", str(sshd.port), "127.0.0.1"], check=True, capture_output=True, text=True
-    )
-    known.write_text(scan.stdout, encoding="utf-8")
-    device = ssh("rpi4", **{**options, "known_hosts": known})
-    assert device.capabilities().cores > 0
-    device.close()
+@pytest.fixture
+def locked(sshd, tmp_path):
+    """The server's key behind a passphrase."""
+    key = tmp_path / "locked"
+    key.write_bytes(sshd.key.read_bytes())
+    key.chmod(0o600)
+    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", key], check=True, capture_output=True)
+    key.with_suffix(".pub").write_bytes(sshd.key.with_suffix(".pub").read_bytes())
+    return key
 
 
-def test_another_host_key_than_the_known_one_is_refused(sshd, options, tmp_path):
-    kind, key = sshd.key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2]
-    known = tmp_path / "known_hosts"
-    known.write_text(f"[127.0.0.1]:{sshd.port} {kind} {key}\n", encoding="utf-8")
-    assert message({**options, "known_hosts": known}) == (
-        f"rpi4: host key of 127.0.0.1 is not the one in {known}; if the board was set up anew: "
-        f"ssh-keygen -f {known} -R '[127.0.0.1]:{sshd.port}'"
-    )
+@pytest.fixture
+def agent(tmp_path, monkeypatch):
+    """An SSH agent that holds nothing."""
+    place = tmp_path / "agent"
+    process = subprocess.Popen(["ssh-agent", "-D", "-a", place], stdout=subprocess.DEVNULL)
+    while not place.exists():
+        assert process.poll() is None
+    monkeypatch.setenv("SSH_AUTH_SOCK", str(place))
+    yield place
+    process.kill()
+    process.wait()
 
 
-def test_a_revoked_host_key_is_as_good_as_unknown(sshd, options, tmp_path):
-    known = tmp_path / "known_hosts"
-    line = sshd.known_hosts.read_text(encoding="utf-8")
-    known.write_text(f"{line}@revoked * {line.split(' ', 1)[1]}", encoding="utf-8")
-    assert "host key of 127.0.0.1 is not known" in message({**options, "known_hosts": known})
-
-
-def test_lines_that_paramiko_does_not_know_cost_nobody_else_their_keys(sshd, options, tmp_path):
-    known = tmp_path / "known_hosts"
-    line = sshd.known_hosts.read_text(encoding="utf-8")
-    kind, key = sshd.key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2]
-    strange = f"# home\n@cert-authority *.lab {kind} {key}\n@revoked * {kind} {key}\nlab ssh-ed25519 !!!\n\nhalf\n"
-    known.write_text(strange + line, encoding="utf-8")
-    device = ssh("rpi4", **{**options, "known_hosts": known})
-    assert device.capabilities().cores > 0
-    device.close()
+# ---- keys
 
 
 def test_a_key_that_is_not_let_in(sshd, options, tmp_path):
-    key = tmp_path / "other"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
-    assert message({**options, "key": key}) == (
+    key = new_key(tmp_path / "other")
+    assert refused({**options, "key": key}, "configuration") == (
         f"rpi4: {sshd.user}@127.0.0.1:{sshd.port} accepts none of {key}; "
         f"add one with: ssh-copy-id -p {sshd.port} {sshd.user}@127.0.0.1"
     )
 
 
-def test_a_key_with_a_passphrase(options, tmp_path):
-    key = tmp_path / "locked"
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", key], check=True)
-    assert message({**options, "key": key}) == "rpi4: the key has a passphrase; add it to an agent with: ssh-add"
+def test_a_key_with_a_passphrase_that_nobody_knows(options, locked):
+    assert refused({**options, "key": locked}, "configuration") == (
+        f"rpi4: the key {locked} has a passphrase; add it to an agent with: ssh-add, "
+        "or give passphrase: ${env:NAME} in the inventory"
+    )
+
+
+def test_the_passphrase_opens_the_key_and_another_does_not(options, locked):
+    assert lets_in({**options, "key": locked, "passphrase": "secret"})
+    said = refused({**options, "key": locked, "passphrase": "sesame"}, "configuration")
+    assert said.startswith(f"rpi4: the key {locked} is not opened by its passphrase; ")
+    assert "sesame" not in said
+
+
+def test_an_agent_opens_the_key(sshd, options, locked, agent):
+    subprocess.run(["ssh-add", "-q", sshd.key], check=True)
+    assert lets_in({**options, "key": locked})
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the socket that paramiko asked by
+def test_an_agent_that_hangs_is_not_asked_when_the_key_serves_and_holds_nobody_up_when_not(
+    options, locked, tmp_path, monkeypatch
+):
+    place = tmp_path / "deaf"
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.bind(str(place))
+        deaf.listen()
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(place))
+        assert lets_in(options)
+        said = refused({**options, "key": locked, "connect_timeout": 1.5}, "unreachable")
+    assert "gave no answer within 1.5 s" in said
+    time.sleep(0.3)
+    gc.collect()
+
+
+def test_a_certificate_beside_the_key_lets_it_in(start_sshd, tmp_path):
+    authority, key = new_key(tmp_path / "authority"), new_key(tmp_path / "key")
+    server = start_sshd("ed25519")
+    trusted = server.key.with_suffix(".pub")
+    trusted.write_text(f"cert-authority {authority.with_suffix('.pub').read_text(encoding='utf-8')}", encoding="utf-8")
+    options = {**server.options(tmp_path / "board"), "key": key}
+    assert "accepts none of" in refused(options, "configuration")
+    sign = ["ssh-keygen", "-q", "-s", authority, "-I", "me", "-n", server.user, key.with_suffix(".pub")]
+    subprocess.run(sign, check=True)
+    assert lets_in(options)
 
 
 def test_a_key_file_that_is_not_there(options, tmp_path):
     missing = tmp_path / "missing"
-    assert message({**options, "key": missing}) == f"rpi4: there is no key file {missing}; correct key"
+    expected = f"rpi4: there is no key file {missing}; correct key"
+    assert refused({**options, "key": missing}, "configuration") == expected
+
+
+# ---- the way there
 
 
 def test_nobody_listens(options):
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    assert message({**options, "port": port}) == (
+    assert refused({**options, "port": port}, "unreachable") == (
         f"rpi4: 127.0.0.1:{port} cannot be reached: connection refused; is it on, and is sshd running?"
     )
 
 
-def test_who_listens_does_not_speak_ssh(options):
-    with socket.create_server(("127.0.0.1", 0)) as mute:
-        port = mute.getsockname()[1]
-        said = message({**options, "port": port, "connect_timeout": 0.5})
-    assert said.startswith("rpi4: ")
-    assert str(port) in said
-
-
 def test_a_host_name_that_means_nothing(options):
-    assert message({**options, "host": "no-such-board.invalid"}) == (
+    assert refused({**options, "host": "no-such-board.invalid"}, "configuration") == (
         "rpi4: there is no host 'no-such-board.invalid'; give its address"
     )
 
 
-def test_every_exception_of_paramiko_becomes_a_device_error(tmp_path):
+@pytest.mark.parametrize("name", ["$(reboot)", "-oProxyCommand=x", "a b"])
+def test_a_host_that_a_shell_would_read_is_none(name, options):
+    assert f"'{name}' is no host and no user" in refused({**options, "host": name}, "configuration")
+
+
+def test_every_exception_of_paramiko_becomes_a_device_error():
     key = paramiko.ECDSAKey.generate()
     arguments = {
         "BadAuthenticationType": ("no", ["publickey"]), "BadHostKeyException": ("h", key, key),
@@ -126,33 +167,13 @@ def test_every_exception_of_paramiko_becomes_a_device_error(tmp_path):
     }  # fmt: skip
     classes = [each for each in vars(ssh_exception).values() if isinstance(each, type) and issubclass(each, Exception)]
     assert len(classes) > 10
-    transport = SshTransport("rpi4", "h", "pi", 22, None, tmp_path / "known", 1)
     for each in classes:
         error = each(*arguments.get(each.__name__, ("reason",)))
-        with pytest.raises(qpipe.DeviceError, match=r"^rpi4: .*; "), transport._mapped("it failed"):
+        with pytest.raises(qpipe.DeviceError, match=r"^rpi4: .*; "), mapped("rpi4", login("h"), "it failed"):
             raise error
 
 
-def test_ssh_config_gives_name_port_user_and_key(sshd, tmp_path, monkeypatch):
-    home = tmp_path / "home"
-    (home / ".ssh").mkdir(parents=True)
-    (home / ".ssh" / "config").write_text(
-        f"Host shelf\n  HostName 127.0.0.1\n  Port {sshd.port}\n  User {sshd.user}\n  IdentityFile {sshd.key}\n",
-        encoding="utf-8",
-    )
-    shutil.copy(sshd.known_hosts, home / ".ssh" / "known_hosts")
-    monkeypatch.setenv("HOME", str(home))
-    device = ssh("rpi4", host="shelf", python=sshd.python, folder=str(tmp_path / "board"))
-    assert device.capabilities().cores > 0
-    device.close()
-
-
-def test_a_proxy_in_ssh_config_is_not_passed_over_in_silence(tmp_path, monkeypatch):
-    (tmp_path / ".ssh").mkdir()
-    (tmp_path / ".ssh" / "config").write_text("Host shelf\n  ProxyJump gate\n", encoding="utf-8")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    expected = "rpi4: ~/.ssh/config asks for proxyjump to shelf; qpipe connects directly"
-    assert message({"host": "shelf"}).startswith(expected)
+# ---- what it carries
 
 
 def test_a_file_comes_back_as_it_went_and_names_are_quoted(options, tmp_path):
@@ -174,6 +195,7 @@ def test_a_file_that_cannot_be_written_says_why(options, tmp_path):
     with pytest.raises(qpipe.DeviceError, match=r"was not transferred: .*No such file or directory$"):
         device.transport.get(str(tmp_path / "none"), tmp_path / "back")
     device.close()
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("back")] == [], "nothing half-written stays"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -181,6 +203,19 @@ def test_a_full_disk_says_so(options, tmp_path):
     device = ssh("rpi4", **options)
     source = tmp_path / "source"
     source.write_bytes(os.urandom(3_000_000))
-    with pytest.raises(qpipe.DeviceError, match=r"^rpi4: source was not transferred: .*No space left on device$"):
+    with pytest.raises(qpipe.DeviceError, match=r"^rpi4: source was not transferred: .*No space left on device$") as e:
         device.transport.put(source, "/dev/full", nothing)
+    assert e.value.failure == "no room"
+    device.close()
+
+
+def test_a_status_a_signal_and_a_lost_connection_are_told_apart(options):
+    device = ssh("rpi4", **options)
+    assert device.transport.start(["sh", "-c", "exit 3"]).wait(10) == 3
+    assert device.transport.start(["sh", "-c", "kill -9 $$"]).wait(10) == -1
+    process = device.transport.start(["sleep", "60"])
+    device.transport.transport.sock.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(ConnectionResetError, match="the connection was lost"):
+        process.wait(10)
+    assert device.transport.start(["true"]).wait(10) == 0  # the next call connects again
     device.close()

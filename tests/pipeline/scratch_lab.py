@@ -168,7 +168,7 @@ def register_stages(register: qpipe.Register) -> None:
     register("measure", weight)
     register("measure", score)
     register("measure", partly)
-    register("measure", pace, name="energy", cached=False)
+    register("measure", pace, cached=False)
 '''
 
 RECIPE = """
@@ -181,7 +181,7 @@ schemes:
   float32: []
   snapped: [{snap: {bits: "${bits}"}}]
 builds: {packed: pack}
-measure: [energy, {weight: {factor: "${factor}"}}]
+measure: [pace, {weight: {factor: "${factor}"}}]
 devices: [one]
 pareto: {latency_ms: min, weight: min}
 """

@@ -37,7 +37,7 @@ def test_from_a_recipe_to_an_answer(qpipe: LabShell) -> None:
 
     after = qpipe.json("plan recipe.yaml")
     assert {step["will"] for step in after} == {"cached", "send", "measure"}
-    assert {step["step"] for step in after if step["will"] == "measure"} == {"one/energy"}
+    assert {step["step"] for step in after if step["will"] == "measure"} == {"one/pace"}
 
     (run,) = qpipe.json("runs")
     assert (run["recipe"], run["state"]) == ("lab", "done")
@@ -61,8 +61,8 @@ def test_why_names_the_fields_that_changed(qpipe: LabShell) -> None:
     qpipe.lab.write("stages.py", scratch_lab.PLUGIN + "\n# changed\n")
     told = qpipe.json("why tiny/import")
     assert [change["field"] for change in told["changed"]] == ["code.import tiny"]
-    out, _ = qpipe("why one/energy")
-    assert out.startswith("one/energy: measured anew in every run")
+    out, _ = qpipe("why one/pace")
+    assert out.startswith("one/pace: measured anew in every run")
     _, err = qpipe("why tiny/snapped/snop", 2)
     assert err == "qpipe: lab: no step 'tiny/snapped/snop'; did you mean 'tiny/snapped/snap'?\n"
 
@@ -73,8 +73,8 @@ def test_a_run_that_fails_in_part_says_where_and_why_and_how_to_go_on(qpipe: Lab
     )
     out, err = qpipe("run recipe.yaml --set 'evaluate=4'", 1)
     assert "tiny/snapped/snap: failed" in err
-    assert f"{SNAPPED}: skipped: needs tiny/snapped/packed" in err
-    assert "  failed: tiny/snapped/snap: too hot; wait\n" in out
+    assert "3 steps: skipped: needs tiny/snapped/snap\n" in err
+    assert "  failed: tiny/snapped/snap: too hot; wait (artifact)\n" in out
     assert "go on with: qpipe run recipe.yaml --set evaluate=4\n" in out
     assert ": partial in " in out
     assert qpipe("show tiny/snapped/snap --log")[0] == "hello from the stage\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from qpipe import inventory, registry
+from qpipe.cli import devices
 from shell import Shell
 
 CONTENT = 3_000_000
@@ -46,7 +47,7 @@ def test_clean_frees_a_device_and_says_how_much(qpipe: Runs, here: Path) -> None
     assert qpipe("devices", "clean", "board") == ("board: 3.0 MB freed\n", "")
     assert not stored.exists()
     (entry,) = json.loads(qpipe("devices", "clean", "board", "--json")[0])
-    assert entry == {"name": "board", "freed_mb": 0.0, "error": None}
+    assert entry == {"name": "board", "freed_mb": 0.0, "dry_run": False, "error": None}
 
 
 def test_clean_names_the_device_that_does_not_answer_and_cleans_the_others(qpipe: Runs, here: Path) -> None:
@@ -74,3 +75,75 @@ def test_the_inventory_here_comes_before_that_of_the_recipes(qpipe: Runs) -> Non
     assert listed("--inventory", "recipes/devices.yaml") == ["lab", "local"]
     Path("devices.yaml").unlink()
     assert listed() == ["lab", "local"]
+
+
+def test_clean_takes_age_size_and_a_dry_run(qpipe: Runs, here: Path) -> None:
+    stored = store(here)
+    assert qpipe("devices", "clean", "board", "--dry-run") == ("board: 3.0 MB would be freed\n", "")
+    assert qpipe("devices", "clean", "board", "--older-than", "1") == ("board: 0.0 MB freed\n", "")
+    assert qpipe("devices", "clean", "board", "--keep-mb", "4") == ("board: 0.0 MB freed\n", "")
+    assert stored.exists()
+    (entry,) = json.loads(qpipe("devices", "clean", "board", "--keep-mb", "2", "--json")[0])
+    assert entry == {"name": "board", "freed_mb": 3.0, "dry_run": False, "error": None}
+    assert not stored.exists()
+
+
+def test_check_says_what_is_ready_line_by_line(qpipe: Runs) -> None:
+    out, _ = qpipe("devices", "check", "board")
+    words = [line.split()[:3] for line in out.splitlines()]
+    found = {what: state for _, state, what in words}
+    assert {name for name, _, _ in words} == {"board:"}
+    assert {"connection", "python", "numpy", "runtime", "folder", "space", "clock", "agent", "cpu"} <= set(found)
+    assert "bad" not in found.values()
+
+
+def test_check_shows_who_has_the_device_and_list_remembers(qpipe: Runs, here: Path) -> None:
+    device = inventory.open_device("board", inventory.load(Path("devices.yaml"), registry.load())["board"])
+    device.capabilities()
+    try:
+        (entry,) = json.loads(qpipe("devices", "check", "board", "--json")[0])
+    finally:
+        device.close()
+    (held,) = [each for each in entry["findings"] if each["what"] == "holder"]
+    assert held["state"] == "warning"
+    assert held["said"].startswith("busy: held by ")
+    (listed, _) = json.loads(qpipe("devices", "list", "--json")[0])
+    assert held["said"].endswith(listed["holder"])
+    qpipe("devices", "check", "board")
+    (listed, _) = json.loads(qpipe("devices", "list", "--json")[0])
+    assert listed["holder"] is None
+
+
+def test_a_device_that_is_not_ready_is_status_1_and_the_others_are_checked(qpipe: Runs) -> None:
+    with Path("devices.yaml").open("a", encoding="utf-8") as file:
+        file.write("dead: {local: {python: /bin/false, folder: dead}}\nnothing: 'null'\n")
+    out, err = qpipe("devices", "check", "dead", "nothing", status=1)
+    assert "nothing: ok      agent" in out
+    assert (
+        err == "qpipe: dead: not ready: python: '/bin/false' does not run there: it says nothing; "
+        "set python to one of 3.8 or newer\n"
+    )
+
+
+def test_setup_of_what_has_all_sends_nothing_and_proves_it(qpipe: Runs) -> None:
+    found = json.loads(qpipe("devices", "setup", "board", "--json")[0])
+    assert (found["ready"], found["sent_bytes"], found["error"]) == (True, 0, None)
+    assert [step["what"] for step in found["steps"]] == ["python", "runtime", "proof"]
+
+
+def test_setup_says_in_a_line_why_it_cannot(qpipe: Runs) -> None:
+    Path("devices.yaml").write_text("nothing: 'null'\n", encoding="utf-8")
+    out, err = qpipe("devices", "setup", "nothing", status=1)
+    assert (out, err) == ("", "qpipe: nothing: a device of kind null cannot be set up by qpipe\n")
+    assert (
+        "leave out --wheels and"
+        in qpipe("devices", "setup", "x", "--use-system-runtime", "--runtime", "y", status=2)[1]
+    )
+
+
+def test_list_says_what_the_cpu_does_for_integers() -> None:
+    assert devices.integers("x86_64", ("avx2", "avx512_vnni")) == "VNNI"
+    assert devices.integers("x86_64", ("avx2",)) == "no VNNI"
+    assert devices.integers("aarch64", ("asimd", "asimddp", "i8mm")) == "dot product, i8mm"
+    assert devices.integers("aarch64", ("asimd",)) == "no dot product"
+    assert devices.integers("riscv64", ()) == ""

@@ -195,7 +195,7 @@ def test_an_option_before_the_word_tag_counts_too(ran: tuple[LabShell, list[str]
 
 def test_a_step_is_shown_with_the_numbers_it_measured(qpipe: LabShell) -> None:
     qpipe("run recipe.yaml")
-    told = qpipe.json("show one/energy")["measurements"]
+    told = qpipe.json("show one/pace")["measurements"]
     assert {(number["of"], number["metric"], number["value"]) for number in told} == {
         (f"tiny/{scheme}/packed", metric, value)
         for scheme in ("float32", "snapped") for metric, value in (("latency_ms", 5.0), ("absent", 0.0))

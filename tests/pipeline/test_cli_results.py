@@ -125,6 +125,31 @@ def test_a_table_keeps_to_the_terminal_and_leaves_the_least_out(
     assert re.split(r"\s{2,}", table[0].strip())[:4] == ["scheme", "latency ms", "map50 %", "size MB"]
     assert re.split(r"\s{2,}", table[2].strip())[1:5] == ["int8-equalized", "1.45 ±0.05", "85.2 ±1.1", "0.61"]
     assert ("SQNR dB" in table[0]) == whole
-    note = "(too narrow for memory MB, SQNR dB, off the front: widen the terminal, or use --json)"
+    note = "(too narrow for memory MB, SQNR dB, verdict: widen the terminal, or use --json)"
     assert (note in lines) != whole
     assert any("latency 1.45 ms (1.40 to 1.50), map50 85.2 % (84.1 to 86.3), size 0.61 MB" in line for line in lines)
+
+
+def test_ties_and_notes_are_told_below_the_table(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    values = [[1.0, 1.5, 2.0]] * 4  # standard deviation sqrt(2 / 11), 28 % of the median
+    with Store(DB) as store:
+        recipe = {"recipe_path": "", "recipe_digest": "", "recipe_text": "", "objectives": {"latency_ms": "min"}}
+        run = store.new_run("net", **recipe, versions={})  # type: ignore[arg-type]
+        for scheme in ("float32", "int8", "log4"):
+            place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
+            noisy = Measurement("latency_ms", 1.5, "ms", 1.4, 1.6, 4, rounds=values)
+            store.record_measurements(run, place, [noisy], is_float=scheme == "float32")
+        print_pareto(store, run, rows(store, run))
+    out = capsys.readouterr().out
+    assert "tied with int8, log4" in out
+    assert "\n  float32, int8 and log4 are tied\n" in out
+    noise = "float32 (and 2 more): std dev is 28% of the median over 12 runs: let nothing else run there"
+    assert f"\n  {noise}\n" in out
+
+
+def test_a_run_keeps_to_the_limits_it_was_given_and_remembers_them(qpipe: Shell) -> None:
+    out, _ = qpipe("run recipe.yaml --max weight=1e9")
+    assert ", the best with weight <= 1e+09: " in out
+    assert "; surely; " in out
+    assert ", the best with weight <= 1e+09: " in qpipe("pareto")[0]
+    assert ", the best with weight <= 2e+09: " in qpipe("pareto --max weight=2e9")[0]

@@ -15,7 +15,7 @@ def peak(*, label: int = 3) -> qpipe.Metric:
     return qpipe.Metric("peak", lambda outputs, _: float(np.argmax(outputs["y"]) == label), np.mean, against="float")
 """
 RECIPE = (
-    ("measure: [energy,", "measure: [{score: {metric: peak}}, energy,"),
+    ("measure: [pace,", "measure: [{score: {metric: peak}}, pace,"),
     ("devices: [one]", "devices: [one]\nexpect: {peak: {value: 0.6, tolerance: 0.2}}"),
     ("evaluate: 3", "evaluate: 40"),
 )
@@ -85,7 +85,7 @@ def test_what_cannot_be_expected_is_told_with_its_line(expect: str, message: str
 
 def test_a_metric_that_nothing_measures_is_no_objective(lab: Lab) -> None:
     lab.edit("stages.py", 'register("measure", weight)', 'register("measure", weight, gives=["weight"])')
-    lab.edit("stages.py", 'name="energy", cached=False', 'name="energy", cached=False, gives=["latency_ms"]')
+    lab.edit("stages.py", "pace, cached=False", 'pace, cached=False, gives=["latency_ms"]')
     lab.edit("recipe.yaml", "latency_ms: min", "latncy_ms: min")
     told = lab.qpipe("plan", "recipe.yaml", status=2)
     assert told.stderr == "qpipe: recipe.yaml:14: nothing measures 'latncy_ms'; did you mean 'latency_ms'?\n"

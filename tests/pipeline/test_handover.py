@@ -88,7 +88,7 @@ def test_another_build_in_its_place_is_refused(lab: Lab) -> None:
 
 
 def test_a_run_that_found_all_in_the_cache_can_be_exported(lab: Lab) -> None:
-    lab.edit("recipe.yaml", "measure: [energy, {", "measure: [{")
+    lab.edit("recipe.yaml", "measure: [pace, {", "measure: [{")
     lab.edit("recipe.yaml", "{latency_ms: min, weight: min}", "{weight: min}")
     session, finished = run()
     with Store(DB) as store:

@@ -59,7 +59,7 @@ def test_the_whole_of_a_small_recipe(lab: Lab) -> None:
         "samples", "tiny/import",
         "tiny/float32/packed", "tiny/float32/packed@one",
         "tiny/snapped/snap", "tiny/snapped/packed", "tiny/snapped/packed@one",
-        "one/energy", "tiny/float32/packed@one/weight", "tiny/snapped/packed@one/weight",
+        "one/pace", "tiny/float32/packed@one/weight", "tiny/snapped/packed@one/weight",
     ]  # fmt: skip
 
 
@@ -186,18 +186,18 @@ def test_what_is_expected_of_float_comes_before_all_that_is_made_of_the_network(
     after = expand(lab)
     assert ids(after, "expect") == ["tiny/expect"]
     assert {step.id for step in after.steps.values() if "tiny/expect" in step.after} == {
-        id_ for id_ in before.steps if id_ not in ("samples", "tiny/import", "one/energy")
+        id_ for id_ in before.steps if id_ not in ("samples", "tiny/import", "one/pace")
     }
     assert not changed(before, after) & set(before.steps)  # no key depends on it
 
 
 def test_a_fan_in_waits_for_all_that_is_deployed_there_and_needs_none(lab: Lab) -> None:
     plan = expand(lab, "one", "two")
-    assert ids(plan, "measure")[0] == "one/energy"
-    energy = plan.steps["two/energy"]
-    assert energy.fan_in == ("tiny/float32/packed@two", "tiny/snapped/packed@two")
-    assert energy.needs == {}
-    assert energy.volatile
+    assert ids(plan, "measure")[0] == "one/pace"
+    pace = plan.steps["two/pace"]
+    assert pace.fan_in == ("tiny/float32/packed@two", "tiny/snapped/packed@two")
+    assert pace.needs == {}
+    assert pace.volatile
 
 
 def test_a_device_that_is_dropped_takes_its_steps_along(lab: Lab) -> None:
@@ -216,7 +216,7 @@ def test_a_parameter_that_nothing_gives_is_told(lab: Lab) -> None:
 
 def test_an_option_changes_what_depends_on_it_and_nothing_else(lab: Lab) -> None:
     assert changed(expand(lab), expand(lab, bits="4")) == {
-        "tiny/snapped/snap", "tiny/snapped/packed", "tiny/snapped/packed@one", "one/energy",
+        "tiny/snapped/snap", "tiny/snapped/packed", "tiny/snapped/packed@one", "one/pace",
         "tiny/snapped/packed@one/weight",
     }  # fmt: skip
     assert changed(expand(lab), expand(lab, factor="2")) == {
@@ -231,7 +231,7 @@ def test_a_scheme_that_is_renamed_keeps_its_keys(lab: Lab) -> None:
     after = expand(lab)
     for step in ("snap", "packed", "packed@one", "packed@one/weight"):
         assert after.steps[f"tiny/renamed/{step}"].key == before.steps[f"tiny/snapped/{step}"].key
-    assert after.steps["one/energy"].key != before.steps["one/energy"].key, "its numbers bear the names"
+    assert after.steps["one/pace"].key != before.steps["one/pace"].key, "its numbers bear the names"
 
 
 def test_more_evaluation_samples_are_no_reason_to_calibrate_again(lab: Lab) -> None:
@@ -254,7 +254,7 @@ def test_another_fingerprint_measures_again_and_computes_nothing(lab: Lab) -> No
 
     assert {step.split("@")[-1] for step in changed(with_fingerprint("a"), with_fingerprint("b"))} == {
         "one",
-        "one/energy",
+        "one/pace",
         "one/weight",
     }
 
@@ -301,7 +301,7 @@ def test_float_outputs_are_computed_anew_when_the_code_that_computes_them_change
 ) -> None:
     near = "\n\ndef near(deployed, float_outputs):\n    return []\n"
     lab.write("stages.py", scratch_lab.PLUGIN + '    register("measure", near)\n' + near)
-    lab.edit("recipe.yaml", "measure: [energy,", "measure: [near, energy,")
+    lab.edit("recipe.yaml", "measure: [pace,", "measure: [near, pace,")
     before = expand(lab).steps["tiny/reference"].key
     assert expand(lab).steps["tiny/reference"].key == before
     hashed: list[Path] = []

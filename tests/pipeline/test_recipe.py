@@ -255,3 +255,15 @@ def test_a_damaged_recipe_is_an_error_of_ours_or_a_recipe(seeds: range, lab: Lab
         else:
             continue
         assert "\n" not in said
+
+
+def test_an_objective_may_have_a_margin(lab: Lab) -> None:
+    lab.write("r.yaml", HEAD + TAIL + "pareto: {weight: {goal: min, margin: 2%}}")
+    loaded, _ = recipe.load(Path("r.yaml"))
+    assert (loaded.pareto, loaded.margins) == ({"weight": "min"}, {"weight": 0.02})
+
+
+@pytest.mark.parametrize("margin", ["much", "-1%", "1.5"])
+def test_a_margin_is_a_part_of_the_value(margin: str, lab: Lab) -> None:
+    text = HEAD + TAIL + f"pareto:\n  weight: {{goal: min, margin: {margin}}}"
+    assert re.fullmatch(r"r.yaml:8: margin .* of 'weight'; write it as 2% or 0.02", refusal(lab, text))

@@ -60,11 +60,11 @@ def test_a_run_computes_all_and_the_next_only_what_measures_the_moment(lab: Lab)
     assert rows(first)["snapped", "latency_ms"] == 5.0
     second, events = run(lab)
     assert second.run != first.run
-    assert ended(events, "done") == {FLOAT, SNAPPED, "one/energy"}
+    assert ended(events, "done") == {FLOAT, SNAPPED, "one/pace"}
     assert rows(second) == rows(first)
     third, events = run(lab, bits="4")
     assert ended(events, "done") == {
-        "tiny/snapped/snap", "tiny/snapped/packed", SNAPPED, FLOAT, "one/energy", f"{SNAPPED}/weight",
+        "tiny/snapped/snap", "tiny/snapped/packed", SNAPPED, FLOAT, "one/pace", f"{SNAPPED}/weight",
     }  # fmt: skip
     assert third.state == "done"
 
@@ -115,7 +115,7 @@ def test_a_failing_stage_fails_its_branch_alone(lab: Lab) -> None:
     assert finished.state == "partial"
     assert finished.outcome.errors == {"tiny/snapped/snap": "snap: too hot; wait"}
     assert ended(events, "skipped") == {"tiny/snapped/packed", SNAPPED, f"{SNAPPED}/weight"}
-    assert finished.outcome.states["one/energy"] == "done"
+    assert finished.outcome.states["one/pace"] == "done"
     assert rows(finished) == {
         ("float32", "latency_ms"): 5.0, ("float32", "absent"): 1.0,
         ("float32", "weight"): rows(finished)["float32", "weight"],
@@ -177,18 +177,18 @@ def test_a_stage_that_gives_the_wrong_thing_is_told(lab: Lab) -> None:
         ('"latency_ms": value', '"latency_ms": float("nan")',
          "tiny/float32/packed/one: latency_ms is not a number; a metric gives a finite one"),
         ('"", deployed=each.name) for each', '"", deployed="nobody") for each',
-         "one/energy: it gave a number of 'nobody'; give those of what was deployed, by name"),
+         "one/pace: it gave a number of 'nobody'; give those of what was deployed, by name"),
     ],
 )  # fmt: skip
 def test_a_measurement_that_is_none_fails_its_step_alone(old: str, new: str, reason: str, lab: Lab) -> None:
     lab.edit("stages.py", old, new)
     finished, _ = run(lab)
-    assert finished.outcome.errors == {"one/energy": reason}
+    assert finished.outcome.errors == {"one/pace": reason}
     assert finished.state == "partial"
 
 
 def test_what_a_measurement_has_when_it_fails_is_kept_and_the_run_is_partial(lab: Lab) -> None:
-    lab.edit("recipe.yaml", "measure: [energy,", "measure: [energy, partly,")
+    lab.edit("recipe.yaml", "measure: [pace,", "measure: [pace, partly,")
     finished, _ = run(lab)
     assert finished.state == "partial"
     assert finished.outcome.errors == {"one/partly": "only the first was measured"}
@@ -277,7 +277,7 @@ def test_while_this_machine_is_measured_it_does_nothing_else(lab: Lab) -> None:
     lab.write("stages.py", scratch_lab.PLUGIN + register + HERE)
     lab.write("devices.yaml", "one: here\ntwo: here\nfar: 'null'\n")
     lab.edit("recipe.yaml", "devices: [one]", "devices: [one, two, far]")
-    lab.edit("recipe.yaml", "measure: [energy,", "measure: [stamp, energy,")
+    lab.edit("recipe.yaml", "measure: [pace,", "measure: [stamp, pace,")
     lab.edit("recipe.yaml", '[{snap: {bits: "${bits}"}}]', "[slowly]")
     finished, _ = run(lab)
     assert finished.state == "done"

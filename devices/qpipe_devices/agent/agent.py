@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import os
 import queue
 import sys
 import threading
 import time
+import traceback
+import uuid
 from pathlib import Path
 from typing import IO, Any, Callable, Dict, Iterator, Mapping  # noqa: UP035  (Python 3.8 on the board)
 
 import numpy as np
 
-from . import machine, wire
-from .runner import TIMED, AgentError, Runner
+from . import failures, lease, machine, wire
+from .conditions import Conditions, check_followed
+from .failures import AgentError
+from .guard import Guard
+from .journal import Journal
+from .runner import TIMED, Runner, environment
+from .settings import Settings
 from .shelf import Shelf
 from .stored_samples import StoredSamples
 
 Fields = Dict[str, Any]  # noqa: UP006
-LOCK_WAIT_S = 3.0  # an agent whose host has just gone needs a moment to fall
+UNTIMED = ("do", "id", "key", "build", "samples", "deadline_s", "options")  # of a `round`: not what its runner is asked
 
 
 def main() -> None:
@@ -30,50 +36,37 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="folder for all that qpipe keeps here")
     parser.add_argument("--holder", default="somebody", help="who asks, for the others to read")
     parser.add_argument("--silence", type=float, default=30.0, help="end when the host is silent for so many seconds")
+    parser.add_argument("--session", default=uuid.uuid4().hex, help="of the host: it ends its own earlier agent")
+    parser.add_argument("--lock", type=Path, help="a lock that other users' agents take too")
+    parser.add_argument("--despite-hold", action="store_true", help="for who holds or releases the device")
     given = parser.parse_args()
     source, sink = wire.claim()
     sink.write(b"\n" + wire.MAGIC + b"ready\n")
+    asker = lease.Asker(given.holder, given.session, given.silence)
     try:
-        lock = take_lock(given.root / "lock", given.holder)
-        shelf = Shelf(given.root.resolve())
+        own = lease.take(given.root.resolve(), given.lock, asker, given.despite_hold)
+        agent = Agent(given.root.resolve(), own, Guard(environment(), own.locks), source, sink)
     except (AgentError, OSError) as error:
-        wire.write(sink, {"id": 0, "error": str(error)})
+        wire.write(sink, {"id": 0, "error": failures.said(error), "failure": failures.of(error)})
         return
-    wire.write(sink, {"id": 0, "root": str(shelf.root)})
-    with lock:
-        Agent(shelf, source, sink, given.silence).serve()
-
-
-def take_lock(path: Path, holder: str) -> IO[str]:
-    """An open file whose lock falls with this process; AgentError where somebody else has it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("a+", encoding="utf-8")
-    end = time.monotonic() + LOCK_WAIT_S
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            break
-        except OSError:
-            if time.monotonic() > end:
-                file.seek(0)
-                raise AgentError(f"busy: held by {file.read().strip()}") from None
-            time.sleep(0.1)
-    file.truncate(0)
-    file.write(f"{holder} since {time.strftime('%Y-%m-%d %H:%M:%S %z')}\n")
-    file.flush()
-    return file
+    hello = {"root": str(agent.shelf.root), "incoming": str(agent.shelf.incoming), "token": own.token}
+    wire.write(sink, {"id": 0, **hello})
+    agent.serve()
 
 
 class Agent:
     """One conversation with one host. A thread listens, so that the host's end is noticed whatever else goes on."""
 
-    def __init__(self, shelf: Shelf, source: IO[bytes], sink: IO[bytes], silence_s: float) -> None:
-        self.shelf, self.source, self.sink, self.silence_s = shelf, source, sink, silence_s
+    def __init__(self, root: Path, own: lease.Lease, guard: Guard | None, source: IO[bytes], sink: IO[bytes]) -> None:
+        self.lease, self.source, self.sink, self.silence_s = own, source, sink, own.asker.silence_s
+        self.shelf, self.journal = Shelf(root, own.token), Journal(root / "journal", own.asker.session)
+        self.guard = guard
         self.requests: queue.Queue[Fields] = queue.Queue()
         self.sending = threading.Lock()
         self.heard = time.monotonic()
         self.runner: Runner | None = None
         self.cancelled = 0
+        self.settings = Settings(root)
 
     def serve(self) -> None:
         """Answer requests; the process ends inside."""
@@ -92,44 +85,66 @@ class Agent:
             "missing": lambda asked: {"missing": self.shelf.missing(asked["files"]), "free": self.shelf.free()},
             "take": lambda asked: {"taken": self.shelf.take(asked["digest"])},
             "folder": lambda asked: {"path": str(self.shelf.folder(asked["digest"], asked["files"]))},
-            "clean": lambda _: {"bytes": self.shelf.clean()},
+            "clean": lambda asked: {"bytes": self.shelf.clean(**asked.get("what", {}))},
             "infer": self._infer,
-            "round": self._round,
+            "round": self._journalled,
             "placement": self._placement,
+            "hold": lambda asked: self.lease.hold(asked["lasts_s"], asked["reason"]),
+            "release": lambda asked: {"released": self.lease.release(asked["force"])},
         }
         try:
+            self.lease.check()
             if request["do"] not in verbs:
                 raise AgentError(f"unknown request '{request['do']}'; there is {', '.join(verbs)}")
             answer = verbs[request["do"]](request)
         except BrokenPipeError:
             raise
-        except (AgentError, OSError, ValueError) as error:  # ValueError: of stored samples that are cut short
-            answer = {"error": str(error)}
+        except (AgentError, OSError, ValueError, MemoryError) as error:  # ValueError: samples that are cut short
+            answer = {"error": failures.said(error), "failure": failures.of(error)}
+        except Exception as error:  # noqa: BLE001  our own bug ends the request, not the conversation
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}", "failure": "bug"}
         self._send({**answer, "id": request["id"], "last": True})
 
     def _infer(self, asked: Fields) -> Fields:
         samples = StoredSamples(Path(asked["samples"]))
         with self._running(asked) as runner:
-            for index in range(asked["count"]):
+            for index in range(asked.get("first", 0), asked["count"]):
                 if self.cancelled == asked["id"]:
                     break
                 feeds = samples.feeds(index, runner.loaded["inputs"])
                 outputs = runner.ask(f"run sample {index}", {"do": "run"}, feeds).arrays
                 if set(outputs) != set(runner.loaded["outputs"]):
                     said, gave = (", ".join(names) or "nothing" for names in (runner.loaded["outputs"], outputs))
-                    raise AgentError(f"runner {runner.name} said that it gives {said}, it gave {gave}")
+                    wrong = f"runner {runner.name} said that it gives {said}, it gave {gave}"
+                    raise AgentError(wrong, "wrong answer")
                 self._send({"id": asked["id"], "index": index}, outputs)
         return {}
 
+    def _journalled(self, asked: Fields) -> Fields:
+        """A round; or what it gave when it was asked for in a conversation that was cut."""
+        earlier = self.journal.find(asked)
+        if earlier is not None:
+            return earlier
+        answer = self._round(asked)
+        self.lease.check()  # what was measured after another was given the device is nobody's
+        self.journal.keep(asked, answer)
+        return answer
+
     def _round(self, asked: Fields) -> Fields:
-        samples = StoredSamples(Path(asked["samples"]))
-        with self._running(asked) as runner:
-            feeds = samples.feeds(0, runner.loaded["inputs"])
-            wanted = {key: asked[key] for key in ("values", "warmup_s", "budget_s")}
-            timed = runner.ask(f"time {runner.model}", {"do": "time", **wanted}, feeds, asked["budget_s"], TIMED)
+        samples, options = StoredSamples(Path(asked["samples"])), asked.get("options") or {}
+        conditions = Conditions(options, self.settings)
+        with conditions.settled(), self._running(asked) as runner:
+            check_followed(options, "threads", runner.loaded, "threads", runner.name)
+            feeds = conditions.batched(samples.feeds(0, runner.loaded["inputs"]), runner.manifest)
+            wanted = {**options, **{key: asked[key] for key in asked if key not in UNTIMED}}
+            seconds = asked["budget_s"] + options.get("sustained_s", 0)
+            with conditions.watched(runner.process.pid):
+                timed = runner.ask(f"time {runner.model}", {"do": "time", **wanted}, feeds, seconds, TIMED)
             if not timed.fields["values_ns"]:
                 raise AgentError(f"runner {runner.name} gave no value when asked to time {runner.model}")
-            return {**runner.loaded, **timed.fields}
+            check_followed(options, "sustained_s", timed.fields, "sustained", runner.name)
+            return {**runner.loaded, **conditions.told(timed.fields)}
 
     def _placement(self, asked: Fields) -> Fields:
         with self._running(asked) as runner:
@@ -139,9 +154,9 @@ class Agent:
     @contextlib.contextmanager
     def _running(self, asked: Fields) -> Iterator[Runner]:
         """A loaded runner, known to the other threads from its first moment, so that they can end it."""
-        runner = self.runner = Runner(Path(asked["build"]), asked["deadline_s"])
+        runner = self.runner = Runner(Path(asked["build"]), asked["deadline_s"], self.guard)
         try:
-            runner.load()
+            runner.load((asked.get("options") or {}).get("threads"))
             yield runner
         finally:
             self.runner = None
@@ -167,12 +182,13 @@ class Agent:
             self._end()
 
     def _watch(self) -> None:
-        """Tell the host that all is well, and end when it is silent for too long."""
+        """Tell the host that all is well, and end when it is silent for too long or another was given the device."""
         while True:
             time.sleep(self.silence_s / 5)
             if time.monotonic() - self.heard > self.silence_s:
                 print("the host has been silent for too long", file=sys.stderr)  # noqa: T201  stderr is the log
                 self._end()
+            self.lease.beat()
             if self.sending.acquire(timeout=0):  # somebody who is sending says as much
                 try:
                     wire.write(self.sink, {"id": -1})
@@ -184,6 +200,7 @@ class Agent:
     def _end(self) -> None:
         """End the runner's process group and this process, from any thread."""
         self._kill()
+        self.settings.end()
         os._exit(0)
 
     def _kill(self) -> None:

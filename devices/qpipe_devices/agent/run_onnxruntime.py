@@ -27,6 +27,9 @@ class Session:
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.model = str(Path(request["build"]) / request["model"])
         self.given = dict(request.get("options") or {})
+        if request.get("threads") is not None:
+            self.threads = request["threads"]
+            self.given["session"] = {**self.given.get("session", {}), "intra_op_num_threads": self.threads}
         unknown = sorted(set(self.given) - set(OPTIONS))
         if unknown:
             raise ValueError(f"build.json: unknown option '{unknown[0]}'; there is {', '.join(OPTIONS)}")

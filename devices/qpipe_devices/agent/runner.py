@@ -16,27 +16,30 @@ from typing import IO, Any, Mapping  # noqa: UP035  (Python 3.8 on the board)
 
 import numpy as np
 
-from . import wire
+from . import failures, wire
+from .failures import AgentError
+from .guard import Guard
 
 # what answers have in any case, and as what
 LOADED = {"load_ms": float, "runtime_mb": float, "inputs": list, "outputs": list}
 TIMED = {"first_ms": float, "warmups": int, "values_ns": list, "peak_mb": float}
 
 
-class AgentError(Exception):
-    """What the host's user is told, without the device's name."""
+# a model or a runtime that is broken; by any other signal somebody else ended it
+CRASHES = (signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGSYS, signal.SIGTRAP)
 
 
 class Runner:
     """A runner process for one build; in a process group of its own, so that nothing of it outlives it."""
 
-    def __init__(self, build: Path, deadline_s: float) -> None:
+    def __init__(self, build: Path, deadline_s: float, guard: Guard | None = None) -> None:
         self.build, self.manifest, self.deadline_s = build, read_manifest(build), deadline_s
         self.name, self.model = str(self.manifest["runner"]), str(self.manifest.get("model"))
         self.loaded: dict[str, Any] = {}
         self.tail: deque[str] = deque(maxlen=20)
         self.late = False
         self.nonsense: str | None = None
+        self.guard, self.oom_kills = guard, failures.oom_kills()
         try:
             self.process = subprocess.Popen(
                 command(build, self.name), cwd=str(build), env=environment(), start_new_session=True,
@@ -44,13 +47,17 @@ class Runner:
             )  # fmt: skip
         except OSError as error:
             raise AgentError(f"runner {self.name} does not start: {error.strerror}") from error
+        if guard:
+            guard.watch(self.process.pid)
         self.stdin, self.stdout = _pipe(self.process.stdin), _pipe(self.process.stdout)
         self.pump = threading.Thread(target=self._pump, args=(_pipe(self.process.stderr),), daemon=True)
         self.pump.start()
 
-    def load(self) -> None:
-        """Load the build's model; the answer is kept."""
+    def load(self, threads: int | None = None) -> None:
+        """Load the build's model, for so many threads where that is said; the answer is kept."""
         wanted = {"do": "load", "build": str(self.build), "model": self.model, "options": self.manifest.get("options")}
+        if threads is not None:
+            wanted["threads"] = threads
         self.loaded = self.ask(f"load {self.model}", wanted, needs=LOADED).fields
 
     def ask(
@@ -77,13 +84,16 @@ class Runner:
         finally:
             timer.cancel()
         if answer is None:
-            raise AgentError(f"runner {self.name} {self._end(seconds)} when asked to {task}{self._last_line()}")
+            how, failure = self._end(seconds)
+            raise AgentError(f"runner {self.name} {how} when asked to {task}{self._last_line()}", failure)
         if "error" in answer.fields:
             reason = " ".join(str(answer.fields["error"]).split())
-            raise AgentError(f"runner {self.name} could not {task}: {reason}")
+            failure = str(answer.fields.get("failure", failures.of_text(reason)))
+            raise AgentError(f"runner {self.name} could not {task}: {reason}", failure)
         wrong = _wrong(answer.fields, needs or {})
         if wrong:
-            raise AgentError(f"runner {self.name} did not {task} as PROTOCOL.md says: its answer {wrong}")
+            said = f"runner {self.name} did not {task} as PROTOCOL.md says: its answer {wrong}"
+            raise AgentError(said, "wrong answer")
         return answer
 
     def kill(self) -> None:
@@ -99,27 +109,41 @@ class Runner:
             self.process.wait(1)
         self.kill()
         self.process.wait()
+        if self.guard:
+            self.guard.forget(self.process.pid)
         self.pump.join(1)
 
     def _expire(self) -> None:
         self.late = True
         self.kill()
 
-    def _end(self, seconds: float) -> str:
+    def _end(self, seconds: float) -> tuple[str, str]:
+        """How it ended, and which failure that is."""
         if self.late:
-            return f"gave no answer within {seconds:g} s"
+            return f"gave no answer within {seconds:g} s", "timeout"
         if self.nonsense is not None:
             self.kill()
-            return f"answered with something that is no message ({self.nonsense})"
+            return f"answered with something that is no message ({self.nonsense})", "wrong answer"
         try:
             status = self.process.wait(1)
         except subprocess.TimeoutExpired:
             self.kill()
-            return "closed its stdout"
+            return "closed its stdout", "artifact"
+        self.pump.join(1)
+        failure = failures.of_text(" ".join(self.tail))
         if status >= 0:
-            return f"ended with status {status}"
-        hint = " (out of memory?)" if status == -signal.SIGKILL else ""
-        return f"was killed by {signal.Signals(-status).name}{hint}"
+            return f"ended with status {status}", failure
+        name = signal.Signals(-status).name
+        if status == -signal.SIGKILL:
+            return self._of_kill(f"was killed by {name}")
+        return f"was killed by {name}", failure if -status in CRASHES else "died"
+
+    def _of_kill(self, how: str) -> tuple[str, str]:
+        """Nobody says who sent a SIGKILL, but the kernel counts those it sends for want of memory."""
+        now = failures.oom_kills()
+        if now is None or self.oom_kills is None:
+            return f"{how} (out of memory?)", "out of memory"
+        return (f"{how} (out of memory)", "out of memory") if now > self.oom_kills else (how, "died")
 
     def _last_line(self) -> str:
         self.pump.join(1)

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Mapping, Protocol, Sequence  # noq
 
 import numpy as np
 
-from . import timing, wire
+from . import failures, timing, wire
 
 Feeds = Dict[str, np.ndarray]  # noqa: UP006
 
@@ -31,6 +31,7 @@ def serve(runtime_name: str, load: Callable[[Mapping[str, Any]], Runtime]) -> No
     """Answer requests until stdin ends. `runtime_name` is the module to import, `load` gets the request."""
     source, sink = wire.claim()
     runtime: Runtime | None = None
+    memory: dict[str, float] = {}
     answer: dict[str, Any]
     while True:
         message = wire.read(source)
@@ -43,13 +44,18 @@ def serve(runtime_name: str, load: Callable[[Mapping[str, Any]], Runtime]) -> No
                 start = time.perf_counter_ns()
                 runtime = load(message.fields)
                 answer = {"load_ms": (time.perf_counter_ns() - start) / 1e6, "runtime_mb": runtime_mb}
-                answer.update(inputs=list(runtime.inputs), outputs=list(runtime.outputs))
+                memory = timing.after_load()
+                answer.update(inputs=list(runtime.inputs), outputs=list(runtime.outputs), **memory)
+                if "threads" in message.fields and hasattr(runtime, "threads"):
+                    answer["threads"] = runtime.threads
             elif runtime is None:
                 raise ValueError("nothing is loaded")
             else:
                 answer, arrays = _answer(runtime, message)
+                if "peak_mb" in answer:
+                    answer.update(timing.peaks(answer["peak_mb"], memory))
         except Exception as error:  # noqa: BLE001  the runtime's own exceptions go to whoever asked, as text
-            answer = {"error": str(error) or type(error).__name__}
+            answer = {"error": str(error) or type(error).__name__, "failure": failures.of(error)}
         wire.write(sink, answer, arrays)
 
 
@@ -59,7 +65,7 @@ def _import(runtime: str) -> float:
         importlib.import_module(runtime)
     except ImportError as error:
         fix = f"install it there: {sys.executable} -m pip install {runtime}"
-        raise ValueError(f"{runtime} cannot be imported ({error}); {fix}") from error
+        raise failures.RuntimeMissingError(f"{runtime} cannot be imported ({error}); {fix}") from error
     return timing.memory_mb("VmRSS")
 
 

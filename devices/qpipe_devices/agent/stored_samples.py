@@ -8,7 +8,7 @@ from typing import Sequence  # noqa: UP035  (Python 3.8 on the board)
 
 import numpy as np
 
-from .runner import AgentError
+from .failures import AgentError
 
 
 class StoredSamples:

@@ -8,13 +8,21 @@ import statistics
 import sys
 import time
 from pathlib import Path
-from typing import Any, Callable, Mapping  # noqa: UP035  (Python 3.8 on the board)
+from typing import Any, Callable, List, Mapping, NamedTuple  # noqa: UP035  (Python 3.8 on the board)
 
 STEADY = 0.05  # warmup ends when the medians of two windows differ by less
 PATIENCE = 4  # or after so many times the warmup asked for
+BUCKET_S = 1.0  # of a sustained load's curve
 
 
-def take_values(infer: Callable[[], object], wanted: Mapping[str, float]) -> dict[str, Any]:
+class Warmup(NamedTuple):
+    """How many inferences it was, and whether they became steady; None where no warmup was asked for."""
+
+    inferences: int
+    steady: bool | None
+
+
+def take_values(infer: Callable[[], object], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The answer to `time`: the first inference, warmup, then the values, all in this process."""
 
     def once() -> int:
@@ -26,17 +34,23 @@ def take_values(infer: Callable[[], object], wanted: Mapping[str, float]) -> dic
     gc.disable()
     first = once()
     end = time.monotonic() + wanted["budget_s"]
-    warmups = warm_up(once, wanted["warmup_s"], wanted["budget_s"] / 2)
+    warmup = warm_up(once, wanted["warmup_s"], wanted["budget_s"] / 2)
     once()  # after the arithmetic of the warmup, caches hold other things
+    began = time.monotonic_ns()
     values = [once()]
     while len(values) < wanted["values"] and time.monotonic() < end:
         values.append(once())
+    ended = time.monotonic_ns()
+    answer: dict[str, Any] = {"first_ms": first / 1e6, "values_ns": values, "window_ns": [began, ended]}
+    answer.update(warmups=warmup.inferences, steady=warmup.steady)
+    if wanted.get("sustained_s"):
+        answer["sustained"] = sustain(once, wanted["sustained_s"])
     gc.enable()
-    return {"first_ms": first / 1e6, "warmups": warmups, "values_ns": values, "peak_mb": memory_mb("VmHWM")}
+    return {**answer, "peak_mb": memory_mb("VmHWM")}
 
 
-def warm_up(once: Callable[[], int], seconds: float, most: float) -> int:
-    """Run for at least `seconds`, then until steady, PATIENCE times as long or `most`; how many runs that were.
+def warm_up(once: Callable[[], int], seconds: float, most: float) -> Warmup:
+    """Run for at least `seconds`, then until steady, PATIENCE times as long or `most`.
 
     Steady: the medians of two windows, each a third of `seconds`, differ by less than STEADY.
     """
@@ -49,8 +63,34 @@ def warm_up(once: Callable[[], int], seconds: float, most: float) -> int:
         passed = time.monotonic() - start
         is_steady = before > 0 and abs(median / before - 1) < STEADY
         if passed >= min(PATIENCE * seconds, most) or (passed >= seconds and is_steady):
-            return count
+            return Warmup(count, is_steady if seconds > 0 else None)
         before = median
+
+
+def sustain(once: Callable[[], int], seconds: float) -> List[List[float]]:  # noqa: UP006
+    """Run without a pause for so long: for each second the time at its end, its median in ms, how many inferences."""
+    curve: list[list[float]] = []
+    start = time.monotonic()
+    while time.monotonic() - start < seconds:
+        values, end = [once()], start + BUCKET_S * (len(curve) + 1)
+        while time.monotonic() < end:
+            values.append(once())
+        curve.append([round(time.monotonic() - start, 3), statistics.median(values) / 1e6, len(values)])
+    return curve
+
+
+def after_load() -> dict[str, float]:
+    """What the answer to `load` says of memory; VmHWM begins anew, where the system lets it, at what is resident."""
+    peak = memory_mb("VmHWM")
+    return {"load_peak_mb": peak, **({"loaded_mb": memory_mb("VmRSS")} if forget_peak() else {})}
+
+
+def peaks(peak_mb: float, loaded: Mapping[str, float]) -> dict[str, float]:
+    """What the answer to `time` says of memory, by VmHWM now and what `after_load` gave: the peak of all, and that of
+    running, where it can be told from that of loading."""
+    whole = {"peak_mb": max(peak_mb, loaded["load_peak_mb"])}
+    is_told = "loaded_mb" in loaded or peak_mb > loaded["load_peak_mb"]
+    return {**whole, "run_peak_mb": peak_mb} if is_told else whole
 
 
 def memory_mb(field: str) -> float:
@@ -63,3 +103,12 @@ def memory_mb(field: str) -> float:
         pass
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+
+
+def forget_peak() -> bool:
+    """Let VmHWM begin anew at what is resident now (proc(5), clear_refs); whether the system does so."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+    except OSError:
+        return False
+    return True

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from typing import IO, Any, Dict, Mapping, NamedTuple  # noqa: UP035  (Python 3.8 on the board)
 
 import numpy as np
 
 # begins a line that a host waits for: whatever a login shell prints before it is skipped
-MAGIC = b"qpipe-agent-1 "
+VERSION = 1
+MAGIC = b"qpipe-agent-%d " % VERSION
+ANY_MAGIC = re.compile(rb"qpipe-agent-(\d+) ")
 
 
 class Message(NamedTuple):

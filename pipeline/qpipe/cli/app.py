@@ -16,6 +16,8 @@ from qpipe.cli.parameters import (
     Devices,
     Inventory,
     Json,
+    Least,
+    Most,
     Only,
     RecipeFile,
     Run,
@@ -99,12 +101,19 @@ def run(
     cache: CacheFolder = CACHE,
     smoke: Smoke = False,
     new: Annotated[bool, typer.Option("--new", help="Start afresh, also where a run is unfinished.")] = False,
+    retries: Annotated[
+        int, typer.Option("--retries", min=0, metavar="N", help="More tries after a device or its line failed.")
+    ] = 2,
+    least: Least = None,
+    most: Most = None,
     as_json: Json = False,
 ) -> None:
     """Run a recipe: quantize, deploy, measure, compare."""
-    from qpipe.cli import running
+    from qpipe.cli import results, running
 
-    running.run(running.request(recipe, settings, device, only, inventory, db, cache, smoke, new), as_json)
+    limits = results.limits(least or [], most or [])
+    asked = running.request(recipe, settings, device, only, inventory, db, cache, smoke, new, retries, limits)
+    running.run(asked, as_json)
 
 
 @app.command(rich_help_panel="Running")
@@ -163,14 +172,8 @@ def samples(
 def pareto(
     run: Run = None,
     device: Annotated[str | None, typer.Option("--device", help="This device alone.")] = None,
-    least: Annotated[
-        list[str] | None,
-        typer.Option("--min", metavar="METRIC=VALUE", help="Ship nothing with less, as map50=0.8; repeatable."),
-    ] = None,
-    most: Annotated[
-        list[str] | None,
-        typer.Option("--max", metavar="METRIC=VALUE", help="Ship nothing with more, as latency_ms=5; repeatable."),
-    ] = None,
+    least: Least = None,
+    most: Most = None,
     db: Db = DB,
     as_json: Json = False,
 ) -> None:
@@ -178,6 +181,21 @@ def pareto(
     from qpipe.cli import results
 
     results.pareto(run, device, results.limits(least or [], most or []), db, as_json)
+
+
+@app.command(rich_help_panel="Results")
+def compare(
+    before: Annotated[str, typer.Argument(help="A run: its id, its beginning, or a tag.", show_default=False)],
+    after: Annotated[str, typer.Argument(help="The run to hold against it.", show_default=False)],
+    device: Annotated[str | None, typer.Option("--device", help="This device alone.")] = None,
+    metric: Annotated[list[str] | None, typer.Option("--metric", help="This metric alone; repeatable.")] = None,
+    db: Db = DB,
+    as_json: Json = False,
+) -> None:
+    """What became better or worse from one run to another, row by row, and what cannot be compared."""
+    from qpipe.cli import comparing
+
+    comparing.compare(before, after, device, metric or [], db, as_json)
 
 
 @app.command(rich_help_panel="Results")

@@ -10,10 +10,10 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from qpipe.events import Event
+from qpipe.events import ENDINGS, Event
 
 SILENCE_S = 4.0  # without a terminal, something is said at least so often
-ENDINGS = ("done", "cached", "failed", "skipped")
+CROWD_S = 0.5  # steps that are skipped for one cause are told together once no more come for so long
 
 
 class Display(Protocol):
@@ -50,9 +50,30 @@ def amount(event: Event) -> str:
 
 def ending(event: Event) -> str:
     """How a step ended, in a line."""
+    what = "failed, will be tried again" if event.what == "retry" else event.what
     reason = f": {event.message}" if event.message else ""
-    took = f" ({event.seconds:.1f} s)" if event.what in ("done", "failed") else ""
-    return f"{event.step}: {event.what}{took}{reason}"
+    took = f" ({event.seconds:.1f} s)" if event.what in ("done", "failed", "retry") else ""
+    return f"{event.step}: {what}{took}{reason}"
+
+
+class Skipped:
+    """Steps that are skipped come in crowds: each cause is told once, with their number."""
+
+    def __init__(self) -> None:
+        self.steps: dict[str, list[str]] = {}  # cause -> steps not told yet
+        self.last = 0.0
+
+    def add(self, event: Event) -> None:
+        """One more."""
+        self.steps.setdefault(event.message, []).append(event.step)
+        self.last = time.monotonic()
+
+    def lines(self, *, at_once: bool = False) -> list[str]:
+        """What is to be told by now, once: nothing while more may come."""
+        if not at_once and time.monotonic() - self.last < CROWD_S:
+            return []
+        steps, self.steps = self.steps, {}
+        return [f"{own[0] if len(own) == 1 else f'{len(own)} steps'}: skipped: {cause}" for cause, own in steps.items()]
 
 
 class Lines:
@@ -62,6 +83,7 @@ class Lines:
         self.console = console
         self.lock = threading.Lock()
         self.current: dict[str, tuple[float, Event]] = {}
+        self.skipped = Skipped()
         self.last = time.monotonic()
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._keep_talking, daemon=True)
@@ -73,10 +95,13 @@ class Lines:
     def __exit__(self, *_: object) -> None:
         self.over.set()
         self.thread.join()
+        self._print_skipped(at_once=True)
 
     def event(self, event: Event) -> None:
         with self.lock:
-            if event.what in ENDINGS:
+            if event.what == "skipped":
+                self.skipped.add(event)
+            elif event.what in (*ENDINGS, "retry"):
                 self.current.pop(event.step, None)
                 self._print(ending(event))
             else:
@@ -87,7 +112,12 @@ class Lines:
         with self.lock:
             self._print(text)
 
+    def _print_skipped(self, *, at_once: bool = False) -> None:
+        for line in self.skipped.lines(at_once=at_once):
+            self._print(line)
+
     def _print(self, text: str) -> None:
+        self._print_skipped()
         self.last = time.monotonic()
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
@@ -112,17 +142,21 @@ class Live:
         self.progress = Progress(*columns, console=console, transient=True)
         self.tasks: dict[str, TaskID] = {}
         self.lock = threading.Lock()
+        self.skipped = Skipped()
 
     def __enter__(self) -> Live:
         self.progress.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._print_skipped(at_once=True)
         self.progress.stop()
 
     def event(self, event: Event) -> None:
         with self.lock:
-            if event.what in ENDINGS:
+            if event.what == "skipped":
+                self.skipped.add(event)
+            elif event.what in (*ENDINGS, "retry"):
                 task = self.tasks.pop(event.step, None)
                 if task is not None:
                     self.progress.remove_task(task)
@@ -133,5 +167,10 @@ class Live:
                 task = self.tasks[event.step]
                 self.progress.update(task, completed=event.done, total=event.total, amount=amount(event))
 
+    def _print_skipped(self, *, at_once: bool = False) -> None:
+        for line in self.skipped.lines(at_once=at_once):
+            self.say(line)
+
     def say(self, text: str) -> None:
+        self._print_skipped()
         self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -87,10 +87,44 @@ def cache_clean(
 
 @devices_app.command("list")
 def devices_list(inventory: DevicesFile = None, db: Db = DB, as_json: Json = False) -> None:
-    """The devices of the inventory and what they said when last checked."""
-    from qpipe.cli import lab
+    """The devices of the inventory: what they said when last checked, their health, and who had them then."""
+    from qpipe.cli import devices
 
-    lab.devices(inventory, db, as_json)
+    devices.show(inventory, db, as_json)
+
+
+@devices_app.command("add")
+def devices_add(
+    name: Annotated[str, typer.Argument(help="What it is to be called.", show_default=False)],
+    address: Annotated[str, typer.Argument(metavar="USER@HOST[:PORT]", help="Where it is.", show_default=False)],
+    key: Annotated[Path | None, typer.Option("--key", help="The key to log in with.")] = None,
+    jump: Annotated[str | None, typer.Option("--jump", help="The host to go through, user@host:port.")] = None,
+    python: Annotated[str | None, typer.Option("--python", help="The Python to run there.")] = None,
+    folder: Annotated[str | None, typer.Option("--folder", help="Where qpipe keeps its things there.")] = None,
+    driver: Annotated[str, typer.Option("--driver", help="The kind of device.")] = "ssh",
+    yes: Annotated[bool, typer.Option("--yes", help="Trust what it shows without asking.")] = False,
+    inventory: DevicesFile = None,
+    as_json: Json = False,
+) -> None:
+    """Enrol a device: show its host key, ask, pin it, log in, and write it into devices.yaml."""
+    from qpipe.cli import enrolling
+
+    absolute = Path.cwd() / key.expanduser() if key else None
+    given = {"key": absolute, "jump": jump, "python": python, "folder": folder}
+    enrolling.add(name, address, driver, given, inventory, yes, as_json)
+
+
+@devices_app.command("rekey")
+def devices_rekey(
+    name: Annotated[str, typer.Argument(help="A device of the inventory.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Trust what it shows without asking.")] = False,
+    inventory: DevicesFile = None,
+    as_json: Json = False,
+) -> None:
+    """Trust the host key that a device shows now, as after it was set up anew; the old one goes."""
+    from qpipe.cli import enrolling
+
+    enrolling.rekey(name, inventory, yes, as_json)
 
 
 @devices_app.command("check")
@@ -100,19 +134,116 @@ def devices_check(
     db: Db = DB,
     as_json: Json = False,
 ) -> None:
-    """Reach devices, and record what they are."""
-    from qpipe.cli import lab
+    """Reach devices, say line by line what is ready and what to do about the rest, and record what they are."""
+    from qpipe.cli import devices
 
-    lab.check(names or [], inventory, db, as_json)
+    devices.check(names or [], inventory, db, as_json)
+
+
+@devices_app.command("setup")
+def devices_setup(
+    name: Annotated[str, typer.Argument(help="The device, which needs no more than Python 3.8.", show_default=False)],
+    wheels: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, metavar="DIR", help="Take the wheels out of this folder alone."),
+    ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[==VERSION]", help="What to bring; onnxruntime, no newer than here, otherwise."),
+    ] = None,
+    use_system_runtime: Annotated[
+        bool, typer.Option("--use-system-runtime", help="Bring nothing: what is installed there is to be used.")
+    ] = False,
+    inventory: DevicesFile = None,
+    db: Db = DB,
+    as_json: Json = False,
+) -> None:
+    """Bring numpy and a runtime to a bare board, fetched here by pip, and prove them by a tiny int8 network."""
+    from qpipe.cli import devices
+
+    if use_system_runtime and (wheels or runtime):
+        raise typer.BadParameter("--use-system-runtime brings nothing: leave out --wheels and --runtime")
+    devices.setup(name, wheels, runtime, use_system_runtime, inventory, db, as_json)
 
 
 @devices_app.command("clean")
 def devices_clean(
     names: Annotated[list[str], typer.Argument(help="The devices to clean.", show_default=False)],
+    older_than: Annotated[
+        float | None, typer.Option("--older-than", min=0, metavar="DAYS", help="What was unused for so long alone.")
+    ] = None,
+    keep_mb: Annotated[
+        float | None, typer.Option("--keep-mb", min=0, metavar="MB", help="The longest unused, until this is left.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be freed.")] = False,
+    runtime: Annotated[bool, typer.Option("--runtime", help="Also the runtime that setup brought.")] = False,
     inventory: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
-    """Remove all that qpipe stored on devices; a later run sends again what it needs."""
-    from qpipe.cli import lab
+    """Remove what qpipe stored on devices; a later run sends again what it needs. What a run is using stays."""
+    from qpipe.cli import devices
 
-    lab.clean(names, inventory, as_json)
+    devices.clean(names, older_than, keep_mb, dry_run, runtime, inventory, as_json)
+
+
+@devices_app.command("hold")
+def devices_hold(
+    name: Annotated[str, typer.Argument(help="The device.", show_default=False)],
+    lasting: Annotated[str, typer.Option("--for", metavar="TIME", help="How long: 45m, 2h, 1d.")] = "8h",
+    reason: Annotated[str, typer.Option("--reason", help="What for, for the others to read.")] = "",
+    inventory: DevicesFile = None,
+    as_json: Json = False,
+) -> None:
+    """Keep all runs off a device, your own too, while you work at it by hand."""
+    from qpipe.cli import holding
+
+    holding.hold(name, lasting, reason, inventory, as_json)
+
+
+@devices_app.command("release")
+def devices_release(
+    name: Annotated[str, typer.Argument(help="The device.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Even if somebody else holds it.")] = False,
+    inventory: DevicesFile = None,
+    as_json: Json = False,
+) -> None:
+    """Let runs in again before a hold is over."""
+    from qpipe.cli import holding
+
+    holding.release(name, force, inventory, as_json)
+
+
+@devices_app.command("clear")
+def devices_clear(
+    name: Annotated[str, typer.Argument(help="The device.", show_default=False)],
+    note: Annotated[str, typer.Option("--note", help="What was done about it, for the trail.")] = "",
+    db: Db = DB,
+    as_json: Json = False,
+) -> None:
+    """Let runs use a device again that is bad; the next one checks it."""
+    from qpipe.cli import tending
+
+    tending.clear(name, note, db, as_json)
+
+
+@devices_app.command("log")
+def devices_log(
+    name: Annotated[str, typer.Argument(help="The device.", show_default=False)], db: Db = DB, as_json: Json = False
+) -> None:
+    """What became of a device, and why: its health, and each time its power was switched."""
+    from qpipe.cli import tending
+
+    tending.log(name, db, as_json)
+
+
+@devices_app.command("power")
+def devices_power(
+    name: Annotated[str, typer.Argument(help="The device.", show_default=False)],
+    action: Annotated[str, typer.Argument(metavar="on|off|cycle", help="What to do.", show_default=False)],
+    inventory: DevicesFile = None,
+    db: Db = DB,
+) -> None:
+    """Switch a device by the power option of the inventory, and look that it follows."""
+    from qpipe.cli import tending
+
+    tending.power(name, action, inventory, db)

@@ -19,7 +19,11 @@ def runs(tag: str | None, db: Path, as_json: bool) -> None:
     """Print all runs, or those with a tag."""
     with open_results(db) as store:
         tags = store.tags()
-        found = [{**run, "tags": tags.get(run["id"], [])} for run in store.runs(tag=tag)]
+        failures = store.failures()
+        found = [
+            {**run, "tags": tags.get(run["id"], []), "failures": failures.get(run["id"], {})}
+            for run in store.runs(tag=tag)
+        ]
     if tag and not found:
         known = sorted({each for own in tags.values() for each in own})
         raise QpipeError(f"--tag {tag}: no run has it; {suggest(tag, known)}")
@@ -51,12 +55,13 @@ def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) 
         row = find_run(store, run)
         steps = store.steps(row["id"])
         numbers = [_number(found) for found in store.measurements(row["id"]) if found["step"] == step]
+        tries = store.attempts(row["id"], step) if step else []
     if step is None:
         if as_json:
             print_json({**row, "steps": steps})
             return
         print_text(f"run {row['id']} of {row['recipe']}: {row['state']}")
-        names = ("step", "state", "seconds", "error")
+        names = ("step", "state", "seconds", "failure", "error")
         print_table(names, [[entry[name] for name in names] for entry in steps], right=("seconds",))
         return
     entry = next((entry for entry in steps if entry["step"] == step), None)
@@ -64,11 +69,12 @@ def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) 
         raise no_step(f"run {row['id']}", step, [e["step"] for e in steps], "qpipe show")
     text = _log(entry)
     if as_json:
-        print_json({**entry, "log_text": text, "measurements": numbers})
+        print_json({**entry, "log_text": text, "tries": tries, "measurements": numbers})
     elif log:
         print_text(text.rstrip("\n") or "it wrote nothing")
     else:
         print_table(("field", "value"), [(name, value) for name, value in entry.items() if value is not None])
+        print_tries(tries)
         print_numbers(numbers)
 
 
@@ -81,8 +87,16 @@ def no_step(where: str, step: str, steps: Iterable[str], command: str) -> QpipeE
 
 def _number(row: Row) -> Row:
     """What a measurement says, by whom it is of."""
-    said = {name: row[name] for name in ("metric", "value", "low", "high", "unit", "n")}
+    said = {name: row[name] for name in ("metric", "value", "low", "high", "unit", "n", "attempt", "emulated")}
     return {"of": "/".join(row[part] for part in ("model", "scheme", "build")), **said}
+
+
+def print_tries(tries: list[Row]) -> None:
+    """Each attempt at a step, where there was more than one."""
+    if len(tries) > 1:
+        print_text("\nattempts:")
+        names = ("attempt", "state", "started", "failure", "error")
+        print_table(names, [[each[name] for name in names] for each in tries], right=("attempt",))
 
 
 def print_numbers(numbers: list[Row]) -> None:
@@ -91,10 +105,16 @@ def print_numbers(numbers: list[Row]) -> None:
         return
     print_text("\nmeasured:")
     table = [
-        [n["of"], n["metric"], f"{n['value']:.6g}", _interval(n), n["unit"] or "", n["n"]]
+        [n["of"], _named(n), f"{n['value']:.6g}", _interval(n), n["unit"] or "", n["n"]]
         for n in numbers
     ]  # fmt: skip
     print_table(("of", "metric", "value", "95 %", "unit", "n"), table, right=("value", "n"))
+
+
+def _named(number: Row) -> str:
+    from qpipe.compare.wording import named
+
+    return named(number["metric"], number["unit"] or "", number["emulated"])
 
 
 def _interval(number: Row) -> str:

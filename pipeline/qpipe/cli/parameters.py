@@ -26,6 +26,14 @@ Inventory = Annotated[
 DevicesFile = Annotated[
     Path | None, typer.Option("--inventory", help="The devices; ./devices.yaml or ./recipes/devices.yaml otherwise.")
 ]
+Least = Annotated[
+    list[str] | None,
+    typer.Option("--min", metavar="METRIC=VALUE", help="Ship nothing with less, as map50=0.8; repeatable."),
+]
+Most = Annotated[
+    list[str] | None,
+    typer.Option("--max", metavar="METRIC=VALUE", help="Ship nothing with more, as latency_ms=5; repeatable."),
+]
 CacheFolder = Annotated[Path, typer.Option("--cache", help="The folder of cached results.")]
 Smoke = Annotated[bool, typer.Option("--smoke", help="The whole chain on a handful of samples.")]
 

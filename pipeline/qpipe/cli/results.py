@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from qpipe.cache import Cache
+from qpipe.cli.noting import noted
 from qpipe.cli.printing import print_json, print_table, print_text
 from qpipe.document import shown
 from qpipe.errors import QpipeError, RecipeError, suggest
@@ -56,11 +57,13 @@ def rows(store: Store, run: str) -> list[Row]:
 
 def limits(least: Iterable[str], most: Iterable[str]) -> Limits:
     """What --min and --max say, as `METRIC=VALUE`; RecipeError where one says nothing."""
+    from qpipe.recipe import part_of
+
     found: dict[str, tuple[Literal["<", "<=", ">", ">="], float]] = {}
     for option, sign, given in (("--min", ">=", least), ("--max", "<=", most)):
         for text in given:
             metric, _, value = text.partition("=")
-            bound = _number(value)
+            bound = part_of(value)
             if not metric or not math.isfinite(bound):
                 raise RecipeError(f"{option} {text}: no number; write {option} METRIC=VALUE")
             if metric in found:
@@ -69,12 +72,10 @@ def limits(least: Iterable[str], most: Iterable[str]) -> Limits:
     return found
 
 
-def _number(text: str) -> float:
-    """A number, or a share in per cent; NaN where it is neither."""
-    try:
-        return float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        return math.nan
+def remembered_limits(run: Row) -> Limits:
+    """Those that the run was asked to keep."""
+    limits = (run["request"] or {}).get("limits") or {}
+    return {metric: (sign, float(bound)) for metric, (sign, bound) in limits.items()}
 
 
 def _check_measured(asked: Limits, own: list[Row]) -> None:
@@ -97,6 +98,7 @@ def pareto(run: str | None, device: str | None, asked: Limits, db: Path, as_json
             raise QpipeError(f"run {found['id']}: no device '{device}'; {suggest(device, devices)}")
         own = [row for row in own if device in (None, row["device"])]
         _check_measured(asked, own)
+        asked = asked or remembered_limits(found)
         if as_json:
             print_json([{**row, "within_limits": keeps(row, asked)} for row in own] if asked else own)
         else:
@@ -110,7 +112,7 @@ def print_pareto(store: Store, run: str, own: list[Row], asked: Limits | None = 
     """A table per model and device, each with its sentence, which keeps to what is asked."""
     from qpipe.compare.pareto import objectives_of
     from qpipe.compare.recommend import recommend
-    from qpipe.compare.wording import cell, heading, is_share
+    from qpipe.compare.wording import cell, heading, is_share, place
 
     over = objectives_of(store, run)
     if not own:
@@ -119,18 +121,20 @@ def print_pareto(store: Store, run: str, own: list[Row], asked: Limits | None = 
         objectives = over[model, device]
         metrics = columns(group, objectives)
         front = f"  (* = on the Pareto front of {', '.join(objectives)})" if objectives else ""
-        print_text(f"\n{model} on {device}{front}")
+        print_text(f"\n{place(group)}{front}")
         several = len({row["build"] for row in group}) > 1
         table = [
             ["*" if row["on_front"] else "", f"{row['scheme']}{' ' + row['build'] if several else ''}"]
             + [cell(row["metrics"].get(metric), is_share(metric, group)) for metric in metrics]
-            + [row["reason"]]
+            + [row["reason"] or (f"tied with {', '.join(row['ties'])}" if row["ties"] else "")]
             for row in group
         ]
-        headings = [*(heading(metric, group) for metric in metrics), "off the front"]
+        headings = [*(heading(metric, group) for metric in metrics), "verdict"]
         left_out = print_table(["", "scheme", *headings], table, headings[:-1], least=2 + len(objectives))
         if left_out:
             print_text(f"(too narrow for {', '.join(left_out)}: widen the terminal, or use --json)")
+        for line in noted(group):
+            print_text(line)
         missing = [metric for metric in store.run(run)["objectives"] if metric not in objectives]
         print_text("\n" + (unmeasured(missing, group) if missing else "\n".join(recommend(group, objectives, asked))))
 
@@ -162,17 +166,23 @@ def columns(group: list[Row], objectives: Iterable[str]) -> list[str]:
 def print_run(store: Store, finished: Finished, asked: Request, command: str) -> None:
     """The end of a run: table, recommendation, where it all lies, what to type next."""
     own = rows(store, finished.run)
-    print_pareto(store, finished.run, own)
+    print_pareto(store, finished.run, own, asked.limits)
     if asked.smoke:
         print_text(SMOKE)
     states = finished.outcome.states
     cached = sum(state == "cached" for state in states.values())
     steps = f"{cached} of {len(states)} steps cached"
     print_text(f"\nrun {finished.run}: {finished.state} in {finished.seconds:.0f} s, {steps}")
-    for device, reason in finished.unreachable.items():
-        print_text(f"  {device}: {reason}")
+    for reason in finished.unreachable.values():
+        print_text(f"  {reason}")
+    for device, reason in finished.bad.items():
+        skipped = sum(states[step.id] == "skipped" for step in finished.plan.steps.values() if step.device == device)
+        print_text(f"  {reason} ({skipped} of its steps were skipped)")
+    tried = {row["step"]: row["attempts"] or 0 for row in store.steps(finished.run)}
     for step in finished.outcome.failed:
-        print_text(f"  failed: {step}: {finished.outcome.errors[step]}")
+        attempts = f", attempt {tried[step]}" if tried.get(step, 0) > 1 else ""
+        failure = finished.outcome.failures.get(step, "bug")
+        print_text(f"  failed: {step}: {finished.outcome.errors[step]} ({failure}{attempts})")
     print_text(f"results: {shown(asked.db)}   cache: {shown(asked.cache)}")
     if finished.state != "done":
         print_text(f"go on with: {command}")
@@ -186,7 +196,7 @@ def _next(store: Store, run: str, own: list[Row], asked: Request) -> str:
     from qpipe.compare.recommend import choose
 
     over = objectives_of(store, run)
-    chosen = (choose(group, over[place]) for place, group in groups(own).items())
+    chosen = (choose(group, over[place], asked.limits) for place, group in groups(own).items())
     best = next((row for row in chosen if row), None)
     db = ["--db", shown(asked.db)] if asked.db != Request.db else []
     cache = ["--cache", shown(asked.cache)] if asked.cache != Request.cache else []

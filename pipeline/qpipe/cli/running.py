@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from qpipe import execute
 from qpipe.cache import Cache
@@ -19,6 +19,9 @@ from qpipe.plan import Plan, Step
 from qpipe.run import wanted
 from qpipe.store import Store
 
+if TYPE_CHECKING:
+    from qpipe.compare.recommend import Limits
+
 
 def request(
     recipe: Path,
@@ -30,6 +33,8 @@ def request(
     cache: Path,
     smoke: bool,
     new: bool = False,
+    retries: int = 2,
+    limits: Limits | None = None,
 ) -> Request:
     """The options of the command line as a request."""
     pairs = {}
@@ -38,7 +43,7 @@ def request(
         if not equals:
             raise RecipeError(f"--set {setting}: no '='; write --set NAME=VALUE")
         pairs[name] = value
-    return Request(recipe, pairs, device or (), only or (), inventory, db, cache, new, smoke)
+    return Request(recipe, pairs, device or (), only or (), inventory, db, cache, new, smoke, retries, limits or {})
 
 
 def run(asked: Request, as_json: bool) -> None:

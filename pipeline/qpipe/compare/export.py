@@ -30,7 +30,7 @@ TOLERANCE = 0.05
 def gather_facts(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says of where a row of `pareto_rows` comes from."""
     run = store.run(row["run"])
-    names = ("model", "scheme", "build", "runtime", "device", "metrics")
+    names = ("model", "scheme", "build", "runtime", "device", "emulated", "metrics")
     return {
         "recipe": {"name": run["recipe"], "digest": run["recipe_digest"], "text": run["recipe_text"]},
         "run": {name: run[name] for name in ("id", "started", "host", "versions")},

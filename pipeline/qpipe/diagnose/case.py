@@ -12,6 +12,7 @@ from qpipe import exchange, execute
 from qpipe.errors import QpipeError, RecipeError, suggest
 from qpipe.events import Listener
 from qpipe.execute import Session
+from qpipe.health import Health
 from qpipe.plan import Plan, Step
 from qpipe.run import Runner
 from qpipe.samples import Samples
@@ -36,6 +37,16 @@ class Case:
         """What was quantized."""
         return self.transformed or self.original
 
+    @property
+    def saturates(self) -> bool:
+        """Whether the device sums u8 x s8 in 16 bits: x86 without VNNI, unless the build asks for exact sums."""
+        options = self.build.manifest.get("options", {})
+        is_exact = options.get("config", {}).get("session.x64quantprecision") == "1"
+        target = self.deploy.target
+        return (
+            target is not None and target.saturates and self.build.manifest["runtime"] == "onnxruntime" and not is_exact
+        )
+
 
 def make_case(
     session: Session, store: Store, scheme: str, model: str | None, build: str | None, device: str, listen: Listener
@@ -52,7 +63,7 @@ def make_case(
         raise RecipeError(f"diagnose: scheme '{scheme}' quantizes nothing; give one that has a quantize stage")
     with session.cache.kept(plan.results):
         workdir = session.request.db.parent / "plan"
-        outcome = Runner(plan.only([built.id]), {}, session.cache, workdir, listen, _nothing).run()
+        outcome = Runner(plan.only([built.id]), Health(), session.cache, workdir, listen, _nothing).run()
         if outcome.errors:
             raise QpipeError(*(f"{step}: {reason}" for step, reason in outcome.errors.items()))
         imported, sampled = plan.steps[plan.imported[_model(deploy)]], plan.steps[plan.samples[_model(deploy)]]

@@ -1,0 +1,91 @@
+"""The conditions of one round: what is set and waited for before it, watched during it, and told after it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, Mapping  # noqa: UP035  (Python 3.8 on the board)
+
+import numpy as np
+
+from . import environment
+from .energy import RoundEnergy
+from .failures import AgentError
+from .settings import Settings, note, wait_until_cool
+
+WAIT_S = 600.0  # for the device to cool down
+OTHERS = 0.25  # of the cores, that others may take
+
+
+class Conditions:
+    """What a request's `options` ask of the device around a round. Without options: it is watched, nothing is set."""
+
+    def __init__(self, options: Mapping[str, Any], settings: Settings) -> None:
+        self.options, self.settings = options, settings
+        self.root = Path(options.get("sysfs") or "/")
+        self.batch = int(options.get("batch") or 1)
+        self.told_so_far: dict[str, Any] = {}
+        self.reasons: list[str] = []
+        self.energy: RoundEnergy | None = None
+
+    @contextlib.contextmanager
+    def settled(self) -> Iterator[None]:
+        """Governor and affinity are set, the device is cool enough, and what it takes when idle is known."""
+        with self.settings.applied(self.options, self.root) as applied, contextlib.ExitStack() as stack:
+            note(self.told_so_far, applied)
+            if self.options.get("cool_to_c") is not None:
+                most = float(self.options.get("cool_s", WAIT_S))
+                note(self.told_so_far, wait_until_cool(self.root, float(self.options["cool_to_c"]), most))
+            if self.options.get("energy"):
+                self.energy = RoundEnergy(self.options["energy"], self.root)
+                stack.callback(self.energy.meter.stop)
+            yield
+
+    def batched(self, feeds: Mapping[str, np.ndarray], manifest: Mapping[str, Any]) -> Dict[str, np.ndarray]:  # noqa: UP006
+        """The inputs repeated along their batch axis; AgentError where the build has none that varies."""
+        if self.batch == 1:
+            return dict(feeds)
+        for name, shape in ((each["name"], each["shape"]) for each in manifest.get("inputs", [])):
+            if not shape or (isinstance(shape[0], int) and shape[0] != self.batch):
+                size = shape[0] if shape else "no axis"
+                what = f"batch {self.batch}: the batch axis of {name} is {size} in this build"
+                fix = "import the network with a batch axis of no fixed size, or leave batch out"
+                raise AgentError(f"{what}; {fix}", "configuration")
+        return {name: np.repeat(array, self.batch, axis=0) for name, array in feeds.items()}
+
+    @contextlib.contextmanager
+    def watched(self, group: int) -> Iterator[None]:
+        """Look at the device before and after; `group` is the runner's process group."""
+        cores = os.sched_getaffinity(group) if hasattr(os, "sched_getaffinity") else set()
+        before = environment.snapshot(self.root, group)
+        load = environment.Load(self.root, group, cores, time.monotonic())
+        yield
+        others = load.others(time.monotonic())
+        after = environment.snapshot(self.root, group)
+        self.told_so_far.update(before=before, after=after)
+        self.reasons += environment.disturbances(before, after)
+        if others is not None:
+            self.told_so_far["others"] = round(others, 3)
+            most = float(self.options.get("max_load", OTHERS))
+            if others > most:
+                self.reasons.append(f"load: other processes took more than {most:.0%} of {_shown(cores)}")
+
+    def told(self, timed: Mapping[str, Any]) -> Dict[str, Any]:  # noqa: UP006
+        """What the host gets: what the runner said, whether the round is to be believed, and what was seen."""
+        energy = {"energy": self.energy.told(timed, self.batch)} if self.energy else {}
+        reason = "; ".join(self.reasons) or None
+        return {**timed, **energy, "batch": self.batch, "invalid": reason, "environment": self.told_so_far}
+
+
+def check_followed(options: Mapping[str, Any], option: str, answer: Mapping[str, Any], field: str, runner: str) -> None:
+    """AgentError where an answer lacks the field that only a runner says which knows an option."""
+    if options.get(option) is not None and field not in answer:
+        raise AgentError(f"runner {runner} does not know {option}; leave it out for this build", "configuration")
+
+
+def _shown(cores: set[int]) -> str:
+    if len(cores) == 1:
+        return f"core {min(cores)}"
+    return f"the {len(cores)} cores it may use"

@@ -1,0 +1,50 @@
+"""A small process that outlives the agent by a moment: it ends the runners of an agent that was killed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from typing import IO, Mapping, Sequence, Set  # noqa: UP035  (Python 3.8 on the board)
+
+
+class Guard:
+    """Knows the process groups to end when this process does, however that comes about.
+
+    It holds `kept` (file descriptors: the lease) open until it has ended them, so that nobody gets the device before.
+    """
+
+    def __init__(self, environment: Mapping[str, str], kept: Sequence[int]) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-S", "-m", __name__], env=dict(environment), cwd="/", start_new_session=True,
+            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=tuple(kept),
+        )  # fmt: skip
+
+    def watch(self, group: int) -> None:
+        """End this process group when the agent ends."""
+        self._say(f"+{group}")
+
+    def forget(self, group: int) -> None:
+        """It has ended; its number may come to mean another."""
+        self._say(f"-{group}")
+
+    def _say(self, line: str) -> None:
+        assert self.process.stdin
+        with contextlib.suppress(OSError):  # somebody killed the guard: the agent goes on without
+            os.write(self.process.stdin.fileno(), line.encode() + b"\n")
+
+
+def main(source: IO[str]) -> None:
+    """Listen to the agent until its end, then end what it left."""
+    groups: Set[int] = set()  # noqa: UP006
+    for line in source:
+        (groups.add if line.startswith("+") else groups.discard)(int(line[1:]))
+    for group in groups:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(group, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main(sys.stdin)

@@ -1,0 +1,103 @@
+"""Logging in by key: files, with their certificates and passphrases, and what an agent holds."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+
+from paramiko import Agent, ECDSAKey, Ed25519Key, PKey, RSAKey, Transport
+from paramiko.ssh_exception import AuthenticationException, PasswordRequiredException, SSHException
+
+from qpipe_devices.ssh_login import Login
+
+
+def log_in(transport: Transport, login: Login) -> None:
+    """Offer one key after the other until one is taken.
+
+    AuthenticationException where none is, PasswordRequiredException where one could not be tried for want of its
+    passphrase.
+    """
+    keys = _Keys(login)
+    try:
+        for key in keys.offers():
+            try:
+                if not transport.auth_publickey(login.user, key):
+                    return
+            except AuthenticationException:
+                if not transport.is_active():  # it has had enough of them
+                    break
+    finally:
+        keys.close()
+    if keys.locked:
+        wrong = "is not opened by its passphrase" if login.passphrase else "has a passphrase"
+        raise PasswordRequiredException(f"the key {keys.locked[0]} {wrong}")
+    raise AuthenticationException("no key was accepted")
+
+
+class _Keys:
+    """The keys of a login. An agent is asked only when the files do not serve: it may be slow, or hang."""
+
+    def __init__(self, login: Login) -> None:
+        self.login = login
+        self.locked: list[Path] = []
+        self.agents: list[Agent] = []
+
+    def offers(self) -> Iterator[PKey]:
+        for path in self.login.keys:
+            try:
+                yield _load(path, self.login.passphrase)
+            except (SSHException, OSError):
+                held = self.held.pop(_public(path), None)
+                if held:
+                    yield held
+                elif path.is_file() and _is_private(path):
+                    self.locked.append(path)
+        if not self.login.only_keys:
+            yield from self.held.values()
+
+    @cached_property
+    def held(self) -> dict[bytes, PKey]:
+        """What an agent holds, by its public part."""
+        try:
+            self.agents.append(Agent())
+            return {key.asbytes(): key for key in self.agents[0].get_keys()}
+        except (SSHException, OSError):  # none, or one that speaks another protocol
+            return {}
+
+    def close(self) -> None:
+        for agent in self.agents:
+            agent.close()
+
+
+def _load(path: Path, passphrase: str | None) -> PKey:
+    """A private key with the certificate beside it; SSHException where it is locked or of no type that serves."""
+    locked: SSHException | None = None
+    for kind in (Ed25519Key, ECDSAKey, RSAKey):
+        try:
+            key: PKey = kind.from_private_key_file(str(path), passphrase)
+        except PasswordRequiredException as error:
+            locked = error
+        except (SSHException, ValueError, IndexError, TypeError):  # of another type, or damaged
+            continue
+        else:
+            certificate = path.with_name(f"{path.name}-cert.pub")
+            if certificate.is_file():
+                key.load_certificate(str(certificate))
+            return key
+    raise locked or SSHException(f"{path} is no key that opens")
+
+
+def _public(path: Path) -> bytes:
+    """The public part of a key file, from the .pub beside it; nothing where there is none."""
+    file = path if path.suffix == ".pub" else path.with_name(f"{path.name}.pub")
+    try:
+        return base64.b64decode(file.read_text(encoding="utf-8").split()[1])
+    except (OSError, IndexError, UnicodeDecodeError, binascii.Error):
+        return b""
+
+
+def _is_private(path: Path) -> bool:
+    return "PRIVATE KEY" in path.read_text(encoding="utf-8", errors="replace")[:100]

@@ -1,0 +1,90 @@
+"""devices clear, log and power: what a human does about a device that failed."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import time
+from functools import partial
+from pathlib import Path
+
+from qpipe import health, inventory, registry
+from qpipe.cli.printing import print_json, print_table, print_text
+from qpipe.cli.results import open_results
+from qpipe.errors import DeviceError, QpipeError, RecipeError, suggest
+from qpipe.store import Store
+
+ACTIONS = ("on", "off", "cycle")
+
+
+def clear(name: str, note: str, db: Path, as_json: bool) -> None:
+    """Make a bad device unknown: the first contact of the next run is its check."""
+    with open_results(db) as store:
+        found = store.health(name)
+        if found is None:
+            raise QpipeError(f"{name}: no run has used it; see the devices with: qpipe devices list")
+        if found["health"] == "bad":
+            why = f"cleared by {_who()}" + (f": {note}" if note else "")
+            store.record_event(name, event="health", was="bad", now="unknown", why=why)
+        now = store.health(name)
+    if as_json:
+        print_json(now)
+    elif found["health"] == "bad":
+        print_text(f"{name}: cleared, it was bad since {found['since'][:16]}Z: {found['why']}")
+    else:
+        print_text(f"{name}: it is {found['health']}, there is nothing to clear")
+
+
+def log(name: str, db: Path, as_json: bool) -> None:
+    """Print the audit trail of a device, oldest first."""
+    with open_results(db) as store:
+        events = store.events(name)
+    if as_json:
+        print_json(events)
+        return
+    if not events:
+        print_text(f"{name}: nothing has happened to it")
+        return
+    rows = [
+        (e["at"][:19], e["event"], e["was"], e["now"], e["why"], " ".join(filter(None, (e["during"], e["step"]))))
+        for e in events
+    ]
+    print_table(("at", "what", "was", "now", "why", "during"), rows)
+
+
+def power(name: str, action: str, inventory_file: Path | None, db: Path) -> None:
+    """Switch a device off, on, or both, and see that it goes and comes."""
+    if action not in ACTIONS:
+        raise RecipeError(f"devices power {name}: no '{action}'; {suggest(action, ACTIONS)}")
+    file = inventory.find(inventory_file) or inventory.find(None, Path("recipes"))
+    call = inventory.pick(inventory.load(file, registry.load()), name, file)
+    switch = inventory.open_power(name, call)
+    if switch is None:
+        fix = "add, beside its driver, one such as power: {command: {off: ..., on: ...}}"
+        raise DeviceError(f"{name}: the inventory has no power for it; {fix}", failure="configuration")
+    device = inventory.open_device(name, call)
+    began = time.monotonic()
+    with Store(db) as store:
+        told = partial(_switched, store, name)
+        try:
+            if action == "cycle":
+                health.cycle(name, device, switch, time.sleep, told)
+            elif action == "off":
+                health.switch_off(name, device, switch, time.sleep, told)
+            else:
+                switch.on()
+                told("on")
+                health.await_answer(name, device, switch, time.sleep)
+        finally:
+            device.close()
+    said = "off, it does not answer any more" if action == "off" else "on, it answers"
+    print_text(f"{name}: {said} ({time.monotonic() - began:.0f} s)")
+
+
+def _switched(store: Store, name: str, now: str) -> None:
+    print_text(f"{name}: power {now}")
+    store.record_event(name, event="power", now=now, why=f"by {_who()}")
+
+
+def _who() -> str:
+    return f"{getpass.getuser()}@{socket.gethostname()}"

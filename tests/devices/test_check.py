@@ -1,0 +1,110 @@
+"""`devices check`: line by line what is ready, and what to do about the rest."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+from bare_board import by_what
+
+import qpipe
+from qpipe_devices import local, ssh
+
+
+@pytest.fixture
+def bare(bare_python: Path, tmp_path: Path) -> Iterator[qpipe.Device]:
+    device = local("board", python=str(bare_python), folder=tmp_path / "board")
+    yield device
+    device.close()
+
+
+def test_a_ready_device_has_only_good_lines(device):
+    found = by_what(device.check())
+    found.pop("governor", None)  # this machine's, where it tells
+    assert {each.state for each in found.values()} == {"ok"}
+    assert list(found) == ["connection", "python", "numpy", "runtime", "folder", "space", "clock"]
+    assert found["numpy"].said == np.__version__
+    assert f"onnxruntime {onnxruntime.__version__}" in found["runtime"].said
+
+
+def test_what_is_missing_hides_nothing_else(bare):
+    found = by_what(bare.check())
+    missing = "ModuleNotFoundError: No module named"
+    fix = "run: qpipe devices setup board"
+    assert found["numpy"].said == f"cannot be imported: {missing} 'numpy'; {fix}"
+    assert found["runtime"].said == f"onnxruntime cannot be imported: {missing} 'onnxruntime'; {fix}"
+    assert {what for what, each in found.items() if each.state == "bad"} == {"numpy", "runtime"}
+    assert {"folder", "space", "clock"} <= set(found)
+
+
+def test_a_board_without_python_is_reached(sshd, tmp_path):
+    device = ssh("board", **{**sshd.options(tmp_path), "python": "/nowhere/python3"})
+    found = by_what(device.check())
+    device.close()
+    assert found["connection"].state == "ok"
+    assert found["python"].state == "bad"
+    assert "/nowhere/python3" in found["python"].said
+    assert found["python"].said.endswith("set python to one of 3.8 or newer")
+
+
+def test_a_python_that_is_too_old_is_said(tmp_path):
+    old = tmp_path / "python"
+    old.write_text("#!/bin/sh\necho 'python 3.6 is too old; it must be 3.8 or newer' >&2\n", encoding="utf-8")
+    old.chmod(0o755)
+    device = local("board", python=str(old), folder=tmp_path / "board")
+    assert "python 3.6 is too old" in by_what(device.check())["python"].said
+    device.close()
+
+
+def test_a_board_that_cannot_be_reached_has_one_line(tmp_path):
+    device = ssh("dead", host="127.0.0.1", port=1, connect_timeout=2)
+    (line,) = device.check()
+    assert (line.what, line.state) == ("connection", "bad")
+    assert line.said.startswith("127.0.0.1:1 cannot be reached: ")
+
+
+def test_a_folder_that_cannot_be_written_is_said(bare_python, tmp_path):
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    device = local("board", python=str(bare_python), folder=tmp_path / "file/board")
+    found = by_what(device.check())
+    device.close()
+    expected = f"{tmp_path}/file/board cannot be written: not a directory; give another folder in the inventory"
+    assert (found["folder"].state, found["folder"].said) == ("bad", expected)
+
+
+def test_little_space_is_a_warning_and_none_is_bad(bare_python, tmp_path):
+    device = local("board", python=str(bare_python), folder=tmp_path / "board", spare_mb=1e9)
+    space = by_what(device.check())["space"]
+    device.close()
+    assert space.state == "bad"
+    assert space.said.endswith("of which 1e+09 stay free; run: qpipe devices clean board")
+
+
+def test_a_clock_that_is_an_hour_ahead_is_a_warning(bare, monkeypatch):
+    now = time.time
+    monkeypatch.setattr("qpipe_devices.readiness.time.time", lambda: now() - 3600)
+    clock = by_what(bare.check())["clock"]
+    assert clock.state == "warning"
+    assert clock.said == "3600 s ahead of the host's; set it, as by NTP"
+
+
+def test_what_a_login_shell_prints_does_not_matter(bare_python, tmp_path):
+    noisy = tmp_path / "python"
+    noisy.write_text(f'#!/bin/sh\necho Welcome; echo\nexec {bare_python} "$@"\n', encoding="utf-8")
+    noisy.chmod(0o755)
+    device = local("board", python=str(noisy), folder=tmp_path / "board")
+    assert by_what(device.check())["python"].state == "ok"
+    device.close()
+
+
+def test_a_run_at_the_device_is_not_disturbed_by_imports(device):
+    device.capabilities()
+    found = by_what(device.check())
+    assert found["imports"].said == "not tried while a run is at the device, which they would disturb"
+    assert not {"numpy", "runtime"} & set(found)
+    device.close()
+    assert {"numpy", "runtime"} <= set(by_what(device.check()))

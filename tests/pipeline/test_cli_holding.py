@@ -1,0 +1,52 @@
+"""`qpipe devices hold` and `release`: a board for a human."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from qpipe.cli.holding import duration
+from qpipe.errors import RecipeError
+from shell import Shell
+
+Runs = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture
+def qpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Runs:
+    monkeypatch.chdir(tmp_path)
+    inventory = f"board: {{local: {{folder: {tmp_path / 'board'}}}}}\nnone: 'null'\n"
+    Path("devices.yaml").write_text(inventory, encoding="utf-8")
+    return Shell(monkeypatch, capsys).run
+
+
+def test_a_hold_outlives_its_command_keeps_others_off_and_is_released(qpipe: Runs) -> None:
+    said, _ = qpipe("devices", "hold", "board", "--for", "2h", "--reason", "a new fan")
+    time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}"
+    end = "end it with: qpipe devices release board"
+    assert re.fullmatch(rf"board: held by \S+@\S+ since {time} until {time}; {end}\n", said)
+    _, error = qpipe("devices", "clean", "board", status=1)
+    assert re.fullmatch(rf"qpipe: board: busy: held by \S+ since {time} until {time} \(a new fan\)\n", error)
+    assert json.loads(qpipe("devices", "hold", "board", "--json")[0])["reason"] == ""
+    assert qpipe("devices", "release", "board")[0] == "board: released\n"
+    assert qpipe("devices", "release", "board")[0] == "board: nobody held it\n"
+    assert qpipe("devices", "clean", "board")[1] == ""
+
+
+def test_what_runs_nothing_cannot_be_held(qpipe: Runs) -> None:
+    assert "it runs nothing, there is nothing to hold" in qpipe("devices", "hold", "none", status=1)[1]
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("45m", 2700), ("2h", 7200), ("1.5d", 129600)])
+def test_durations(text: str, seconds: float) -> None:
+    assert duration(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "2", "h", "-2h", "0h", "2 weeks"])
+def test_what_is_no_duration(text: str) -> None:
+    with pytest.raises(RecipeError, match=r"^--for is '.*'; give a number and s, m, h or d, such as 2h$"):
+        duration(text)
