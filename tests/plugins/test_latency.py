@@ -15,7 +15,6 @@ from qpipe_devices import local
 from qpipe_plugins.measure.latency import latency
 from small_build import nothing, write_build
 
-T_1_DEGREE = 12.706204736432095
 T_3_DEGREES = 3.182446305284263  # Student's t, 97.5 %, from a table
 # each process takes the next line of times.json; it notes in a log that it ran
 PLAYER = """
@@ -109,26 +108,88 @@ def test_numbers_are_those_of_numpy(bench):
     bench.add("net/int8/ort", INT8)
     found = bench.measure(rounds=4, values=3)
     one = found["net/int8/ort", "latency_ms"]
-    medians = np.median(INT8, axis=1)
-    half = T_3_DEGREES * np.sqrt(((medians - np.median(INT8)) ** 2).sum() / 3) / 2
     assert one.value == np.median(INT8)
-    assert (one.low, one.high) == pytest.approx((np.median(INT8) - half, np.median(INT8) + half), rel=1e-9)
+    assert one.low < one.value < one.high
     assert (one.n, one.unit, one.better) == (4, "ms", "min")
     assert np.sort(one.rounds, axis=0).tolist() == np.sort(INT8, axis=0).tolist()
+    assert one.detail["stopped"] == "rounds"
     assert found["net/int8/ort", "latency_p90_ms"].value == np.quantile(INT8, 0.9, method="inverted_cdf")
     assert found["net/int8/ort", "latency_min_ms"].value == 1.0
+    assert found["net/int8/ort", "throughput"].value == 1000 / np.median(INT8)
     assert found["net/int8/ort", "load_ms"].value == 11.5
     assert found["net/int8/ort", "first_ms"].value == 5.0
+
+
+def test_too_few_values_withhold_the_p99_and_say_so(bench):
+    bench.add("net/int8/ort", INT8)
+    found = bench.measure(rounds=4, values=3)
     assert ("net/int8/ort", "latency_p99_ms") not in found
+    withheld = found["net/int8/ort", "latency_ms"].detail["withheld"]
+    assert withheld == {"latency_p99_ms": "12 values; from 299 on they bound it"}
 
 
-def test_a_value_lies_in_its_interval_however_few_its_slow_rounds_are(bench):
-    # two rounds' medians are 1 and 9.4; the pooled p90 is in the second round, beyond any interval of their mean
-    bench.add("net/int8/ort", [[1.0] * 19 + [1.5], [1.0] * 9 + [9.4] * 11])
-    found = bench.measure(rounds=2, values=20)
+def test_precise_builds_end_the_measuring_after_six_rounds(bench):
+    for name in ("a", "b"):
+        bench.add(name, [[1.0, 1.001, 0.999]] * 20)
+    found = bench.measure(rounds=20, values=3)
+    assert bench.ran.count("a") == bench.ran.count("b") == 6
+    assert found["a", "latency_ms"].detail["stopped"] == "precision"
+
+
+def test_one_build_that_is_not_precise_keeps_all_going_until_it_is(bench):
+    bench.add("calm", [[1.0]] * 20)
+    bench.add("restless", [[1.0 + 0.1 * (number % 2)] for number in range(20)])
+    found = bench.measure(rounds=12, values=1)
+    assert bench.ran.count("calm") == 12
+    assert found["calm", "latency_ms"].detail["stopped"] == "precision"
+    assert found["restless", "latency_ms"].detail["stopped"] == "rounds"
+
+
+def test_without_a_precision_all_rounds_are_taken(bench):
+    bench.add("a", [[1.0]] * 8)
+    assert bench.measure(rounds=8, values=1, precision=0)["a", "latency_ms"].detail["stopped"] == "rounds"
+    assert len(bench.ran) == 8
+
+
+def test_a_budget_ends_the_measuring_but_not_before_six_rounds(bench):
+    bench.add("a", [[1.0 + 0.1 * (number % 2)] for number in range(20)])
+    found = bench.measure(rounds=20, values=1, budget_s=0.001)
+    assert len(bench.ran) == 6
+    assert found["a", "latency_ms"].detail["stopped"] == "budget"
+    bench.measure(rounds=20, values=1, budget_s=0.001)
+    assert len(bench.ran) == 6, "what the journal has was paid for"
+
+
+def test_disturbed_rounds_are_kept_but_count_for_nothing(bench):
+    bench.add("net/float32/ort", [[4.0], [4.0], [4.0], [4.0]], is_float=True)
+    bench.add("net/int8/ort", [[1.0], [9.0], [1.0], [2.0]])
+    bench.measure(rounds=4, values=1)
+    entries = bench.entries()
+    for entry in entries:  # as a device that throttled in the second round of one, and the third of the other, says
+        if (entry["name"], entry["round"]) in (("net/int8/ort", 1), ("net/float32/ort", 2)):
+            entry["result"]["invalid"] = "throttled"
+    bench.rewrite(entries)
+    found = bench.measure(rounds=4, values=1)
     one = found["net/int8/ort", "latency_ms"]
-    assert one.value == 1.0
-    assert (one.low, one.high) == pytest.approx((1.0 - T_1_DEGREE * 8.4 / 2**0.5, 1.0 + T_1_DEGREE * 8.4 / 2**0.5))
+    assert (one.value, one.n, one.detail["invalid"]) == (1.0, 3, 1)
+    assert one.rounds == [[1.0], [9.0], [1.0], [2.0]]
+    assert [each["invalid"] for each in one.conditions] == [None, "throttled", None, None]
+    ratio = found["net/int8/ort", "latency_ratio"]
+    assert (ratio.value, ratio.n) == (pytest.approx(np.sqrt(0.25 * 0.5)), 2)
+
+
+def test_a_build_whose_rounds_were_all_disturbed_has_numbers_in_doubt(bench):
+    for name in ("a", "b"):
+        bench.add(name, [[1.0]] * 2)
+    bench.measure(rounds=2, values=1)
+    entries = bench.entries()
+    for entry in entries:
+        entry["result"]["invalid"] = "clocks changed" if entry["name"] == "b" else None
+    bench.rewrite(entries)
+    found = bench.measure(rounds=2, values=1)
+    assert found["b", "latency_ms"].detail["doubt"] == "all 2 rounds were disturbed: clocks changed"
+    assert found["b", "latency_ms"].value == 1.0
+    assert "doubt" not in found["a", "latency_ms"].detail
 
 
 def test_the_ratio_to_float_is_paired_by_round(bench):

@@ -88,6 +88,13 @@ def test_it_is_timed_as_onnxruntime_is(board, samples, tmp_path):
     assert 10 < taken.runtime_mb < taken.peak_mb < 2000
 
 
+def test_a_round_may_ask_for_threads(board, samples, tmp_path):
+    build = openvino(conv_net(), Platform("openvino"), tmp_path / "build")
+    places = board.store(build.folder, nothing), board.store(samples.folder, nothing)
+    asked = {"warmup_s": 0.01, "values": 2, "budget_s": 5}
+    assert len(board.round(*places, **asked, options={"threads": 2}).values_ms) == 2
+
+
 def test_the_build_says_how_it_is_opened(tmp_path):
     build = openvino(conv_net(), Platform("openvino"), tmp_path, threads=2, properties={"ENABLE_CPU_PINNING": False})
     assert [path.name for path in build.files] == ["build.json", "model.onnx", "run_openvino.py"]

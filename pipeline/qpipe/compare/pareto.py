@@ -9,21 +9,15 @@ transitive, so that rows may dominate each other in a circle: then it takes one 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from qpipe.compare import statistics
+from qpipe.compare.evidence import MARGINS, Goal, is_better
+from qpipe.compare.notes import notes
 from qpipe.store import COORDINATES, Store
-from qpipe.types import Measurement
-
-Goal = Literal["min", "max"]
-# a part of the value: what costs is seldom worth a per cent, what is right is worth half of one
-MARGINS: Mapping[Goal, float] = {"min": 0.01, "max": 0.005}
+from qpipe.types import Emulation, Measurement
 
 
 @dataclass(frozen=True)
@@ -38,6 +32,7 @@ class Candidate:
     runtime: str
     is_float: bool
     metrics: Mapping[str, Measurement]
+    emulated: Emulation | None = None
 
     @property
     def name(self) -> str:
@@ -58,59 +53,19 @@ def candidates(store: Store, run: str) -> list[Candidate]:
             extra=rows[0]["extra"],
             runtime=rows[0]["runtime"] or "",
             is_float=bool(rows[0]["is_float"]),
-            metrics={row["metric"]: _measurement(row, store.values(row["id"])) for row in rows},
+            metrics={row["metric"]: measurement(row, store) for row in rows},
+            emulated=rows[0]["emulated"],
         )
         for rows in found.values()
     ]
 
 
-def _measurement(row: Mapping[str, Any], values: Sequence[Sequence[float]]) -> Measurement:
+def measurement(row: Mapping[str, Any], store: Store) -> Measurement:
+    """A measurement as it was, from its row in the store."""
     names = ("metric", "value", "unit", "low", "high", "n", "better", "raw")
-    return Measurement(**{name: row[name] for name in names}, rounds=values, detail=row["detail"] or {})
-
-
-def difference(one: Measurement, other: Measurement) -> statistics.Interval:
-    """The interval of one - other."""
-    ones, others = _series(one), _series(other)
-    if ones and others and one.raw == other.raw and one.n == other.n and len(ones) == len(others):
-        if one.raw == "resamples":
-            return statistics.percentiles(np.subtract(ones, others).tolist(), one.value - other.value, one.n)
-        apart, interval = statistics.paired_difference(ones, others)
-        return interval or (apart, apart)
-    one_low, one_high = _interval(one)
-    other_low, other_high = _interval(other)
-    return one_low - other_high, one_high - other_low
-
-
-def _series(measurement: Measurement) -> Sequence[float] | None:
-    """The values that pair up with another scheme's; None where they do not stand for the number measured."""
-    rounds = [list(values) for values in measurement.rounds if len(values)]
-    if not rounds:
-        return None
-    if measurement.raw == "resamples":
-        return rounds[0]
-    pooled = np.concatenate(rounds)
-    medians = [float(np.median(values)) for values in rounds]
-    if measurement.raw == "samples":
-        series, middles = rounds[0], [np.mean(pooled)]
-    else:  # whichever middle a plugin takes of its rounds
-        series, middles = medians, [np.median(pooled), np.median(medians), np.mean(medians)]
-    stands = any(math.isclose(float(each), measurement.value, rel_tol=1e-6, abs_tol=1e-9) for each in middles)
-    return series if stands else None
-
-
-def _interval(measurement: Measurement) -> statistics.Interval:
-    low, high = measurement.low, measurement.high
-    return (measurement.value if low is None else low), (measurement.value if high is None else high)
-
-
-def is_better(one: Measurement, other: Measurement, goal: Goal, margin: float | None = None) -> bool:
-    """Whether one is better significantly and beyond the margin, a part of the other's value."""
-    low, high = difference(one, other)
-    significant = low > 0 if goal == "max" else high < 0
-    margin = MARGINS[goal] if margin is None else margin
-    gain = one.value - other.value if goal == "max" else other.value - one.value
-    return significant and gain > margin * abs(other.value)
+    fields: dict[str, Any] = {name: row[name] for name in names}
+    rounds, conditions = store.values(row["id"]), store.rounds(row["id"])
+    return Measurement(**fields, rounds=rounds, conditions=conditions, detail=row["detail"] or {})
 
 
 def dominates(
@@ -126,10 +81,22 @@ def dominates(
     return better
 
 
+def is_tied(
+    one: Candidate, other: Candidate, objectives: Mapping[str, Goal], margins: Mapping[str, float] | None = None
+) -> bool:
+    """Whether neither is better in any objective: evidence and margins do not tell them apart."""
+    return not any(
+        is_better(a.metrics[metric], b.metrics[metric], goal, (margins or {}).get(metric))
+        for metric, goal in objectives.items()
+        for a, b in ((one, other), (other, one))
+    )
+
+
 def verdicts(
     rows: Sequence[Candidate], objectives: Mapping[str, Goal], margins: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
-    """For the store: of each row, against all of its model and device, whether it is on the front, and why not.
+    """For the store: of each row, against all of its model and device, whether it is on the front, and why not; with
+    which others there it is tied; what else to know of it (`notes`).
 
     An objective that was measured of no row there is left out; `objectives` of the verdicts are those that were used.
     """
@@ -138,17 +105,24 @@ def verdicts(
     for group in _groups(rows):
         objectives = {m: goal for m, goal in asked.items() if any(m in row.metrics for row in group)}
         whole = [row for row in group if objectives.keys() <= row.metrics.keys()]
+        # where all are in doubt they are so alike, and still tell more than nothing
+        whole = [row for row in whole if not _doubt(row, objectives)] or whole
         by = {
             row.name: [other for other in whole if other is not row and dominates(other, row, objectives, margins)]
             for row in whole
         }
         beaten = _beaten(by)
+        front = [row for row in whole if not beaten[row.name] and objectives]
         for row in group:
             place = {name: getattr(row, name) for name in (*COORDINATES, "extra")}
             reason = _reason(row, by, beaten, objectives, group)
+            others = [other for other in front if other is not row and row in front]
+            ties = [other for other in others if is_tied(row, other, objectives, margins)]
             used = {metric: (margins or {}).get(metric, MARGINS[goal]) for metric, goal in objectives.items()}
             found.append({
                 **place, "on_front": not reason, "reason": reason, "objectives": dict(objectives), "margins": used,
+                "ties": [_short(other, group) for other in ties],
+                "notes": notes(row, group, objectives),
             })  # fmt: skip
     return found
 
@@ -182,15 +156,29 @@ def _reason(
     group: Sequence[Candidate],
 ) -> str:
     if row.name not in by:
-        return f"{next(metric for metric in objectives if metric not in row.metrics)} was not measured"
+        missing = next((metric for metric in objectives if metric not in row.metrics), None)
+        if missing is None:
+            return _doubt(row, objectives)
+        why = [each.detail.get("withheld", {}).get(missing) for each in row.metrics.values()]
+        return next((f"{missing} is withheld: {said}" for said in why if said), f"{missing} was not measured")
     if not beaten[row.name]:
         return ""
     # rather one that does so directly, and is itself on the front
     direct = {other.name for other in by[row.name]}
     winners = [other for other in group if other.name in beaten[row.name]]
     winner = min(winners, key=lambda other: (other.name not in direct, len(beaten[other.name])))
-    one_build = len({other.build for other in group}) == 1 and not winner.extra
-    return f"dominated by {winner.scheme if one_build else winner.name}"
+    return f"dominated by {_short(winner, group)}"
+
+
+def _doubt(row: Candidate, objectives: Mapping[str, Goal]) -> str:
+    """Why one of its numbers is not to be believed; nothing where all are."""
+    told = ((metric, row.metrics[metric].detail.get("doubt")) for metric in objectives if metric in row.metrics)
+    return next((f"{metric} is in doubt: {why}" for metric, why in told if why), "")
+
+
+def _short(row: Candidate, group: Sequence[Candidate]) -> str:
+    one_build = len({other.build for other in group}) == 1 and not row.extra
+    return row.scheme if one_build else row.name
 
 
 def pareto_rows(store: Store, run: str) -> list[dict[str, Any]]:
@@ -203,8 +191,10 @@ def pareto_rows(store: Store, run: str) -> list[dict[str, Any]]:
     return [
         {
             "recipe": recipe, "run": run, "model": row.model, "scheme": row.scheme, "build": row.build,
-            "runtime": row.runtime, "device": row.device, **row.extra, "is_float": row.is_float,
+            "runtime": row.runtime, "device": row.device, "emulated": row.emulated, **row.extra,
+            "is_float": row.is_float,
             "on_front": bool(verdict_of[id(row)]["on_front"]), "reason": verdict_of[id(row)]["reason"],
+            "ties": verdict_of[id(row)].get("ties") or [], "notes": verdict_of[id(row)].get("notes") or {},
             "metrics": {
                 name: {
                     **{key: getattr(measured, key) for key in ("value", "unit", "low", "high", "n")},

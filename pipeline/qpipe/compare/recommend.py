@@ -8,14 +8,18 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
-from qpipe.compare.pareto import Goal
-from qpipe.compare.wording import is_share, phrase
+import numpy as np
+
+from qpipe.compare.evidence import Goal
+from qpipe.compare.wording import is_emulated, is_share, phrase, place
+from qpipe.types import Array
 
 Row = Mapping[str, Any]  # as pareto_rows has them
 Limits = Mapping[str, tuple[Literal["<", "<=", ">", ">="], float]]
 
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-SLOWER = 1.01  # this many times the time of float is worth a word
+DRAWS = 1000
+Z = 1.959963984540054  # half an interval of 95 %, in standard deviations
 
 
 def choose(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None) -> Row | None:
@@ -42,7 +46,7 @@ def recommend(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limit
 
 def _sentence(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits) -> str:
     chosen = choose(rows, objectives, limits)
-    where = f"{rows[0]['model']} on {rows[0]['device']}"
+    where = place(rows)
     if not objectives and not limits:
         return f"{where}: nothing to choose by was measured"
     asked = " and ".join(f"{metric} {sign} {bound:g}" for metric, (sign, bound) in limits.items())
@@ -51,8 +55,8 @@ def _sentence(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limit
         return f"{where}: no scheme has {asked}" + (f"; the best is {best}" if best else "")
     why = f"the best with {asked}" if limits else "the nearest to the best of each objective"
     metrics = ", ".join(_shown(chosen, metric, rows) for metric in {**objectives, **dict.fromkeys(limits)})
-    slower = "".join(f"; {note}" for note in _slower(rows))
-    return f"{where}: ship {_name(chosen, rows)}, {why}: {metrics}{slower}"
+    doubts = filter(None, (_held(chosen, limits), _chosen_again(chosen, rows, objectives, limits)))
+    return "; ".join([f"{where}: ship {_name(chosen, rows)}, {why}: {metrics}", *doubts])
 
 
 def keeps(row: Row, limits: Limits) -> bool:
@@ -61,6 +65,62 @@ def keeps(row: Row, limits: Limits) -> bool:
         metric in row["metrics"] and OPERATORS[sign](row["metrics"][metric]["value"], bound)
         for metric, (sign, bound) in limits.items()
     )
+
+
+def _held(row: Row, limits: Limits) -> str:
+    """Whether the limits are kept by the whole interval, too."""
+    tight = [
+        f"{metric} {sign} {bound:g}"
+        for metric, (sign, bound) in limits.items()
+        if not all(OPERATORS[sign](each, bound) for each in _bounds(row["metrics"][metric]))
+    ]
+    return f"but barely: the interval reaches beyond {' and '.join(tight)}" if tight else "surely" if limits else ""
+
+
+def _bounds(measured: Mapping[str, Any]) -> tuple[float, float]:
+    low, high = measured["low"], measured["high"]
+    return (measured["value"], measured["value"]) if low is None or high is None else (low, high)
+
+
+def _chosen_again(chosen: Row, rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits) -> str:
+    """How often the choice is the same, and what it is else, where each number is drawn anew as its interval has it.
+
+    Which rows the front has is left as it is: that was decided by paired evidence, which says more than intervals do.
+    """
+    metrics = [*dict.fromkeys([*objectives, *limits])]
+    whole = [row for row in rows if all(metric in row["metrics"] for metric in metrics)]
+    if len(whole) < 2:
+        return ""
+    times = np.bincount(_draw(whole, metrics, objectives, limits), minlength=len(whole) + 1)
+    own = next(number for number, row in enumerate(whole) if row is chosen)
+    said = f"chosen in {times[own] / DRAWS:.0%} of {DRAWS} resamples"
+    others = np.where(np.arange(len(times)) == own, 0, times)
+    if not others.any():
+        return said
+    other = int(others.argmax())
+    return f"{said}, else mostly {_name(whole[other], rows) if other < len(whole) else 'none keeps the limits'}"
+
+
+def _draw(rows: Sequence[Row], metrics: Sequence[str], objectives: Mapping[str, Goal], limits: Limits) -> Array:
+    """Which of the rows each draw chooses, by `choose`'s rule; their number where it chooses none."""
+    values = np.array([[row["metrics"][metric]["value"] for metric in metrics] for row in rows])
+    ends = np.array([[_bounds(row["metrics"][metric]) for metric in metrics] for row in rows])
+    random = np.random.default_rng(0)
+    drawn = values + (ends[..., 1] - ends[..., 0]) / 2 / Z * random.standard_normal((DRAWS, *values.shape))
+    kept = np.ones(drawn.shape[:2], bool)
+    for metric, (sign, bound) in limits.items():
+        kept &= OPERATORS[sign](drawn[..., metrics.index(metric)], bound)
+    front = kept & np.array([row["on_front"] for row in rows])
+    kept = np.where(front.any(1, keepdims=True), front, kept)
+    free = {metric: goal for metric, goal in objectives.items() if metric not in limits} or objectives
+    apart = 1e-9 * random.random(kept.shape)  # of two that are as near, either
+    for metric, goal in free.items():
+        own = drawn[..., metrics.index(metric)] * (1 if goal == "min" else -1)
+        low = np.where(kept, own, np.inf).min(1, keepdims=True)
+        span = np.where(kept, own, -np.inf).max(1, keepdims=True) - low
+        apart += np.square(np.divide(own - low, span, out=np.zeros_like(own), where=np.isfinite(span) & (span > 0)))
+    found: Array = np.where(kept.any(1), np.where(kept, apart, np.inf).argmin(1), len(rows))
+    return found
 
 
 def _distance(row: Row, rows: Sequence[Row], objectives: Mapping[str, Goal]) -> float:
@@ -82,22 +142,12 @@ def _best(rows: Sequence[Row], metric: str, sign: str) -> str:
     return f"{_shown(row, metric, rows)} ({_name(row, rows)})"
 
 
-def _slower(rows: Sequence[Row]) -> list[str]:
-    """Quantized rows that take longer than float in the same build."""
-    timed = [(row, float(row["metrics"]["latency_ms"]["value"])) for row in rows if "latency_ms" in row["metrics"]]
-    floats = {row["build"]: time for row, time in timed if row["is_float"]}
-    notes = []
-    for row, own in timed:
-        base = floats.get(row["build"])
-        if base and own > SLOWER * base and not row["is_float"]:
-            notes.append(f"{_name(row, rows)} is slower than float here ({own / base:.2f}x)")
-    return notes
-
-
 def _name(row: Row, rows: Sequence[Row]) -> str:
     several = len({other["build"] for other in rows}) > 1
     return f"{row['scheme']}/{row['build']}" if several else str(row["scheme"])
 
 
 def _shown(row: Row, metric: str, rows: Sequence[Row]) -> str:
-    return phrase(metric, row["metrics"][metric], is_share(metric, rows))
+    measured = row["metrics"][metric]
+    text = phrase(metric, measured, is_share(metric, rows))
+    return f"emulated {text}" if is_emulated(metric, measured["unit"], row.get("emulated")) else text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -65,33 +66,40 @@ def bootstrap(
     return percentiles(resampled, float(reduce(contributions)), n, bounds)
 
 
-def t_interval(values: Sequence[float]) -> Interval | None:
+def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
     """The studentized interval of the mean of a few independent values (medians of rounds); None for a single one."""
     n = len(values)
     if n < 2:
         return None
-    mean, half = float(np.mean(values)), t_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    mean, half = float(np.mean(values)), t_quantile(n - 1, level) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return mean - half, mean + half
 
 
-def paired_difference(values: Sequence[float], references: Sequence[float]) -> tuple[float, Interval | None]:
+def paired_difference(
+    values: Sequence[float], references: Sequence[float], level: float = 0.95
+) -> tuple[float, Interval | None]:
     """The mean of value - reference, measured in the same rounds or on the same samples, and its interval."""
     differences = [value - reference for value, reference in zip(values, references, strict=True)]
-    return float(np.mean(differences)), t_interval(differences)
+    return float(np.mean(differences)), t_interval(differences, level)
 
 
-def paired_ratio(values: Sequence[float], references: Sequence[float]) -> tuple[float, Interval | None]:
+def paired_ratio(
+    values: Sequence[float], references: Sequence[float], level: float = 0.95
+) -> tuple[float, Interval | None]:
     """The geometric mean of value / reference over the same rounds, and its interval; all are positive."""
-    mean, interval = paired_difference(np.log(values).tolist(), np.log(references).tolist())
+    mean, interval = paired_difference(np.log(values).tolist(), np.log(references).tolist(), level)
     return math.exp(mean), (math.exp(interval[0]), math.exp(interval[1])) if interval else None
 
 
-def t_quantile(degrees: int) -> float:
-    """Student's t, 97.5 %, for whole degrees of freedom of at least 1."""
-    low, high = Z, 13.0  # 12.706 for one degree
+@cache
+def t_quantile(degrees: int, level: float = 0.95) -> float:
+    """How far Student's t strays from zero with this probability, for whole degrees of freedom of at least 1."""
+    low, high = 0.0, 1.0
+    while _within(high, degrees) < level:
+        low, high = high, 2 * high
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, degrees) < 0.95 else (low, middle)
+        low, high = (middle, high) if _within(middle, degrees) < level else (low, middle)
     return (low + high) / 2
 
 
@@ -106,6 +114,23 @@ def _within(t: float, degrees: int) -> float:
         term *= cosine * cosine * (k - 1) / k
         total += term
     return 2 / math.pi * (angle + sine * total) if odd else sine * total
+
+
+def mcnemar(values: Sequence[float], references: Sequence[float]) -> float:
+    """The probability of so uneven a change of two 0/1 scores of the same samples, were neither better: the mid-p of
+    the exact test on those samples alone in which they differ (Fagerland, Lydersen & Laake 2013, "The McNemar test for
+    binary matched-pairs data")."""
+    gained = sum(value > reference for value, reference in zip(values, references, strict=True))
+    lost = sum(value < reference for value, reference in zip(values, references, strict=True))
+    n, fewer = gained + lost, min(gained, lost)
+    if gained == lost:
+        return 1.0
+    chances = [math.exp(_log_choose(n, k) - n * math.log(2)) for k in range(fewer + 1)]
+    return 2 * sum(chances) - chances[-1]
+
+
+def _log_choose(n: int, k: int) -> float:
+    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
 
 
 def share_interval(contributions: Sequence[Any], value: float) -> Interval | None:

@@ -9,7 +9,30 @@ Row = Mapping[str, Any]  # as pareto_rows has them
 
 RATIO = "latency_ratio"
 EXACT_DB = 200  # sqnr's cap: the same to the last bit
+# what the clock of an emulator counts: nobody may take it for a device's
+EMULATED = {
+    "wall": "emulated: its times are the emulator's, not a device's",
+    "instructions": "emulated: its times count instructions, they are not a device's",
+}
+TIMES = ("ns", "us", "ms", "s", "Hz", "fps", "mW", "W", "mJ", "J")  # units of what takes time, and all by the second
 TITLES = {RATIO: "x float", "sqnr_db": "SQNR dB", "int8_nodes": "int8 nodes", "effective_bits": "bits"}
+
+
+def place(rows: Sequence[Row]) -> str:
+    """Where rows of one model and device were measured, and whether on an emulator."""
+    emulated = rows[0].get("emulated")
+    return f"{rows[0]['model']} on {rows[0]['device']}" + (f" ({EMULATED[emulated]})" if emulated else "")
+
+
+def is_emulated(metric: str, unit: str, emulated: str | None) -> bool:
+    """Whether a number comes from the clock of an emulator."""
+    is_timed = metric.startswith("latency") or unit in TIMES or unit.endswith("/s")
+    return bool(emulated) and is_timed
+
+
+def named(metric: str, unit: str, emulated: str | None) -> str:
+    """A metric's name, with a word before it where it comes from the clock of an emulator."""
+    return f"emulated {metric}" if is_emulated(metric, unit, emulated) else metric
 
 
 def is_share(metric: str, rows: Sequence[Row]) -> bool:
@@ -24,7 +47,9 @@ def heading(metric: str, rows: Sequence[Row]) -> str:
     if is_share(metric, rows):
         return f"{metric} %"
     name, _, unit = metric.rpartition("_")
-    return TITLES.get(metric) or (f"{name} {'MB' if unit == 'mb' else unit}" if unit in ("mb", "ms") else metric)
+    title = TITLES.get(metric) or (f"{name} {'MB' if unit == 'mb' else unit}" if unit in ("mb", "ms") else metric)
+    units = {(row["metrics"][metric]["unit"], row.get("emulated")) for row in rows if metric in row["metrics"]}
+    return f"emulated {title}" if any(is_emulated(metric, *each) for each in units) else title
 
 
 def cell(measured: Mapping[str, Any] | None, share: bool) -> str:

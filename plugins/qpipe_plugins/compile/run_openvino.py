@@ -23,10 +23,11 @@ class Model:
         manifest = json.loads((folder / "build.json").read_text(encoding="utf-8"))
         self.inputs, self.outputs = ([each["name"] for each in manifest[key]] for key in ("inputs", "outputs"))
         given = request["options"]
+        properties = dict(given["properties"])
+        if request.get("threads") is not None and given["device"] == "CPU":
+            self.threads = properties["INFERENCE_NUM_THREADS"] = request["threads"]
         try:
-            self.compiled = openvino.Core().compile_model(
-                str(folder / request["model"]), given["device"], given["properties"]
-            )
+            self.compiled = openvino.Core().compile_model(str(folder / request["model"]), given["device"], properties)
         except RuntimeError as error:
             raise ValueError(_said(str(error))) from error
         self.request = self.compiled.create_infer_request()

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 import qpipe
-from qpipe.amounts import Count, Seconds, Wait
-from qpipe.compare.statistics import paired_ratio
-from qpipe_plugins.measure.rounds import Journal, interval
+from qpipe.amounts import Core, Count, Seconds, Share, Threads, Wait
+from qpipe.compare.rounds import FEWEST, looks
+from qpipe_plugins.measure.conditions import round_options
+from qpipe_plugins.measure.interleaved import Interleaved
+from qpipe_plugins.measure.rounds import Journal
+from qpipe_plugins.measure.sustained import sustained
+from qpipe_plugins.measure.timed import is_precise, measurements
 
-ENOUGH_FOR_P99 = 299  # fewer values bound no 99th percentile: 0.99^299 < 0.05
-Rounds = Sequence[qpipe.Round]
 METRICS = (
-    "latency_ms", "latency_p90_ms", "latency_p99_ms", "latency_min_ms", "load_ms", "first_ms", "latency_ratio"
+    "latency_ms", "latency_p90_ms", "latency_p99_ms", "latency_min_ms", "throughput", "load_ms", "first_ms",
+    "latency_ratio", "sustained_ms",
 )  # fmt: skip
 
 
@@ -28,116 +28,63 @@ def latency(
     workdir: Path,
     progress: qpipe.Progress,
     *,
-    rounds: Count = 10,
-    values: Count = 30,
+    rounds: Count = 16,
+    values: Count = 50,
     warmup_s: Wait = 0.3,
     round_s: Seconds = 5,
+    precision: Share = 0.01,
+    budget_s: Seconds = 300,
+    threads: Threads | None = None,
+    batch: Count = 1,
+    affinity: Sequence[Core] | None = None,
+    governor: str | None = None,
+    cool_to_c: float | None = None,
+    max_load: Share = 0.25,
+    sustained_s: Wait = 0,
 ) -> list[qpipe.Measurement]:
     """Time every deployed build in turn, each round of each in a fresh process; medians, tails, and the ratio to float.
 
-    `values` inferences a round, fewer where they would exceed `round_s` seconds. Intervals are over rounds. A build
-    that fails drops out, and the others go on. Cost: builds x rounds x (start + warmup + values).
+    `values` inferences a round, fewer where they would exceed `round_s` seconds. It ends after 6, 10, 16, 26, ...
+    rounds, once the interval of every build's median is within `precision` of it (0: never), or after `rounds`, or,
+    from 6 rounds on, when `budget_s` seconds are over. Intervals are over rounds. A build that fails drops out, and the
+    others go on. Cost: builds x rounds x (start + warmup + values).
+
+    `threads` of one inference, else those of the build; `batch` samples in each, where its batch axis is free; on the
+    cores of `affinity` alone. `governor` is set for each round and put back after it, where this user may. `cool_to_c`:
+    no round starts while the CPU is hotter, for ten minutes at most. A round counts as disturbed, and does not count,
+    where the device throttled, its clocks were changed, or others took more than `max_load` of those cores.
+    `sustained_s` seconds of load without a pause follow for each build: sustained_ms.
     """
-    failures: dict[str, str] = {}
-    taken: list[dict[str, qpipe.Round]] = []
-    journal = Journal(workdir / "rounds.jsonl", {"values": values, "warmup_s": warmup_s, "round_s": round_s})
-
-    def once(each: qpipe.Deployed) -> qpipe.Round:
-        return device.round(each.stored, device_samples[each.name], warmup_s=warmup_s, values=values, budget_s=round_s)
-
-    for number, order in enumerate(turns(deployments.present, rounds)):
-        running = [each for each in order if each.name not in failures]
-        kept = journal.read(number, {each.name: each.stored.digest for each in running})
-        taken.append(kept or {})
-        for done, each in enumerate(running if kept is None else []):
-            result = _timed(once, each, device)
-            if isinstance(result, str):
-                failures[each.name] = result
-            else:
-                taken[-1][each.name] = result
-                journal.append(each.name, each.stored.digest, number, result)
-            progress(number * len(order) + done + 1, rounds * len(order), "rounds")
-        progress((number + 1) * len(order), rounds * len(order), "rounds")  # also of those read back or dropped
-    survivors = [each for each in deployments.present if each.name not in failures]
-    if not survivors:
-        reasons = "; ".join(failures.values()) or "none was deployed"
-        raise qpipe.StageError(f"latency: no build ran: {reasons}")
-    measured = {each.name: [each_round[each.name] for each_round in taken] for each in survivors}
-    found = [measurement for each in survivors for measurement in _measurements(each, measured, survivors)]
-    if failures:
-        all_of = len(deployments.present)
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
-        raise qpipe.IncompleteError(f"latency: {len(failures)} of {all_of} builds did not run: {reasons}", found)
-    return found
+    options = round_options(threads, batch, affinity, governor, cool_to_c, max_load)
+    asked = {"warmup_s": warmup_s, "values": values, "budget_s": round_s, "options": options}
+    journal = Journal(workdir / "rounds.jsonl", asked)
+    timing = Interleaved("latency", deployments.present, device, device_samples, journal, asked)
+    stopped = _time(timing, rounds, precision, budget_s, progress)
+    found = []
+    for each in timing.running:
+        own, floats = timing.taken[each.name], timing.taken.get(float_of(each, timing.running))
+        told = measurements(own, floats, stopped, precision, looked=bool(precision))
+        if sustained_s:
+            told.append(sustained(timing.once(each, sustained_s=sustained_s), told[0].value))
+        found += [replace(one, deployed=each.name) for one in told]
+    return timing.complete(found)
 
 
-def turns(builds: Sequence[qpipe.Deployed], rounds: int) -> list[Sequence[qpipe.Deployed]]:
-    """Whose turn it is in each round: all, from a random start, every other round backwards (ABBA)."""
-    start = int(np.random.default_rng().integers(max(1, len(builds))))
-    order = [*builds[start:], *builds[:start]]
-    return [order if number % 2 == 0 else order[::-1] for number in range(rounds)]
+def _time(timing: Interleaved, rounds: int, precision: float, budget_s: float, progress: qpipe.Progress) -> str:
+    """Take rounds until all are precise, or the budget is over, or there are enough; says which."""
+    planned = looks(rounds - 1) if precision else []
+    for count in timing.take(rounds, progress):
+        if count in planned and all(is_precise(timing.taken[each.name], precision) for each in timing.running):
+            return "precision"
+        if FEWEST <= count < rounds and timing.journal.seconds > budget_s:
+            return "budget"
+    return "rounds"
 
 
-def _timed(
-    once: Callable[[qpipe.Deployed], qpipe.Round], deployed: qpipe.Deployed, device: qpipe.Device
-) -> qpipe.Round | str:
-    """A round of a build, or why there is none. The first failure may have been the line's: it gets a second try."""
-    reason = ""
-    for _ in range(2):
-        try:
-            return once(deployed)
-        except qpipe.DeviceError as error:
-            reason = str(error)
-            device.capabilities()  # raises where it is the device that failed, not the build
-    return reason
-
-
-def _measurements(
-    deployed: qpipe.Deployed, measured: Mapping[str, Rounds], all_deployed: Sequence[qpipe.Deployed]
-) -> list[qpipe.Measurement]:
-    """All numbers of one build."""
-    rounds = measured[deployed.name]
-    by_round = [list(each.values_ms) for each in rounds]
-    pooled = sorted(value for values in by_round for value in values)
-    medians = [statistics.median(values) for values in by_round]
-    found = [
-        _one("latency_ms", statistics.median(pooled), medians, by_round),
-        _one("latency_p90_ms", _percentile(pooled, 0.90), [_percentile(sorted(each), 0.90) for each in by_round]),
-        _one("latency_min_ms", pooled[0]),
-        _one("load_ms", *_median_of([each.load_ms for each in rounds])),
-        _one("first_ms", *_median_of([each.first_ms for each in rounds])),
-    ]
-    if len(pooled) >= ENOUGH_FOR_P99:
-        found.append(_one("latency_p99_ms", _percentile(pooled, 0.99)))
-    reference = float_of(deployed, all_deployed)
-    if reference and not deployed.is_float:
-        floats = [statistics.median(each.values_ms) for each in measured[reference.name]]
-        ratio, over_rounds = paired_ratio(medians, floats)
-        low, high = over_rounds or (None, None)
-        found.append(qpipe.Measurement("latency_ratio", ratio, "", low, high, len(medians)))
-    return [qpipe.Measurement(**{**vars(each), "deployed": deployed.name}) for each in found]
-
-
-def float_of(deployed: qpipe.Deployed, among: Sequence[qpipe.Deployed]) -> qpipe.Deployed | None:
-    """The float reference of a build's model, made by the same compile stage where there is one."""
+def float_of(deployed: qpipe.Deployed, among: Sequence[qpipe.Deployed]) -> str:
+    """The name of another build that is float, of the same model and of the same compile stage where there is one; none
+    for a float."""
     model, _, rest = deployed.name.partition("/")
-    floats = [each for each in among if each.is_float and each.name.partition("/")[0] == model]
-    same = [each for each in floats if each.name.rpartition("/")[2] == rest.rpartition("/")[2]]
-    return next(iter(same or floats), None)
-
-
-def _one(
-    metric: str, value: float, over_rounds: Sequence[float] = (), raw: Sequence[Sequence[float]] = ()
-) -> qpipe.Measurement:
-    """One number in ms, with its interval where each round gave that number, too."""
-    low, high = interval(value, over_rounds) or (None, None)
-    return qpipe.Measurement(metric, value, "ms", low, high, max(1, len(over_rounds)), rounds=raw)
-
-
-def _median_of(values: Sequence[float]) -> tuple[float, Sequence[float]]:
-    return statistics.median(values), values
-
-
-def _percentile(ordered: Sequence[float], share: float) -> float:
-    """The smallest value that at least this share of them does not exceed (nearest rank)."""
-    return ordered[math.ceil(share * len(ordered)) - 1]
+    floats = [each.name for each in among if each.is_float and each.name.partition("/")[0] == model]
+    same = [name for name in floats if name.rpartition("/")[2] == rest.rpartition("/")[2]]
+    return "" if deployed.is_float else next(iter(same or floats), "")

@@ -9,6 +9,8 @@ import qpipe
 from qpipe.amounts import Count
 from qpipe_plugins.measure.rounds import interval
 
+METRICS = ("memory_mb", "memory_above_runtime_mb", "memory_load_mb", "memory_run_mb")
+
 
 def memory(
     deployed: qpipe.Deployed,
@@ -19,20 +21,23 @@ def memory(
     rounds: Count = 3,
     values: Count = 5,
 ) -> list[qpipe.Measurement]:
-    """Peak resident memory of a process that runs the build, and how much of it is not the bare runtime's.
+    """Peak resident memory of a process that runs the build, of loading it and of running it told apart.
 
-    Medians over `rounds` fresh processes of `values` inferences, in MB (10^6 bytes). The peak is the kernel's (VmHWM).
+    memory_mb is the whole peak, memory_above_runtime_mb what of it is not the bare runtime's; memory_load_mb the peak
+    until the model is loaded, memory_run_mb that after it, where runner and kernel tell. Medians over `rounds` fresh
+    processes of `values` inferences, in MB (10^6 bytes). The peak is the kernel's (VmHWM).
     """
-    peaks, above = [], []
+    taken = []
     for index in range(rounds):
-        taken = device.round(deployed.stored, device_samples, warmup_s=0, values=values, budget_s=10)
-        peaks.append(taken.peak_mb)
-        above.append(taken.peak_mb - taken.runtime_mb)
+        taken.append(device.round(deployed.stored, device_samples, warmup_s=0, values=values, budget_s=10))
         progress(index + 1, rounds, "rounds")
-    return [
-        _measurement("memory_mb", peaks, deployed.name),
-        _measurement("memory_above_runtime_mb", above, deployed.name),
-    ]
+    found = {
+        "memory_mb": [each.peak_mb for each in taken],
+        "memory_above_runtime_mb": [each.peak_mb - each.runtime_mb for each in taken],
+        "memory_load_mb": [each.load_peak_mb for each in taken if each.load_peak_mb is not None],
+        "memory_run_mb": [each.run_peak_mb for each in taken if each.run_peak_mb is not None],
+    }
+    return [_measurement(metric, peaks, deployed.name) for metric, peaks in found.items() if peaks]
 
 
 def _measurement(metric: str, values: Sequence[float], deployed: str) -> qpipe.Measurement:

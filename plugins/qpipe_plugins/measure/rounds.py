@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import qpipe
-from qpipe.compare.statistics import Interval, t_quantile
+from qpipe.compare.rounds import sectioned
+from qpipe.compare.statistics import Interval
 
 FRESH_S = 3600.0  # older rounds are measured again: heat and load were other ones
 PAUSE_S = 300.0  # a longer one between two builds of a round, and they were not measured under the same heat and load
@@ -24,8 +24,10 @@ class Journal:
     """A file of one round of one build a line. A round is read back where it is whole, or else all of it is taken anew:
     builds are compared round by round, and a failed build that is back must not meet what others took long before."""
 
-    def __init__(self, path: Path, options: Mapping[str, float]) -> None:
-        self.path, self.options = path, dict(options)
+    def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
+        self.path, self.options = path, json.loads(json.dumps(options))  # as they are read back
+        self.seconds = 0.0  # what the rounds read and written took
+        self._since = time.monotonic()
 
     def read(self, number: int, digests: Mapping[str, str]) -> dict[str, qpipe.Round] | None:
         """A round of all these builds {name: digest}; None where one lacks it, it is old, or it was taken in parts."""
@@ -39,6 +41,7 @@ class Journal:
         at_once = all(after - before < PAUSE_S for before, after in pairwise(times))
         if last.keys() != digests.keys() or not at_once:
             return None
+        self.seconds += sum(entry.get("seconds", 0.0) for entry in last.values())
         return {name: qpipe.Round(**entry["result"]) for name, entry in last.items()}
 
     def _entries(self) -> Iterator[dict[str, Any]]:
@@ -50,9 +53,11 @@ class Journal:
                 yield json.loads(line)
 
     def append(self, name: str, digest: str, number: int, result: qpipe.Round) -> None:
-        """Keep a round; it is on disk when this returns."""
+        """Keep a round; it is on disk when this returns. It took the time since the one before."""
+        now, before = time.monotonic(), self._since
+        self._since, self.seconds = now, self.seconds + now - before
         of = {"name": name, "digest": digest, "options": self.options}
-        entry = {**of, "round": number, "at": time.time(), "result": asdict(result)}
+        entry = {**of, "round": number, "at": time.time(), "seconds": now - before, "result": asdict(result)}
         with self.path.open("a+b") as file:
             if file.tell() and not self._ends_with_newline():
                 file.write(b"\n")  # the line before was cut
@@ -67,12 +72,5 @@ class Journal:
 
 
 def interval(value: float, by_round: Sequence[float]) -> Interval | None:
-    """The studentized interval of a value over all rounds (pooled median, percentile), from the same number of each
-    round; None for a single round. Sectioning: the spread is about the value itself, which so never lies outside
-    (Nakayama 2014, "Confidence intervals for quantiles using sectioning when applying variance-reduction techniques").
-    """
-    n = len(by_round)
-    if n < 2:
-        return None
-    half = t_quantile(n - 1) * math.sqrt(sum((each - value) ** 2 for each in by_round) / (n - 1) / n)
-    return value - half, value + half
+    """The interval of a value over all rounds (a median), from the same number of each; None for a single round."""
+    return sectioned(value, by_round)

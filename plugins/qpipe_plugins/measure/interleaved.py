@@ -1,0 +1,88 @@
+"""Rounds of all builds of a device in turn, so that drift and heat fall on all alike; a build that fails drops out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+import qpipe
+from qpipe_plugins.measure.rounds import Journal
+
+
+class Interleaved:
+    """The rounds that each build has by now; `asked` are the keywords of Device.round. `what` begins its errors."""
+
+    def __init__(
+        self,
+        what: str,
+        builds: Sequence[qpipe.Deployed],
+        device: qpipe.Device,
+        device_samples: Mapping[str, qpipe.Stored],
+        journal: Journal,
+        asked: Mapping[str, Any],
+    ) -> None:
+        self.what, self.builds, self.device, self.device_samples = what, builds, device, device_samples
+        self.journal, self.asked = journal, asked
+        self.taken: dict[str, list[qpipe.Round]] = {each.name: [] for each in builds}
+        self.failures: dict[str, str] = {}
+
+    @property
+    def running(self) -> list[qpipe.Deployed]:
+        """Those that did not fail."""
+        return [each for each in self.builds if each.name not in self.failures]
+
+    def take(self, rounds: int, progress: qpipe.Progress) -> Iterator[int]:
+        """Take so many rounds, and give their number after each. StageError once no build is left."""
+        whole = rounds * len(self.builds)
+        for number, order in enumerate(turns(self.builds, rounds)):
+            running = [each for each in order if each.name not in self.failures]
+            kept = self.journal.read(number, {each.name: each.stored.digest for each in running})
+            for done, each in enumerate(running):
+                if kept:
+                    self.taken[each.name].append(kept[each.name])
+                else:
+                    self._take_one(each, number)
+                progress(number * len(order) + done + 1, whole, "rounds")
+            progress((number + 1) * len(order), whole, "rounds")  # also of those that dropped out
+            if not self.running:
+                reasons = "; ".join(dict.fromkeys(self.failures.values())) or "none was deployed"
+                raise qpipe.StageError(f"{self.what}: no build ran: {reasons}")
+            yield number + 1
+
+    def once(self, each: qpipe.Deployed, **more: Any) -> qpipe.Round:
+        """A round of a build, with more options than all others have."""
+        options = {**self.asked["options"], **more}
+        return self.device.round(each.stored, self.device_samples[each.name], **{**self.asked, "options": options})
+
+    def complete(self, found: Sequence[qpipe.Measurement]) -> list[qpipe.Measurement]:
+        """What was found, where every build ran; IncompleteError with it where some did not."""
+        if self.failures:
+            reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
+            few = f"{len(self.failures)} of {len(self.builds)} builds did not run"
+            raise qpipe.IncompleteError(f"{self.what}: {few}: {reasons}", found)
+        return list(found)
+
+    def _take_one(self, each: qpipe.Deployed, number: int) -> None:
+        """The first failure may have been the line's: it gets a second try, unless what was asked for is wrong."""
+        for _ in range(2):
+            try:
+                result = self.once(each)
+            except qpipe.DeviceError as error:
+                self.failures[each.name] = str(error)
+                self.device.capabilities()  # raises where it is the device that failed, not the build
+                if error.failure == "configuration":
+                    return
+            else:
+                self.failures.pop(each.name, None)
+                self.taken[each.name].append(result)
+                self.journal.append(each.name, each.stored.digest, number, result)
+                return
+
+
+def turns(builds: Sequence[qpipe.Deployed], rounds: int) -> list[Sequence[qpipe.Deployed]]:
+    """Whose turn it is in each round: all, from a random start, every other round backwards (ABBA)."""
+    start = int(np.random.default_rng().integers(max(1, len(builds))))
+    order = [*builds[start:], *builds[:start]]
+    return [order if number % 2 == 0 else order[::-1] for number in range(rounds)]
