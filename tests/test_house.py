@@ -108,12 +108,12 @@ def test_every_recipe_is_one_and_its_stages_exist(name: str) -> None:
 
 
 def test_only_the_ssh_driver_knows_paramiko() -> None:
-    assert all(place.startswith("devices/qpipe_devices/ssh") for place in importers("paramiko"))
+    assert all(place.startswith("devices/qpipe_devices/over_ssh/") for place in importers("paramiko"))
 
 
-def test_only_the_store_knows_sqlite() -> None:
-    assert importers("sqlite_utils") == ["pipeline/qpipe/store.py"]
-    assert set(importers("sqlite3")) <= {"pipeline/qpipe/store.py", "pipeline/qpipe/merge.py"}
+def test_only_the_database_knows_sqlite_utils() -> None:
+    assert importers("sqlite_utils") == ["pipeline/qpipe/database.py"]
+    assert set(importers("sqlite3")) <= {"pipeline/qpipe/database.py", "pipeline/qpipe/merge.py"}
 
 
 def test_only_the_command_line_prints() -> None:

@@ -10,13 +10,15 @@ import threading
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from qpipe.errors import DeviceError
-from qpipe.types import Array, Capabilities, Finding, Hold, Placement, Progress, Round, Stored, Transport
-from qpipe_devices import package, provision, readiness
+from qpipe.types import Array, Capabilities, Hold, Placement, Progress, Round, Stored, Transport
+from qpipe_devices import package
 from qpipe_devices.conversation import Conversation
+from qpipe_devices.host_meter import metered
 from qpipe_devices.patience import ConnectionLostError, Patience
 
 ATTEMPTS = 3  # a file that arrives damaged so often says that something is broken
@@ -105,7 +107,12 @@ class Link:
         wanted = {"values": values, "warmup_s": warmup_s, "budget_s": budget_s, "deadline_s": self.deadline_s}
         seconds = 3 * self.deadline_s + budget_s + longer(options)
         asked = {**options, **({"sysfs": self.sysfs} if self.sysfs else {})}
-        answer = self._journalled("round", seconds, build=build.path, samples=samples.path, options=asked, **wanted)
+        take = partial(self._journalled, "round", seconds, build=build.path, samples=samples.path, **wanted)
+        if options.get("energy", {}).get("command_on") == "host":
+            energy = asked.pop("energy")
+            answer = metered(self.name, energy, partial(take, options=asked), self._clock)
+        else:
+            answer = take(options=asked)
         fields = {key: answer[key] for key in Round.__dataclass_fields__ if key != "values_ms" and key in answer}
         return Round([value / 1e6 for value in answer["values_ns"]], **fields)
 
@@ -131,14 +138,6 @@ class Link:
         """Remove what was stored on the device; the bytes that this freed, or would."""
         what = {"older_than_s": older_than_s, "keep_bytes": keep_bytes, "dry_run": dry_run, "runtime": runtime}
         return int(self._ask("clean", HASHING_S, what=what)["bytes"])
-
-    def check(self) -> Iterator[Finding]:
-        """How ready it is, line by line, whatever it lacks."""
-        return readiness.check(self)
-
-    def setup(self, *, wheels: Path | None, runtime: str | None, system_runtime: bool) -> Iterator[Finding]:
-        """Bring numpy and a runtime there, unless it has them, and prove them."""
-        return provision.setup(self, wheels=wheels, runtime=runtime, system_runtime=system_runtime)
 
     def hold(self, seconds: float, reason: str = "") -> Hold:
         """Keep all runs off the device for so long; BusyError where a run is at it, or somebody else holds it."""
@@ -190,6 +189,10 @@ class Link:
         except ConnectionLostError:
             self._disconnect()
             raise
+
+    def _clock(self) -> int:
+        """The device's monotonic clock, in ns."""
+        return int(self._ask("clock", 60)["now_ns"])
 
     def _journalled(self, do: str, seconds: float, **fields: Any) -> dict[str, Any]:
         """Asked for under a key of its own: what the device finished while the line was lost is not done again."""

@@ -16,7 +16,7 @@ from qpipe.amounts import Seconds
 from qpipe.errors import DeviceError, Failure
 from qpipe.types import Device, Process, Progress
 from qpipe_devices.agent import failures
-from qpipe_devices.link import Link
+from qpipe_devices.board import Board
 
 FOLDER = Path("~/.cache/qpipe/device")
 
@@ -39,7 +39,7 @@ def local(
     """
     own = str((folder or FOLDER).expanduser().absolute())
     transport = LocalTransport(name)
-    return Link(
+    return Board(
         name, transport, python=python or sys.executable, folder=own, deadline_s=deadline_s, spare_mb=spare_mb,
         shares_host=True, lock=lock, sysfs=sysfs,
     )  # fmt: skip

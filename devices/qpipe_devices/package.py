@@ -11,8 +11,8 @@ import zipfile
 from pathlib import Path
 
 import qpipe.preprocess
-from qpipe_devices import bare
 from qpipe_devices.agent import wire
+from qpipe_devices.setup import bare
 
 OLDEST_PYTHON = (3, 8)
 START = """\

@@ -231,7 +231,7 @@ class Device(Protocol):
 
         `options` are what else is asked of the round, each left out where it is not: threads, batch, affinity (cores),
         governor, max_load (share of the cores that others may take), cool_to_c and cool_s, sustained_s, energy
-        (source, rails, command, unit, period_s, idle_s, updates).
+        (source, rails, command, command_on: device or host, unit, period_s, idle_s, updates).
         """
         ...
 

@@ -86,7 +86,7 @@ def test_little_space_is_a_warning_and_none_is_bad(bare_python, tmp_path):
 
 def test_a_clock_that_is_an_hour_ahead_is_a_warning(bare, monkeypatch):
     now = time.time
-    monkeypatch.setattr("qpipe_devices.readiness.time.time", lambda: now() - 3600)
+    monkeypatch.setattr("qpipe_devices.setup.readiness.time.time", lambda: now() - 3600)
     clock = by_what(bare.check())["clock"]
     assert clock.state == "warning"
     assert clock.said == "3600 s ahead of the host's; set it, as by NTP"

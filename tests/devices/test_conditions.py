@@ -98,7 +98,7 @@ def test_a_round_during_which_others_kept_the_cores_busy_is_invalid(board):
     boards.write(board.root, {"proc/stat": f"cpu{core} 0 0 0 5000 0 0 0 0 0 0"})
     busy = {"proc/stat": f"cpu{core} 1000 0 0 5000 0 0 0 0 0 0"}  # for some seconds, it says, in this short one
     taken = board.round(busy, seconds=0.3, affinity=[core], max_load=0.3)
-    assert taken.invalid == f"load: other processes took more than 30% of core {core}"
+    assert taken.invalid == f"load: other processes took more than 30 % of core {core}"
     assert taken.environment["others"] > 1
     quiet = board.round(busy, seconds=0.3, affinity=[core], max_load=0.3)
     assert (quiet.invalid, quiet.environment["others"]) == (None, 0)

@@ -9,8 +9,8 @@ import pytest
 
 from qpipe.target import platform_of
 from qpipe.types import Capabilities
-from qpipe_devices import bare
 from qpipe_devices.agent import machine
+from qpipe_devices.setup import bare
 
 
 @pytest.fixture

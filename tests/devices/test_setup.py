@@ -12,8 +12,9 @@ import pytest
 from bare_board import bring, set_up, write_wheel
 
 import qpipe
-from qpipe_devices import local, proof, ssh
-from qpipe_devices.wheels import fetch, platform_tags
+from qpipe_devices import local, ssh
+from qpipe_devices.setup import proof
+from qpipe_devices.setup.wheels import fetch, platform_tags
 from small_build import nothing
 
 ARMV7 = {"python": "3.11.2", "abi": "cp311", "arch": "armv7l", "libc": "glibc", "libc_version": "2.36"}

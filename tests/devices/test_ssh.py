@@ -15,8 +15,8 @@ from paramiko import ssh_exception
 
 import qpipe
 from qpipe_devices import ssh
-from qpipe_devices.ssh_errors import mapped
-from qpipe_devices.ssh_login import login
+from qpipe_devices.over_ssh.errors import mapped
+from qpipe_devices.over_ssh.login import login
 from small_build import nothing
 
 
@@ -195,7 +195,7 @@ def test_a_file_that_cannot_be_written_says_why(options, tmp_path):
     with pytest.raises(qpipe.DeviceError, match=r"was not transferred: .*No such file or directory$"):
         device.transport.get(str(tmp_path / "none"), tmp_path / "back")
     device.close()
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("back")] == [], "nothing half-written stays"
+    assert not list(tmp_path.glob("back*")), "nothing half-written stays"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

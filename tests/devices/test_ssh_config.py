@@ -12,7 +12,7 @@ import pytest
 from test_ssh import lets_in, new_key, refused
 from test_ssh_host_keys import line
 
-from qpipe_devices.ssh_login import Login, address, login
+from qpipe_devices.over_ssh.login import Login, address, login
 
 
 @pytest.fixture

@@ -17,8 +17,9 @@ import pytest
 from test_nothing_left_running import running, wait_until
 
 import qpipe
-from qpipe_devices import ssh, ssh_transport
-from qpipe_devices.deadlines import Watch, within
+from qpipe_devices import ssh
+from qpipe_devices.over_ssh import transport as ssh_transport
+from qpipe_devices.over_ssh.deadlines import Watch, within
 
 needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 
@@ -124,6 +125,7 @@ def test_a_download_from_a_board_that_stops_reading_its_disk_stops(device, tmp_p
     os.mkfifo(tmp_path / "never")
     with within_seconds(5):
         assert failure(device.transport.get, str(tmp_path / "never"), tmp_path / "back")[0] == "timeout"
+    assert not running(str(tmp_path / "never"))
 
 
 def test_a_transfer_that_crawls_stops(device, tmp_path, monkeypatch):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_ssh import lets_in, new_key, refused
 
-from qpipe_devices.known_hosts import look_up, pin
+from qpipe_devices.over_ssh.known_hosts import look_up, pin
 
 
 def line(key: Path, name: str, marker: str = "") -> str:

@@ -120,7 +120,8 @@ def test_a_misspelt_hook_is_told_with_all_there_are() -> None:
     with pytest.raises(PluginError) as error:
         Registry().add(misspelt, "misspelt", "d", "1")
     assert str(error.value) == (
-        "plugin 'misspelt': unknown hook 'register_stage'; there is register_stages, register_devices, register_power, step_finished"
+        "plugin 'misspelt': unknown hook 'register_stage'; "
+        "there is register_stages, register_devices, register_power, step_finished"
     )
 
 

@@ -82,6 +82,7 @@ class Agent:
     def _answer(self, request: Fields) -> None:
         verbs: Mapping[str, Callable[[Fields], Fields]] = {
             "capabilities": lambda _: machine.capabilities(),
+            "clock": lambda _: {"now_ns": time.monotonic_ns()},
             "missing": lambda asked: {"missing": self.shelf.missing(asked["files"]), "free": self.shelf.free()},
             "take": lambda asked: {"taken": self.shelf.take(asked["digest"])},
             "folder": lambda asked: {"path": str(self.shelf.folder(asked["digest"], asked["files"]))},

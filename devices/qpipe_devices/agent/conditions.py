@@ -70,7 +70,7 @@ class Conditions:
             self.told_so_far["others"] = round(others, 3)
             most = float(self.options.get("max_load", OTHERS))
             if others > most:
-                self.reasons.append(f"load: other processes took more than {most:.0%} of {_shown(cores)}")
+                self.reasons.append(f"load: other processes took more than {100 * most:.0f} % of {_shown(cores)}")
 
     def told(self, timed: Mapping[str, Any]) -> Dict[str, Any]:  # noqa: UP006
         """What the host gets: what the runner said, whether the round is to be believed, and what was seen."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from qpipe.amounts import Port, Seconds
 from qpipe.types import Device, Introduction
-from qpipe_devices.link import Link
+from qpipe_devices.board import Board
 
 
 def ssh(
@@ -44,14 +44,14 @@ def ssh(
     alike, whatever their user and folder: they have it one at a time. `sysfs` is the folder there that holds its sys
     and proc, / unless given.
     """
-    from qpipe_devices.ssh_login import login  # they import paramiko
-    from qpipe_devices.ssh_transport import SshTransport
+    from qpipe_devices.over_ssh.login import login  # they import paramiko
+    from qpipe_devices.over_ssh.transport import SshTransport
 
     find = partial(
         login, host, user=user, port=port, key=key, passphrase=passphrase, hosts_file=known_hosts, jump=jump,
         timeout=connect_timeout,
     )  # fmt: skip
-    return Link(
+    return Board(
         name, SshTransport(name, find, silence_s), python=python, folder=folder, deadline_s=deadline_s,
         silence_s=silence_s, spare_mb=spare_mb, lock=lock, sysfs=sysfs,
     )  # fmt: skip
@@ -59,8 +59,8 @@ def ssh(
 
 def enrol(name: str, address: str | None, options: Mapping[str, Any], folder: Path) -> Introduction:
     """What a board shows as its host key: that of a new one by its address, or of one in the inventory."""
-    from qpipe_devices import ssh_enrol  # it imports paramiko
+    from qpipe_devices.over_ssh import enrolment  # it imports paramiko
 
     if address is None:
-        return ssh_enrol.again(name, options)
-    return ssh_enrol.new(name, address, options, folder)
+        return enrolment.again(name, options)
+    return enrolment.new(name, address, options, folder)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qpipe.errors import DeviceError
 from qpipe.types import Finding
-from qpipe_devices.asking import LOOKING_S, NoPythonError, ask
-from qpipe_devices.wheels import described
-
-if TYPE_CHECKING:
-    from qpipe_devices.link import Link
+from qpipe_devices.link import Link
+from qpipe_devices.setup.asking import LOOKING_S, NoPythonError, ask
+from qpipe_devices.setup.wheels import described
 
 SKEWED_S = 60.0
 LOW_MB = 200.0

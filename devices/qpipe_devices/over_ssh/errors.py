@@ -17,7 +17,7 @@ from paramiko.ssh_exception import (
 )
 
 from qpipe.errors import DeviceError, Failure
-from qpipe_devices.ssh_login import Login
+from qpipe_devices.over_ssh.login import Login
 
 # paramiko logs what it also raises, and without this line Python prints it
 logging.getLogger("paramiko").addHandler(logging.NullHandler())

@@ -11,7 +11,8 @@ from pathlib import Path
 from paramiko import SSHConfigDict
 from paramiko.ssh_exception import ConfigParseError
 
-from qpipe_devices import known_hosts, ssh_config
+from qpipe_devices.over_ssh import config as ssh_config
+from qpipe_devices.over_ssh import known_hosts
 
 DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa")
 USER_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")

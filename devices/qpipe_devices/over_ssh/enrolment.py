@@ -13,11 +13,11 @@ from typing import Any
 
 from qpipe.errors import DeviceError
 from qpipe.types import Introduction
-from qpipe_devices import known_hosts
-from qpipe_devices.known_hosts import HostKey
-from qpipe_devices.ssh_connection import Connection
-from qpipe_devices.ssh_errors import configured
-from qpipe_devices.ssh_login import Login, address, login
+from qpipe_devices.over_ssh import known_hosts
+from qpipe_devices.over_ssh.connection import Connection
+from qpipe_devices.over_ssh.errors import configured
+from qpipe_devices.over_ssh.known_hosts import HostKey
+from qpipe_devices.over_ssh.login import Login, address, login
 
 PINS = "known_hosts"
 

@@ -6,14 +6,13 @@ import contextlib
 import json
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qpipe.errors import DeviceError
 from qpipe.types import Process
-from qpipe_devices import bare, package
-
-if TYPE_CHECKING:
-    from qpipe_devices.link import Link
+from qpipe_devices import package
+from qpipe_devices.link import Link
+from qpipe_devices.setup import bare
 
 LOST = "the connection was lost; run again to continue"
 LOOKING_S = 300.0  # three imports from a cold card

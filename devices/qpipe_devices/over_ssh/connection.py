@@ -11,11 +11,12 @@ from typing import Protocol, TypeVar
 from paramiko import Channel, Transport
 
 from qpipe.errors import DeviceError
-from qpipe_devices import known_hosts, ssh_keys
-from qpipe_devices.deadlines import within
-from qpipe_devices.known_hosts import HostKey
-from qpipe_devices.ssh_errors import mapped
-from qpipe_devices.ssh_login import Login
+from qpipe_devices.over_ssh import keys as ssh_keys
+from qpipe_devices.over_ssh import known_hosts
+from qpipe_devices.over_ssh.deadlines import within
+from qpipe_devices.over_ssh.errors import mapped
+from qpipe_devices.over_ssh.known_hosts import HostKey
+from qpipe_devices.over_ssh.login import Login
 
 KEEPALIVE_S = 15
 RSA = ("rsa-sha2-512", "rsa-sha2-256")  # what a key of type ssh-rsa signs with

@@ -11,7 +11,7 @@ from pathlib import Path
 from paramiko import Agent, ECDSAKey, Ed25519Key, PKey, RSAKey, Transport
 from paramiko.ssh_exception import AuthenticationException, PasswordRequiredException, SSHException
 
-from qpipe_devices.ssh_login import Login
+from qpipe_devices.over_ssh.login import Login
 
 
 def log_in(transport: Transport, login: Login) -> None:

@@ -8,16 +8,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from qpipe.errors import BusyError, DeviceError
 from qpipe.types import Finding
-from qpipe_devices import proof, readiness
-from qpipe_devices.asking import LOOKING_S, ask
-from qpipe_devices.wheels import Wheel, check_requirement, described, fetch
-
-if TYPE_CHECKING:
-    from qpipe_devices.link import Link
+from qpipe_devices.link import Link
+from qpipe_devices.setup import proof, readiness
+from qpipe_devices.setup.asking import LOOKING_S, ask
+from qpipe_devices.setup.wheels import Wheel, check_requirement, described, fetch
 
 ATTEMPTS = 3  # a wheel that arrives damaged so often says that something is broken
 INSTALLING_S = 900.0  # 150 MB unpacked onto a slow card

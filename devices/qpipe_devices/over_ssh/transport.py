@@ -15,15 +15,15 @@ from paramiko.ssh_exception import SSHException
 
 from qpipe.errors import DeviceError, Failure
 from qpipe.types import Progress
-from qpipe_devices.deadlines import Watch
-from qpipe_devices.ssh_connection import Connection
-from qpipe_devices.ssh_errors import configured, mapped
-from qpipe_devices.ssh_login import Login
+from qpipe_devices.over_ssh.connection import Connection
+from qpipe_devices.over_ssh.deadlines import Watch
+from qpipe_devices.over_ssh.errors import configured, mapped
+from qpipe_devices.over_ssh.login import Login
 
 PART = 1 << 18  # bytes a write
 STALLED_S = 60.0  # a transfer that moves nothing for so long has failed
 SLOWEST = 16e3  # bytes a second; one that crawls below that fails as well
-KILLED_S = 5.0  # what may pass until a process is ended
+KILLED_S = 3.0  # what may pass until a process is ended, else the line is cut
 WINDOW = 1 << 24  # bytes that a download may be ahead: what a delayed link holds
 FILE_FOLLOWS = b"qpipe-file-follows "
 FULL = ("no space left on device", "disk quota exceeded")
@@ -107,7 +107,7 @@ class SshTransport:
     def _transfer(self, file: str, process: SshProcess) -> Iterator[Watch]:
         """Around a transfer: it ends in time, and its process with it."""
         try:
-            with Watch(process.cut, STALLED_S, STALLED_S) as watch:
+            with Watch(process.kill, STALLED_S, STALLED_S) as watch:
                 yield watch
         except TimeoutError as error:
             reason = str(error) or f"nothing moved for {STALLED_S:g} s"

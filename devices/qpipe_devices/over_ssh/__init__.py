@@ -1,0 +1,1 @@
+"""Boards reached by SSH, by paramiko."""

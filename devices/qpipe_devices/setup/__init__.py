@@ -1,0 +1,1 @@
+"""Making a bare board ready, and seeing how ready it is."""
