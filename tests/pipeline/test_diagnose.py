@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import onnx_ir as ir
 import pytest
 
 from models import conv_net, images, run
+from qpipe.diagnose.page import page
 from shell import Shell
 
 RECIPE = """
@@ -22,6 +25,7 @@ schemes:
   float32: []
   tensor: [{symmetric: {granularity: tensor}}]
   channel: [{symmetric: {granularity: channel}}]
+  eight: [{symmetric: {bits: 8}}]
   few: [{symmetric: {bits: 3}}]
   clipped: [{symmetric: {activations: percentile, percentile: 90}}]
   equalized: [equalize, symmetric]
@@ -164,7 +168,46 @@ def test_the_table_has_the_ladder_and_the_worst_layers(qpipe: Shell) -> None:
     assert [line.split()[0] for line in lines[3:7]] == ["original", "simulated", "host", "device"]
     table = lines[next(at for at, line in enumerate(lines) if line.startswith("layer ")) + 1 :]
     assert table[0].startswith("point")
-    assert lines[-1] == "all 6 layers: .qpipe/diagnose/small/net-tensor-ort-local.json"
+    place = ".qpipe/diagnose/small/net-tensor-ort-local"
+    assert lines[-1] == f"all 6 layers: {place}.json, {place}.html"
+
+
+def test_the_page_holds_every_rung_and_layer_and_loads_nothing(qpipe: Shell) -> None:
+    report = diagnosed(qpipe, "tensor")
+    written = Path(".qpipe/diagnose/small/net-tensor-ort-local.html").read_text(encoding="utf-8")
+    for told in (*(rung["note"] for rung in report["ladder"]), *(layer["remedy"] for layer in report["layers"])):
+        assert f">{escape(told)}<" in written
+    assert re.search(r"src=|href=|url\(|@import|<script", written) is None
+
+
+def test_what_others_named_is_escaped_on_the_page() -> None:
+    layer = {"layer": "<b>", "operator": "Conv", "bits": 8, "remedy": "'<i>' is rounded coarsely"}
+    layer |= dict.fromkeys(("only", "without", "weights", "activations"), 12.0)
+    rung = {"name": "device", "metrics": {"<u>_db": 3.0}, "samples": 4, "note": "<script>"}
+    report = {"recipe": "<p>", "scheme": "<s>", "model": "a&b", "build": "ort", "device": "<em>", "samples": 4}
+    report |= {"ladder": [rung], "layers": [layer], "saturating": {"<q>": 0.5}}
+    report["sqnr_db"] = dict.fromkeys(("weights", "activations", "both"), 12.0)
+    written = page(report)
+    for name in ("b", "i", "u", "script", "s", "em", "q"):
+        assert f"<{name}>" not in written
+        assert f"&lt;{name}&gt;" in written
+    assert "a&amp;b" in written
+    assert "<p>," not in written
+
+
+def test_sums_that_saturate_on_the_device_are_pointed_at(
+    qpipe: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fill(tmp_path))
+    device = f"local: {{local: {{folder: {tmp_path / 'here'}}}, target: {{saturates: true}}}}\n"
+    Path("devices.yaml").write_text(device, encoding="utf-8")
+    report = diagnosed(qpipe, "eight", "--count 4")
+    layer, share = next(iter(report["saturating"].items()))
+    out, _ = qpipe("diagnose recipe.yaml --scheme eight --count 4")
+    told = f"most in '{layer}' ({100 * share:.2g} % of its sums); quantize with bits: 7, or compile with"
+    assert told in out
+    assert escape(told) in Path(".qpipe/diagnose/small/net-eight-ort-local.html").read_text(encoding="utf-8")
+    assert diagnosed(qpipe, "channel", "--count 4")["saturating"] == {}  # 7 bits, where bits are not said
 
 
 @pytest.mark.parametrize(

@@ -264,6 +264,7 @@ def test_segments_give_back_the_room_of_what_nobody_reads_any_more(samples, tmp_
         'auto_pad = "SAME_LOWER", strides = [2, 3]',
         'auto_pad = "VALID"',
         "group = 2, pads = [1, 1, 1, 1]",
+        "group = 2, pads = [3, 0, 0, 2], strides = [3, 1]",
     ],
 )
 def test_rows_times_weights_are_the_convolution(attributes):
@@ -277,6 +278,20 @@ def test_rows_times_weights_are_the_convolution(attributes):
     (exact,) = run(model, [x])
     found = rows(model.graph[0], array.shape, x, 10_000, 0) @ array.reshape(groups, 6 // groups, -1).transpose(0, 2, 1)
     np.testing.assert_allclose(found.transpose(0, 2, 1).reshape(6, -1), exact["y"].reshape(6, -1), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "attributes", ["strides = [1, 1]", "strides = [2, 2]", "strides = [2, 2], pads = [2, 2, 2, 2]"]
+)
+def test_rows_of_a_pointwise_convolution_are_the_places_that_it_looks_at(attributes):
+    array = np.random.default_rng(0).normal(size=(5, 3, 1, 1)).astype(np.float32)
+    text = f"""<ir_version: 8, opset_import: ["" : 17]>
+    net (float[1, 3, 4, 4] x) => (float[1, 5, p, q] y) {{ y = Conv <kernel_shape = [1, 1], {attributes}> (x, w) }}"""
+    model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w")])
+    x = np.random.default_rng(1).normal(size=(1, 3, 4, 4)).astype(np.float32)
+    (exact,) = run(model, [x])
+    found = rows(model.graph[0], array.shape, x, 10_000, 0)[0] @ array[:, :, 0, 0].T
+    np.testing.assert_allclose(found.T, exact["y"].reshape(5, -1), atol=1e-6)
 
 
 @pytest.mark.parametrize("book", [uniform(2), uniform(8), powers_of_two(4), additive_powers_of_two(4)])

@@ -58,19 +58,29 @@ class Bench:
         files = {"run_worker.py": WORKER.replace("INFERENCES", str(inferences)), "power": str(sensor / "power1_input")}
         build = write_build(folder / "build", "run_worker.py", files)
         self.deployed = qpipe.Deployed("net/int8/ort", build, self.device.store(build.folder, nothing))
+        self.others: list[qpipe.Deployed] = []
+        self.work = folder / "work"
+        self.work.mkdir()
+        told = "printf '%d.%06d\\n' $((p / 1000000)) $((p % 1000000))"
+        self.meter = f"while :; do read p < {sensor}/power1_input; {told}; sleep 0.004; done"
 
     def measure(self, **options: object) -> dict[str, qpipe.Measurement]:
         given = {"rounds": 2, "idle_s": 0.1, "period_s": 0.004, "updates": 10, **options}
-        found = energy(self.deployed, self.device, self.samples, nothing, **given)
-        return {each.metric: each for each in found}
+        builds = [self.deployed, *self.others]
+        samples = {each.name: self.samples for each in builds}
+        found = energy(qpipe.Deployments(builds), self.device, samples, self.work, nothing, **given)
+        return {each.metric: each for each in found if each.deployed == self.deployed.name}
 
 
-def test_energy_is_power_over_time_gross_and_net_of_idle(tmp_path):
+@pytest.fixture
+def bench(tmp_path):
     bench = Bench(tmp_path, 60)
-    try:
-        found = bench.measure()
-    finally:
-        bench.device.close()
+    yield bench
+    bench.device.close()
+
+
+def test_energy_is_power_over_time_gross_and_net_of_idle(bench):
+    found = bench.measure()
     power, gross, net = found["power_w"], found["energy_mj"], found["energy_net_mj"]
     seconds = np.array(gross.detail["seconds"])
     assert 4.9 <= power.value <= 5.1
@@ -87,19 +97,38 @@ def test_energy_is_power_over_time_gross_and_net_of_idle(tmp_path):
 def test_a_window_with_too_few_new_values_is_refused(tmp_path):
     bench = Bench(tmp_path, 4)
     try:
-        with pytest.raises(
-            qpipe.DeviceError, match=r"^board: energy: hwmon had \d new values in 0\.\d+ s, 10 are needed"
-        ):
+        expected = r"^energy: no build ran: board: energy: hwmon had \d new values in 0\.\d+ s, 10 are needed"
+        with pytest.raises(qpipe.StageError, match=expected):
             bench.measure()
     finally:
         bench.device.close()
 
 
-def test_a_device_that_measures_no_energy_is_told(tmp_path):
-    bench = Bench(tmp_path, 4)
+def test_a_device_that_measures_no_energy_is_told(bench, tmp_path):
     bench.device.sysfs = str(tmp_path / "nowhere")
-    try:
-        with pytest.raises(qpipe.DeviceError, match=r"^board: energy: this device has no sensor of hwmon or rapl; set"):
-            bench.measure()
-    finally:
-        bench.device.close()
+    expected = r"^energy: no build ran: board: energy: this device has no sensor of hwmon or rapl; set"
+    with pytest.raises(qpipe.StageError, match=expected):
+        bench.measure()
+
+
+def test_a_meter_at_the_host_tells_the_same_of_the_devices_window(bench):
+    found = bench.measure(command=bench.meter, command_on="host", idle_s=0.3)
+    power, gross = found["power_w"], found["energy_mj"]
+    assert 4.8 <= power.value <= 5.2
+    assert gross.detail["idle_w"] == pytest.approx([2.0, 2.0], abs=0.01)
+    assert gross.detail["source"] == "command"
+
+
+def test_a_meter_at_the_host_that_tells_too_little_is_refused(bench):
+    with pytest.raises(qpipe.StageError, match=r"^energy: no build ran: board: energy: command gave no values for the"):
+        bench.measure(command="echo 5", command_on="host")
+    with pytest.raises(qpipe.StageError, match=r"^energy: a meter at the host is a command; give one, or leave"):
+        bench.measure(command_on="host")
+
+
+def test_builds_work_in_turn_and_one_that_fails_drops_out(bench, tmp_path):
+    broken = write_build(tmp_path / "broken", "run_worker.py", {"run_worker.py": "import os; os.abort()"})
+    bench.others.append(qpipe.Deployed("net/int4/ort", broken, bench.device.store(broken.folder, nothing)))
+    with pytest.raises(qpipe.IncompleteError, match=r"^energy: 1 of 2 builds did not run: net/int4/ort: ") as raised:
+        bench.measure(rounds=1)
+    assert {each.deployed for each in raised.value.measurements} == {"net/int8/ort"}

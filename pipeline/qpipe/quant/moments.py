@@ -17,39 +17,29 @@ PHASE = 0.6180339887498949  # of the golden ratio: samples look at different pla
 RIDGES = (np.inf, *(10.0 ** (k / 2) for k in range(6, -7, -1)))  # parts of the mean variance; infinite: no change
 
 
-class Means:
-    """Sums of rows, and of what the layer's outputs lack at the same places [G, N, O], for each of G groups."""
+class Moments:
+    """Sums over rows [G, N, K], over what the layer's outputs lack at the same places [G, N, O], and of their products:
+    rows times rows, and rows times lacks; for each of G groups."""
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         self.count = 0
         self.row, self.lack = np.zeros((groups, inputs)), np.zeros((groups, outputs))
+        self.products = np.zeros((groups, inputs, inputs), np.float32)
+        self.lacks = np.zeros((groups, inputs, outputs), np.float32)
 
     def add(self, rows: Array, lack: Array) -> None:
         """Take in more of them."""
         self.count += rows.shape[1]
         self.row += rows.sum(axis=1)
         self.lack += lack.sum(axis=1)
+        turned = rows.transpose(0, 2, 1)
+        self.products += turned @ rows
+        self.lacks += turned @ lack
 
     @property
     def mean(self) -> tuple[Array, Array]:
         """Of rows [G, K] and of what outputs lack [G, O]."""
         return self.row / self.count, self.lack / self.count
-
-
-class Moments(Means):
-    """Their products, too: sums over rows times rows, and over rows times lacks."""
-
-    def __init__(self, groups: int, inputs: int, outputs: int) -> None:
-        super().__init__(groups, inputs, outputs)
-        self.products = np.zeros((groups, inputs, inputs), np.float32)
-        self.lacks = np.zeros((groups, inputs, outputs), np.float32)
-
-    def add(self, rows: Array, lack: Array) -> None:
-        """Take in more of them."""
-        super().add(rows, lack)
-        turned = rows.transpose(0, 2, 1)
-        self.products += turned @ rows
-        self.lacks += turned @ lack
 
     def __add__(self, other: Moments) -> Moments:
         groups, inputs, outputs = self.lacks.shape
@@ -126,26 +116,36 @@ def rows(layer: ir.Node, shape: Sequence[int], x: Array, places: int, sample: in
     if layer.op_type != "Conv":
         flat = x.reshape(1, -1, x.shape[-1])
         return flat[:, spread(flat.shape[1], places, sample)]
-    size, axes = shape[1], len(shape) - 2
-    windows = _windows(layer, x, shape[2:])
-    output = windows.shape[2 : 2 + axes]
-    index = np.unravel_index(spread(int(np.prod(output)), places, sample), output)
-    picked = windows[0][(slice(None), *index)]  # [C, N, *kernel]
-    count, groups = picked.shape[1], x.shape[1] // size
-    picked = picked.reshape(groups, size, count, -1).transpose(0, 2, 1, 3)
-    return np.ascontiguousarray(picked).reshape(groups, count, -1)
+    where, inside = _where(layer, x.shape[2:], shape[2:], places, sample)
+    picked = x[0].reshape(x.shape[1], -1)[:, where.reshape(-1)]  # [C, N * kernel]
+    if not inside.all():
+        picked[:, ~inside.reshape(-1)] = 0
+    groups, count = x.shape[1] // shape[1], len(where)
+    turned = picked.reshape(groups, shape[1], count, -1).transpose(0, 2, 1, 3)
+    return np.ascontiguousarray(turned).reshape(groups, count, -1)
 
 
-def _windows(layer: ir.Node, x: Array, kernel: Sequence[int]) -> Array:
-    """[batch, C, *output, *kernel], a view where nothing is padded."""
-    axes = tuple(range(2, x.ndim))
-    strides, dilations = (layer.attributes.get_ints(name, [1] * len(axes)) for name in ("strides", "dilations"))
+def _where(
+    layer: ir.Node, sizes: Sequence[int], kernel: Sequence[int], places: int, sample: int
+) -> tuple[Array, Array]:
+    """What some outputs of a convolution see of its feature maps laid flat, [N, kernel], and which of it is no padding;
+    so nothing else of the maps is touched."""
+    strides, dilations = (layer.attributes.get_ints(name, [1] * len(sizes)) for name in ("strides", "dilations"))
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
-    pads = _pads(layer, x.shape[2:], spans, strides)
-    if any(map(any, pads)):
-        x = np.pad(x, [(0, 0), (0, 0), *pads])
-    windows = np.lib.stride_tricks.sliding_window_view(x, spans, axis=axes)
-    return windows[tuple(slice(None, None, step) for step in (1, 1, *strides, *dilations))]
+    pads = _pads(layer, sizes, spans, strides)
+    each = zip(sizes, pads, spans, strides, strict=True)
+    output = [(size + sum(pad) - span) // step + 1 for size, pad, span, step in each]
+    chosen = spread(int(np.prod(output)), places, sample)
+    if max(kernel) == 1 and output == list(sizes) and not any(map(any, pads)):
+        return chosen[:, np.newaxis], np.ones((len(chosen), 1), np.bool_)  # each output sees its own place
+    index = np.unravel_index(chosen, output)
+    flat, inside = np.zeros((len(index[0]), 1), np.int64), np.ones((len(index[0]), 1), np.bool_)
+    for axis, size in enumerate(sizes):
+        steps = np.arange(kernel[axis]) * dilations[axis] - pads[axis][0]
+        at = (index[axis] * strides[axis])[:, np.newaxis, np.newaxis] + steps  # [N, 1, k]
+        flat = (flat[..., np.newaxis] * size + at.clip(0, size - 1)).reshape(len(at), -1)
+        inside = (inside[..., np.newaxis] & (at >= 0) & (at < size)).reshape(len(at), -1)
+    return flat, inside
 
 
 def _pads(layer: ir.Node, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:

@@ -32,14 +32,14 @@ from qpipe.quant.arithmetic import along_axis
 from qpipe.quant.codebook import full_range
 from qpipe.quant.graph import is_plain
 from qpipe.quant.mirrored import Mirrored
-from qpipe.quant.moments import Means, Moments, correction, mean_variance, rows
+from qpipe.quant.moments import Moments, correction, mean_variance, rows
 from qpipe.quant.rounding import Fit, Grid, Hessian, rounded
 from qpipe.quant.segments import Room, Segments
 from qpipe.samples import Samples
 from qpipe.types import ANY_TARGET, Array, Progress, Target
 
 CHECK = 5  # of so many samples one is not fitted to, but checks the fit
-MEMORY_MB, PLACES = 512, 128  # of activations, and of each feature map, where only means are wanted
+MEMORY_MB, PLACES = 512, 32  # of activations, and of each feature map, where only means are wanted
 LARGEST = 8192  # inputs of an output channel whose moments are still affordable: half a gigabyte
 
 
@@ -110,7 +110,7 @@ def compensate(
                 chosen[layer.weight] = _round(layer, wanted, fit + check, damping, rescale)
                 qdq.quantize_weight(model, layer.weight, chosen[layer.weight])
             if layer.node.op_type != "MatMul":
-                _shift_bias(model, layer, chosen[layer.weight], fit + check)
+                _shift_bias(model, layer, chosen[layer.weight], (fit + check).mean)
     return model
 
 
@@ -125,13 +125,20 @@ def shift_biases(
     with now, then:
         for done, layer in enumerate(layers):
             progress(done, len(layers), "layers")
-            float_weights = layer.stacked(layer.origin.array).astype(np.float32)
-            means = Means(*float_weights.shape)
-            for number, pair in enumerate(zip(now.inputs(layer.node), then.inputs(layer.source), strict=True)):
-                x, f = (rows(layer.node, layer.weight.array.shape, array, PLACES, number) for array in pair)
-                means.add(x, (f - x) @ float_weights)
             assert layer.weight.quantized is not None
-            _shift_bias(model, layer, layer.weight.quantized, means)
+            row, float_row = _mean_row(layer, now.inputs(layer.node)), _mean_row(layer, then.inputs(layer.source))
+            lack = np.einsum("gko,gk->go", layer.stacked(layer.origin.array), float_row - row)
+            _shift_bias(model, layer, layer.weight.quantized, (row, lack))
+
+
+def _mean_row(layer: Layer, inputs: Iterator[Array]) -> Array:
+    """The mean of what the layer multiplies, [G, K]."""
+    shape, count, total = layer.weight.array.shape, 0, np.zeros(())
+    for sample, array in enumerate(inputs):
+        picked = rows(layer.node, shape, array, PLACES, sample)
+        count += picked.shape[1]
+        total = total + (np.ones((1, picked.shape[1]), np.float32) @ picked)[:, 0]  # many times faster than sum()
+    return np.asarray(total / count)
 
 
 def _layers(model: ir.Model, float_model: ir.Model, stage: str = "compensate") -> list[Layer]:
@@ -200,8 +207,9 @@ def _round(layer: Layer, wanted: Array, moments: Moments, damping: float, rescal
     return replace(quantized, codes=layer.unstacked(codes).astype(quantized.codes.dtype))
 
 
-def _shift_bias(model: ir.Model, layer: Layer, quantized: qdq.QuantizedWeight, moments: Means) -> None:
-    row, lack = moments.mean
+def _shift_bias(model: ir.Model, layer: Layer, quantized: qdq.QuantizedWeight, mean: tuple[Array, Array]) -> None:
+    """Put what a layer's outputs lack on average into its bias, by the means of its rows [G, K] and of their lack."""
+    row, lack = mean
     change = layer.stacked(layer.origin.array) - layer.stacked(quantized.dequantize()).astype(np.float64)
     bias = qdq.bias(layer.source)
     shift = lack + np.einsum("gko,gk->go", change, row)
