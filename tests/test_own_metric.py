@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 
 from models import conv_net, run
-from qpipe.compare import pareto
+from qpipe.compare import evidence, pareto
 from qpipe.store import Store
 
 pytestmark = pytest.mark.timeout(400)
@@ -126,7 +126,7 @@ def test_two_schemes_are_compared_sample_by_sample(home: Path) -> None:
     found = {name: row.metrics["headroom"] for name, row in contributions(home).items()}
     one, other = (np.array(found[name].rounds[0]) for name in ("int8", "int4"))
     half = T_23 * np.std(one - other, ddof=1) / np.sqrt(COUNT)
-    low, high = pareto.difference(found["int8"], found["int4"])
+    low, high = evidence.difference(found["int8"], found["int4"])
     assert (low, high) == pytest.approx((np.mean(one - other) - half, np.mean(one - other) + half), rel=1e-6)
     assert low > 0
 
