@@ -21,6 +21,7 @@ NEEDED = {  # by table, what is never null
     "runs": {"id", "started", "state"},
     "steps": {"run", "step", "state"},
     "attempts": {"run", "step", "attempt"},
+    "rounds": {"measurement", "round"},
     "measurements": {"id", "run", "extra", "metric", "value", *COORDINATES},
     "verdicts": {"run", "extra", "objectives", *COORDINATES},
 }
@@ -44,7 +45,8 @@ def merge(into: Path, others: Iterable[Path]) -> list[Merged]:
     """Bring the runs of other databases into one, all or none; the others stay as they are.
 
     Of a run that differs, one side's is taken as a whole: the one that is done, else the one that was worked on last.
-    Tags are united; a device that is known here keeps its last check. QpipeError for a file that is no database of
+    Tags are united; a device that is known here keeps its last check. What became of devices (health, power) stays with
+    its file: a board of the same name elsewhere may be another one. QpipeError for a file that is no database of
     qpipe, or that a newer qpipe wrote.
     """
     paths = list(others)

@@ -8,80 +8,25 @@ from __future__ import annotations
 
 import platform
 import secrets
-import sqlite3
-import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any, Literal
 
-import sqlite_utils
-from sqlite_utils.db import Table
-from sqlite_utils.migrations import Migrations
-
+from qpipe.database import BUSY_S as BUSY_S
+from qpipe.database import Database, table, upsert
 from qpipe.errors import QpipeError
 from qpipe.rows import COORDINATES as COORDINATES
-from qpipe.rows import FACTS, conditions, decoded, encoded, iso, measured, measurement_id, placed
+from qpipe.rows import FACTS, conditions, iso, measured, measurement_id, placed
 from qpipe.rows import JSON as JSON
 from qpipe.rows import Row as Row
-from qpipe.schema import MIGRATIONS
 from qpipe.types import Capabilities, Measurement
 
 State = Literal["running", "done", "partial", "failed", "interrupted"]
-BUSY_S = 30  # another process is writing: wait so long
 
 
-class Store:
-    """The database at a path, created where there is none; usable from several threads and processes at once.
-
-    QpipeError where the file is no database, was written by a newer qpipe, or is not there and not to be created.
-    """
-
-    def __init__(self, path: Path, *, create: bool = True) -> None:
-        self.path = path
-        self._lock = threading.RLock()
-        if not create and not path.exists():
-            raise QpipeError(f"{path}: there is no such database; give that of your runs with --db")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=BUSY_S, check_same_thread=False)
-        except (OSError, sqlite3.Error) as error:
-            raise QpipeError(f"{path}: cannot open the database: {error}; give a file in a writable folder") from error
-        self._db = sqlite_utils.Database(connection, execute_plugins=False)
-        try:
-            self._open()
-        except BaseException:
-            self.close()
-            raise
-
-    def _open(self) -> None:
-        migrations = _migrations()
-        try:
-            self._db.enable_wal()
-            self._db.execute("PRAGMA foreign_keys=on")
-            newer = {migration.name for migration in migrations.applied(self._db)} - dict(MIGRATIONS).keys()
-            if not newer and migrations.pending(self._db):
-                with self._transaction():  # of two processes that find no tables one waits for the other
-                    migrations.apply(self._db)
-        except sqlite3.Error as error:
-            raise QpipeError(f"{self.path}: not a database of qpipe: {error}; give another file") from error
-        if newer:
-            raise QpipeError(
-                f"{self.path}: made by a newer qpipe, which added {', '.join(sorted(newer))}; "
-                "upgrade qpipe-edge, or give another file"
-            )
-
-    def close(self) -> None:
-        with self._lock:
-            self._db.close()
-
-    def __enter__(self) -> Store:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
+class Store(Database):
+    """What qpipe knows, in a database."""
 
     # ---- runs and steps
 
@@ -113,7 +58,7 @@ class Store:
     def finish_run(self, run: str, state: State) -> None:
         """It is at its end, and so is what was cut in it: that is still to do."""
         with self._transaction() as db:
-            _upsert(db, "runs", ["id"], [{"id": run, "state": state, "finished": iso()}])
+            upsert(db, "runs", ["id"], [{"id": run, "state": state, "finished": iso()}])
             db.execute("UPDATE steps SET state = 'pending' WHERE run = ? AND state = 'running'", [run])
             db.execute("UPDATE attempts SET state = 'interrupted' WHERE run = ? AND state = 'running'", [run])
 
@@ -125,10 +70,10 @@ class Store:
         given = {"objectives": objectives, "request": request}
         changed = {name: value for name, value in given.items() if value is not None}
         with self._transaction() as db:
-            _table(db, "verdicts").delete_where("run = ?", [run])
-            _drop_raw(db, "measurement IN (SELECT id FROM measurements WHERE run = ?)", [run])
-            _table(db, "measurements").delete_where("run = ?", [run])
-            _upsert(db, "runs", ["id"], [{"id": run, "state": "running", "finished": None, **changed}])
+            table(db, "verdicts").delete_where("run = ?", [run])
+            self._drop_raw("measurement IN (SELECT id FROM measurements WHERE run = ?)", [run])
+            table(db, "measurements").delete_where("run = ?", [run])
+            upsert(db, "runs", ["id"], [{"id": run, "state": "running", "finished": None, **changed}])
             db.execute("UPDATE attempts SET state = 'interrupted' WHERE run = ? AND state = 'running'", [run])
 
     def unfinished_run(self, recipe_digest: str) -> str | None:
@@ -177,7 +122,7 @@ class Store:
         """Take tags from a run, where it has them."""
         with self._transaction() as db:
             for tag in tags:
-                _table(db, "tags").delete_where("run = ? AND tag = ?", [run, tag])
+                table(db, "tags").delete_where("run = ? AND tag = ?", [run, tag])
 
     def latest_run(self, recipe: str | None = None) -> Row | None:
         return next(iter(self.runs(recipe)), None)
@@ -198,8 +143,8 @@ class Store:
         """What is known by now of one try of a step, as columns of `attempts`; it was tried so often."""
         with self._transaction() as db:
             row = {"run": run, "step": step, "attempt": attempt, **fields}
-            _upsert(db, "attempts", ["run", "step", "attempt"], [row])
-            _upsert(db, "steps", ["run", "step"], [{"run": run, "step": step, "attempts": attempt}])
+            upsert(db, "attempts", ["run", "step", "attempt"], [row])
+            upsert(db, "steps", ["run", "step"], [{"run": run, "step": step, "attempts": attempt}])
 
     def attempts(self, run: str, step: str) -> list[Row]:
         """Every try of a step, in all sessions of the run."""
@@ -237,19 +182,24 @@ class Store:
                 for position, value in enumerate(round_)
             ]
         with self._transaction() as db:
-            _upsert(db, "measurements", ["id"], rows)
+            upsert(db, "measurements", ["id"], rows)
             for row in rows:
-                _drop_raw(db, "measurement = ?", [row["id"]])
-            _upsert(db, "values", ["measurement", "round", "position"], values)
-            _upsert(db, "rounds", ["measurement", "round"], rounds)
+                self._drop_raw("measurement = ?", [row["id"]])
+            upsert(db, "values", ["measurement", "round", "position"], values)
+            upsert(db, "rounds", ["measurement", "round"], rounds)
 
     def forget_measurements(self, run: str, step: str) -> None:
         """Drop what a step measured: what comes now is another attempt's, and two are never mixed."""
         with self._transaction() as db:
             of = "run = ? AND step = ?"
             whose = f"measurement IN (SELECT id FROM measurements WHERE {of})"  # noqa: S608  (no value is in it)
-            _drop_raw(db, whose, [run, step])
-            _table(db, "measurements").delete_where(of, [run, step])
+            self._drop_raw(whose, [run, step])
+            table(db, "measurements").delete_where(of, [run, step])
+
+    def _drop_raw(self, where: str, parameters: list[str]) -> None:
+        """Drop the raw values and the rounds of measurements, in the transaction that is open."""
+        for name in ("values", "rounds"):
+            table(self._db, name).delete_where(where, parameters)
 
     def measurements(self, run: str) -> list[Row]:
         """Every column; the coordinates a sweep added under `extra`."""
@@ -271,8 +221,8 @@ class Store:
         """Replace a run's verdicts; each has the coordinates, on_front, reason, objectives and margins."""
         rows = [{**verdict, "run": run, "extra": verdict.get("extra", {})} for verdict in verdicts]
         with self._transaction() as db:
-            _table(db, "verdicts").delete_where("run = ?", [run])
-            _upsert(db, "verdicts", ["run", *COORDINATES, "extra"], rows)
+            table(db, "verdicts").delete_where("run = ?", [run])
+            upsert(db, "verdicts", ["run", *COORDINATES, "extra"], rows)
 
     def verdicts(self, run: str) -> list[Row]:
         return self._read("SELECT * FROM verdicts WHERE run = ? ORDER BY rowid", run)
@@ -295,7 +245,7 @@ class Store:
     def record_event(self, device: str, **fields: Any) -> None:
         """Something that happened to a device, now: any columns of `device_events`."""
         with self._transaction() as db:
-            _table(db, "device_events").insert({"device": device, "at": iso(), **fields})
+            table(db, "device_events").insert({"device": device, "at": iso(), **fields})
 
     def events(self, device: str) -> list[Row]:
         """All that happened to a device, oldest first."""
@@ -305,59 +255,6 @@ class Store:
         """Its health (good, unknown, bad), since when, why and at which step; None where it never was in a run."""
         found = self._read("SELECT * FROM device_health WHERE device = ?", device)
         return found[0] if found else None
-
-    # ---- how it reads and writes
-
-    def _read(self, sql: str, *parameters: Any) -> list[Row]:
-        with self._transaction("DEFERRED") as db:
-            return [decoded(row) for row in db.query(sql, parameters)]
-
-    def _write(self, table: str, key: list[str], rows: list[Row]) -> None:
-        with self._transaction() as db:
-            _upsert(db, table, key, rows)
-
-    @contextmanager
-    def _transaction(self, mode: Literal["DEFERRED", "IMMEDIATE"] = "IMMEDIATE") -> Iterator[sqlite_utils.Database]:
-        # immediate: a transaction that reads before it writes cannot wait for another writer, it fails at once
-        with self._lock:
-            try:
-                self._db.execute(f"BEGIN {mode}")
-                yield self._db
-                self._db.commit()
-            except BaseException as error:
-                self._db.rollback()
-                if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorname != "SQLITE_ERROR":
-                    raise QpipeError(f"{self.path}: {error}; free space, or let the other process end") from error
-                raise  # wrong SQL is a bug of ours
-
-
-def _migrations() -> Migrations:
-    known = Migrations("qpipe")
-    for name, sql in MIGRATIONS:
-        known(name=name)(_migration(sql))
-    return known
-
-
-def _migration(sql: str) -> Callable[[sqlite_utils.Database], None]:
-    def migrate(db: sqlite_utils.Database, /) -> None:
-        db.executescript(sql)
-
-    return migrate
-
-
-def _table(db: sqlite_utils.Database, name: str) -> Table:
-    return db.table(name)
-
-
-def _drop_raw(db: sqlite_utils.Database, where: str, parameters: list[str]) -> None:
-    """Drop the raw values and the rounds of measurements."""
-    for table in ("values", "rounds"):
-        _table(db, table).delete_where(where, parameters)
-
-
-def _upsert(db: sqlite_utils.Database, table: str, key: list[str], rows: list[Row]) -> None:
-    if rows:
-        _table(db, table).upsert_all(map(encoded, rows), pk=key[0] if len(key) == 1 else tuple(key))
 
 
 def _capabilities(fields: Row) -> Capabilities:

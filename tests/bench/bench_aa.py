@@ -1,29 +1,31 @@
 """How often two measurements of the same build are called different, at a nominal 1 %: by qpipe's interleaved rounds,
 and by the naive way, all of one and then all of the other, their values compared by Welch's t test.
 
-python tests/bench/bench_aa.py [idle|load] [PAIRS]
+python tests/bench/bench_aa.py [idle|load] [PAIRS] [--resume FILE]
 
 With `load` processes that spin come and go: they are there in half of the rounds, by chance. No round is left out for
-the load: the statistics alone have to cope with it. Takes 4 to 8 s a pair and way, more with load.
+the load: the statistics alone have to cope with it. Takes 10 s a pair, more with load. A file for each of both.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import statistics
-import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from stand import DETECTOR, Stand, stand
+from stand import Stand, arguments, chain, each, stand
 
 import qpipe
 from qpipe.compare.evidence import is_better
 from qpipe.compare.statistics import paired_ratio
 
-ROUNDS = 8
-OPTIONS = {"values": 30, "warmup_s": 0.05}
+LAYERS = 20
+ROUNDS = 6  # from which on a front believes what it sees
+OPTIONS = {"values": 50, "warmup_s": 0.05}
 NORMAL = 2.5758293035489004  # of the normal distribution, 99.5 %
 
 
@@ -48,14 +50,14 @@ class Loaded:
         loads = [multiprocessing.Process(target=spin, daemon=True) for _ in range(multiprocessing.cpu_count())]
         running = loads if self.loaded[self.taken // self.builds] else []
         self.taken += 1
-        for each in running:
-            each.start()
+        for load in running:
+            load.start()
         try:
             found: qpipe.Round = self.device.round(*arguments, **options)
         finally:
-            for each in running:
-                each.kill()
-                each.join()
+            for load in running:
+                load.kill()
+                load.join()
         return found
 
 
@@ -63,7 +65,7 @@ def interleaved(bench: Stand, one: qpipe.Deployed, other: qpipe.Deployed) -> tup
     """Whether the paired ratio of medians leaves out 1 by its 99 % interval; whether a front would call one better."""
     found = bench.measure(one, other, rounds=ROUNDS, precision=0, max_load=1.0, **OPTIONS)
     left, right = found[one.name], found[other.name]
-    medians = [[statistics.median(values) for values in each.rounds] for each in (left, right)]
+    medians = [[statistics.median(values) for values in side.rounds] for side in (left, right)]
     interval = paired_ratio(medians[0], medians[1], 0.99)[1]
     different = interval is not None and not interval[0] <= 1 <= interval[1]
     return different, is_better(left, right, "min") or is_better(right, left, "min")
@@ -74,34 +76,35 @@ def naive(bench: Stand, one: qpipe.Deployed, other: qpipe.Deployed) -> bool:
     sides = []
     for build in (one, other):
         taken = [bench.device.round(build.stored, bench.samples, budget_s=5.0, **OPTIONS) for _ in range(ROUNDS)]
-        sides.append([value for each in taken for value in each.values_ms])
+        sides.append([value for one in taken for value in one.values_ms])
     apart = statistics.mean(sides[0]) - statistics.mean(sides[1])
     return bool(abs(apart) > NORMAL * sum(statistics.variance(side) / len(side) for side in sides) ** 0.5)
 
 
-def compared(bench: Stand, builds: Sequence[qpipe.Deployed], loaded: bool, pairs: int) -> list[int]:
-    """How often each way finds a difference."""
-    one, other = builds
-    counts, plain = np.zeros(3, int), bench.device
-    for seed in range(pairs):
+def compared(bench: Stand, builds: Sequence[qpipe.Deployed], loaded: bool, seed: int) -> dict[str, bool]:
+    """Which ways find a difference between two."""
+    plain = bench.device
+    try:
         bench.device = Loaded(plain, seed, 2) if loaded else plain
-        found = interleaved(bench, one, other)
+        rounds, verdict = interleaved(bench, *builds)
         bench.device = Loaded(plain, seed, 1) if loaded else plain
-        counts += [*found, naive(bench, one, other)]
-    bench.device = plain
-    return [int(count) for count in counts]
+        return {"rounds": rounds, "verdict": verdict, "means": naive(bench, *builds)}
+    finally:
+        bench.device = plain
 
 
 def main() -> None:
     """Print a row of the table in README.md."""
-    condition = sys.argv[1] if len(sys.argv) > 1 else "idle"
-    pairs = int(sys.argv[2]) if len(sys.argv) > 2 else 40
-    with stand() as bench:
-        builds = [bench.put(name, DETECTOR) for name in ("net/one/ort", "net/other/ort")]
-        rounds, verdicts, means = compared(bench, builds, condition == "load", pairs)
+    given = arguments(__doc__, 40, "idle", "load")
+    with tempfile.TemporaryDirectory() as name:
+        network = chain(Path(name) / "chain.onnx", LAYERS)
+        with stand(network) as bench:
+            builds = [bench.put(name, network) for name in ("net/one/ort", "net/other/ort")]
+            found = each(given, lambda number: compared(bench, builds, given.of == "load", number))
+    counts = " | ".join(str(sum(row[way] for row in found)) for way in ("rounds", "verdict", "means"))
     print("| machine | pairs | paired rounds, 99 % | a front's verdict | means, one after the other |")
     print("|---|---|---|---|---|")
-    print(f"| {condition} | {pairs} | {rounds} | {verdicts} | {means} |")
+    print(f"| {given.of} | {len(found)} | {counts} |")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """The shipped detector's median by qpipe against that of a bare Python loop around the runtime, the same inferences in
 fresh processes that take turns.
 
-python tests/bench/bench_loop.py [ROUNDS]
+python tests/bench/bench_loop.py [ROUNDS] [--resume FILE]
+
+Takes 3 to 5 s a round.
 """
 
 from __future__ import annotations
@@ -13,12 +15,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from stand import DETECTOR, Stand, stand
+from stand import DETECTOR, Stand, arguments, each, stand
 
 import qpipe
 from qpipe.compare.statistics import paired_ratio
 
-VALUES, WARMUP_S = 50, 0.3
+VALUES, WARMUP_S = 200, 0.5
 LOOP = """
 import statistics, sys, time
 import numpy as np
@@ -51,27 +53,32 @@ def by_qpipe(bench: Stand, build: qpipe.Deployed) -> float:
     return statistics.median(taken.values_ms)
 
 
+def fed(bench: Stand) -> np.ndarray:
+    """The picture as qpipe feeds it."""
+    scaled = (bench.pixels.astype(np.float32) - 127.5) / 127.5
+    return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
+
+
 def main() -> None:
     """Print a row of the table in README.md."""
-    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 40
-    own, loop = [], []
+    given = arguments(__doc__, 60)
     with stand() as bench:
         build = bench.put("net/float32/ort", DETECTOR)
         manifest = json.loads((build.build.folder / "build.json").read_text(encoding="utf-8"))
         model, picture = build.build.folder / manifest["model"], bench.folder / "picture.npy"
-        fed = (bench.pixels.astype(np.float32) - 127.5) / 127.5
-        np.save(picture, np.ascontiguousarray(fed.transpose(2, 0, 1)[None]))
-        for number in range(rounds):
-            for side in (0, 1) if number % 2 else (1, 0):
-                if side:
-                    own.append(by_qpipe(bench, build))
-                else:
-                    loop.append(bare(model, picture))
+        np.save(picture, fed(bench))
+        ways = {"qpipe": lambda: by_qpipe(bench, build), "loop": lambda: bare(model, picture)}
+
+        def turn(number: int) -> dict[str, float]:
+            return {way: ways[way]() for way in (list(ways) if number % 2 else reversed(ways))}
+
+        found = each(given, turn)
+    own, loop = ([row[way] for row in found] for way in ways)
     ratio, interval = paired_ratio(own, loop)
     low, high = interval or (ratio, ratio)
     print("| rounds | qpipe, ms | bare loop, ms | qpipe / loop |\n|---|---|---|---|")
-    medians = " | ".join(f"{statistics.median(each):.3f}" for each in (own, loop))
-    print(f"| {rounds} | {medians} | {ratio:.3f} ({low:.3f} to {high:.3f}) |")
+    medians = " | ".join(f"{statistics.median(way):.3f}" for way in (own, loop))
+    print(f"| {len(found)} | {medians} | {ratio:.3f} ({low:.3f} to {high:.3f}) |")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,13 @@
-"""What the benchmarks of measuring share: builds on the local device, timed by the latency stage itself."""
+"""What the benchmarks of measuring share: builds on the local device, timed by the latency stage itself; a network that
+is as slow as it is asked to be; results that are kept as they come."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx import TensorProto, helper, numpy_helper
 
 import qpipe
 from qpipe.types import Platform
@@ -19,6 +24,7 @@ from qpipe_plugins.compile.onnxruntime import onnxruntime
 from qpipe_plugins.measure.latency import latency
 
 DETECTOR = Path(__file__).parents[2] / "recipes/models/mobilenet_ssd.onnx"
+CHANNELS, SIDE = 16, 16  # of each layer of a chain
 
 
 def nothing(done: float, total: float | None = None, unit: str = "") -> None:
@@ -54,6 +60,44 @@ class Stand:
         samples = {each.name: self.samples for each in builds}
         found = latency(qpipe.Deployments(builds), self.device, samples, work, nothing, **options)
         return {each.deployed: each for each in found if each.metric == "latency_ms"}
+
+
+def chain(path: Path, layers: int) -> Path:
+    """A network of so many equal 3x3 convolutions with ReLU, one after the other, of one weight."""
+    weight = np.random.default_rng(0).normal(0, 0.1, (CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
+    nodes = []
+    for number in range(layers):
+        nodes.append(helper.make_node("Conv", [f"x{number}", "weight"], [f"y{number}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"y{number}"], [f"x{number + 1}"]))
+    shape = [1, CHANNELS, SIDE, SIDE]
+    ends = [helper.make_tensor_value_info(f"x{n}", TensorProto.FLOAT, shape) for n in (0, layers)]
+    graph = helper.make_graph(nodes, "chain", [ends[0]], [ends[1]], [numpy_helper.from_array(weight, "weight")])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+def arguments(doc: str | None, count: int, *of: str) -> argparse.Namespace:
+    """What a benchmark is told: `of` (one of these words, where there are any), `count`, and `resume`, a file."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if of:
+        parser.add_argument("of", nargs="?", default=of[0], choices=of)
+    parser.add_argument("count", nargs="?", type=int, default=count)
+    parser.add_argument("--resume", type=Path, help="keep results in this file, and go on with those it has")
+    return parser.parse_args()
+
+
+def each(given: argparse.Namespace, take: Callable[[int], Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What `take` gives of each number below `count`, with the `seconds` that took; a line each of the file to resume,
+    from which the first ones are read where they are there."""
+    kept = given.resume.read_text(encoding="utf-8").splitlines() if given.resume and given.resume.exists() else []
+    found = [json.loads(line) for line in kept][: given.count]
+    for number in range(len(found), given.count):
+        started = time.monotonic()
+        found.append({**take(number), "seconds": time.monotonic() - started})
+        if given.resume:
+            with given.resume.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(found[-1]) + "\n")
+    return found
 
 
 @contextmanager

@@ -143,8 +143,34 @@ def test_ties_and_notes_are_told_below_the_table(lab: Lab, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "tied with int8, log4" in out
     assert "\n  float32, int8 and log4 are tied\n" in out
-    noise = "float32 (and 2 more): std dev is 28% of the median over 12 runs: let nothing else run there"
+    noise = "float32 (and 2 more): std dev is 28 % of the median over 12 runs: let nothing else run there"
     assert f"\n  {noise}\n" in out
+
+
+def test_verdicts_are_sentences_that_a_person_can_act_on(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+    powersave = {"invalid": None, "environment": {"before": {"governor": {"policy0": "powersave"}}}}
+    restless = {"rounds": [[0.86, 1.14] * 25] * 4, "conditions": [powersave] * 4}  # of 200, 14 % about their median
+    measured = {
+        "float32": [Measurement("latency_ms", 1.0, "ms", 0.99, 1.01, 4, **restless)],  # type: ignore[arg-type]
+        "log4": [Measurement("latency_ms", 0.50, "ms", 0.49, 0.51, 4)],
+        "int8-channel": [Measurement("latency_ms", 0.50, "ms", 0.49, 0.51, 4)],
+        "int8-tensor": [
+            Measurement("latency_ms", 1.08, "ms", 1.06, 1.10, 4), Measurement("latency_ratio", 1.08, "", 1.05, 1.11, 4),
+        ],
+    }  # fmt: skip
+    with Store(DB) as store:
+        recipe = {"recipe_path": "", "recipe_digest": "", "recipe_text": "", "objectives": {"latency_ms": "min"}}
+        run = store.new_run("net", **recipe, versions={})  # type: ignore[arg-type]
+        for scheme, own in measured.items():
+            place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
+            store.record_measurements(run, place, own, is_float=scheme == "float32")
+        print_pareto(store, run, rows(store, run))
+    lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    noise = "std dev is 14 % of the median over 200 runs: fix the clocks (governor is powersave)"
+    slower = "int8-tensor is slower than float here (1.08x, 1.05 to 1.11)"
+    assert [line for line in lines if line in (f"float32: {noise}", slower, "log4 and int8-channel are tied")] == [
+        "log4 and int8-channel are tied", f"float32: {noise}", slower
+    ]  # fmt: skip
 
 
 def test_a_run_keeps_to_the_limits_it_was_given_and_remembers_them(qpipe: Shell) -> None:

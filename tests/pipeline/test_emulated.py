@@ -66,8 +66,8 @@ def test_what_changed_between_two_runs_says_it_and_what_became_hardware_is_not_c
     before, after = (run["id"] for run in reversed(qpipe.json("runs")))
     rows = {row["metric"]: row for row in qpipe.json(f"compare {before} {after}")["rows"]}
     assert rows["latency_ms"]["verdict"] == "not comparable"
-    qpipe.lab.edit("devices.yaml", "one: {'null': {}}", "one: {'null': {latency_ms: 9}, emulated: instructions}")
-    qpipe.lab.edit("recipe.yaml", "measure: [energy", "measure: [{energy: {value: 9}}")
+    qpipe.lab.edit("devices.yaml", "one: {'null': {}}", "one: {'null': {}, emulated: instructions}")
+    qpipe.lab.edit("recipe.yaml", "measure: [pace", "measure: [{pace: {value: 9}}")
     qpipe("run recipe.yaml --new")
     assert " emulated latency_ms " in qpipe(f"compare {before} {qpipe.json('runs')[0]['id']}")[0]
 

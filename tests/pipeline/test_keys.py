@@ -117,9 +117,7 @@ def test_what_is_in_a_file_or_folder_that_an_option_names_is_part_of_the_key(whe
 
 def test_a_file_that_an_option_of_an_option_names_is_part_of_the_key(lab: Lab) -> None:
     table = lab.write("table.csv", "1")
-    lab.edit(
-        "recipe.yaml", "measure: [pace,", "measure: [{score: {metric: {closeness: {table: table.csv}}}}, pace,"
-    )
+    lab.edit("recipe.yaml", "measure: [pace,", "measure: [{score: {metric: {closeness: {table: table.csv}}}}, pace,")
     before = key_of(lab, scored)
     table.write_text("2", encoding="utf-8")
     assert key_of(lab, scored) != before

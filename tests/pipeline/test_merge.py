@@ -88,6 +88,39 @@ def test_the_union_has_the_runs_of_both_and_the_other_file_is_untouched(here: Pa
         assert set(rows) <= set(after[table])
 
 
+def test_rounds_and_attempts_come_with_their_run(here: Path, there: Path) -> None:
+    new(here)
+    told = [{"invalid": None, "environment": {"before": {"load": 0.1}}}, {"invalid": "throttled", "environment": {}}]
+    timed = Measurement("latency_ms", 4.5, "ms", rounds=((4.5,), (9.0,)), conditions=told)
+    with Store(there) as store:
+        run = store.new_run("a", **RECIPE)
+        store.record_step(run, "net/latency", state="done")
+        for attempt, state in ((1, "failed"), (2, "done")):
+            store.record_attempt(run, "net/latency", attempt, state=state, failure="died" if attempt == 1 else None)
+        place = {"model": "net", "scheme": "int8", "build": "ort", "device": "rpi4"}
+        store.record_measurements(run, place, [timed], step="net/latency", attempt=2)
+        wanted = store.attempts(run, "net/latency")
+    merge(here, [there])
+    with Store(here) as store:
+        assert [row["failure"] for row in wanted] == ["died", None]
+        assert store.attempts(run, "net/latency") == wanted
+        (number,) = store.measurements(run)
+        assert [{name: row[name] for name in told[0]} for row in store.rounds(number["id"])] == told
+        assert number["attempt"] == 2
+
+
+def test_what_became_of_the_devices_there_says_nothing_of_those_here(here: Path, there: Path) -> None:
+    run = new(there)
+    for path, now in ((here, "good"), (there, "bad")):
+        with Store(path) as store:
+            store.record_event("rpi4", event="health", was="unknown", now=now, why="it was looked at")
+    merge(here, [there])
+    with Store(here) as store:
+        assert store.run(run)["id"] == run
+        assert [row["now"] for row in store.events("rpi4")] == ["good"]
+        assert (store.health("rpi4") or {})["health"] == "good"
+
+
 def test_merging_twice_changes_nothing(here: Path, there: Path) -> None:
     new(here)
     new(there)
@@ -257,6 +290,8 @@ def test_a_busy_database_is_waited_for(here: Path, there: Path) -> None:
         ("UPDATE measurements SET extra = 'nope'", "measurements.extra is 'nope'"),
         ("UPDATE measurements SET model = NULL", "measurements.model is None"),
         ("UPDATE runs SET versions = '{'", "runs.versions is '{'"),
+        ("INSERT INTO rounds SELECT id, 0, NULL, '[]' FROM measurements", "rounds.environment is '[]'"),
+        ("INSERT INTO rounds SELECT id, 0, x'00', '{}' FROM measurements", "rounds.invalid is b'\\x00'"),
         ("UPDATE runs SET recipe = CAST(x'ff' AS TEXT)", "Could not decode to UTF-8 column 'recipe' with text '"),
         ("ALTER TABLE measurements DROP COLUMN detail", "measurements has no detail"),
         ("INSERT INTO tags VALUES ('no run', 'good')", "a row of tags belongs to nothing"),

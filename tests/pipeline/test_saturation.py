@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from models import statistics_of
+from qpipe.diagnose.sums import saturating_layers
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.saturation import saturating_product, saturating_share
-from qpipe.types import Array, Platform, Target
+from qpipe.samples import Samples
+from qpipe.types import Array, Platform, Preprocessing, Sample, Target
 from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
 from qpipe_plugins.quantize.symmetric import symmetric
 
@@ -106,6 +108,45 @@ def test_many_rows_are_taken_in_parts_and_give_the_same() -> None:
 def test_other_codes_than_u8_and_s8_are_refused() -> None:
     with pytest.raises(StageError, match=r"^saturation: codes of int8 and int8; give uint8 and int8$"):
         saturating_share(np.zeros((1, 2), np.int8), np.zeros((2, 1), np.int8))
+
+
+PADDED = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[1, 4, 4, 4] x) => (float[1, 6, 4, 4] y)
+{ y = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], group = 2> (x, w) }"""
+
+
+def test_a_layer_s_share_is_counted_over_its_windows_in_the_order_of_the_kernels(tmp_path: Path) -> None:
+    random = np.random.default_rng(5)
+    weight = random.normal(size=(6, 2, 3, 3)).astype(np.float32)
+    given = random.uniform(-0.5, 1, (3, 1, 4, 4, 4)).astype(np.float32)
+    network = ir.from_onnx_text(PADDED, initializers=[ir.tensor(weight, name="w")])
+    model = symmetric(network, statistics_of(network, list(given)), bits=8)
+    stored = (Sample(str(index), {"x": x[0]}) for index, x in enumerate(given))
+    samples = Samples.write(tmp_path, stored, {"x": Preprocessing()})
+
+    quantizer = next(node for node in model.graph if node.op_type == "QuantizeLinear" and node.inputs[0].name == "x")
+    scale, zero_point = (value.const_value.numpy() for value in quantizer.inputs[1:])
+    codes = np.clip(np.rint(given[:, 0] / scale) + zero_point, 0, 255).astype(np.int64)
+    padded = np.pad(codes, [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=int(zero_point))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))  # [N, C, H, W, kernel]
+    (own,) = qdq.weights(model)
+    beyond = []
+    for group in range(2):
+        seen = windows[:, 2 * group : 2 * group + 2].transpose(0, 2, 3, 4, 5, 1).reshape(-1, 9, 2)
+        multiplied = own.quantized.codes[3 * group : 3 * group + 3].astype(np.int64).transpose(2, 3, 1, 0)
+        sums = np.einsum("npc,pco->npo", seen, multiplied.reshape(9, 2, 3))
+        beyond.append((sums < -(2**15)) | (sums >= 2**15))
+    assert 0.01 < np.mean(beyond) < 0.99
+    ((_, share),) = saturating_layers(model, samples, range(3)).items()
+    assert share == pytest.approx(np.mean(beyond))
+
+
+def test_layers_of_seven_bits_have_no_share(tmp_path: Path) -> None:
+    x = np.full((1, 8, 4, 4), 0.9, np.float32)
+    samples = Samples.write(tmp_path, [Sample("one", {"x": x[0]})], {"x": Preprocessing()})
+    for bits, share in ((8, 1.0), (7, 0.0)):
+        model = symmetric(loud(), statistics_of(loud(), [x]), bits=bits)
+        assert sum(saturating_layers(model, samples, [0]).values()) == share
 
 
 # ---- the real kernels, on a CPU that has no VNNI

@@ -12,15 +12,15 @@ def noted(group: list[Row]) -> list[str]:
     shared = ("doubt", "noise", "rounds", "warmup", "precision")
     several = len({row["build"] for row in group}) > 1
     named = [(f"{row['scheme']}/{row['build']}" if several else str(row["scheme"]), row) for row in group]
-    found: dict[Any, list[tuple[str, str]]] = {}
+    found: dict[tuple[str, str], list[tuple[str, str]]] = {}
     for name, row in named:
         for topic, text in row["notes"].items():
-            found.setdefault(topic if topic in shared else (topic, name), []).append((name, text))
+            found.setdefault((topic, "" if topic in shared else name), []).append((name, text))
     lines = _tied({name: row["ties"] for name, row in named})
-    for told in found.values():
+    for (topic, _), told in found.items():
         name, text = told[0]
         others = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-        lines.append(f"{name}{others}: {text}")
+        lines.append(f"{name}{others}{' is' if topic == 'slower' else ':'} {text}")
     return ["", *(f"  {line}" for line in lines)] if lines else []
 
 

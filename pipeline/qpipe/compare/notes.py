@@ -40,7 +40,7 @@ def _of_times(timed: Measurement) -> list[tuple[str, str]]:
     believed = [each for n, each in enumerate(timed.rounds) if n not in skipped] or timed.rounds
     values = [value for each in believed for value in each]
     if len(values) > 1 and (spread := float(np.std(values, ddof=1)) / timed.value) > NOISY:
-        say = f"std dev is {spread:.0%} of the median over {len(values)} runs: {_remedy(timed)}"
+        say = f"std dev is {100 * spread:.0f} % of the median over {len(values)} runs: {_remedy(timed)}"
         found.append(("noise", say))
     if skipped and not detail.get("doubt"):
         reasons = {str(timed.conditions[n]["invalid"]): None for n in sorted(skipped)}
@@ -54,7 +54,7 @@ def _of_times(timed: Measurement) -> list[tuple[str, str]]:
         found.append(("warmup", say))
     if detail.get("stopped") == "budget" and timed.low is not None and timed.high is not None:
         half = (timed.high - timed.low) / 2 / timed.value
-        found.append(("precision", f"known to ±{half:.1%} when the budget ended: raise budget_s"))
+        found.append(("precision", f"known to ±{100 * half:.1f} % when the budget ended: raise budget_s"))
     return found
 
 

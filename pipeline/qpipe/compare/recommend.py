@@ -93,7 +93,7 @@ def _chosen_again(chosen: Row, rows: Sequence[Row], objectives: Mapping[str, Goa
         return ""
     times = np.bincount(_draw(whole, metrics, objectives, limits), minlength=len(whole) + 1)
     own = next(number for number, row in enumerate(whole) if row is chosen)
-    said = f"chosen in {times[own] / DRAWS:.0%} of {DRAWS} resamples"
+    said = f"chosen in {100 * times[own] / DRAWS:.0f} % of {DRAWS} resamples"
     others = np.where(np.arange(len(times)) == own, 0, times)
     if not others.any():
         return said

@@ -1,15 +1,18 @@
-"""What an inference costs in energy, by the device's own sensors or a meter beside it."""
+"""What an inference of each build costs in energy, by the device's own sensors or a meter beside it."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Literal
 
 import qpipe
 from qpipe.amounts import Count, Seconds, Threads, Wait
 from qpipe_plugins.measure.conditions import round_options
-from qpipe_plugins.measure.rounds import interval
+from qpipe_plugins.measure.interleaved import Interleaved
+from qpipe_plugins.measure.rounds import Journal, interval
+from qpipe_plugins.measure.timed import doubt, kept
 
 METRICS = ("energy_mj", "energy_net_mj", "power_w")
 MOST_VALUES = 100_000  # a round has no more inferences
@@ -17,14 +20,16 @@ MOST_LOAD = 0.25
 
 
 def energy(
-    deployed: qpipe.Deployed,
+    deployments: qpipe.Deployments,
     device: qpipe.Device,
-    device_samples: qpipe.Stored,
+    device_samples: Mapping[str, qpipe.Stored],
+    workdir: Path,
     progress: qpipe.Progress,
     *,
     source: Literal["auto", "hwmon", "rapl"] = "auto",
     rails: Sequence[str] = (),
     command: str | None = None,
+    command_on: Literal["device", "host"] = "device",
     unit: Literal["W", "J"] = "W",
     rounds: Count = 5,
     round_s: Seconds = 6,
@@ -40,31 +45,32 @@ def energy(
 
     From power monitors (INA219, INA226, INA3221: hwmon) or Intel's counters (rapl), whichever the device has (auto):
     the named `rails`, else the one that feeds the others, else all. Or from a meter of your own: `command` is run by
-    the device's shell and prints watts (or, with `unit` J, joules so far), one number a line, until it is ended. Each
-    of `rounds` fresh processes works for `round_s` seconds after `idle_s` of rest; a round in which the sensor had
-    fewer than `updates` new values is refused. A device measured so runs the sensor's readings, too. Cost: builds x
-    rounds x (idle + round).
+    the device's shell, or the host's (`command_on`), and prints watts (or, with `unit` J, joules so far), one number a
+    line, until it is ended. All builds work in turn, as for latency: each of `rounds` fresh processes for `round_s`
+    seconds, after `idle_s` of rest. A round in which the sensor had fewer than `updates` new values is refused. A
+    device measured so runs the sensor's readings, too. Cost: builds x rounds x (idle + round).
     """
-    asked = {
-        "source": source, "rails": list(rails), "command": command, "unit": unit, "idle_s": idle_s,
-        "period_s": period_s, "updates": updates,
+    if command_on == "host" and not command:
+        raise qpipe.StageError("energy: a meter at the host is a command; give one, or leave command_on out")
+    own = {
+        "source": source, "rails": list(rails), "command": command, "command_on": command_on, "unit": unit,
+        "idle_s": idle_s, "period_s": period_s, "updates": updates,
     }  # fmt: skip
-    options = {**round_options(threads, batch, None, governor, None, MOST_LOAD), "energy": asked}
-    taken = []
-    for index in range(rounds):
-        one = device.round(
-            deployed.stored, device_samples, warmup_s=warmup_s, values=MOST_VALUES, budget_s=round_s, options=options
-        )
-        if not one.energy:
+    options = {**round_options(threads, batch, None, governor, None, MOST_LOAD), "energy": own}
+    asked = {"warmup_s": warmup_s, "values": MOST_VALUES, "budget_s": round_s, "options": options}
+    journal = Journal(workdir / "rounds.jsonl", asked)
+    metering = Interleaved("energy", deployments.present, device, device_samples, journal, asked)
+    for _ in metering.take(rounds, progress):
+        if not all(taken[-1].energy for taken in metering.taken.values() if taken):
             raise qpipe.StageError(f"energy: {device.name} measures no energy; take energy out of measure")
-        taken.append(one)
-        progress(index + 1, rounds, "rounds")
-    return [_measurement(metric, taken, deployed.name) for metric in METRICS]
+    return metering.complete([
+        _measurement(metric, metering.taken[each.name], each.name) for each in metering.running for metric in METRICS
+    ])  # fmt: skip
 
 
 def _measurement(metric: str, taken: Sequence[qpipe.Round], deployed: str) -> qpipe.Measurement:
     """A number of each round, of those that nothing disturbed where there are any; their median."""
-    believed = [each for each in taken if not each.invalid] or taken
+    believed = kept(taken)
     values = [_of(metric, each) for each in believed]
     median = statistics.median(values)
     low, high = interval(median, values) or (None, None)
@@ -73,7 +79,7 @@ def _measurement(metric: str, taken: Sequence[qpipe.Round], deployed: str) -> qp
         "source": first["source"], "rails": first["rails"], "period_s": first["period_s"],
         "updates": [each.energy["updates"] for each in taken], "seconds": [each.energy["seconds"] for each in taken],
         "inferences": [each.energy["inferences"] for each in taken],
-        "idle_w": [each.energy["idle_w"] for each in taken],
+        "idle_w": [each.energy["idle_w"] for each in taken], **doubt(taken),
     }  # fmt: skip
     conditions = [{"invalid": each.invalid, "environment": each.environment} for each in taken]
     raw = [[_of(metric, each)] for each in taken]

@@ -56,13 +56,13 @@ class Interleaved:
         options = {**self.asked["options"], **more}
         return self.device.round(each.stored, self.device_samples[each.name], **{**self.asked, "options": options})
 
-    def complete(self, found: Sequence[qpipe.Measurement]) -> list[qpipe.Measurement]:
+    def complete(self, found: list[qpipe.Measurement]) -> list[qpipe.Measurement]:
         """What was found, where every build ran; IncompleteError with it where some did not."""
         if self.failures:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
             few = f"{len(self.failures)} of {len(self.builds)} builds did not run"
             raise qpipe.IncompleteError(f"{self.what}: {few}: {reasons}", found)
-        return list(found)
+        return found
 
     def _take_one(self, each: qpipe.Deployed, number: int) -> None:
         """The first failure may have been the line's: it gets a second try, unless what was asked for is wrong."""

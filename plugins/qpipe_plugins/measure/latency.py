@@ -47,7 +47,8 @@ def latency(
     `values` inferences a round, fewer where they would exceed `round_s` seconds. It ends after 6, 10, 16, 26, ...
     rounds, once the interval of every build's median is within `precision` of it (0: never), or after `rounds`, or,
     from 6 rounds on, when `budget_s` seconds are over. Intervals are over rounds. A build that fails drops out, and the
-    others go on. Cost: builds x rounds x (start + warmup + values).
+    others go on. Inputs have the shapes that import gave the network. Cost: builds x rounds x (start + warmup +
+    values).
 
     `threads` of one inference, else those of the build; `batch` samples in each, where its batch axis is free; on the
     cores of `affinity` alone. `governor` is set for each round and put back after it, where this user may. `cool_to_c`:
@@ -60,10 +61,11 @@ def latency(
     journal = Journal(workdir / "rounds.jsonl", asked)
     timing = Interleaved("latency", deployments.present, device, device_samples, journal, asked)
     stopped = _time(timing, rounds, precision, budget_s, progress)
-    found = []
+    looked = bool(precision and looks(rounds - 1))
+    found: list[qpipe.Measurement] = []
     for each in timing.running:
         own, floats = timing.taken[each.name], timing.taken.get(float_of(each, timing.running))
-        told = measurements(own, floats, stopped, precision, looked=bool(precision))
+        told = measurements(own, floats, stopped, precision, looked=looked)
         if sustained_s:
             told.append(sustained(timing.once(each, sustained_s=sustained_s), told[0].value))
         found += [replace(one, deployed=each.name) for one in told]

@@ -19,6 +19,13 @@ def kept(rounds: Rounds) -> Rounds:
     return [each for each in rounds if not each.invalid] or rounds
 
 
+def doubt(rounds: Rounds) -> Mapping[str, str]:
+    """For the detail of a number, why it is not to be believed; nothing where a round counts."""
+    if not all(each.invalid for each in rounds):
+        return {}
+    return {"doubt": f"all {len(rounds)} rounds were disturbed: {rounds[-1].invalid}"}
+
+
 def valid(rounds: Rounds) -> list[Sequence[float]]:
     """The values of the rounds that count."""
     return [each.values_ms for each in kept(rounds)]
@@ -72,7 +79,7 @@ def _detail(rounds: Rounds, count: int, stopped: str) -> Mapping[str, Any]:
         "stopped": stopped,
         **({"withheld": {"latency_p99_ms": withheld}} if count < ENOUGH_FOR_P99 else {}),
         **({"invalid": spoiled} if spoiled else {}),
-        **({"doubt": f"all {spoiled} rounds were disturbed: {rounds[-1].invalid}"} if spoiled == len(rounds) else {}),
+        **doubt(rounds),
         **({"never_steady": restless} if restless else {}),
     }
 

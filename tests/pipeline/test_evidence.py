@@ -1,0 +1,104 @@
+"""Whether one number is really better than another: what is paired, and what that tells."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from front_bench import Bench, per_sample, size
+
+from qpipe.compare import evidence
+from qpipe.types import Measurement
+
+
+def test_the_difference_over_samples_is_the_paired_t_interval(bench: Bench) -> None:
+    low, high = evidence.difference(per_sample([1.0, 1.0, 0.0, 1.0]), per_sample([0.0, 1.0, 0.0, 0.0]))
+    # differences 1, 0, 0, 1: mean 0.5, standard deviation 0.57735, t(3) 3.18245
+    assert (low, high) == pytest.approx((0.5 - 3.182446 * 0.577350 / 2, 0.5 + 3.182446 * 0.577350 / 2), abs=1e-5)
+
+
+def test_the_same_samples_tell_schemes_apart_whose_intervals_overlap(bench: Bench) -> None:
+    right = np.arange(400) % 10 < 7  # 280 of 400
+    worse = right & (np.arange(400) % 20 != 0)  # 20 more are wrong
+    one, other = per_sample(right.astype(float).tolist()), per_sample(worse.astype(float).tolist())
+    assert one.low is not None
+    assert other.high is not None
+    assert one.low < other.high
+    bench.add("one", one)
+    bench.add("other", other)
+    assert bench.reasons({"top1": "max"}) == {"one": "", "other": "dominated by one"}
+
+
+def rounds(*medians: float) -> Measurement:
+    values = [[median - 0.01, median, median + 0.01] for median in medians]
+    middle = float(np.median(values))
+    return Measurement("latency_ms", middle, "ms", min(medians), max(medians), len(medians), rounds=values)
+
+
+def test_interleaved_rounds_pair_up_under_drift(bench: Bench) -> None:
+    drift = np.array([0.0, 1.0, 2.0, 3.0, 4.0])
+    bench.add("fast", rounds(*(5.0 + drift)))
+    bench.add("slow", rounds(*(5.5 + drift)))
+    assert bench.reasons({"latency_ms": "min"}) == {"fast": "", "slow": "dominated by fast"}
+
+
+def test_resamples_of_the_same_draws_pair_up(bench: Bench) -> None:
+    drawn = np.random.default_rng(0).normal(0.80, 0.02, 200)
+    for scheme, lost in (("one", 0.0), ("other", 0.01)):
+        values = (drawn - lost).tolist()
+        wide = {"low": 0.76 - lost, "high": 0.84 - lost, "n": 500, "raw": "resamples", "rounds": [values]}
+        bench.add(scheme, Measurement("map50", 0.80 - lost, "", better="max", **wide))  # type: ignore[arg-type]
+    assert bench.reasons({"map50": "max"}) == {"one": "", "other": "dominated by one"}
+
+
+@pytest.mark.parametrize("middle", ["pooled", "median", "mean"])
+def test_rounds_stand_for_whichever_middle_of_them_was_taken(middle: str) -> None:
+    drift = [0.0, 1.0, 5.0]
+
+    def timed(base: float) -> Measurement:
+        values = [[base + d, base + d, base + d + 9.0] + [base + d + 8.0] * (d > 1) for d in drift]
+        medians = [float(np.median(each)) for each in values]
+        taken = {"pooled": np.concatenate(values), "median": medians}
+        value = float(np.mean(medians) if middle == "mean" else np.median(taken[middle]))
+        return Measurement("latency_ms", value, "ms", value - 9, value + 9, 3, rounds=values)
+
+    assert evidence.difference(timed(5.5), timed(5.0)) == pytest.approx((0.5, 0.5))
+
+
+def test_better_on_the_average_but_with_a_worse_number_is_not_better() -> None:
+    one = Measurement("latency_ms", 6.0, "ms", 1.0, 2.0, 10)
+    other = Measurement("latency_ms", 5.0, "ms", 3.0, 4.0, 10)
+    assert evidence.difference(one, other) == (-3.0, -1.0)
+    assert not evidence.is_better(one, other, "min")
+
+
+def test_numbers_of_different_samples_are_not_paired() -> None:
+    one, other = per_sample([1.0, 1.0, 1.0, 0.0]), per_sample([1.0, 0.0, 0.0])
+    assert one.low is not None
+    assert other.high is not None
+    assert evidence.difference(one, other)[0] == one.low - other.high
+
+
+def test_raw_values_that_do_not_stand_for_the_number_are_not_paired() -> None:
+    p90 = [
+        Measurement("latency_p90_ms", value, "ms", value - 1, value + 1, 3, rounds=[[1.0, 2.0], [1.0, 2.0]])
+        for value in (9.0, 12.0)
+    ]
+    assert evidence.difference(*p90) == (8.0 - 13.0, 10.0 - 11.0)
+
+
+def test_numbers_without_interval_are_exact() -> None:
+    assert evidence.difference(size(2.0), size(3.0)) == (-1.0, -1.0)
+
+
+def test_disturbed_rounds_are_left_out_of_pairs(bench: Bench) -> None:
+    def timed(values: list[float], invalid: int) -> Measurement:
+        conditions = [{"invalid": "throttled" if n == invalid else None, "environment": {}} for n in range(5)]
+        believed = [value for n, value in enumerate(values) if n != invalid]
+        rounds = [[value] for value in values]
+        middle = float(np.median(believed))
+        return Measurement("latency_ms", middle, "ms", 1, 99, 4, rounds=rounds, conditions=conditions)
+
+    one, other = timed([1.0, 2.0, 3.0, 50.0, 5.0], invalid=3), timed([1.5, 70.0, 3.5, 4.5, 5.5], invalid=1)
+    assert evidence.difference(other, one) == pytest.approx((0.5, 0.5))
+    bench.add("one", one)
+    assert bench.rows()[0]["notes"]["rounds"] == "1 of 5 rounds were disturbed and do not count: throttled"
