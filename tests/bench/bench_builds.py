@@ -11,7 +11,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -20,12 +22,17 @@ from qpipe.store import Store
 
 ROOT = Path(__file__).parents[2]
 SCHEMES = ("int8-channel", "log4", "onnxruntime")
-MEASURE = [{"latency": {"rounds": 40, "values": 40}}, "size"]
+MEASURE = [{"latency": {"rounds": 40, "values": 40, "precision": 0, "budget_s": 900}}, "size"]
+Chain = list[Any]
 
 
-def measured(recipe: Path, settings: list[str]) -> tuple[dict[str, list[float]], dict[str, float]]:
-    """One run of the recipe's three schemes in an empty cache: the median of each round in ms, and MB, by scheme."""
+def measured(
+    recipe: Path, settings: list[str], schemes: Sequence[str] = SCHEMES, more: Mapping[str, Chain] = {}
+) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """One run of some of the recipe's schemes, and of more, in an empty cache: the median of each round in ms, and MB,
+    by scheme."""
     asked = {**yaml.safe_load(recipe.read_text(encoding="utf-8")), "measure": MEASURE, "pareto": {"latency_ms": "min"}}
+    asked["schemes"] |= more
     with (
         tempfile.TemporaryDirectory() as folder,
         tempfile.NamedTemporaryFile("w", suffix=".yaml", dir=recipe.parent) as file,  # for the paths in it
@@ -34,9 +41,9 @@ def measured(recipe: Path, settings: list[str]) -> tuple[dict[str, list[float]],
         file.flush()
         command = [str(Path(sys.executable).parent / "qpipe"), "run", file.name]
         command += ["--db", f"{folder}/results.db", "--cache", f"{folder}/cache"]
-        command += [word for scheme in SCHEMES for word in ("--only", scheme)]
+        command += [word for scheme in (*schemes, *more) for word in ("--only", scheme)]
         command += [word for setting in settings for word in ("--set", setting)]
-        subprocess.run(command, check=True, stdout=subprocess.PIPE)
+        subprocess.run(command, check=not more, stdout=subprocess.PIPE)  # a rival may fail, the others go on
         with Store(Path(folder) / "results.db") as store:
             rows = store.measurements(store.runs()[0]["id"])
             raw = {row["scheme"]: store.values(row["id"]) for row in rows if row["metric"] == "latency_ms"}
