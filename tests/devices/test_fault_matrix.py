@@ -1,0 +1,301 @@
+"""The fault matrix: what a run does when its board or the way to it fails, a line a fault, against real processes.
+
+For each: the run ends or goes on, within its deadline and five seconds; its one line and the type of failure are right;
+what was measured whole is kept; no wrong number is stored; nothing is left on the board. Faults of the network itself
+are in test_fault_matrix_network.py, those that take a board of its own in tests/board.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import fault_lab
+import numpy as np
+import pytest
+from fault_lab import Site, stop, wait_for
+
+from qpipe.errors import Failure
+
+pytestmark = [
+    pytest.mark.skipif(fault_lab.SSHD is None, reason="no sshd is installed: apt-get install openssh-server"),
+    pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc"),
+    pytest.mark.timeout(300),
+]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens, when, and what a run makes of it."""
+
+    cause: Callable[[Site], None]
+    when: Literal["before", "uploading", "measuring"]
+    status: int = 0  # of the run: 0 it goes on to its end, 1 it does not
+    says: str = ""  # a line of its output, as a regular expression
+    failure: Failure | None = None  # the type of what failed on the way
+    within: float = 90  # seconds
+    as_root: bool = False
+    is_long: bool = False
+
+
+# ---- before the run
+
+
+def no_python(site: Site) -> None:
+    site.options["python"] = "/nowhere/python3"
+
+
+def old_python(site: Site) -> None:
+    pretend = (
+        "import sys; sys.version_info = (3, 6, 9, 'final', 0); code = sys.argv.pop(2); del sys.argv[1]; exec(code)"
+    )
+    site.options["python"] = str(site.spoil("python3.6", f'exec {sys.executable} -c "{pretend}" "$@"'))
+
+
+def no_python_at_all(site: Site) -> None:
+    site.options["python"] = str(site.spoil("python3", "echo 'syntax error near unexpected token' >&2; exit 2"))
+
+
+def no_runtime(site: Site) -> None:
+    numpy = Path(np.__file__).parent
+    bare = site.folder / "bare"
+    bare.mkdir()
+    for each in (numpy, numpy.with_name("numpy.libs")):
+        if each.exists():
+            (bare / each.name).symlink_to(each)
+    python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    site.options["python"] = str(site.spoil("python3", f'PYTHONPATH={bare} exec {python} -s "$@"'))
+
+
+def wrong_host_key(site: Site) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", site.folder / "other"], check=True)
+    kind, key = (site.folder / "other.pub").read_text(encoding="utf-8").split()[:2]
+    known = site.folder / "known_hosts"
+    known.write_text(f"[{site.address}]:{site.port} {kind} {key}\n", encoding="utf-8")
+
+
+def read_only_home(site: Site) -> None:
+    if os.getuid() == 0:  # whom no permission stops
+        for options in (["--bind"], ["-o", "remount,ro,bind"]):
+            subprocess.run(["mount", *options, site.folder / "home", site.folder / "home"], check=True)
+    else:
+        (site.folder / "home").chmod(0o555)
+
+
+def full_disk(site: Site) -> None:
+    site.board.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", site.board], check=True)
+
+
+def noise(site: Site) -> None:
+    """A shell that talks before and after, as many do."""
+    lines = "echo Welcome to the board; echo '{\"id\": 1}'; printf 'no line feed'\n"
+    (site.folder / "home/.bashrc").write_text(lines, encoding="utf-8")
+    site.cut_power()
+    site.start(level=0)
+
+
+def corrupted_blob(site: Site) -> None:
+    blobs = list(site.board.glob("blobs/*"))
+    largest = max(blobs, key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+
+
+def truncated_once(site: Site) -> None:
+    once = site.folder / "once"
+    site.spoil("cat", f'if mkdir {once} 2>/dev/null; then exec head -c 500; fi; exec /bin/cat "$@"')
+
+
+def truncated_always(site: Site) -> None:
+    site.spoil("cat", "exec head -c 500")
+
+
+# ---- while a file travels
+
+
+def slow_uploads(site: Site) -> None:
+    site.spoil("cat", 'head -c 65536; sleep 3; exec /bin/cat "$@"')
+
+
+def session_killed(site: Site) -> None:
+    for pid in site.sessions():
+        stop(pid, signal.SIGKILL)
+
+
+# ---- while it measures
+
+
+def agent_killed(site: Site) -> None:
+    for pid in site.agents():
+        stop(pid, signal.SIGKILL)
+
+
+def job_killed(site: Site) -> None:
+    for pid in site.runners():
+        stop(pid, signal.SIGKILL)
+
+
+def jobs_killed(site: Site) -> None:
+    """Each of them, for a while: more than the stage itself tries."""
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        for pid in site.runners():
+            stop(pid, signal.SIGKILL)
+        time.sleep(0.05)
+
+
+def frozen_for_good(site: Site) -> None:
+    """All that there was of the run; the board itself answers."""
+    for pid in [*site.sessions(), *site.processes()]:
+        stop(pid, signal.SIGSTOP)
+
+
+def frozen_for_a_while(site: Site) -> None:
+    frozen = [site.server.pid] if site.server else []
+    frozen += [*site.sessions(), *site.processes()]
+    for pid in frozen:
+        stop(pid, signal.SIGSTOP)
+    time.sleep(8)  # longer than silence_s
+    for pid in frozen:
+        stop(pid, signal.SIGCONT)
+
+
+def off_and_on(site: Site) -> None:
+    site.cut_power()
+    time.sleep(4)
+    site.start()
+
+
+LOST = r"board/latency: .*(the connection was lost|nothing was heard of it)"
+FAULTS = {
+    "no python": Fault(
+        no_python, "before", 1, r"^qpipe: board: '/nowhere/python3' does not start the agent .*; set python to one",
+    ),
+    "wrong python": Fault(
+        old_python, "before", 1, r"^qpipe: board: .*python 3\.6 is too old; it must be 3\.8 or newer",
+    ),
+    "no python at all": Fault(
+        no_python_at_all, "before", 1, r"^qpipe: board: .*does not start the agent \(its last line: syntax error",
+    ),
+    "no runtime": Fault(
+        no_runtime, "before", 1, r"onnxruntime cannot be imported .*install it there", "configuration",
+    ),
+    "wrong host key": Fault(
+        wrong_host_key, "before", 1, r"^qpipe: board: host key of 127\.0\.0\.1 is not the one in .*ssh-keygen|rekey",
+    ),
+    "read-only home": Fault(
+        read_only_home, "before", 1, r"^qpipe: board: .*(Read-only file system|Permission denied)",
+    ),
+    "disk full": Fault(
+        full_disk, "before", 1, r"board: no room for .* free in .*; free space or run: qpipe devices clean board",
+        "no room", as_root=True,
+    ),
+    "noise on stdout": Fault(noise, "before"),
+    "corrupted blob": Fault(corrupted_blob, "before"),
+    "truncated upload": Fault(truncated_once, "before"),
+    "uploads always truncated": Fault(
+        truncated_always, "before", 1, r"arrived damaged 3 times", "died", is_long=True,
+    ),
+    "sshd session killed mid-upload": Fault(session_killed, "uploading", failure="died"),
+    "sshd session killed": Fault(session_killed, "measuring"),
+    "agent killed": Fault(agent_killed, "measuring"),
+    "job killed": Fault(job_killed, "measuring"),
+    "jobs killed again and again": Fault(jobs_killed, "measuring", 0, r"was killed by SIGKILL", "died"),
+    "frozen for good": Fault(frozen_for_good, "measuring"),
+    "frozen for a while": Fault(frozen_for_a_while, "measuring"),
+    "powered off and back": Fault(off_and_on, "measuring"),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site where nothing happened: what it measured is right, what it computed on the host need not be again."""
+    site = fault_lab.make(tmp_path_factory.mktemp("undisturbed"))
+    ended = site.finish(site.run(), 120)
+    assert ended.status == 0, ended.said
+    site.check_nothing_left()
+    yield site
+    site.end()
+
+
+@pytest.fixture
+def site(undisturbed: Site, tmp_path: Path) -> Iterator[Site]:
+    made = fault_lab.copy(undisturbed, tmp_path / "site")
+    yield made
+    made.end()
+    for place in (made.board, made.folder / "home", made.folder / "home"):  # whichever was mounted
+        subprocess.run(["umount", place], stderr=subprocess.DEVNULL, check=False)
+    (made.folder / "home").chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.lab if fault.is_long else ()) for name, fault in FAULTS.items()]
+)
+def test_a_fault_ends_as_it_should(name: str, site: Site, undisturbed: Site) -> None:
+    fault = FAULTS[name]
+    if fault.as_root and os.getuid() != 0:
+        pytest.skip("mounts a file system: run it as root")
+    if fault.cause is corrupted_blob:  # it has been there before
+        shutil.copytree(undisturbed.board, site.board)
+    if fault.when == "before":
+        fault.cause(site)
+    if fault.when == "uploading":
+        slow_uploads(site)
+    run = site.run()
+    if fault.when == "uploading":
+        assert wait_for(lambda: any(path.is_file() for path in site.board.glob("incoming*/**/*")), 60)
+        (site.folder / "bin/cat").unlink()
+    if fault.when == "measuring":
+        site.measuring(run)
+    kept = site.journalled()
+    if fault.when != "before":
+        fault.cause(site)
+    ended = site.finish(run, fault.within)
+    assert ended.status == fault.status, ended.said
+    assert re.search(fault.says, ended.said, re.M), ended.said
+    assert site.failures() == ({fault.failure} if fault.failure else set()), ended.said
+    site.check_nothing_left()
+    site.check_numbers(undisturbed.numbers(), whole=fault.status == 0)
+    site.check_kept(kept)
+
+
+def test_of_two_runs_at_once_one_waits_and_says_for_whom(site: Site, undisturbed: Site) -> None:
+    first = site.run("--set", "rounds=8")
+    assert wait_for(lambda: bool(site.agents()), 60)
+    second = site.run("--new")
+    ends = [site.finish(first, 90), site.finish(second, 90)]
+    assert [ended.status for ended in ends] == [0, 0], [ended.said for ended in ends]
+    assert re.search(r"^board: busy: held by \S+@\S+ since .*; waiting$", ends[1].said, re.M)
+    assert site.failures() == set()
+    site.check_nothing_left()
+    site.check_numbers(undisturbed.numbers())
+
+
+@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(n, marks=pytest.mark.lab) for n in range(3, 20))])
+def test_a_host_that_is_killed_at_a_random_moment_goes_on(seed: int, site: Site, undisturbed: Site) -> None:
+    run = site.run()
+    try:
+        run.wait(random.Random(seed).uniform(1, 12))
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait()
+    assert wait_for(lambda: not site.processes(), 5), "something still runs on the board five seconds later"
+    kept = site.journalled()
+    ended = site.finish(site.run(), 90)
+    assert ended.status == 0, ended.said
+    assert site.failures() == set()
+    site.check_nothing_left()
+    site.check_numbers(undisturbed.numbers())
+    site.check_kept(kept)
