@@ -11,12 +11,13 @@ from qpipe import document
 from qpipe.call import Call, CallReader
 from qpipe.document import Document
 from qpipe.errors import RecipeError, suggest
-from qpipe.options import check
+from qpipe.options import check, options
 from qpipe.registry import DEMANDS, Registry
 from qpipe.types import Capabilities, Device, Emulation, Power
 
 FILE = "devices.yaml"
 LOCAL = "local"
+BESIDE = ("target", "emulated", "power")  # what an entry may say of a device beside its driver
 
 
 def find(given: Path | None, beside: Path | None = None) -> Path | None:
@@ -39,7 +40,8 @@ def load(path: Path | None, plugins: Registry) -> dict[str, Call]:
         reader = CallReader(source, plugins)
         for name, value in root.items():
             document.name(name, source.at(name), "device")
-            value, beside = reader.accompanied(value, ("target", "emulated", "power"))
+            value, beside = reader.accompanied(value, BESIDE)
+            _check_driver(value, source, name, plugins)
             driver, given = reader.named(value, source.at(name), "device")
             stage = plugins.device(driver, source.at(name))
             own: dict[str, Any] = {"target": _demands(beside.get("target", {}), source, name)}
@@ -51,6 +53,17 @@ def load(path: Path | None, plugins: Registry) -> dict[str, Call]:
         stage = plugins.device(LOCAL)
         devices[LOCAL] = Call(stage, check(stage.function, {}, LOCAL))
     return devices
+
+
+def _check_driver(value: Any, source: Document, device: str, plugins: Registry) -> None:
+    """RecipeError for a key that is neither a driver nor may stand beside one."""
+    for key in value if isinstance(value, dict) else ():
+        if key not in plugins.devices:
+            owners = [name for name, stage in plugins.devices.items() if key in options(stage.function)]
+            known = suggest(str(key), [*plugins.devices, *BESIDE])
+            fix = f"write {{{owners[-1]}: {{{key}: ...}}}}" if owners else known
+            where = source.at(device, key)
+            raise RecipeError(f"{where}: '{key}' is no driver, and nothing that stands beside one; {fix}")
 
 
 def _power(given: Any, reader: CallReader, source: Document, device: str) -> Call:

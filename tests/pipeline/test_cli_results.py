@@ -179,3 +179,12 @@ def test_a_run_keeps_to_the_limits_it_was_given_and_remembers_them(qpipe: Shell)
     assert "; surely; " in out
     assert ", the best with weight <= 1e+09: " in qpipe("pareto")[0]
     assert ", the best with weight <= 2e+09: " in qpipe("pareto --max weight=2e9")[0]
+
+
+def test_a_limit_that_a_share_cannot_keep_is_refused(qpipe: Shell) -> None:
+    with Store(DB) as store:
+        run = store.new_run("net", recipe_path="", recipe_digest="", recipe_text="", versions={})
+        add(store, run, "float32")
+    _, err = qpipe("pareto --min map50=85", 2)
+    assert err == "qpipe: --min map50=85: it is a share; write 85% or 0.85\n"
+    assert "map50 >= 0.85" in qpipe("pareto --min map50=85%")[0]

@@ -78,8 +78,8 @@ def test_the_same_samples_pair_up_across_runs(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("fact", "word"),
-    [("model_digest", "model"), ("metric_digest", "how it is measured"), ("fingerprint", "device or runtime"),
-     ("evaluation_digest", "evaluation samples")],
+    [("model_digest", "the model"), ("metric_digest", "the metric and its options"),
+     ("fingerprint", "the device or runtime"), ("evaluation_digest", "the evaluation samples")],
 )  # fmt: skip
 def test_what_was_not_measured_alike_is_not_compared(bench: Bench, fact: str, word: str) -> None:
     line = bench.both(top1(np.ones(9)), top1(np.zeros(9)), **{fact: "another"})

@@ -69,7 +69,7 @@ def test_what_changed_between_two_runs_says_it_and_what_became_hardware_is_not_c
     qpipe.lab.edit("devices.yaml", "one: {'null': {}}", "one: {'null': {}, emulated: instructions}")
     qpipe.lab.edit("recipe.yaml", "measure: [pace", "measure: [{pace: {value: 9}}")
     qpipe("run recipe.yaml --new")
-    assert " emulated latency_ms " in qpipe(f"compare {before} {qpipe.json('runs')[0]['id']}")[0]
+    assert " emulated latency_ms " in qpipe(f"compare {before} {qpipe.json('runs')[0]['id']} --metric latency_ms")[0]
 
 
 def test_it_survives_a_merge(qpipe: LabShell, tmp_path: Path) -> None:

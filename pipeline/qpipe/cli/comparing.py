@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,12 +28,15 @@ def compare(before: str, after: str, device: str | None, metrics: Sequence[str],
     if as_json:
         print_json({"before": old["id"], "after": new["id"], "environment": told, "rows": rows})
         return
-    changed = sorted((row for row in rows if row["verdict"] != "tied"), key=lambda row: ORDER.index(row["verdict"]))
+    dull = () if metrics else ("tied", "not comparable")  # these are counted, unless they are asked for
+    changed = sorted((row for row in rows if row["verdict"] not in dull), key=lambda row: ORDER.index(row["verdict"]))
     columns = ("row", "metric", "before", "after", "ratio", "verdict")
     if changed:
         print_table(columns, [_cells(row) for row in changed], right=("before", "after", "ratio"))
     counts = [f"{n} {word}" for word in ORDER if (n := sum(row["verdict"] == word for row in rows))]
     print_text(f"{old['id']} to {new['id']}: {', '.join(counts) or 'nothing was measured'}")
+    for reason, number in Counter(" and ".join(row["differs"]) for row in rows if row["differs"]).items():
+        print_text(f"{number} cannot be compared: not the same in both is {reason}")
     for line in told:
         print_text(f"measured under other conditions: {line}")
 
@@ -51,7 +55,7 @@ def _cells(row: Row) -> list[str]:
     name = "/".join(row[part] for part in ("model", "scheme", "build")) + f"@{row['device']}"
     verdict = row["verdict"]
     if row["differs"]:
-        verdict += f": another {' and '.join(row['differs'])}"
+        verdict += f": not the same is {' and '.join(row['differs'])}"
     ratio = row["ratio"]
     said = f"{ratio['value']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})" if ratio else ""
     metric = named(row["metric"], row["unit"] or "", row["emulated"])

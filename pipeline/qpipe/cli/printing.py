@@ -27,29 +27,34 @@ def print_text(text: str = "") -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), least: int | None = None
+    columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), spare: Sequence[str] = ()
 ) -> Sequence[str]:
     """A plain table; columns named in `right` hold numbers.
 
-    Where the terminal is too narrow, cells are folded; with `least`, columns beyond so many go first, from the end.
-    Gives the columns that went.
+    Where the terminal is too narrow, columns that are `spare` go, the first of them last; then cells are folded. Gives
+    the columns that went.
     """
     cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
     console = Console(width=None if Console().is_terminal else PIPE_WIDTH)
-    kept = len(columns) if least is None else _fitting([columns, *cells], console.width, least)
+    gone = _gone([columns, *cells], console.width, [columns.index(name) for name in spare])
+    kept = [number for number in range(len(columns)) if number not in gone]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns[:kept]:
+    for column in (columns[number] for number in kept):
         table.add_column(column, justify="right" if column in set(right) else "left", overflow="fold")
     for row in cells:
-        table.add_row(*map(Text, row[:kept]))
+        table.add_row(*(Text(row[number]) for number in kept))
     console.print(table, highlight=False)
-    return columns[kept:]
+    return [columns[number] for number in sorted(gone)]
 
 
-def _fitting(lines: Sequence[Sequence[str]], width: int, least: int) -> int:
-    """How many columns fit side by side, but no fewer than `least`."""
-    widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-    count = len(widths)
-    while count > least and sum(widths[:count]) + 2 * (count - 1) > width:
-        count -= 1
-    return count
+def _gone(lines: Sequence[Sequence[str]], width: int, spare: Sequence[int]) -> set[int]:
+    """The spare columns that must go for the others to fit side by side."""
+    widths = [max(map(cell_len, column)) + 2 for column in zip(*lines, strict=True)]
+    left = width + 2 - sum(each for number, each in enumerate(widths) if number not in spare)
+    gone = set[int]()
+    for number in spare:
+        if widths[number] <= left:
+            left -= widths[number]
+        else:
+            gone.add(number)
+    return gone

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 SMOKE = "a smoke run: that all works is what it shows; its numbers are of too few samples to decide by"
+DOMINATED = "(dominated: another is better in an objective and worse in none, beyond noise and a small margin)"
 # what is always worth seeing, after the objectives of the recipe and its scores
 ALWAYS = ("latency_ms", "latency_ratio", "size_mb", "memory_mb", "agreement", "sqnr_db", "effective_bits", "int8_nodes")
 
@@ -79,11 +80,15 @@ def remembered_limits(run: Row) -> Limits:
 
 
 def _check_measured(asked: Limits, own: list[Row]) -> None:
+    from qpipe.compare.wording import is_share
+
     measured = {metric for row in own for metric in row["metrics"]}
-    for metric, (sign, _) in asked.items():
+    for metric, (sign, bound) in asked.items():
+        option = "--min" if sign == ">=" else "--max"
         if metric not in measured:
-            option = "--min" if sign == ">=" else "--max"
             raise QpipeError(f"{option} {metric}: it was not measured; {suggest(metric, measured)}")
+        if bound > 1 and is_share(metric, own):
+            raise QpipeError(f"{option} {metric}={bound:g}: it is a share; write {bound:g}% or {bound / 100:g}")
 
 
 def pareto(run: str | None, device: str | None, asked: Limits, db: Path, as_json: bool) -> None:
@@ -126,24 +131,33 @@ def print_pareto(store: Store, run: str, own: list[Row], asked: Limits | None = 
         table = [
             ["*" if row["on_front"] else "", f"{row['scheme']}{' ' + row['build'] if several else ''}"]
             + [cell(row["metrics"].get(metric), is_share(metric, group)) for metric in metrics]
-            + [row["reason"] or (f"tied with {', '.join(row['ties'])}" if row["ties"] else "")]
+            + [_verdict(row, bool(objectives))]
             for row in group
         ]
         headings = [*(heading(metric, group) for metric in metrics), "verdict"]
-        left_out = print_table(["", "scheme", *headings], table, headings[:-1], least=2 + len(objectives))
+        spare = [headings[-1], *headings[len(objectives) : -1]]
+        left_out = print_table(["", "scheme", *headings], table, headings[:-1], spare)
         if left_out:
             print_text(f"(too narrow for {', '.join(left_out)}: widen the terminal, or use --json)")
+        if any(row["reason"].startswith("dominated") for row in group):
+            print_text(DOMINATED)
         for line in noted(group):
             print_text(line)
         missing = [metric for metric in store.run(run)["objectives"] if metric not in objectives]
         print_text("\n" + (unmeasured(missing, group) if missing else "\n".join(recommend(group, objectives, asked))))
 
 
+def _verdict(row: Row, judged: bool) -> str:
+    """What a row is worth, in words."""
+    tied = f", tied with {', '.join(row['ties'])}" if row["ties"] else ""
+    return row["reason"] or (f"on the front{tied}" if row["on_front"] and judged else tied.removeprefix(", "))
+
+
 def unmeasured(missing: list[str], group: list[Row]) -> str:
     """Why nothing is recommended: what is best in the rest may be the worst in what was not measured."""
     there = sorted({metric for row in group for metric in row["metrics"]})
-    names = " and ".join(missing)
-    return f"nothing is recommended: {names} was not measured; measure it, or set pareto to some of {', '.join(there)}"
+    names = f"{' and '.join(missing)} {'was' if len(missing) == 1 else 'were'}"
+    return f"nothing is recommended: {names} not measured; measure it, or set pareto to some of {', '.join(there)}"
 
 
 def groups(own: list[Row]) -> dict[tuple[str, str], list[Row]]:
@@ -185,7 +199,8 @@ def print_run(store: Store, finished: Finished, asked: Request, command: str) ->
         print_text(f"  failed: {step}: {finished.outcome.errors[step]} ({failure}{attempts})")
     print_text(f"results: {shown(asked.db)}   cache: {shown(asked.cache)}")
     if finished.state != "done":
-        print_text(f"go on with: {command}")
+        cleared = "".join(f"{shlex.join(['qpipe', 'devices', 'clear', device])} && " for device in finished.bad)
+        print_text(f"go on with: {cleared}{command}")
     else:
         print_text(_next(store, finished.run, own, asked))
 

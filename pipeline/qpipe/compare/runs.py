@@ -16,8 +16,10 @@ from qpipe.types import Measurement
 Verdict = Literal["better", "worse", "tied", "not comparable", "new", "missing"]
 
 # digests that must agree, in words; of what is measured with a metric or samples, those too
-SAME = {"model_digest": "model", "metric_digest": "how it is measured", "fingerprint": "device or runtime"}
-SCORED = {"evaluation_digest": "evaluation samples"}
+SAME = {
+    "model_digest": "the model", "metric_digest": "the metric and its options", "fingerprint": "the device or runtime",
+}  # fmt: skip
+SCORED = {"evaluation_digest": "the evaluation samples"}
 
 
 def compared(store: Store, before: str, after: str, metrics: Iterable[str] = ()) -> list[dict[str, Any]]:

@@ -119,7 +119,8 @@ def _stored(case: Case, store: Store) -> Rung | None:
         scored = {row["metric"]: row for row in rows if row["raw"] in ("samples", "resamples")}
         if scored:
             values = {name: float(row["value"]) for name, row in scored.items()}
-            return Rung("device", values, max(row["n"] for row in scored.values()), f"measured by run {run['id']}")
+            note = f"measured by run {run['id']}, on its own samples: not those above"
+            return Rung("device", values, max(row["n"] for row in scored.values()), note)
     return None
 
 
