@@ -61,7 +61,7 @@ class Link:
 
     def capabilities(self) -> Capabilities:
         """Ask the device what it is; raises DeviceError where it cannot be reached or lacks python or numpy."""
-        answer = self._ask("capabilities", 60)
+        answer = self._ask("capabilities", 60, sysfs=self.sysfs)
         fields: dict[str, Any] = {key: answer[key] for key in Capabilities.__dataclass_fields__}
         return Capabilities(**{**fields, "features": tuple(answer["features"])})
 

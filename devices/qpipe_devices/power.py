@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import base64
+import hashlib
+import http.client
 import os
 import signal
 import subprocess
@@ -10,6 +11,9 @@ import tempfile
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Callable
+from http.client import HTTPMessage
+from typing import IO
 
 from qpipe.amounts import Seconds
 from qpipe.errors import DeviceError
@@ -39,8 +43,8 @@ def socket(
     """A power socket on the network that is switched by HTTP, as those of Shelly and Tasmota are: two addresses to GET.
 
     As http://10.0.0.5/rpc/Switch.Set?id=0&on=false (Shelly), http://10.0.0.5/cm?cmnd=Power%20off (Tasmota). `user` and
-    `password` log in by HTTP Basic; give what is secret as ${env:NAME}. `boot_s` after `on` the device answers, at
-    most.
+    `password` log in by HTTP Digest or Basic, whichever the socket asks for (a Shelly's user is admin); give what is
+    secret as ${env:NAME}. `boot_s` after `on` the device answers, at most.
     """
     return Socket(name, off, on, (user, password) if user else None, timeout_s, boot_s)
 
@@ -65,9 +69,11 @@ class Command:
             )  # fmt: skip
             try:
                 status = process.wait(self.timeout_s)
-            except subprocess.TimeoutExpired:
+            except BaseException as error:  # an interrupt, too: what is late with `off` must not come after `on`
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+                if not isinstance(error, subprocess.TimeoutExpired):
+                    raise
                 raise _failed(self.name, which, f"did not end within {self.timeout_s:g} s") from None
             output.seek(0)
             said = output.read()
@@ -93,25 +99,53 @@ class Socket:
 
     def _get(self, which: str) -> None:
         address = self.addresses[which]
-        parts = urllib.parse.urlsplit(address)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise _failed(self.name, which, "is no address; give http://HOST/...")
-        request = urllib.request.Request(address)  # noqa: S310  (http or https, looked at above)
-        if self.login:
-            request.add_header("Authorization", "Basic " + base64.b64encode(":".join(self.login).encode()).decode())
-        # it is in the lab: no proxy is on the way there
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        host = self._host(which)
         try:
-            with opener.open(request, timeout=self.timeout_s) as answer:
+            with self._opener(address).open(address, timeout=self.timeout_s) as answer:
                 answer.read(LONGEST)
         except urllib.error.HTTPError as error:
             error.close()
-            raise _failed(
-                self.name, which, f"by {parts.hostname} was answered with {error.code} {error.reason}"
-            ) from None
-        except OSError as error:
-            reason = getattr(error, "reason", error)
-            raise _failed(self.name, which, f"by {parts.hostname} failed: {reason}") from None
+            raise _failed(self.name, which, f"by {host} was answered with {error.code} {error.reason}") from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            reason = str(getattr(error, "reason", None) or error).strip() or type(error).__name__
+            raise _failed(self.name, which, f"by {host} failed: {reason}") from None
+
+    def _host(self, which: str) -> str:
+        """The machine that an address is of."""
+        try:
+            parts = urllib.parse.urlsplit(self.addresses[which])
+            if parts.scheme in ("http", "https") and parts.hostname and not parts.username and parts.port != 0:
+                return parts.hostname
+        except ValueError:
+            pass
+        raise _failed(self.name, which, "is no address; give http://HOST/..., and user and password as options")
+
+    def _opener(self, address: str) -> urllib.request.OpenerDirector:
+        """It is in the lab: no proxy is on the way there."""
+        known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+        if self.login:
+            known.add_password(None, address, *self.login)
+        logins = _Digest(known), urllib.request.HTTPBasicAuthHandler(known)
+        return urllib.request.build_opener(urllib.request.ProxyHandler({}), *logins)
+
+
+class _Digest(urllib.request.HTTPDigestAuthHandler):
+    """With SHA-256 as well, by which a Shelly asks (RFC 7616)."""
+
+    def get_algorithm_impls(self, algorithm: str) -> tuple[Callable[[str], str], Callable[[str, str], str]]:
+        if algorithm != "SHA-256":
+            return super().get_algorithm_impls(algorithm)
+
+        def digest(text: str) -> str:
+            return hashlib.sha256(text.encode()).hexdigest()
+
+        return digest, lambda secret, text: digest(f"{secret}:{text}")
+
+    def http_error_401(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage
+    ) -> IO[bytes] | None:
+        with fp:  # which nobody else closes
+            return super().http_error_401(req, fp, code, msg, headers)
 
 
 def _failed(name: str, which: str, reason: str) -> DeviceError:

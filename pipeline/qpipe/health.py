@@ -24,6 +24,7 @@ Pause = Callable[[float], Any]
 
 PATIENCE_S = 3600.0  # a run waits so long for a device that another is at
 RECOVERY_S = 60.0  # what restarts by itself, or whose line comes back, answers again by then
+TOLD_S = 60.0  # who waits says so as often
 LEAVING_S = 30.0  # a device without current, and what stands between, is silent by then
 OFF_S = 3.0  # capacitors hold what was there for a while
 POLL_S = 1.0
@@ -122,7 +123,8 @@ class Health:
             if isinstance(error, BusyError) or not is_infrastructure(error) or name not in self.powers:
                 raise
             self.say(f"{error}; switching its power off and on")
-            cycle(name, self.devices[name], self.powers[name], self.pause, partial(self._switched, name))
+            before = self.known[name].boot_id if name in self.known else None
+            cycle(name, self.devices[name], self.powers[name], self.pause, partial(self._switched, name), before)
             self._check(name)
 
     def _check_for(self, name: str, seconds: float) -> None:
@@ -144,9 +146,11 @@ class Health:
         _let_go(device)
         found = reach(device, self.say, pause=self.pause)
         if before and found.fingerprint != before.fingerprint:
-            changed = [f.name for f in fields(found) if getattr(found, f.name) != getattr(before, f.name)]
+            names = [f.name for f in fields(found) if f.name != "boot_id"]
+            changed = [name for name in names if getattr(found, name) != getattr(before, name)]
             what = f"it was changed in the middle of the run ({', '.join(changed)})"
             raise DeviceError(f"{name}: {what}; run afresh with --new", failure="configuration")
+        self.known[name] = found
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "check").write_bytes(secrets.token_bytes(64))
             device.store(Path(folder), _unseen)
@@ -172,24 +176,30 @@ def is_infrastructure(error: QpipeError) -> bool:
 
 def reach(device: Device, say: Say, patience_s: float = PATIENCE_S, pause: Pause = time.sleep) -> Capabilities:
     """Ask a device what it is, waiting its turn where another run is at it; BusyError when patience ends."""
-    end, told = time.monotonic() + patience_s, False
+    began, told = time.monotonic(), None
     while True:
         try:
             return device.capabilities()
         except BusyError as error:
-            if time.monotonic() > end:
+            now = time.monotonic()
+            if now - began > patience_s:
                 raise
-            if not told:
-                say(f"{error}; waiting")
-                told = True
+            if told is None or now - told >= TOLD_S:
+                say(f"{error}; waiting" + (f" for {(now - began) / 60:.0f} min" if told else ""))
+                told = now
         pause(1)
 
 
 # ---- its current
 
 
-def cycle(name: str, device: Device, power: Power, pause: Pause, switched: Callable[[str], None]) -> None:
-    """Take a device's current away, see it gone, give it back, see it answer. `switched` is told of each."""
+def cycle(
+    name: str, device: Device, power: Power, pause: Pause, switched: Callable[[str], None], before: str | None = None
+) -> None:
+    """Take a device's current away, see it gone, give it back, see it answer. `switched` is told of each.
+
+    `before` is its boot_id, where that is known: DeviceError where it is the same afterwards.
+    """
     try:
         switch_off(name, device, power, pause, switched)
         pause(OFF_S)
@@ -197,6 +207,17 @@ def cycle(name: str, device: Device, power: Power, pause: Pause, switched: Calla
         power.on()
         switched("on")
     await_answer(name, device, power, pause)
+    if before and boot_id(device) == before:
+        what = "it did not start anew, its power switch is another device's"
+        raise DeviceError(f"{name}: {what}; check 'power' in the inventory", failure="configuration")
+
+
+def boot_id(device: Device) -> str | None:
+    """That of a device, which may be dead."""
+    try:
+        return device.capabilities().boot_id
+    except DeviceError:
+        return None
 
 
 def switch_off(name: str, device: Device, power: Power, pause: Pause, switched: Callable[[str], None]) -> None:

@@ -98,6 +98,7 @@ class Capabilities:
     runtimes: Mapping[str, str]  # runtime -> version
     fingerprint: str  # digest of what can change a result: architecture, features, cpu, versions
     emulated: Emulation | None = None  # times are of an emulator, and no device's; None for hardware
+    boot_id: str | None = None  # another after each start of the system; None where it does not say
 
 
 # ---- builds and devices

@@ -106,6 +106,14 @@ def test_a_lock_is_not_opened_through_a_link(open_local, tmp_path):
     assert not (tmp_path / "precious").exists()
 
 
+def test_a_lock_that_is_another_name_of_a_file_is_not_written(open_local, tmp_path):
+    (tmp_path / "precious").write_bytes(b"precious")
+    os.link(tmp_path / "precious", tmp_path / "shared")
+    with pytest.raises(qpipe.DeviceError, match=r"^board: lock \S+ is no file of its own; remove it there$"):
+        open_local("board", lock=str(tmp_path / "shared")).capabilities()
+    assert (tmp_path / "precious").read_bytes() == b"precious"
+
+
 @LINUX
 def test_a_frozen_host_loses_the_board_and_the_next_one_gets_it(open_local, tmp_path):
     program = (
@@ -226,6 +234,27 @@ def test_a_hold_keeps_everybody_off_and_says_who_why_and_until_when(open_local):
     assert not mine.release()
     mine.close()
     assert other.capabilities().cores > 0
+
+
+def test_a_hold_keeps_off_who_has_another_folder_too(open_local, tmp_path):
+    lock = str(tmp_path / "shared")
+    mine, other = (open_local(name, folder=name, lock=lock) for name in ("mine", "other"))
+    mine.hold(3600, "a new heat sink")
+    mine.close()
+    for _ in range(2):
+        with pytest.raises(qpipe.BusyError, match=r"^other: busy: held by .* \(a new heat sink\)$"):
+            other.capabilities()
+    assert mine.release()
+    mine.close()
+    assert other.capabilities().cores > 0
+
+
+@pytest.mark.parametrize(
+    "hold", [7, {}, {"ends": 9e99}, {"ends": "x", "holder": "", "since": "", "until": "", "reason": ""}]
+)
+def test_a_hold_in_the_lock_that_is_none_keeps_nobody_off(hold, open_local, tmp_path):
+    (tmp_path / "shared").write_text(json.dumps({"hold": hold}), encoding="utf-8")
+    assert open_local("board", lock=str(tmp_path / "shared")).capabilities().cores > 0
 
 
 def test_a_hold_ends_by_itself(open_local):

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from socket import create_server
 
 import pytest
 
@@ -56,17 +59,39 @@ def test_a_command_may_leave_something_running(tmp_path: Path) -> None:
     assert time.monotonic() - began < 2.5
 
 
+BASIC = "Basic " + base64.b64encode(b"lab:secret").decode()
+
+
 class Relay(BaseHTTPRequestHandler):
     """A power socket that lets in who has the password."""
 
     asked: list[str]
+    given: list[str]  # the kinds of login it was offered
+    digest: str | None = None
 
     def do_GET(self) -> None:
         type(self).asked.append(self.path)
-        wanted = "Basic " + base64.b64encode(b"lab:secret").decode()
-        self.send_response(200 if self.headers["Authorization"] == wanted else 401)
+        given = self.headers["Authorization"] or ""
+        type(self).given.append(given.partition(" ")[0])
+        lets_in = self.is_digest(given) if self.digest else given == BASIC
+        self.send_response(200 if lets_in else 401)
+        if not lets_in:
+            digest = f'Digest qop="auth", realm="relay", nonce="60dc2c99", algorithm={self.digest}'
+            self.send_header("WWW-Authenticate", digest if self.digest else 'Basic realm="relay"')
         self.end_headers()
         self.wfile.write(b'{"was_on":true}')
+
+    def is_digest(self, given: str) -> bool:
+        """As RFC 7616 has it."""
+        said = urllib.request.parse_keqv_list(urllib.request.parse_http_list(given.removeprefix("Digest ")))
+        kind = {"SHA-256": "sha256", "MD5": "md5"}[str(self.digest)]
+
+        def digest(*parts: str) -> str:
+            return hashlib.new(kind, ":".join(parts).encode()).hexdigest()
+
+        secret, asked = digest("lab", "relay", "secret"), digest("GET", self.path)
+        parts = [said.get(name, "") for name in ("nonce", "nc", "cnonce", "qop")]
+        return said.get("response") == digest(secret, *parts, asked)
 
     def log_message(self, *_: object) -> None:
         """Quietly."""
@@ -74,7 +99,7 @@ class Relay(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def relay() -> Iterator[HTTPServer]:
-    Relay.asked = []
+    Relay.asked, Relay.given, Relay.digest = [], [], None
     server = HTTPServer(("127.0.0.1", 0), Relay)
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
@@ -95,7 +120,44 @@ def test_a_socket_is_switched_by_http(relay: HTTPServer, tmp_path: Path, monkeyp
     switch = power(socket(relay.server_port, "${env:RELAY_PASSWORD}"), tmp_path)
     switch.off()
     switch.on()
-    assert Relay.asked == ["/rpc/Switch.Set?id=0&on=false", "/rpc/Switch.Set?id=0&on=true"]
+    assert [*dict.fromkeys(Relay.asked)] == ["/rpc/Switch.Set?id=0&on=false", "/rpc/Switch.Set?id=0&on=true"]
+    assert Relay.given == ["", "Basic", "", "Basic"], "nothing is told before it asks"
+
+
+@pytest.mark.parametrize("algorithm", ["MD5", "SHA-256"])
+def test_a_socket_that_asks_by_digest_never_gets_the_password(
+    algorithm: str, relay: HTTPServer, tmp_path: Path
+) -> None:
+    Relay.digest = algorithm
+    power(socket(relay.server_port), tmp_path).off()
+    assert Relay.given == ["", "Digest"]
+    with pytest.raises(DeviceError, match=r"^rpi: power 'off' by 127\.0\.0\.1 was answered with 401 "):
+        power(socket(relay.server_port, "wrong"), tmp_path).off()
+
+
+@pytest.mark.parametrize(
+    "address", ["http://lab:secret@10.0.0.5/off", "http://[::1/off", "ftp://10.0.0.5/", "10.0.0.5"]
+)
+def test_an_address_that_is_none_is_told_without_what_is_secret_in_it(address: str, tmp_path: Path) -> None:
+    with pytest.raises(DeviceError) as error:
+        power(f"{{socket: {{off: '{address}', on: '{address}'}}}}", tmp_path).off()
+    fix = "give http://HOST/..., and user and password as options"
+    assert str(error.value) == f"rpi: power 'off' is no address; {fix}; {TRY} off"
+
+
+def test_a_socket_that_speaks_no_http_is_told(tmp_path: Path) -> None:
+    with create_server(("127.0.0.1", 0)) as server:
+
+        def answer() -> None:
+            with server.accept()[0] as connection:
+                connection.recv(1000)
+                connection.sendall(b"what?\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(DeviceError, match=r"^rpi: power 'on' by 127\.0\.0\.1 failed: what\?; try it with"):
+            power(socket(server.getsockname()[1]), tmp_path).on()
+        thread.join()
 
 
 def test_a_socket_that_refuses_is_told_without_its_address(relay: HTTPServer, tmp_path: Path) -> None:

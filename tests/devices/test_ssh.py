@@ -219,3 +219,15 @@ def test_a_status_a_signal_and_a_lost_connection_are_told_apart(options):
         process.wait(10)
     assert device.transport.start(["true"]).wait(10) == 0  # the next call connects again
     device.close()
+
+
+def test_a_process_that_is_thrown_away_says_nothing(sshd, tmp_path):
+    """The garbage collector may throw away the buffers of its files before the files."""
+    device = ssh("board", **sshd.options(tmp_path / "board"))
+    process = device.transport.start(["true"])
+    for stream in (process.stdin, process.stdout, process.stderr):
+        stream._wbuffer.close()
+    process.wait(10)
+    del process, stream  # what is raised in there is an error of this test
+    gc.collect()
+    device.close()

@@ -7,12 +7,16 @@ from pathlib import Path
 
 import pytest
 
+from qpipe import health
 from qpipe.errors import BusyError
 from qpipe.execute import reach
 from qpipe_devices import local
 
 
-def test_a_run_waits_for_a_device_in_use_and_says_whose_it_is(tmp_path: Path) -> None:
+def test_a_run_waits_for_a_device_in_use_and_says_whose_it_is_and_for_how_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "TOLD_S", 2.0)
     holder, waiting = local("here", folder=tmp_path), local("here", folder=tmp_path)
     holder.capabilities()
     said: list[str] = []
@@ -21,9 +25,9 @@ def test_a_run_waits_for_a_device_in_use_and_says_whose_it_is(tmp_path: Path) ->
     assert reach(waiting, said.append).cores > 0
     timer.join()
     waiting.close()
-    (line,) = said
-    assert line.startswith("here: busy: held by ")
-    assert line.endswith("; waiting")
+    assert all(line.startswith("here: busy: held by ") for line in said)
+    assert said[0].endswith("; waiting")
+    assert said[1].endswith("; waiting for 0 min"), "told again after a while"
 
 
 def test_patience_ends(tmp_path: Path) -> None:

@@ -126,7 +126,7 @@ def test_a_run_by_an_unknown_id_is_told_which_there_are(qpipe: LabShell) -> None
 def test_describe_tells_all_of_a_stage(qpipe: LabShell) -> None:
     told = qpipe.json("describe measure latency")
     assert told["needs"] == ["deployments", "device", "device_samples", "workdir", "progress"]
-    assert told["options"]["rounds"].items() >= {"type": "integer", "default": 10, "required": False}.items()
+    assert told["options"]["rounds"].items() >= {"type": "integer", "default": 16, "required": False}.items()
     out, _ = qpipe("describe device ssh")
     assert "must be given" in out
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
 from faulty_lab import FLOAT, SNAPPED, FaultyLab
 
 LOOK = f"{FLOAT}/look"
+PAUSE = "from qpipe import attempts\nattempts.BACK_OFF_S = (600.0,)"
 
 
 @pytest.fixture
@@ -85,16 +85,12 @@ def test_numbers_of_two_attempts_are_never_mixed(lab: FaultyLab) -> None:
 
 
 def test_ctrl_c_ends_a_pause_between_two_attempts(lab: FaultyLab) -> None:
-    lab.fault("one", *["placement:died:"] * 3)
-    process = lab.lab.start("run", "recipe.yaml", "--retries", "9")
+    lab.fault("one", "placement:died:")
+    lab.lab.edit("stages.py", "\n\nfrom qpipe_devices.null", f"\n\n{PAUSE}\nfrom qpipe_devices.null")
+    process = lab.lab.start("run", "recipe.yaml")
     try:
         assert process.stderr
-        told: list[str] = []
-        for line in iter(process.stderr.readline, ""):
-            told += [line] if "will be tried again" in line else []
-            if len(told) == 2:
-                break
-        began = time.monotonic()
+        assert any("will be tried again" in line for line in iter(process.stderr.readline, ""))
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=60)
     finally:
@@ -102,9 +98,8 @@ def test_ctrl_c_ends_a_pause_between_two_attempts(lab: FaultyLab) -> None:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
     assert process.returncode == 130
-    assert time.monotonic() - began < 7, "the second pause is of 8 s"
     assert lab.steps()[LOOK]["state"] == "pending"
-    assert [each["state"] for each in lab.json(f"show {LOOK}")["tries"]] == ["failed", "failed"]
+    assert [each["state"] for each in lab.json(f"show {LOOK}")["tries"]] == ["failed"]
 
 
 def test_steps_that_are_skipped_for_one_cause_are_told_in_one_line(lab: FaultyLab) -> None:

@@ -43,6 +43,8 @@ if sys.argv[1] == "off":
 else:
     server = subprocess.Popen([{sshd!r}, "-D", "-f", {config!r}], start_new_session=True, stderr=subprocess.DEVNULL)
     pid.write_text(str(server.pid))
+    if not (pid.parent / "stuck").exists():
+        (pid.parent / "proc/sys/kernel/random/boot_id").write_text(str(server.pid))
 """
 STRAIN = '''
 
@@ -75,6 +77,8 @@ def lab(
     options = {
         name: str(value) if isinstance(value, Path) else value for name, value in server.options(tmp_path / "b").items()
     }
+    lab.lab.write("proc/sys/kernel/random/boot_id", str(server.process))
+    options["sysfs"] = str(tmp_path)
     switch = {which: f"{sys.executable} {tmp_path}/mains.py {which}" for which in ("off", "on")}
     board = {"ssh": options, "power": {"command": {**switch, "boot_s": 60}}}
     lab.lab.write("devices.yaml", yaml.safe_dump({"board": board}))
@@ -104,3 +108,10 @@ def test_a_board_is_switched_by_hand_and_seen_to_go_and_come(lab: FaultyLab) -> 
     assert [event["now"] for event in lab.json("devices log board")] == ["off", "on"]
     assert "board: off, it does not answer any more (" in lab("devices power board off")[0]
     assert "board: on, it answers (" in lab("devices power board on")[0]
+
+
+def test_a_switch_of_another_device_is_told_by_the_board_that_did_not_start_anew(lab: FaultyLab) -> None:
+    lab.lab.write("stuck", "")
+    _, err = lab("devices power board cycle", 1)
+    what = "it did not start anew, its power switch is another device's; check 'power' in the inventory"
+    assert err == f"qpipe: board: {what}\n"

@@ -315,3 +315,21 @@ def test_a_line_that_was_lost_once_is_not_the_fault_of_the_build(bench):
     found = bench.measure(rounds=2, values=1)
     assert {deployed for deployed, _ in found} == {"a", "b"}
     assert len(bench.ran) == 4
+
+
+def test_builds_that_somebody_killed_are_tried_twice_and_the_step_may_pass(bench):
+    bench.add("net/bad/ort", [], code="import os, signal; os.kill(os.getpid(), signal.SIGTERM)")
+    with pytest.raises(qpipe.StageError, match=r"^latency: no build ran: ") as error:
+        bench.measure(rounds=1, values=1)
+    assert error.value.failure == "died"
+
+
+def test_a_build_that_hangs_is_told_once_and_not_tried_again(bench):
+    bench.device.deadline_s = 3
+    bench.add("a", [[1.0]])
+    hung = "open('tries', 'a').write('.')\nimport time\ntime.sleep(60)"
+    bench.add("bad", [], code=hung)
+    with pytest.raises(qpipe.IncompleteError, match="gave no answer within 3 s when asked to load") as error:
+        bench.measure(rounds=1, values=1)
+    assert error.value.failure == "artifact"
+    assert [path.read_text(encoding="utf-8") for path in bench.folder.rglob("tries")] == ["."]

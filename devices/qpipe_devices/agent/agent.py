@@ -81,7 +81,7 @@ class Agent:
 
     def _answer(self, request: Fields) -> None:
         verbs: Mapping[str, Callable[[Fields], Fields]] = {
-            "capabilities": lambda _: machine.capabilities(),
+            "capabilities": lambda asked: machine.capabilities(Path(asked.get("sysfs") or "/")),
             "clock": lambda _: {"now_ns": time.monotonic_ns()},
             "missing": lambda asked: {"missing": self.shelf.missing(asked["files"]), "free": self.shelf.free()},
             "take": lambda asked: {"taken": self.shelf.take(asked["digest"])},

@@ -13,6 +13,7 @@ OF_ERRNO = {
 # how allocators, numpy and the runtimes word it
 NO_MEMORY = (
     "bad_alloc", "memoryerror", "out of memory", "cannot allocate memory", "unable to allocate", "failed to allocate",
+    "memory allocation still failed",
 )  # fmt: skip
 
 

@@ -18,8 +18,10 @@ from .failures import AgentError
 
 Fields = Dict[str, Any]  # noqa: UP006
 SESSION = re.compile(r"[0-9a-f]{32}\Z")
+SAID = ("holder", "since", "until", "reason")  # of a hold, in words
 LOCK_WAIT_S = 3.0  # an agent whose host has just gone needs a moment to fall
 LONGEST = 4096  # bytes of what a holder writes of itself: one page, which is read as it was written
+MOST = 300  # characters of a reason, which has to fit into it
 
 
 class Asker(NamedTuple):
@@ -51,6 +53,7 @@ class Lease:
 
     def __init__(self, root: Path, locks: Sequence[int], asker: Asker) -> None:
         self.path, self.locks, self.asker = root / "lease.json", locks, asker
+        self.shared = _shared_hold(locks)
         self.since = _written(time.time())
         before = _read(self.path)
         self.token = int(before.get("token", 0)) + 1
@@ -60,7 +63,7 @@ class Lease:
     def beat(self) -> None:
         """Say in the locks that their holder moves."""
         said = Holder(*self.asker, os.getpid(), self.since, time.monotonic())
-        content = json.dumps(said._asdict()).encode().ljust(LONGEST)
+        content = json.dumps({**said._asdict(), "hold": self.held()}).encode().ljust(LONGEST)
         for lock in self.locks:
             with contextlib.suppress(OSError):  # a full disk
                 os.pwrite(lock, content, 0)
@@ -73,17 +76,19 @@ class Lease:
             raise AgentError(f"the lease was lost{other}; run again", "died")
 
     def held(self) -> Fields | None:
-        """A human's hold: holder, since, until, reason; None where there is none, or it is over."""
-        return _hold(self.path)
+        """A human's hold, by this folder or another of the same lock: holder, since, until, reason; None where there is
+        none, or it is over."""
+        return _hold(_read(self.path)) or _hold({"hold": self.shared})
 
     def hold(self, seconds: float, reason: str) -> Fields:
         """Keep everybody's runs off the device for so long; again by the same holder, and it lasts from now."""
         before, now = self.held(), time.time()
         if before and before["holder"] != self.asker.holder:
             raise _busy(before)
-        hold = {"holder": self.asker.holder, "since": before["since"] if before else self.since, "reason": reason}
-        hold = {**hold, "until": _written(now + seconds), "ends": now + seconds}
+        hold = {"holder": self.asker.holder, "since": before["since"] if before else self.since}
+        hold = {**hold, "until": _written(now + seconds), "ends": now + seconds, "reason": reason[:MOST]}
         self._write(hold)
+        self.beat()
         return hold
 
     def release(self, force: bool) -> bool:
@@ -92,6 +97,8 @@ class Lease:
         if hold and hold["holder"] != self.asker.holder and not force:
             raise _busy(hold)
         self._write(None)
+        self.shared = None
+        self.beat()
         return hold is not None
 
     def _write(self, hold: Fields | None) -> None:
@@ -121,8 +128,8 @@ def take(root: Path, shared: Path | None, asker: Asker, despite_hold: bool = Fal
         if shared:
             locks.append(_locked(shared, 0o666, asker.session))
         locks.append(_locked(root / "lock", 0o644, asker.session))
-        hold = None if despite_hold else _hold(root / "lease.json")
-        if hold:
+        hold = _hold(_read(root / "lease.json")) or _shared_hold(locks)
+        if hold and not despite_hold:
             raise _busy(hold)
         return Lease(root, locks, asker)
     except BaseException:
@@ -168,9 +175,10 @@ def _opened(path: Path, mode: int) -> int:
     except OSError as error:
         fix = "remove it there, or set lock to a file that all users of the board can write"
         raise AgentError(f"lock {path} cannot be opened: {error.strerror}; {fix}", "configuration") from error
-    if not stat.S_ISREG(os.fstat(lock).st_mode):
+    found = os.fstat(lock)
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a second name may be that of something precious
         os.close(lock)
-        raise AgentError(f"lock {path} is no file; remove it there", "configuration")
+        raise AgentError(f"lock {path} is no file of its own; remove it there", "configuration")
     return lock
 
 
@@ -184,7 +192,8 @@ def _is_at(lock: int, path: Path) -> bool:
 def _holder(lock: int) -> Holder | None:
     """What the lock's file says; None where it is not what an agent writes."""
     try:
-        said = Holder(**_parsed(os.pread(lock, LONGEST, 0)))
+        found = _parsed(os.pread(lock, LONGEST, 0))
+        said = Holder(**{key: value for key, value in found.items() if key != "hold"})
         return said if SESSION.match(said.session) and said.beat + said.silence_s + said.pid > 0 else None
     except (TypeError, ValueError):
         return None
@@ -197,9 +206,17 @@ def _end(holder: Holder) -> None:
             os.kill(holder.pid, signal.SIGKILL)
 
 
-def _hold(path: Path) -> Fields | None:
-    hold: Fields | None = _read(path).get("hold")
-    return hold if hold and time.time() < hold["ends"] else None
+def _shared_hold(locks: Sequence[int]) -> Fields | None:
+    """The hold that stands in the lock which other users' agents take too: the first of them."""
+    return _hold(_parsed(os.pread(locks[0], LONGEST, 0))) if len(locks) > 1 else None
+
+
+def _hold(record: Mapping[str, Any]) -> Fields | None:
+    """The hold in a record, which anybody may have written; None where it is over, or none at all."""
+    hold = record.get("hold")
+    if not isinstance(hold, dict) or not all(isinstance(hold.get(key), str) for key in SAID):
+        return None
+    return hold if isinstance(hold.get("ends"), (int, float)) and time.time() < hold["ends"] else None
 
 
 def _busy(hold: Mapping[str, Any]) -> AgentError:

@@ -15,6 +15,8 @@ from typing import Any, Dict  # noqa: UP035  (Python 3.8 on the board)
 
 import numpy as np
 
+from . import environment
+
 # those that decide which kernels a runtime picks
 FEATURES = (
     "sse4_1", "avx", "fma", "f16c", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8",
@@ -49,8 +51,8 @@ EMULATORS = ("dummy-virt", " emulated on ")
 NARROW = {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}  # a Python of 32 bits on a kernel of 64
 
 
-def capabilities() -> Dict[str, Any]:  # noqa: UP006
-    """The fields of qpipe's Capabilities."""
+def capabilities(root: Path) -> Dict[str, Any]:  # noqa: UP006
+    """The fields of qpipe's Capabilities; `root` has the tree with `proc`."""
     cpu, features = _darwin() if platform.system() == "Darwin" else _linux()
     known = {
         "arch": _architecture(),
@@ -69,6 +71,7 @@ def capabilities() -> Dict[str, Any]:  # noqa: UP006
         "python": platform.python_version(),
         "fingerprint": fingerprint,
         "emulated": "wall" if any(mark in cpu for mark in EMULATORS) else None,
+        "boot_id": environment.text(root / "proc/sys/kernel/random/boot_id"),
     }
 
 

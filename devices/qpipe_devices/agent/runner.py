@@ -120,7 +120,7 @@ class Runner:
     def _end(self, seconds: float) -> tuple[str, str]:
         """How it ended, and which failure that is."""
         if self.late:
-            return f"gave no answer within {seconds:g} s", "timeout"
+            return f"gave no answer within {seconds:g} s", "artifact"  # the line is well: the agent tells it
         if self.nonsense is not None:
             self.kill()
             return f"answered with something that is no message ({self.nonsense})", "wrong answer"

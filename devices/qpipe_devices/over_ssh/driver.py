@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from qpipe.amounts import Port, Seconds
+from qpipe.amounts import Port, Seconds, Silence
 from qpipe.types import Device, Introduction
 from qpipe_devices.board import Board
 
@@ -26,7 +26,7 @@ def ssh(
     folder: str = ".qpipe",
     connect_timeout: Seconds | None = None,
     deadline_s: Seconds = 120,
-    silence_s: Seconds = 30,
+    silence_s: Silence = 30,
     spare_mb: float = 64,
     lock: str = "/tmp/qpipe.lock",  # noqa: S108  (never opened through a link, and nothing is believed that it says)
     sysfs: Path | None = None,

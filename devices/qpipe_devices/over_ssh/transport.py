@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, cast
 
 from paramiko import Channel, Transport
+from paramiko.channel import ChannelFile, ChannelStderrFile, ChannelStdinFile
 from paramiko.ssh_exception import SSHException
 
 from qpipe.errors import DeviceError, Failure
@@ -143,9 +144,9 @@ class SshProcess:
 
     def __init__(self, channel: Channel, mark: str, cut: Callable[[], None]) -> None:
         self.channel, self.mark, self.cut = channel, mark, cut
-        self.stdin = cast("IO[bytes]", channel.makefile_stdin("wb", -1))
-        self.stdout = cast("IO[bytes]", channel.makefile("rb", -1))
-        self.stderr = cast("IO[bytes]", channel.makefile_stderr("rb", -1))
+        self.stdin = cast("IO[bytes]", _Stdin(channel, "wb"))
+        self.stdout = cast("IO[bytes]", _Stdout(channel, "rb"))
+        self.stderr = cast("IO[bytes]", _Stderr(channel, "rb"))
 
     @property
     def is_lost(self) -> bool:
@@ -172,7 +173,28 @@ class SshProcess:
                 killer = transport.open_session(timeout=KILLED_S)
                 killer.exec_command(f"grep -ls {self.mark} /proc/[0-9]*/environ | tr -dc '0-9\\n' | xargs kill -9")
                 killer.status_event.wait(KILLED_S)
+                killer.close()
             self.channel.close()
+
+
+class _Unbuffered:
+    """paramiko's files flush when they are thrown away, perhaps from a buffer that was thrown away before; these have
+    nothing to flush."""
+
+    def __del__(self) -> None:
+        pass
+
+
+class _Stdin(_Unbuffered, ChannelStdinFile):
+    pass
+
+
+class _Stdout(_Unbuffered, ChannelFile):
+    pass
+
+
+class _Stderr(_Unbuffered, ChannelStderrFile):
+    pass
 
 
 def _announced(stream: IO[bytes]) -> int:

@@ -68,7 +68,7 @@ def power(name: str, action: str, inventory_file: Path | None, db: Path) -> None
         told = partial(_switched, store, name)
         try:
             if action == "cycle":
-                health.cycle(name, device, switch, time.sleep, told)
+                health.cycle(name, device, switch, time.sleep, told, health.boot_id(device))
             elif action == "off":
                 health.switch_off(name, device, switch, time.sleep, told)
             else:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 import qpipe
+from qpipe.errors import TRANSIENT, Failure
 from qpipe_plugins.measure.rounds import Journal
 
 
@@ -26,7 +28,7 @@ class Interleaved:
         self.what, self.builds, self.device, self.device_samples = what, builds, device, device_samples
         self.journal, self.asked = journal, asked
         self.taken: dict[str, list[qpipe.Round]] = {each.name: [] for each in builds}
-        self.failures: dict[str, str] = {}
+        self.failures: dict[str, qpipe.DeviceError] = {}
 
     @property
     def running(self) -> list[qpipe.Deployed]:
@@ -40,15 +42,16 @@ class Interleaved:
             running = [each for each in order if each.name not in self.failures]
             kept = self.journal.read(number, {each.name: each.stored.digest for each in running})
             for done, each in enumerate(running):
+                tell = partial(progress, number * len(order) + done + 1, whole, "rounds")
                 if kept:
                     self.taken[each.name].append(kept[each.name])
                 else:
-                    self._take_one(each, number)
-                progress(number * len(order) + done + 1, whole, "rounds")
+                    self._take_one(each, number, tell)
+                tell()
             progress((number + 1) * len(order), whole, "rounds")  # also of those that dropped out
             if not self.running:
-                reasons = "; ".join(dict.fromkeys(self.failures.values())) or "none was deployed"
-                raise qpipe.StageError(f"{self.what}: no build ran: {reasons}")
+                reasons = "; ".join(dict.fromkeys(map(str, self.failures.values()))) or "none was deployed"
+                raise qpipe.StageError(f"{self.what}: no build ran: {reasons}", failure=self._failure())
             yield number + 1
 
     def once(self, each: qpipe.Deployed, **more: Any) -> qpipe.Round:
@@ -61,18 +64,24 @@ class Interleaved:
         if self.failures:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.failures.items())
             few = f"{len(self.failures)} of {len(self.builds)} builds did not run"
-            raise qpipe.IncompleteError(f"{self.what}: {few}: {reasons}", found)
+            raise qpipe.IncompleteError(f"{self.what}: {few}: {reasons}", found, self._failure())
         return found
 
-    def _take_one(self, each: qpipe.Deployed, number: int) -> None:
-        """The first failure may have been the line's: it gets a second try, unless what was asked for is wrong."""
+    def _failure(self) -> Failure | None:
+        """The type of what builds failed of: one that may pass, if any did of such, for then a retry gives more."""
+        kinds = [error.failure for error in self.failures.values()]
+        return next((kind for kind in kinds if kind in TRANSIENT), next(iter(kinds), None))
+
+    def _take_one(self, each: qpipe.Deployed, number: int, tell: Callable[[], None]) -> None:
+        """What may pass by itself gets a second try; `tell` raises where the run has ended meanwhile."""
         for _ in range(2):
             try:
                 result = self.once(each)
             except qpipe.DeviceError as error:
-                self.failures[each.name] = str(error)
+                tell()
+                self.failures[each.name] = error
                 self.device.capabilities()  # raises where it is the device that failed, not the build
-                if error.failure == "configuration":
+                if error.failure not in TRANSIENT:
                     return
             else:
                 self.failures.pop(each.name, None)
