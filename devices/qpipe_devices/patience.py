@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 
 from qpipe.errors import TRANSIENT, DeviceError, Failure
 
 PAUSES_S = (0.0, 1.0, 2.0, 4.0, 8.0)  # before the first try, the second ...; then always the last
+
+
+log = logging.getLogger(__name__)
 
 
 class ConnectionLostError(DeviceError):
@@ -39,3 +43,4 @@ class Patience:
         self.tries += 1
         if not passes or overdue or time.monotonic() + pause >= self.end or self.given_up.wait(pause):
             raise error
+        log.info("%s; trying again", error)

@@ -148,16 +148,29 @@ def _ask(session: Session, store: Store, health: Health) -> tuple[dict[str, Capa
         health.say(f"{name}: checking the device")
         health.add(name, inventory.open_device(name, call), inventory.open_power(name, call))
         try:
-            capabilities[name] = inventory.labelled(call, health.meet(name))
+            known = inventory.labelled(call, health.meet(name))
+            store.save_device(name, call.name, known)
+            _check_runtimes(name, known, session)
         except DeviceError as error:
             health.drop(name)
             left_out[name] = str(error)
-            health.say(str(error))
+            if len(session.devices) > 1:  # else it is the end, which tells why
+                health.say(str(error))
             continue
-        store.save_device(name, call.name, capabilities[name])
+        capabilities[name] = known
     if not capabilities:
         raise DeviceError("; ".join(left_out.values()))
     return capabilities, left_out
+
+
+def _check_runtimes(device: str, known: Capabilities, session: Session) -> None:
+    """DeviceError where no build of the recipe could run there, for want of what it runs on."""
+    wanted = {call.stage.runtime for call in session.recipe.builds.values()}
+    if "" not in wanted and not wanted & known.runtimes.keys():
+        lacking = " and ".join(sorted(wanted))
+        raise DeviceError(
+            f"{device}: {lacking} is not installed there; run: qpipe devices setup {device}", failure="configuration"
+        )
 
 
 def _workdir(session: Session, run: str) -> Path:

@@ -20,7 +20,8 @@ class Register(Protocol):
     For a measuring stage: `cached=False` where its result depends on the moment, as latency does (it is called in every
     run), `gives` the metrics it measures, for a recipe's `pareto` to be checked before anything runs (those of an
     option that takes metrics need no naming). For a compile stage: `demands`, what its runtime asks of quantization,
-    as fields of Target.
+    as fields of Target, and `runtime`, what must be installed on a device for its builds to run there, as a device's
+    capabilities call it.
     """
 
     def __call__(
@@ -32,6 +33,7 @@ class Register(Protocol):
         cached: bool = True,
         gives: Sequence[str] = (),
         demands: Mapping[str, bool] | None = None,
+        runtime: str = "",
     ) -> None: ...
 
 

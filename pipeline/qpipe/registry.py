@@ -34,6 +34,7 @@ class Stage:
     cached: bool = True  # its result holds for as long as what it was made from
     gives: tuple[str, ...] = ()  # metrics that it measures, where it says so
     demands: Mapping[str, bool] = field(default_factory=dict)  # of quantization, as fields of Target
+    runtime: str = ""  # what a device must have installed for its builds to run
     plugin: str = ""  # the module that registered it
     enrol: hookspecs.Enrol | None = None  # how devices of this kind become known, where they must
 
@@ -98,6 +99,7 @@ class Registry:
             cached: bool = True,
             gives: Sequence[str] = (),
             demands: Mapping[str, bool] | None = None,
+            runtime: str = "",
         ) -> None:
             if kind not in KINDS:
                 raise PluginError(f"plugin '{source}': unknown kind '{kind}'; {suggest(kind, KINDS)}")
@@ -106,7 +108,7 @@ class Registry:
                     raise PluginError(f"plugin '{source}': unknown demand '{demand}'; {suggest(demand, DEMANDS)}")
             called = name or function.__name__
             asked = dict(demands or {})
-            stage = Stage(kind, called, function, distribution, version, cached, tuple(gives), asked, module)
+            stage = Stage(kind, called, function, distribution, version, cached, tuple(gives), asked, runtime, module)
             _take(self.stages, (kind, stage.name), stage)
 
         def register_device(

@@ -10,5 +10,5 @@ from qpipe_plugins.compile.openvino import openvino
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
     """Bring this folder's stages."""
-    register("compile", onnxruntime)
-    register("compile", openvino)
+    register("compile", onnxruntime, runtime="onnxruntime")
+    register("compile", openvino, runtime="openvino")
