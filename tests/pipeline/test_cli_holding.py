@@ -29,11 +29,15 @@ def test_a_hold_outlives_its_command_keeps_others_off_and_is_released(qpipe: Run
     time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d [+-]\d{4}"
     end = "end it with: qpipe devices release board"
     assert re.fullmatch(rf"board: held by \S+@\S+ since {time} until {time}; {end}\n", said)
+    (row, _, _) = json.loads(qpipe("devices", "list", "--json")[0])
+    assert re.fullmatch(rf"\S+@\S+ since {time} until {time} \(a new fan\)", row["holder"])
     _, error = qpipe("devices", "clean", "board", status=1)
     assert re.fullmatch(rf"qpipe: board: busy: held by \S+ since {time} until {time} \(a new fan\)\n", error)
     assert json.loads(qpipe("devices", "hold", "board", "--json")[0])["reason"] == ""
     assert qpipe("devices", "release", "board")[0] == "board: released\n"
     assert qpipe("devices", "release", "board")[0] == "board: nobody held it\n"
+    assert json.loads(qpipe("devices", "list", "--json")[0])[0]["holder"] is None
+    assert "a new fan" in qpipe("devices", "log", "board")[0]
     assert qpipe("devices", "clean", "board")[1] == ""
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from qpipe import inventory, registry
 from qpipe.call import Call
+from qpipe.cli.holding import HOLD, RELEASE
 from qpipe.cli.printing import print_json, print_table, print_text
 from qpipe.errors import BusyError, DeviceError
 from qpipe.store import Store
@@ -50,9 +51,9 @@ def _entry(store: Store, name: str, call: Call) -> dict[str, Any]:
 
 
 def _holder(store: Store, name: str) -> str | None:
-    """Who had it at the last check."""
-    checks = [event for event in store.events(name) if event["event"] == CHECKED]
-    return str(checks[-1]["why"]).removeprefix(HELD) if checks and checks[-1]["now"] == "busy" else None
+    """Who had it, by the last that was seen or done from here."""
+    last = next((e for e in reversed(store.events(name)) if e["event"] in (CHECKED, HOLD, RELEASE)), None)
+    return str(last["why"]).removeprefix(HELD) if last and last["now"] in ("busy", "held") else None
 
 
 def _print_devices(entries: list[dict[str, Any]]) -> None:

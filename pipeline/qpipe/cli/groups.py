@@ -192,12 +192,13 @@ def devices_hold(
     lasting: Annotated[str, typer.Option("--for", metavar="TIME", help="How long: 45m, 2h, 1d.")] = "8h",
     reason: Annotated[str, typer.Option("--reason", help="What for, for the others to read.")] = "",
     inventory: DevicesFile = None,
+    db: Db = DB,
     as_json: Json = False,
 ) -> None:
     """Keep all runs off a device, your own too, while you work at it by hand."""
     from qpipe.cli import holding
 
-    holding.hold(name, lasting, reason, inventory, as_json)
+    holding.hold(name, lasting, reason, inventory, db, as_json)
 
 
 @devices_app.command("release")
@@ -205,12 +206,13 @@ def devices_release(
     name: Annotated[str, typer.Argument(help="The device.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Even if somebody else holds it.")] = False,
     inventory: DevicesFile = None,
+    db: Db = DB,
     as_json: Json = False,
 ) -> None:
     """Let runs in again before a hold is over."""
     from qpipe.cli import holding
 
-    holding.release(name, force, inventory, as_json)
+    holding.release(name, force, inventory, db, as_json)
 
 
 @devices_app.command("clear")

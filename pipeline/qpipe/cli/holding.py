@@ -11,16 +11,21 @@ from pathlib import Path
 from qpipe import inventory, registry
 from qpipe.cli.printing import print_json, print_text
 from qpipe.errors import RecipeError
+from qpipe.store import Store
 from qpipe.types import Device
 
+HOLD, RELEASE = "hold", "release"  # events of a device's audit trail
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def hold(name: str, lasting: str, reason: str, inventory_file: Path | None, as_json: bool) -> None:
+def hold(name: str, lasting: str, reason: str, inventory_file: Path | None, db: Path, as_json: bool) -> None:
     """Keep all runs off a device for so long."""
     seconds = duration(lasting)
     with _opened(name, inventory_file) as device:
         held = device.hold(seconds, reason)
+    why = f"{held.holder} since {held.since} until {held.until}" + (f" ({reason})" if reason else "")
+    with Store(db) as store:
+        store.record_event(name, event=HOLD, now="held", why=why)
     if as_json:
         print_json({"name": name, **asdict(held)})
     else:
@@ -28,10 +33,12 @@ def hold(name: str, lasting: str, reason: str, inventory_file: Path | None, as_j
         print_text(f"{name}: held by {held.holder} since {held.since} until {held.until}; {fix}")
 
 
-def release(name: str, force: bool, inventory_file: Path | None, as_json: bool) -> None:
+def release(name: str, force: bool, inventory_file: Path | None, db: Path, as_json: bool) -> None:
     """End a hold."""
     with _opened(name, inventory_file) as device:
         released = device.release(force=force)
+    with Store(db) as store:
+        store.record_event(name, event=RELEASE, now="released", why="by force" if force else "")
     if as_json:
         print_json({"name": name, "released": released})
     else:
