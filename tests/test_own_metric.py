@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 
 from models import conv_net, run
-from qpipe.compare import evidence, pareto
+from qpipe.compare import candidates, evidence
 from qpipe.store import Store
 
 pytestmark = pytest.mark.timeout(400)
@@ -96,11 +96,11 @@ def rows(home: Path) -> dict[str, Any]:
     return {row["scheme"]: row for row in json.loads((home / "rows.json").read_text(encoding="utf-8"))}
 
 
-def contributions(home: Path) -> dict[str, pareto.Candidate]:
+def contributions(home: Path) -> dict[str, candidates.Candidate]:
     """What was measured, with the raw values, by scheme."""
     with Store(home / ".qpipe" / "results.db") as store:
         first = rows(home)["int8"]["run"]
-        return {row.scheme: row for row in pareto.candidates(store, first)}
+        return {row.scheme: row for row in candidates.candidates(store, first)}
 
 
 def test_it_has_a_value_and_an_interval_for_each_scheme(home: Path) -> None:

@@ -13,7 +13,7 @@ from typing import IO, Any
 
 import qpipe
 from qpipe import inventory, keys
-from qpipe.compare import pareto
+from qpipe.compare import candidates, pareto
 from qpipe.errors import DeviceError, RecipeError
 from qpipe.events import ENDINGS, Event, Listener
 from qpipe.health import Health
@@ -137,7 +137,7 @@ def _tell_plugins(plugins: Registry, event: Event, say: Callable[[str], None]) -
 
 def judge(store: Store, run: str, objectives: Mapping[str, Any], margins: Mapping[str, float] | None = None) -> None:
     """Compute a run's verdicts and store them."""
-    store.record_verdicts(run, pareto.verdicts(pareto.candidates(store, run), objectives, margins))
+    store.record_verdicts(run, pareto.verdicts(candidates.candidates(store, run), objectives, margins))
 
 
 def _ask(session: Session, store: Store, health: Health) -> tuple[dict[str, Capabilities], dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from qpipe.compare import pareto
+from qpipe.compare import candidates, pareto
 from qpipe.store import Store
 from qpipe.types import Measurement
 
@@ -53,7 +53,7 @@ class Bench:
         self.store.record_measurements(self.run, place, measurements, **facts)
 
     def reasons(self, objectives: Goals = OBJECTIVES, **margins: float) -> dict[str, str]:
-        rows = pareto.verdicts(pareto.candidates(self.store, self.run), objectives, margins)
+        rows = pareto.verdicts(candidates.candidates(self.store, self.run), objectives, margins)
         self.store.record_verdicts(self.run, rows)
         return {row["scheme"]: row["reason"] for row in self.store.verdicts(self.run)}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from front_bench import OBJECTIVES, Bench, Goals, add_four, latency, map50, size
 
-from qpipe.compare import pareto
+from qpipe.compare import candidates, pareto
 from qpipe.compare.recommend import recommend
 from qpipe.types import Measurement
 
@@ -105,14 +105,14 @@ def test_an_objective_that_nobody_has_is_left_out(bench: Bench) -> None:
 def test_several_builds_are_named_with_theirs(bench: Bench) -> None:
     bench.add("int8", latency(5.0), build="ort")
     bench.add("int8", latency(4.0), build="openvino")
-    rows = pareto.verdicts(pareto.candidates(bench.store, bench.run), {"latency_ms": "min"})
+    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"latency_ms": "min"})
     assert {row["build"]: row["reason"] for row in rows} == {"ort": "dominated by int8/openvino", "openvino": ""}
 
 
 def test_a_sweep_competes_on_one_front(bench: Bench) -> None:
     for seed, value in (("1", 0.85), ("2", 0.80)):
         bench.add("int8", map50(value), seed=seed)
-    rows = pareto.verdicts(pareto.candidates(bench.store, bench.run), {"map50": "max"})
+    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"map50": "max"})
     assert [(row["extra"], row["reason"]) for row in rows] == [
         ({"seed": "1"}, ""), ({"seed": "2"}, "dominated by int8/ort/seed=1")
     ]  # fmt: skip
@@ -125,7 +125,7 @@ def test_a_sweep_competes_on_one_front(bench: Bench) -> None:
 def test_no_two_rows_dominate_each_other() -> None:
     rng = np.random.default_rng(5)
     rows = [
-        pareto.Candidate("net", f"s{i}", "ort", "rpi4", {}, "", False, {
+        candidates.Candidate("net", f"s{i}", "ort", "rpi4", {}, "", False, {
             "latency_ms": latency(float(rng.uniform(4, 6)), 0.3), "map50": map50(float(rng.uniform(0.8, 0.9)), 0.02),
             "size_mb": size(float(rng.integers(1, 4))),
         })

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from front_bench import Bench, latency, map50, per_sample, size
 
-from qpipe.compare import pareto
+from qpipe.compare import candidates, pareto
 from qpipe.types import Measurement
 
 
@@ -44,7 +44,7 @@ def test_a_loss_of_accuracy_is_told_with_what_speaks_for_it(bench: Bench) -> Non
     bench.add("float32", per_sample(right))
     bench.add("one", per_sample([0.0] * 1 + [1.0] * 79 + [0.0] * 20))
     bench.add("ten", per_sample([0.0] * 10 + [1.0] * 70 + [0.0] * 20))
-    rows = pareto.verdicts(pareto.candidates(bench.store, bench.run), {"top1": "max"})
+    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"top1": "max"})
     notes = {row["scheme"]: row["notes"].get("top1") for row in rows}
     # one of one: mid-p 0.5; ten of ten: 2^-10. Of 100 differences the t(99) 1.984: 1 +- 1.98 and 10 +- 5.98 points
     assert notes == {

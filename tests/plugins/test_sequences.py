@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import qpipe
 from qpipe import options
-from qpipe.compare import pareto, recommend, statistics
+from qpipe.compare import candidates, pareto, recommend, statistics
 from qpipe.compare.score import Scores
 from qpipe_plugins.metric.agreement import agreement
 from qpipe_plugins.metric.sqnr import sqnr
@@ -160,7 +160,7 @@ def test_what_is_no_text_is_named(prediction: Any, target: Any, message: str) ->
 # ---- from outputs to the front
 
 
-def heard(noise: float) -> pareto.Candidate:
+def heard(noise: float) -> candidates.Candidate:
     """What is measured of a network that says the text of each sample, less well the more noise there is."""
     rng = np.random.default_rng(8)
     scores = Scores([wer(unit="character"), agreement(), sqnr()], partial(ctc_greedy, alphabet="abc"))
@@ -171,7 +171,7 @@ def heard(noise: float) -> pareto.Candidate:
         target = "".join(" abc"[symbol] for symbol in symbols)
         scores.add(qpipe.Sample(str(number), {}, target), noisy, clear)
     measured = {each.metric: each for each in scores.measurements()}
-    return pareto.Candidate("net", f"noise {noise}", "ort", "local", {}, "onnxruntime", not noise, measured)
+    return candidates.Candidate("net", f"noise {noise}", "ort", "local", {}, "onnxruntime", not noise, measured)
 
 
 def test_a_lower_error_rate_is_what_the_front_and_the_advice_are_after() -> None:

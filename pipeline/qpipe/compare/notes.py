@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from qpipe.compare.candidates import Candidate
 from qpipe.compare.evidence import Goal, difference, disturbed, is_better, is_significant
 from qpipe.types import Measurement
-
-if TYPE_CHECKING:
-    from qpipe.compare.pareto import Candidate
 
 NOISY = 0.10  # a standard deviation of this part of the median says that something is wrong with the machine
 SLOWER = 0.01  # than float, by this part, is worth a word

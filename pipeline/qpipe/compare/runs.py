@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from qpipe.compare.candidates import measurement
 from qpipe.compare.evidence import MARGINS, Goal, bounds, difference, is_better
-from qpipe.compare.pareto import measurement
 from qpipe.compare.statistics import Interval, t_quantile
 from qpipe.store import COORDINATES, Row, Store
 from qpipe.types import Measurement
