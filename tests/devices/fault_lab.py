@@ -158,8 +158,8 @@ class Site:
         return _children(self.server.pid) if self.server else []
 
     def processes(self) -> list[int]:
-        """Agents, their guards, runners: what has the board's folder in its command line or works in it."""
-        return [pid for pid in _pids() if str(self.board) in _words(pid)]
+        """All that was started there, whatever became of who did: agents, guards, runners, a transfer's `cat`."""
+        return [pid for pid in _pids() if f"\0HOME={self.folder}/home\0" in _environment(pid)]
 
     def agents(self) -> list[int]:
         return [pid for pid in self.processes() if ".pyz" in _words(pid) and "--root" in _words(pid)]
@@ -344,6 +344,13 @@ def _words(pid: int) -> str:
     try:
         line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
         return f"{line} {Path(f'/proc/{pid}/cwd').readlink()}"
+    except OSError:
+        return ""
+
+
+def _environment(pid: int) -> str:
+    try:
+        return f"\0{Path(f'/proc/{pid}/environ').read_text(encoding='utf-8', errors='replace')}"
     except OSError:
         return ""
 

@@ -34,6 +34,16 @@ pytestmark = [
 ]
 
 
+# in place of the runtime: one that takes all the memory that it may have
+HOG = """
+import resource
+resource.setrlimit(resource.RLIMIT_AS, (2 << 30, 2 << 30))
+taken = []
+while True:
+    taken.append(bytes(16 << 20))
+"""
+
+
 @dataclass(frozen=True)
 class Fault:
     """What happens, when, and what a run makes of it."""
@@ -75,6 +85,13 @@ def no_runtime(site: Site) -> None:
             (bare / each.name).symlink_to(each)
     python = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
     site.options["python"] = str(site.spoil("python3", f'PYTHONPATH={bare} exec {python} -s "$@"'))
+
+
+def no_memory(site: Site) -> None:
+    hungry = site.folder / "hungry"
+    hungry.mkdir()
+    (hungry / "onnxruntime.py").write_text(HOG, encoding="utf-8")
+    site.options["python"] = str(site.spoil("python3", f'PYTHONPATH={hungry} exec {sys.executable} "$@"'))
 
 
 def wrong_host_key(site: Site) -> None:
@@ -167,7 +184,7 @@ def frozen_for_a_while(site: Site) -> None:
     frozen += [*site.sessions(), *site.processes()]
     for pid in frozen:
         stop(pid, signal.SIGSTOP)
-    time.sleep(8)  # longer than silence_s
+    time.sleep(5)  # longer than silence_s
     for pid in frozen:
         stop(pid, signal.SIGCONT)
 
@@ -190,7 +207,10 @@ FAULTS = {
         no_python_at_all, "before", 1, r"^qpipe: board: .*does not start the agent \(its last line: syntax error",
     ),
     "no runtime": Fault(
-        no_runtime, "before", 1, r"onnxruntime cannot be imported .*install it there", "configuration",
+        no_runtime, "before", 1, r"^qpipe: board: onnxruntime is not installed there; run: qpipe devices setup board$",
+    ),
+    "out of memory": Fault(
+        no_memory, "before", 1, r"runner run_onnxruntime\.py could not load .*MemoryError", "out of memory",
     ),
     "wrong host key": Fault(
         wrong_host_key, "before", 1, r"^qpipe: board: host key of 127\.0\.0\.1 is not the one in .*ssh-keygen|rekey",
@@ -272,9 +292,15 @@ def test_a_fault_ends_as_it_should(name: str, site: Site, undisturbed: Site) -> 
 
 
 def test_of_two_runs_at_once_one_waits_and_says_for_whom(site: Site, undisturbed: Site) -> None:
-    first = site.run("--set", "rounds=8")
+    busy = site.folder / "busy"
+    busy.touch()
+    site.spoil("cat", f'while [ -e {busy} ]; do sleep 0.1; done; exec /bin/cat "$@"')
+    first = site.run()
     assert wait_for(lambda: bool(site.agents()), 60)
     second = site.run("--new")
+    assert wait_for(lambda: len(site.agents()) == 2, 60)
+    assert wait_for(lambda: len(site.agents()) == 1, 60), "the second was not sent away"
+    busy.unlink()
     ends = [site.finish(first, 90), site.finish(second, 90)]
     assert [ended.status for ended in ends] == [0, 0], [ended.said for ended in ends]
     assert re.search(r"^board: busy: held by \S+@\S+ since .*; waiting$", ends[1].said, re.M)

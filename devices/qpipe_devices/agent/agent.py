@@ -45,7 +45,10 @@ def main() -> None:
     asker = lease.Asker(given.holder, given.session, given.silence)
     try:
         own = lease.take(given.root.resolve(), given.lock, asker, given.despite_hold)
-        agent = Agent(given.root.resolve(), own, Guard(environment(), own.locks), source, sink)
+        guard = Guard(environment(), own.locks)
+        own.guard = guard.process.pid
+        own.beat()
+        agent = Agent(given.root.resolve(), own, guard, source, sink)
     except (AgentError, OSError) as error:
         wire.write(sink, {"id": 0, "error": failures.said(error), "failure": failures.of(error)})
         return

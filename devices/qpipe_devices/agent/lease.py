@@ -41,6 +41,7 @@ class Holder(NamedTuple):
     pid: int
     since: str
     beat: float
+    guard: int = 0  # the process that ends its runners
 
     def silent_s(self) -> float:
         """For how long it has not moved; 0 where it is no longer than it may be."""
@@ -54,7 +55,7 @@ class Lease:
     def __init__(self, root: Path, locks: Sequence[int], asker: Asker) -> None:
         self.path, self.locks, self.asker = root / "lease.json", locks, asker
         self.shared = _shared_hold(locks)
-        self.since = _written(time.time())
+        self.since, self.guard = _written(time.time()), 0
         before = _read(self.path)
         self.token = int(before.get("token", 0)) + 1
         self._write(before.get("hold"))
@@ -62,7 +63,7 @@ class Lease:
 
     def beat(self) -> None:
         """Say in the locks that their holder moves."""
-        said = Holder(*self.asker, os.getpid(), self.since, time.monotonic())
+        said = Holder(*self.asker, os.getpid(), self.since, time.monotonic(), self.guard)
         content = json.dumps({**said._asdict(), "hold": self.held()}).encode().ljust(LONGEST)
         for lock in self.locks:
             with contextlib.suppress(OSError):  # a full disk
@@ -194,16 +195,21 @@ def _holder(lock: int) -> Holder | None:
     try:
         found = _parsed(os.pread(lock, LONGEST, 0))
         said = Holder(**{key: value for key, value in found.items() if key != "hold"})
-        return said if SESSION.match(said.session) and said.beat + said.silence_s + said.pid > 0 else None
+        return said if SESSION.match(said.session) and said.beat + said.silence_s + said.pid + said.guard > 0 else None
     except (TypeError, ValueError):
         return None
 
 
 def _end(holder: Holder) -> None:
-    """Kill an agent, if that process still is one; its guard ends what it ran, then the lock falls."""
-    if holder.session in _command(holder.pid):
-        with contextlib.suppress(ProcessLookupError, PermissionError):  # another user's: theirs to end
-            os.kill(holder.pid, signal.SIGKILL)
+    """Kill an agent, if that process still is one; its guard, woken where it is stopped, ends what it ran, then the
+    lock falls."""
+    for pid, mark, how in (
+        (holder.pid, holder.session, signal.SIGKILL),
+        (holder.guard, f"{__package__}.guard", signal.SIGCONT),
+    ):
+        if pid > 0 and mark in _command(pid):
+            with contextlib.suppress(ProcessLookupError, PermissionError):  # another user's: theirs to end
+                os.kill(pid, how)
 
 
 def _shared_hold(locks: Sequence[int]) -> Fields | None:
