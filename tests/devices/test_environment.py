@@ -138,16 +138,18 @@ def test_a_busy_neighbour_is_noticed_on_this_machine():
     core = {min(os.sched_getaffinity(0))}
     script = f"import os\nos.sched_setaffinity(0, {core})\nwhile True: pass"
     neighbour = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
+    idle = subprocess.Popen(["sleep", "60"], start_new_session=True)
     try:
         time.sleep(0.2)
-        load = environment.Load(Path("/"), os.getpgrp(), core, time.monotonic())
+        load = environment.Load(Path("/"), idle.pid, core, time.monotonic())
         own = environment.Load(Path("/"), neighbour.pid, core, time.monotonic())
         time.sleep(0.5)
         now = time.monotonic()
         others, without = load.others(now), own.others(now)
     finally:
-        neighbour.kill()
-        neighbour.wait()
+        for process in (neighbour, idle):
+            process.kill()
+            process.wait()
     assert others is not None
     assert without is not None
     assert others > without  # which does not count the neighbour, however busy the machine is beside it

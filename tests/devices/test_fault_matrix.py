@@ -291,19 +291,28 @@ def test_a_fault_ends_as_it_should(name: str, site: Site, undisturbed: Site) -> 
     site.check_kept(kept)
 
 
+def read_until(run: subprocess.Popen[str], word: str) -> str:
+    """What a run says, up to a line with that word."""
+    said = []
+    for line in run.stdout or ():
+        said.append(line)
+        if word in line:
+            return "".join(said)
+    raise AssertionError("".join(said))
+
+
 def test_of_two_runs_at_once_one_waits_and_says_for_whom(site: Site, undisturbed: Site) -> None:
     busy = site.folder / "busy"
     busy.touch()
     site.spoil("cat", f'while [ -e {busy} ]; do sleep 0.1; done; exec /bin/cat "$@"')
     first = site.run()
-    assert wait_for(lambda: bool(site.agents()), 60)
+    read_until(first, " starts: ")  # it has the board by then
     second = site.run("--new")
-    assert wait_for(lambda: len(site.agents()) == 2, 60)
-    assert wait_for(lambda: len(site.agents()) == 1, 60), "the second was not sent away"
+    told = read_until(second, "; waiting")
     busy.unlink()
     ends = [site.finish(first, 90), site.finish(second, 90)]
     assert [ended.status for ended in ends] == [0, 0], [ended.said for ended in ends]
-    assert re.search(r"^board: busy: held by \S+@\S+ since .*; waiting$", ends[1].said, re.M)
+    assert re.search(r"^board: busy: held by \S+@\S+ since .*; waiting$", told, re.M)
     assert site.failures() == set()
     site.check_nothing_left()
     site.check_numbers(undisturbed.numbers())
