@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,22 +14,7 @@ from pathlib import Path
 
 import pytest
 
-SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-CONFIG = """
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {folder}/host_key
-PidFile none
-AuthorizedKeysFile {folder}/user_key.pub
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UseDNS no
-MaxStartups 100
-SetEnv SHLVL=2
-Subsystem sftp internal-sftp
-"""
+from sshd import SSHD, config
 
 
 @dataclass(frozen=True)
@@ -71,9 +55,8 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
             subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", key], check=True)
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        # SHLVL: with it bash leaves this user's ~/.bashrc alone
         more = "".join(f"HostKey {key}\n" for key in list(keys)[1:])
-        (folder / "config").write_text(CONFIG.format(port=port, folder=folder) + more, encoding="utf-8")
+        (folder / "config").write_text(config(folder, port) + more, encoding="utf-8")
         kind, text = (folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
         (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {kind} {text}\n", encoding="utf-8")
         with (folder / "log").open("wb") as log:

@@ -22,21 +22,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+sys.path.append(str(Path(__file__).parents[1]))
 from qpipe_devices import ssh
 from qpipe_devices.link import Link
+from sshd import SSHD, config
 
-CONFIG = """
-Port {port}
-ListenAddress 127.0.0.1
-HostKey {folder}/host_key
-PidFile none
-AuthorizedKeysFile {folder}/user_key.pub
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-SetEnv SHLVL=2
-Subsystem sftp internal-sftp
-"""
 DELAY_S = 0.01
 PART = 1 << 18
 AHEAD = 64  # parts on their way: the link's capacity
@@ -47,8 +37,8 @@ def serve(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    (folder / "config").write_text(CONFIG.format(port=port, folder=folder), encoding="utf-8")
-    server = subprocess.Popen(["/usr/sbin/sshd", "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL)
+    (folder / "config").write_text(config(folder, port), encoding="utf-8")
+    server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL)
     time.sleep(1)
     return server, port
 

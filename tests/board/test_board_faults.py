@@ -69,16 +69,6 @@ class BoardSite(Site):
         return [int(word) for word in ended.stdout.split()]
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """What the host computes, and may be kept."""
-    site = fault_lab.make(tmp_path_factory.mktemp("undisturbed"))
-    ended = site.finish(site.run(), 120)
-    assert ended.status == 0, ended.said
-    yield site
-    site.end()
-
-
 @pytest.fixture
 def site(undisturbed: Site, start_board: Start, tmp_path: Path) -> Iterator[BoardSite]:
     board = start_board()

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from bare_board import bare_python as bare_python
 from bare_board import wheels as wheels
+from fault_lab import undisturbed as undisturbed
 
 import qpipe
 from qpipe_devices import local, ssh

@@ -24,22 +24,10 @@ from typing import Any, TypeVar
 import numpy as np
 import onnx
 import onnx.parser
+import pytest
 
-SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
-CONFIG = """
-Port {port}
-ListenAddress {address}
-HostKey {folder}/host_key
-PidFile none
-AuthorizedKeysFile {folder}/user_key.pub
-StrictModes no
-UsePAM no
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UseDNS no
-MaxStartups 100
-SetEnv HOME={folder}/home PATH={folder}/bin:/usr/local/bin:/usr/bin:/bin SHLVL={level}
-"""
+from sshd import SSHD, config
+
 MODEL = """
 <ir_version: 8, opset_import: ["" : 17]>
 net (float[1, 3, 32, 32] image) => (float[1, 4] y)
@@ -131,7 +119,8 @@ class Site:
                 self.port = free.getsockname()[1]
         if os.getuid() == 0:
             Path("/run/sshd").mkdir(exist_ok=True)
-        text = CONFIG.format(port=self.port, folder=self.folder, address=self.address, level=level)
+        environment = f"HOME={self.folder}/home PATH={self.folder}/bin:/usr/local/bin:/usr/bin:/bin SHLVL={level}"
+        text = config(self.folder, self.port, environment, self.address)
         (self.folder / "sshd_config").write_text(text, encoding="utf-8")
         kind, key = (self.folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
         (self.folder / "known_hosts").write_text(f"[{self.address}]:{self.port} {kind} {key}\n", encoding="utf-8")
@@ -363,3 +352,14 @@ def _children(pid: int) -> list[int]:
         return []
     own = [int(word) for word in text.split() if "sshd" in _words(int(word))]
     return own + [each for child in own for each in _children(child)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site where nothing happened: what it measured is right, what it computed on the host need not be again."""
+    site = make(tmp_path_factory.mktemp("undisturbed"))
+    ended = site.finish(site.run(), 120)
+    assert ended.status == 0, ended.said
+    site.check_nothing_left()
+    yield site
+    site.end()

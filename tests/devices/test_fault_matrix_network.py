@@ -75,15 +75,6 @@ def bad_line(namespace: str) -> Iterator[None]:
     link.stdout.close()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    site = fault_lab.make(tmp_path_factory.mktemp("undisturbed"))
-    ended = site.finish(site.run(), 120)
-    assert ended.status == 0, ended.said
-    yield site
-    site.end()
-
-
 @pytest.fixture
 def site(undisturbed: Site, namespace: str, tmp_path: Path) -> Iterator[Site]:
     prefix = ("ip", "netns", "exec", namespace)
