@@ -22,7 +22,7 @@ import json, sys
 from pathlib import Path
 def answer(**fields):
     sys.stdin.buffer.readline()
-    print(json.dumps({**fields, "arrays": []}), flush=True)
+    print(json.dumps({**fields, "sustained": [[1.0, 7.0, 9]], "arrays": []}), flush=True)
 own = json.loads(Path("times.json").read_text())
 log = Path(own["log"])
 with log.open("a") as file:
@@ -44,6 +44,11 @@ if not Path("cut").exists():
     raise SystemExit
 """
     + PLAYER
+)
+# plays bursts, and ends where a load lasts
+FAINT = PLAYER.replace(
+    "    sys.stdin.buffer.readline()\n",
+    "    if json.loads(sys.stdin.buffer.readline()).get('sustained_s'):\n        raise SystemExit(3)\n",
 )
 
 
@@ -293,6 +298,24 @@ def test_a_build_that_fails_drops_out_with_its_reason_and_the_others_go_on(bench
     expected = "latency: 1 of 2 builds did not run: net/bad/ort: board: runner run_player.py ended with status 1 when"
     assert str(raised.value).startswith(expected)
     assert str(raised.value).endswith("IndexError: list index out of range")
+
+
+def test_a_build_that_bears_no_sustained_load_keeps_its_other_numbers_and_all_others(bench):
+    bench.add("net/good/ort", [[1.0]] * 3)
+    bench.add("net/faint/ort", [[2.0]] * 3, code=FAINT)
+    with pytest.raises(qpipe.IncompleteError, match=r"1 of 2 builds did not run: net/faint/ort: .* status 3") as raised:
+        bench.measure(rounds=2, values=1, sustained_s=1)
+    found = {(each.deployed, each.metric): each.value for each in raised.value.measurements}
+    assert (found["net/good/ort", "latency_ms"], found["net/faint/ort", "latency_ms"]) == (1.0, 2.0)
+    assert found["net/good/ort", "sustained_ms"] == 7.0
+    assert ("net/faint/ort", "sustained_ms") not in found
+
+
+def test_a_sustained_load_that_was_borne_is_not_asked_for_again(bench):
+    bench.add("a", [[1.0]] * 3)
+    for _ in range(2):
+        bench.measure(rounds=2, values=1, sustained_s=1)
+    assert len(bench.ran) == 3
 
 
 def test_nothing_that_ran_is_an_error_with_the_reason(bench):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,10 +56,15 @@ class Interleaved:
                 raise qpipe.StageError(f"{self.what}: no build ran: {reasons}", failure=self._failure())
             yield number + 1
 
-    def once(self, each: qpipe.Deployed, **more: Any) -> qpipe.Round:
-        """A round of a build, with more options than all others have."""
-        options = {**self.asked["options"], **more}
-        return self.device.round(each.stored, self.device_samples[each.name], **{**self.asked, "options": options})
+    def again(self, journal: Path, progress: qpipe.Progress, **more: Any) -> Mapping[str, qpipe.Round]:
+        """One more round of each that runs, with more options; one that fails now counts as failed here too."""
+        asked = {**self.asked, "options": {**self.asked["options"], **more}}
+        other = Interleaved(self.what, self.running, self.device, self.device_samples, Journal(journal, asked), asked)
+        with suppress(qpipe.StageError):  # none ran: `complete` says so, with what was found before
+            for _ in other.take(1, progress):
+                pass
+        self.failures.update(other.failures)
+        return {name: taken[0] for name, taken in other.taken.items() if taken}
 
     def complete(self, found: list[qpipe.Measurement]) -> list[qpipe.Measurement]:
         """What was found, where every build ran; IncompleteError with it where some did not."""
@@ -76,7 +83,7 @@ class Interleaved:
         """What may pass by itself gets a second try; `tell` raises where the run has ended meanwhile."""
         for _ in range(2):
             try:
-                result = self.once(each)
+                result = self.device.round(each.stored, self.device_samples[each.name], **self.asked)
             except qpipe.DeviceError as error:
                 tell()
                 self.failures[each.name] = error

@@ -63,11 +63,13 @@ def latency(
     stopped = _time(timing, rounds, precision, budget_s, progress)
     looked = bool(precision and looks(rounds - 1))
     found: list[qpipe.Measurement] = []
-    for each in timing.running:
-        own, floats = timing.taken[each.name], timing.taken.get(float_of(each, timing.running))
+    running = timing.running
+    loads = timing.again(workdir / "sustained.jsonl", progress, sustained_s=sustained_s) if sustained_s else {}
+    for each in running:
+        own, floats = timing.taken[each.name], timing.taken.get(float_of(each, running))
         told = measurements(own, floats, stopped, precision, looked=looked)
-        if sustained_s:
-            told.append(sustained(timing.once(each, sustained_s=sustained_s), told[0].value))
+        if each.name in loads:
+            told.append(sustained(loads[each.name], told[0].value))
         found += [replace(one, deployed=each.name) for one in told]
     return timing.complete(found)
 
