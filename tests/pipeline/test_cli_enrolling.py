@@ -113,6 +113,10 @@ def test_who_is_not_let_in_is_not_written_down(qpipe, server, address) -> None:
     _, err = qpipe(f"devices add rpi4 {address.replace(str(server.key), str(other))} --yes", 1)
     assert "accepts none of" in err
     assert not Path("devices.yaml").exists()
+    assert not Path("known_hosts").exists()
+    Path("known_hosts").write_text("# of the shelf\n", encoding="utf-8")
+    qpipe(f"devices add rpi4 {address.replace(str(server.key), str(other))} --yes", 1)
+    assert Path("known_hosts").read_text(encoding="utf-8") == "# of the shelf\n"
 
 
 def test_a_name_that_is_taken_is_refused(qpipe, address) -> None:

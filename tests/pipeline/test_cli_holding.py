@@ -38,6 +38,8 @@ def test_a_hold_outlives_its_command_keeps_others_off_and_is_released(qpipe: Run
     assert qpipe("devices", "release", "board")[0] == "board: nobody held it\n"
     assert json.loads(qpipe("devices", "list", "--json")[0])[0]["holder"] is None
     assert "a new fan" in qpipe("devices", "log", "board")[0]
+    expected = "qpipe: bord: nothing was ever done with such a device; did you mean 'board'?\n"
+    assert qpipe("devices", "log", "bord", status=2)[1] == expected
     assert qpipe("devices", "clean", "board")[1] == ""
 
 

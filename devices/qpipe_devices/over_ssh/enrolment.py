@@ -58,11 +58,13 @@ def _introduction(name: str, way: Login, options: Mapping[str, Any], vouching: L
         raise DeviceError(f"{name}: {reason}", failure="configuration")
 
     def accept() -> str:
-        known_hosts.pin(way.known_hosts[0], way.known_as, shown)
-        connection = Connection(name, way)
-        connection.open()
-        connection.close()
-        return str(way.known_hosts[0])
+        file = way.known_hosts[0]
+        with known_hosts.restored(file):
+            known_hosts.pin(file, way.known_as, shown)
+            connection = Connection(name, way)
+            connection.open()
+            connection.close()
+        return str(file)
 
     return Introduction(
         options, str(shown), tuple(map(str, pinned)), is_known=shown in (*pinned, *vouched.trusted),

@@ -10,6 +10,7 @@ import hmac
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +67,20 @@ def pin(file: Path, name: str, key: HostKey) -> None:
     if file.exists():
         aside.chmod(file.stat().st_mode)
     aside.replace(file.resolve())
+
+
+@contextmanager
+def restored(file: Path) -> Iterator[None]:
+    """Whatever fails in here leaves the file as it was."""
+    before = file.read_bytes() if file.is_file() else None
+    try:
+        yield
+    except BaseException:
+        if before is None:
+            file.unlink(missing_ok=True)
+        else:
+            file.write_bytes(before)
+        raise
 
 
 class _Entry(NamedTuple):

@@ -38,7 +38,9 @@ def clear(name: str, note: str, db: Path, as_json: bool) -> None:
 def log(name: str, db: Path, as_json: bool) -> None:
     """Print the audit trail of a device, oldest first."""
     with open_results(db) as store:
-        events = store.events(name)
+        events, known = store.events(name), store.device_names()
+    if name not in known:
+        raise QpipeError(f"{name}: nothing was ever done with such a device; {suggest(name, known)}")
     if as_json:
         print_json(events)
         return
@@ -56,7 +58,7 @@ def power(name: str, action: str, inventory_file: Path | None, db: Path) -> None
     """Switch a device off, on, or both, and see that it goes and comes."""
     if action not in ACTIONS:
         raise RecipeError(f"devices power {name}: no '{action}'; {suggest(action, ACTIONS)}")
-    file = inventory.find(inventory_file) or inventory.find(None, Path("recipes"))
+    file = inventory.find_here(inventory_file)
     call = inventory.pick(inventory.load(file, registry.load()), name, file)
     switch = inventory.open_power(name, call)
     if switch is None:
