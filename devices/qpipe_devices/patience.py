@@ -43,4 +43,4 @@ class Patience:
         self.tries += 1
         if not passes or overdue or time.monotonic() + pause >= self.end or self.given_up.wait(pause):
             raise error
-        log.info("%s; trying again", error)
+        log.warning("%s; trying again", error)

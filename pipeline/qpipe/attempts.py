@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from itertools import count
 from typing import Literal
 
@@ -73,7 +74,8 @@ class Attempts:
             if step.device is None:
                 self.steps.on_host(step, progress, self.health.stop.is_set)
             else:
-                with logs.step_log(self.steps.scratch(step), step.device):
+                notice = partial(self._tell, step, "notice", seconds=self._seconds(step))
+                with logs.step_log(self.steps.scratch(step), step.device, lambda said: notice(message=said)):
                     if was_lost:
                         self.steps.bring_again(step.device, progress)
                     self.steps.on_device(step, progress)

@@ -8,8 +8,9 @@ from typing import Literal
 
 from qpipe.errors import Failure
 
-# an attempt ends with "retry" where another follows: that is "started" after a while
-What = Literal["started", "progress", "retry", "done", "cached", "failed", "skipped"]
+# an attempt ends with "retry" where another follows: that is "started" after a while; a "notice" is something to know
+# of a step that goes on
+What = Literal["started", "progress", "notice", "retry", "done", "cached", "failed", "skipped"]
 ENDINGS: tuple[What, ...] = ("done", "cached", "failed", "skipped")
 
 
@@ -23,7 +24,7 @@ class Event:
     done: float = 0.0  # progress, in `unit`; total is None where nobody knows
     total: float | None = None
     unit: str = ""
-    message: str = ""  # why it failed or was skipped
+    message: str = ""  # why it failed or was skipped; the notice
     failure: Failure | None = None  # the type of why it failed
     coordinates: Mapping[str, str] = field(default_factory=dict)
 

@@ -6,7 +6,7 @@ import hashlib
 import logging
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,16 +29,30 @@ def append_traceback(folder: Path, error: BaseException) -> None:
 
 
 @contextmanager
-def step_log(folder: Path, device: str) -> Iterator[None]:
+def step_log(folder: Path, device: str, warn: Callable[[str], None]) -> Iterator[None]:
     """Append to the step's log what this thread logs, and what is logged as `<device>: ...` by whichever thread: the
-    reader of a board's standard error is another one."""
+    reader of a board's standard error is another one. A warning of the device is for `warn`, too."""
     thread = threading.get_ident()
-    handler = logging.FileHandler(folder / NAME, encoding="utf-8", delay=True)
-    handler.addFilter(lambda record: record.thread == thread or record.getMessage().startswith(f"{device}: "))
+    handlers = logging.FileHandler(folder / NAME, encoding="utf-8", delay=True), _Warnings(device, warn)
+    handlers[0].addFilter(lambda record: record.thread == thread or record.getMessage().startswith(f"{device}: "))
     root = logging.getLogger()
-    root.addHandler(handler)
+    for handler in handlers:
+        root.addHandler(handler)
     try:
         yield
     finally:
-        root.removeHandler(handler)
-        handler.close()
+        for handler in handlers:
+            root.removeHandler(handler)
+            handler.close()
+
+
+class _Warnings(logging.Handler):
+    """Passes on the warnings of a device."""
+
+    def __init__(self, device: str, warn: Callable[[str], None]) -> None:
+        super().__init__(logging.WARNING)
+        self.device, self.warn = device, warn
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.getMessage().startswith(f"{self.device}: "):
+            self.warn(record.getMessage())

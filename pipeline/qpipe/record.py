@@ -41,7 +41,7 @@ class Recorder:
 
     def event(self, event: Event) -> None:
         """Record the state of a step."""
-        if event.what == "progress":
+        if event.what in ("progress", "notice"):
             return
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         row = self._row(self.plan.steps[event.step], "running" if event.what in ("started", "retry") else event.what)

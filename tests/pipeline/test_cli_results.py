@@ -143,7 +143,7 @@ def test_ties_and_notes_are_told_below_the_table(lab: Lab, capsys: pytest.Captur
     out = capsys.readouterr().out
     assert "tied with int8, log4" in out
     assert "\n  float32, int8 and log4 are tied\n" in out
-    noise = "float32 (and 2 more): std dev is 28 % of the median over 12 runs: let nothing else run there"
+    noise = "all 3: std dev is 28 % of the median over 12 runs: let nothing else run there"
     assert f"\n  {noise}\n" in out
 
 

@@ -114,3 +114,7 @@ def test_a_smoke_run_says_that_it_leaves_the_float_score_alone(lab: FaultyLab) -
     lab.lab.edit("recipe.yaml", "devices: [one]", "devices: [one]\nexpect: {closeness: {value: 7, tolerance: 0.1}}")
     _, err = lab("run recipe.yaml --smoke")
     assert "smoke: what is expected of the float network is not checked, for so few samples tell nothing\n" in err
+    lab("run recipe.yaml", 1)  # where it is checked
+    recipes = [line.split("  ")[1] for line in lab("runs")[0].splitlines()[1:]]
+    assert recipes == ["lab", "lab (smoke)"]
+    assert " of lab (smoke): done\n" in lab(f"show --run {lab.json('runs')[1]['id']}")[0]

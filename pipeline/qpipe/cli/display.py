@@ -85,6 +85,7 @@ class Lines:
         self.current: dict[str, tuple[float, Event]] = {}
         self.skipped = Skipped()
         self.last = time.monotonic()
+        self.said = (self.last, "starting")
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._keep_talking, daemon=True)
 
@@ -104,12 +105,15 @@ class Lines:
             elif event.what in (*ENDINGS, "retry"):
                 self.current.pop(event.step, None)
                 self._print(ending(event))
+            elif event.what == "notice":
+                self._print(f"{event.step}: {event.message}")
             else:
                 began = self.current.get(event.step, (time.monotonic(), event))[0]
                 self.current[event.step] = (began, event)
 
     def say(self, text: str) -> None:
         with self.lock:
+            self.said = (time.monotonic(), text)
             self._print(text)
 
     def _print_skipped(self, *, at_once: bool = False) -> None:
@@ -131,7 +135,8 @@ class Lines:
                     since = event if event.done else Event(step, "progress", seconds=now - began)
                     self._print(f"{step}: {amount(since)}")
                 if not self.current:
-                    self._print("working")
+                    since, text = self.said
+                    self._print(f"{text} ({now - since:.0f} s)")
 
 
 class Live:
@@ -161,6 +166,8 @@ class Live:
                 if task is not None:
                     self.progress.remove_task(task)
                 self.say(ending(event))
+            elif event.what == "notice":
+                self.say(f"{event.step}: {event.message}")
             elif event.step not in self.tasks:
                 self.tasks[event.step] = self.progress.add_task(event.step, total=event.total, amount="")
             else:

@@ -31,8 +31,13 @@ def runs(tag: str | None, db: Path, as_json: bool) -> None:
         print_json(found)
         return
     names = ("id", "recipe", "state", "started", "finished", "host", "tags")
-    rows = [{**run, "tags": ", ".join(run["tags"])} for run in found]
+    rows = [{**run, "recipe": f"{run['recipe']}{_smoke(run)}", "tags": ", ".join(run["tags"])} for run in found]
     print_table(names, [[str(run[name] or "")[:40] for name in names] for run in rows])
+
+
+def _smoke(run: Row) -> str:
+    """What tells a run over few samples from one that counts."""
+    return " (smoke)" if (run["request"] or {}).get("smoke") else ""
 
 
 def tag(run: str, tags: list[str], remove: bool, db: Path, as_json: bool) -> None:
@@ -60,7 +65,7 @@ def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) 
         if as_json:
             print_json({**row, "steps": steps})
             return
-        print_text(f"run {row['id']} of {row['recipe']}: {row['state']}")
+        print_text(f"run {row['id']} of {row['recipe']}{_smoke(row)}: {row['state']}")
         names = ("step", "state", "seconds", "failure", "error")
         print_table(names, [[entry[name] for name in names] for entry in steps], right=("seconds",))
         return
@@ -73,7 +78,8 @@ def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) 
     elif log:
         print_text(text.rstrip("\n") or "it wrote nothing")
     else:
-        print_table(("field", "value"), [(name, value) for name, value in entry.items() if value is not None])
+        told = {**entry, "log": entry["log"] if text else None}  # a step that says nothing has no log
+        print_table(("field", "value"), [(name, value) for name, value in told.items() if value is not None])
         print_tries(tries)
         print_numbers(numbers)
 

@@ -19,8 +19,9 @@ def noted(group: list[Row]) -> list[str]:
     lines = _tied({name: row["ties"] for name, row in named})
     for (topic, _), told in found.items():
         name, text = told[0]
-        others = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-        lines.append(f"{name}{others}{' is' if topic == 'slower' else ':'} {text}")
+        more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
+        whose = f"all {len(group)}" if len(told) == len(group) > 1 else f"{name}{more}"
+        lines.append(f"{whose}{' is' if topic == 'slower' else ':'} {text}")
     return ["", *(f"  {line}" for line in lines)] if lines else []
 
 
