@@ -20,16 +20,18 @@ def metered(
 ) -> dict[str, Any]:
     """What the round that `take` takes tells, and its energy as PROTOCOL.md has it: the command is run here.
 
-    Idle is what it tells before the round. `clock` asks the device for its monotonic clock in ns, of which the window
-    is: by the quickest of a few answers, right to half the time that took. DeviceError where the meter tells too
-    little, or the line is too slow for its clock.
+    Idle is what it tells while the device rests in the round, all set as it works: `take` asks for that (`rest_s`).
+    `clock` asks the device for its monotonic clock in ns, of which both windows are: by the quickest of a few answers,
+    right to half the time that took. DeviceError where the meter tells too little, or the line is too slow for its
+    clock.
     """
     try:
         meter = RoundEnergy(asked, Path("/"))
         try:
             answer = take()
             ahead = _ahead(device, clock)
-            window = [each + ahead for each in answer.get("window_ns", ())]
+            rest, window = ([each + ahead for each in answer.get(of, ())] for of in ("rest_ns", "window_ns"))
+            meter.rested(*rest)
             return {**answer, "energy": meter.told({**answer, "window_ns": window}, answer["batch"])}
         finally:
             meter.meter.stop()

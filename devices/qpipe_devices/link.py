@@ -17,6 +17,7 @@ from typing import Any, cast
 from qpipe.errors import DeviceError
 from qpipe.types import Array, Capabilities, Hold, Placement, Progress, Round, Stored, Transport
 from qpipe_devices import package
+from qpipe_devices.agent.energy import IDLE_S
 from qpipe_devices.conversation import Conversation
 from qpipe_devices.host_meter import metered
 from qpipe_devices.patience import ConnectionLostError, Patience
@@ -110,6 +111,7 @@ class Link:
         take = partial(self._journalled, "round", seconds, build=build.path, samples=samples.path, **wanted)
         if options.get("energy", {}).get("command_on") == "host":
             energy = asked.pop("energy")
+            asked["rest_s"] = energy.get("idle_s", IDLE_S)
             answer = metered(self.name, energy, partial(take, options=asked), self._clock)
         else:
             answer = take(options=asked)

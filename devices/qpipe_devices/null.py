@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from qpipe.amounts import Milliseconds
 from qpipe.errors import DeviceError
 from qpipe.types import Array, Build, Capabilities, Device, Hold, Progress, Round, Stored
 
 
-def null(name: str, *, arch: str = "x86_64", latency_ms: float = 1.0) -> Device:
+def null(name: str, *, arch: str = "x86_64", latency_ms: Milliseconds = 1.0) -> Device:
     """A device that runs nothing: outputs are zeros, every inference takes `latency_ms`."""
     return NullDevice(name, arch, latency_ms)
 

@@ -11,6 +11,7 @@ LogarithmicBits = Annotated[int, Field(ge=2, le=5)]
 Count = Annotated[int, Field(ge=1, le=1_000_000)]  # of samples, rounds, values
 Percent = Annotated[float, Field(gt=0, le=100)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
+Milliseconds = Annotated[float, Field(gt=0, le=86_400_000)]
 Wait = Annotated[float, Field(ge=0, le=86_400)]  # seconds that may be none
 Silence = Annotated[float, Field(gt=0, le=50)]  # seconds; a lease ends after 1.2 times as many, in a minute
 Share = Annotated[float, Field(ge=0, le=1)]

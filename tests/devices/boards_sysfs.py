@@ -68,20 +68,43 @@ def pi5(root: Path) -> Path:
     return root
 
 
+def ina3221(number: int, rails: list[tuple[str, int, int]], sums: int) -> dict[str, object]:
+    """Its channels as (label, mV, mA); beside them it has the sum of the currents, and the voltages of the shunts."""
+    of = f"{HWMON}/hwmon{number}"
+    found: dict[str, object] = {f"{of}/name": "ina3221", f"{of}/update_interval": 10}
+    for channel, (label, millivolts, milliamperes) in enumerate(rails, 1):
+        found |= {
+            f"{of}/in{channel}_input": millivolts, f"{of}/curr{channel}_input": milliamperes,
+            f"{of}/in{channel}_enable": 1, f"{of}/in{channel + 3}_input": 6,
+            **({f"{of}/in{channel}_label": label} if label else {}),
+        }  # fmt: skip
+    return found | {f"{of}/in7_input": 18, f"{of}/in7_label": "sum of shunt voltages", f"{of}/curr4_input": sums}
+
+
 def jetson(root: Path) -> Path:
     """An Orin: two clusters, an INA3221 with three rails of which the first feeds the others, and one without."""
-    rails = [("VDD_IN", 5000, 1200), ("VDD_CPU_GPU_CV", 5000, 400), ("VDD_SOC", 5000, 240)]
-    own: dict[str, object] = {f"{HWMON}/hwmon3/name": "ina3221", f"{HWMON}/hwmon3/update_interval": 10}
-    for number, (label, millivolts, milliamperes) in enumerate(rails, 1):
-        own |= {
-            f"{HWMON}/hwmon3/in{number}_label": label, f"{HWMON}/hwmon3/in{number}_input": millivolts,
-            f"{HWMON}/hwmon3/curr{number}_input": milliamperes, f"{HWMON}/hwmon3/in{number}_enable": 1,
-        }  # fmt: skip
+    own = ina3221(3, [("VDD_IN", 5000, 1200), ("VDD_CPU_GPU_CV", 5000, 400), ("VDD_SOC", 5000, 240)], 1840)
     unused = {f"{HWMON}/hwmon4/name": "ina3221", f"{HWMON}/hwmon4/curr1_input": 0, f"{HWMON}/hwmon4/in1_enable": 0}
     return write(root, {
         **COMMON, **clocks(0, "schedutil", 729600, 729600, 1510400), **clocks(4, "schedutil", 729600, 729600, 1510400),
         **zone(0, "cpu-thermal", 45000), **zone(1, "gpu-thermal", 43500), **zone(2, "tj-thermal", 45500),
         **cooler(0, "pwm-fan", 1), **cooler(1, "thermal-cpufreq-0", 0, 4), **own, **unused,
+    })  # fmt: skip
+
+
+def orin_agx(root: Path) -> Path:
+    """Three rails beside each other, of which none feeds the others."""
+    rails = [("VDD_GPU_SOC", 20000, 200), ("VDD_CPU_CV", 20000, 100), ("VIN_SYS_5V0", 5000, 400)]
+    return write(root, {**COMMON, **ina3221(1, rails, 700)})
+
+
+def amd(root: Path) -> Path:
+    """An AMD laptop: its thermal zones are the firmware's, which never moves, and the Wi-Fi's; the CPU is in hwmon."""
+    return write(root, {
+        **COMMON, **clocks(0, "schedutil", 1400000, 1400000, 4200000), f"{CPU}/cpufreq/boost": 1,
+        **zone(0, "acpitz", 20000), **zone(1, "iwlwifi_1", 71000),
+        f"{HWMON}/hwmon4/name": "k10temp", f"{HWMON}/hwmon4/temp1_input": 63500, f"{HWMON}/hwmon4/temp1_label": "Tctl",
+        f"{HWMON}/hwmon5/name": "amdgpu", f"{HWMON}/hwmon5/temp1_input": 88000,
     })  # fmt: skip
 
 
@@ -101,3 +124,19 @@ def laptop(root: Path) -> Path:
         f"{rapl}/intel-rapl:0:0/name": "core", f"{rapl}/intel-rapl:0:0/energy_uj": 1000,
         f"{rapl}/intel-rapl:0:0/max_energy_range_uj": 262_143_328_850,
     })  # fmt: skip
+
+
+def server(root: Path) -> Path:
+    """Two sockets with two cores each: the throttle counts of their packages, and RAPL with memory of each."""
+    files: dict[str, object] = {}
+    for core, package, count in ((0, 0, 40), (1, 0, 40), (2, 1, 7), (3, 1, 7)):
+        of = f"{CPU}/cpu{core}"
+        files |= {
+            f"{of}/topology/physical_package_id": package, f"{of}/thermal_throttle/core_throttle_count": 0,
+            f"{of}/thermal_throttle/package_throttle_count": count,
+        }  # fmt: skip
+    for package in (0, 1):
+        for zone_name, name in ((f"intel-rapl:{package}", f"package-{package}"), (f"intel-rapl:{package}:0", "dram")):
+            of = f"sys/class/powercap/{zone_name}"
+            files |= {f"{of}/name": name, f"{of}/energy_uj": 1000, f"{of}/max_energy_range_uj": 262_143_328_850}
+    return write(root, {**COMMON, **clocks(0, "performance", 2900000, 400000, 4200000), **files})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,8 +105,47 @@ def test_what_a_login_shell_prints_does_not_matter(bare_python, tmp_path):
 
 def test_a_run_at_the_device_is_not_disturbed_by_imports(device):
     device.capabilities()
-    found = by_what(device.check())
-    assert found["imports"].said == "not tried while a run is at the device, which they would disturb"
-    assert not {"numpy", "runtime"} & set(found)
+    check_left_alone(device, r"held by \S+@\S+ since 20\S+ \S+ [+-]\d{4}")
     device.close()
+    assert {"numpy", "runtime"} <= set(by_what(device.check()))
+
+
+def check_left_alone(device: qpipe.Device, holder: str) -> None:
+    found = by_what(device.check())
+    expected = rf"{holder}; nothing was imported, which would disturb a run"
+    assert re.fullmatch(expected, found["imports"].said), found["imports"].said
+    assert not {"numpy", "runtime"} & set(found)
+    assert "folder" in found
+
+
+def test_a_run_of_somebody_with_another_folder_is_not_disturbed_either(tmp_path):
+    lock = str(tmp_path / "shared")
+    theirs, mine = (local("board", folder=tmp_path / name, lock=lock) for name in ("theirs", "mine"))
+    theirs.capabilities()
+    check_left_alone(mine, r"held by \S+@\S+ since 20\S+ \S+ [+-]\d{4}")
+    theirs.hold(3600, "it smokes")
+    theirs.close()
+    check_left_alone(mine, r"held by \S+@\S+ since 20\S+ \S+ [+-]\d{4} until 20\S+ \S+ [+-]\d{4} \(it smokes\)")
+    mine.release(force=True)
+    mine.close()
+    assert {"numpy", "runtime"} <= set(by_what(mine.check()))
+
+
+def test_a_device_that_somebody_holds_is_left_alone(device):
+    device.hold(3600)
+    device.close()
+    check_left_alone(device, r"held by \S+@\S+ since 20\S+ \S+ [+-]\d{4} until 20\S+ \S+ [+-]\d{4}")
+    device.release()
+    device.close()
+    assert {"numpy", "runtime"} <= set(by_what(device.check()))
+
+
+@pytest.mark.parametrize("content", ["", "x", "[]", '{"hold": {}}', '{"hold": {"ends": 1e12}}', None])
+def test_what_else_may_lie_where_the_lock_should_is_nobodys(content, tmp_path):
+    lock = tmp_path / "shared"
+    if content is None:
+        os.mkfifo(lock)
+    else:
+        lock.write_text(content)
+    device = local("board", folder=tmp_path / "board", lock=str(lock))
     assert {"numpy", "runtime"} <= set(by_what(device.check()))

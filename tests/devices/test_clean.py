@@ -97,6 +97,29 @@ def test_the_runtime_that_setup_brought_stays_unless_it_is_meant(device):
     assert list(python.iterdir()) == []
 
 
+def test_agents_of_other_versions_go_and_the_one_that_runs_stays(device):
+    device.capabilities()
+    folder = Path(device.folder) / "agent"
+    (own,) = folder.iterdir()
+    for name, days in (("0" * 64 + ".pyz", 3), ("1" * 64 + ".pyz", 1), ("2" * 64 + ".pyz.77", 3)):
+        (folder / name).write_bytes(b"x" * 100)
+        used = time.time() - days * DAY_S
+        os.utime(folder / name, (used, used))
+    (folder / ("3" * 64 + ".pyz.78")).write_bytes(b"x" * 100)  # it may be arriving at this moment
+    assert device.clean(older_than_s=2 * DAY_S) == 200
+    assert device.clean() == 100
+    assert sorted(path.name for path in folder.iterdir()) == sorted([own.name, "3" * 64 + ".pyz.78"])
+
+
+def test_an_agent_that_is_used_again_is_young_again(device):
+    device.capabilities()
+    (own,) = (Path(device.folder) / "agent").iterdir()
+    device.close()
+    os.utime(own, (time.time() - 3 * DAY_S,) * 2)
+    device.capabilities()
+    assert time.time() - own.stat().st_mtime < DAY_S
+
+
 def test_nothing_is_cleaned_while_somebody_else_is_at_the_device(open_device, stored):
     with pytest.raises(qpipe.BusyError, match=r"^board: busy: held by "):
         open_device().clean()

@@ -11,7 +11,7 @@ from pathlib import Path
 import boards_sysfs as boards
 import pytest
 
-from qpipe_devices.agent import energy
+from qpipe_devices.agent import energy, sensors
 from qpipe_devices.agent.failures import AgentError
 
 INA = f"{boards.HWMON}/hwmon0"
@@ -78,6 +78,59 @@ def test_a_jetson_tells_voltage_and_current_of_its_rails(rails, watts, tmp_path)
     with metered({"rails": rails}, boards.jetson(tmp_path)) as meter:
         start, end = window(0.05)
         assert meter.joules(start, end) == pytest.approx(watts * (end - start) / 1e9)
+
+
+def names(root: Path, source: str = "hwmon") -> list[str]:
+    """Of the rails that would be added up."""
+    return [rail.name for rail in sensors.rails(root, source, ())[1]]
+
+
+def test_the_sum_that_an_ina3221_tells_itself_is_no_rail(tmp_path):
+    root = boards.orin_agx(tmp_path)
+    (root / f"{boards.HWMON}/hwmon1/curr4_input").unlink()
+    (root / f"{boards.HWMON}/hwmon1/curr4_input").mkdir()  # it cannot be read, as where the shunts are not alike
+    with metered({}, root) as meter:
+        start, end = window(0.05)
+        assert meter.joules(start, end) == pytest.approx((4 + 2 + 2) * (end - start) / 1e9)
+        assert [rail.name for rail in meter.rails] == ["VDD_GPU_SOC", "VDD_CPU_CV", "VIN_SYS_5V0"]
+
+
+def test_sensors_of_one_name_are_told_apart_and_all_count(tmp_path):
+    for number, address in ((2, "1-0040"), (5, "1-0041")):
+        (tmp_path / "sys/bus/i2c" / address).mkdir(parents=True)
+        boards.write(tmp_path, {
+            f"{boards.HWMON}/hwmon{number}/name": "ina219", f"{boards.HWMON}/hwmon{number}/curr1_input": 640,
+            f"{boards.HWMON}/hwmon{number}/power1_input": 3_200_000,
+        })  # fmt: skip
+    assert names(tmp_path) == ["ina219 hwmon2", "ina219 hwmon5"]
+    for number, address in ((2, "1-0040"), (5, "1-0041")):  # its place on the bus, which is the same after a boot
+        (tmp_path / f"{boards.HWMON}/hwmon{number}/device").symlink_to(tmp_path / "sys/bus/i2c" / address)
+    assert names(tmp_path) == ["ina219 1-0040", "ina219 1-0041"]
+    with metered({}, tmp_path) as meter:
+        start, end = window(0.05)
+        assert meter.joules(start, end) == pytest.approx(6.4 * (end - start) / 1e9)
+
+
+def test_channels_without_labels_are_told_apart(tmp_path):
+    rails = [("", 5000, 100), ("", 5000, 200), ("", 5000, 300)]
+    boards.write(tmp_path, boards.ina3221(1, rails, 600))
+    assert names(tmp_path) == ["ina3221 1", "ina3221 2", "ina3221 3"]
+    boards.write(tmp_path, boards.ina3221(2, [("", 5000, 400)], 400))
+    assert names(tmp_path) == [*(f"ina3221 hwmon1 {rail}" for rail in (1, 2, 3)), "ina3221 hwmon2 1"]
+
+
+def test_zones_of_one_name_are_told_apart_by_their_package(tmp_path):
+    root = boards.server(tmp_path)
+    assert names(root, "rapl") == ["package-0", "package-1"]
+    expected = "energy: rapl has no rail dram; there is package-0, package-0/dram, package-1, package-1/dram"
+    with pytest.raises(AgentError, match=expected):
+        sensors.rails(root, "rapl", ["dram"])
+    both = sensors.rails(root, "rapl", ["package-0/dram", "package-1/dram"])[1]
+    assert [rail.read() for rail in both] == [0.001, 0.001]
+
+
+def test_a_rail_that_is_asked_for_twice_counts_once(tmp_path):
+    assert len(sensors.rails(boards.jetson(tmp_path), "hwmon", ["VDD_SOC", "VDD_SOC"])[1]) == 1
 
 
 def test_power_that_changes_is_summed_by_trapezoids():

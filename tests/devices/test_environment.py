@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -34,14 +35,16 @@ COOLING = f"{boards.THERMAL}/cooling_device1"
                 "core_throttle_count": 8, "package_throttle_count": 9,
             },
         ),
+        (boards.amd, ["schedutil"], 63.5, None),
+        (boards.server, ["performance"], None, {"core_throttle_count": 0, "package_throttle_count": 47}),
     ],
-    ids=["pi4", "pi5", "jetson", "laptop"],
+    ids=["pi4", "pi5", "jetson", "laptop", "amd", "server"],
 )  # fmt: skip
 def test_a_snapshot_has_what_the_board_tells_in_units_of_people(tree, governors, hottest, throttling, tmp_path):
     seen = environment.snapshot(tree(tmp_path))
     assert list(seen["governor"].values()) == governors
-    assert environment.hottest(seen["temperature_c"]) == hottest
-    assert seen["throttling"] == throttling
+    assert environment.hottest(seen.get("temperature_c", {})) == hottest
+    assert seen.get("throttling") == throttling
     assert seen["load"] == [0.1, 0.2, 0.3]
     assert seen["memory_available_mb"] == 2048.0
     assert (seen["kernel"], seen["uptime_s"]) == ("6.6.31+rpt-rpi-v8", 1234.56)
@@ -59,9 +62,37 @@ def test_where_nothing_is_told_nothing_is_said(tmp_path):
 
 
 def test_this_machine_can_be_looked_at():
-    seen = environment.snapshot(Path("/"), os.getpid())
+    seen = environment.snapshot(Path("/"), os.getpgid(0))
     assert seen["kernel"] == os.uname().release
     assert seen["switches"]["voluntary"] >= 0
+
+
+THREADED = """
+import os, threading, time
+def nap():
+    for _ in range(200):
+        time.sleep(0.0001)
+    os.write(1, b"\\n")
+    time.sleep(60)
+if os.fork():
+    threading.Thread(target=nap).start()
+    time.sleep(60)
+nap()
+"""
+
+
+@pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
+def test_context_switches_are_those_of_all_threads_of_the_runner():
+    """Its main thread sleeps; another one and a process that it started switch 200 times each."""
+    child = subprocess.Popen([sys.executable, "-c", THREADED], start_new_session=True, stdout=subprocess.PIPE)
+    try:
+        assert child.stdout
+        assert [child.stdout.readline() for _ in range(2)] == [b"\n"] * 2
+        seen = environment.snapshot(Path("/"), child.pid)
+    finally:
+        os.killpg(child.pid, signal.SIGKILL)
+        child.communicate()
+    assert seen["switches"]["voluntary"] >= 400
 
 
 @pytest.mark.parametrize(
@@ -87,6 +118,13 @@ def test_this_machine_can_be_looked_at():
         (
             boards.laptop, {f"{boards.CPU}/cpu1/thermal_throttle/core_throttle_count": 6},
             ["throttled: core_throttle_count rose by 1"],
+        ),
+        (
+            boards.server, {
+                f"{boards.CPU}/cpu2/thermal_throttle/package_throttle_count": 9,
+                f"{boards.CPU}/cpu3/thermal_throttle/package_throttle_count": 9,
+            },
+            ["throttled: package_throttle_count rose by 2"],
         ),
         (
             boards.laptop, {f"{boards.CPU}/cpufreq/policy1/scaling_max_freq": 2000000},

@@ -25,7 +25,13 @@ def meter(power: Path) -> dict[str, Any]:
 
 
 def worker(power: Path) -> dict[str, Any]:
-    """A round in whose window the device takes 6 W, and 2 W before and after it."""
+    """A round in whose window the device takes 6 W, 3 W at rest in it, and 2 W before and after it."""
+    write(power, 3)
+    time.sleep(0.1)
+    rested = clock()
+    time.sleep(0.3)
+    rest = [rested, clock()]
+    time.sleep(0.1)
     write(power, 6)
     time.sleep(0.1)  # what the meter told before is over
     start = clock()
@@ -34,7 +40,7 @@ def worker(power: Path) -> dict[str, Any]:
     time.sleep(0.1)
     write(power, 2)
     time.sleep(0.3)
-    return {"window_ns": [start, end], "values_ns": [10**6] * 40, "batch": 2}
+    return {"rest_ns": rest, "window_ns": [start, end], "values_ns": [10**6] * 40, "batch": 2}
 
 
 def write(power: Path, watts: float) -> None:
@@ -47,7 +53,7 @@ def test_the_window_is_found_though_the_clocks_differ(tmp_path):
     power = tmp_path / "power"
     told = metered("board", meter(power), lambda: worker(power), clock)["energy"]
     assert told["joules"] == pytest.approx(6 * told["seconds"], rel=1e-6)
-    assert told["idle_w"] == pytest.approx(2)
+    assert told["idle_w"] == pytest.approx(3)
     assert (told["inferences"], told["source"]) == (80, "command")
     assert told["seconds"] == pytest.approx(0.4, abs=0.2)
 

@@ -123,6 +123,29 @@ def test_warmup_goes_on_until_steady_and_not_for_ever(times, shortest, longest, 
 
 
 @pytest.mark.parametrize(
+    ("each_s", "seconds", "most", "inferences", "steady"),
+    [
+        (0.1, 0.3, 2.5, 6, True),
+        (0.5, 0.3, 2.5, 3, None),  # PATIENCE is over before a second window is whole
+        (0.9, 3.0, 2.5, 3, None),  # half the budget is
+        (2.0, 0.3, 2.5, 1, None),
+        (0.01, 0.0, 2.5, 1, None),  # none was asked for
+        (0.4, 2.0, 10.0, 6, True),  # what asking for more gives
+    ],
+)
+def test_no_inference_of_a_warmup_begins_after_its_time(each_s, seconds, most, inferences, steady, monkeypatch):
+    clock = [0.0]
+
+    def once() -> int:
+        clock[0] += each_s
+        return int(each_s * 1e9)
+
+    monkeypatch.setattr(timing, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    assert timing.warm_up(once, seconds, most) == (inferences, steady)
+    assert clock[0] < max(min(4 * seconds, most), 0.001) + each_s
+
+
+@pytest.mark.parametrize(
     ("cpuinfo", "name", "features"),
     [
         ("model name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512_vnni rdpid\n", "AMD EPYC", ["avx2", "avx512_vnni"]),

@@ -120,6 +120,19 @@ def test_a_board_that_a_run_is_using_is_left_alone(board, tmp_path):
     holder.close()
 
 
+def test_a_bare_board_that_somebody_uses_or_holds_is_left_alone(bare, tiny_wheels, tmp_path):
+    """Where no agent of its own could say so: it has no numpy to start with."""
+    bare.lock = str(tmp_path / "shared")
+    other = local("other", folder=tmp_path / "other", lock=bare.lock)
+    other.capabilities()
+    for end in ("", r" until 20\S+ \S+ [+-]\d{4} \(mine\)"):
+        with pytest.raises(qpipe.BusyError, match=rf"^board: busy: held by \S+@\S+ since 20\S+ \S+ [+-]\d{{4}}{end}$"):
+            bring(bare, tiny_wheels)
+        other.hold(3600, "mine")
+        other.close()
+    assert not list(Path(bare.folder).glob("python/*"))
+
+
 def test_the_systems_runtime_is_used_only_where_there_is_one(bare):
     pointer = select_runtime(Path(bare.folder))
     with pytest.raises(qpipe.DeviceError) as error:

@@ -45,7 +45,7 @@ def main() -> None:
     asker = lease.Asker(given.holder, given.session, given.silence)
     try:
         own = lease.take(given.root.resolve(), given.lock, asker, given.despite_hold)
-        guard = Guard(environment(), own.locks)
+        guard = Guard(environment(), own.locks, given.root.resolve())
         own.guard = guard.process.pid
         own.beat()
         agent = Agent(given.root.resolve(), own, guard, source, sink)
@@ -160,7 +160,8 @@ class Agent:
         """A loaded runner, known to the other threads from its first moment, so that they can end it."""
         runner = self.runner = Runner(Path(asked["build"]), asked["deadline_s"], self.guard)
         try:
-            runner.load((asked.get("options") or {}).get("threads"))
+            options = asked.get("options") or {}
+            runner.load(threads=options.get("threads"), batch=options.get("batch"))
             yield runner
         finally:
             self.runner = None

@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, List, Mapping, Tuple  # noqa: UP035  (Py
 from .failures import AgentError
 from .sensors import Rail, rails
 
+IDLE_S = 2.0  # of rest, where nobody says
 LATE_S = 3.0  # an external meter may tell what was so much later
 # kills its group, and so the command, when whoever started it is gone
 METER = "({command}\n) < /dev/null & exec >&-; cat > /dev/null; kill -KILL 0"
@@ -139,26 +140,15 @@ class RoundEnergy:
     """The energy of one round: how much the device takes when idle, and how much while it works."""
 
     def __init__(self, asked: Mapping[str, Any], root: Path) -> None:
-        self.asked, self.meter = asked, Meter(asked, root)
-        try:
-            self.idle_w = self._idle()
-        except AgentError:
-            self.meter.stop()
-            raise
-
-    def _idle(self) -> float:
-        seconds = float(self.asked.get("idle_s", 2))
+        self.asked, self.meter, self.idle_w = asked, Meter(asked, root), 0.0
         time.sleep(self.meter.period_s)
-        self._first_sample()
-        start = time.monotonic_ns()
-        time.sleep(seconds)
-        end = time.monotonic_ns()
-        return self.meter.joules(start, end) / ((end - start) / 1e9)
-
-    def _first_sample(self) -> None:
         deadline = time.monotonic() + LATE_S
         while not all(self.meter.samples) and self.meter.thread.is_alive() and time.monotonic() < deadline:
             time.sleep(self.meter.period_s)
+
+    def rested(self, start: int, end: int) -> None:
+        """Between these two moments (monotonic ns) the device was idle, and all was set as for the round."""
+        self.idle_w = self.meter.joules(start, end) / ((end - start) / 1e9)
 
     def told(self, timed: Mapping[str, Any], batch: int) -> Dict[str, Any]:  # noqa: UP006
         """Of the window in which the values were taken; AgentError where the sensor is too slow for it."""

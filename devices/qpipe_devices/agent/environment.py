@@ -6,21 +6,24 @@ function takes the root of the tree that it reads; what a device does not tell i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping  # noqa: UP035  (Python 3.8 on the board)
+from typing import Any, Dict, Iterable, List, Mapping, Set, Tuple  # noqa: UP035  (Python 3.8 on the board)
 
 CPU = "sys/devices/system/cpu"
 SLOWING = re.compile("processor|cpufreq|devfreq|cpuidle|throttle|powerclamp", re.IGNORECASE)  # not: fans, screens
-CPU_HEAT = re.compile("cpu|soc|pkg|package|core|k10temp|big|little|cluster", re.IGNORECASE)
+CPU_HEAT = re.compile("cpu|soc|pkg|package|core|k10temp|big|little|cluster|zenpower", re.IGNORECASE)
 CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
+BOOT_ID = "proc/sys/kernel/random/boot_id"
 PI_WORD = "sys/devices/platform/soc/soc:firmware/get_throttled"
 PI_COMMANDS = ("usr/bin/vcgencmd", "opt/vc/bin/vcgencmd")
 PI_NOW = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 PI_SINCE_BOOT = 16  # the same bits, so much further up: it has occurred since boot
+SWITCHES = {"voluntary": "voluntary_ctxt_switches", "involuntary": "nonvoluntary_ctxt_switches"}
 SHORTEST_S = 0.2  # the kernel counts CPU time in hundredths of a second
 
 Snapshot = Dict[str, Any]  # noqa: UP006
@@ -38,7 +41,7 @@ def snapshot(root: Path, group: int | None = None) -> Snapshot:
         "memory_available_mb": _available(root),
         "switches": _switches(root, group),
         "kernel": text(root / "proc/sys/kernel/osrelease"),
-        "boot_id": text(root / "proc/sys/kernel/random/boot_id"),
+        "boot_id": text(root / BOOT_ID),
         "uptime_s": float((text(root / "proc/uptime") or "0").split()[0]) or None,
     }
     return {key: value for key, value in found.items() if value not in (None, {}, [])}
@@ -96,11 +99,12 @@ def _boost(root: Path) -> bool | None:
 
 
 def temperatures(root: Path) -> Dict[str, float]:  # noqa: UP006
-    """Degrees Celsius by type of thermal zone; those of the CPU's own sensors where it has no zone."""
+    """Degrees Celsius by type of thermal zone; and by the CPU's own sensors where no zone is the CPU's."""
     found: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         _note_hottest(found, text(zone / "type") or zone.name, number(zone / "temp"))
-    for sensor in [] if hottest(found) else sorted((root / "sys/class/hwmon").glob("hwmon*")):
+    has_cpu = any(CPU_HEAT.search(name) for name in found)  # others may be the firmware's, or the Wi-Fi's
+    for sensor in [] if has_cpu else sorted((root / "sys/class/hwmon").glob("hwmon*")):
         if text(sensor / "name") in CPU_SENSORS:
             for own in sorted(sensor.glob("temp*_input")):
                 _note_hottest(found, str(text(sensor / "name")), number(own))
@@ -126,14 +130,27 @@ def throttling(root: Path) -> Dict[str, int]:  # noqa: UP006
         if SLOWING.search(kind):
             found[f"{device.name} ({kind}) state"] = number(device / "cur_state")
             found[f"{device.name} ({kind}) transitions"] = number(device / "stats/total_trans")
-    for which, total in (("core", sum), ("package", max)):  # each core tells its package's
-        counts = [number(path) for path in (root / CPU).glob(f"cpu*/thermal_throttle/{which}_throttle_count")]
-        found[f"{which}_throttle_count"] = total(count or 0 for count in counts) if counts else None
+    found.update(_throttle_counts(root))
     for sensor in (root / "sys/class/hwmon").glob("hwmon*"):
         if text(sensor / "name") == "rpi_volt":
             found["under-voltage state"] = number(sensor / "in0_lcrit_alarm")
     found["get_throttled"] = _pi_word(root)
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _throttle_counts(root: Path) -> Dict[str, int]:  # noqa: UP006
+    """Intel's counters, summed over the machine: that of a core by itself, that of a package by each core of it."""
+    cores: list[int] = []
+    packages: dict[int | None, int] = {}
+    for core in (root / CPU).glob("cpu[0-9]*"):
+        own, package = (number(core / f"thermal_throttle/{of}_throttle_count") for of in ("core", "package"))
+        if own is not None:
+            cores.append(own)
+        if package is not None:
+            which = number(core / "topology/physical_package_id")
+            packages[which] = max(packages.get(which, 0), package)
+    counted = {"core_throttle_count": cores, "package_throttle_count": list(packages.values())}
+    return {name: sum(counts) for name, counts in counted.items() if counts}
 
 
 def _pi_word(root: Path) -> int | None:
@@ -150,6 +167,16 @@ def _pi_word(root: Path) -> int | None:
 
 
 # ---- load
+
+
+def cores(group: int) -> Set[int]:  # noqa: UP006
+    """The cores that any thread of a process group may run on; none where the system does not say."""
+    found: set[int] = set()
+    for folder, _ in _members(Path("/"), group) if hasattr(os, "sched_getaffinity") else ():
+        for thread in folder.glob("task/[0-9]*"):
+            with contextlib.suppress(OSError):  # it may be gone
+                found |= os.sched_getaffinity(int(thread.name))
+    return found
 
 
 class Load:
@@ -182,24 +209,28 @@ class Load:
 
     def _own(self) -> float:
         times = os.times()
-        ticks = sum(sum(int(word) for word in each[11:15]) for each in _members(self.root, self.group))
+        ticks = sum(sum(int(word) for word in each[11:15]) for _, each in _members(self.root, self.group))
         return ticks / os.sysconf("SC_CLK_TCK") + times.user + times.system
 
 
-def _members(root: Path, group: int) -> Iterable[List[str]]:  # noqa: UP006
-    """Of each process of a group, the fields of its `stat` after its name."""
+def _members(root: Path, group: int) -> Iterable[Tuple[Path, List[str]]]:  # noqa: UP006
+    """Of each process of a group, its folder in proc and the fields of its `stat` after its name."""
     for path in (root / "proc").glob("[0-9]*/stat"):
         fields = (text(path) or "").rpartition(")")[2].split()
         if len(fields) > 15 and fields[2] == str(group):
-            yield fields
+            yield path.parent, fields
 
 
-def _switches(root: Path, pid: int | None) -> Dict[str, int]:  # noqa: UP006
-    """Context switches of the runner's main thread so far."""
-    lines = (text(root / f"proc/{pid}/status") or "").splitlines() if pid else []
-    fields = dict(line.split(":", 1) for line in lines if ":" in line)
-    names = {"voluntary": "voluntary_ctxt_switches", "involuntary": "nonvoluntary_ctxt_switches"}
-    return {word: int(fields[name]) for word, name in names.items() if name in fields}
+def _switches(root: Path, group: int | None) -> Dict[str, int]:  # noqa: UP006
+    """Context switches so far of all the threads that a process group has."""
+    found: dict[str, int] = {}
+    members = [] if group is None else [folder for folder, _ in _members(root, group)]
+    for thread in (path for folder in members for path in folder.glob("task/*/status")):
+        fields = dict(line.split(":", 1) for line in (text(thread) or "").splitlines() if ":" in line)
+        for word, name in SWITCHES.items():
+            if name in fields:
+                found[word] = found.get(word, 0) + int(fields[name])
+    return found
 
 
 def _available(root: Path) -> float | None:

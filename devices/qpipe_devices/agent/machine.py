@@ -71,7 +71,7 @@ def capabilities(root: Path) -> Dict[str, Any]:  # noqa: UP006
         "python": platform.python_version(),
         "fingerprint": fingerprint,
         "emulated": "wall" if any(mark in cpu for mark in EMULATORS) else None,
-        "boot_id": environment.text(root / "proc/sys/kernel/random/boot_id"),
+        "boot_id": environment.text(root / environment.BOOT_ID),
     }
 
 

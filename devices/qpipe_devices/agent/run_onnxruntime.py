@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Sequence  # noqa: UP035  (Python 3.8 on the board)
@@ -12,7 +13,7 @@ import numpy as np
 from . import serving
 from .kernels import count, of_profile, short
 
-OPTIONS = ("session", "config", "providers", "fallback")
+OPTIONS = ("session", "config", "free_dimensions", "providers", "fallback")
 ASSIGNED = "session.record_ep_graph_assignment_info"
 NO_CPU = "session.disable_cpu_ep_fallback"
 ALLOW = "or set fallback: allow"
@@ -20,16 +21,18 @@ TYPES = {"float": "float32", "double": "float64"}
 
 
 class Session:
-    """One inference session. `options`: session {attribute: value}, config {key: value}, providers (pairs of name and
-    {key: value}, in order of preference), fallback (error or allow: where one is missing, idle, or leaves nodes to the
-    CPU)."""
+    """One inference session. `options`: session {attribute: value}, config {key: value}, free_dimensions {name of an
+    open dimension: the size to optimize for}, providers (pairs of name and {key: value}, in order of preference),
+    fallback (error or allow: where one is missing, idle, or leaves nodes to the CPU)."""
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.model = str(Path(request["build"]) / request["model"])
         self.given = dict(request.get("options") or {})
         if request.get("threads") is not None:
-            self.threads = request["threads"]
+            self.threads = thread_count(request["threads"])
             self.given["session"] = {**self.given.get("session", {}), "intra_op_num_threads": self.threads}
+        if request.get("batch") is not None and "batch" in self.given.get("free_dimensions", {}):
+            self.given["free_dimensions"] = {**self.given["free_dimensions"], "batch": request["batch"]}
         unknown = sorted(set(self.given) - set(OPTIONS))
         if unknown:
             raise ValueError(f"build.json: unknown option '{unknown[0]}'; there is {', '.join(OPTIONS)}")
@@ -115,10 +118,21 @@ def session_options(given: Mapping[str, Any]) -> Any:
             raise ValueError(f"build.json: this onnxruntime has no session option '{name}'")
         if name == "graph_optimization_level":
             value = getattr(onnxruntime.GraphOptimizationLevel, value)
+        if name == "intra_op_num_threads":
+            value = thread_count(value)
         setattr(options, name, value)
+    for name, size in given.get("free_dimensions", {}).items():
+        options.add_free_dimension_override_by_name(name, size)
     for key, value in given.get("config", {}).items():
         options.add_session_config_entry(key, str(value))
     return options
+
+
+def thread_count(wanted: int) -> int:
+    """As many as it says. By 0 ONNX Runtime means one on each core of the machine, bound to it; where this process is
+    bound to some of them, it is as many as those."""
+    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+    return own if wanted == 0 and own < (os.cpu_count() or 1) else wanted
 
 
 def _zeros(wanted: Any) -> np.ndarray:

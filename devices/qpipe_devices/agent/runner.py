@@ -53,11 +53,10 @@ class Runner:
         self.pump = threading.Thread(target=self._pump, args=(_pipe(self.process.stderr),), daemon=True)
         self.pump.start()
 
-    def load(self, threads: int | None = None) -> None:
-        """Load the build's model, for so many threads where that is said; the answer is kept."""
+    def load(self, **asked: int | None) -> None:
+        """Load the build's model, for the `threads` and the `batch` that are said, if any; the answer is kept."""
         wanted = {"do": "load", "build": str(self.build), "model": self.model, "options": self.manifest.get("options")}
-        if threads is not None:
-            wanted["threads"] = threads
+        wanted.update({name: value for name, value in asked.items() if value is not None})
         self.loaded = self.ask(f"load {self.model}", wanted, needs=LOADED).fields
 
     def ask(

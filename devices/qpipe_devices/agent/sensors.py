@@ -15,6 +15,9 @@ from .failures import AgentError
 
 MONITORS = re.compile(r"ina(2\d\d|2xx|3221)")  # power monitors, by the name of their driver
 TOTAL = re.compile(r"(^|_)(VDD|5V)_IN$")  # a rail that feeds the others
+PACKAGE = re.compile(r"package-[^/]*$")
+# the ina3221 has three rails; its curr4 is their sum, its in4 to in7 are the voltages of the shunts
+CHANNELS = {"ina3221": "curr[1-3]_input"}
 
 
 class Rail(NamedTuple):
@@ -42,9 +45,9 @@ def rails(root: Path, source: str, wanted: Sequence[str]) -> Tuple[str, List[Rai
     if missing:
         raise AgentError(f"energy: {kind} has no rail {missing[0]}; there is {', '.join(own)}", "configuration")
     totals = [name for name in own if TOTAL.search(name)]
-    package = [name for name in own if name.startswith("package")]
+    package = [name for name in own if PACKAGE.match(name)]
     chosen = list(wanted) or totals[:1] or package or list(own)
-    return kind, [own[name] for name in chosen]
+    return kind, [own[name] for name in dict.fromkeys(chosen)]
 
 
 def _hwmon(root: Path) -> List[Rail]:  # noqa: UP006
@@ -55,25 +58,45 @@ def _hwmon(root: Path) -> List[Rail]:  # noqa: UP006
         if not MONITORS.fullmatch(driver):
             continue
         update = number(sensor / "update_interval")
-        for current in sorted(sensor.glob("curr[1-9]_input")):
-            which = current.name[4]
+        for current in sorted(sensor.glob(CHANNELS.get(driver, "curr[1-9]_input"))):
+            which, place = current.name[4], _place(sensor)
             if number(sensor / f"in{which}_enable") == 0:
                 continue
             label = text(sensor / f"in{which}_label") or text(sensor / f"power{which}_label") or driver
             power = sensor / f"power{which}_input"
             # in0 of the two-wire monitors is their shunt, in1 the bus; the ina3221 has the bus of rail n in inn
             read = _scaled(1e-6, power) if power.is_file() else _scaled(1e-6, sensor / f"in{which}_input", current)
-            found.append(Rail(label, read, update_s=update / 1000 if update else None))
-    return found
+            names = [label, f"{label} {which}", f"{label} {place}", f"{label} {place} {which}"]
+            found.append((names, Rail(label, read, update_s=update / 1000 if update else None)))
+    return _told_apart(found)
+
+
+def _place(sensor: Path) -> str:
+    """Where it is on its bus, such as 1-0040, which stays the same; else its number, which a boot may change."""
+    device = sensor / "device"
+    return device.resolve().name if device.is_symlink() else sensor.name
 
 
 def _rapl(root: Path) -> List[Rail]:  # noqa: UP006
     found = []
     for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
         energy, most = zone / "energy_uj", number(zone / "max_energy_range_uj")
+        name, above = text(zone / "name") or zone.name, text(zone.with_name(zone.name.rpartition(":")[0]) / "name")
         if most:
-            found.append(Rail(text(zone / "name") or zone.name, _scaled(1e-6, energy), wraps_at=most * 1e-6))
-    return found
+            names = [name, f"{above}/{name}" if above else name, zone.name]
+            found.append((names, Rail(name, _scaled(1e-6, energy), wraps_at=most * 1e-6)))
+    return _told_apart(found)
+
+
+def _told_apart(found: Sequence[Tuple[Sequence[str], Rail]]) -> List[Rail]:  # noqa: UP006
+    """Each by the first of its names; those that share it by the first that makes them differ."""
+    told = []
+    for names, rail in found:
+        sharing = [others for others, _ in found if others[0] == names[0]]
+        forms = enumerate(zip(*sharing))  # noqa: B905  (Python 3.8)
+        which = next((index for index, each in forms if len(set(each)) == len(sharing)), -1)
+        told.append(rail._replace(name=names[which]))
+    return told
 
 
 def _scaled(unit: float, *paths: Path) -> Callable[[], float]:

@@ -35,10 +35,11 @@ class Settings:
             self.changing.release()
 
     def restore(self) -> None:
-        """Put back what the file remembers, as far as this user may."""
+        """Put back what the file remembers, as far as this user may; a boot since then has set it anew."""
         try:
-            before = json.loads(self.path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # nothing was changed, or the file was cut before anything was
+            remembered = json.loads(self.path.read_text(encoding="utf-8"))
+            before = dict(remembered["before"]) if remembered["boot_id"] == _boot_id() else {}
+        except (OSError, ValueError, TypeError, KeyError):  # nothing was changed, or it was cut before anything was
             before = {}
         for path, value in before.items():
             if Path(path).name == GOVERNOR:
@@ -90,7 +91,7 @@ class Settings:
     def _remember(self, before: Mapping[str, str]) -> None:
         """On disk before anything changes."""
         with self.path.open("w", encoding="utf-8") as file:
-            json.dump(before, file)
+            json.dump({"boot_id": _boot_id(), "before": before}, file)
             file.flush()
             os.fsync(file.fileno())
 
@@ -100,9 +101,10 @@ def _bind(wanted: Any) -> Dict[str, Any]:  # noqa: UP006
     cores = _cores()
     if not cores:
         return {"unlocked": "affinity: this system binds no process to cores"}
-    missing = sorted(set(wanted) - _all_cores(cores))
+    known = _known_cores(cores)
+    missing = sorted(set(wanted) - known)
     if missing:
-        shown = ", ".join(str(core) for core in sorted(cores))
+        shown = ", ".join(str(core) for core in sorted(known))
         raise AgentError(f"affinity: there is no core {missing[0]} to run on; there is {shown}", "configuration")
     os.sched_setaffinity(0, set(wanted))
     return {"affinity": sorted(_cores())}
@@ -113,17 +115,19 @@ def _cores() -> set[int]:
     return set(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else set()
 
 
-def _all_cores(own: set[int]) -> set[int]:
+def _known_cores(own: set[int]) -> set[int]:
     """Those, and the ones that may be had by asking: it may have been started bound to some."""
-    if not own:
-        return own
     try:
-        os.sched_setaffinity(0, range(os.cpu_count() or 1))
-        return _cores()
+        os.sched_setaffinity(0, range(os.sysconf("SC_NPROCESSORS_CONF")))  # those switched off have numbers too
+        return own | _cores()
     except OSError:
         return own
     finally:
         os.sched_setaffinity(0, own)
+
+
+def _boot_id() -> str | None:
+    return environment.text(Path("/") / environment.BOOT_ID)
 
 
 def note(told: Dict[str, Any], more: Mapping[str, Any]) -> None:  # noqa: UP006

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -12,6 +13,7 @@ from typing import Iterable, Mapping, NamedTuple, Sequence  # noqa: UP035  (Pyth
 from .failures import AgentError
 
 FOLDERS = ("blobs", "folders", "incoming")
+ARRIVING_S = 60.0  # an agent's file may be that of one who comes at this moment
 
 
 class Entry(NamedTuple):
@@ -31,6 +33,10 @@ class Shelf:
         self.whole: set[Path] = set()
         shutil.rmtree(str(root / "incoming"), ignore_errors=True)  # what an earlier agent did not finish
         self._make_folders()
+        self.agent = Path(__file__).resolve().parents[1]  # the file that runs
+        if self.agent.is_file():
+            with contextlib.suppress(OSError):
+                os.utime(str(self.agent))  # its last use, for clean
 
     def free(self) -> int:
         """Bytes that a user may still write here."""
@@ -104,7 +110,7 @@ class Shelf:
         self.whole.clear()
 
     def _entries(self, runtime: bool) -> list[Entry]:
-        """What can go by itself, the longest unused first: folders, files in none of them, Python runtimes."""
+        """What can go by itself, the longest unused first: folders, files in none of them, Python runtimes, agents."""
         folders = [_entry(path) for path in (self.root / "folders").iterdir()]
         used = {inode for entry in folders for inode in entry.sizes}
         blobs = [_entry(path) for path in (self.root / "blobs").iterdir() if path.stat().st_ino not in used]
@@ -113,7 +119,10 @@ class Shelf:
         current = pointer.read_text(encoding="utf-8").strip() if pointer.is_file() else ""
         found = [path for path in python.iterdir() if path.is_dir()] if python.is_dir() else []
         runtimes = [_entry(path) for path in found if runtime or path.name != current]
-        return sorted(folders + blobs + runtimes, key=lambda entry: entry.used)
+        now = time.time()
+        agents = [_entry(path) for path in (self.root / "agent").glob("*.pyz*") if path != self.agent]
+        agents = [entry for entry in agents if now - entry.used > ARRIVING_S]
+        return sorted(folders + blobs + runtimes + agents, key=lambda entry: entry.used)
 
     def _make_folders(self) -> None:
         for folder in (*(self.root / name for name in FOLDERS), self.incoming):

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any, Callable, List, Mapping, NamedTuple  # noqa: UP035  (Python 3.8 on the board)
 
 STEADY = 0.05  # warmup ends when the medians of two windows differ by less
+WHOLE = 3  # inferences; of fewer in a window nothing is said
 PATIENCE = 4  # or after so many times the warmup asked for
 BUCKET_S = 1.0  # of a sustained load's curve
 
 
 class Warmup(NamedTuple):
-    """How many inferences it was, and whether they became steady; None where no warmup was asked for."""
+    """How many inferences it was, and whether they became steady; None where it was too short to tell."""
 
     inferences: int
     steady: bool | None
@@ -50,21 +51,26 @@ def take_values(infer: Callable[[], object], wanted: Mapping[str, Any]) -> dict[
 
 
 def warm_up(once: Callable[[], int], seconds: float, most: float) -> Warmup:
-    """Run for at least `seconds`, then until steady, PATIENCE times as long or `most`.
+    """Run for at least `seconds`, then until steady; no inference but the first begins once PATIENCE times as long, or
+    `most` seconds, are over.
 
-    Steady: the medians of two windows, each a third of `seconds`, differ by less than STEADY.
+    Steady: the medians of two windows, each a third of `seconds` and WHOLE inferences at least, differ by less than
+    STEADY.
     """
-    start, count, before = time.monotonic(), 0, 0.0
+    start = time.monotonic()
+    end, count, before = start + min(PATIENCE * seconds, most), 0, 0.0
+    steady: bool | None = None
     while True:
-        window, end = [once(), once(), once()], time.monotonic() + seconds / 3
-        while time.monotonic() < end:
+        window, until = [once()], time.monotonic() + seconds / 3
+        while (len(window) < WHOLE or time.monotonic() < until) and time.monotonic() < end:
             window.append(once())
-        count, median = count + len(window), statistics.median(window)
-        passed = time.monotonic() - start
-        is_steady = before > 0 and abs(median / before - 1) < STEADY
-        if passed >= min(PATIENCE * seconds, most) or (passed >= seconds and is_steady):
-            return Warmup(count, is_steady if seconds > 0 else None)
-        before = median
+        count, now = count + len(window), time.monotonic()
+        if len(window) >= WHOLE and now >= until:
+            median = statistics.median(window)
+            steady = abs(median / before - 1) < STEADY if before else None
+            before = median
+        if now >= end or (steady and now - start >= seconds):
+            return Warmup(count, steady)
 
 
 def sustain(once: Callable[[], int], seconds: float) -> List[List[float]]:  # noqa: UP006

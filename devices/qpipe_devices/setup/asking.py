@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from qpipe.errors import DeviceError
@@ -48,6 +49,11 @@ def ask(link: Link, do: str, seconds: float, **asked: Any) -> dict[str, Any]:
         failure = "no room" if "No space" in answer["error"] else None
         raise DeviceError(f"{link.name}: {answer['error']}", failure=failure)  # type: ignore[arg-type]
     return answer
+
+
+def look(link: Link, modules: Sequence[str], *, system: bool = False) -> dict[str, Any]:
+    """What bare.py's `probe` answers there."""
+    return ask(link, "probe", LOOKING_S, modules=list(modules), lock=link.lock, system=system)
 
 
 def _answer(process: Process) -> tuple[dict[str, Any] | None, str]:

@@ -12,6 +12,7 @@ import os
 import platform
 import re
 import shutil
+import stat
 import struct
 import subprocess
 import sys
@@ -19,11 +20,13 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
-from typing import Any, Callable, Sequence  # noqa: UP035  (Python 3.8 on the board)
+from typing import IO, Any, Callable, Sequence  # noqa: UP035  (Python 3.8 on the board)
 
 MAGIC = "qpipe-bare-1 "
 IMPORT = "import importlib, sys; print(getattr(importlib.import_module(sys.argv[1]), '__version__', 'unknown'))"
 POLICIES, GOVERNOR = "/sys/devices/system/cpu/cpufreq", "policy*/scaling_governor"
+HOLD = ("holder", "since", "until", "reason")  # in words
+LOCK_WAIT_S = 1.0  # an agent whose host has just gone needs a moment to fall
 IMPORT_S = 120  # a cold card under a slow CPU
 WORDS = {"aarch64": "armv7l", "x86_64": "i686"}  # what a Python of 32 bits is on a kernel of 64
 
@@ -44,13 +47,14 @@ def main(argv: Sequence[str]) -> None:
     sys.stdout.write("\n" + MAGIC + json.dumps(answer) + "\n")
 
 
-def probe(root: Path, modules: Sequence[str], system: bool = False) -> dict[str, Any]:
+def probe(root: Path, modules: Sequence[str], lock: str = "", system: bool = False) -> dict[str, Any]:
     """What this Python is, where it would write, and which of the modules the agent's processes can import; of the
-    `system` alone as if setup had brought nothing."""
+    `system` alone as if setup had brought nothing. None is tried where the device is somebody's, by the folder's lock
+    or by `lock`, which others take too: that would cost the run at it what it measures."""
     kind, version = libc()
     blocked = _blocked(root)
     current = None if system else selected(root)
-    busy = is_busy(root)  # imports would cost the run at it what it measures
+    held = holder(root, lock)
     return {
         "python": platform.python_version(),
         "executable": sys.executable,
@@ -66,8 +70,8 @@ def probe(root: Path, modules: Sequence[str], system: bool = False) -> dict[str,
         "time": time.time(),
         "governors": sorted({path.read_text(encoding="ascii").strip() for path in Path(POLICIES).glob(GOVERNOR)}),
         "runtime": current.name if current else "",
-        "busy": busy,
-        "imports": {} if busy else {module: _tried(module, current) for module in modules},
+        "holder": held,
+        "imports": {} if held else {module: _tried(module, current) for module in modules},
     }
 
 
@@ -129,16 +133,60 @@ def abi() -> str:
     return f"cp{major}{minor}{'t' if 't' in getattr(sys, 'abiflags', '') else ''}"
 
 
-def is_busy(root: Path) -> bool:
-    """Whether an agent holds the device by this folder's lock."""
+def holder(root: Path, lock: str) -> str:
+    """Whose the device is, by the locks of the agent and what it wrote into them (PROTOCOL.md); "" where it is free."""
+    places = [Path(lock), root / "lock"] if lock else [root / "lock"]
+    end = time.monotonic() + LOCK_WAIT_S
+    while True:
+        taken = next(filter(None, map(_taken, places)), "")
+        if not taken or time.monotonic() > end:
+            break
+        time.sleep(0.1)
+    return taken or next(filter(None, map(_held, (root / "lease.json", *places))), "")
+
+
+def _taken(lock: Path) -> str:
+    """Who has a lock; "" where nobody has."""
     try:
-        with (root / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with _opened(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
+        said = _record(lock)
+        is_told = said.keys() >= {"holder", "since"}
+        return f"held by {said['holder']} since {said['since']}" if is_told else "held by somebody"
     except OSError:  # there is none yet
-        return False
-    return False
+        pass
+    return ""
+
+
+def _held(path: Path) -> str:
+    """The hold that stands in a file; "" where it is over, or none at all."""
+    hold = _record(path).get("hold")
+    if not isinstance(hold, dict) or not all(isinstance(hold.get(key), str) for key in HOLD):
+        return ""
+    if not isinstance(hold.get("ends"), (int, float)) or time.time() >= hold["ends"]:
+        return ""
+    reason = f" ({hold['reason']})" if hold["reason"] else ""
+    return f"held by {hold['holder']} since {hold['since']} until {hold['until']}{reason}"
+
+
+def _record(path: Path) -> dict[str, Any]:
+    """What an agent wrote there; nothing where it is something else."""
+    try:
+        with _opened(path) as file:
+            found = json.loads(file.read(4096))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """A file to read; no link, and nothing that lets who opens it wait."""
+    file = os.fdopen(os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("no file")
+    return file
 
 
 def architecture() -> str:

@@ -14,7 +14,7 @@ from qpipe.errors import BusyError, DeviceError
 from qpipe.types import Finding
 from qpipe_devices.link import Link
 from qpipe_devices.setup import proof, readiness
-from qpipe_devices.setup.asking import LOOKING_S, ask
+from qpipe_devices.setup.asking import LOOKING_S, ask, look
 from qpipe_devices.setup.wheels import Wheel, check_requirement, described, fetch
 
 ATTEMPTS = 3  # a wheel that arrives damaged so often says that something is broken
@@ -27,14 +27,16 @@ log = logging.getLogger(__name__)
 def setup(link: Link, *, wheels: Path | None, runtime: str | None, system_runtime: bool) -> Iterator[Finding]:
     """Bring numpy and a runtime to a board that may have nothing but Python, unless they are there, and prove them."""
     requirement = check_requirement(link.name, runtime) if runtime else None
-    board = ask(link, "probe", LOOKING_S, modules=NEEDED)
+    board = look(link, NEEDED)
     yield Finding("python", "ok", described(board), {key: board[key] for key in ("python", "abi", "arch", "libc")})
     if board["blocked"]:
         raise DeviceError(f"{link.name}: {readiness.folder(board).said}", failure="configuration")
-    if board["busy"] or "version" in board["imports"]["numpy"]:
+    if board["holder"] or "version" in board["imports"]["numpy"]:
         _refuse_busy(link)
-    if board["busy"]:  # until just now
-        board = ask(link, "probe", LOOKING_S, modules=NEEDED)
+    if board["holder"]:
+        board = look(link, NEEDED)
+    if board["holder"]:  # an agent could not say so: it has no numpy to start with
+        raise BusyError(f"{link.name}: busy: {board['holder']}")
     if system_runtime:
         yield _system(link)
     elif requirement or wheels or not _imported(board):
@@ -121,7 +123,7 @@ def _fetched(wheels: Sequence[Wheel], folder: Path | None) -> Finding:
 
 
 def _system(link: Link) -> Finding:
-    board = ask(link, "probe", LOOKING_S, modules=NEEDED, system=True)
+    board = look(link, NEEDED, system=True)
     if not _imported(board):
         module, reason = next((m, tried["error"]) for m, tried in board["imports"].items() if "error" in tried)
         fix = f"install it there: {board['executable']} -m pip install {module}"

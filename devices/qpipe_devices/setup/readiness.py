@@ -9,7 +9,7 @@ from typing import Any
 from qpipe.errors import DeviceError
 from qpipe.types import Finding
 from qpipe_devices.link import Link
-from qpipe_devices.setup.asking import LOOKING_S, NoPythonError, ask
+from qpipe_devices.setup.asking import NoPythonError, look
 from qpipe_devices.setup.wheels import described
 
 SKEWED_S = 60.0
@@ -21,7 +21,7 @@ def check(link: Link) -> Iterator[Finding]:
     """What bare.py finds there, line by line; nothing but a device that cannot be reached hides the rest."""
     began = time.time()
     try:
-        board = ask(link, "probe", LOOKING_S, modules=["numpy", *RUNTIMES.values()])
+        board = look(link, ["numpy", *RUNTIMES.values()])
     except NoPythonError as error:
         yield Finding("connection", "ok", f"in {time.time() - began:.1f} s")
         yield Finding("python", "bad", _without(link, error))
@@ -33,8 +33,9 @@ def check(link: Link) -> Iterator[Finding]:
     yield Finding("connection", "ok", f"in {ended - began:.1f} s", {"seconds": ended - began})
     python = {key: board[key] for key in ("python", "abi", "arch", "libc", "libc_version", "executable")}
     yield Finding("python", "ok", f"{described(board)} ({board['executable']})", python)
-    if board["busy"]:
-        yield Finding("imports", "warning", "not tried while a run is at the device, which they would disturb")
+    if board["holder"]:
+        said = f"{board['holder']}; nothing was imported, which would disturb a run"
+        yield Finding("imports", "warning", said, {"holder": board["holder"]})
     else:
         yield from _imports(link, board)
     yield folder(board)
