@@ -132,7 +132,7 @@ def test_sqnr_has_a_bootstrap_interval_whose_resamples_are_kept(tmp_path: Path) 
     assert [len(each) for each in noisy.rounds] == [1000]
 
 
-@pytest.mark.parametrize("unit", ["", "dB"])
+@pytest.mark.parametrize("unit", ["share", ""])
 def test_the_interval_of_a_share_that_is_no_mean_ends_at_one(tmp_path: Path, unit: str) -> None:
     def largest(outputs: Any, reference: Any) -> float:
         return float(np.max(outputs["y"]))
@@ -146,7 +146,13 @@ def test_the_interval_of_a_share_that_is_no_mean_ends_at_one(tmp_path: Path, uni
     assert found.low is not None
     assert found.high is not None
     assert found.low < 1.0
-    assert (found.high > 1.0) if unit else (found.high == 1.0), "what has a unit is no share"
+    assert (found.high == 1.0) if unit == "share" else (found.high > 1.0), "who does not say so has no share"
+
+
+def test_scores_against_float_say_so(tmp_path: Path) -> None:
+    found = Bench(tmp_path).measure(0.1, metric=[topk()])
+    against = {name: each.detail.get("against") for name, each in found.items()}
+    assert against == {"agreement": "float", "sqnr_db": "float_outputs", "top1": None}
 
 
 def test_the_float_network_agrees_with_itself(tmp_path: Path) -> None:

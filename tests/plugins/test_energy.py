@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,15 @@ def test_energy_is_power_over_time_gross_and_net_of_idle(bench):
     assert gross.low <= gross.value <= gross.high
     assert (gross.unit, power.unit, gross.detail["source"], gross.detail["rails"]) == ("mJ", "W", "hwmon", ["ina226"])
     assert (gross.deployed, gross.detail["inferences"]) == ("net/int8/ort", [60, 60])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_a_round_is_asked_for_like_one_of_latency(bench):
+    core = min(os.sched_getaffinity(0))
+    gross = bench.measure(rounds=1, affinity=[core], cool_to_c=200, max_load=1)["energy_mj"]
+    around = gross.conditions[0]["environment"]
+    assert around["affinity"] == [core]
+    assert "too_warm" not in around
 
 
 def test_a_window_with_too_few_new_values_is_refused(tmp_path):

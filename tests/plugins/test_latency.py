@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ import numpy as np
 import pytest
 
 import qpipe
+from qpipe.compare.evidence import is_significant
 from qpipe_devices import local
+from qpipe_devices.null import null
 from qpipe_plugins.measure.latency import latency
+from qpipe_plugins.measure.sustained import sustained
 from small_build import nothing, write_build
 
 T_3_DEGREES = 3.182446305284263  # Student's t, 97.5 %, from a table
@@ -146,13 +150,22 @@ def test_one_build_that_is_not_precise_keeps_all_going_until_it_is(bench):
     bench.add("restless", [[1.0 + 0.1 * (number % 2)] for number in range(20)])
     found = bench.measure(rounds=12, values=1)
     assert bench.ran.count("calm") == 12
-    assert found["calm", "latency_ms"].detail["stopped"] == "precision"
-    assert found["restless", "latency_ms"].detail["stopped"] == "rounds"
+    told = {name: found[name, "latency_ms"].detail for name in ("calm", "restless")}
+    assert {name: (each["stopped"], each["precise"]) for name, each in told.items()} == {
+        "calm": ("rounds", True), "restless": ("rounds", False),
+    }  # fmt: skip
+
+
+def test_fewer_rounds_than_tell_drift_from_noise_are_never_precise(bench):
+    bench.add("calm", [[1.0]] * 5)
+    assert bench.measure(rounds=5, values=1)["calm", "latency_ms"].detail["precise"] is False
 
 
 def test_without_a_precision_all_rounds_are_taken(bench):
     bench.add("a", [[1.0]] * 8)
-    assert bench.measure(rounds=8, values=1, precision=0)["a", "latency_ms"].detail["stopped"] == "rounds"
+    detail = bench.measure(rounds=8, values=1, precision=0)["a", "latency_ms"].detail
+    assert detail["stopped"] == "rounds"
+    assert "precise" not in detail
     assert len(bench.ran) == 8
 
 
@@ -194,7 +207,59 @@ def test_a_build_whose_rounds_were_all_disturbed_has_numbers_in_doubt(bench):
     found = bench.measure(rounds=2, values=1)
     assert found["b", "latency_ms"].detail["doubt"] == "all 2 rounds were disturbed: clocks changed"
     assert found["b", "latency_ms"].value == 1.0
-    assert "doubt" not in found["a", "latency_ms"].detail
+    assert {"doubt" in each.detail for (name, _), each in found.items() if name == "b"} == {True}
+    assert {"doubt" in each.detail for (name, _), each in found.items() if name == "a"} == {False}
+
+
+def test_each_number_has_its_rounds_and_what_disturbed_them(bench):
+    bench.add("net/float32/ort", FLOAT, is_float=True)
+    bench.add("net/int8/ort", INT8)
+    bench.measure(rounds=4, values=3)
+    entries = bench.entries()
+    for entry in entries:
+        if (entry["name"], entry["round"]) == ("net/int8/ort", 1):
+            entry["result"]["invalid"] = "throttled"
+    bench.rewrite(entries)
+    found = bench.measure(rounds=4, values=3)
+    values = np.array(found["net/int8/ort", "latency_ms"].rounds)
+    floats = np.array(found["net/float32/ort", "latency_ms"].rounds)
+    expected = {
+        "latency_p90_ms": np.quantile(values, 0.9, axis=1, method="inverted_cdf"),
+        "latency_min_ms": values.min(axis=1),
+        "throughput": 1000 / np.median(values, axis=1),
+        "load_ms": np.array([10.0, 11.0, 12.0, 13.0]),
+        "first_ms": np.full(4, 5.0),
+        "latency_ratio": np.median(values, axis=1) / np.median(floats, axis=1),
+    }
+    for metric, by_round in expected.items():
+        one = found["net/int8/ort", metric]
+        assert np.array(one.rounds) == pytest.approx(by_round.reshape(4, 1), rel=1e-12), metric
+        assert [each["invalid"] for each in one.conditions] == [None, "throttled", None, None], metric
+        assert one.n == 3, metric
+
+
+@pytest.mark.parametrize("metric", ["latency_p90_ms", "latency_min_ms", "throughput"])
+def test_numbers_other_than_the_median_pair_up_by_round_too(bench, metric):
+    for name, base in (("fast", 5.0), ("slow", 5.5)):
+        bench.add(name, [[base + drift, base + drift + 0.1, base + drift + 0.2] for drift in (0, 1, 2, 3, 4)])
+    found = bench.measure(rounds=5, values=3)
+    assert is_significant(found["fast", metric], found["slow", metric])
+
+
+def test_a_ratio_of_rounds_of_which_none_is_clean_on_both_sides_is_in_doubt(bench):
+    bench.add("net/float32/ort", [[4.0]] * 2, is_float=True)
+    bench.add("net/int8/ort", [[5.0]] * 2)
+    bench.measure(rounds=2, values=1)
+    entries = bench.entries()
+    for entry in entries:
+        spoiled = (entry["name"] == "net/int8/ort") == (entry["round"] == 0)
+        entry["result"]["invalid"] = "load: others took 50 %" if spoiled else None
+    bench.rewrite(entries)
+    found = bench.measure(rounds=2, values=1)
+    assert "doubt" not in found["net/int8/ort", "latency_ms"].detail
+    ratio = found["net/int8/ort", "latency_ratio"]
+    assert (ratio.value, ratio.n) == (pytest.approx(1.25), 2)
+    assert ratio.detail["doubt"] == "all 2 rounds were disturbed: float: load: others took 50 %"
 
 
 def test_the_ratio_to_float_is_paired_by_round(bench):
@@ -272,6 +337,29 @@ def test_a_round_taken_in_parts_is_taken_anew(bench):
     assert sorted(bench.ran[6:]) == ["a", "b"]
 
 
+def test_a_round_of_which_a_build_took_long_was_taken_at_once(bench):
+    for name in ("a", "b"):
+        bench.add(name, [[1.0]] * 6)
+    bench.measure(rounds=2, values=1)
+    entries = bench.entries()
+    for number, entry in enumerate(entries):  # each waited ten minutes for the device to cool
+        entry.update(at=time.time() - 600 * (3 - number), seconds=600.0)
+    bench.rewrite(entries)
+    bench.measure(rounds=2, values=1)
+    assert len(bench.ran) == 4
+
+
+def test_rounds_that_were_followed_without_a_pause_count_however_long_that_took(bench):
+    bench.add("a", [[1.0]] * 5)
+    bench.measure(rounds=4, values=1)
+    entries = bench.entries()
+    for number, entry in enumerate(entries):  # the first ended ninety minutes ago, the last right now
+        entry.update(at=time.time() - 1800 * (3 - number), seconds=1800.0)
+    bench.rewrite(entries)
+    bench.measure(rounds=4, values=1)
+    assert len(bench.ran) == 4
+
+
 def test_rounds_older_than_an_hour_are_measured_again(bench):
     bench.add("a", [[1.0]] * 4)
     bench.measure(rounds=2, values=1)
@@ -316,6 +404,43 @@ def test_a_sustained_load_that_was_borne_is_not_asked_for_again(bench):
     for _ in range(2):
         bench.measure(rounds=2, values=1, sustained_s=1)
     assert len(bench.ran) == 3
+
+
+def test_loads_that_were_borne_stand_though_a_later_one_was_not(bench):
+    for name in ("a", "b", "c"):
+        bench.add(name, [[1.0]] * 9)
+    bench.measure(rounds=2, values=1, sustained_s=1)
+    loads = bench.work / "sustained.jsonl"
+    entries = [json.loads(line) for line in loads.read_text(encoding="utf-8").splitlines()]
+    lost = entries.pop()["name"]
+    for number, entry in enumerate(entries):  # each of them lasted an hour and more
+        entry.update(at=time.time() - 4000 * (1 - number), seconds=4000.0)
+    loads.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+    before = len(bench.ran)
+    found = bench.measure(rounds=2, values=1, sustained_s=1)
+    assert bench.ran[before:] == [lost]
+    assert {name for name, metric in found if metric == "sustained_ms"} == {"a", "b", "c"}
+
+
+def test_a_device_that_bears_no_sustained_load_gives_its_other_numbers(bench):
+    bench.add("a", [])
+    bench.device.close()
+    bench.device = null("nothing")
+    metrics = {metric for _, metric in bench.measure(rounds=2, values=1, sustained_s=1)}
+    assert "latency_ms" in metrics
+    assert "sustained_ms" not in metrics
+
+
+def test_heat_is_no_disturbance_of_a_sustained_load_but_others_are():
+    load = "load: other processes took more than 25 % of the 4 cores it may use"
+    governor = "clocks changed: governor of policy0 from performance to powersave"
+    reasons = ["throttled: cooling_device0 (cpufreq) state 3", "clocks changed: limit of policy0 from 1800 to 1500 MHz"]
+    taken = qpipe.Round([1.0], 1.0, 1.0, 1, 2.0, 1.0, sustained=[[1.0, 2.0, 500]], invalid="; ".join(reasons))
+    assert sustained(taken, 1.0).conditions[0]["invalid"] is None
+    assert "doubt" not in sustained(taken, 1.0).detail
+    spoiled = sustained(replace(taken, invalid="; ".join([reasons[0], governor, reasons[1], load])), 1.0)
+    assert spoiled.conditions[0]["invalid"] == f"{governor}; {load}"
+    assert spoiled.detail["doubt"] == f"all 1 rounds were disturbed: {governor}; {load}"
 
 
 def test_nothing_that_ran_is_an_error_with_the_reason(bench):

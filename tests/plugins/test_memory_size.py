@@ -73,6 +73,17 @@ def test_memory_grows_by_what_the_model_holds_and_gives(board, tmp_path):
     assert large["memory_mb"].n == len(large["memory_mb"].rounds) == 2
 
 
+def test_memory_is_asked_for_at_the_batch_that_is_measured(board, tmp_path):
+    pixels = {"pixels": np.zeros((8, 8, 3), np.uint8)}
+    how = {"pixels": qpipe.Preprocessing(layout="NCHW")}
+    samples = board.store(qpipe.Samples.write(tmp_path / "s", [qpipe.Sample("0", pixels)], how).folder, nothing)
+    build = write_build(tmp_path / "build")
+    deployed = qpipe.Deployed("net/int8/ort", build, copy(build, board, nothing))
+    expected = r"batch 8: the batch axis of image is 1 in this build; compile it with onnxruntime: {free_batch: true}"
+    with pytest.raises(qpipe.DeviceError, match=expected):
+        memory(deployed, board, samples, nothing, batch=8)
+
+
 def test_a_median_lies_in_its_interval_where_some_processes_need_more(board, tmp_path):
     pixels = {"pixels": np.zeros((8, 8, 3), np.uint8)}
     how = {"pixels": qpipe.Preprocessing(layout="NCHW")}

@@ -331,5 +331,5 @@ def test_the_interval_of_500_images_takes_seconds() -> None:
     metric = coco_map()
     contributions = [metric.contribution(*pair) for pair in pairs]
     began = time.process_time()
-    statistics.bootstrap(contributions, metric.reduce, resamples=metric.resamples)
+    statistics.resample(contributions, metric.reduce, resamples=metric.resamples)
     assert time.process_time() - began < 5

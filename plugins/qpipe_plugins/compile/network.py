@@ -13,6 +13,7 @@ from qpipe.quant import qdq
 from qpipe.quant.biases import quantize_biases
 from qpipe.quant.footprint import weight_bits
 from qpipe.types import Platform
+from qpipe_plugins.compile import batch
 from qpipe_plugins.compile.packing import is_smaller_packed, pack
 from qpipe_plugins.compile.slimming import QDQ, derive_bias_scales, drop_clips, strip
 from qpipe_plugins.compile.versions import fit
@@ -22,10 +23,13 @@ INT4_OPSET = 21  # has the type
 INT4_CAST = 24  # the newest opset of ONNX Runtime 1.23, the first whose Cast takes it
 
 
-def write_network(model: ir.Model, platform: Platform, folder: Path, where: str) -> dict[str, Any]:
+def write_network(
+    model: ir.Model, platform: Platform, folder: Path, where: str, *, free_batch: bool = False
+) -> dict[str, Any]:
     """Write the network into the folder in the versions that the platform loads; what build.json says of it.
 
-    Weights of less than 8 bits are packed, and unpacked again when the file is loaded: smaller, not slower.
+    Weights of less than 8 bits are packed, and unpacked again when the file is loaded: smaller, not slower. With
+    `free_batch` axis 0 of inputs and outputs is open.
     """
     own = {node for node in model.graph if node.op_type not in QDQ}
     count, bits = weight_bits(model)
@@ -38,15 +42,20 @@ def write_network(model: ir.Model, platform: Platform, folder: Path, where: str)
         _shift_activations(model)
     drop_clips(model)
     derive_bias_scales(model)
+    if free_batch:
+        batch.open_reshapes(model)
     strip(model, own)
     proto = fit(model, platform, where)
+    if free_batch:
+        batch.free(proto, where)
+    written = ir.from_proto(proto).graph
     folder.mkdir(parents=True, exist_ok=True)
     onnx.save(proto, folder / NAME)
     return {
         "model": NAME,
         "weights": {"count": count, "bits": bits},
-        "inputs": [_describe(value) for value in model.graph.inputs],
-        "outputs": [_describe(value) for value in model.graph.outputs],
+        "inputs": [_describe(value) for value in written.inputs],
+        "outputs": [_describe(value) for value in written.outputs],
     }
 
 

@@ -9,10 +9,10 @@ from typing import Any
 def round_options(
     threads: int | None,
     batch: int,
-    affinity: Sequence[int] | None,
-    governor: str | None,
-    cool_to_c: float | None,
-    max_load: float,
+    affinity: Sequence[int] | None = None,
+    governor: str | None = None,
+    cool_to_c: float | None = None,
+    max_load: float | None = None,
 ) -> dict[str, Any]:
     """The `options` of Device.round, those that were asked for."""
     asked = {

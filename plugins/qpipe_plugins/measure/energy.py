@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import qpipe
-from qpipe.amounts import Count, Seconds, Threads, Wait
+from qpipe.amounts import Core, Count, Seconds, Share, Threads, Wait
 from qpipe_plugins.measure.conditions import round_options
 from qpipe_plugins.measure.interleaved import Interleaved
 from qpipe_plugins.measure.rounds import Journal, interval
@@ -16,7 +16,6 @@ from qpipe_plugins.measure.timed import doubt, kept
 
 METRICS = ("energy_mj", "energy_net_mj", "power_w")
 MOST_VALUES = 100_000  # a round has no more inferences
-MOST_LOAD = 0.25
 
 
 def energy(
@@ -37,9 +36,12 @@ def energy(
     idle_s: Seconds = 3,
     period_s: Seconds = 0.02,
     updates: Count = 20,
-    batch: Count = 1,
     threads: Threads | None = None,
+    batch: Count = 1,
+    affinity: Sequence[Core] | None = None,
     governor: str | None = None,
+    cool_to_c: float | None = None,
+    max_load: Share = 0.25,
 ) -> list[qpipe.Measurement]:
     """Energy of an inference in mJ: all that the device takes meanwhile, and what of it is beyond being idle.
 
@@ -48,7 +50,8 @@ def energy(
     the device's shell, or the host's (`command_on`), and prints watts (or, with `unit` J, joules so far), one number a
     line, until it is ended. All builds work in turn, as for latency: each of `rounds` fresh processes for `round_s`
     seconds, after `idle_s` of rest. A round in which the sensor had fewer than `updates` new values is refused. A
-    device measured so runs the sensor's readings, too. Cost: builds x rounds x (idle + round).
+    device measured so runs the sensor's readings, too. `threads`, `batch`, `affinity`, `governor`, `cool_to_c` and
+    `max_load` are as for latency. Cost: builds x rounds x (idle + round).
     """
     if command_on == "host" and not command:
         raise qpipe.StageError("energy: a meter at the host is a command; give one, or leave command_on out")
@@ -56,7 +59,7 @@ def energy(
         "source": source, "rails": list(rails), "command": command, "command_on": command_on, "unit": unit,
         "idle_s": idle_s, "period_s": period_s, "updates": updates,
     }  # fmt: skip
-    options = {**round_options(threads, batch, None, governor, None, MOST_LOAD), "energy": own}
+    options = {**round_options(threads, batch, affinity, governor, cool_to_c, max_load), "energy": own}
     asked = {"warmup_s": warmup_s, "values": MOST_VALUES, "budget_s": round_s, "options": options}
     journal = Journal(workdir / "rounds.jsonl", asked)
     metering = Interleaved("energy", deployments.present, device, device_samples, journal, asked)
@@ -79,7 +82,7 @@ def _measurement(metric: str, taken: Sequence[qpipe.Round], deployed: str) -> qp
         "source": first["source"], "rails": first["rails"], "period_s": first["period_s"],
         "updates": [each.energy["updates"] for each in taken], "seconds": [each.energy["seconds"] for each in taken],
         "inferences": [each.energy["inferences"] for each in taken],
-        "idle_w": [each.energy["idle_w"] for each in taken], **doubt(taken),
+        "idle_w": [each.energy["idle_w"] for each in taken], **doubt([each.invalid for each in taken]),
     }  # fmt: skip
     conditions = [{"invalid": each.invalid, "environment": each.environment} for each in taken]
     raw = [[_of(metric, each)] for each in taken]

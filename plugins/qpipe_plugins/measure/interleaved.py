@@ -57,14 +57,18 @@ class Interleaved:
             yield number + 1
 
     def again(self, journal: Path, progress: qpipe.Progress, **more: Any) -> Mapping[str, qpipe.Round]:
-        """One more round of each that runs, with more options; one that fails now counts as failed here too."""
+        """One more round of each that runs, with more options; one that fails now counts as failed here too. None is
+        compared with another's: those that the journal has stand, whether it has the others or not."""
         asked = {**self.asked, "options": {**self.asked["options"], **more}}
-        other = Interleaved(self.what, self.running, self.device, self.device_samples, Journal(journal, asked), asked)
-        with suppress(qpipe.StageError):  # none ran: `complete` says so, with what was found before
-            for _ in other.take(1, progress):
-                pass
-        self.failures.update(other.failures)
-        return {name: taken[0] for name, taken in other.taken.items() if taken}
+        found: dict[str, qpipe.Round] = {}
+        running = self.running
+        for number, each in enumerate(running):
+            own = Interleaved(self.what, [each], self.device, self.device_samples, Journal(journal, asked), asked)
+            with suppress(qpipe.StageError):  # it did not run: `complete` says so, with what was found before
+                for _ in own.take(1, partial(_tell_part, progress, number, len(running))):
+                    found[each.name] = own.taken[each.name][0]
+            self.failures.update(own.failures)
+        return found
 
     def complete(self, found: list[qpipe.Measurement]) -> list[qpipe.Measurement]:
         """What was found, where every build ran; IncompleteError with it where some did not."""
@@ -95,6 +99,11 @@ class Interleaved:
                 self.taken[each.name].append(result)
                 self.journal.append(each.name, each.stored.digest, number, result)
                 return
+
+
+def _tell_part(progress: qpipe.Progress, number: int, of: int, done: float, *_: object) -> None:
+    """Of so many loads this is the one by that number, done or not."""
+    progress(number + done, of, "loads")
 
 
 def turns(builds: Sequence[qpipe.Deployed], rounds: int) -> list[Sequence[qpipe.Deployed]]:

@@ -50,10 +50,11 @@ def latency(
     others go on. Inputs have the shapes that import gave the network. Cost: builds x rounds x (start + warmup +
     values).
 
-    `threads` of one inference, else those of the build; `batch` samples in each, where its batch axis is free; on the
-    cores of `affinity` alone. `governor` is set for each round and put back after it, where this user may. `cool_to_c`:
-    no round starts while the CPU is hotter, for ten minutes at most. A round counts as disturbed, and does not count,
-    where the device throttled, its clocks were changed, or others took more than `max_load` of those cores.
+    `threads` of one inference, else those of the build; `batch` samples in each, of builds that take so many
+    (onnxruntime: {free_batch: true}); on the cores of `affinity` alone. `governor` is set for each round and put back
+    after it, where this user may. `cool_to_c`: no round starts while the CPU is hotter, for ten minutes at most. A
+    round counts as disturbed, and does not count, where the device throttled, its clocks were changed, or others took
+    more than `max_load` of those cores.
     `sustained_s` seconds of load without a pause follow for each build: sustained_ms.
     """
     options = round_options(threads, batch, affinity, governor, cool_to_c, max_load)
@@ -68,7 +69,7 @@ def latency(
     for each in running:
         own, floats = timing.taken[each.name], timing.taken.get(float_of(each, running))
         told = measurements(own, floats, stopped, precision, looked=looked)
-        if each.name in loads:
+        if each.name in loads and loads[each.name].sustained:
             told.append(sustained(loads[each.name], told[0].value))
         found += [replace(one, deployed=each.name) for one in told]
     return timing.complete(found)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from typing import Any
 
 import qpipe
-from qpipe.amounts import Count
+from qpipe.amounts import Count, Threads
+from qpipe_plugins.measure.conditions import round_options
 from qpipe_plugins.measure.rounds import interval
 
 METRICS = ("memory_mb", "memory_above_runtime_mb", "memory_load_mb", "memory_run_mb")
@@ -20,16 +22,21 @@ def memory(
     *,
     rounds: Count = 3,
     values: Count = 5,
+    threads: Threads | None = None,
+    batch: Count = 1,
 ) -> list[qpipe.Measurement]:
     """Peak resident memory of a process that runs the build, of loading it and of running it told apart.
 
     memory_mb is the whole peak, memory_above_runtime_mb what of it is not the bare runtime's; memory_load_mb the peak
     until the model is loaded, memory_run_mb that after it, where runner and kernel tell. Medians over `rounds` fresh
-    processes of `values` inferences, in MB (10^6 bytes). The peak is the kernel's (VmHWM).
+    processes of `values` inferences, in MB (10^6 bytes). The peak is the kernel's (VmHWM). `threads` and `batch` are as
+    for latency.
     """
+    asked: dict[str, Any] = {"warmup_s": 0, "values": values, "budget_s": 10}
+    asked["options"] = round_options(threads, batch)
     taken = []
     for index in range(rounds):
-        taken.append(device.round(deployed.stored, device_samples, warmup_s=0, values=values, budget_s=10))
+        taken.append(device.round(deployed.stored, device_samples, **asked))
         progress(index + 1, rounds, "rounds")
     found = {
         "memory_mb": [each.peak_mb for each in taken],

@@ -16,8 +16,11 @@ import qpipe
 from qpipe.compare.rounds import sectioned
 from qpipe.compare.statistics import Interval
 
-FRESH_S = 3600.0  # older rounds are measured again: heat and load were other ones
+# seconds in which nothing was measured: what went on without a pause would count, too, had nobody interrupted it
+FRESH_S = 3600.0  # rounds that lie further back are measured again: heat and load were other ones
 PAUSE_S = 300.0  # a longer one between two builds of a round, and they were not measured under the same heat and load
+
+Entry = dict[str, Any]  # a line
 
 
 class Journal:
@@ -31,20 +34,29 @@ class Journal:
 
     def read(self, number: int, digests: Mapping[str, str]) -> dict[str, qpipe.Round] | None:
         """A round of all these builds {name: digest}; None where one lacks it, it is old, or it was taken in parts."""
-        last: dict[str, dict[str, Any]] = {}
-        for entry in self._entries():
+        last: dict[str, Entry] = {}
+        for entry in self._fresh():
             name = entry["name"]
-            same = (entry["round"], entry["digest"], entry["options"]) == (number, digests.get(name), self.options)
-            if same and 0 <= time.time() - entry["at"] < FRESH_S:
+            if (entry["round"], entry["digest"], entry["options"]) == (number, digests.get(name), self.options):
                 last[name] = entry
-        times = sorted(entry["at"] for entry in last.values())
-        at_once = all(after - before < PAUSE_S for before, after in pairwise(times))
-        if last.keys() != digests.keys() or not at_once:
+        in_turn = sorted(last.values(), key=lambda entry: entry["at"])
+        pauses = (after["at"] - _seconds(after) - before["at"] for before, after in pairwise(in_turn))
+        if last.keys() != digests.keys() or any(pause >= PAUSE_S for pause in pauses):
             return None
-        self.seconds += sum(entry.get("seconds", 0.0) for entry in last.values())
+        self.seconds += sum(map(_seconds, in_turn))
         return {name: qpipe.Round(**entry["result"]) for name, entry in last.items()}
 
-    def _entries(self) -> Iterator[dict[str, Any]]:
+    def _fresh(self) -> list[Entry]:
+        """Those that count still, oldest first."""
+        found, busy, now = [], 0.0, time.time()
+        for entry in reversed(list(self._entries())):
+            age = now - entry["at"]
+            if age >= 0 and age - busy < FRESH_S:
+                found.append(entry)
+            busy += _seconds(entry)
+        return found[::-1]
+
+    def _entries(self) -> Iterator[Entry]:
         """Oldest first; a line that was cut is passed over."""
         if not self.path.is_file():
             return
@@ -69,6 +81,11 @@ class Journal:
         with self.path.open("rb") as file:
             file.seek(-1, os.SEEK_END)
             return file.read() == b"\n"
+
+
+def _seconds(entry: Entry) -> float:
+    """How long it took, of the time until it was written."""
+    return float(entry.get("seconds", 0.0))
 
 
 def interval(value: float, by_round: Sequence[float]) -> Interval | None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import qpipe
-from qpipe.compare.rounds import ENOUGH_FOR_P99, WHEN_STOPPING, least, median, percentile
+from qpipe.compare.rounds import ENOUGH_FOR_P99, FEWEST, WHEN_STOPPING, least, median, percentile
 from qpipe.compare.statistics import Interval, paired_ratio
 from qpipe_plugins.measure.rounds import interval
 
 Rounds = Sequence[qpipe.Round]
+Reasons = Sequence[str | None]  # of each round: why it does not count
 
 
 def kept(rounds: Rounds) -> Rounds:
@@ -19,11 +21,11 @@ def kept(rounds: Rounds) -> Rounds:
     return [each for each in rounds if not each.invalid] or rounds
 
 
-def doubt(rounds: Rounds) -> Mapping[str, str]:
+def doubt(reasons: Reasons) -> Mapping[str, str]:
     """For the detail of a number, why it is not to be believed; nothing where a round counts."""
-    if not all(each.invalid for each in rounds):
+    if not all(reasons):
         return {}
-    return {"doubt": f"all {len(rounds)} rounds were disturbed: {rounds[-1].invalid}"}
+    return {"doubt": f"all {len(reasons)} rounds were disturbed: {reasons[-1]}"}
 
 
 def valid(rounds: Rounds) -> list[Sequence[float]]:
@@ -34,7 +36,7 @@ def valid(rounds: Rounds) -> list[Sequence[float]]:
 def is_precise(rounds: Rounds, precision: float) -> bool:
     """Whether the interval of the median, which allows for stopping early, is within this part of it."""
     believed = valid(rounds)
-    if len(believed) < 2:
+    if len(believed) < FEWEST:
         return False
     value, found = median(believed, WHEN_STOPPING)
     return found is not None and (found[1] - found[0]) / 2 <= precision * value
@@ -45,63 +47,78 @@ def measurements(
 ) -> list[qpipe.Measurement]:
     """All numbers of a build; `floats` are the same rounds of float.
 
-    `stopped` says what ended the measuring, `looked` whether it could have ended before.
+    `stopped` says what ended the measuring, `looked` whether it could have ended before. Every number has its rounds:
+    that of the median all values, each other one number a round, so that it pairs up with that of another build.
     """
-    believed = valid(rounds)
-    own = kept(rounds)
+    believed, own, reasons = valid(rounds), kept(rounds), [each.invalid for each in rounds]
     middle, bounds = median(believed, WHEN_STOPPING if looked else 0.95)
-    count = sum(map(len, believed))
-    detail = _detail(rounds, count, "precision" if precision and is_precise(rounds, precision) else stopped)
-    conditions = [{"invalid": each.invalid, "environment": each.environment} for each in rounds]
+    count, values = sum(map(len, believed)), [each.values_ms for each in rounds]
     low, high = bounds or (None, None)
-    n = len(believed)
+    tell = partial(_of_rounds, reasons=reasons)
     found = [
         qpipe.Measurement(
-            "latency_ms", middle, "ms", low, high, n, rounds=[list(each.values_ms) for each in rounds],
-            conditions=conditions, detail=detail,
+            "latency_ms", middle, "ms", low, high, len(believed), rounds=[list(each) for each in values],
+            conditions=[{"invalid": each.invalid, "environment": each.environment} for each in rounds],
+            detail={**_detail(rounds, count, stopped, precision), **doubt(reasons)},
         ),
-        _one("latency_p90_ms", percentile(believed, 0.90), n),
-        _one("latency_min_ms", least(believed), n),
-        _throughput(own[0].batch, middle, bounds, n),
-        _one("load_ms", _median_of([each.load_ms for each in own]), n),
-        _one("first_ms", _median_of([each.first_ms for each in own]), n),
+        tell("latency_p90_ms", percentile(believed, 0.90), [percentile([each], 0.90)[0] for each in values]),
+        tell("latency_min_ms", least(believed), [min(each) for each in values]),
+        tell(
+            "throughput", _rate(own[0].batch, middle, bounds),
+            [_rate(own[0].batch, statistics.median(each))[0] for each in values], unit="/s", better="max",
+        ),
+        tell("load_ms", _median_of([each.load_ms for each in own]), [each.load_ms for each in rounds]),
+        tell("first_ms", _median_of([each.first_ms for each in own]), [each.first_ms for each in rounds]),
     ]  # fmt: skip
     if count >= ENOUGH_FOR_P99:
-        found.append(_one("latency_p99_ms", percentile(believed, 0.99), n))
-    return found + (_ratio(rounds, floats) if floats else [])
+        by_round = [percentile([each], 0.99)[0] for each in values]
+        found.append(tell("latency_p99_ms", percentile(believed, 0.99), by_round))
+    return found + ([_ratio(rounds, floats)] if floats else [])
 
 
-def _detail(rounds: Rounds, count: int, stopped: str) -> Mapping[str, Any]:
+def _detail(rounds: Rounds, count: int, stopped: str, precision: float) -> Mapping[str, Any]:
     """What ended the measuring, and what one has to know of its rounds."""
     spoiled, restless = sum(bool(each.invalid) for each in rounds), sum(each.steady is False for each in rounds)
     withheld = f"{count} values; from {ENOUGH_FOR_P99} on they bound it"
     return {
         "stopped": stopped,
+        **({"precise": is_precise(rounds, precision)} if precision else {}),
         **({"withheld": {"latency_p99_ms": withheld}} if count < ENOUGH_FOR_P99 else {}),
         **({"invalid": spoiled} if spoiled else {}),
-        **doubt(rounds),
         **({"never_steady": restless} if restless else {}),
     }
 
 
-def _ratio(rounds: Rounds, floats: Rounds) -> list[qpipe.Measurement]:
-    """The ratio to float, of the rounds that nothing disturbed in either; of all where there is none."""
-    both = list(zip(rounds, floats, strict=True))
-    pairs = [(own, base) for own, base in both if not (own.invalid or base.invalid)] or both
-    own, base = ([statistics.median(each.values_ms) for each in side] for side in zip(*pairs, strict=True))
-    ratio, bounds = paired_ratio(own, base)
-    return [_one("latency_ratio", (ratio, bounds), len(pairs), "")]
+def _ratio(rounds: Rounds, floats: Rounds) -> qpipe.Measurement:
+    """The ratio to float, of the rounds that nothing disturbed in either; of all, and in doubt, where there is none."""
+    pairs = list(zip(rounds, floats, strict=True))
+    medians = [(statistics.median(own.values_ms), statistics.median(base.values_ms)) for own, base in pairs]
+    reasons = [own.invalid or (f"float: {base.invalid}" if base.invalid else None) for own, base in pairs]
+    believed = [pair for pair, reason in zip(medians, reasons, strict=True) if not reason] or medians
+    ratio = paired_ratio([own for own, _ in believed], [base for _, base in believed])
+    return _of_rounds("latency_ratio", ratio, [own / base for own, base in medians], reasons=reasons, unit="")
 
 
-def _throughput(batch: int, middle: float, bounds: Interval | None, n: int) -> qpipe.Measurement:
-    """Samples a second, one inference after the other."""
-    low, high = (1000 * batch / bounds[1], 1000 * batch / bounds[0]) if bounds else (None, None)
-    return qpipe.Measurement("throughput", 1000 * batch / middle, "/s", low, high, n, "max")
-
-
-def _one(metric: str, found: tuple[float, Interval | None], n: int, unit: str = "ms") -> qpipe.Measurement:
+def _of_rounds(
+    metric: str,
+    found: tuple[float, Interval | None],
+    by_round: Sequence[float],
+    *,
+    reasons: Reasons,
+    unit: str = "ms",
+    better: Literal["max", "min"] = "min",
+) -> qpipe.Measurement:
+    """A number with its interval, and the same number of each round."""
     low, high = found[1] or (None, None)
-    return qpipe.Measurement(metric, found[0], unit, low, high, n)
+    return qpipe.Measurement(
+        metric, found[0], unit, low, high, sum(not each for each in reasons) or len(reasons), better,
+        rounds=[[each] for each in by_round], conditions=[{"invalid": each} for each in reasons], detail=doubt(reasons),
+    )  # fmt: skip
+
+
+def _rate(batch: int, middle: float, bounds: Interval | None = None) -> tuple[float, Interval | None]:
+    """Samples a second, one inference after the other."""
+    return 1000 * batch / middle, (1000 * batch / bounds[1], 1000 * batch / bounds[0]) if bounds else None
 
 
 def _median_of(values: Sequence[float]) -> tuple[float, Interval | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,11 @@ def agreement(*, iou: float = 0.5, score: float = 0.5, axis: int | None = None) 
             return _shared(_confident(prediction, score), _confident(reference, score), iou)
         return _same(_named(prediction), _named(reference), axis)
 
-    return qpipe.Metric("agreement", contribution, lambda contributions: float(np.mean(contributions)), against="float")
+    return qpipe.Metric("agreement", contribution, _mean, unit="share", against="float")
+
+
+def _mean(contributions: Sequence[float]) -> float:
+    return float(np.mean(contributions))
 
 
 def _detects(prediction: Mapping[str, Any]) -> bool:

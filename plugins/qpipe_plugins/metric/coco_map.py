@@ -35,7 +35,7 @@ def coco_map(*, iou: float | Literal["0.50:0.95"] = 0.5) -> qpipe.Metric:
         return _matches(found, wanted, thresholds)
 
     reduce = partial(mean_average_precision, average_precision=_average_precision)
-    return qpipe.Metric(name, contribution, reduce, resamples=200)
+    return qpipe.Metric(name, contribution, reduce, unit="share", resamples=200)
 
 
 def _matches(found: Mapping[str, Array], wanted: Mapping[str, Array], thresholds: Array) -> Matches:

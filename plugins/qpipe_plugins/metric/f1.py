@@ -40,7 +40,7 @@ def f1(*, average: Average = "macro", threshold: float | None = None, first: int
         return _counted(wanted, answered)
 
     name = "f1" if average == "binary" else f"f1_{average}"
-    return qpipe.Metric(name, contribution, partial(_f1, macro=average == "macro"))
+    return qpipe.Metric(name, contribution, partial(_f1, macro=average == "macro"), unit="share")
 
 
 def _several(above: Array, target: list[Any]) -> tuple[set[int], set[int]]:

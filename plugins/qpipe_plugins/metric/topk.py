@@ -29,4 +29,4 @@ def topk(*, k: int = 1, first: int = 0) -> qpipe.Metric:
         # of equal scores the first wins, as argmax has it
         return float(wanted in np.argsort(-scores, kind="stable")[:k])
 
-    return qpipe.Metric(f"top{k}", contribution, lambda contributions: float(np.mean(contributions)))
+    return qpipe.Metric(f"top{k}", contribution, lambda contributions: float(np.mean(contributions)), unit="share")

@@ -31,7 +31,9 @@ def voc_map(*, iou: float = 0.5, points: Literal[11, "all"] = "all") -> qpipe.Me
 
     name = f"voc_map{100 * iou:g}" + ("_11" if points == 11 else "")
     average = _at_eleven if points == 11 else _over_all
-    return qpipe.Metric(name, contribution, partial(mean_average_precision, average_precision=average), resamples=200)
+    return qpipe.Metric(
+        name, contribution, partial(mean_average_precision, average_precision=average), unit="share", resamples=200
+    )
 
 
 def _matches(found: Mapping[str, Array], wanted: Mapping[str, Array], label: int, iou: float) -> Matches:
