@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from qpipe.errors import PluginError
+from qpipe.measurement import plain
 from qpipe.samples import Samples
 from qpipe.types import Array, Build, Dataset, Measurement, Stored
 
@@ -45,14 +46,16 @@ class FloatOutputs(Sequence[Mapping[str, Array]]):
         return {name: array[index] for name, array in self.arrays.items()}
 
 
-def check(kind: str, value: Any) -> None:
-    """PluginError where that is not what a stage of the kind gives."""
+def checked(kind: str, value: Any) -> Any:
+    """What a stage of the kind gave, its numbers as Python's; PluginError where that is not what the kind gives."""
     if kind == "deploy":
         _expect(value, Stored, kind)
     elif kind in MEASURED:
         _expect(value, list, kind)
         for item in value:
             _expect(item, Measurement, kind)
+        return [plain(item) for item in value]
+    return value
 
 
 def write(kind: str, value: Any, folder: Path) -> None:
@@ -82,8 +85,7 @@ def write(kind: str, value: Any, folder: Path) -> None:
         _expect(value, Stored, kind)
         (folder / "stored.json").write_text(json.dumps(vars(value)), encoding="utf-8")
     elif kind in MEASURED:
-        check(kind, value)
-        text = json.dumps([measurement.to_json() for measurement in value])
+        text = json.dumps([measurement.to_json() for measurement in checked(kind, value)])
         (folder / "measurements.json").write_text(text, encoding="utf-8")
     else:
         raise PluginError(f"a stage of kind {kind} gives nothing that is kept")

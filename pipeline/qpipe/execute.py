@@ -86,9 +86,11 @@ def run(session: Session, store: Store, listen: Listener, say: Callable[[str], N
         plan = session.plan(capabilities)
         plan.drop(unreachable)
         kept.enter_context(session.cache.kept(plan.results))
+        store.record_devices(id_, capabilities)
         outcome = carry_out(plan, read)
         bad = {name: why for name, why in health.bad.items() if name not in unreachable}
         finished = Finished(id_, continued, plan, outcome, unreachable, bad, time.monotonic() - began)
+        store.forget_strangers(id_, plan.steps.keys(), unreachable.keys())
         judge(store, id_, session.recipe.pareto, session.recipe.margins)
         store.finish_run(id_, finished.state)
     except BaseException as error:
@@ -194,9 +196,9 @@ def _open_run(session: Session, store: Store) -> tuple[str, bool, IO[str] | None
     digest = keys.key({"recipe": session.recipe.digest, "devices": list(session.devices)})
     unfinished = None if session.request.new else store.unfinished_run(digest)
     lock = _claim(_workdir(session, unfinished)) if unfinished else None
-    objectives = dict(session.recipe.pareto)
+    objectives, margins, request = session.recipe.pareto, session.recipe.margins, session.request.remembered()
     if unfinished and lock:
-        store.resume_run(unfinished, objectives=objectives, request=session.request.remembered())
+        store.resume_run(unfinished, objectives=objectives, margins=margins, request=request)
         return unfinished, True, lock
     run = store.new_run(
         session.recipe.name,
@@ -204,7 +206,8 @@ def _open_run(session: Session, store: Store) -> tuple[str, bool, IO[str] | None
         recipe_digest=digest,
         recipe_text=session.recipe.text,
         versions={"qpipe": qpipe.__version__, "python": platform.python_version(), **keys.libraries()},
-        request=session.request.remembered(),
+        request=request,
         objectives=objectives,
+        margins=margins,
     )
     return run, False, _claim(_workdir(session, run))

@@ -22,6 +22,7 @@ NEEDED = {  # by table, what is never null
     "steps": {"run", "step", "state"},
     "attempts": {"run", "step", "attempt"},
     "rounds": {"measurement", "round"},
+    "run_devices": {"run", "device", "capabilities"},
     "measurements": {"id", "run", "extra", "metric", "value", *COORDINATES},
     "verdicts": {"run", "extra", "objectives", *COORDINATES},
 }

@@ -32,7 +32,11 @@ class Recorder:
     def begin(self, failed: Collection[str] = ()) -> None:
         """Record every step of the plan as pending, but for those that this run is through with already, and those
         that have just failed."""
-        through = {row["step"]: row["key"] for row in self.store.steps(self.run) if row["state"] in ("done", "cached")}
+        before = {row["step"]: row for row in self.store.steps(self.run)}
+        # what a step gives under another key is of something else; under the same, its numbers hold until it gives new
+        changed = [step.id for step in self.plan.steps.values() if before.get(step.id, {}).get("key") != step.key]
+        self.store.forget_measurements(self.run, [step for step in changed if step in before])
+        through = {step: row["key"] for step, row in before.items() if row["state"] in ("done", "cached")}
         blank = dict.fromkeys(("started", "finished", "seconds", "error", "failure"))
         steps = [
             step for step in self.plan.steps.values() if through.get(step.id) != step.key and step.id not in failed
@@ -85,13 +89,14 @@ class Recorder:
         for measurement in measurements:
             # what came from the cache may bear the name that the row had when it was measured
             rows.setdefault(measurement.deployed if step.fan_in else step.label, []).append(measurement)
-        self.store.forget_measurements(self.run, step.id)
+        measured = []
         for label, own in rows.items():
             deploy = self.plan.steps.get(f"{label}@{step.device}")
             if deploy is None:
                 what = f"it gave a number of '{label}'; give those of what was deployed, by name"
                 raise PluginError(f"{step.id}: {what}", failure="bug")
-            self.store.record_measurements(self.run, deploy.coordinates, own, **self._facts(step, deploy))
+            measured.append((deploy.coordinates, own, self._facts(step, deploy)))
+        self.store.replace_measurements(self.run, step.id, measured)
 
     def _facts(self, step: Step, deploy: Step) -> dict[str, Any]:
         model, compiled = deploy.coordinates["model"], self.plan.steps[deploy.needs["build"]]
@@ -102,7 +107,6 @@ class Recorder:
         if build.is_dir():  # it may have left the cache, while the measurement is still there
             runtime = str(exchange.read("compile", build).manifest["runtime"])
         return {
-            "step": step.id,
             "attempt": self.current.get(step.id),  # None of what came from the cache
             "runtime": runtime,
             "is_float": deploy.is_float,

@@ -59,6 +59,15 @@ def measured(place: Row, measurement: Measurement) -> Row:
     return {**kept, "value": float(measurement.value)}
 
 
+def raw_values(id_: str, measurement: Measurement) -> list[Row]:
+    """Its raw values, as rows of `values`."""
+    return [
+        {"measurement": id_, "round": number, "position": position, "value": float(value)}
+        for number, round_ in enumerate(measurement.rounds)
+        for position, value in enumerate(round_)
+    ]
+
+
 def conditions(id_: str, measurement: Measurement) -> list[Row]:
     """What is known of each of a measurement's rounds, as rows of `rounds`."""
     told = [(each.get("invalid"), each.get("environment", {})) for each in measurement.conditions]

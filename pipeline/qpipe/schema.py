@@ -118,10 +118,30 @@ ALTER TABLE verdicts ADD COLUMN ties TEXT;
 ALTER TABLE verdicts ADD COLUMN notes TEXT;
 """
 
+# what each device of a run said of itself when that run last asked it, as JSON; `devices` has what it said since
+RUN_DEVICES = """
+CREATE TABLE run_devices (
+  run TEXT REFERENCES runs(id), device TEXT, capabilities TEXT,
+  PRIMARY KEY (run, device)
+);
+"""
+
+# beside its objectives, the difference in each that counts as none, as JSON
+MARGINS = "ALTER TABLE runs ADD COLUMN margins TEXT;"
+
+# of scores, what was read as percent before a metric said by its unit that it is a share
+SHARES = """
+UPDATE measurements SET unit = 'share'
+WHERE unit = '' AND better = 'max' AND value BETWEEN 0 AND 1 AND raw IN ('samples', 'resamples');
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("tables", TABLES), ("views", VIEWS), ("tags", TAGS), ("measured by", MEASURED_BY), ("detail", DETAIL),
     ("attempts", ATTEMPTS), ("device events", DEVICE_EVENTS),
     ("emulated", EMULATED),
     ("rounds", ROUNDS),
     ("ties", TIES),
+    ("run devices", RUN_DEVICES),
+    ("margins", MARGINS),
+    ("shares", SHARES),
 )  # fmt: skip

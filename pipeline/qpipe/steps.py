@@ -48,8 +48,7 @@ class Steps:
             samples = self._brought(step, "evaluation_samples", progress)
             self.stored[step.id] = self.devices[str(step.device)].store(samples.folder, progress)
             return
-        result = self._called(step, progress)
-        exchange.check(step.kind, result)
+        result = exchange.checked(step.kind, self._called(step, progress))
         if step.kind == "deploy":
             self.stored[step.id] = result
             return
@@ -83,8 +82,7 @@ class Steps:
         try:
             return function(*arguments, **step.call.resolved())
         except IncompleteError as error:
-            exchange.check(step.kind, error.measurements)
-            self.keep(step, error.measurements)
+            self.keep(step, exchange.checked(step.kind, error.measurements))
             raise
         except QpipeError:
             raise

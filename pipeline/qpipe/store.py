@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import platform
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -17,12 +17,13 @@ from qpipe.database import BUSY_S as BUSY_S
 from qpipe.database import Database, table, upsert
 from qpipe.errors import QpipeError
 from qpipe.rows import COORDINATES as COORDINATES
-from qpipe.rows import FACTS, conditions, iso, measured, measurement_id, placed
+from qpipe.rows import FACTS, conditions, iso, measured, measurement_id, placed, raw_values
 from qpipe.rows import JSON as JSON
 from qpipe.rows import Row as Row
 from qpipe.types import Capabilities, Measurement
 
 State = Literal["running", "done", "partial", "failed", "interrupted"]
+MeasuredRow = tuple[Mapping[str, str], Iterable[Measurement], Mapping[str, Any]]  # coordinates, numbers, facts
 
 
 class Store(Database):
@@ -40,17 +41,20 @@ class Store(Database):
         versions: Mapping[str, str],
         request: Mapping[str, Any] | None = None,
         objectives: Mapping[str, str] | None = None,
+        margins: Mapping[str, float] | None = None,
     ) -> str:
         """Its id, which sorts by time: 20261123-142501-ab12cd.
 
-        `objectives` are the recipe's, each with min or max: a run that is cut is judged by them when it is read.
+        `objectives` are the recipe's, each with min or max, and `margins` what it says of them: a run that is cut is
+        judged by them when it is read.
         """
         now = datetime.now(UTC)
         run = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
         row = {
             "id": run, "recipe": recipe, "recipe_path": recipe_path, "recipe_digest": recipe_digest,
             "recipe_text": recipe_text, "started": iso(now), "state": "running", "versions": versions,
-            "request": request or {}, "objectives": objectives or {}, "host": platform.node(),
+            "request": request or {}, "objectives": objectives or {}, "margins": margins or {},
+            "host": platform.node(),
         }  # fmt: skip
         self._write("runs", ["id"], [row])
         return run
@@ -63,16 +67,19 @@ class Store(Database):
             db.execute("UPDATE attempts SET state = 'interrupted' WHERE run = ? AND state = 'running'", [run])
 
     def resume_run(
-        self, run: str, *, objectives: Mapping[str, str] | None = None, request: Mapping[str, Any] | None = None
+        self,
+        run: str,
+        *,
+        objectives: Mapping[str, str] | None = None,
+        margins: Mapping[str, float] | None = None,
+        request: Mapping[str, Any] | None = None,
     ) -> None:
-        """It is running again, with the objectives the recipe has now. Its numbers and verdicts go: what they were made
-        from may have changed meanwhile, and what still holds is recorded again from the cache and the journals."""
-        given = {"objectives": objectives, "request": request}
+        """It is running again, with the objectives the recipe has now. Its verdicts go, for they are of all its rows;
+        its numbers stay until their own steps give others: not every step is carried out again."""
+        given = {"objectives": objectives, "margins": margins, "request": request}
         changed = {name: value for name, value in given.items() if value is not None}
         with self._transaction() as db:
             table(db, "verdicts").delete_where("run = ?", [run])
-            self._drop_raw("measurement IN (SELECT id FROM measurements WHERE run = ?)", [run])
-            table(db, "measurements").delete_where("run = ?", [run])
             upsert(db, "runs", ["id"], [{"id": run, "state": "running", "finished": None, **changed}])
             db.execute("UPDATE attempts SET state = 'interrupted' WHERE run = ? AND state = 'running'", [run])
 
@@ -167,34 +174,50 @@ class Store(Database):
 
         `coordinates` has model, scheme, build and device, and whatever a sweep adds; `facts` are any of FACTS.
         """
+        with self._transaction():
+            self._record_row(run, coordinates, measurements, facts)
+
+    def replace_measurements(self, run: str, step: str, rows: Iterable[MeasuredRow]) -> None:
+        """What a step measured, in place of what another attempt at it did, all or none: two are never mixed."""
+        with self._transaction():
+            self._forget("run = ? AND step = ?", [run, step])
+            for coordinates, measurements, facts in rows:
+                self._record_row(run, coordinates, measurements, {**facts, "step": step})
+
+    def forget_measurements(self, run: str, steps: Iterable[str]) -> None:
+        """Drop what these steps measured: they are not any more what they were then."""
+        with self._transaction():
+            for step in steps:
+                self._forget("run = ? AND step = ?", [run, step])
+
+    def forget_strangers(self, run: str, steps: Collection[str], devices: Collection[str]) -> None:
+        """Drop what other steps than these measured; what was on these devices stays, for nobody knows its steps."""
+        with self._transaction() as db:
+            measured = db.query("SELECT id, step, device FROM measurements WHERE run = ?", [run])
+            strange = [row for row in measured if row["step"] not in steps and row["device"] not in devices]
+            for row in strange:
+                self._forget("id = ?", [row["id"]])
+
+    def _record_row(
+        self, run: str, coordinates: Mapping[str, str], measurements: Iterable[Measurement], facts: Mapping[str, Any]
+    ) -> None:
+        """Of one row, in the transaction that is open."""
         unknown = set(facts) - set(FACTS)
         if unknown:
-            raise TypeError(f"record_measurements takes the facts {', '.join(FACTS)}, not {', '.join(sorted(unknown))}")
+            raise TypeError(f"a measurement has the facts {', '.join(FACTS)}, not {', '.join(sorted(unknown))}")
         place = {"run": run, **placed(coordinates)}
-        rows, values, rounds = [], [], []
         for measurement in measurements:
             id_ = measurement_id(place, measurement.metric)
-            rounds += conditions(id_, measurement)
-            rows.append({"id": id_, **place, **measured(place, measurement), **facts, "measured_at": iso()})
-            values += [
-                {"measurement": id_, "round": number, "position": position, "value": float(value)}
-                for number, round_ in enumerate(measurement.rounds)
-                for position, value in enumerate(round_)
-            ]
-        with self._transaction() as db:
-            upsert(db, "measurements", ["id"], rows)
-            for row in rows:
-                self._drop_raw("measurement = ?", [row["id"]])
-            upsert(db, "values", ["measurement", "round", "position"], values)
-            upsert(db, "rounds", ["measurement", "round"], rounds)
+            row = {"id": id_, **place, **measured(place, measurement), **facts, "measured_at": iso()}
+            upsert(self._db, "measurements", ["id"], [row])
+            self._drop_raw("measurement = ?", [id_])
+            upsert(self._db, "values", ["measurement", "round", "position"], raw_values(id_, measurement))
+            upsert(self._db, "rounds", ["measurement", "round"], conditions(id_, measurement))
 
-    def forget_measurements(self, run: str, step: str) -> None:
-        """Drop what a step measured: what comes now is another attempt's, and two are never mixed."""
-        with self._transaction() as db:
-            of = "run = ? AND step = ?"
-            whose = f"measurement IN (SELECT id FROM measurements WHERE {of})"  # noqa: S608  (no value is in it)
-            self._drop_raw(whose, [run, step])
-            table(db, "measurements").delete_where(of, [run, step])
+    def _forget(self, where: str, parameters: list[str]) -> None:
+        """Drop measurements with all that stands behind them, in the transaction that is open."""
+        self._drop_raw(f"measurement IN (SELECT id FROM measurements WHERE {where})", parameters)  # noqa: S608
+        table(self._db, "measurements").delete_where(where, parameters)
 
     def _drop_raw(self, where: str, parameters: list[str]) -> None:
         """Drop the raw values and the rounds of measurements, in the transaction that is open."""
@@ -241,6 +264,24 @@ class Store(Database):
         """Its last check, `capabilities` as the dataclass; None where it was never checked."""
         found = self._read("SELECT * FROM devices WHERE name = ?", name)
         return {**found[0], "capabilities": _capabilities(found[0]["capabilities"])} if found else None
+
+    def record_devices(self, run: str, devices: Mapping[str, Capabilities]) -> None:
+        """What the devices that a run reached say of themselves, now."""
+        rows = [{"run": run, "device": name, "capabilities": asdict(own)} for name, own in devices.items()]
+        self._write("run_devices", ["run", "device"], rows)
+
+    def capabilities(self, run: str) -> dict[str, Capabilities]:
+        """What each device of a run said of itself when its numbers there were measured, whatever it became since.
+
+        A device is left out where nobody knows: it was never reached, or an older qpipe measured it.
+        """
+        rows = self._read("SELECT device, capabilities FROM run_devices WHERE run = ? ORDER BY rowid", run)
+        return {row["device"]: _capabilities(row["capabilities"]) for row in rows}
+
+    def device_names(self) -> list[str]:
+        """Those that were checked, or to which anything happened."""
+        found = self._read("SELECT name FROM devices UNION SELECT device FROM device_events ORDER BY 1")
+        return [row["name"] for row in found]
 
     def record_event(self, device: str, **fields: Any) -> None:
         """Something that happened to a device, now: any columns of `device_events`."""

@@ -173,10 +173,10 @@ class Round:
     runtime_mb: float  # the same process with the runtime imported and nothing loaded
     load_peak_mb: float | None = None  # its peak until the model was loaded; None where its runner does not say
     run_peak_mb: float | None = None  # its peak after that; None where the system cannot tell it from the one before
-    steady: bool | None = None  # whether warmup ended because times were steady; None where there was no warmup
+    steady: bool | None = None  # whether warmup ended because times were steady; None where it was too short to tell
     batch: int = 1  # samples in each inference
     sustained: Sequence[Sequence[float]] = ()  # without pause: each second's [end in s, median in ms, inferences]
-    invalid: str | None = None  # why it is not to be believed: throttled, clocks changed, others' load
+    invalid: str | None = None  # why it is not to be believed: `throttled: ..; clocks changed: ..; load: ..`
     environment: Mapping[str, Any] = field(default_factory=dict, compare=False)  # before and after it, and what was set
     energy: Mapping[str, Any] = field(default_factory=dict)  # joules, seconds, inferences, idle_w, and of which sensor
 
@@ -358,6 +358,8 @@ class Transport(Protocol):
 
 # ---- measuring
 
+SHARE = "share"  # the unit of what lies between 0 and 1 by its nature: people read it as percent
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -366,7 +368,8 @@ class Metric:
     Resampled contributions give the interval, differences give the paired test, so both work for anybody's metric.
     `contribution(prediction, reference)` gets what postprocess made of one sample's outputs (the outputs themselves
     where there is no postprocess) and, by `against`, the sample's target, what float predicted, or the raw outputs of
-    float (then the prediction is raw outputs too).
+    float (then the prediction is raw outputs too). The unit "share" says that the number, and that of any samples, lies
+    between 0 and 1: it is shown in percent, and its interval stays there.
     """
 
     name: str

@@ -22,7 +22,7 @@ def latency(value: float, half: float = 0.05) -> Measurement:
 
 
 def map50(value: float, half: float = 0.001) -> Measurement:
-    return Measurement("map50", value, "", value - half, value + half, 500, "max")
+    return Measurement("map50", value, "share", value - half, value + half, 500, "max", raw="resamples")
 
 
 def size(value: float) -> Measurement:
@@ -34,7 +34,7 @@ def per_sample(values: Sequence[float]) -> Measurement:
     half = 1.96 * float(array.std()) / len(array) ** 0.5
     mean = float(array.mean())
     low, high = mean - half, mean + half
-    return Measurement("top1", mean, "", low, high, len(array), "max", rounds=[list(values)], raw="samples")
+    return Measurement("top1", mean, "share", low, high, len(array), "max", rounds=[list(values)], raw="samples")
 
 
 class Bench:

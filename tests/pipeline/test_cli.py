@@ -42,6 +42,7 @@ def test_from_a_recipe_to_an_answer(qpipe: LabShell) -> None:
     (run,) = qpipe.json("runs")
     assert (run["recipe"], run["state"]) == ("lab", "done")
     shown = qpipe.json("show")
+    assert shown["devices"]["one"]["runtimes"].keys() == {"onnxruntime"}
     cached = {step["step"] for step in shown["steps"] if step["state"] == "cached"}
     assert cached == {"samples", "tiny/import", "tiny/float32/packed"}, "as the plan made them"
     assert {step["state"] for step in shown["steps"]} == {"cached", "done"}

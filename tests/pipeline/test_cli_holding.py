@@ -1,4 +1,4 @@
-"""`qpipe devices hold` and `release`: a board for a human."""
+"""`qpipe devices hold` and `release`: a board for a human; `power`: nobody else's is switched."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from qpipe import health, inventory, registry
 from qpipe.cli.holding import duration
 from qpipe.errors import RecipeError
 from shell import Shell
@@ -56,3 +57,39 @@ def test_durations(text: str, seconds: float) -> None:
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(RecipeError, match=r"^--for is '.*'; give a number and s, m, h or d, such as 2h$"):
         duration(text)
+
+
+@pytest.fixture
+def switched(qpipe: Runs, monkeypatch: pytest.MonkeyPatch) -> Runs:
+    """The board has a switch that leaves a file; it goes on answering."""
+    power = "power: {command: {off: touch off, on: touch on}}"
+    text = Path("devices.yaml").read_text(encoding="utf-8").replace("board: {", f"board: {{{power}, ", 1)
+    Path("devices.yaml").write_text(text, encoding="utf-8")
+    monkeypatch.setattr(health, "LEAVING_S", 0.1)
+    return qpipe
+
+
+@pytest.mark.parametrize("action", ["off", "cycle"])
+def test_the_current_of_a_board_in_use_is_left_on_and_its_user_named(action: str, switched: Runs) -> None:
+    file = Path("devices.yaml")
+    user = inventory.open_device("board", inventory.load(file, registry.load())["board"])
+    try:
+        user.capabilities()  # from here on it has the board
+        _, error = switched("devices", "power", "board", action, status=1)
+    finally:
+        user.close()
+    fix = "wait for its end, or cut it off with --force"
+    assert re.fullmatch(rf"qpipe: board: busy: held by \S+@\S+ [^\n]*; {fix}\n", error)
+    assert not Path("off").exists()
+    assert not Path("on").exists()
+
+
+def test_a_board_in_use_is_switched_by_force(switched: Runs) -> None:
+    switched("devices", "hold", "board", "--reason", "a new fan")
+    assert "a new fan" in switched("devices", "power", "board", "off", status=1)[1]
+    _, error = switched("devices", "power", "board", "off", "--force", status=1)
+    assert error.startswith("qpipe: board: its power switch does not switch it: ")
+    assert Path("off").exists()
+    switched("devices", "release", "board")
+    log = json.loads(switched("devices", "log", "board", "--json")[0])
+    assert [event["why"].partition(", ")[2] for event in log if event["event"] == "power"] == ["by force"]

@@ -240,7 +240,7 @@ def test_what_is_shipped_keeps_the_limits(ran: tuple[LabShell, list[str]]) -> No
         ("--max latency_ms", "--max latency_ms: no number; write --max METRIC=VALUE"),
         ("--min weight=much", "--min weight=much: no number; write --min METRIC=VALUE"),
         ("--min weight=nan", "--min weight=nan: no number; write --min METRIC=VALUE"),
-        ("--max size_md=5", "--max size_md: it was not measured; did you mean 'size_mb'?"),
+        ("--max size_md=5", "--max size_md: it is not measured; did you mean 'size_mb'?"),
         ("--max weight=5 --min weight=4", "--max weight=5: 'weight' has a limit already; give one"),
     ],
 )

@@ -11,7 +11,7 @@ import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe.cli.results import print_pareto, rows
+from qpipe.cli.results import print_pareto, read
 from qpipe.store import Store
 from qpipe.types import Measurement
 from shell import Shell
@@ -95,8 +95,8 @@ def test_the_next_command_works_with_several_of_all_and_results_elsewhere(lab: L
 def add(store: Store, run: str, scheme: str) -> None:
     place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
     numbers = [
-        ("latency_ms", 1.451, "ms", 0.05), ("map50", 0.852, "", 0.011), ("size_mb", 0.612, "MB", None),
-        ("latency_ratio", 0.61, "", 0.02), ("memory_mb", 31.4, "MB", 0.3), ("agreement", 0.97, "", 0.01),
+        ("latency_ms", 1.451, "ms", 0.05), ("map50", 0.852, "share", 0.011), ("size_mb", 0.612, "MB", None),
+        ("latency_ratio", 0.61, "", 0.02), ("memory_mb", 31.4, "MB", 0.3), ("agreement", 0.97, "share", 0.01),
         ("sqnr_db", 31.2, "dB", 0.4),
     ]  # fmt: skip
     store.record_measurements(run, place, [
@@ -118,7 +118,7 @@ def test_a_table_keeps_to_the_terminal_and_leaves_the_least_out(
         run = store.new_run("net", **recipe, versions={}, objectives=objectives)
         for scheme in ("float32", "int8-equalized"):
             add(store, run, scheme)
-        print_pareto(store, run, rows(store, run))
+        print_pareto(read(store, run))
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     table = lines[2:5]
     assert [len(line.rstrip()) <= width for line in table] == [True] * 3
@@ -139,7 +139,7 @@ def test_ties_and_notes_are_told_below_the_table(lab: Lab, capsys: pytest.Captur
             place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
             noisy = Measurement("latency_ms", 1.5, "ms", 1.4, 1.6, 4, rounds=values)
             store.record_measurements(run, place, [noisy], is_float=scheme == "float32")
-        print_pareto(store, run, rows(store, run))
+        print_pareto(read(store, run))
     out = capsys.readouterr().out
     assert "tied with int8, log4" in out
     assert "\n  float32, int8 and log4 are tied\n" in out
@@ -164,7 +164,7 @@ def test_verdicts_are_sentences_that_a_person_can_act_on(lab: Lab, capsys: pytes
         for scheme, own in measured.items():
             place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
             store.record_measurements(run, place, own, is_float=scheme == "float32")
-        print_pareto(store, run, rows(store, run))
+        print_pareto(read(store, run))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     noise = "std dev is 14 % of the median over 200 runs: fix the clocks (governor is powersave)"
     slower = "int8-tensor is slower than float here (1.08x, 1.05 to 1.11)"
@@ -188,3 +188,66 @@ def test_a_limit_that_a_share_cannot_keep_is_refused(qpipe: Shell) -> None:
     _, err = qpipe("pareto --min map50=85", 2)
     assert err == "qpipe: --min map50=85: it is a share; write 85% or 0.85\n"
     assert "map50 >= 0.85" in qpipe("pareto --min map50=85%")[0]
+
+
+def test_what_is_not_recommended_is_not_the_next_to_be_exported(lab: Lab, qpipe: Shell) -> None:
+    lab.edit("recipe.yaml", "pareto: {latency_ms: min, weight: min}", "pareto: {top1: max, weight: min}")
+    out, _ = qpipe("run recipe.yaml")
+    assert "nothing is recommended: top1 was not measured; " in out
+    assert next_line(out) == "pareto --json"
+
+
+def test_where_there_is_nothing_to_choose_by_nothing_is_the_next_to_be_exported(lab: Lab, qpipe: Shell) -> None:
+    lab.edit("recipe.yaml", 'measure: [pace, {weight: {factor: "${factor}"}}]', "measure: [size]")
+    lab.edit("recipe.yaml", "pareto: {latency_ms: min, weight: min}", "")
+    assert next_line(qpipe("run recipe.yaml")[0]).startswith("export ")
+    lab.edit("recipe.yaml", "measure: [size]", "measure: [{score: {metric: closeness}}]")
+    out, _ = qpipe("run recipe.yaml")
+    assert "tiny on one: nothing to choose by was measured" in out
+    assert next_line(out) == "pareto --json"
+    assert next_line(qpipe("run recipe.yaml --max closeness=1")[0]).startswith("export ")
+
+
+LATENCY = {"measure": "[latency, {score: {metric: closeness}}]", "pareto": "{latency_ms: min}"}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--max latncy_ms=20", "--max latncy_ms: it is not measured; did you mean 'latency_ms'?"),
+        ("--max map50=1 --min map75=1", "--min map75: it is not measured; "),
+        ("--min near=70", "--min near=70: it is a share; write 70% or 0.7"),
+    ],
+)
+def test_a_limit_that_nothing_can_be_held_against_is_told_before_anything_runs(
+    options: str, message: str, lab: Lab, qpipe: Shell
+) -> None:
+    lab.edit("stages.py", 'qpipe.Metric("closeness", lambda a, b: 0.0, sum)', 'qpipe.Metric("near", max, max, "share")')
+    lab.edit("recipe.yaml", 'measure: [pace, {weight: {factor: "${factor}"}}]', f"measure: {LATENCY['measure']}")
+    lab.edit("recipe.yaml", "{latency_ms: min, weight: min}", LATENCY["pareto"])
+    out, err = qpipe(f"run recipe.yaml {options}", 2)
+    assert out == ""
+    assert message in err
+    assert not Path(".qpipe").exists(), "nothing has run"
+
+
+def test_a_limit_that_was_never_measured_is_told_below_the_table(qpipe: Shell) -> None:
+    line = "--max weigth: it is not measured; did you mean 'weight'?"
+    assert line in qpipe("run recipe.yaml --max weigth=20")[0], "who measures weight does not say so before"
+    assert line in qpipe("pareto")[0], "it was remembered"
+    assert qpipe("pareto --max weigth=20", 2) == ("", f"qpipe: {line}\n")
+
+
+def test_raw_values_are_read_once_to_judge_a_run_and_once_to_print_it(
+    qpipe: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    values = Store.values
+    monkeypatch.setattr(Store, "values", lambda store, id_: (read.append(id_), values(store, id_))[1])
+    qpipe("run recipe.yaml")
+    with Store(DB) as store:
+        measured = [row["id"] for row in store.measurements(store.runs()[0]["id"])]
+    assert sorted(read) == sorted(2 * measured)
+    read.clear()
+    qpipe("pareto")
+    assert sorted(read) == sorted(measured)

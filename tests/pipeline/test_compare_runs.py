@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qpipe.compare.runs import compared, differing_environments
+from qpipe.cli.comparing import compare
+from qpipe.compare.environments import differing_environments
+from qpipe.compare.runs import compared
 from qpipe.store import Store
-from qpipe.types import Measurement
+from qpipe.types import Capabilities, Measurement
 from shell import Shell
 
 FACTS = {"model_digest": "m", "metric_digest": "t", "evaluation_digest": "e", "fingerprint": "f", "is_float": False}
@@ -76,6 +79,41 @@ def test_the_same_samples_pair_up_across_runs(bench: Bench) -> None:
     assert line["difference"][1] < 0
 
 
+def test_resamples_pair_up_across_runs(bench: Bench) -> None:
+    drawn = np.random.default_rng(0).normal(0.80, 0.02, 200)
+    was, now = (
+        Measurement("map50", 0.8 - lost, "share", 0.76, 0.84, 500, "max", rounds=[drawn - lost], raw="resamples")
+        for lost in (0.0, 0.01)
+    )
+    line = bench.both(was, now)
+    assert line["verdict"] == "worse"
+    assert line["difference"] == pytest.approx([-0.01, -0.01])
+
+
+def test_one_round_of_each_run_is_a_tie(bench: Bench) -> None:
+    line = bench.both(*(Measurement("latency_ms", value, "ms", rounds=[[value]]) for value in (5.0, 9.0)))
+    assert (line["verdict"], line["difference"], line["ratio"]) == ("tied", None, None)
+
+
+def test_what_is_in_doubt_is_not_compared(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    reason = "all 6 rounds were disturbed: throttled"
+    bench.add(bench.before, Measurement("throughput", 9.0, "/s", 8.9, 9.1, 6, detail={"doubt": reason}))
+    bench.add(bench.after, Measurement("throughput", 5.0, "/s", 4.9, 5.1, 6))
+    (line,) = compared(bench.store, bench.before, bench.after)
+    assert (line["verdict"], line["doubt"], line["differs"]) == ("not comparable", f"before {reason}", [])
+    compare(bench.before, bench.after, None, ["throughput"], DB, as_json=False)
+    told = capsys.readouterr().out
+    assert f"not comparable: before {reason}" in " ".join(told.split())
+    assert f"1 cannot be compared, being in doubt: before {reason}" in told
+
+
+def test_means_over_millions_of_weights_are_compared_at_once(bench: Bench) -> None:
+    began = time.process_time()
+    bits = [Measurement("effective_bits", value, "bits", n=2**31 + odd) for odd, value in enumerate((8.0, 4.0))]
+    assert bench.both(*bits)["verdict"] == "better"
+    assert time.process_time() - began < 1
+
+
 @pytest.mark.parametrize(
     ("fact", "word"),
     [("model_digest", "the model"), ("metric_digest", "the metric and its options"),
@@ -104,6 +142,28 @@ def test_other_clocks_are_told(bench: Bench) -> None:
         bench.add(run, Measurement("latency_ms", 1.0, "ms", rounds=[[1.0]] * 2, conditions=conditions))
     told = differing_environments(bench.store, bench.before, bench.after)
     assert told == ["rpi4: governor was performance, now powersave"]
+
+
+def board(**changed: Any) -> Capabilities:
+    said = {
+        "arch": "aarch64", "system": "Linux", "cpu": "Cortex-A72", "cores": 4, "features": ("neon", "aes"),
+        "memory_mb": 4000.0, "python": "3.11", "numpy": "2.0", "runtimes": {"onnxruntime": "1.31"}, "fingerprint": "f",
+    }  # fmt: skip
+    return Capabilities(**{**said, **changed})  # type: ignore[arg-type]
+
+
+def test_what_of_a_device_changed_is_named(bench: Bench) -> None:
+    now = board(runtimes={"onnxruntime": "1.32", "openvino": "2026.1"}, features=("neon", "dotprod"), fingerprint="g")
+    for run, said in ((bench.before, board()), (bench.after, now)):
+        bench.store.record_devices(run, {"rpi4": said})
+    line = bench.both(top1(np.ones(9)), top1(np.zeros(9)), fingerprint="g")
+    fields = [
+        "onnxruntime was 1.31, now 1.32", "CPU features are now without aes and with dotprod",
+        "openvino was missing, now 2026.1",
+    ]  # fmt: skip
+    assert line["differs"] == [f"the device or runtime ({', '.join(fields)})"]
+    told = differing_environments(bench.store, bench.before, bench.after)
+    assert sorted(told) == sorted(f"rpi4: {field}" for field in fields)
 
 
 def test_the_command_prints_what_changed_and_counts_the_rest(

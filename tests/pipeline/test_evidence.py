@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from front_bench import Bench, per_sample, size
@@ -86,8 +89,50 @@ def test_raw_values_that_do_not_stand_for_the_number_are_not_paired() -> None:
     assert evidence.difference(*p90) == (8.0 - 13.0, 10.0 - 11.0)
 
 
-def test_numbers_without_interval_are_exact() -> None:
+def test_numbers_of_which_no_values_were_taken_are_exact() -> None:
     assert evidence.difference(size(2.0), size(3.0)) == (-1.0, -1.0)
+
+
+def timed(*medians: float, valid: Sequence[int] = ()) -> Measurement:
+    """One value a round; only rounds `valid` count, all where none is said."""
+    counts = [not valid or n in valid for n in range(len(medians))]
+    conditions = [{"invalid": None if each else "throttled"} for each in counts]
+    taken = [[median] for median in medians]
+    believed = [median for median, each in zip(medians, counts, strict=True) if each]
+    middle, ends = float(np.median(believed)), (min(believed), max(believed)) if len(believed) > 1 else (None, None)
+    return Measurement("latency_ms", middle, "ms", *ends, len(believed), rounds=taken, conditions=conditions)
+
+
+def test_one_round_tells_no_two_numbers_apart(bench: Bench) -> None:
+    assert evidence.difference(timed(5.0), timed(9.0)) == (-math.inf, math.inf)
+    bench.add("fast", timed(5.0))
+    bench.add("slow", timed(9.0))
+    assert bench.reasons({"latency_ms": "min"}) == {"fast": "", "slow": ""}
+    assert [row["ties"] for row in bench.rows()] == [["slow"], ["fast"]]
+
+
+def test_one_sample_tells_nothing_either() -> None:
+    one, other = (Measurement("sqnr_db", value, "dB", better="max", raw="resamples") for value in (20.0, 30.0))
+    assert evidence.difference(one, other) == (-math.inf, math.inf)
+
+
+def test_one_round_that_counts_says_nothing_against_six(bench: Bench) -> None:
+    one, six = timed(1.0, 70.0, 71.0, 72.0, 73.0, 74.0, valid=[0]), timed(5.0, 5.1, 5.2, 5.0, 5.1, 5.2)
+    assert not evidence.is_significant(one, six)
+    assert not evidence.is_significant(six, one)
+
+
+def test_where_one_round_counts_in_both_their_own_intervals_decide() -> None:
+    one, other = timed(1.0, 1.2, 9.0, 9.0, valid=[0, 1]), timed(9.0, 5.0, 5.3, 9.0, valid=[1, 2])
+    assert evidence.difference(one, other) == pytest.approx((1.0 - 5.3, 1.2 - 5.0))
+
+
+def test_one_number_of_each_round_pairs_up_whatever_is_made_of_them() -> None:
+    p90 = [
+        Measurement("latency_p90_ms", value, "ms", value - 1, value + 1, 3, rounds=[[base], [base + 2.0], [base + 5.0]])
+        for value, base in ((9.0, 4.0), (9.5, 4.5))
+    ]
+    assert evidence.difference(p90[1], p90[0]) == pytest.approx((0.5, 0.5))
 
 
 def test_disturbed_rounds_are_left_out_of_pairs(bench: Bench) -> None:

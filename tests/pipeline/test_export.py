@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from qpipe.compare.pareto import pareto_rows
 from qpipe.errors import QpipeError
 from qpipe.samples import Samples
 from qpipe.store import Store
-from qpipe.types import Build, Measurement, Preprocessing, Sample
+from qpipe.types import Build, Capabilities, Measurement, Preprocessing, Sample
 
 NETWORK = """
 <ir_version: 8, opset_import: ["": 17]>
@@ -174,6 +175,61 @@ def test_what_is_not_ours_is_left_alone(build: Build, samples: Samples, tmp_path
     assert (out / "notes" / "thesis.txt").read_text() == "three years of work"
 
 
+def test_what_was_changed_since_its_export_is_left_alone(build: Build, samples: Samples, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_bundle(out, build, samples, FACTS)
+    with (out / "example.py").open("a", encoding="utf-8") as file:
+        file.write("# and how we use it\n")
+    with pytest.raises(QpipeError, match=r"out holds example.py, which was changed since its export; give an empty"):
+        write_bundle(out, build, samples, FACTS)
+    assert (out / "example.py").read_text(encoding="utf-8").endswith("# and how we use it\n")
+    write_bundle(out, build, samples, FACTS, force=True)
+    assert run_example(out).returncode == 0
+    assert "how we use it" not in (out / "example.py").read_text(encoding="utf-8")
+
+
+def test_by_force_it_is_written_beside_what_is_there(build: Build, samples: Samples, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    write_bundle(out, build, samples, FACTS)
+    (out / "net.onnx").rename(out / "notes.txt")
+    shutil.move(out / "manifest.json", tmp_path / "manifest.json")
+    with pytest.raises(QpipeError, match="or --force to write into it"):
+        write_bundle(out, build, samples, FACTS)
+    write_bundle(out, build, samples, FACTS, force=True)
+    assert run_example(out).returncode == 0
+    assert (out / "notes.txt").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["build", "manifest.json", "out", "samples"]
+
+
+def test_by_force_nothing_of_an_earlier_export_stays(build: Build, samples: Samples, tmp_path: Path) -> None:
+    out, kept = tmp_path / "out", tmp_path / "kept"
+    write_bundle(out, build, samples, FACTS)
+    kept.write_text("", encoding="utf-8")
+    (out / "net.onnx").rename(out / "old.onnx")
+    manifest = json.loads((out / "manifest.json").read_text())
+    manifest["files"] |= {"old.onnx": manifest["files"].pop("net.onnx"), "../kept": hashlib.sha256().hexdigest()}
+    (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (out / "thesis.txt").write_text("", encoding="utf-8")
+    write_bundle(out, build, samples, FACTS, force=True)
+    there = ["example.py", "golden.npz", "load.py", "manifest.json", "net.onnx", "thesis.txt"]
+    assert sorted(path.name for path in out.iterdir()) == there
+    assert kept.exists(), "a manifest names nothing outside of its folder"
+
+
+@pytest.mark.parametrize("out", [".", "link"])
+def test_where_one_stands_and_through_a_link(
+    out: str, build: Build, samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here" if out == "." else tmp_path)
+    Path("link").symlink_to(tmp_path / "there") if out == "link" else None
+    for _ in range(2):
+        write_bundle(Path(out), build, samples, FACTS)
+        assert run_example(Path(out).resolve()).returncode == 0
+    assert Path(out).is_symlink() == (out == "link")
+
+
 def test_somebody_elses_manifest_does_not_make_a_folder_ours(build: Build, samples: Samples, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_text('{"files": {"manifest.json": ""}}')
@@ -219,3 +275,20 @@ def test_the_facts_come_from_the_store(tmp_path: Path) -> None:
     assert (facts["run"]["id"], facts["run"]["versions"]) == (run, {"onnxruntime": "1.32.0"})
     assert (facts["measured"]["scheme"], facts["measured"]["device"]) == ("int8", "rpi4")
     assert facts["measured"]["metrics"]["latency_ms"] == {"value": 5.0, "unit": "ms", "low": 4.0, "high": 6.0, "n": 10}
+    assert facts["device"] is None, "an older qpipe did not keep it"
+
+
+def test_the_device_is_told_as_it_was_when_it_was_measured(tmp_path: Path) -> None:
+    board = Capabilities(
+        arch="aarch64", system="Linux", cpu="Cortex-A72", cores=4, features=("asimd",), memory_mb=3792.0,
+        python="3.11.2", numpy="1.24.2", runtimes={"onnxruntime": "1.23.0"}, fingerprint="f00d",
+    )  # fmt: skip
+    with Store(tmp_path / "qpipe.db") as store:
+        run = store.new_run("ssd", recipe_path="a.yaml", recipe_digest="d", recipe_text="", versions={})
+        place = {"model": "net", "scheme": "int8", "build": "ort", "device": "rpi4"}
+        store.record_measurements(run, place, [Measurement("latency_ms", 5.0, "ms")], runtime="onnxruntime")
+        store.record_devices(run, {"rpi4": board})
+        store.save_device("rpi4", "ssh", replace(board, runtimes={"onnxruntime": "1.24.0"}))
+        facts: Any = gather_facts(store, pareto_rows(store, run)[0])
+    assert (facts["device"]["cpu"], facts["device"]["runtimes"]) == ("Cortex-A72", {"onnxruntime": "1.23.0"})
+    json.dumps(facts)

@@ -38,6 +38,7 @@ def new(path: Path, **more: Any) -> str:
         run = store.new_run("a", **RECIPE)
         for step in ("z/import", "a/quantize"):
             store.record_step(run, step, state="done")
+        store.record_devices(run, {"rpi4": BOARD})
         measure(store, run, **more)
         store.finish_run(run, "done")
     return run
@@ -146,6 +147,7 @@ def test_a_run_that_is_done_wins_whole_over_one_that_was_cut(here: Path, there: 
     copied(here, there)
     with Store(there) as store:
         store.resume_run(run)
+        store.forget_strangers(run, (), ())
         measure(store, run, "int8")
         store.finish_run(run, "done")
         wanted = content(there)

@@ -73,6 +73,15 @@ def test_a_run_that_left_no_verdicts_is_judged_when_it_is_read(bench: Bench) -> 
     assert bench.store.verdicts(bench.run) == [], "who reads does not write"
 
 
+def test_a_run_that_left_no_verdicts_is_judged_with_the_margins_of_its_recipe(bench: Bench) -> None:
+    bench.add("one", size(2.0))
+    bench.add("other", size(2.1))
+    for margin, on_front in ((0.01, {"one"}), (0.1, {"one", "other"})):
+        bench.store.resume_run(bench.run, margins={"size_mb": margin})
+        rows = pareto.pareto_rows(bench.store, bench.run)
+        assert {row["scheme"] for row in rows if row["on_front"]} == on_front
+
+
 def test_each_device_has_the_objectives_that_were_measured_on_it(bench: Bench) -> None:
     bench.add("int8", latency(5.0), map50(0.8), size(2.0), device="rpi4")
     bench.add("int8", size(2.0), device="rpi5")
@@ -142,11 +151,12 @@ def test_the_rows_are_what_the_command_promises(bench: Bench) -> None:
     assert [row["scheme"] for row in rows] == ["float32", "int8-channel", "int8-tensor", "log4"]
     assert rows[1] == {
         "recipe": "ssd", "run": bench.run, "model": "net", "scheme": "int8-channel", "build": "ort",
-        "runtime": "onnxruntime", "device": "rpi4", "emulated": None, "is_float": False, "on_front": True,
-        "reason": "", "ties": [], "notes": {"map50": "loses 1.0 points of map50 against float (0.8 to 1.2)"},
+        "runtime": "onnxruntime", "device": "rpi4", "emulated": None, "name": "int8-channel",
+        "is_float": False, "on_front": True, "reason": "", "ties": [],
+        "notes": {"map50": "loses 1.0 points of map50 against float (0.8 to 1.2)"},
         "metrics": {
             "latency_ms": {"value": 5.0, "unit": "ms", "low": 4.95, "high": 5.05, "n": 10},
-            "map50": {"value": 0.85, "unit": "", "low": 0.849, "high": 0.851, "n": 500},
+            "map50": {"value": 0.85, "unit": "share", "low": 0.849, "high": 0.851, "n": 500, "raw": "resamples"},
             "size_mb": {"value": 2.2, "unit": "MB", "low": None, "high": None, "n": 1},
         },
     }  # fmt: skip

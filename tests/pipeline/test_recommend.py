@@ -9,6 +9,7 @@ from front_bench import OBJECTIVES, Bench, Goals, add_four, latency, map50, size
 
 from qpipe.compare import pareto
 from qpipe.compare.recommend import choose, recommend
+from qpipe.compare.wording import cell
 from qpipe.types import Measurement
 
 
@@ -77,6 +78,32 @@ def test_a_choice_among_equals_is_said_to_be_as_unsure_as_it_is(bench: Bench) ->
     (sentence,) = recommend(bench.rows(), OBJECTIVES)
     share = float(re.search(r"chosen in (\d+) % of 1000 resamples, else mostly other", sentence)[1])  # type: ignore[index]
     assert 45 <= share <= 55
+
+
+def test_a_recommendation_by_numbers_in_doubt_says_so(bench: Bench) -> None:
+    detail = {"doubt": "all 6 rounds were disturbed: throttled"}
+    bench.add("int8", Measurement("latency_ms", 5.0, "ms", 4.9, 5.1, 6, detail=detail), map50(0.8), size(2.0))
+    (sentence,) = recommend(bench.rows(), OBJECTIVES, {"latency_ms": ("<=", 20)})
+    assert sentence.endswith("; but latency_ms is in doubt: all 6 rounds were disturbed: throttled")
+    (sentence,) = recommend(bench.rows(), OBJECTIVES, {"size_mb": ("<=", 20)})
+    assert sentence.endswith("; but latency_ms is in doubt: all 6 rounds were disturbed: throttled; surely")
+
+
+def test_a_limit_that_one_round_keeps_is_not_kept_surely(bench: Bench) -> None:
+    for scheme, value in (("one", 5.0), ("other", 6.0)):
+        bench.add(scheme, Measurement("latency_ms", value, "ms", rounds=[[value]]), map50(0.8), size(2.0))
+    rows = bench.rows()
+    assert [cell(row["metrics"]["latency_ms"], share=False) for row in rows] == ["5.00 ±?", "6.00 ±?"]
+    (sentence,) = recommend(rows, OBJECTIVES, {"latency_ms": ("<=", 20)})
+    assert sentence.endswith("; nobody knows how sure that is: latency_ms was taken but once")
+    assert "surely" not in sentence
+
+
+def test_a_mean_below_one_is_no_share_unless_it_says_so(bench: Bench) -> None:
+    rate = Measurement("miscount", 0.4, "", 0.0, 0.9, 50, raw="samples")
+    bench.add("int8", rate, map50(0.4))
+    (sentence,) = recommend(bench.rows(), {"miscount": "min", "map50": "max"})
+    assert "miscount 0.40 (0.00 to 0.90), map50 40.0 % (39.9 to 40.1)" in sentence
 
 
 def test_each_device_gets_its_sentence(bench: Bench) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import tracemalloc
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,6 +32,23 @@ def test_student_t_falls_towards_the_normal_quantile() -> None:
     quantiles = [statistics.t_quantile(degrees) for degrees in (1, 2, 5, 50, 500, 5000)]
     assert quantiles == sorted(quantiles, reverse=True)
     assert 0 < quantiles[-1] - 1.959963984540054 < 0.001
+
+
+@pytest.mark.parametrize(("degrees", "level"), [(1001, 0.95), (2000, 0.5), (5000, 0.99), (40_000, 0.95)])
+def test_student_t_of_many_degrees_holds_what_it_says_of_the_density(degrees: int, level: float) -> None:
+    grid = np.linspace(0, statistics.t_quantile(degrees, level), 20_001)
+    constant = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2) - math.log(degrees * math.pi) / 2
+    density = np.exp(constant - (degrees + 1) / 2 * np.log1p(grid**2 / degrees))
+    assert 2 * float(np.trapezoid(density, grid)) == pytest.approx(level, abs=1e-9)
+
+
+@pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
+def test_the_expansion_goes_on_where_the_series_ends(level: float) -> None:
+    last, first = (statistics.t_quantile(statistics.MANY + more, level) for more in (0, 1))
+    beyond = statistics.t_quantile(2**60, level)
+    # t falls to the normal quantile as one over the degrees
+    assert (last - beyond) / (first - beyond) == pytest.approx(1 + 1 / statistics.MANY, abs=1e-5)
+    assert beyond == pytest.approx(NormalDist().inv_cdf((1 + level) / 2), abs=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -80,9 +99,16 @@ def test_resamples_of_one_seed_draw_the_same_samples_for_everybody() -> None:
     assert statistics.resample(values.tolist(), mean, resamples=20, seed=1) != one
 
 
+def bootstrap(
+    contributions: Sequence[Any], reduce: Callable[[Sequence[Any]], float], resamples: int = 1000
+) -> statistics.Interval:
+    """As every score gets it."""
+    drawn = statistics.resample(contributions, reduce, resamples=resamples)
+    return statistics.percentiles(drawn, reduce(contributions), len(contributions))
+
+
 def test_the_bootstrap_works_for_any_reducer() -> None:
-    values = list(range(101))
-    low, high = statistics.bootstrap(values, lambda part: float(np.median(part))) or (0.0, 0.0)
+    low, high = bootstrap(list(range(101)), lambda part: float(np.median(part)))
     # the median of n uniform values has standard deviation span / (2 sqrt(n + 2)) = 4.9, an interval of +-9.7
     assert 50 - 13 < low < 50 - 6
     assert 50 + 6 < high < 50 + 13
@@ -100,10 +126,6 @@ def test_an_interval_is_cut_at_the_bounds_of_its_value() -> None:
     low, high = statistics.percentiles(resampled, 0.98, 10_000, statistics.SHARE)
     assert (low, high) == (pytest.approx(0.98 - 0.095, abs=1e-4), 1.0)
     assert statistics.percentiles(resampled, 0.98, 10_000)[1] == pytest.approx(0.98 + 0.095, abs=1e-4)
-    shares = [1.0] * 9 + [0.2]
-    interval = statistics.bootstrap(shares, mean, bounds=statistics.SHARE)
-    assert interval is not None
-    assert interval[1] == 1.0
 
 
 def test_drawing_takes_memory_for_one_resample_at_a_time() -> None:
@@ -119,10 +141,6 @@ def test_drawing_takes_memory_for_one_resample_at_a_time() -> None:
 def test_the_draws_are_those_that_numpy_gives_for_all_at_once() -> None:
     draws = np.random.default_rng(3).integers(0, 7, (50, 7))
     assert statistics.resample(list(range(7)), sum, resamples=50, seed=3) == draws.sum(axis=1).tolist()
-
-
-def test_the_bootstrap_of_one_sample_has_no_interval() -> None:
-    assert statistics.bootstrap([1.0], mean) is None
 
 
 def test_the_bootstrap_of_few_is_wider_than_plain_percentiles() -> None:
@@ -143,7 +161,7 @@ def test_intervals_of_a_mean_cover_it_about_as_often_as_they_say(n: int) -> None
     for row in samples.tolist():
         for name, interval in (
             ("t", statistics.t_interval(row)),
-            ("bootstrap", statistics.bootstrap(row, mean, resamples=200)),
+            ("bootstrap", bootstrap(row, mean, resamples=200)),
         ):
             assert interval is not None
             covered[name] += interval[0] <= 5.0 <= interval[1]

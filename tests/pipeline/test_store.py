@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,15 +95,51 @@ def test_a_resumed_run_is_running_again(store: Store) -> None:
     assert (store.run(run)["state"], store.run(run)["finished"]) == ("running", None)
 
 
-def test_a_resumed_run_forgets_its_numbers_for_they_are_recorded_again(store: Store) -> None:
+def test_a_resumed_run_keeps_its_numbers_until_their_step_gives_others(store: Store) -> None:
     run = store.new_run("a", **RECIPE)
-    row = {"model": "m", "scheme": "s", "build": "b", "device": "d"}
-    store.record_measurements(run, row, [Measurement("latency_ms", 1.0, "ms", rounds=[[1.0, 2.0]])])
-    (kept,) = store.measurements(run)
-    assert store.values(kept["id"]) == [[1.0, 2.0]]
+    for step, name in {"rpi4/latency": "latency_ms", "size@rpi4": "size_mb"}.items():
+        store.record_measurements(run, HERE, [metric(name, rounds=[[1.0, 2.0]])], step=step)
     store.resume_run(run)
-    assert store.measurements(run) == []
-    assert store.values(kept["id"]) == []
+    kept = {row["metric"]: row for row in store.measurements(run)}
+    assert [store.values(row["id"]) for row in kept.values()] == [[[1.0, 2.0]]] * 2
+    store.replace_measurements(run, "rpi4/latency", [(HERE, [metric("first_ms", 7.0)], {"attempt": 2})])
+    found = [(row["metric"], row["step"], row["attempt"]) for row in store.measurements(run)]
+    assert found == [("size_mb", "size@rpi4", None), ("first_ms", "rpi4/latency", 2)]
+    assert store.values(kept["latency_ms"]["id"]) == []
+
+
+def test_a_step_that_gives_no_numbers_after_all_keeps_those_of_before(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    store.record_measurements(run, HERE, [metric(rounds=[[1.0]])], step="rpi4/latency")
+    rows: list[Any] = [(HERE, [metric("first_ms")], {}), (HERE, [metric("load_ms", math.nan)], {})]
+    with pytest.raises(QpipeError):
+        store.replace_measurements(run, "rpi4/latency", rows)
+    (row,) = store.measurements(run)
+    assert (row["metric"], store.values(row["id"])) == ("latency_ms", [[1.0]])
+
+
+def test_what_belongs_to_no_step_is_forgotten_but_for_devices_that_were_not_asked(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    for step, device in {"here": "rpi4", "gone": "rpi4", "off/latency": "off"}.items():
+        store.record_measurements(run, {**HERE, "device": device}, [metric(step, rounds=[[1.0]])], step=step)
+    store.record_measurements(run, HERE, [metric("of an older qpipe")])
+    store.forget_strangers(run, ["here"], ["off"])
+    assert [row["step"] for row in store.measurements(run)] == ["here", "off/latency"]
+    assert ask(store, 'SELECT count(*) FROM "values"') == [(2,)]
+    store.forget_measurements(run, ["off/latency", "never"])
+    assert [row["step"] for row in store.measurements(run)] == ["here"]
+
+
+def test_a_run_keeps_what_its_devices_were_then(store: Store) -> None:
+    old, new = store.new_run("a", **RECIPE), store.new_run("a", **RECIPE)
+    store.record_devices(old, {"rpi4": BOARD})
+    newer = replace(BOARD, runtimes={"onnxruntime": "1.24.0"}, fingerprint="beef")
+    store.record_devices(new, {"rpi4": BOARD, "other": BOARD})
+    store.record_devices(new, {"rpi4": newer})
+    store.save_device("rpi4", "ssh", newer)
+    assert store.capabilities(old) == {"rpi4": BOARD}
+    assert store.capabilities(new) == {"rpi4": newer, "other": BOARD}
+    assert store.capabilities("none") == {}
 
 
 def test_the_latest_run_can_be_asked_for_by_recipe(store: Store) -> None:
@@ -378,12 +415,13 @@ def test_objectives_keep_the_order_of_the_recipe(store: Store) -> None:
 
 
 def test_a_run_that_goes_on_forgets_the_verdicts_of_before(store: Store) -> None:
-    run = store.new_run("a", **RECIPE, objectives={"size_mb": "min"})
+    run = store.new_run("a", **RECIPE, objectives={"size_mb": "min"}, margins={"size_mb": 0.1})
     store.record_verdicts(run, [{**HERE, "on_front": True, "reason": "", "objectives": {}, "margins": {}}])
     store.resume_run(run)
     assert (store.verdicts(run), store.run(run)["objectives"]) == ([], {"size_mb": "min"})
-    store.resume_run(run, objectives={"latency_ms": "min"})
-    assert store.run(run)["objectives"] == {"latency_ms": "min"}
+    assert store.run(run)["margins"] == {"size_mb": 0.1}
+    store.resume_run(run, objectives={"latency_ms": "min"}, margins={})
+    assert (store.run(run)["objectives"], store.run(run)["margins"]) == ({"latency_ms": "min"}, {})
 
 
 def test_json_in_the_database_is_plain_and_sorted(store: Store) -> None:

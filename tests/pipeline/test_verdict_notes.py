@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
 from front_bench import Bench, latency, map50, per_sample, size
 
+from qpipe.cli.noting import noted
 from qpipe.compare import candidates, pareto
 from qpipe.types import Measurement
 
@@ -24,6 +28,13 @@ def test_a_scheme_that_is_slower_than_float_is_told_by_its_paired_ratio(bench: B
     bench.add("int4", latency(10.2, half=0.5), map50(0.86), size(2.0))
     notes = {row["scheme"]: row["notes"].get("slower") for row in bench.rows()}
     assert notes == {"float32": None, "int8": "slower than float here (1.08x, 1.05 to 1.11)", "int4": None}
+
+
+def test_nobody_is_called_slower_by_numbers_in_doubt(bench: Bench) -> None:
+    bench.add("float32", latency(10.0))
+    doubt = {"doubt": "all 6 rounds were disturbed: throttled"}
+    bench.add("int8", latency(12.0), Measurement("latency_ratio", 1.2, "", 1.1, 1.3, 6, detail=doubt))
+    assert "slower" not in bench.rows()[1]["notes"]
 
 
 def test_noise_is_told_with_the_clocks_that_are_to_be_fixed(bench: Bench) -> None:
@@ -52,6 +63,87 @@ def test_a_loss_of_accuracy_is_told_with_what_speaks_for_it(bench: Bench) -> Non
         "one": "loses 1.0 points of top1 against float, not significant (-1.0 to 3.0)",
         "ten": "loses 10.0 points of top1 against float (4.0 to 16.0)",
     }
+
+
+def score(name: str, values: list[float], **fields: Any) -> Measurement:
+    mean, raw = sum(values) / len(values), [values]
+    return Measurement(name, mean, n=len(values), rounds=raw, raw="samples", **{"unit": "", "better": "min", **fields})
+
+
+def test_what_is_lost_of_a_perfect_score_is_told(bench: Bench) -> None:
+    bench.add("float32", per_sample([1.0] * 50))
+    bench.add("int8", per_sample([1.0] * 40 + [0.0] * 10))
+    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"top1": "max"})
+    # 10 of 50: 0.2, standard deviation 0.40406, t(49) 2.00958
+    assert rows[1]["notes"] == {"top1": "loses 20.0 points of top1 against float (8.5 to 31.5)"}
+
+
+def test_errors_that_are_added_are_told_too(bench: Bench) -> None:
+    bench.add("float32", score("miscount", [0.0, 1.0, 0.0, 1.0] * 8))
+    bench.add("int8", score("miscount", [1.0, 1.0, 0.0, 2.0] * 8))
+    bench.add("better", score("miscount", [0.0, 0.0, 0.0, 0.0] * 8))
+    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"miscount": "min"})
+    # of 32 differences, half of which are 1: 0.5, standard deviation 0.508, t(31) 2.0395
+    assert [row["notes"] for row in rows] == [
+        {},
+        {"miscount": "adds 0.5 of miscount against float (0.317 to 0.683)"},
+        {"miscount": "saves 0.5 of miscount against float (0.317 to 0.683)"},
+    ]
+
+
+def test_a_score_that_compares_with_float_is_no_loss_against_it(bench: Bench) -> None:
+    for scheme, values in (("float32", [1.0] * 20), ("int8", [1.0, 0.5] * 10)):
+        detail = {"against": "float"}
+        bench.add(scheme, score("agreement", values, unit="share", better="max", detail=detail))
+    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"agreement": "max"})
+    assert [row["notes"] for row in rows] == [{}, {}]
+
+
+@pytest.mark.parametrize(
+    ("detail", "note"),
+    [({"stopped": "rounds", "precise": False}, "known to ±12.0 % when the rounds ended: raise rounds"),
+     ({"stopped": "budget", "precise": False}, "known to ±12.0 % when the budget ended: raise budget_s"),
+     ({"stopped": "budget"}, "known to ±12.0 % when the budget ended: raise budget_s"),
+     ({"stopped": "budget", "precise": True}, None), ({"stopped": "rounds"}, None), ({"stopped": "precision"}, None)],
+)  # fmt: skip
+def test_why_measuring_ended_is_told_where_the_number_is_not_precise(
+    bench: Bench, detail: dict[str, Any], note: str | None
+) -> None:
+    bench.add("one", Measurement("latency_ms", 5.0, "ms", 4.4, 5.6, 16, detail=detail))
+    assert bench.rows()[0]["notes"].get("precision") == note
+
+
+def test_one_round_is_said_to_be_one(bench: Bench) -> None:
+    bench.add("one", Measurement("latency_ms", 5.0, "ms", rounds=[[5.0]], detail={"stopped": "rounds"}))
+    note = bench.rows()[0]["notes"]["precision"]
+    assert note == "of one round nobody knows how well it is known: raise rounds"
+
+
+@pytest.mark.parametrize(("value", "right"), [(5.0, "warmup_s"), (400.0, "round_s, and warmup_s to an eighth of it")])
+def test_who_was_never_steady_is_told_what_helps(bench: Bench, value: float, right: str) -> None:
+    timed = Measurement("latency_ms", value, "ms", rounds=[[value]] * 4, detail={"never_steady": 3})
+    bench.add("one", timed)
+    assert bench.rows()[0]["notes"]["warmup"] == f"never steady in warmup in 3 of 4 rounds: raise {right}"
+
+
+def test_notes_that_differ_in_numbers_alone_are_one_line_with_their_range() -> None:
+    def row(name: str, notes: dict[str, str]) -> dict[str, Any]:
+        return {"name": name, "ties": [], "notes": notes}
+
+    half = "known to ±{} % when the budget ended: raise budget_s"
+    rows = [
+        row("a", {"precision": half.format("1.3"), "unlocked": "not set there: governor", "top1": "loses 1.0 points"}),
+        row("b", {"precision": half.format("12.0"), "unlocked": "not set there: governor", "top1": "loses 2.0 points"}),
+        row("c", {"precision": half.format("2.0").replace("budget", "rounds")}),
+    ]
+    assert noted(rows) == [
+        "",
+        "  a (and 1 more): known to ±1.3 to 12.0 % when the budget ended: raise budget_s",
+        "  a (and 1 more): not set there: governor",
+        "  a: loses 1.0 points",
+        "  b: loses 2.0 points",
+        "  c: known to ±2.0 % when the rounds ended: raise rounds_s",
+    ]
 
 
 def test_a_number_in_doubt_keeps_off_the_front_unless_all_are(bench: Bench) -> None:

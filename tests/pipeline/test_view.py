@@ -112,6 +112,19 @@ def test_a_feature_map_is_a_heat_map(shape: tuple[int, ...], tmp_path: Path) -> 
     assert pixels[-1, -1].tolist() == [253, 231, 37]
 
 
+def test_a_heat_map_of_channels_says_the_range_of_each_one_drawn(tmp_path: Path) -> None:
+    tops = np.arange(1, 11, dtype=np.float32)  # of ten channels, of which eight are drawn
+    tensor = tops[None, :, None, None] * np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)
+    shown = one(tmp_path, tensor, PLAIN)["inputs"][0]
+    ranges = ", ".join(f"0 to {top}" for top in range(1, 9))
+    assert shown["note"] == (
+        "rows by columns as in the tensor, the first 8 of 10 channels; dark is the least value of each, yellow its "
+        f"greatest: {ranges}"
+    )
+    tile = np.asarray(Image.open(tmp_path / shown["files"][0]))[:, :96]
+    assert (tile[0, 0].tolist(), tile[-1, -1].tolist()) == ([68, 1, 84], [253, 231, 37])
+
+
 def test_tokens_are_kept_as_numbers(tmp_path: Path) -> None:
     tokens = np.arange(40, dtype=np.int64)[None]
     shown = one(tmp_path, tokens, replace(PLAIN, dtype="int64"))["inputs"][0]
@@ -218,6 +231,25 @@ def test_weak_boxes_are_counted_and_not_drawn() -> None:
         ("disc", True), ("disc 0.90", False), ("ring 0.50", False)
     ]  # fmt: skip
     assert said.plain["labels"] == [1, 0]
+
+
+def detections(boxes: Sequence[Sequence[float]], scores: Sequence[float]) -> dict[str, Array]:
+    """Boxes that are told apart by their labels: 0, 1, 2 ..."""
+    return {"boxes": np.array(boxes), "scores": np.array(scores), "labels": np.arange(len(boxes))}
+
+
+def test_good_boxes_that_are_too_many_to_draw_are_counted_as_good() -> None:
+    said = predictions.describe(detections([[0, 0, 1, 1]] * 63, [0.9] * 60 + [0.1] * 3), None, [])
+    assert said.lines == ["60 boxes found (orange), the best 40 drawn, 3 more that score below 0.3"]
+    assert len(said.boxes) == 40
+
+
+def test_boxes_that_are_no_numbers_are_counted_and_move_no_other() -> None:
+    boxes = [[np.nan, 0, 1, 1], [1, 1, 2, 2], [2, 2, 3, 3], [0, 0, np.inf, 1], [4, 4, 5, 5]]
+    said = predictions.describe(detections(boxes, [0.9, 0.5, 0.8, 0.95, np.nan]), None, [])
+    assert said.lines == ["2 boxes found (orange), 3 more that are no numbers"]
+    assert [(box.corners[0], box.label) for box in said.boxes] == [(2.0, "2 0.80"), (1.0, "1 0.50")]
+    assert said.plain == {"boxes": [[2, 2, 3, 3], [1, 1, 2, 2]], "scores": [0.8, 0.5], "labels": [2, 1]}
 
 
 def test_no_boxes_at_all_are_no_trouble() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from qpipe.store import COORDINATES, Store
 from qpipe.types import Emulation, Measurement
+
+RowLike = TypeVar("RowLike")
+Place = tuple[str, str]  # model, device
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,14 @@ class Candidate:
     @property
     def name(self) -> str:
         return "/".join([self.scheme, self.build, *(f"{key}={value}" for key, value in sorted(self.extra.items()))])
+
+
+def grouped(rows: Iterable[RowLike], place: Callable[[RowLike], Place]) -> dict[Place, list[RowLike]]:
+    """Rows that compete with each other: those of one model on one device, in the order of these."""
+    found: dict[Place, list[RowLike]] = {}
+    for row in rows:
+        found.setdefault(place(row), []).append(row)
+    return dict(sorted(found.items()))
 
 
 def candidates(store: Store, run: str) -> list[Candidate]:

@@ -19,14 +19,13 @@ SURE = 0.95
 
 def difference(one: Measurement, other: Measurement) -> statistics.Interval:
     """The interval of one - other: paired over the same samples, resamples or interleaved rounds; else of two numbers
-    that know nothing of each other. One without an interval is exact."""
+    that know nothing of each other."""
     pairs = _paired(one, other)
     if pairs:
         ones, others = pairs
         if one.raw == "resamples":
             return statistics.percentiles(np.subtract(ones, others).tolist(), one.value - other.value, one.n)
-        apart, interval = statistics.paired_difference(ones, others)
-        return interval or (apart, apart)
+        return statistics.paired_difference(ones, others)[1] or statistics.ANYWHERE
     one_low, one_high = bounds(one)
     other_low, other_high = bounds(other)
     return one_low - other_high, one_high - other_low
@@ -53,9 +52,17 @@ def is_better(one: Measurement, other: Measurement, goal: Goal, margin: float | 
 
 
 def bounds(measurement: Measurement) -> statistics.Interval:
-    """Its interval; of what has none, the value itself."""
+    """Its interval; of what is exact, the value itself; of what was tried but once, anything."""
+    least, most = statistics.ANYWHERE if is_single(measurement) else (measurement.value, measurement.value)
     low, high = measurement.low, measurement.high
-    return (measurement.value if low is None else low), (measurement.value if high is None else high)
+    return (least if low is None else low), (most if high is None else high)
+
+
+def is_single(measurement: Measurement) -> bool:
+    """Whether nothing is known of its spread, as of one round or one sample: values were taken, and tell no interval.
+    What has no values either is exact by nature, such as a size."""
+    was_taken = measurement.raw != "rounds" or any(len(each) for each in measurement.rounds)
+    return was_taken and measurement.low is None and measurement.high is None
 
 
 def disturbed(measurement: Measurement) -> set[int]:
@@ -65,12 +72,12 @@ def disturbed(measurement: Measurement) -> set[int]:
 
 
 def _paired(one: Measurement, other: Measurement) -> tuple[Sequence[float], Sequence[float]] | None:
-    """The values of both that belong together; None where there are none."""
+    """The values of both that belong together; None where there are fewer than two of each."""
     left_out = disturbed(one) | disturbed(other)
     ones, others = _series(one, left_out), _series(other, left_out)
     # n is of the rounds that count, which may differ where some were disturbed
     alike = one.raw == other.raw and (one.n == other.n or bool(left_out)) and len(one.rounds) == len(other.rounds)
-    return (ones, others) if ones and others and alike and len(ones) == len(others) else None
+    return (ones, others) if ones and others and alike and len(ones) == len(others) > 1 else None
 
 
 def _series(measurement: Measurement, left_out: Collection[int]) -> Sequence[float] | None:
@@ -84,6 +91,7 @@ def _series(measurement: Measurement, left_out: Collection[int]) -> Sequence[flo
         return believed[0]
     pooled = np.concatenate(believed)
     medians = {n: float(np.median(values)) for n, values in rounds.items() if n not in own}
+    by_round = measurement.raw == "rounds" and len(pooled) == len(believed)  # the number itself, of each round
     if measurement.raw == "samples":
         series, middles = believed[0], [np.mean(pooled)]
     else:  # whichever middle a plugin takes of its rounds
@@ -91,4 +99,4 @@ def _series(measurement: Measurement, left_out: Collection[int]) -> Sequence[flo
         taken = list(medians.values())
         middles = [np.median(pooled), np.median(taken), np.mean(taken)]
     stands = any(math.isclose(float(each), measurement.value, rel_tol=1e-6, abs_tol=1e-9) for each in middles)
-    return series if stands else None
+    return series if stands or by_round else None

@@ -30,58 +30,82 @@ TOLERANCE = 0.05
 def gather_facts(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
     """What the manifest says of where a row of `pareto_rows` comes from."""
     run = store.run(row["run"])
+    board = store.capabilities(run["id"]).get(row["device"])
     names = ("model", "scheme", "build", "runtime", "device", "emulated", "metrics")
     return {
         "recipe": {"name": run["recipe"], "digest": run["recipe_digest"], "text": run["recipe_text"]},
         "run": {name: run[name] for name in ("id", "started", "host", "versions")},
         "measured": {name: row[name] for name in names},
+        "device": asdict(board) if board else None,  # as it was then: its CPU, the versions of what ran there
     }
 
 
 def write_bundle(
-    out: Path, build: Build, samples: Samples, facts: Mapping[str, Any], *, count: int = 3
+    out: Path, build: Build, samples: Samples, facts: Mapping[str, Any], *, count: int = 3, force: bool = False
 ) -> dict[str, Any]:
     """Write the folder, whole or not at all, and give its manifest; `count` samples become the golden ones.
 
-    QpipeError where the folder holds anything that an export did not put there, the build is for a runtime that no
-    export knows or that is not installed here, or its outputs are no numbers.
+    An earlier export is replaced. QpipeError where the folder holds anything that an export did not leave there so
+    (by `force` that is written over where names agree, and stays else), the build is for a runtime that no export knows
+    or that is not installed here, or its outputs are no numbers.
     """
     runtime = str(build.manifest["runtime"])
     known = sorted(path.stem.removeprefix("load_") for path in SHIPPED.glob("load_*.py"))
     if runtime not in known:
         raise QpipeError(f"export: the build is for {runtime}; only those for {' and '.join(known)} are exported")
-    _check_free(out)
+    _check_free(out, force)
+    out = out.resolve()
     aside = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     aside.mkdir(parents=True)
     try:
         manifest = _fill(aside, build, samples, facts, count)
-        if out.exists():
-            shutil.rmtree(out)
-        aside.rename(out)
+        _put(aside, out)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
     return manifest
 
 
-def _check_free(out: Path) -> None:
-    """An export may be written again; a folder with anything else in it is left alone."""
-    if not out.exists():
-        return
-    if not out.is_dir():
+def _check_free(out: Path, force: bool) -> None:
+    """An export may be written again; what lies there otherwise is left alone."""
+    if out.exists() and not out.is_dir():
         raise QpipeError(f"export: {out} is a file; give a folder that does not exist yet")
-    there = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
-    other = sorted(there - _exported(out / MANIFEST))
-    if other:
-        raise QpipeError(f"export: {out} holds {other[0]}, which no export put there; give an empty folder")
+    ours = _exported(out)
+    for name in () if force else _names(out):
+        if name not in ours:
+            what = "no export put there"
+        elif name != MANIFEST and ours[name] != _sha256(out / name):
+            what = "was changed since its export"
+        else:
+            continue
+        raise QpipeError(f"export: {out} holds {name}, which {what}; give an empty folder, or --force to write into it")
 
 
-def _exported(manifest: Path) -> set[str]:
+def _put(aside: Path, out: Path) -> None:
+    """Bring what was made to its place: in one move, or into the folder where that has to stay."""
+    there, ours = set(_names(out)), {*_exported(out), MANIFEST}
+    if there <= ours and out != Path.cwd():
+        if out.exists():
+            shutil.rmtree(out)
+        aside.rename(out)
+        return
+    for name in there & ours:
+        (out / name).unlink()
+    shutil.copytree(aside, out, dirs_exist_ok=True)
+    shutil.rmtree(aside)
+
+
+def _names(out: Path) -> list[str]:
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+
+
+def _exported(out: Path) -> dict[str, str]:
+    """The files of an earlier export as its manifest has them, with their sha256; none where there is no such."""
     try:
-        content = json.loads(manifest.read_text(encoding="utf-8"))
-        return {MANIFEST, *content["files"]} if content["qpipe_export"] else set()
+        content = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        return {MANIFEST: "", **content["files"]} if content["qpipe_export"] else {}
     except (OSError, ValueError, KeyError, TypeError):
-        return set()
+        return {}
 
 
 def _fill(folder: Path, build: Build, samples: Samples, facts: Mapping[str, Any], count: int) -> dict[str, Any]:

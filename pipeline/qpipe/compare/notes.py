@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from qpipe.compare.candidates import Candidate
-from qpipe.compare.evidence import Goal, difference, disturbed, is_better, is_significant
-from qpipe.types import Measurement
+from qpipe.compare.evidence import Goal, difference, disturbed, is_better, is_significant, is_single
+from qpipe.types import SHARE, Measurement
 
 NOISY = 0.10  # a standard deviation of this part of the median says that something is wrong with the machine
 SLOWER = 0.01  # than float, by this part, is worth a word
-EXACT_DB = 200.0
+SLOW_MS = 100.0  # of such inferences a longer warmup holds too few, unless the rounds may take longer as well
 
 
 def notes(row: Candidate, group: Sequence[Candidate], objectives: Mapping[str, Goal]) -> dict[str, str]:
-    """By what they are about: noise, rounds, warmup, precision, slower, and each score that float has too."""
+    """By what they are about: noise, rounds, doubt, unlocked, too_warm, warmup, precision, slower, and each score among
+    the objectives that float has too."""
     base = next((other for other in group if other.is_float and other.build == row.build), None)
     timed = row.metrics.get("latency_ms")
     found = dict(_of_times(timed)) if timed else {}
@@ -24,11 +26,16 @@ def notes(row: Candidate, group: Sequence[Candidate], objectives: Mapping[str, G
         return found
     if slower := _slower(row, base):
         found["slower"] = slower
-    scores = [metric for metric, goal in objectives.items() if goal == "max"]
-    for metric in (metric for metric in scores if metric in row.metrics and metric in base.metrics):
-        if said := _against_float(metric, row.metrics[metric], base.metrics[metric]):
-            found[metric] = said
+    for metric, goal in objectives.items():
+        own, other = row.metrics.get(metric), base.metrics.get(metric)
+        if own and other and _is_of_answers(own):
+            found[metric] = _against_float(metric, own, other, goal)
     return found
+
+
+def _is_of_answers(measured: Measurement) -> bool:
+    """Whether it is a score that float can lose too, and not one that compares with float itself."""
+    return measured.raw in ("samples", "resamples") and "against" not in measured.detail
 
 
 def _of_times(timed: Measurement) -> list[tuple[str, str]]:
@@ -47,19 +54,31 @@ def _of_times(timed: Measurement) -> list[tuple[str, str]]:
         found.append(("doubt", f"do not believe its times: {doubt}"))
     found += _conditions(timed)
     if restless := detail.get("never_steady"):
-        say = f"never steady in warmup in {restless} of {len(timed.rounds)} rounds: raise warmup_s"
+        raised = "round_s, and warmup_s to an eighth of it" if timed.value > SLOW_MS else "warmup_s"
+        say = f"never steady in warmup in {restless} of {len(timed.rounds)} rounds: raise {raised}"
         found.append(("warmup", say))
-    if detail.get("stopped") == "budget" and timed.low is not None and timed.high is not None:
-        half = (timed.high - timed.low) / 2 / timed.value
-        found.append(("precision", f"known to ±{100 * half:.1f} % when the budget ended: raise budget_s"))
+    if unknown := _precision(timed):
+        found.append(("precision", unknown))
     return found
+
+
+def _precision(timed: Measurement) -> str:
+    """How well the median is known, where that is not as well as was asked; and what would help."""
+    stopped = timed.detail.get("stopped")
+    ended, option = ("the budget ended", "budget_s") if stopped == "budget" else ("the rounds ended", "rounds")
+    if is_single(timed):
+        return f"of one round nobody knows how well it is known: raise {option}"
+    if timed.low is None or timed.high is None or timed.detail.get("precise", stopped != "budget"):
+        return ""
+    return f"known to ±{100 * (timed.high - timed.low) / 2 / timed.value:.1f} % when {ended}: raise {option}"
 
 
 def _conditions(timed: Measurement) -> list[tuple[str, str]]:
     """What was asked of the device for the rounds, and it could not do."""
     found = []
     for key, word in (("unlocked", "not set there"), ("too_warm", "rounds began at")):
-        said = {str(each["environment"][key]): None for each in timed.conditions if key in each.get("environment", {})}
+        told = (each.get("environment") or {} for each in timed.conditions)
+        said = {str(each[key]): None for each in told if key in each}
         if said:
             found.append((key, f"{word}: {'; '.join(said)}"))
     return found
@@ -75,10 +94,12 @@ def _remedy(timed: Measurement) -> str:
 
 
 def _slower(row: Candidate, base: Candidate) -> str:
-    """By the ratio of paired rounds where it was measured."""
+    """By the ratio of paired rounds where it was measured; nothing by numbers in doubt."""
     own, other, ratio = (where.get(m) for where, m in (
         (row.metrics, "latency_ms"), (base.metrics, "latency_ms"), (row.metrics, "latency_ratio")
     ))  # fmt: skip
+    if any(each.detail.get("doubt") for each in (own, other, ratio) if each):
+        return ""
     if ratio and ratio.low is not None and ratio.high is not None:
         if ratio.low <= 1 or ratio.value <= 1 + SLOWER:
             return ""
@@ -88,17 +109,16 @@ def _slower(row: Candidate, base: Candidate) -> str:
     return ""
 
 
-def _against_float(metric: str, own: Measurement, base: Measurement) -> str:
-    """How much of a score was lost, and whether that is more than chance. Nothing against what float is by nature."""
-    shares = own.unit == "" and all(0 <= each.value <= 1 for each in (own, base))
-    if (shares and base.value == 1) or (own.unit == "dB" and base.value >= EXACT_DB):
-        return ""
-    low, high = difference(base, own)
-    scale, unit = (100, "points") if shares else (1, own.unit)
-    lost = (base.value - own.value) * scale
-    word = "loses" if lost >= 0 else "gains"
-    ends = sorted(each * scale * (1 if lost >= 0 else -1) for each in (low, high))
-    said = f"{word} {abs(lost):.1f} {unit} of {metric} against float".replace("  ", " ")
-    if not is_significant(base, own):
-        return f"{said}, not significant ({ends[0]:.1f} to {ends[1]:.1f})"
-    return f"{said} ({ends[0]:.1f} to {ends[1]:.1f})"
+def _against_float(metric: str, own: Measurement, base: Measurement, goal: Goal) -> str:
+    """How much of a score was lost, and whether that is more than chance."""
+    low, high = difference(own, base)
+    scale, digits, unit = (100, ".1f", "points") if own.unit == SHARE else (1, ".3g", own.unit)
+    change = (own.value - base.value) * scale
+    sign = 1 if change > 0 or (change == 0 and goal == "min") else -1
+    word = {("max", -1): "loses", ("max", 1): "gains", ("min", 1): "adds", ("min", -1): "saves"}[goal, sign]
+    said = f"{word} {abs(change):{digits}} {unit} of {metric} against float".replace("  ", " ")
+    significant = "" if is_significant(own, base) else ", not significant"
+    if not math.isfinite(high - low):
+        return said + significant
+    ends = sorted(each * scale * sign for each in (low, high))
+    return f"{said}{significant} ({ends[0]:{digits}} to {ends[1]:{digits}})"

@@ -2,21 +2,22 @@
 
 Of two rows one is better in a metric where the difference is significant (its 95 % interval leaves out zero) and
 beyond a margin, a part of the other's value. The difference is paired wherever both were measured alike: on the same
-samples, resamples or interleaved rounds; else the two intervals must not overlap; a number without one is exact.
+samples, resamples or interleaved rounds; else the two intervals must not overlap. A number of one round differs from
+none, for nobody knows its interval; one of which no values were taken, such as a size, is exact.
 A row is dominated when another of its model and device is better in an objective and worse in none. Evidence is not
 transitive, so that rows may dominate each other in a circle: then it takes one from outside to keep them off the front.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qpipe.compare.candidates import Candidate, candidates
-from qpipe.compare.evidence import MARGINS, Goal, is_better
+from qpipe.compare.candidates import Candidate, Place, candidates, grouped
+from qpipe.compare.evidence import MARGINS, Goal, is_better, is_single
 from qpipe.compare.notes import notes
 from qpipe.store import COORDINATES, Store
+from qpipe.types import Measurement
 
 
 def dominates(
@@ -53,7 +54,7 @@ def verdicts(
     """
     found = []
     asked = objectives
-    for group in _groups(rows):
+    for group in grouped(rows, _place).values():
         objectives = {m: goal for m, goal in asked.items() if any(m in row.metrics for row in group)}
         whole = [row for row in group if objectives.keys() <= row.metrics.keys()]
         # where all are in doubt they are so alike, and still tell more than nothing
@@ -78,12 +79,7 @@ def verdicts(
     return found
 
 
-def _groups(rows: Sequence[Candidate]) -> Iterator[list[Candidate]]:
-    for _, group in groupby(sorted(rows, key=_place), key=_place):
-        yield list(group)
-
-
-def _place(row: Candidate) -> tuple[str, str]:
+def _place(row: Candidate) -> Place:
     return row.model, row.device
 
 
@@ -128,6 +124,7 @@ def _doubt(row: Candidate, objectives: Mapping[str, Goal]) -> str:
 
 
 def _short(row: Candidate, group: Sequence[Candidate]) -> str:
+    """What a row is called among those of its group."""
     one_build = len({other.build for other in group}) == 1 and not row.extra
     return row.scheme if one_build else row.name
 
@@ -143,31 +140,36 @@ def pareto_rows(store: Store, run: str) -> list[dict[str, Any]]:
         {
             "recipe": recipe, "run": run, "model": row.model, "scheme": row.scheme, "build": row.build,
             "runtime": row.runtime, "device": row.device, "emulated": row.emulated, **row.extra,
-            "is_float": row.is_float,
+            "name": _short(row, group), "is_float": row.is_float,
             "on_front": bool(verdict_of[id(row)]["on_front"]), "reason": verdict_of[id(row)]["reason"],
             "ties": verdict_of[id(row)].get("ties") or [], "notes": verdict_of[id(row)].get("notes") or {},
-            "metrics": {
-                name: {
-                    **{key: getattr(measured, key) for key in ("value", "unit", "low", "high", "n")},
-                    **({"detail": measured.detail} if measured.detail else {}),
-                }
-                for name, measured in row.metrics.items()
-            },
+            "metrics": {name: _told(measured) for name, measured in row.metrics.items()},
         }
-        for group in _groups(rows)
+        for group in grouped(rows, _place).values()
         for row in group
     ]  # fmt: skip
 
 
+def _told(measured: Measurement) -> dict[str, Any]:
+    """`raw` says what a score is of; `single` is of what was tried but once: nobody knows its interval."""
+    return {
+        **{key: getattr(measured, key) for key in ("value", "unit", "low", "high", "n")},
+        **({"raw": measured.raw} if measured.raw != "rounds" else {}),
+        **({"single": True} if is_single(measured) else {}),
+        **({"detail": measured.detail} if measured.detail else {}),
+    }
+
+
 def objectives_of(store: Store, run: str) -> dict[tuple[str, str], dict[str, Goal]]:
     """What the front of each model and device was drawn over, in the recipe's order."""
-    judged = _verdicts_of(store, run, candidates(store, run))
+    judged = _verdicts_of(store, run)
     return {(verdict["model"], verdict["device"]): verdict["objectives"] for verdict in judged}
 
 
-def _verdicts_of(store: Store, run: str, rows: Sequence[Candidate]) -> list[dict[str, Any]]:
+def _verdicts_of(store: Store, run: str, rows: Sequence[Candidate] | None = None) -> list[dict[str, Any]]:
     """Those the run left; of one that has not come to its end, those of what it has measured by now."""
-    return store.verdicts(run) or verdicts(rows, store.run(run)["objectives"])
+    asked, left = store.run(run), store.verdicts(run)
+    return left or verdicts(candidates(store, run) if rows is None else rows, asked["objectives"], asked["margins"])
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:

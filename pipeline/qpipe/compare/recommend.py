@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
 
 from qpipe.compare.evidence import Goal
-from qpipe.compare.wording import is_emulated, is_share, phrase, place
+from qpipe.compare.statistics import Z
+from qpipe.compare.wording import groups, is_emulated, is_share, phrase, place
 from qpipe.types import Array
 
 Row = Mapping[str, Any]  # as pareto_rows has them
@@ -19,7 +19,6 @@ Limits = Mapping[str, tuple[Literal["<", "<=", ">", ">="], float]]
 
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 DRAWS = 1000
-Z = 1.959963984540054  # half an interval of 95 %, in standard deviations
 
 
 def choose(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None) -> Row | None:
@@ -36,12 +35,7 @@ def choose(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits |
 
 def recommend(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None) -> list[str]:
     """A sentence for each model and device; the objectives are those of their verdicts, which were measured there."""
-
-    def place(row: Row) -> tuple[str, str]:
-        return row["model"], row["device"]
-
-    groups = [list(group) for _, group in groupby(sorted(rows, key=place), key=place)]
-    return [_sentence(group, objectives, limits or {}) for group in groups]
+    return [_sentence(group, objectives, limits or {}) for group in groups(rows).values()]
 
 
 def _sentence(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits) -> str:
@@ -54,9 +48,10 @@ def _sentence(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limit
         best = ", ".join(filter(None, (_best(rows, metric, sign) for metric, (sign, _) in limits.items())))
         return f"{where}: no scheme has {asked}" + (f"; the best is {best}" if best else "")
     why = f"the best with {asked}" if limits else "the nearest to the best of each objective"
-    metrics = ", ".join(_shown(chosen, metric, rows) for metric in {**objectives, **dict.fromkeys(limits)})
-    doubts = filter(None, (_held(chosen, limits), _chosen_again(chosen, rows, objectives, limits)))
-    return "; ".join([f"{where}: ship {_name(chosen, rows)}, {why}: {metrics}", *doubts])
+    by = [*dict.fromkeys([*objectives, *limits])]
+    metrics = ", ".join(_shown(chosen, metric, rows) for metric in by)
+    doubts = (_doubted(chosen, by), _held(chosen, limits), _chosen_again(chosen, rows, objectives, limits))
+    return "; ".join([f"{where}: ship {chosen['name']}, {why}: {metrics}", *filter(None, doubts)])
 
 
 def keeps(row: Row, limits: Limits) -> bool:
@@ -67,14 +62,34 @@ def keeps(row: Row, limits: Limits) -> bool:
     )
 
 
+def _doubted(row: Row, metrics: Sequence[str]) -> str:
+    """Which of the numbers that speak for it are not to be believed, and why."""
+    told = {metric: row["metrics"][metric].get("detail", {}).get("doubt") for metric in metrics}
+    by_reason: dict[str, list[str]] = {}
+    for metric, why in told.items():
+        if why:
+            by_reason.setdefault(why, []).append(metric)
+    said = [f"{' and '.join(own)} {'is' if len(own) == 1 else 'are'} in doubt: {why}" for why, own in by_reason.items()]
+    return f"but {'; '.join(said)}" if said else ""
+
+
 def _held(row: Row, limits: Limits) -> str:
-    """Whether the limits are kept by the whole interval, too."""
+    """Whether the limits are kept by the whole interval, too; nothing where that is in doubt or not known."""
+    if not limits or _doubted(row, [*limits]) or _once([row], [*limits]):
+        return ""
     tight = [
         f"{metric} {sign} {bound:g}"
         for metric, (sign, bound) in limits.items()
         if not all(OPERATORS[sign](each, bound) for each in _bounds(row["metrics"][metric]))
     ]
-    return f"but barely: the interval reaches beyond {' and '.join(tight)}" if tight else "surely" if limits else ""
+    return f"but barely: the interval reaches beyond {' and '.join(tight)}" if tight else "surely"
+
+
+def _once(rows: Sequence[Row], metrics: Sequence[str]) -> str:
+    """Which of the numbers have no interval because they were taken but once: they cannot be drawn anew."""
+    once = [metric for metric in metrics if any(row["metrics"][metric].get("single") for row in rows)]
+    was = "was" if len(once) == 1 else "were"
+    return f"nobody knows how sure that is: {' and '.join(once)} {was} taken but once" if once else ""
 
 
 def _bounds(measured: Mapping[str, Any]) -> tuple[float, float]:
@@ -89,6 +104,8 @@ def _chosen_again(chosen: Row, rows: Sequence[Row], objectives: Mapping[str, Goa
     """
     metrics = [*dict.fromkeys([*objectives, *limits])]
     whole = [row for row in rows if all(metric in row["metrics"] for metric in metrics)]
+    if once := _once(whole, metrics):
+        return once
     if len(whole) < 2:
         return ""
     times = np.bincount(_draw(whole, metrics, objectives, limits), minlength=len(whole) + 1)
@@ -98,7 +115,7 @@ def _chosen_again(chosen: Row, rows: Sequence[Row], objectives: Mapping[str, Goa
     if not others.any():
         return said
     other = int(others.argmax())
-    return f"{said}, else mostly {_name(whole[other], rows) if other < len(whole) else 'none keeps the limits'}"
+    return f"{said}, else mostly {whole[other]['name'] if other < len(whole) else 'none keeps the limits'}"
 
 
 def _draw(rows: Sequence[Row], metrics: Sequence[str], objectives: Mapping[str, Goal], limits: Limits) -> Array:
@@ -139,12 +156,7 @@ def _best(rows: Sequence[Row], metric: str, sign: str) -> str:
         return f"{metric} not measured"
     choice = min if sign.startswith("<") else max
     row = choice(measured, key=lambda each: float(each["metrics"][metric]["value"]))
-    return f"{_shown(row, metric, rows)} ({_name(row, rows)})"
-
-
-def _name(row: Row, rows: Sequence[Row]) -> str:
-    several = len({other["build"] for other in rows}) > 1
-    return f"{row['scheme']}/{row['build']}" if several else str(row["scheme"])
+    return f"{_shown(row, metric, rows)} ({row['name']})"
 
 
 def _shown(row: Row, metric: str, rows: Sequence[Row]) -> str:

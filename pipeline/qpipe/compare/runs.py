@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from qpipe.compare.candidates import measurement
+from qpipe.compare.environments import differing_devices
 from qpipe.compare.evidence import MARGINS, Goal, bounds, difference, is_better
 from qpipe.compare.statistics import Interval, t_quantile
 from qpipe.store import COORDINATES, Row, Store
@@ -25,11 +26,15 @@ SCORED = {"evaluation_digest": "the evaluation samples"}
 def compared(store: Store, before: str, after: str, metrics: Iterable[str] = ()) -> list[dict[str, Any]]:
     """A row for each metric of each row of either run: both values, their ratio with its interval, the verdict.
 
-    Samples are paired where both runs scored the same; times of two runs are of different moments, and never are.
+    Samples, and resamples of them, are paired where both runs scored the same; times of two runs are of different
+    moments, and never are. Not comparable is what is of another model, device, ... (`differs`), or in doubt (`doubt`).
     """
     olds, news = (_by_place(store, run, set(metrics)) for run in (before, after))
-    margins = _margins(store, after)
-    return [_line(store, place, olds.get(place), news.get(place), margins) for place in dict.fromkeys([*olds, *news])]
+    margins, devices = _margins(store, after), differing_devices(store, before, after)
+    return [
+        _line(store, place, olds.get(place), news.get(place), margins, devices)
+        for place in dict.fromkeys([*olds, *news])
+    ]
 
 
 def _by_place(store: Store, run: str, metrics: set[str]) -> dict[tuple[Any, ...], Row]:
@@ -46,26 +51,43 @@ def _margins(store: Store, run: str) -> dict[str, float]:
 
 
 def _line(
-    store: Store, place: Sequence[Any], old: Row | None, new: Row | None, margins: Mapping[str, float]
+    store: Store,
+    place: Sequence[Any],
+    old: Row | None,
+    new: Row | None,
+    margins: Mapping[str, float],
+    devices: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     metric = place[-1]
     line: dict[str, Any] = {**dict(zip(COORDINATES, place, strict=False)), **dict(place[-2]), "metric": metric}
     line |= {"before": _shown(old), "after": _shown(new), "unit": (new or old or {})["unit"]}
     line["emulated"] = (new or old or {})["emulated"]
+    line |= {"differs": [], "doubt": _doubt(old, new), "difference": None, "ratio": None}
     if old is None or new is None:
-        return {
-            **line,
-            "verdict": "new" if old is None else "missing",
-            "differs": [],
-            "difference": None,
-            "ratio": None,
-        }
+        return {**line, "verdict": "new" if old is None else "missing"}
     differs = [word for name, word in _held(new).items() if old[name] != new[name]]
     was, now = (measurement(row, store) for row in (old, new))
-    paired = not differs and now.raw == "samples"
+    paired = not differs and now.raw in ("samples", "resamples")
     apart = difference(now, was) if paired else _apart(now, was)
-    verdict = "not comparable" if differs else _verdict(was, now, margins.get(metric), paired, apart)
-    return {**line, "verdict": verdict, "differs": differs, "difference": list(apart), "ratio": _ratio(was, now)}
+    comparable = not differs and not line["doubt"]
+    return {
+        **line,
+        "verdict": _verdict(was, now, margins.get(metric), paired, apart) if comparable else "not comparable",
+        "differs": [_named(word, devices.get(new["device"], ())) for word in differs],
+        "difference": list(apart) if np.isfinite(apart).all() else None,
+        "ratio": _ratio(was, now),
+    }
+
+
+def _doubt(old: Row | None, new: Row | None) -> str:
+    """Why either number is not to be believed; nothing where both are."""
+    told = {when: ((row or {}).get("detail") or {}).get("doubt") for when, row in (("before", old), ("now", new))}
+    return "; ".join(f"{when} {why}" for when, why in told.items() if why)
+
+
+def _named(word: str, fields: Sequence[str]) -> str:
+    """What differs, in words, and where it is the device, what of it."""
+    return f"{word} ({', '.join(fields)})" if word == SAME["fingerprint"] and fields else word
 
 
 def _shown(row: Row | None) -> dict[str, Any] | None:
@@ -78,6 +100,7 @@ def _held(row: Row) -> dict[str, str]:
 
 
 def _spread(measured: Measurement) -> float:
+    """Its standard error, as its interval has it."""
     low, high = bounds(measured)
     return (high - low) / 2 / t_quantile(max(1, measured.n - 1))
 
@@ -102,9 +125,9 @@ def _verdict(was: Measurement, now: Measurement, margin: float | None, paired: b
 
 
 def _ratio(was: Measurement, now: Measurement) -> dict[str, float] | None:
-    """now / was, with its interval on the logarithm; None where one is not positive."""
+    """now / was, with its interval on the logarithm; None where one is not positive, or was taken but once."""
     ends = (*bounds(was), *bounds(now))
-    if min(ends) <= 0:
+    if min(ends) <= 0 or not np.isfinite(ends).all():
         return None
     value = now.value / was.value
     if max(ends[1] - ends[0], ends[3] - ends[2]) == 0:
@@ -114,25 +137,3 @@ def _ratio(was: Measurement, now: Measurement) -> dict[str, float] | None:
     )]  # fmt: skip
     factor = float(np.exp(t_quantile(max(1, min(was.n, now.n) - 1)) * np.hypot(*spreads)))
     return {"value": value, "low": value / factor, "high": value * factor}
-
-
-def differing_environments(store: Store, before: str, after: str) -> list[str]:
-    """What both runs' devices said of themselves while they measured latency, where it is not the same."""
-    told = [_environment(store, run) for run in (before, after)]
-    return [
-        f"{device}: {field} was {', '.join(sorted(told[0][device, field]))}, now {', '.join(sorted(now))}"
-        for (device, field), now in told[1].items()
-        if (device, field) in told[0] and told[0][device, field] != now
-    ]
-
-
-def _environment(store: Store, run: str) -> dict[tuple[str, str], set[str]]:
-    """The kernels, governors and settings of each device's rounds."""
-    found: dict[tuple[str, str], set[str]] = {}
-    for row in store.measurements(run):
-        for condition in store.rounds(row["id"]):
-            before = (condition["environment"] or {}).get("before", {})
-            said = {"kernel": [before.get("kernel")], "governor": [*(before.get("governor") or {}).values()]}
-            for field, values in said.items():
-                found.setdefault((row["device"], field), set()).update(str(each) for each in values if each)
-    return {key: values for key, values in found.items() if values}

@@ -10,7 +10,7 @@ import numpy as np
 
 from qpipe.compare import statistics
 from qpipe.errors import QpipeError, StageError
-from qpipe.types import Array, Measurement, Metric, Sample
+from qpipe.types import SHARE, Array, Measurement, Metric, Sample
 
 Outputs = Mapping[str, Array]
 MAX_RAW = 10_000  # more contributions than this are not kept; their resamples are
@@ -87,9 +87,9 @@ def _shown(got: Any) -> str:
 
 
 def _bounds(metric: Metric, draws: Sequence[float]) -> statistics.Interval:
-    """Where the metric's values can lie, by a thousand draws: no unit and all from 0 to 1 is a share, or a mean of
-    shares; what was never negative is an amount."""
-    if not metric.unit and all(0 <= each <= 1 for each in draws):
+    """Where the metric's values can lie: a share by its unit, else by a thousand draws: what was never negative is an
+    amount."""
+    if metric.unit == SHARE:
         return statistics.SHARE
     return statistics.AMOUNT if min(draws) >= 0 else statistics.ANYWHERE
 
@@ -114,4 +114,5 @@ def _measurement(metric: Metric, contributions: Sequence[Any]) -> Measurement:
     return Measurement(
         metric.name, value, metric.unit, low, high, n, metric.better,
         rounds=[raw] if raw else [], raw="samples" if numbers else "resamples",
+        detail={} if metric.against == "target" else {"against": metric.against},
     )  # fmt: skip

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, TypeVar
+
+from qpipe.compare.candidates import Place, grouped
+from qpipe.types import SHARE
 
 Row = Mapping[str, Any]  # as pareto_rows has them
+AnyRow = TypeVar("AnyRow", bound=Row)
 
 RATIO = "latency_ratio"
 EXACT_DB = 200  # sqnr's cap: the same to the last bit
@@ -16,6 +21,11 @@ EMULATED = {
 }
 TIMES = ("ns", "us", "ms", "s", "Hz", "fps", "mW", "W", "mJ", "J")  # units of what takes time, and all by the second
 TITLES = {RATIO: "x float", "sqnr_db": "SQNR dB", "int8_nodes": "int8 nodes", "effective_bits": "bits"}
+
+
+def groups(rows: Iterable[AnyRow]) -> dict[Place, list[AnyRow]]:
+    """The rows of each model and device."""
+    return grouped(rows, itemgetter("model", "device"))
 
 
 def place(rows: Sequence[Row]) -> str:
@@ -36,10 +46,8 @@ def named(metric: str, unit: str, emulated: str | None) -> str:
 
 
 def is_share(metric: str, rows: Sequence[Row]) -> bool:
-    """Whether it is a fraction between 0 and 1, which people read as percent."""
-    measured = [row["metrics"][metric] for row in rows if metric in row["metrics"]]
-    fractions = all(each["unit"] == "" and 0 <= each["value"] <= 1 for each in measured)
-    return metric != RATIO and fractions and bool(measured)
+    """Whether it says of itself, by its unit, that it is a share, which people read as percent."""
+    return any(row["metrics"][metric]["unit"] == SHARE for row in rows if metric in row["metrics"])
 
 
 def heading(metric: str, rows: Sequence[Row]) -> str:
@@ -53,7 +61,7 @@ def heading(metric: str, rows: Sequence[Row]) -> str:
 
 
 def cell(measured: Mapping[str, Any] | None, share: bool) -> str:
-    """A value with half the width of its interval: 85.2 ±1.2."""
+    """A value with half the width of its interval: 85.2 ±1.2; of one round nobody knows it: 85.2 ±?."""
     if measured is None:
         return "-"
     if _is_exact(measured):
@@ -63,7 +71,7 @@ def cell(measured: Mapping[str, Any] | None, share: bool) -> str:
         return f"{measured['value']:g} of {measured['detail']['of']}"
     text = f"{measured['value'] * scale:.{digits}f}"
     if measured["low"] is None or measured["high"] is None:
-        return text
+        return f"{text} ±?" if measured.get("single") else text
     return f"{text} ±{(measured['high'] - measured['low']) / 2 * scale:.{digits}f}"
 
 
