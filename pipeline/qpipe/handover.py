@@ -18,10 +18,13 @@ from qpipe.types import Build
 Row = dict[str, Any]
 
 
-def hand_over(store: Store, run: str, wanted: Mapping[str, str | None], cache: Cache, out: Path) -> Row:
+def hand_over(
+    store: Store, run: str, wanted: Mapping[str, str | None], cache: Cache, out: Path, *, force: bool = False
+) -> Row:
     """Write the bundle of the one row that has these coordinates, and give its manifest.
 
-    QpipeError where no row has them or several do, or where the cache does not hold the measured build any more.
+    QpipeError where no row has them or several do, where the cache does not hold the measured build any more, or where
+    the folder holds something else, unless by force.
     """
     row = _one(pareto_rows(store, run), wanted)
     name = f"{row['model']}/{row['scheme']}/{row['build']}"
@@ -33,7 +36,7 @@ def hand_over(store: Store, run: str, wanted: Mapping[str, str | None], cache: C
     if {each["build_digest"] for each in own} != {keys.digest(build)}:
         raise QpipeError(f"export: the build of {name} in {cache.root} is not the one measured; run the recipe again")
     samples = _samples(store, run, cache, {each["evaluation_digest"] for each in own})
-    return write_bundle(out, Build.read(build), samples, gather_facts(store, row))
+    return write_bundle(out, Build.read(build), samples, gather_facts(store, row), force=force)
 
 
 def _step(store: Store, run: str, name: str) -> Row:

@@ -28,6 +28,11 @@ def find(given: Path | None, beside: Path | None = None) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
+def find_here(given: Path | None) -> Path | None:
+    """The inventory of a command that has no recipe: the one given, the one here, the one of the recipes here."""
+    return find(given) or find(None, Path("recipes"))
+
+
 def load(path: Path | None, plugins: Registry) -> dict[str, Call]:
     """The devices of an inventory by name, options checked; {} with only `local` where there is no file."""
     devices: dict[str, Call] = {}

@@ -17,6 +17,7 @@ from qpipe.document import Document, FromCommandLine
 from qpipe.errors import PluginError, QpipeError, RecipeError, suggest
 from qpipe.options import options
 from qpipe.registry import Registry
+from qpipe.types import SHARE
 
 KEYS = (
     "name", "plugins", "variables", "samples", "models", "calibrate", "schemes", "builds", "deploy", "measure",
@@ -68,6 +69,16 @@ class Recipe:
         return found
 
     @property
+    def measured(self) -> list[str] | None:
+        """All that is measured, sorted; None where a stage does not say what it measures."""
+        return _measured(self.measure)
+
+    @property
+    def shares(self) -> set[str]:
+        """The metrics that lie between 0 and 1."""
+        return {name for call in self.measure for name, unit in metrics_of(call).items() if unit == SHARE}
+
+    @property
     def floats(self) -> list[str]:
         """The schemes that are the float network itself."""
         return [name for name, chain in self.schemes.items() if not chain]
@@ -91,18 +102,19 @@ def scoring(call: Call) -> dict[str, Any]:
     return {"metric": metrics, "postprocess": next((each for each in decoders if each), None)}
 
 
-def metrics_of(call: Call) -> list[str]:
-    """The names of the metrics that a measuring stage is told to score; PluginError where making one breaks."""
-    names = []
+def metrics_of(call: Call) -> dict[str, str]:
+    """The metrics that a measuring stage is told to score, with their units; PluginError where making one breaks."""
+    units = {}
     for metric in scoring(call)["metric"]:
         try:
-            names.append(str(metric.stage.function(**metric.resolved()).name))
+            made = metric.stage.function(**metric.resolved())
+            units[str(made.name)] = str(made.unit)
         except QpipeError:
             raise
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             raise PluginError(f"{metric.where}: metric {metric.name} does not load: {reason}") from error
-    return names
+    return units
 
 
 def load(path: Path, settings: Mapping[str, str] | None = None) -> tuple[Recipe, Registry]:

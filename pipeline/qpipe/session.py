@@ -7,11 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from qpipe import exchange, inventory, recipe
+from qpipe import exchange, inventory, limits, recipe
 from qpipe.attempts import RETRIES
 from qpipe.cache import Cache
 from qpipe.call import Call
 from qpipe.compare.recommend import Limits
+from qpipe.errors import RecipeError
 from qpipe.plan import DeviceInPlan, Plan, Step, make
 from qpipe.recipe import Recipe
 from qpipe.registry import Registry
@@ -86,6 +87,8 @@ def open_session(request: Request) -> Session:
     """Read recipe and inventory; RecipeError for whatever is wrong in them."""
     loaded, plugins = recipe.load(request.recipe, request.settings)
     loaded = loaded.narrowed(request.only, request.devices)
+    if wrong := limits.misfits(request.limits, loaded.measured, loaded.shares):
+        raise RecipeError(*wrong)
     notes = []
     if request.smoke:
         if loaded.expect:

@@ -23,15 +23,13 @@ SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno
 def main() -> None:
     """The `qpipe` command. Exit status: 0 good, 1 failed steps or a failed device, 2 wrong input, 130 interrupted."""
     from qpipe.cli.app import app
-    from qpipe.errors import DeviceError, PluginError, QpipeError, StageError
+    from qpipe.errors import DeviceError, QpipeError, StageError
 
     logging.getLogger("qpipe_devices").setLevel(logging.INFO)  # what boards say goes to the logs of steps
     try:
         app(prog_name="qpipe")
     except (StageError, DeviceError) as error:
         _stop(error, 1)
-    except PluginError as error:
-        _stop(error, 2)
     except QpipeError as error:
         _stop(error, 2)
     except BrokenPipeError:

@@ -109,10 +109,11 @@ def run(
     as_json: Json = False,
 ) -> None:
     """Run a recipe: quantize, deploy, measure, compare."""
-    from qpipe.cli import results, running
+    from qpipe import limits
+    from qpipe.cli import running
 
-    limits = results.limits(least or [], most or [])
-    asked = running.request(recipe, settings, device, only, inventory, db, cache, smoke, new, retries, limits)
+    kept = limits.read(least or [], most or [])
+    asked = running.request(recipe, settings, device, only, inventory, db, cache, smoke, new, retries, kept)
     running.run(asked, as_json)
 
 
@@ -178,9 +179,10 @@ def pareto(
     as_json: Json = False,
 ) -> None:
     """The Pareto table of a run, a device at a time, and what to ship."""
+    from qpipe import limits
     from qpipe.cli import results
 
-    results.pareto(run, device, results.limits(least or [], most or []), db, as_json)
+    results.pareto(run, device, limits.read(least or [], most or []), db, as_json)
 
 
 @app.command(rich_help_panel="Results")
@@ -223,9 +225,10 @@ def diagnose(
 def export(
     device: Annotated[str, typer.Option("--device", help="The device it was measured on.", show_default=False)],
     scheme: Annotated[str, typer.Option("--scheme", help="The scheme to ship.", show_default=False)],
-    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder for it.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", "-o", help="A new folder, or an earlier export's.", show_default=False)],
     model: Annotated[str | None, typer.Option("--model", help="Which model, where the run has several.")] = None,
     build: Annotated[str | None, typer.Option("--build", help="Which build, where the run has several.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write into a folder that holds something else.")] = False,
     run: Run = None,
     db: Db = DB,
     cache: CacheFolder = CACHE,
@@ -233,7 +236,7 @@ def export(
     """Hand over a scheme's file with all that is needed to run it elsewhere."""
     from qpipe.cli import results
 
-    results.export(device, scheme, out, model, build, run, db, cache)
+    results.export(device, scheme, out, model, build, run, db, cache, force)
 
 
 @app.command(rich_help_panel="Results")

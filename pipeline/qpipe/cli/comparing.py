@@ -17,7 +17,8 @@ ORDER = ("worse", "better", "not comparable", "missing", "new", "tied")
 
 def compare(before: str, after: str, device: str | None, metrics: Sequence[str], db: Path, as_json: bool) -> None:
     """Print a table of all that changed, or every row as JSON."""
-    from qpipe.compare.runs import compared, differing_environments
+    from qpipe.compare.environments import differing_environments
+    from qpipe.compare.runs import compared
 
     with open_results(db) as store:
         old, new = find_run(store, before), find_run(store, after)
@@ -37,6 +38,9 @@ def compare(before: str, after: str, device: str | None, metrics: Sequence[str],
     print_text(f"{old['id']} to {new['id']}: {', '.join(counts) or 'nothing was measured'}")
     for reason, number in Counter(" and ".join(row["differs"]) for row in rows if row["differs"]).items():
         print_text(f"{number} cannot be compared: not the same in both is {reason}")
+    doubtful = [row for row in rows if row["verdict"] == "not comparable" and not row["differs"]]
+    for reason, number in Counter(row["doubt"] for row in doubtful).items():
+        print_text(f"{number} cannot be compared, being in doubt: {reason}")
     for line in told:
         print_text(f"measured under other conditions: {line}")
 
@@ -56,6 +60,8 @@ def _cells(row: Row) -> list[str]:
     verdict = row["verdict"]
     if row["differs"]:
         verdict += f": not the same is {' and '.join(row['differs'])}"
+    elif verdict == "not comparable":
+        verdict += f": {row['doubt']}"
     ratio = row["ratio"]
     said = f"{ratio['value']:.3f} ({ratio['low']:.3f} to {ratio['high']:.3f})" if ratio else ""
     metric = named(row["metric"], row["unit"] or "", row["emulated"])

@@ -30,7 +30,7 @@ WORDS = {
 
 def show(inventory_file: Path | None, db: Path, as_json: bool) -> None:
     """Print the inventory with what each device said last, and how it was found last."""
-    known = inventory.load(_file(inventory_file), registry.load())
+    known = inventory.load(inventory.find_here(inventory_file), registry.load())
     with Store(db) as store:
         entries = [_entry(store, name, call) for name, call in known.items()]
     if as_json:
@@ -225,7 +225,7 @@ def clean(
 
 def _picked(names: list[str], inventory_file: Path | None) -> dict[str, Call]:
     """The devices of those names; all, where there are none."""
-    file = _file(inventory_file)
+    file = inventory.find_here(inventory_file)
     known = inventory.load(file, registry.load())
     return {name: inventory.pick(known, name, file) for name in names or known}
 
@@ -236,11 +236,6 @@ def _print(name: str, finding: Finding) -> None:
 
 def _reason(name: str, error: DeviceError) -> str:
     return str(error).removeprefix(f"{name}: ")
-
-
-def _file(given: Path | None) -> Path | None:
-    """The inventory: the one given, the one here, the one of the recipes here."""
-    return inventory.find(given) or inventory.find(None, Path("recipes"))
 
 
 def _end(failed: dict[str, str]) -> None:

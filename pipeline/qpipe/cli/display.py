@@ -135,8 +135,8 @@ class Lines:
                     since = event if event.done else Event(step, "progress", seconds=now - began)
                     self._print(f"{step}: {amount(since)}")
                 if not self.current:
-                    since, text = self.said
-                    self._print(f"{text} ({now - since:.0f} s)")
+                    at, text = self.said
+                    self._print(f"{text} ({now - at:.0f} s)")
 
 
 class Live:

@@ -29,7 +29,7 @@ def add(
 ) -> None:  # fmt: skip
     """Ask a new device what it is, and once that is accepted and it lets us in, write it into the inventory."""
     plugins = registry.load()
-    file = _file(inventory_file) or Path(inventory.FILE)
+    file = inventory.find_here(inventory_file) or Path(inventory.FILE)
     document.name(name, "devices add", "device")
     before = file.read_text(encoding="utf-8") if file.is_file() else ""
     if name in (inventory.LOCAL, *(document.parse(before, file).root or ())):
@@ -53,7 +53,7 @@ def add(
 def rekey(name: str, inventory_file: Path | None, yes: bool, as_json: bool) -> None:
     """Take what a device of the inventory shows now in place of what it was known by."""
     plugins = registry.load()
-    file = _file(inventory_file)
+    file = inventory.find_here(inventory_file)
     call = inventory.pick(inventory.load(file, plugins), name, file)
     introduction = _enrol(call.stage)(name, None, call.resolved(), file.parent if file else Path())
     place = _accept(name, introduction, yes)
@@ -113,7 +113,3 @@ def _write(file: Path, text: str) -> None:
     if file.exists():
         aside.chmod(file.stat().st_mode)
     aside.replace(file.resolve())
-
-
-def _file(given: Path | None) -> Path | None:
-    return inventory.find(given) or inventory.find(None, Path("recipes"))

@@ -242,10 +242,11 @@ def devices_log(
 def devices_power(
     name: Annotated[str, typer.Argument(help="The device.", show_default=False)],
     action: Annotated[str, typer.Argument(metavar="on|off|cycle", help="What to do.", show_default=False)],
+    force: Annotated[bool, typer.Option("--force", help="Even if somebody is at it, whose work is lost.")] = False,
     inventory: DevicesFile = None,
     db: Db = DB,
 ) -> None:
     """Switch a device by the power option of the inventory, and look that it follows."""
     from qpipe.cli import tending
 
-    tending.power(name, action, inventory, db)
+    tending.power(name, action, force, inventory, db)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,12 @@ def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) 
     with open_results(db) as store:
         row = find_run(store, run)
         steps = store.steps(row["id"])
+        devices = {name: asdict(own) for name, own in store.capabilities(row["id"]).items()}
         numbers = [_number(found) for found in store.measurements(row["id"]) if found["step"] == step]
         tries = store.attempts(row["id"], step) if step else []
     if step is None:
         if as_json:
-            print_json({**row, "steps": steps})
+            print_json({**row, "devices": devices, "steps": steps})
             return
         print_text(f"run {row['id']} of {row['recipe']}{_smoke(row)}: {row['state']}")
         names = ("step", "state", "seconds", "failure", "error")

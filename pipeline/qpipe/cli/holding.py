@@ -55,7 +55,7 @@ def duration(text: str) -> float:
 
 @contextmanager
 def _opened(name: str, inventory_file: Path | None) -> Iterator[Device]:
-    file = inventory.find(inventory_file) or inventory.find(None, Path("recipes"))
+    file = inventory.find_here(inventory_file)
     device = inventory.open_device(name, inventory.pick(inventory.load(file, registry.load()), name, file))
     try:
         yield device

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
+from qpipe import limits
 from qpipe.cache import Cache
 from qpipe.cli.noting import noted
 from qpipe.cli.printing import print_json, print_table, print_text
+from qpipe.compare.candidates import Place
+from qpipe.compare.evidence import Goal
+from qpipe.compare.pareto import objectives_of, pareto_rows
+from qpipe.compare.recommend import Limits, choose, keeps, recommend
+from qpipe.compare.wording import cell, groups, heading, is_share, place
 from qpipe.document import shown
-from qpipe.errors import QpipeError, RecipeError, suggest
+from qpipe.errors import QpipeError, suggest
 from qpipe.execute import Finished, Request
 from qpipe.store import Store
-
-if TYPE_CHECKING:
-    from qpipe.compare.recommend import Limits
 
 Row = dict[str, Any]
 
 SMOKE = "a smoke run: that all works is what it shows; its numbers are of too few samples to decide by"
 DOMINATED = "(dominated: another is better in an objective and worse in none, beyond noise and a small margin)"
 # what is always worth seeing, after the objectives of the recipe and its scores
-ALWAYS = ("latency_ms", "latency_ratio", "size_mb", "memory_mb", "agreement", "sqnr_db", "effective_bits", "int8_nodes")
+ALWAYS = ("latency_ms", "size_mb", "agreement", "latency_ratio", "memory_mb", "sqnr_db", "effective_bits", "int8_nodes")
 
 
 def open_results(db: Path) -> Store:
@@ -49,81 +52,61 @@ def find_run(store: Store, run: str | None) -> Row:
     return newest
 
 
-def rows(store: Store, run: str) -> list[Row]:
-    """The rows of `qpipe pareto --json`."""
-    from qpipe.compare.pareto import pareto_rows
+@dataclass(frozen=True)
+class Results:
+    """What a run measured, and what is to be chosen by."""
 
-    return pareto_rows(store, run)
+    run: Row
+    rows: list[Row]  # of `qpipe pareto --json`
+    objectives: Mapping[Place, Mapping[str, Goal]]  # of each model and device: those that were measured there
+    limits: Limits
 
+    def missing(self, where: Place) -> list[str]:
+        """The objectives that were not measured of a model on a device."""
+        return [metric for metric in self.run["objectives"] if metric not in self.objectives[where]]
 
-def limits(least: Iterable[str], most: Iterable[str]) -> Limits:
-    """What --min and --max say, as `METRIC=VALUE`; RecipeError where one says nothing."""
-    from qpipe.recipe import part_of
+    def on(self, device: str | None) -> Results:
+        """Those of this device alone; QpipeError where the run has no such."""
+        devices = sorted({row["device"] for row in self.rows})
+        if device and device not in devices:
+            raise QpipeError(f"run {self.run['id']}: no device '{device}'; {suggest(device, devices)}")
+        return replace(self, rows=[row for row in self.rows if device in (None, row["device"])])
 
-    found: dict[str, tuple[Literal["<", "<=", ">", ">="], float]] = {}
-    for option, sign, given in (("--min", ">=", least), ("--max", "<=", most)):
-        for text in given:
-            metric, _, value = text.partition("=")
-            bound = part_of(value)
-            if not metric or not math.isfinite(bound):
-                raise RecipeError(f"{option} {text}: no number; write {option} METRIC=VALUE")
-            if metric in found:
-                raise RecipeError(f"{option} {text}: '{metric}' has a limit already; give one")
-            found[metric] = (sign, bound)  # type: ignore[assignment]
-    return found
-
-
-def remembered_limits(run: Row) -> Limits:
-    """Those that the run was asked to keep."""
-    limits = (run["request"] or {}).get("limits") or {}
-    return {metric: (sign, float(bound)) for metric, (sign, bound) in limits.items()}
+    def misfits(self) -> list[str]:
+        """What is wrong with the limits."""
+        measured = {metric for row in self.rows for metric in row["metrics"]}
+        return limits.misfits(self.limits, measured, {metric for metric in measured if is_share(metric, self.rows)})
 
 
-def _check_measured(asked: Limits, own: list[Row]) -> None:
-    from qpipe.compare.wording import is_share
-
-    measured = {metric for row in own for metric in row["metrics"]}
-    for metric, (sign, bound) in asked.items():
-        option = "--min" if sign == ">=" else "--max"
-        if metric not in measured:
-            raise QpipeError(f"{option} {metric}: it was not measured; {suggest(metric, measured)}")
-        if bound > 1 and is_share(metric, own):
-            raise QpipeError(f"{option} {metric}={bound:g}: it is a share; write {bound:g}% or {bound / 100:g}")
+def read(store: Store, run: str, asked: Limits | None = None) -> Results:
+    """The results of a run, to be chosen from by these limits, or else by those that it was asked to keep."""
+    found = store.run(run)
+    kept = asked or limits.remembered(found)
+    return Results(found, pareto_rows(store, found["id"]), objectives_of(store, found["id"]), kept)
 
 
 def pareto(run: str | None, device: str | None, asked: Limits, db: Path, as_json: bool) -> None:
     """Print a run's table, or its rows."""
-    from qpipe.compare.recommend import keeps
-
     with open_results(db) as store:
-        found = find_run(store, run)
-        own = rows(store, found["id"])
-        devices = sorted({row["device"] for row in own})
-        if device and device not in devices:
-            raise QpipeError(f"run {found['id']}: no device '{device}'; {suggest(device, devices)}")
-        own = [row for row in own if device in (None, row["device"])]
-        _check_measured(asked, own)
-        asked = asked or remembered_limits(found)
-        if as_json:
-            print_json([{**row, "within_limits": keeps(row, asked)} for row in own] if asked else own)
-        else:
-            print_pareto(store, found["id"], own, asked)
-            if (found["request"] or {}).get("smoke"):
-                print_text(SMOKE)
-            print_text(f"\nrun {found['id']} of {found['recipe']}: {found['state']}")
+        found = read(store, find_run(store, run)["id"], asked).on(device)
+    if asked and (wrong := found.misfits()):
+        raise QpipeError(*wrong)
+    if as_json:
+        judged = [{**row, "within_limits": keeps(row, found.limits)} for row in found.rows]
+        print_json(judged if found.limits else found.rows)
+        return
+    print_pareto(found)
+    if (found.run["request"] or {}).get("smoke"):
+        print_text(SMOKE)
+    print_text(f"\nrun {found.run['id']} of {found.run['recipe']}: {found.run['state']}")
 
 
-def print_pareto(store: Store, run: str, own: list[Row], asked: Limits | None = None) -> None:
-    """A table per model and device, each with its sentence, which keeps to what is asked."""
-    from qpipe.compare.pareto import objectives_of
-    from qpipe.compare.recommend import recommend
-    from qpipe.compare.wording import cell, heading, is_share, place
-
-    over = objectives_of(store, run)
-    if not own:
+def print_pareto(found: Results) -> None:
+    """A table per model and device, each with its sentence, which keeps to the limits."""
+    if not found.rows:
         print_text("nothing was measured")
-    for (model, device), group in groups(own).items():
-        objectives = over[model, device]
+    for where, group in groups(found.rows).items():
+        objectives = found.objectives[where]
         metrics = columns(group, objectives)
         front = f"  (* = on the Pareto front of {', '.join(objectives)})" if objectives else ""
         print_text(f"\n{place(group)}{front}")
@@ -143,8 +126,11 @@ def print_pareto(store: Store, run: str, own: list[Row], asked: Limits | None = 
             print_text(DOMINATED)
         for line in noted(group):
             print_text(line)
-        missing = [metric for metric in store.run(run)["objectives"] if metric not in objectives]
-        print_text("\n" + (unmeasured(missing, group) if missing else "\n".join(recommend(group, objectives, asked))))
+        missing = found.missing(where)
+        said = [unmeasured(missing, group)] if missing else recommend(group, objectives, found.limits)
+        print_text("\n" + "\n".join(said))
+    for line in found.misfits() if found.rows else ():
+        print_text(line)
 
 
 def _verdict(row: Row, judged: bool) -> str:
@@ -160,27 +146,17 @@ def unmeasured(missing: list[str], group: list[Row]) -> str:
     return f"nothing is recommended: {names} not measured; measure it, or set pareto to some of {', '.join(there)}"
 
 
-def groups(own: list[Row]) -> dict[tuple[str, str], list[Row]]:
-    """The rows by model and device."""
-    found: dict[tuple[str, str], list[Row]] = {}
-    for row in own:
-        found.setdefault((row["model"], row["device"]), []).append(row)
-    return found
-
-
 def columns(group: list[Row], objectives: Iterable[str]) -> list[str]:
     """The metrics to show: objectives, scores, then what is always worth seeing."""
-    from qpipe.compare.wording import is_share
-
-    measured = dict.fromkeys(metric for row in group for metric in row["metrics"])
-    scores = [metric for metric in measured if is_share(metric, group)]
+    measured = {metric: number for row in group for metric, number in row["metrics"].items()}
+    scores = [metric for metric, number in measured.items() if "raw" in number and metric not in ALWAYS]
     return [m for m in dict.fromkeys([*objectives, *scores, *ALWAYS]) if m in measured]
 
 
 def print_run(store: Store, finished: Finished, asked: Request, command: str) -> None:
     """The end of a run: table, recommendation, where it all lies, what to type next."""
-    own = rows(store, finished.run)
-    print_pareto(store, finished.run, own, asked.limits)
+    found = replace(read(store, finished.run), limits=asked.limits)
+    print_pareto(found)
     if asked.smoke:
         print_text(SMOKE)
     states = finished.outcome.states
@@ -202,25 +178,26 @@ def print_run(store: Store, finished: Finished, asked: Request, command: str) ->
         cleared = "".join(f"{shlex.join(['qpipe', 'devices', 'clear', device])} && " for device in finished.bad)
         print_text(f"go on with: {cleared}{command}")
     else:
-        print_text(_next(store, finished.run, own, asked))
+        print_text(_next(store, found, asked))
 
 
-def _next(store: Store, run: str, own: list[Row], asked: Request) -> str:
+def _next(store: Store, found: Results, asked: Request) -> str:
     """What to type after a run that is done: the export of the first recommendation, or all numbers."""
-    from qpipe.compare.pareto import objectives_of
-    from qpipe.compare.recommend import choose
-
-    over = objectives_of(store, run)
-    chosen = (choose(group, over[place], asked.limits) for place, group in groups(own).items())
+    chosen = (
+        choose(group, found.objectives[where], found.limits)
+        for where, group in groups(found.rows).items()
+        if not found.missing(where) and (found.objectives[where] or found.limits)
+    )
     best = next((row for row in chosen if row), None)
     db = ["--db", shown(asked.db)] if asked.db != Request.db else []
     cache = ["--cache", shown(asked.cache)] if asked.cache != Request.cache else []
     # a run that went on where it was cut may be older than another, which is then the one that commands take
+    run = found.run["id"]
     own_run = ["--run", run] if find_run(store, None)["id"] != run else []
     numbers = shlex.join(["qpipe", "pareto", "--json", *own_run, *db])
     if best is None:
         return f"next: {numbers}"
-    handed = shlex.join(["qpipe", "export", *_pick(best, own), "-o", "shipped", *own_run, *db, *cache])
+    handed = shlex.join(["qpipe", "export", *_pick(best, found.rows), "-o", "shipped", *own_run, *db, *cache])
     return f"next: {handed}   or: {numbers}"
 
 
@@ -235,8 +212,9 @@ def _pick(row: Mapping[str, Any], own: list[Row]) -> list[str]:
 
 
 def export(
-    device: str, scheme: str, out: Path, model: str | None, build: str | None, run: str | None, db: Path, cache: Path
-) -> None:
+    device: str, scheme: str, out: Path, model: str | None, build: str | None, run: str | None, db: Path, cache: Path,
+    force: bool,
+) -> None:  # fmt: skip
     """Write the bundle and say what is in it."""
     from qpipe.handover import hand_over
 
@@ -245,5 +223,5 @@ def export(
         id_, folder = find_run(store, run)["id"], Cache(cache)
         if cache.is_dir():
             kept.enter_context(folder.kept((step["kind"], step["key"]) for step in store.steps(id_)))
-        hand_over(store, id_, wanted, folder, out)
+        hand_over(store, id_, wanted, folder, out, force=force)
     print_text(f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}; try it with: python {out}/example.py")

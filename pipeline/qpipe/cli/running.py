@@ -59,7 +59,7 @@ def run(asked: Request, as_json: bool) -> None:
         sys.exit(130)
     with Store(asked.db) as store:
         if as_json:
-            print_json(results.rows(store, finished.run))
+            print_json(results.read(store, finished.run).rows)
         else:
             results.print_run(store, finished, asked, command)
     if finished.state != "done":

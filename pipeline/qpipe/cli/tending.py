@@ -11,8 +11,9 @@ from pathlib import Path
 from qpipe import health, inventory, registry
 from qpipe.cli.printing import print_json, print_table, print_text
 from qpipe.cli.results import open_results
-from qpipe.errors import DeviceError, QpipeError, RecipeError, suggest
+from qpipe.errors import BusyError, DeviceError, QpipeError, RecipeError, suggest
 from qpipe.store import Store
+from qpipe.types import Device
 
 ACTIONS = ("on", "off", "cycle")
 
@@ -54,8 +55,9 @@ def log(name: str, db: Path, as_json: bool) -> None:
     print_table(("at", "what", "was", "now", "why", "during"), rows)
 
 
-def power(name: str, action: str, inventory_file: Path | None, db: Path) -> None:
-    """Switch a device off, on, or both, and see that it goes and comes."""
+def power(name: str, action: str, force: bool, inventory_file: Path | None, db: Path) -> None:
+    """Switch a device off, on, or both, and see that it goes and comes. BusyError where somebody has it whose work that
+    would end, unless by force."""
     if action not in ACTIONS:
         raise RecipeError(f"devices power {name}: no '{action}'; {suggest(action, ACTIONS)}")
     file = inventory.find_here(inventory_file)
@@ -67,10 +69,11 @@ def power(name: str, action: str, inventory_file: Path | None, db: Path) -> None
     device = inventory.open_device(name, call)
     began = time.monotonic()
     with Store(db) as store:
-        told = partial(_switched, store, name)
+        told = partial(_switched, store, name, ", by force" if force else "")
         try:
+            before = None if action == "on" else _asked(device, force)
             if action == "cycle":
-                health.cycle(name, device, switch, time.sleep, told, health.boot_id(device))
+                health.cycle(name, device, switch, time.sleep, told, before)
             elif action == "off":
                 health.switch_off(name, device, switch, time.sleep, told)
             else:
@@ -83,9 +86,21 @@ def power(name: str, action: str, inventory_file: Path | None, db: Path) -> None
     print_text(f"{name}: {said} ({time.monotonic() - began:.0f} s)")
 
 
-def _switched(store: Store, name: str, now: str) -> None:
+def _asked(device: Device, force: bool) -> str | None:
+    """Its boot_id, where it answers: a dead one may be switched. From here on nobody else has it."""
+    try:
+        return device.capabilities().boot_id
+    except BusyError as error:
+        if not force:
+            raise BusyError(f"{error}; wait for its end, or cut it off with --force") from None
+    except DeviceError:
+        pass
+    return None
+
+
+def _switched(store: Store, name: str, how: str, now: str) -> None:
     print_text(f"{name}: power {now}")
-    store.record_event(name, event="power", now=now, why=f"by {_who()}")
+    store.record_event(name, event="power", now=now, why=f"by {_who()}{how}")
 
 
 def _who() -> str:

@@ -98,8 +98,16 @@ def _heat(maps: Array) -> View:
     factor = -(-LEAST // min(tiles[0].shape[:2]))
     image = Image.fromarray(np.repeat(np.repeat(joined, factor, axis=0), factor, axis=1))
     more = f", the first {MAPS} of {len(maps)} channels" if len(maps) > MAPS else ""
-    note = f"rows by columns as in the tensor{more}; dark is its least value, {maps.min():.4g}, yellow {maps.max():.4g}"
-    return View("heat map", ".png", image, note=note)
+    return View("heat map", ".png", image, note=f"rows by columns as in the tensor{more}; {_scales(maps[:MAPS])}")
+
+
+def _scales(maps: Array) -> str:
+    """What the colours of each stand for."""
+    ranges = [(values.min(), values.max()) for values in map(np.nan_to_num, maps)]
+    if len(ranges) == 1:
+        return f"dark is its least value, {ranges[0][0]:.4g}, yellow {ranges[0][1]:.4g}"
+    each = ", ".join(f"{low:.4g} to {high:.4g}" for low, high in ranges)
+    return f"dark is the least value of each, yellow its greatest: {each}"
 
 
 def _coloured(values: Array) -> Array:

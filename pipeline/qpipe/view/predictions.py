@@ -72,29 +72,41 @@ def warnings(pairs: Sequence[tuple[Any, Any]]) -> list[str]:
 
 
 def _detections(predicted: Any, target: Any, classes: Sequence[str], outputs: Any) -> Said:
-    wanted = _boxes(target, classes, is_target=True) if _has_boxes(target) else []
+    wanted = _boxes(target, classes, is_target=True) if _has_boxes(target) else {}
     if predicted is None:
-        return Said([*_ranges(outputs), f"{len(wanted)} boxes wanted (green)"], wanted)
-    scores = np.asarray(predicted.get("scores", np.ones(len(predicted["boxes"]))), np.float64)
-    best = [int(i) for i in np.argsort(-scores, kind="stable") if scores[i] >= SCORE][:MOST_DRAWN]
-    found = [_boxes(predicted, classes, is_target=False)[i] for i in best]
-    line = f"{len(found)} boxes found (orange)"
-    if len(found) < len(scores):
-        line += f", {len(scores) - len(found)} more that score below {SCORE:g}"
+        return Said([*_ranges(outputs), f"{len(wanted)} boxes wanted (green)"], [*wanted.values()])
+    scores = _confidences(predicted)
+    found = _boxes(predicted, classes, is_target=False)
+    good = [int(i) for i in np.argsort(-scores, kind="stable") if i in found and scores[i] >= SCORE]
+    drawn = good[:MOST_DRAWN]
+    line = f"{len(good)} boxes found (orange)"
+    if len(drawn) < len(good):
+        line += f", the best {len(drawn)} drawn"
+    if len(good) < len(found):
+        line += f", {len(found) - len(good)} more that score below {SCORE:g}"
+    if len(found) < len(predicted["boxes"]):
+        line += f", {len(predicted['boxes']) - len(found)} more that are no numbers"
     lines = [line, f"{len(wanted)} boxes wanted (green)"] if target is not None else [line]
     plain = {name: _plain(predicted[name]) for name in ("boxes", "scores", "labels") if name in predicted}
-    return Said(lines, [*wanted, *found], {name: [values[i] for i in best] for name, values in plain.items()})
+    shown = {name: [values[i] for i in drawn] for name, values in plain.items()}
+    return Said(lines, [*wanted.values(), *(found[i] for i in drawn)], shown)
 
 
-def _boxes(of: Mapping[str, Any], classes: Sequence[str], *, is_target: bool) -> list[Box]:
+def _boxes(of: Mapping[str, Any], classes: Sequence[str], *, is_target: bool) -> dict[int, Box]:
+    """By their places; those that are no numbers are left out."""
     corners = np.asarray(of["boxes"], np.float64).reshape(-1, 4)
-    labels = of.get("labels", [""] * len(corners))
-    scores = [""] * len(corners) if is_target else [f" {score:.2f}" for score in of.get("scores", ())]
-    return [
-        Box((float(c[0]), float(c[1]), float(c[2]), float(c[3])), f"{_name(label, classes)}{score}", is_target)
-        for c, label, score in zip(corners, labels, scores or [""] * len(corners), strict=False)
-        if np.isfinite(c).all()
-    ]
+    scored = "scores" in of and not is_target
+    found = {}
+    for i, (c, label, score) in enumerate(zip(corners, of["labels"], _confidences(of), strict=False)):
+        said = _name(label, classes) + (f" {score:.2f}" if scored else "")
+        if np.isfinite([*c, score]).all():
+            found[i] = Box((float(c[0]), float(c[1]), float(c[2]), float(c[3])), said, is_target)
+    return found
+
+
+def _confidences(of: Mapping[str, Any]) -> Array:
+    """The score of each box, 1 where there are none."""
+    return np.asarray(of.get("scores", np.ones(len(of["boxes"]))), np.float64)
 
 
 def _has_boxes(value: Any) -> bool:
