@@ -49,8 +49,10 @@ class BoardSite(Site):
         self.virtual.kill()
 
     def processes(self) -> list[int]:
-        """All that was started there over SSH: the mark is in the environment of each, also of a transfer's `cat`."""
-        return self._numbers("grep -ls QPIPE_CALL= /proc/[0-9]*/environ | tr -dc '0-9\\n'")
+        """All that was started there over SSH: the mark is in the environment of each, also of a transfer's `cat`; a
+        guard, which must outlive its call, has the agent's path there."""
+        marks = "-e QPIPE_CALL= -e '/agent/[0-9a-f]*[.]pyz'"
+        return self._numbers(f"grep -ls {marks} /proc/[0-9]*/environ | tr -dc '0-9\\n'")
 
     def runners(self) -> list[int]:
         return self._numbers("pgrep -f run_onnxruntim[e]; true")
