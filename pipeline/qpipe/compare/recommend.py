@@ -24,13 +24,16 @@ DRAWS = 1000
 def choose(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None) -> Row | None:
     """Of one model and device's rows that keep the limits, the one nearest to the best of each other objective.
 
-    Objectives are scaled to what the rows on the front span. None where no row keeps the limits.
+    Objectives are scaled to what the rows on the front span. Where numbers are not exact, it is the row that is the
+    nearest most often when all are drawn anew within their intervals: a hair's breadth, scaled to the whole span, is
+    not to decide. None where no row keeps the limits.
     """
     limits = limits or {}
     kept = [row for row in rows if keeps(row, limits) and objectives.keys() <= row["metrics"].keys()]
     kept = [row for row in kept if row["on_front"]] or kept
     free = {metric: goal for metric, goal in objectives.items() if metric not in limits} or objectives
-    return min(kept, key=lambda row: _distance(row, kept, free), default=None)
+    times = _times(rows, objectives, limits)
+    return min(kept, key=lambda row: (-times.get(row["name"], 0), _distance(row, kept, free)), default=None)
 
 
 def recommend(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None) -> list[str]:
@@ -103,19 +106,30 @@ def _chosen_again(chosen: Row, rows: Sequence[Row], objectives: Mapping[str, Goa
     Which rows the front has is left as it is: that was decided by paired evidence, which says more than intervals do.
     """
     metrics = [*dict.fromkeys([*objectives, *limits])]
-    whole = [row for row in rows if all(metric in row["metrics"] for metric in metrics)]
-    if once := _once(whole, metrics):
+    if once := _once(_whole(rows, metrics), metrics):
         return once
-    if len(whole) < 2:
+    times = _times(rows, objectives, limits)
+    if len(times) < 2:
         return ""
+    said = f"chosen in {100 * times.pop(chosen['name'], 0) / DRAWS:.0f} % of {DRAWS} resamples"
+    other = max(times, key=lambda name: times[name])
+    return f"{said}, else mostly {other or 'none keeps the limits'}" if times[other] else said
+
+
+def _times(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits) -> dict[str, int]:
+    """In how many draws each row is chosen, by name, and "" for none; nothing where one cannot draw: there are fewer
+    than two, or one was measured but once."""
+    metrics = [*dict.fromkeys([*objectives, *limits])]
+    whole = _whole(rows, metrics)
+    if len(whole) < 2 or not metrics or _once(whole, metrics):
+        return {}
     times = np.bincount(_draw(whole, metrics, objectives, limits), minlength=len(whole) + 1)
-    own = next(number for number, row in enumerate(whole) if row is chosen)
-    said = f"chosen in {100 * times[own] / DRAWS:.0f} % of {DRAWS} resamples"
-    others = np.where(np.arange(len(times)) == own, 0, times)
-    if not others.any():
-        return said
-    other = int(others.argmax())
-    return f"{said}, else mostly {whole[other]['name'] if other < len(whole) else 'none keeps the limits'}"
+    return dict(zip([*(str(row["name"]) for row in whole), ""], times.tolist(), strict=True))
+
+
+def _whole(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
+    """Those of which all was measured."""
+    return [row for row in rows if all(metric in row["metrics"] for metric in metrics)]
 
 
 def _draw(rows: Sequence[Row], metrics: Sequence[str], objectives: Mapping[str, Goal], limits: Limits) -> Array:
