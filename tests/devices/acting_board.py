@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import boards_sysfs as boards
 import numpy as np
+import pytest
 
 import qpipe
 from qpipe_devices import local
@@ -68,3 +69,11 @@ class Board:
     @property
     def governor(self) -> str:
         return (self.root / GOVERNOR).read_text().strip()
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Board]:
+    """With the tree of a Raspberry Pi 4."""
+    made = Board(tmp_path, boards.pi4)
+    yield made
+    made.device.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from acting_board import board as board
 from bare_board import bare_python as bare_python
 from bare_board import wheels as wheels
 from fault_lab import undisturbed as undisturbed

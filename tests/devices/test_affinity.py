@@ -7,9 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-import boards_sysfs as boards
 import pytest
-from acting_board import Board
 from processes import running
 
 import qpipe
@@ -17,13 +15,6 @@ from qpipe_devices.agent import settings
 from small_build import nothing, write_build
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
-
-
-@pytest.fixture
-def board(tmp_path):
-    made = Board(tmp_path, boards.pi4)
-    yield made
-    made.device.close()
 
 
 def test_a_round_runs_on_the_cores_that_are_asked_for(board):

@@ -8,17 +8,9 @@ import boards_sysfs as boards
 import onnx
 import onnx.parser
 import pytest
-from acting_board import Board
 
 import qpipe
 from small_build import nothing, write_build
-
-
-@pytest.fixture
-def board(tmp_path):
-    made = Board(tmp_path, boards.pi4)
-    yield made
-    made.device.close()
 
 
 def test_a_round_brings_what_was_seen_before_and_after_it(board):

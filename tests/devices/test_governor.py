@@ -19,13 +19,6 @@ import qpipe
 from qpipe_devices.agent import settings
 
 
-@pytest.fixture
-def board(tmp_path):
-    made = Board(tmp_path, boards.pi4)
-    yield made
-    made.device.close()
-
-
 def test_the_governor_is_set_for_the_round_and_put_back(board):
     taken = board.round(governor="performance")
     assert taken.environment["governor"] == "performance"
