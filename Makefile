@@ -9,7 +9,7 @@ run: $(VENV)/installed
 	$(BIN)/qpipe run recipes/mobilenet_ssd.yaml
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --durations=10
 
 quick: $(VENV)/installed-dev
 	$(BIN)/pytest -n 2 -m "not slow and not lab"

@@ -1,4 +1,4 @@
-"""What the tests share: a real sshd on loopback."""
+"""What the tests share: a real sshd on loopback, and what the machine is."""
 
 from __future__ import annotations
 
@@ -7,14 +7,20 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from machine import describe_machine
 from sshd import SSHD, config
+from waiting import wait_until
+
+
+def pytest_report_header() -> str:
+    """Say which machine this is: results of integer kernels and durations depend on it."""
+    return f"machine: {describe_machine()}"
 
 
 @dataclass(frozen=True)
@@ -79,11 +85,8 @@ def sshd(start_sshd: Callable[..., Sshd]) -> Sshd:
 
 
 def _wait_for(port: int, server: subprocess.Popen[bytes], log: Path) -> None:
-    for _ in range(100):
-        try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
-            return
-        except OSError:
-            assert server.poll() is None, log.read_text(encoding="utf-8")
-            time.sleep(0.05)
-    raise AssertionError("sshd does not listen")
+    def listens() -> bool:
+        return f"Server listening on 127.0.0.1 port {port}" in log.read_text(encoding="utf-8")
+
+    assert wait_until(lambda: listens() or server.poll() is not None)
+    assert server.poll() is None, log.read_text(encoding="utf-8")
