@@ -174,19 +174,29 @@ def is_infrastructure(error: QpipeError) -> bool:
     return isinstance(error, BusyError) or error.failure in INFRASTRUCTURE
 
 
-def reach(device: Device, say: Say, patience_s: float = PATIENCE_S, pause: Pause = time.sleep) -> Capabilities:
+def reach(
+    device: Device,
+    say: Say,
+    patience_s: float = PATIENCE_S,
+    pause: Pause = time.sleep,
+    clock: Callable[[], float] = time.monotonic,
+) -> Capabilities:
     """Ask a device what it is, waiting its turn where another run is at it; BusyError when patience ends."""
-    began, told = time.monotonic(), None
+    began = clock()
+    last_message_at: float | None = None
     while True:
         try:
             return device.capabilities()
         except BusyError as error:
-            now = time.monotonic()
+            now = clock()
             if now - began > patience_s:
                 raise
-            if told is None or now - told >= TOLD_S:
-                say(f"{error}; waiting" + (f" for {(now - began) / 60:.0f} min" if told else ""))
-                told = now
+            if last_message_at is None:
+                say(f"{error}; waiting")
+                last_message_at = now
+            elif now - last_message_at >= TOLD_S:
+                say(f"{error}; waiting for {(now - began) / 60:.0f} min")
+                last_message_at = now
         pause(1)
 
 

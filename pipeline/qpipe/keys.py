@@ -20,13 +20,12 @@ from typing import Any
 import qpipe
 from qpipe.call import Call
 from qpipe.imports import imported
-from qpipe.registry import Stage
+from qpipe.registry import OURS, Stage
 
 Fields = dict[str, Any]
 
 _EMPTY = hashlib.sha256().hexdigest()
 # what decides numbers on the host; a device's own versions are in its fingerprint
-OURS = "qpipe-edge"
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "pycocotools")
 # core code that results pass through
 SHARED = (

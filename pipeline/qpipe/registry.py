@@ -7,7 +7,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +19,7 @@ from qpipe.errors import PluginError, suggest
 from qpipe.types import Kind, Target
 
 KINDS: tuple[str, ...] = get_args(Kind)
+OURS = "qpipe-edge"  # the distribution that this is
 DEMANDS = tuple(Target.__dataclass_fields__)
 
 
@@ -139,12 +140,12 @@ def load(files: Sequence[Path] = ()) -> Registry:
     """Every installed plugin, then the files a recipe names. An installed plugin that does not load is noted in
     `broken` and stops nobody else; a file that does not load is an error, for the recipe asked for it."""
     registry = Registry()
-    for entry in sorted(importlib.metadata.entry_points(group="qpipe"), key=lambda e: (not _built_in(e), e.name)):
+    entries = importlib.metadata.entry_points(group="qpipe")
+    origins = _origins(entries)
+    for entry in sorted(entries, key=lambda e: (origins[e.dist][0] != OURS, e.name)):
         source = f"{entry.value}"
         try:
-            distribution = entry.dist
-            name, version = (distribution.name, distribution.version) if distribution else ("unknown", "0")
-            registry.add(entry.load(), source, name, version)
+            registry.add(entry.load(), source, *origins[entry.dist])
         except (Exception, SystemExit) as error:  # noqa: BLE001  (foreign code: whatever it raises is its own failure)
             registry.broken[source] = _reason(error)
     for file in files:
@@ -162,8 +163,12 @@ def _reason(error: BaseException) -> str:
     return text if isinstance(error, PluginError) else f"{type(error).__name__}: {text}".removesuffix(": ")
 
 
-def _built_in(entry: importlib.metadata.EntryPoint) -> bool:
-    return entry.dist is not None and entry.dist.name == "qpipe-edge"
+def _origins(
+    entries: Iterable[importlib.metadata.EntryPoint],
+) -> dict[importlib.metadata.Distribution | None, tuple[str, str]]:
+    """Read name and version of each distribution that brings one of them: once, the file is long."""
+    distributions = {entry.dist for entry in entries}
+    return {one: (one.name, one.version) if one else ("unknown", "0") for one in distributions}
 
 
 def _import_file(file: Path) -> Any:

@@ -34,7 +34,8 @@ Opened = TypeVar("Opened", bound=Closes)
 
 
 class Connection:
-    """An SSH connection of a device, and what leads to it: sockets, jump hosts, a ProxyCommand. Closing it closes all.
+    """An SSH connection of a device, and what leads to it: sockets, jump hosts, a ProxyCommand,
+    an agent that holds keys. Closing it closes all.
 
     Every failure is a DeviceError; `silence_s` is how long the line may be dead before the system gives it up.
     """
@@ -71,7 +72,7 @@ class Connection:
         transport = self._greeted(login, known.trusted)
         self._check(login, known, _key_of(transport))
         with mapped(self._where(login), login, "the SSH connection failed"):
-            ssh_keys.log_in(transport, login)
+            ssh_keys.log_in(transport, login, self._keep)
         return transport
 
     def _greeted(self, login: Login, known: tuple[HostKey, ...]) -> Transport:

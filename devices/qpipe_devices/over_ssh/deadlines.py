@@ -48,6 +48,7 @@ class Watch:
         self.cut, self.seconds, self.stalled = cut, seconds, stalled or seconds
         self.began = self.last = time.monotonic()
         self.over = threading.Event()
+        self.thread = threading.Thread(target=self._look, daemon=True)
         self.reason = ""
 
     def moved(self) -> None:
@@ -55,7 +56,7 @@ class Watch:
         self.last = time.monotonic()
 
     def __enter__(self) -> Watch:
-        threading.Thread(target=self._look, daemon=True).start()
+        self.thread.start()
         return self
 
     def __exit__(
@@ -65,14 +66,15 @@ class Watch:
         if self.reason and isinstance(error, Exception):
             raise TimeoutError(self.reason) from error
 
+    def overdue(self, now: float) -> str:
+        """Say why it is to be cut off at a moment of the monotonic clock; "" while it may go on."""
+        if now >= self.began + self.seconds:
+            return f"not done within {self.seconds:g} s"
+        return f"nothing moved for {self.stalled:g} s" if now >= self.last + self.stalled else ""
+
     def _look(self) -> None:
         while not self.over.wait(max(0.0, min(self.began + self.seconds, self.last + self.stalled) - time.monotonic())):
-            now = time.monotonic()
-            if now >= self.began + self.seconds:
-                self.reason = f"not done within {self.seconds:g} s"
-            elif now >= self.last + self.stalled:
-                self.reason = f"nothing moved for {self.stalled:g} s"
-            else:
-                continue
-            self.cut()
-            return
+            self.reason = self.overdue(time.monotonic())
+            if self.reason:
+                self.cut()
+                return

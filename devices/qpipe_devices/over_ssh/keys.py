@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterator
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
-from paramiko import Agent, ECDSAKey, Ed25519Key, PKey, RSAKey, Transport
+from paramiko import ECDSAKey, Ed25519Key, PKey, RSAKey, Transport
+from paramiko.agent import AgentSSH
 from paramiko.ssh_exception import AuthenticationException, PasswordRequiredException, SSHException
 
 from qpipe_devices.over_ssh.login import Login
 
 
-def log_in(transport: Transport, login: Login) -> None:
-    """Offer one key after the other until one is taken.
+def log_in(transport: Transport, login: Login, keep: Callable[[Agent], object]) -> None:
+    """Offer one key after the other until one is taken. `keep` gets the agent before that is asked:
+    it may hang, and then it takes another thread to close it.
 
     AuthenticationException where none is, PasswordRequiredException where one could not be tried for want of its
     passphrase.
     """
-    keys = _Keys(login)
+    keys = _Keys(login, keep)
     try:
         for key in keys.offers():
             try:
@@ -37,11 +42,33 @@ def log_in(transport: Transport, login: Login) -> None:
     raise AuthenticationException("no key was accepted")
 
 
+class Agent(AgentSSH):
+    """Who holds keys at SSH_AUTH_SOCK. To close it, from any thread, ends a question that hangs.
+
+    paramiko's own leaves its socket open where nobody is there, and where it gets no answer.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.socket = socket.socket(socket.AF_UNIX)
+
+    def ask(self) -> dict[bytes, PKey]:
+        """What it holds, by its public part; OSError or SSHException where it does not say."""
+        self.socket.connect(os.environ.get("SSH_AUTH_SOCK", ""))
+        self._connect(self.socket)  # type: ignore[attr-defined]  # it is not in the stubs
+        return {key.asbytes(): key for key in self.get_keys()}
+
+    def close(self) -> None:
+        with suppress(OSError):  # it was not connected
+            self.socket.shutdown(socket.SHUT_RDWR)
+        self.socket.close()
+
+
 class _Keys:
     """The keys of a login. An agent is asked only when the files do not serve: it may be slow, or hang."""
 
-    def __init__(self, login: Login) -> None:
-        self.login = login
+    def __init__(self, login: Login, keep: Callable[[Agent], object]) -> None:
+        self.login, self.keep = login, keep
         self.locked: list[Path] = []
         self.agents: list[Agent] = []
 
@@ -61,9 +88,11 @@ class _Keys:
     @cached_property
     def held(self) -> dict[bytes, PKey]:
         """What an agent holds, by its public part."""
+        agent = Agent()
+        self.agents.append(agent)
+        self.keep(agent)
         try:
-            self.agents.append(Agent())
-            return {key.asbytes(): key for key in self.agents[0].get_keys()}
+            return agent.ask()
         except (SSHException, OSError):  # none, or one that speaks another protocol
             return {}
 
