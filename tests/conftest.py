@@ -12,10 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from machine import describe_machine
 from sshd import SSHD, config
 from waiting import wait_until
+
+# how long an example takes, or making one, says something of the machine alone
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 
 
 def pytest_report_header() -> str:

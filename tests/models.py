@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
-import onnxruntime
 
+from processors import Arithmetic, machine_kind, session
 from qpipe.quant.statistics import Statistics, gather
 
 # the whole plugin that the README shows
@@ -48,20 +48,28 @@ def images(count: int, seed: int = 0) -> list[np.ndarray]:
     return [random.normal(0, 1, (1, 3, 16, 16)).astype(np.float32) for _ in range(count)]
 
 
-def run(model: ir.Model, inputs: list[np.ndarray], names: list[str] | None = None, *, optimize: bool = False):
-    """What ONNX Runtime makes of each input: a list of {name: array}, for the network's outputs or for these names."""
+def run(
+    model: ir.Model,
+    inputs: list[np.ndarray],
+    names: list[str] | None = None,
+    *,
+    optimize: bool = False,
+    kind: Arithmetic | None = None,
+):
+    """What ONNX Runtime makes of each input: the network's outputs by name, or these tensors.
+
+    Optimized, sums are those of this machine, or of the kind of processor that the network is
+    quantized for.
+    """
     copy = ir.from_proto(ir.to_proto(model))
     if names is not None:
         values = ir.convenience.create_value_mapping(copy.graph)
         copy.graph.outputs[:] = [values[name] for name in names]
         for value in copy.graph.outputs:
             value.dtype = value.dtype or ir.DataType.FLOAT
-    options = onnxruntime.SessionOptions()
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    session = onnxruntime.InferenceSession(ir.to_proto(copy).SerializeToString(), options)
-    given, made = session.get_inputs()[0].name, [value.name for value in session.get_outputs()]
-    return [dict(zip(made, session.run(None, {given: array}), strict=True)) for array in inputs]
+    running = session(ir.to_proto(copy), kind or machine_kind(), optimize=optimize)
+    given, made = running.get_inputs()[0].name, [value.name for value in running.get_outputs()]
+    return [dict(zip(made, running.run(None, {given: array}), strict=True)) for array in inputs]
 
 
 def statistics_of(model: ir.Model, inputs: list[np.ndarray]) -> Statistics:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shlex
 import sys
 from typing import Any
 
 import pytest
+import typer.main
 
 from qpipe.cli import main
+
+# each call of the command would make the same of it again, which takes longer than most commands
+typer.main.get_command = functools.cache(typer.main.get_command)
 
 
 class Shell:

@@ -15,11 +15,12 @@ from typing import Any
 
 import fault_lab
 import pytest
-from fault_lab import Site, wait_for
+from fault_lab import Site
 from ready_board import Start
 from virtual_board import Board
 
 from qpipe.errors import Failure
+from waiting import wait_until
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(1800)]
 TOOL = Path(__file__).with_name("board.py")
@@ -59,7 +60,7 @@ class BoardSite(Site):
 
     def check_nothing_left(self) -> None:
         assert self.virtual
-        assert wait_for(lambda: not self.processes(), 15), self.virtual.ssh("ps", "ax").stdout
+        assert wait_until(lambda: not self.processes()), self.virtual.ssh("ps", "ax").stdout
         left = self.virtual.ssh("find", FOLDER, "-path", "'*/incoming*'", "-type", "f")
         assert (left.returncode, left.stdout) == (0, ""), left
 
@@ -172,5 +173,5 @@ def test_two_hosts_that_are_killed_leave_the_board_free(site: BoardSite) -> None
         site.measuring(run, rounds=1)
         os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-        assert wait_for(lambda: not site.processes(), 15)
+        assert wait_until(lambda: not site.processes())
     assert site.finish(site.run(), 600).status == 0

@@ -14,8 +14,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +26,7 @@ import onnx.parser
 import pytest
 
 from sshd import SSHD, config
+from waiting import wait_until
 
 MODEL = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -42,7 +42,7 @@ net (float[1, 3, 32, 32] image) => (float[1, 4] y)
 """
 RECIPE = """
 name: faults
-variables: {rounds: 3}
+variables: {rounds: 2}
 samples: {npz: {calibration: samples/calibration, evaluation: samples/evaluation}}
 models: {net: {onnx: {path: net.onnx}}}
 schemes: {float32: [], int8: [symmetric]}
@@ -53,6 +53,7 @@ pareto: {latency_ms: min, size_mb: min}
 """  # noqa: E501
 EXACT = ("agreement", "sqnr_db", "size_mb")  # what no fault may change, not in the last digit
 SLOWEST_MS = 1000.0  # the network takes less than one: what is longer was no inference
+LONGEST_RUN_S = 150.0  # however busy the machine is: what is not over by then hangs
 
 
 T = TypeVar("T", bound="Site")
@@ -64,7 +65,6 @@ class Ended:
 
     status: int
     said: str
-    seconds: float
 
 
 @dataclass
@@ -127,7 +127,7 @@ class Site:
         with (self.folder / "sshd_log").open("ab") as log:
             command = [*self.prefix, str(SSHD), "-D", "-e", "-f", str(self.folder / "sshd_config")]
             self.server = subprocess.Popen(command, stderr=log)
-        wait_for(self._listens, 10)
+        assert wait_until(self._listens)
 
     def _listens(self) -> bool:
         log = self.folder / "sshd_log"
@@ -163,6 +163,20 @@ class Site:
         path.chmod(0o755)
         return path
 
+    def hold_uploads(self) -> None:
+        """Files that are sent there stop on their way, until they are let through."""
+        (self.folder / "held").touch()
+        waiting = f"while [ -e {self.folder}/held ]; do sleep 0.05; done"
+        self.spoil("cat", f'head -c 65536; {waiting}; exec /bin/cat "$@"')
+
+    def await_upload(self) -> None:
+        """Until a file is on its way; those after it are not held any more."""
+        assert wait_until(lambda: any(path.is_file() for path in self.board.glob("incoming*/**/*")))
+        (self.folder / "bin/cat").unlink()
+
+    def let_uploads_through(self) -> None:
+        (self.folder / "held").unlink()
+
     # ---- the run
 
     def inventory(self) -> None:
@@ -170,7 +184,7 @@ class Site:
         options = {
             "host": self.address, "port": self.port, "user": getpass.getuser(), "key": str(self.folder / "user_key"),
             "known_hosts": str(self.folder / "known_hosts"), "python": sys.executable, "folder": str(self.board),
-            "lock": f"{self.board}.lock", "connect_timeout": 3, "silence_s": 3, "deadline_s": 20, "spare_mb": 1,
+            "lock": f"{self.board}.lock", "connect_timeout": 10, "silence_s": 3, "deadline_s": 20, "spare_mb": 1,
         }  # fmt: skip
         entry = {"board": {"ssh": {**options, **self.options}, **self.beside}}
         (self.host / "devices.yaml").write_text(json.dumps(entry), encoding="utf-8")
@@ -190,19 +204,20 @@ class Site:
 
     def qpipe(self, *words: str) -> None:
         """Another command, which must succeed."""
-        subprocess.run([Path(sys.executable).with_name("qpipe"), *words], cwd=self.host, check=True, timeout=60)
+        subprocess.run(
+            [Path(sys.executable).with_name("qpipe"), *words], cwd=self.host, check=True, timeout=LONGEST_RUN_S
+        )
 
-    def finish(self, run: subprocess.Popen[str], seconds: float) -> Ended:
-        """Its end, which must come within its deadline and five seconds; without a traceback."""
-        began = time.monotonic()
+    def finish(self, run: subprocess.Popen[str], seconds: float = LONGEST_RUN_S) -> Ended:
+        """Its end, without a traceback."""
         try:
-            said, _ = run.communicate(timeout=seconds + 5)
+            output, _ = run.communicate(timeout=seconds)
         except subprocess.TimeoutExpired:
             os.killpg(run.pid, signal.SIGKILL)
-            said, _ = run.communicate()
-            raise AssertionError(f"not over after {seconds:g} + 5 s:\n{said}") from None
-        assert "Traceback" not in said, said
-        return Ended(run.returncode, said, time.monotonic() - began)
+            output, _ = run.communicate()
+            raise AssertionError(f"not over after {seconds:g} s:\n{output}") from None
+        assert "Traceback" not in output, output
+        return Ended(run.returncode, output)
 
     def journalled(self) -> list[tuple[str, int, list[float]]]:
         """The rounds that the host has on disk by now: build, number, values."""
@@ -216,7 +231,11 @@ class Site:
 
     def measuring(self, run: subprocess.Popen[str], rounds: int = 2) -> None:
         """Wait until so many rounds were taken, and another one runs."""
-        wait_for(lambda: run.poll() is not None or (len(self.journalled()) >= rounds and bool(self.runners())), 90)
+
+        def is_measuring() -> bool:
+            return len(self.journalled()) >= rounds and bool(self.runners())
+
+        assert wait_until(lambda: run.poll() is not None or is_measuring(), LONGEST_RUN_S)
         assert run.poll() is None, run.communicate()[0]
 
     def query(self, sql: str) -> list[tuple[Any, ...]]:
@@ -238,10 +257,10 @@ class Site:
     # ---- what must hold afterwards
 
     def check_nothing_left(self) -> None:
-        """Five seconds later nothing runs there, and nothing half sent lies there."""
-        wait_for(lambda: not self.processes(), 5)
-        left = {pid: _words(pid) for pid in self.processes()}
-        assert not left, f"still runs: {left}"
+        """Soon nothing runs there, and nothing half sent lies there."""
+        wait_until(lambda: not self.processes())
+        remaining = {pid: _words(pid) for pid in self.processes()}
+        assert not remaining, f"still runs: {remaining}"
         incoming = [str(path) for path in self.board.glob("incoming*/**/*") if path.is_file()]
         assert not incoming, f"left over: {incoming}"
 
@@ -308,16 +327,6 @@ def copy(prepared: Site, folder: Path, kind: type[T] = Site, **fields: Any) -> T
     return site
 
 
-def wait_for(true: Callable[[], bool], seconds: float) -> bool:
-    """Whether it became true in time."""
-    end = time.monotonic() + seconds
-    while not true():
-        if time.monotonic() > end:
-            return False
-        time.sleep(0.02)
-    return True
-
-
 def stop(pid: int, how: signal.Signals) -> None:
     """Send a signal to a process that may be gone."""
     with suppress(ProcessLookupError):
@@ -358,7 +367,7 @@ def _children(pid: int) -> list[int]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site where nothing happened: what it measured is right, what it computed on the host need not be again."""
     site = make(tmp_path_factory.mktemp("undisturbed"))
-    ended = site.finish(site.run(), 120)
+    ended = site.finish(site.run())
     assert ended.status == 0, ended.said
     site.check_nothing_left()
     yield site

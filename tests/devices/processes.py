@@ -1,12 +1,13 @@
-"""What runs on the board that is this machine, and waiting for it."""
+"""What runs on the board that is this machine, and what is done at the moment something is so."""
 
 from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 from pathlib import Path
+
+from waiting import wait_until
 
 # a runner with a child of its own, both deaf to the end of their input
 DEAF = """
@@ -38,26 +39,24 @@ def running(folder: Path) -> list[int]:
 
 def agents(folder: Path) -> list[int]:
     """Those of them that are agents."""
-    return [each for each in running(folder) if "--root" in Path(f"/proc/{each}/cmdline").read_text(encoding="utf-8")]
+    return [pid for pid in running(folder) if "--root" in command_line(pid)]
 
 
-def wait_until(true: Callable[[], object], seconds: float) -> bool:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if true():
-            return True
-        time.sleep(0.1)
-    return bool(true())
+def command_line(pid: int) -> str:
+    """The words of a process, which may be gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
-def when(true: Callable[[], bool], do: Callable[[], object]) -> threading.Thread:
-    """Do it as soon as it is true."""
+def when(condition: Callable[[], object], action: Callable[[], object]) -> threading.Thread:
+    """Do it as soon as the condition holds."""
 
     def watch() -> None:
-        while not true():
-            time.sleep(0.01)
-        do()
+        if wait_until(condition):
+            action()
 
-    thread = threading.Thread(target=watch)
+    thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     return thread

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -36,10 +35,8 @@ def test_a_message_that_is_none_ends_the_conversation(tmp_path: Path, nonsense: 
     impostor.write_text(text, encoding="utf-8")
     impostor.chmod(0o755)
     device = local("board", python=str(impostor), folder=tmp_path / "board")
-    start = time.monotonic()
     with pytest.raises(ConnectionLostError, match=r"^board: the connection was lost; run again to continue$"):
         device.capabilities()
-    assert time.monotonic() - start < 10
     device.close()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 
 import boards_sysfs as boards
 import onnx
@@ -10,6 +11,7 @@ import onnx.parser
 import pytest
 
 import qpipe
+from qpipe_devices.agent import settings
 from small_build import nothing, write_build
 
 
@@ -41,10 +43,11 @@ def test_a_round_starts_once_the_board_is_cool(board):
     zone = board.root / f"{boards.THERMAL}/thermal_zone0/temp"
     zone.write_text("71000")
     hot = board.round(cool_to_c=60, cool_s=0.3)
-    assert hot.environment["too_warm"] == "71 C, warmer than 60 C after 0 s"
+    assert re.fullmatch(r"71 C, warmer than 60 C after \d+ s", hot.environment["too_warm"])
     zone.write_text("59000")
     cool = board.round(cool_to_c=60, cool_s=100)
-    assert (cool.environment["start_c"], cool.environment["waited_s"]) == (59.0, 0.0)
+    assert cool.environment["start_c"] == 59
+    assert cool.environment["waited_s"] < settings.POLL_S  # it looked once
 
 
 def test_options_that_a_runner_does_not_know_are_told(board):

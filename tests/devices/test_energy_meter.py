@@ -13,6 +13,7 @@ import pytest
 
 from qpipe_devices.agent import energy, sensors
 from qpipe_devices.agent.failures import AgentError
+from waiting import LONGEST_S, wait_until
 
 INA = f"{boards.HWMON}/hwmon0"
 
@@ -144,8 +145,9 @@ def test_a_counter_that_begins_anew_goes_on(tmp_path):
     counter = root / "sys/class/powercap/intel-rapl:0/energy_uj"
     with metered({"source": "rapl"}, root) as meter:
         start, _ = window(0.03)
+        before = meter.samples[0][-1][1]
         counter.write_text("1671150")  # 328850 uJ to the end of its range, and from zero on
-        time.sleep(0.05)
+        assert wait_until(lambda: meter.samples[0][-1][1] > before)
         _, end = window(0.03)
         assert meter.joules(start, end) == pytest.approx(2.0)
         assert [rail.name for rail in meter.rails] == ["package-0"]
@@ -155,9 +157,11 @@ def test_new_values_are_counted_by_their_differing_or_by_the_word_of_the_sensor(
     with metered({}, ina219(tmp_path)) as meter:
         assert meter.updates(*window(0.1)) == 0  # the same value over and over
         with changing(tmp_path / INA / "power1_input", [3_000_000, 3_400_000]):
-            assert meter.updates(*window(0.3)) > 10
+            start = time.monotonic_ns()
+            assert wait_until(lambda: meter.updates(start, time.monotonic_ns()) > 10)
     with metered({}, boards.jetson(tmp_path / "jetson")) as meter:
         start, end = window(0.2)
+        assert wait_until(lambda: meter.samples[0][-1][0] > end)
         inside = sum(start <= at <= end for at, _ in meter.samples[0])
         assert meter.updates(start, end) == min(inside, int((end - start) / 1e9 / 0.01))  # a new one every 10 ms
 
@@ -165,9 +169,9 @@ def test_new_values_are_counted_by_their_differing_or_by_the_word_of_the_sensor(
 def test_a_command_prints_watts_or_joules(tmp_path):
     steady = "while :; do echo 'P = 2.5'; sleep 0.01; done"
     with metered({"command": steady}, tmp_path) as meter:
-        start, end = window(0.2)
+        start, end = window(0.05)
         assert meter.joules(start, end) == pytest.approx(2.5 * (end - start) / 1e9)
-        assert meter.updates(start, end) > 2
+        assert wait_until(lambda: meter.updates(start, time.monotonic_ns()) > 2)  # each line is one
     counter = "j=0; while :; do j=$((j + 1)); echo $j; sleep 0.01; done"
     with metered({"command": counter, "unit": "J"}, tmp_path) as meter:
         start, end = window(0.3)
@@ -186,7 +190,7 @@ def test_a_command_ends_with_its_meter_and_with_whoever_started_it(tmp_path):
     assert left.stdin
     assert left.stdout
     left.stdin.close()  # as the system does when this process is gone
-    assert left.wait(5) == -9
+    assert left.wait(LONGEST_S) == -9
     left.stdout.close()
 
 

@@ -14,6 +14,7 @@ import boards_sysfs as boards
 import pytest
 
 from qpipe_devices.agent import environment
+from waiting import ended_at_last, wait_until
 
 Tree = Callable[[Path], Path]
 COOLING = f"{boards.THERMAL}/cooling_device1"
@@ -73,10 +74,10 @@ def nap():
     for _ in range(200):
         time.sleep(0.0001)
     os.write(1, b"\\n")
-    time.sleep(60)
+    time.sleep(600)
 if os.fork():
     threading.Thread(target=nap).start()
-    time.sleep(60)
+    time.sleep(600)
 nap()
 """
 
@@ -170,24 +171,30 @@ def test_load_is_not_told_where_cores_are_shared_by_quota_or_the_kernel_says_not
     assert environment.Load(tmp_path, 1, {0}, 0.0).others(10.0) is None
 
 
+def ticks_of(pid: int) -> int:
+    """The CPU time that a process has had."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])
+
+
 def test_a_busy_neighbour_is_noticed_on_this_machine():
     if environment.Load(Path("/"), 0, os.sched_getaffinity(0), 0.0).busy is None:
         pytest.skip("this machine does not tell its load")
     core = {min(os.sched_getaffinity(0))}
-    script = f"import os\nos.sched_setaffinity(0, {core})\nwhile True: pass"
-    neighbour = subprocess.Popen([sys.executable, "-c", script], start_new_session=True)
-    idle = subprocess.Popen(["sleep", "60"], start_new_session=True)
-    try:
-        time.sleep(0.2)
+    script = f"import os\nos.sched_setaffinity(0, {core})\nprint(flush=True)\nwhile True: pass"
+    command = [sys.executable, "-c", script]
+    neighbour = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE)
+    idle = subprocess.Popen(["sleep", "600"], start_new_session=True)
+    with ended_at_last(neighbour), ended_at_last(idle):
+        assert neighbour.stdout
+        assert neighbour.stdout.readline() == b"\n"
         load = environment.Load(Path("/"), idle.pid, core, time.monotonic())
-        own = environment.Load(Path("/"), neighbour.pid, core, time.monotonic())
-        time.sleep(0.5)
+        load_beside_it = environment.Load(Path("/"), neighbour.pid, core, time.monotonic())
+        before = ticks_of(neighbour.pid)
+        assert wait_until(lambda: ticks_of(neighbour.pid) >= before + 20)
         now = time.monotonic()
-        others, without = load.others(now), own.others(now)
-    finally:
-        for process in (neighbour, idle):
-            process.kill()
-            process.wait()
+        others = load.others(now)
+        without = load_beside_it.others(now)
     assert others is not None
     assert without is not None
     assert others > without  # which does not count the neighbour, however busy the machine is beside it

@@ -49,8 +49,8 @@ CASES = {
     "an error of the runtime": (serves("raise RuntimeError('bad shape')"), "artifact"),
     "no room": (serves("import errno; raise OSError(errno.ENOSPC, 'No space left on device')"), "no room"),
     "no runtime": (serves("pass", "tensorflow_of_mars"), "configuration"),
-    "a hang": (LOADS + "time.sleep(60)", "artifact"),
-    "nonsense": (LOADS + "sink.write(b'hello\\n'); sink.flush(); time.sleep(60)", "wrong answer"),
+    "a hang": (LOADS + "time.sleep(600)", "artifact"),
+    "nonsense": (LOADS + "sink.write(b'hello\\n'); sink.flush(); time.sleep(600)", "wrong answer"),
     "other outputs": (LOADS + "wire.write(sink, {}, {}); wire.read(source)", "wrong answer"),
     "a failure of its own naming": (LOADS + "wire.write(sink, {'error': 'hot', 'failure': 'throttled'})", "throttled"),
     "a failure that is none": (LOADS + "wire.write(sink, {'error': 'hot', 'failure': 'sunspots'})", "bug"),
@@ -60,7 +60,7 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_a_failure_of_a_runner_has_its_kind_and_the_device_goes_on(case, tmp_path, build, samples):
     code, expected = CASES[case]
-    device = local("board", folder=tmp_path / "board", deadline_s=2)
+    device = local("board", folder=tmp_path / "board", deadline_s=2 if case == "a hang" else 60)
     broken = write_build(tmp_path / "build", "run_mine.py", {"run_mine.py": code})
     images = device.store(samples.folder, nothing)
     with pytest.raises(qpipe.DeviceError) as error:

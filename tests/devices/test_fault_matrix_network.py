@@ -15,7 +15,7 @@ from pathlib import Path
 
 import fault_lab
 import pytest
-from fault_lab import Site, wait_for
+from fault_lab import Site
 
 NAMESPACE = f"qp{os.getpid() % 100000}"
 HOST, BOARD = "10.77.7.1", "10.77.7.2"
@@ -109,15 +109,16 @@ CUTS = {
 def test_a_cut_link_ends_as_it_should(name: str, cable: str, site: Site, undisturbed: Site) -> None:
     cut = CUTS[name]
     if cut.uploading:
-        site.spoil("cat", 'head -c 65536; sleep 2; exec /bin/cat "$@"')
+        site.hold_uploads()
     run = site.run()
     if cut.uploading:
-        assert wait_for(lambda: any(path.is_file() for path in site.board.glob("incoming*/**/*")), 60)
-        (site.folder / "bin/cat").unlink()
+        site.await_upload()
     else:
         site.measuring(run)
     kept = site.journalled()
     _ip("-n", NAMESPACE, "link", "set", cable, "down")
+    if cut.uploading:
+        site.let_uploads_through()
     if cut.seconds is not None:
         time.sleep(cut.seconds)
         _ip("-n", NAMESPACE, "link", "set", cable, "up")
@@ -130,14 +131,14 @@ def test_a_cut_link_ends_as_it_should(name: str, cable: str, site: Site, undistu
     if cut.status:  # once it is repaired, it goes on
         _ip("-n", NAMESPACE, "link", "set", cable, "up")
         site.qpipe("devices", "clear", "board")
-        ended = site.finish(site.run(), 120)
+        ended = site.finish(site.run())
         assert ended.status == 0, ended.said
         site.check_numbers(undisturbed.numbers())
     site.check_kept(kept)
 
 
 def test_a_bad_line_changes_nothing(bad_line: None, site: Site, undisturbed: Site) -> None:
-    ended = site.finish(site.run(), 120)
+    ended = site.finish(site.run())
     assert ended.status == 0, ended.said
     assert site.failures() == set()
     site.check_nothing_left()

@@ -13,10 +13,11 @@ from pathlib import Path
 import boards_sysfs as boards
 import pytest
 from acting_board import GOVERNOR, Board
-from processes import agents, wait_until
+from processes import agents
 
 import qpipe
 from qpipe_devices.agent import settings
+from waiting import LONGEST_S, wait_until
 
 
 def test_the_governor_is_set_for_the_round_and_put_back(board):
@@ -102,20 +103,20 @@ def test_idle_is_measured_with_the_governor_of_the_round_wherever_the_meter_is(c
 
 @pytest.fixture
 def cut_round(open_device, tmp_path):
-    """A round that takes a minute, by a governor that it set, on a device of either kind; nobody asks for it again."""
+    """A round of ten minutes by a governor that it set, on either kind of device, asked for once."""
     made = Board(tmp_path, boards.pi4, open_device)
     made.device.patience_s = 0
 
     def take() -> None:
         with pytest.raises(qpipe.DeviceError):
-            made.round(seconds=60, governor="performance")
+            made.round(seconds=600, governor="performance")
 
     thread = threading.Thread(target=take)
     thread.start()
-    assert wait_until(lambda: (tmp_path / "note").exists(), 20)  # the runner is asked for values
+    assert wait_until(lambda: (tmp_path / "note").exists())  # the runner is asked for values
     assert made.governor == "performance"
     yield made
-    thread.join(20)
+    thread.join(LONGEST_S)
     assert not thread.is_alive()
 
 
@@ -123,20 +124,20 @@ def cut_round(open_device, tmp_path):
 def test_an_agent_that_is_killed_in_a_round_leaves_the_governor_as_it_was(cut_round):
     (agent,) = agents(cut_round.folder / "board")
     os.kill(agent, signal.SIGKILL)
-    assert wait_until(lambda: cut_round.governor == "ondemand", 5)
-    assert wait_until(lambda: not (cut_round.folder / "board" / "restore.json").exists(), 5)
+    assert wait_until(lambda: cut_round.governor == "ondemand")
+    assert wait_until(lambda: not (cut_round.folder / "board" / "restore.json").exists())
 
 
 def test_a_host_that_ends_a_call_leaves_the_governor_as_it_was(cut_round):
     """By killing all that belongs to it: the way of an answer that is too late."""
     cut_round.device._conversation.process.kill()
-    assert wait_until(lambda: cut_round.governor == "ondemand", 5)
+    assert wait_until(lambda: cut_round.governor == "ondemand")
 
 
 @pytest.mark.parametrize("open_device", ["ssh"], indirect=True)
 def test_a_line_that_is_cut_in_a_round_leaves_the_governor_as_it_was(cut_round):
     cut_round.device.transport.transport.sock.shutdown(2)
-    assert wait_until(lambda: cut_round.governor == "ondemand", 5)
+    assert wait_until(lambda: cut_round.governor == "ondemand")
 
 
 HOST = """
@@ -145,7 +146,7 @@ from pathlib import Path
 sys.path[:0] = sys.argv[2:]
 import boards_sysfs as boards
 from acting_board import Board
-Board(Path(sys.argv[1]), boards.pi4).round(seconds=60, governor="performance")
+Board(Path(sys.argv[1]), boards.pi4).round(seconds=600, governor="performance")
 """
 
 
@@ -153,10 +154,10 @@ def test_a_host_that_is_killed_in_a_round_leaves_the_governor_as_it_was(tmp_path
     places = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     host = subprocess.Popen([sys.executable, "-c", HOST, str(tmp_path), *places])
     try:
-        assert wait_until(lambda: (tmp_path / "note").exists(), 20)
+        assert wait_until(lambda: (tmp_path / "note").exists())
         governor = tmp_path / "tree" / GOVERNOR
         assert governor.read_text() == "performance"
     finally:
         host.kill()
         host.wait()
-    assert wait_until(lambda: governor.read_text() == "ondemand", 5)
+    assert wait_until(lambda: governor.read_text() == "ondemand")

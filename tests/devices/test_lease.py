@@ -14,13 +14,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import DEAF, agents, running, wait_until, when
+from processes import DEAF, agents, running, when
 
 import qpipe
 from qpipe_devices import local, ssh
 from qpipe_devices.agent import lease
 from qpipe_devices.agent.failures import AgentError
 from small_build import nothing, write_build
+from waiting import ended_at_last, wait_until
 
 NOBODY = pytest.mark.skipif(os.getuid() != 0, reason="becomes another user: needs root")
 LINUX = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
@@ -89,13 +90,13 @@ def test_another_user_takes_the_same_lock_and_reads_who_has_it(open_local, tmp_p
         f"held = lease.take(Path({str(tmp_path / 'theirs')!r}), Path({str(lock)!r}), asker)\n"
         "print('ready', flush=True)\nsys.stdin.read()\n"
     )
-    other = subprocess.Popen([sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-    assert other.stdout.readline() == b"ready\n"
-    mine = open_local("mine", lock=str(lock))
-    with pytest.raises(qpipe.BusyError, match=r"^mine: busy: held by them@there since 20"):
-        mine.capabilities()
-    other.communicate()
-    other.wait()
+    command = [sys.executable, "-c", program]
+    other = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with ended_at_last(other):
+        assert other.stdout.readline() == b"ready\n"
+        mine = open_local("mine", lock=str(lock))
+        with pytest.raises(qpipe.BusyError, match=r"^mine: busy: held by them@there since 20"):
+            mine.capabilities()
     assert mine.capabilities().cores > 0
 
 
@@ -119,25 +120,23 @@ def test_a_lock_that_is_another_name_of_a_file_is_not_written(open_local, tmp_pa
 def test_a_frozen_host_loses_the_board_and_the_next_one_gets_it(open_local, tmp_path):
     program = (
         "import time\nfrom pathlib import Path\nfrom qpipe_devices import local\n"
-        f"device = local('theirs', folder=Path({str(tmp_path / 'board')!r}))\ndevice.silence_s = 1.0\n"
-        "device.capabilities()\nprint('ready', flush=True)\ntime.sleep(100)\n"
+        f"device = local('theirs', folder=Path({str(tmp_path / 'board')!r}))\ndevice.silence_s = 2.0\n"
+        "device.capabilities()\nprint('ready', flush=True)\ntime.sleep(600)\n"
     )
     host = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, cwd="/")
-    assert host.stdout.readline() == b"ready\n"
-    host.send_signal(signal.SIGSTOP)
-    start = time.monotonic()
-    assert open_local("mine").capabilities().cores > 0
-    assert time.monotonic() - start < 10
-    host.kill()
-    host.communicate()
+    with ended_at_last(host):
+        assert host.stdout.readline() == b"ready\n"
+        host.send_signal(signal.SIGSTOP)
+        assert wait_until(lambda: not agents(tmp_path / "board"))
+        assert open_local("mine").capabilities().cores > 0
 
 
 @LINUX
 def test_a_frozen_agent_is_ended_by_whoever_comes_next_and_its_host_is_told(open_local, build, samples, tmp_path):
-    frozen, coming = open_local("frozen", silence_s=1.0), open_local("coming")
+    frozen, coming = open_local("frozen", silence_s=2.0), open_local("coming")
     places = frozen.store(build.folder, nothing), frozen.store(samples.folder, nothing)
     os.kill(agent_of(tmp_path / "board"), signal.SIGSTOP)
-    time.sleep(1.2)
+    time.sleep(2.2)  # longer than it may be silent
     assert coming.capabilities().cores > 0
     frozen.patience_s = 0
     with pytest.raises(qpipe.DeviceError, match="the connection was lost") as error:
@@ -153,10 +152,8 @@ def test_who_lost_the_line_gets_the_board_back_from_its_own_agent_at_once(open_l
     device.capabilities()
     first = device._conversation
     device._conversation = None  # the agent still listens: nothing has told it that the line is gone
-    start = time.monotonic()
-    assert device.capabilities().cores > 0
-    assert time.monotonic() - start < 3 + lease.LOCK_WAIT_S
-    assert len(running(tmp_path / "board")) == 1
+    assert device.capabilities().cores > 0  # whoever else would be told that it is busy
+    assert wait_until(lambda: len(running(tmp_path / "board")) == 1)
     first.close()
 
 
@@ -173,9 +170,10 @@ def test_a_holder_that_comes_back_late_can_write_no_result(open_local, tmp_path)
 
 def test_a_round_during_which_the_lease_was_lost_is_no_result(open_local, samples, tmp_path):
     slow = (
-        "import time\nfrom qpipe_agent import wire\nsource, sink = wire.claim()\nwire.read(source)\n"
+        "import os, time\nfrom qpipe_agent import wire\nsource, sink = wire.claim()\nwire.read(source)\n"
         "wire.write(sink, {'load_ms': 1.0, 'runtime_mb': 1.0, 'inputs': ['image'], 'outputs': ['y']})\n"
-        f"wire.read(source)\nopen({str(tmp_path / 'began')!r}, 'w')\ntime.sleep(1)\n"
+        f"wire.read(source)\nopen({str(tmp_path / 'began')!r}, 'w')\n"
+        f"while not os.path.exists({str(tmp_path / 'given away')!r}): time.sleep(0.01)\n"
         "wire.write(sink, {'first_ms': 1.0, 'warmups': 0, 'values_ns': [1], 'peak_mb': 2.0})\nwire.read(source)\n"
     )
     build = write_build(tmp_path / "build", "run_slow.py", {"run_slow.py": slow})
@@ -185,27 +183,27 @@ def test_a_round_during_which_the_lease_was_lost_is_no_result(open_local, sample
     def give_away() -> None:
         path = tmp_path / "board" / "lease.json"
         path.write_text(json.dumps({**record(tmp_path / "board"), "token": 99, "holder": "b@c"}), encoding="utf-8")
+        (tmp_path / "given away").touch()
 
     thread = when((tmp_path / "began").exists, give_away)
     with pytest.raises(qpipe.DeviceError, match=r"^late: the lease was lost to b@c since"):
-        device.round(*places, warmup_s=0, values=1, budget_s=5)
+        device.round(*places, warmup_s=0, values=1, budget_s=60)
     thread.join()
     assert not [path for path in (tmp_path / "board" / "journal").iterdir() if path.stat().st_size]
 
 
-def test_what_a_lock_says_is_not_believed(tmp_path):
+def test_what_a_lock_says_is_not_believed(tmp_path, monkeypatch):
     """Anybody may write into it: no process is ended that is not an agent of the session it names."""
-    victim = subprocess.Popen(["sleep", "100"])
+    monkeypatch.setattr(lease, "LOCK_WAIT_S", 0.2)
+    victim = subprocess.Popen(["sleep", "600"])
     said = {"holder": "x", "session": "0" * 32, "silence_s": 0.1, "pid": victim.pid, "since": "now", "beat": 0.0}
     lock = tmp_path / "shared"
     lock.write_text(json.dumps(said), encoding="utf-8")
-    with lock.open() as held:
+    with ended_at_last(victim), lock.open() as held:
         lease.fcntl.flock(held, lease.fcntl.LOCK_EX)
         with pytest.raises(AgentError, match=r"^busy: held by x since now, silent for \d+ s$"):
             lease.take(tmp_path / "board", lock, lease.Asker("me", "1" * 32, 30))
-    assert victim.poll() is None
-    victim.kill()
-    victim.wait()
+        assert victim.poll() is None
 
 
 @LINUX
@@ -219,7 +217,7 @@ def test_an_agent_that_is_killed_leaves_no_runner_however_deaf_it_is(open_local,
     with pytest.raises(qpipe.DeviceError, match="the connection was lost"):
         list(device.infer(*places, 1))
     thread.join()
-    assert wait_until(lambda: not running(board), 5)
+    assert wait_until(lambda: not running(board))
 
 
 def test_a_hold_keeps_everybody_off_and_says_who_why_and_until_when(open_local):
@@ -299,15 +297,14 @@ def test_an_agent_of_another_version_says_so(open_local, tmp_path):
 
 @LINUX
 def test_who_does_not_read_is_given_up_in_time(open_local, tmp_path):
-    device = open_local("board", silence_s=1.0)
+    device = open_local("board")
     device.capabilities()
+    device._conversation.silence_s = 1.0
     os.kill(agent_of(tmp_path / "board"), signal.SIGSTOP)
-    start = time.monotonic()
     files = {str(index): ["0" * 64, 1] for index in range(20_000)}  # more than a pipe holds
     with pytest.raises(qpipe.DeviceError, match=r"^board: ") as error:
-        device._ask("missing", 100, files=files)
+        device._ask("missing", 600, files=files)
     assert error.value.failure == "died"
-    assert time.monotonic() - start < 10
 
 
 @NOBODY
@@ -333,4 +330,4 @@ def test_who_comes_to_clean_gets_in_although_the_disk_is_full(open_local, tmp_pa
         assert device.clean() > 0
     finally:
         device.close()
-        wait_until(lambda: subprocess.run(["umount", disk], capture_output=True, check=False).returncode == 0, 5)
+        wait_until(lambda: subprocess.run(["umount", disk], capture_output=True, check=False).returncode == 0)

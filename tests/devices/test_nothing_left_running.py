@@ -8,14 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
-from processes import DEAF, running, wait_until
+from processes import DEAF, running
 
 import qpipe
 from qpipe_devices import local, ssh
 from small_build import nothing, write_build
+from waiting import ended_at_last, wait_until
 
 HOST = """
 import sys
@@ -44,41 +46,37 @@ def start_host(sshd, samples, tmp_path) -> Iterator:
     (tmp_path / "samples").symlink_to(samples.folder)
     script = tmp_path / "host.py"
     script.write_text(HOST, encoding="utf-8")
-    hosts = []
 
-    def start(kind: str, silence: float = 30) -> subprocess.Popen:
+    def start(kind: str, silence: float = 600) -> subprocess.Popen:
         server = [sshd.host, str(sshd.port), sshd.user, str(sshd.key), str(sshd.known_hosts)] if kind == "ssh" else []
-        hosts.append(
-            subprocess.Popen(
-                [sys.executable, script, tmp_path, kind, str(silence), *server], stdout=subprocess.PIPE, cwd="/"
-            )
-        )
-        assert hosts[-1].stdout.readline() == b"ready\n"
-        assert wait_until(lambda: len(running(tmp_path / "board")) >= 3, 30)  # agent, runner, the runner's child
-        return hosts[-1]
+        command = [sys.executable, script, tmp_path, kind, str(silence), *server]
+        host = subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/")
+        hosts.enter_context(ended_at_last(host))
+        assert host.stdout.readline() == b"ready\n"
+        assert wait_until(lambda: len(running(tmp_path / "board")) >= 3)  # agent, runner, the runner's child
+        return host
 
-    yield start
-    for host in hosts:
-        host.kill()
-        host.wait()
-        host.stdout.close()
+    with ExitStack() as hosts:
+        yield start
     for process in running(tmp_path / "board"):
-        os.kill(process, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 @pytest.mark.parametrize("kind", ["local", "ssh"])
-def test_killing_the_host_leaves_nothing_running_after_five_seconds(start_host, kind, tmp_path):
+def test_killing_the_host_leaves_nothing_running(start_host, kind, tmp_path):
+    """It is noticed at once, and not because the host has been silent for too long."""
     host = start_host(kind)
     host.kill()
-    assert wait_until(lambda: not running(tmp_path / "board"), 5)
+    assert wait_until(lambda: not running(tmp_path / "board"))
 
 
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 def test_a_host_that_falls_silent_loses_the_board(start_host, tmp_path):
-    host = start_host("ssh", silence=1.0)
+    host = start_host("ssh", silence=3.0)
     host.send_signal(signal.SIGSTOP)
-    assert wait_until(lambda: not running(tmp_path / "board"), 5)
+    assert wait_until(lambda: not running(tmp_path / "board"))
 
 
 @pytest.mark.parametrize("kind", ["local", "ssh"])
@@ -92,29 +90,27 @@ def test_an_agent_that_is_killed_is_a_lost_connection_and_the_next_call_starts_a
         device.capabilities()
     assert device.capabilities().cores > 0
     device.close()
-    assert wait_until(lambda: not running(folder), 5)
+    assert wait_until(lambda: not running(folder))
 
 
 def test_an_agent_that_falls_silent_is_a_lost_connection(tmp_path):
     device = local("board", folder=tmp_path / "board")
-    device.silence_s = 1.0
     device.capabilities()
     (agent,) = running(tmp_path / "board")
+    device._conversation.silence_s = 1.0
     os.kill(agent, signal.SIGSTOP)
-    start = time.monotonic()
     with pytest.raises(qpipe.DeviceError, match=r"^board: nothing was heard of it for 1 s; run again to continue$"):
         device.capabilities()
-    assert time.monotonic() - start < 10
     device.close()
-    assert not running(tmp_path / "board")
+    assert wait_until(lambda: not running(tmp_path / "board"))
 
 
 def test_who_takes_long_over_an_answer_is_not_taken_for_dead(tmp_path, build, samples):
     device = local("board", folder=tmp_path / "board")
-    device.silence_s = 0.8
+    device.silence_s = 2.0
     outputs = device.infer(device.store(build.folder, nothing), device.store(samples.folder, nothing), 40)
     next(outputs)
-    time.sleep(2)
+    time.sleep(2.5)  # longer than either side may be silent
     assert len(list(outputs)) == 39
     device.close()
 
@@ -128,5 +124,5 @@ def test_a_connection_cut_in_the_middle_says_so(sshd, tmp_path, samples):
     device.transport.transport.sock.shutdown(2)
     with pytest.raises(qpipe.DeviceError, match=r"^board: the connection was lost; run again to continue$"):
         next(outputs)
-    assert wait_until(lambda: not running(tmp_path / "board"), 5)
+    assert wait_until(lambda: not running(tmp_path / "board"))
     device.close()

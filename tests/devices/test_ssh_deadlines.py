@@ -8,32 +8,36 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_nothing_left_running import running, wait_until
+from processes import running
 
 import qpipe
 from qpipe_devices import ssh
 from qpipe_devices.over_ssh import transport as ssh_transport
 from qpipe_devices.over_ssh.deadlines import Watch, within
+from waiting import LONGEST_S, ended_at_last, wait_until
 
 needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
 
 
 def descendants(process: int) -> list[int]:
-    said = subprocess.run(["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True).stdout
-    parents = [tuple(map(int, line.split())) for line in said.splitlines()]
-    found, left = [], [process]
-    while left:
-        parent = left.pop()
-        children = [own for own, above in parents if above == parent]
-        found += children
-        left += children
-    return found
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], check=True, capture_output=True, text=True)
+    pairs = [tuple(map(int, line.split())) for line in table.stdout.splitlines()]
+    below: list[int] = []
+    parents = [process]
+    while parents:
+        parent = parents.pop()
+        children = [pid for pid, above in pairs if above == parent]
+        below += children
+        parents += children
+    return below
 
 
 @contextmanager
@@ -47,13 +51,6 @@ def frozen(*processes: int) -> Iterator[None]:
             os.kill(process, signal.SIGCONT)
 
 
-@contextmanager
-def within_seconds(seconds: float) -> Iterator[None]:
-    start = time.monotonic()
-    yield
-    assert time.monotonic() - start < seconds
-
-
 @pytest.fixture
 def server(start_sshd):
     """A server of the test's own, to be frozen."""
@@ -62,10 +59,18 @@ def server(start_sshd):
 
 @pytest.fixture
 def device(server, tmp_path):
-    device = ssh("rpi4", **server.options(tmp_path / "board"), connect_timeout=1.5)
-    device.transport.start(["true"]).wait(10)
+    """Connected."""
+    device = ssh("rpi4", **server.options(tmp_path / "board"), connect_timeout=LONGEST_S)
+    device.transport.start(["true"]).wait(LONGEST_S)
     yield device
     device.close()
+
+
+@pytest.fixture
+def stalled(monkeypatch):
+    """What does not move for a second has stalled; to end it there takes as long as it takes."""
+    monkeypatch.setattr(ssh_transport, "STALLED_S", 1.0)
+    monkeypatch.setattr(ssh_transport, "KILLED_S", LONGEST_S)
 
 
 def failure(call, *arguments: object) -> tuple[str, str]:
@@ -78,29 +83,32 @@ def test_a_server_that_accepts_and_says_nothing(sshd, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as mute:
         port = mute.getsockname()[1]
         device = ssh("rpi4", **{**sshd.options(tmp_path), "port": port}, connect_timeout=1)
-        with within_seconds(3):
-            assert failure(device.transport.start, ["true"]) == (
-                "unreachable",
-                f"rpi4: 127.0.0.1:{port} gave no answer within 1 s; is it on, and is that its address?",
-            )
+        assert failure(device.transport.start, ["true"]) == (
+            "unreachable",
+            f"rpi4: 127.0.0.1:{port} gave no answer within 1 s; is it on, and is that its address?",
+        )
 
 
 def test_a_server_that_is_frozen_is_not_waited_for(server, tmp_path):
     device = ssh("rpi4", **server.options(tmp_path / "board"), connect_timeout=1)
-    with frozen(server.process), within_seconds(3):
-        assert failure(device.transport.start, ["true"])[0] == "unreachable"
+    with frozen(server.process):
+        kind, message = failure(device.transport.start, ["true"])
+    assert kind == "unreachable"
+    assert "gave no answer within 1 s" in message
 
 
 def test_no_command_is_started_on_a_frozen_board_and_the_next_call_connects_again(server, device):
-    with frozen(*descendants(server.process)), within_seconds(3):
-        kind, said = failure(device.transport.start, ["true"])
+    connection = device.transport.connection
+    connection.login = replace(connection.login, timeout=1)  # the next one has time
+    with frozen(*descendants(server.process)):
+        kind, message = failure(device.transport.start, ["true"])
     assert kind == "timeout"
-    assert said.endswith("gave no answer within 1.5 s; is the line cut, or the board frozen?")
-    assert device.transport.start(["true"]).wait(10) == 0
+    assert message.endswith("gave no answer within 1 s; is the line cut, or the board frozen?")
+    assert device.transport.start(["true"]).wait(LONGEST_S) == 0
 
 
-def test_an_upload_to_a_frozen_board_stops(server, device, tmp_path, monkeypatch):
-    monkeypatch.setattr(ssh_transport, "STALLED_S", 1.0)
+def test_an_upload_to_a_frozen_board_stops(server, device, stalled, tmp_path, monkeypatch):
+    monkeypatch.setattr(ssh_transport, "KILLED_S", 0.3)  # nothing there can be ended
     source = tmp_path / "source"
     source.write_bytes(bytes(50_000_000))
     sessions = descendants(server.process)
@@ -111,38 +119,34 @@ def test_an_upload_to_a_frozen_board_stops(server, device, tmp_path, monkeypatch
                 os.kill(process, signal.SIGSTOP)
 
     try:
-        with within_seconds(5):
-            kind, said = failure(device.transport.put, source, str(tmp_path / "there"), freeze)
+        kind, message = failure(device.transport.put, source, str(tmp_path / "there"), freeze)
     finally:
         for process in sessions:
             os.kill(process, signal.SIGCONT)
     assert kind == "timeout"
-    assert said.startswith("rpi4: source was not transferred: nothing moved for 1 s; ")
+    assert message.startswith("rpi4: source was not transferred: nothing moved for 1 s; ")
 
 
-def test_a_download_from_a_board_that_stops_reading_its_disk_stops(device, tmp_path, monkeypatch):
-    monkeypatch.setattr(ssh_transport, "STALLED_S", 1.0)
+def test_a_download_from_a_board_that_stops_reading_its_disk_stops(device, stalled, tmp_path):
     os.mkfifo(tmp_path / "never")
-    with within_seconds(5):
-        assert failure(device.transport.get, str(tmp_path / "never"), tmp_path / "back")[0] == "timeout"
-    assert not running(str(tmp_path / "never"))
+    assert failure(device.transport.get, str(tmp_path / "never"), tmp_path / "back")[0] == "timeout"
+    assert wait_until(lambda: not running(tmp_path / "never"))
 
 
-def test_a_transfer_that_crawls_stops(device, tmp_path, monkeypatch):
-    monkeypatch.setattr(ssh_transport, "STALLED_S", 1.0)
-    monkeypatch.setattr(ssh_transport, "SLOWEST", 4e6)
+def test_a_transfer_that_crawls_stops(device, stalled, tmp_path, monkeypatch):
+    """It moves all the while; to be through by its end would take ten times as long as it may."""
+    monkeypatch.setattr(ssh_transport, "SLOWEST", 80e6)
     source = tmp_path / "source"
-    source.write_bytes(bytes(4_000_000))
-    slow = lambda done, total=None, unit="": time.sleep(0.3)  # noqa: E731
-    with within_seconds(5):
-        kind, said = failure(device.transport.put, source, str(tmp_path / "there"), slow)
+    source.write_bytes(bytes(40_000_000))
+    slow = lambda done, total=None, unit="": time.sleep(0.1)  # noqa: E731
+    kind, message = failure(device.transport.put, source, str(tmp_path / "there"), slow)
     assert kind == "timeout"
-    assert "not done within 2 s" in said
+    assert "not done within 1.5 s" in message
 
 
 def test_a_wait_has_an_end(device):
-    process = device.transport.start(["sleep", "60"])
-    with within_seconds(1), pytest.raises(TimeoutError):
+    process = device.transport.start(["sleep", "600"])
+    with pytest.raises(TimeoutError):
         process.wait(0.3)
     process.kill()
 
@@ -161,12 +165,12 @@ def test_a_connection_lost_in_a_transfer_is_told_as_that(device, tmp_path):
 
 
 @needs_proc
-def test_a_killed_command_and_what_it_started_end_on_the_board(device, tmp_path):
+def test_a_killed_command_and_what_it_started_end_on_the_board(device, stalled, tmp_path):
     script = f"sleep 301 & sleep 302; : {tmp_path}"
     process = device.transport.start(["sh", "-c", f"cd {tmp_path}; {script}"])
-    assert wait_until(lambda: len(running(tmp_path)) >= 3, 5)
+    assert wait_until(lambda: len(running(tmp_path)) >= 3)
     process.kill()
-    assert wait_until(lambda: not running(tmp_path), 5)
+    assert wait_until(lambda: not running(tmp_path))
 
 
 HOST = """
@@ -177,7 +181,7 @@ host, port, user, key, known, source, there, back = sys.argv[1:]
 device = ssh("board", host=host, port=int(port), user=user, key=Path(key), known_hosts=Path(known))
 def slowly(done, total=None, unit=""):
     print("going", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 if back:
     device.transport.start(["sh", "-c", 'cat "$1"', "sh", source]).stdout.read(1)
     slowly(1)
@@ -188,40 +192,56 @@ device.transport.put(Path(source), there, slowly)
 @needs_proc
 @pytest.mark.parametrize("back", ["", "yes"], ids=["put", "get"])
 def test_a_killed_host_leaves_no_transfer_on_the_board(sshd, tmp_path, back):
-    (tmp_path / "board").mkdir()
-    source, there = tmp_path / "board" / "source", tmp_path / "board" / "there"
+    board = tmp_path / "board"
+    board.mkdir()
+    source = board / "source"
     source.write_bytes(bytes(20_000_000))
-    own = tmp_path / "own"
-    own.write_bytes(source.read_bytes())
+    upload = tmp_path / "upload"
+    upload.write_bytes(source.read_bytes())
     where = [sshd.host, str(sshd.port), sshd.user, str(sshd.key), str(sshd.known_hosts)]
-    command = [sys.executable, "-c", HOST, *where, str(source if back else own), str(there), back]
-    host = subprocess.Popen(command, stdout=subprocess.PIPE)
-    assert host.stdout.readline() == b"going\n"
-    assert [process for process in running(tmp_path / "board") if process != host.pid]
-    host.kill()
-    host.wait()
-    host.stdout.close()
-    assert wait_until(lambda: not running(tmp_path / "board"), 5)
+    files = [str(source if back else upload), str(board / "there")]
+    command = [sys.executable, "-c", HOST, *where, *files, back]
+    with ended_at_last(subprocess.Popen(command, stdout=subprocess.PIPE)) as host:
+        assert host.stdout.readline() == b"going\n"
+        # it sends as soon as the board has promised to start what takes that
+        assert wait_until(lambda: [pid for pid in running(board) if pid != host.pid])
+    assert wait_until(lambda: not running(board))
 
 
 def test_what_opens_too_late_is_closed_as_well():
     opened: list[str] = []
+    given_up = threading.Event()
+    closings: list[int] = []
 
-    def slow() -> None:
-        time.sleep(0.5)
+    def open_late() -> None:
+        given_up.wait(LONGEST_S)
         opened.append("late")
 
+    def close() -> None:
+        opened.clear()
+        closings.append(len(closings))
+
     with pytest.raises(TimeoutError):
-        within(0.1, slow, opened.clear)
-    time.sleep(0.8)
+        within(0.1, open_late, close)
+    given_up.set()
+    assert wait_until(lambda: len(closings) == 2)
     assert opened == []
 
 
-def test_a_watch_that_nothing_breaks_breaks_nothing():
+def test_a_watch_cuts_what_stalls_and_what_takes_too_long_and_nothing_else():
+    watch = Watch(lambda: None, 10, 3)
+    began = watch.began
+    watch.last = began + 2
+    assert watch.overdue(began + 4.9) == ""
+    assert watch.overdue(began + 5) == "nothing moved for 3 s"
+    watch.last = began + 9
+    assert watch.overdue(began + 9.9) == ""
+    assert watch.overdue(began + 10) == "not done within 10 s"
+
+
+def test_a_watch_ends_with_what_it_watches():
     cuts: list[int] = []
-    with Watch(lambda: cuts.append(1), 0.6, 0.3) as watch:
-        for _ in range(5):
-            time.sleep(0.1)
-            watch.moved()
-    time.sleep(0.4)
+    with Watch(lambda: cuts.append(1), 2 * LONGEST_S) as watch:
+        watch.moved()
+    assert wait_until(lambda: not watch.thread.is_alive())
     assert not cuts

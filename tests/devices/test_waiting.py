@@ -2,38 +2,57 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import pytest
 
-from qpipe import health
 from qpipe.errors import BusyError
-from qpipe.execute import reach
+from qpipe.health import reach
 from qpipe_devices import local
+from qpipe_devices.null import NullDevice
 
 
-def test_a_run_waits_for_a_device_in_use_and_says_whose_it_is_and_for_how_long(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(health, "TOLD_S", 2.0)
+class BusyDevice(NullDevice):
+    """A device that another run is at until a moment of its clock, which only pauses move."""
+
+    def __init__(self, free_at: float) -> None:
+        super().__init__("board", "x86_64", 1.0)
+        self.free_at, self.now = free_at, 0.0
+
+    def clock(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+
+    def capabilities(self):
+        if self.now < self.free_at:
+            raise BusyError("board: busy: held by them@there")
+        return super().capabilities()
+
+
+def test_a_run_waits_for_a_device_in_use_and_says_whose_it_is(tmp_path: Path) -> None:
     holder, waiting = local("here", folder=tmp_path), local("here", folder=tmp_path)
     holder.capabilities()
-    said: list[str] = []
-    timer = threading.Timer(8, holder.close)  # an agent itself waits for some seconds
-    timer.start()
-    assert reach(waiting, said.append).cores > 0
-    timer.join()
+    messages: list[str] = []
+    assert reach(waiting, messages.append, pause=lambda _: holder.close()).cores > 0
     waiting.close()
-    assert all(line.startswith("here: busy: held by ") for line in said)
-    assert said[0].endswith("; waiting")
-    assert said[1].endswith("; waiting for 0 min"), "told again after a while"
+    (message,) = messages
+    assert message.startswith("here: busy: held by ")
+    assert message.endswith("; waiting")
 
 
-def test_patience_ends(tmp_path: Path) -> None:
-    holder, waiting = local("here", folder=tmp_path), local("here", folder=tmp_path)
-    holder.capabilities()
-    with pytest.raises(BusyError, match="held by"):
-        reach(waiting, lambda _: None, patience_s=0)
-    holder.close()
-    waiting.close()
+def test_who_waits_long_says_every_minute_for_how_long() -> None:
+    device = BusyDevice(free_at=150)
+    messages: list[str] = []
+    reach(device, messages.append, pause=device.pause, clock=device.clock)
+    busy = "board: busy: held by them@there; waiting"
+    assert messages == [busy, f"{busy} for 1 min", f"{busy} for 2 min"]
+    assert device.now == 150
+
+
+def test_patience_ends() -> None:
+    device = BusyDevice(free_at=150)
+    with pytest.raises(BusyError, match="held by them@there"):
+        reach(device, lambda _: None, 100, device.pause, device.clock)
+    assert device.now == 101

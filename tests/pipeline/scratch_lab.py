@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from shell import Shell
+from waiting import interruptible
 
 PLUGIN = '''
 """Small stages."""
@@ -77,17 +75,18 @@ def snap(
     fail: str = "",
     broken: bool = False,
     kill: bool = False,
-    seconds: float = 0,
     mark: Path | None = None,
+    hold: Path | None = None,
 ) -> ir.Model:
-    """Quantize, or do what a test wants."""
+    """Quantize, or do what a test wants: write `mark`, then wait for as long as `hold` is there."""
     if say:
         print(say)
     if mark:
-        mark.write_text(str(os.getpid()))
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        time.sleep(0.05)
+        aside = mark.with_suffix(".aside")
+        aside.write_text(str(os.getpid()))
+        aside.replace(mark)
+    while hold and hold.exists():
+        time.sleep(0.02)
     if fail:
         raise qpipe.StageError(fail)
     if broken:
@@ -213,30 +212,11 @@ class Lab:
 
     def start(self, *words: str | Path) -> subprocess.Popen[str]:
         """The command, in a session of its own, as a terminal would start it."""
-        return subprocess.Popen(
-            [Path(sys.executable).with_name("qpipe"), *words], cwd=self.folder, text=True, start_new_session=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
-        )  # fmt: skip
-
-    def qpipe(self, *words: str | Path, status: int = 0) -> subprocess.CompletedProcess[str]:
-        """The command to its end, with this exit status and no traceback."""
-        process = self.start(*words)
-        try:
-            out, err = process.communicate(timeout=100)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            raise
-        assert "Traceback" not in err, err
-        assert process.returncode == status, f"{process.returncode}\n{out}\n{err}"
-        return subprocess.CompletedProcess(words, status, out, err)
-
-    def json(self, *words: str | Path, status: int = 0) -> Any:
-        """What the command prints with --json."""
-        return json.loads(self.qpipe(*words, "--json", status=status).stdout)
-
-    def states(self) -> Mapping[str, str]:
-        """How the steps of the newest run ended."""
-        return {step["step"]: step["state"] for step in self.json("show")["steps"]}
+        with interruptible():
+            return subprocess.Popen(
+                [Path(sys.executable).with_name("qpipe"), *words], cwd=self.folder, text=True, start_new_session=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "COLUMNS": "200", "NO_COLOR": "1"},
+            )  # fmt: skip
 
 
 def lab(folder: Path) -> Lab:
@@ -255,3 +235,7 @@ class LabShell(Shell):
         super().__init__(monkeypatch, capsys)
         monkeypatch.chdir(folder)
         self.lab = lab(folder)
+
+    def states(self) -> Mapping[str, str]:
+        """How the steps of the newest run ended."""
+        return {step["step"]: step["state"] for step in self.json("show")["steps"]}

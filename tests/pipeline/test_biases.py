@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -10,6 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from models import conv_net, images, run, statistics_of
+from processors import Arithmetic, both_kinds
 from qpipe.quant import qdq
 from qpipe.types import Platform
 from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
@@ -30,17 +32,20 @@ def nearly_dead(every: bool) -> ir.Model:
     return model
 
 
+@both_kinds
 @pytest.mark.parametrize(("granularity", "every"), [("channel", False), ("channel", True), ("tensor", True)])
-def test_the_runtime_gives_the_bias_of_a_nearly_dead_channel(granularity, every: bool, tmp_path: Path) -> None:
+def test_the_runtime_gives_the_bias_of_a_nearly_dead_channel(
+    granularity: Literal["tensor", "channel"], every: bool, kind: Arithmetic, tmp_path: Path
+) -> None:
     inputs = images(8)
     statistics = statistics_of(nearly_dead(every), inputs)
-    quantized = symmetric(nearly_dead(every), statistics, granularity=granularity)
+    quantized = symmetric(nearly_dead(every), statistics, kind.target, granularity=granularity)
     build = compiled(quantized, Platform(), tmp_path)
     proto = onnx.load(build.folder / "model.onnx")
     sources = {name: node for node in proto.graph.node for name in node.output}
     layers = [node for node in proto.graph.node if node.op_type in ("Conv", "Gemm")]
     assert {sources[node.input[2]].op_type for node in layers} == {"DequantizeLinear"}  # no bias had to stay float
-    logits = [one["logits"] for one in run(ir.from_proto(proto), inputs, optimize=True)]
+    logits = [one["logits"] for one in run(ir.from_proto(proto), inputs, optimize=True, kind=kind)]
     truth = [one["logits"] for one in run(nearly_dead(every), inputs)]
     assert np.sum(np.square(truth)) > 300 * np.sum(np.square(np.subtract(truth, logits)))
 

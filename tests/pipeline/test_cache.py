@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from qpipe.cache import MANIFEST, Cache
+from waiting import ended_at_last
 
 
 @pytest.fixture
@@ -256,18 +257,17 @@ from pathlib import Path
 from qpipe.cache import Cache
 with Cache(Path(sys.argv[1])).kept([("import", "d3")]):
     print("kept", flush=True)
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
 def test_another_process_keeps_its_results_until_it_is_killed(aged: Cache) -> None:
-    keeper = subprocess.Popen([sys.executable, "-c", KEEPER, aged.root], stdout=subprocess.PIPE, text=True)
-    assert keeper.stdout is not None
-    assert keeper.stdout.readline() == "kept\n"
-    aged.clean()
-    assert keys(aged) == ["d3"]
-    keeper.kill()
-    keeper.communicate()
+    command = [sys.executable, "-c", KEEPER, aged.root]
+    with ended_at_last(subprocess.Popen(command, stdout=subprocess.PIPE, text=True)) as keeper:
+        assert keeper.stdout is not None
+        assert keeper.stdout.readline() == "kept\n"
+        aged.clean()
+        assert keys(aged) == ["d3"]
     aged.clean()
     assert keys(aged) == []
     assert files(aged) == [".lock"]

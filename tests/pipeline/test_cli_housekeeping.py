@@ -15,6 +15,7 @@ from scratch_lab import LabShell
 from qpipe.cache import MANIFEST, Cache
 from qpipe.store import Store
 from qpipe.types import Measurement
+from waiting import LONGEST_S, ended_at_last, wait_until
 
 DB, CACHE = Path(".qpipe/results.db"), Path(".qpipe/cache")
 
@@ -92,17 +93,18 @@ def test_an_unknown_kind_is_told(filled: LabShell) -> None:
 
 
 def test_what_a_running_run_needs_survives_cleaning(qpipe: LabShell) -> None:
-    qpipe.lab.edit("recipe.yaml", '{snap: {bits: "${bits}"}}', "{snap: {seconds: 4, mark: snapping}}")
+    qpipe.lab.edit("recipe.yaml", '{snap: {bits: "${bits}"}}', "{snap: {hold: hold, mark: snapping}}")
+    qpipe.lab.write("hold", "")
     fill("compile", "of another recipe", 1_000_000)
-    running = qpipe.lab.start("run", "recipe.yaml")
-    while not Path("snapping").exists():
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.05)
-    out, _ = qpipe("cache clean")
-    assert ".qpipe/cache: 1.0 MB freed, 1 result\n" in out
-    assert "stay: a run is using them" in out
-    printed, err = running.communicate(timeout=60)
-    assert running.returncode == 0, f"{printed}\n{err}"
+    with ended_at_last(qpipe.lab.start("run", "recipe.yaml")) as process:
+        assert wait_until(lambda: Path("snapping").exists() or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
+        out, _ = qpipe("cache clean")
+        assert ".qpipe/cache: 1.0 MB freed, 1 result\n" in out
+        assert "stay: a run is using them" in out
+        Path("hold").unlink()
+        output, errors = process.communicate(timeout=LONGEST_S)
+        assert process.returncode == 0, f"{output}\n{errors}"
     assert keys()
     qpipe("cache clean")
     assert keys() == []

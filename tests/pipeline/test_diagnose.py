@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
+import yaml
 
 from models import conv_net, images, run
+from processors import SATURATING, Arithmetic, both_kinds, machine_kind
 from qpipe.diagnose.page import page
 from shell import Shell
 
@@ -46,10 +48,16 @@ def faulty() -> ir.Model:
     return model
 
 
-def fill(folder: Path) -> Path:
+def fill(folder: Path, kind: Arithmetic | None = None) -> Path:
+    """A folder with the recipe; the device is of that kind of processor, or of this machine's.
+
+    The inventory says so: else its target would be unknown until a run checks the device.
+    """
+    target = (kind or machine_kind()).target
+    device = {"local": {"folder": str(folder / "here")}, "target": {"saturates": target.saturates}}
     ir.save(faulty(), folder / "net.onnx")
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    (folder / "devices.yaml").write_text(f"local: {{local: {{folder: {folder / 'here'}}}}}\n", encoding="utf-8")
+    (folder / "devices.yaml").write_text(yaml.safe_dump({"local": device}), encoding="utf-8")
     for name, arrays in (("few", images(8, seed=1)), ("many", EVALUATION)):
         np.savez(folder / f"{name}.npz", image=np.concatenate(arrays))
     return folder
@@ -123,9 +131,14 @@ def test_a_scheme_with_transforms_has_a_rung_for_these(qpipe: Shell) -> None:
     assert rungs["transformed"]["metrics"]["sqnr_db"] > 50 > rungs["simulated"]["metrics"]["sqnr_db"]
 
 
-def test_the_layer_with_a_dominating_channel_is_worst_per_tensor_and_told_to_go_per_channel(qpipe: Shell) -> None:
+@both_kinds
+def test_the_layer_with_a_dominating_channel_is_worst_per_tensor_and_told_to_go_per_channel(
+    kind: Arithmetic, qpipe: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fill(tmp_path, kind))
     worst, *others = diagnosed(qpipe, "tensor")["layers"]
-    assert (worst["layer"], worst["weight"], worst["bits"]) == ("point", "flat_w", 8)
+    bits = 7 if kind.target.saturates else 8
+    assert (worst["layer"], worst["weight"], worst["bits"]) == ("point", "flat_w", bits)
     magnitudes = np.abs(faulty().graph.initializers["flat_w"].const_value.numpy()).max(axis=(1, 2, 3))
     assert worst["channels"] == pytest.approx(magnitudes.max() / np.median(magnitudes), rel=0.02)
     assert worst["remedy"].startswith("channels differ ")
@@ -198,9 +211,7 @@ def test_what_others_named_is_escaped_on_the_page() -> None:
 def test_sums_that_saturate_on_the_device_are_pointed_at(
     qpipe: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(fill(tmp_path))
-    device = f"local: {{local: {{folder: {tmp_path / 'here'}}}, target: {{saturates: true}}}}\n"
-    Path("devices.yaml").write_text(device, encoding="utf-8")
+    monkeypatch.chdir(fill(tmp_path, SATURATING))
     report = diagnosed(qpipe, "eight", "--count 4")
     layer, share = next(iter(report["saturating"].items()))
     out, _ = qpipe("diagnose recipe.yaml --scheme eight --count 4")

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from faulty_lab import FLOAT, SNAPPED, FaultyLab
 
+from waiting import LONGEST_S
+
 LOOK = f"{FLOAT}/look"
 PAUSE = "from qpipe import attempts\nattempts.BACK_OFF_S = (600.0,)"
 
@@ -92,7 +94,7 @@ def test_ctrl_c_ends_a_pause_between_two_attempts(lab: FaultyLab) -> None:
         assert process.stderr
         assert any("will be tried again" in line for line in iter(process.stderr.readline, ""))
         os.killpg(process.pid, signal.SIGINT)
-        process.communicate(timeout=60)
+        process.communicate(timeout=LONGEST_S)
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)

@@ -17,7 +17,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 HEAD = "plugins: [stages.py]\nsamples: noise\nmodels: {m: tiny}\n"
 TAIL = "schemes: {a: [snap]}\nbuilds: {p: pack}\nmeasure: [weight]\n"
 KEYS = ", ".join(recipe.KEYS)
-SNAP = "bits, mode, exclude, say, fail, broken, kill, seconds, mark"
+SNAP = "bits, mode, exclude, say, fail, broken, kill, mark, hold"
 NAMES = "use letters, digits, '.', '_' and '-'"
 
 

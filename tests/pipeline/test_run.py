@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +16,7 @@ from scratch_lab import Lab
 from qpipe import execute
 from qpipe.events import Event
 from qpipe.store import Store
+from waiting import LONGEST_S, wait_until
 
 FLOAT, SNAPPED = "tiny/float32/packed@one", "tiny/snapped/packed@one"
 
@@ -300,14 +300,12 @@ def test_while_this_machine_is_measured_it_does_nothing_else(lab: Lab) -> None:
 @pytest.fixture
 def slow(lab: Lab) -> Iterator[tuple[Lab, subprocess.Popen[str]]]:
     """A run that stands in the middle of a step."""
-    snap_does(lab, "seconds: 60, mark: mark")
+    lab.write("hold", "")
+    snap_does(lab, "hold: hold, mark: mark")
     process = lab.start("run", "recipe.yaml")
     try:
-        for _ in range(600):
-            if (lab.folder / "mark").exists() and (lab.folder / "mark").read_text():
-                break
-            assert process.poll() is None, process.communicate()
-            time.sleep(0.1)
+        assert wait_until(lambda: (lab.folder / "mark").exists() or process.poll() is not None)
+        assert process.poll() is None, process.communicate()
         yield lab, process
     finally:
         if process.poll() is None:
@@ -315,27 +313,21 @@ def slow(lab: Lab) -> Iterator[tuple[Lab, subprocess.Popen[str]]]:
         process.communicate()
 
 
-def gone(pid: int, seconds: float = 10) -> bool:
-    """Whether a process ends by then."""
-    for _ in range(int(seconds * 10)):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-        except OSError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.1)
-    return False
+def is_over(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state == "Z"
 
 
-def no_group(leader: int, seconds: float = 10) -> bool:
-    """Whether nobody is left of a process group by then."""
-    for _ in range(int(seconds * 10)):
-        try:
-            os.killpg(leader, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.1)
+def is_empty(leader: int) -> bool:
+    """Whether nobody is left of a process group."""
+    try:
+        os.killpg(leader, 0)
+    except ProcessLookupError:
+        return True
     return False
 
 
@@ -344,12 +336,12 @@ def test_a_run_that_is_killed_leaves_nothing_running_and_is_continued(slow: tupl
     stage = int((lab.folder / "mark").read_text(encoding="utf-8"))
     process.kill()
     process.wait()
-    assert gone(stage)
-    assert no_group(process.pid)
+    assert wait_until(lambda: is_over(stage))
+    assert wait_until(lambda: is_empty(process.pid))
     with Store(Path(".qpipe/results.db")) as store:
         (cut,) = store.runs()
     assert cut["state"] == "running"
-    lab.edit("stages.py", "end = time.monotonic() + seconds", "end = 0.0")
+    lab.edit("stages.py", "while hold and hold.exists()", "while False")
     finished, events = run(lab)
     assert (finished.run, finished.continued, finished.state) == (cut["id"], True, "done")
     assert ended(events, "done") == set(finished.plan.steps)
@@ -357,7 +349,7 @@ def test_a_run_that_is_killed_leaves_nothing_running_and_is_continued(slow: tupl
 
 def test_a_run_that_another_process_is_at_is_left_to_it(slow: tuple[Lab, subprocess.Popen[str]]) -> None:
     lab, process = slow
-    lab.edit("stages.py", "end = time.monotonic() + seconds", "end = 0.0")
+    lab.edit("stages.py", "while hold and hold.exists()", "while False")
     finished, _ = run(lab)
     assert (finished.state, finished.continued) == ("done", False)
     with Store(Path(".qpipe/results.db")) as store:
@@ -369,13 +361,15 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_running(slow: tuple[Lab, subpro
     lab, process = slow
     stage = int((lab.folder / "mark").read_text(encoding="utf-8"))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 130, err
     assert "Traceback" not in err
     assert "qpipe: interrupted; what is done is kept, go on with: qpipe run recipe.yaml" in err
-    assert gone(stage)
-    assert no_group(process.pid)
-    assert "running" not in lab.states().values()
+    assert wait_until(lambda: is_over(stage))
+    assert wait_until(lambda: is_empty(process.pid))
+    with Store(Path(".qpipe/results.db")) as store:
+        (cut,) = store.runs()
+        assert "running" not in {step["state"] for step in store.steps(cut["id"])}
 
 
 def test_what_cannot_be_read_is_tried_once_in_a_run(lab: Lab) -> None:
@@ -390,8 +384,8 @@ def test_what_cannot_be_read_is_tried_once_in_a_run(lab: Lab) -> None:
     )
     lab.write("tries", "")
     lab.edit("recipe.yaml", "{tiny: tiny}", "{tiny: tiny, broken: {tiny: {path: tries, scale: -1}}}")
-    told = lab.qpipe("run", "recipe.yaml", status=1)
+    finished, _ = run(lab)
     assert (lab.folder / "tries").read_text(encoding="utf-8") == "x"
-    assert "failed: broken/import: it is broken" in told.stdout
-    assert lab.states()["broken/import"] == "failed"
-    assert lab.states()["tiny/snapped/packed@one/weight"] == "done"
+    assert finished.outcome.errors == {"broken/import": "it is broken"}
+    assert finished.outcome.states["broken/import"] == "failed"
+    assert finished.outcome.states["tiny/snapped/packed@one/weight"] == "done"

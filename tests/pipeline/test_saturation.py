@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from models import statistics_of
+from models import run, statistics_of
+from processors import (
+    EXACT,
+    EXACT_ENTRY,
+    SATURATING,
+    Job,
+    emulated,
+    emulated_outputs,
+    machine_capabilities,
+    machine_kind,
+    machine_target,
+    session,
+)
 from qpipe.diagnose.sums import saturating_layers
 from qpipe.errors import StageError
 from qpipe.quant import qdq
@@ -24,22 +34,6 @@ from qpipe.samples import Samples
 from qpipe.types import Array, Platform, Preprocessing, Sample, Target
 from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
 from qpipe_plugins.quantize.symmetric import symmetric
-
-QEMU = shutil.which("qemu-x86_64-static") or shutil.which("qemu-x86_64")
-emulated = pytest.mark.skipif(
-    QEMU is None or not sys.platform.startswith("linux"), reason="no qemu-user is installed: apt-get install qemu-user"
-)
-OLD_CPU = "Haswell-noTSX"  # AVX2, no VNNI
-RUN = """
-import sys, numpy, onnxruntime
-options = onnxruntime.SessionOptions()
-options.log_severity_level = 4
-for entry in sys.argv[4:]:
-    options.add_session_config_entry(*entry.split("="))
-session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-with numpy.load(sys.argv[2]) as feeds:
-    numpy.save(sys.argv[3], session.run(None, dict(feeds))[0])
-"""
 
 
 def array(*rows: list[int], dtype: type = np.uint8) -> Array:
@@ -149,51 +143,6 @@ def test_layers_of_seven_bits_have_no_share(tmp_path: Path) -> None:
         assert sum(saturating_layers(model, samples, [0]).values()) == share
 
 
-# ---- the real kernels, on a CPU that has no VNNI
-
-
-def on_old_cpu(network: ir.Model | Path, feeds: dict[str, Array], folder: Path, *entries: str) -> Array:
-    """The first output of a network on an x86 with AVX2 alone, emulated."""
-    path = network if isinstance(network, Path) else folder / "network.onnx"
-    if isinstance(network, ir.Model):
-        ir.save(network, path)
-    np.savez(folder / "feeds.npz", **feeds)  # type: ignore[arg-type]
-    python = [str(QEMU), "-cpu", OLD_CPU, sys.executable, "-c", RUN]
-    done = subprocess.run([*python, path, folder / "feeds.npz", folder / "out.npy", *entries], capture_output=True)
-    assert done.returncode == 0, done.stderr.decode()
-    given: Array = np.load(folder / "out.npy")
-    return given
-
-
-@emulated
-@pytest.mark.slow
-def test_the_model_of_a_product_is_what_the_kernels_give(tmp_path: Path) -> None:
-    network = ir.from_onnx_text("""<ir_version: 8, opset_import: ["" : 17]>
-    net (uint8[M, K] a, int8[K, N] b) => (int32[M, N] y) { y = MatMulInteger (a, b) }""")
-    random = np.random.default_rng(1)
-    a, b = random.integers(0, 256, (7, 33)).astype(np.uint8), random.integers(-128, 128, (33, 9)).astype(np.int8)
-    assert saturating_share(a, b) > 0.02
-    np.testing.assert_array_equal(on_old_cpu(network, {"a": a, "b": b}, tmp_path), saturating_product(a, b))
-
-
-@emulated
-@pytest.mark.slow
-def test_a_convolution_sums_over_input_channels_first(tmp_path: Path) -> None:
-    text = """<ir_version: 8, opset_import: ["" : 17]>
-    net (uint8[1, 6, 6, 7] x, int8[5, 6, 3, 3] w) => (uint8[1, 5, 4, 5] y)
-    <float one = {1.0}, float step = {2000.0}, uint8 zero = {0}, int8 none = {0}, uint8 middle = {128}>
-    { y = QLinearConv (x, one, zero, w, one, none, step, middle) }"""
-    random = np.random.default_rng(2)
-    x = random.integers(150, 256, (1, 6, 6, 7)).astype(np.uint8)
-    w = random.choice([-127, 127, 90], (5, 6, 3, 3)).astype(np.int8)
-    windows = np.lib.stride_tricks.sliding_window_view(x[0], (3, 3), axis=(1, 2))  # [C, H, W, kernel]
-    rows = np.ascontiguousarray(windows.transpose(1, 2, 3, 4, 0)).reshape(20, 54)
-    sums = saturating_product(rows, w.transpose(2, 3, 1, 0).reshape(54, 5))
-    wanted = np.clip(np.rint(sums.astype(np.float32) / np.float32(2000)) + 128, 0, 255)
-    given = on_old_cpu(ir.from_onnx_text(text), {"x": x, "w": w}, tmp_path)
-    np.testing.assert_array_equal(given[0].reshape(5, 20), wanted.T)
-
-
 LOUD = """<ir_version: 8, opset_import: ["" : 17]>
 net (float[1, 8, 4, 4] x) => (float[1, 4, 4, 4] y) { y = Conv <kernel_shape = [1, 1]> (x, w) }"""
 
@@ -204,29 +153,138 @@ def loud() -> ir.Model:
     return ir.from_onnx_text(LOUD, initializers=[ir.tensor(weight, name="w")])
 
 
-@emulated
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("target", "entries", "is_right"),
-    [
-        (Target(), [], False),
-        (Target(saturates=True), [], True),  # 7-bit weights
-        (Target(), ["session.x64quantprecision=1"], True),  # the runtime's own way out
-    ],
-)
-def test_what_the_target_asks_for_is_what_such_a_cpu_needs(
-    target: Target, entries: list[str], is_right: bool, tmp_path: Path
-) -> None:
-    x = np.random.default_rng(4).uniform(0.9, 1, (1, 8, 4, 4)).astype(np.float32)
-    build = compiled(symmetric(loud(), statistics_of(loud(), [x]), target), Platform(), tmp_path)
-    here = onnxruntime.InferenceSession(ir.to_proto(loud()).SerializeToString()).run(None, {"x": x})[0]
-    given = on_old_cpu(build.folder / "model.onnx", {"x": x}, tmp_path, *entries)
-    assert bool(np.abs(given - here).max() < 0.05 * here.max()) == is_right
-
-
 def test_the_share_says_so_beforehand() -> None:
     x = np.full((1, 8), 250, np.uint8)
     for target, share in ((Target(), 1.0), (Target(saturates=True), 0.0)):
         (weight,) = qdq.weights(loud())
         quantized = qdq.symmetric(weight, axis=0, target=target)
         assert saturating_share(x, quantized.codes.reshape(4, 8).T) == share
+
+
+# ---- the real kernels, of this machine and of processors of both kinds
+
+
+PRODUCT = """<ir_version: 8, opset_import: ["" : 17]>
+net (uint8[M, K] a) => (int32[M, N] y) { y = MatMulInteger (a, b) }"""
+
+
+@dataclass(frozen=True, eq=False)
+class Product:
+    """A product of codes, some of whose sums of two leave 16 bits."""
+
+    activations: Array
+    weights: Array
+    network: onnx.ModelProto
+
+    @property
+    def job(self) -> Job:
+        return Job(self.network, [{"a": self.activations}])
+
+
+@pytest.fixture(scope="module")
+def product() -> Product:
+    random = np.random.default_rng(1)
+    activations = random.integers(0, 256, (7, 33)).astype(np.uint8)
+    weights = random.integers(-128, 128, (33, 9)).astype(np.int8)
+    assert saturating_share(activations, weights) > 0.02
+    network = ir.from_onnx_text(PRODUCT, initializers=[ir.tensor(weights, name="b")])
+    return Product(activations, weights, ir.to_proto(network))
+
+
+def test_this_machine_sums_as_its_features_say(product: Product) -> None:
+    (sums,) = session(product.network, machine_kind()).run(None, {"a": product.activations})
+    saturated = machine_target().saturates and "avx2" in machine_capabilities().features
+    summed = saturating_product if saturated else exact
+    np.testing.assert_array_equal(sums, summed(product.activations, product.weights))
+
+
+def test_a_network_for_an_exact_processor_is_summed_exactly_here(product: Product) -> None:
+    (sums,) = session(product.network, EXACT).run(None, {"a": product.activations})
+    np.testing.assert_array_equal(sums, exact(product.activations, product.weights))
+
+
+@emulated
+@pytest.mark.slow
+def test_x86_without_avx2_sums_exactly(product: Product, tmp_path: Path) -> None:
+    ((outputs,),) = emulated_outputs(EXACT.emulated_cpu, [product.job], tmp_path)
+    np.testing.assert_array_equal(outputs["y"], exact(product.activations, product.weights))
+
+
+CONVOLUTION = """<ir_version: 8, opset_import: ["" : 17]>
+net (uint8[1, 6, 6, 7] x, int8[5, 6, 3, 3] w) => (uint8[1, 5, 4, 5] y)
+<float one = {1.0}, float step = {2000.0}, uint8 zero = {0}, int8 none = {0}, uint8 middle = {128}>
+{ y = QLinearConv (x, one, zero, w, one, none, step, middle) }"""
+TARGETS: dict[str, tuple[Target, dict[str, str], bool]] = {
+    "8 bits": (Target(), {}, False),
+    "7 bits": (Target(saturates=True), {}, True),
+    "8 bits with the runtime's own way out": (Target(), dict([EXACT_ENTRY]), True),
+}
+
+
+@pytest.fixture(scope="module")
+def convolved() -> dict[str, Array]:
+    random = np.random.default_rng(2)
+    x = random.integers(150, 256, (1, 6, 6, 7)).astype(np.uint8)
+    return {"x": x, "w": random.choice([-127, 127, 90], (5, 6, 3, 3)).astype(np.int8)}
+
+
+@pytest.fixture(scope="module")
+def loud_input() -> Array:
+    return np.random.default_rng(4).uniform(0.9, 1, (1, 8, 4, 4)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def on_avx2(
+    product: Product,
+    convolved: dict[str, Array],
+    loud_input: Array,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Array]:
+    """What the kernels give on an x86 with AVX2 and without VNNI, by what is computed."""
+    folder = tmp_path_factory.mktemp("on_avx2")
+    jobs = {
+        "product": product.job,
+        "convolution": Job(ir.to_proto(ir.from_onnx_text(CONVOLUTION)), [convolved]),
+    }
+    statistics = statistics_of(loud(), [loud_input])
+    for name, (target, entries, _) in TARGETS.items():
+        build = compiled(symmetric(loud(), statistics, target), Platform(), folder / name)
+        jobs[name] = Job(onnx.load(build.folder / "model.onnx"), [{"x": loud_input}], entries)
+    outputs = emulated_outputs(SATURATING.emulated_cpu, list(jobs.values()), folder)
+    return {name: one["y"] for name, (one,) in zip(jobs, outputs, strict=True)}
+
+
+@emulated
+@pytest.mark.slow
+def test_the_model_of_a_product_is_what_the_kernels_give(
+    product: Product,
+    on_avx2: dict[str, Array],
+) -> None:
+    expected = saturating_product(product.activations, product.weights)
+    np.testing.assert_array_equal(on_avx2["product"], expected)
+
+
+@emulated
+@pytest.mark.slow
+def test_a_convolution_sums_over_input_channels_first(
+    convolved: dict[str, Array],
+    on_avx2: dict[str, Array],
+) -> None:
+    x, w = convolved["x"], convolved["w"]
+    windows = np.lib.stride_tricks.sliding_window_view(x[0], (3, 3), axis=(1, 2))  # [C, H, W, kernel]
+    rows = np.ascontiguousarray(windows.transpose(1, 2, 3, 4, 0)).reshape(20, 54)
+    sums = saturating_product(rows, w.transpose(2, 3, 1, 0).reshape(54, 5))
+    expected = np.clip(np.rint(sums.astype(np.float32) / np.float32(2000)) + 128, 0, 255)
+    np.testing.assert_array_equal(on_avx2["convolution"][0].reshape(5, 20), expected.T)
+
+
+@emulated
+@pytest.mark.slow
+@pytest.mark.parametrize("name", TARGETS)
+def test_what_the_target_asks_for_is_what_such_a_cpu_needs(
+    name: str, loud_input: Array, on_avx2: dict[str, Array]
+) -> None:
+    _, _, is_right = TARGETS[name]
+    (outputs,) = run(loud(), [loud_input])
+    distance = np.abs(on_avx2[name] - outputs["y"]).max()
+    assert bool(distance < 0.05 * outputs["y"].max()) == is_right

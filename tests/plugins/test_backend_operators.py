@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.backend.test.case.test_case import TestCase as Case
 from onnx.backend.test.loader import load_model_tests
 
+from processors import KINDS, Arithmetic, machine_kind, session
 from qpipe.errors import StageError
 from qpipe.quant.arithmetic import fake_quantize, scale_and_zero_point
 from qpipe.quant.coverage import coverage
@@ -90,15 +90,12 @@ def wrapped(case: Case, layers: bool) -> tuple[onnx.ModelProto, Feeds] | None:
     return model, feeds
 
 
-def run(model: ir.Model | bytes, feeds: Feeds, *, optimize: bool = False) -> Feeds:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    if not optimize:
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    written = model if isinstance(model, bytes) else ir.to_proto(model).SerializeToString()
-    session = onnxruntime.InferenceSession(written, options, providers=["CPUExecutionProvider"])
-    names = [value.name for value in session.get_outputs()]
-    return dict(zip(names, session.run(None, feeds), strict=True))
+def run(model: ir.Model | onnx.ModelProto, feeds: Feeds, kind: Arithmetic | None = None) -> Feeds:
+    """With integer kernels for that kind of processor, or by the definition of each operator."""
+    written = model if isinstance(model, onnx.ModelProto) else ir.to_proto(model)
+    running = session(written, kind or machine_kind(), optimize=kind is not None)
+    names = [value.name for value in running.get_outputs()]
+    return dict(zip(names, running.run(None, feeds), strict=True))
 
 
 def imported(model: onnx.ModelProto, folder: Path) -> ir.Model:
@@ -151,14 +148,17 @@ def between_layers(case: Case, folder: Path) -> str:
         name: fake_quantize(x, *scale_and_zero_point(x.min(), x.max()), dtype=np.uint8) for name, x in feeds.items()
     }
     exact, moved = (run(model, given) for given in (feeds, coarse))
-    build = compiled(symmetric(model, statistics), PLATFORM, folder / "build")
-    for name, array in run((build.folder / "model.onnx").read_bytes(), feeds, optimize=True).items():
-        if array.dtype != np.float32 or not array.size or name not in statistics:
-            continue
-        step = (max(statistics[name].maximum, 0) - min(statistics[name].minimum, 0)) / 255
-        allowed = 2 * step + 2 * np.abs(moved[name] - exact[name]).max()
-        if np.abs(array - exact[name]).max() > allowed * 1.01 + 1e-6:
-            return f"{name} is {np.abs(array - exact[name]).max()} away, {allowed} would be allowed"
+    for kind in KINDS:
+        quantized = symmetric(ir.from_proto(ir.to_proto(model)), statistics, kind.target)
+        build = compiled(quantized, PLATFORM, folder / "build")
+        for name, array in run(onnx.load(build.folder / "model.onnx"), feeds, kind).items():
+            if array.dtype != np.float32 or not array.size or name not in statistics:
+                continue
+            step = (max(statistics[name].maximum, 0) - min(statistics[name].minimum, 0)) / 255
+            allowed = 2 * step + 2 * np.abs(moved[name] - exact[name]).max()
+            distance = np.abs(array - exact[name]).max()
+            if distance > allowed * 1.01 + 1e-6:
+                return f"{kind}: {name} is {distance} away, {allowed} would be allowed"
     return ""
 
 
@@ -172,9 +172,9 @@ def without_layers(case: Case, folder: Path) -> str:
     if coverage(model).integer:
         return ""
     statistics = histogram(model, stored(folder / "samples", feeds), silent)
-    one, two = (run(proto.SerializeToString(), feeds) for _ in range(2))
+    one, two = (run(proto, feeds) for _ in range(2))
     build = compiled(symmetric(model, statistics), PLATFORM, folder / "build")
-    three = run((build.folder / "model.onnx").read_bytes(), feeds)
+    three = run(onnx.load(build.folder / "model.onnx"), feeds)
     for name, array in one.items():
         is_random = not np.array_equal(array, two[name], equal_nan=array.dtype.kind == "f")
         if not is_random and not np.array_equal(array, three[name], equal_nan=array.dtype.kind == "f"):

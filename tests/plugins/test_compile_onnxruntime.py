@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from models import conv_net, images, run, statistics_of
+from processors import both_kinds, machine_kind, session
 from qpipe.quant import qdq
 from qpipe.quant.activations import quantize_activations
 from qpipe.quant.biases import quantize_biases
@@ -27,19 +28,16 @@ def statistics():
     return statistics_of(conv_net(), images(16))
 
 
-def optimized(build, tmp_path, signed=False):
-    """The graph that ONNX Runtime really runs; `signed` has x86 do what ARM does with signed activations."""
-    options = ort.SessionOptions()
-    if signed:
-        options.add_session_config_entry("session.qdqisint8allowed", "1")
-    options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
-    options.log_severity_level = 3
-    ort.InferenceSession(str(build.folder / "model.onnx"), options, providers=["CPUExecutionProvider"])
-    return onnx.load(tmp_path / "optimized.onnx")
+def optimized(build, tmp_path, kind=None, entries=None):
+    """The graph that ONNX Runtime really runs, as on this machine or for that kind of processor."""
+    path = tmp_path / "optimized.onnx"
+    network = onnx.load(build.folder / "model.onnx")
+    session(network, kind or machine_kind(), optimized_path=path, entries=entries or {})
+    return onnx.load(path)
 
 
-def operators(build, tmp_path, signed=False):
-    return [node.op_type for node in optimized(build, tmp_path, signed).graph.node]
+def operators(build, tmp_path):
+    return [node.op_type for node in optimized(build, tmp_path).graph.node]
 
 
 @pytest.mark.parametrize("activations", ["minmax", "percentile", "mse", "entropy"])
@@ -54,15 +52,17 @@ def test_onnxruntime_runs_integer_kernels_and_nothing_else(quantizer, activation
     assert "DequantizeLinear" not in found
 
 
-def test_a_zero_point_per_channel_is_computed_in_integers_and_exactly(statistics, tmp_path):
-    model = asymmetric(conv_net(), statistics, granularity="channel")
+@both_kinds
+def test_a_zero_point_per_channel_is_computed_in_integers_and_exactly(kind, statistics, tmp_path):
+    model = asymmetric(conv_net(), statistics, kind.target, granularity="channel")
     convolutions = [weight.quantized for weight in qdq.weights(model) if weight.kind != "gemm"]
     assert all(len(np.unique(quantized.zero_point)) > 1 for quantized in convolutions)
     build = onnxruntime(model, Platform(), tmp_path / "build")
     network = ir.load(build.folder / "model.onnx")
     step = 1e-6 + max(np.ptp(each["logits"]) for each in run(network, images(8))) / 255
-    for integer, plain in zip(run(network, images(8), optimize=True), run(network, images(8)), strict=True):
-        np.testing.assert_allclose(integer["logits"], plain["logits"], atol=2 * step)
+    integer, plain = run(network, images(8), optimize=True, kind=kind), run(network, images(8))
+    for one, other in zip(integer, plain, strict=True):
+        np.testing.assert_allclose(one["logits"], other["logits"], atol=2 * step)
 
 
 def test_a_clip_whose_range_ends_just_there_is_absorbed(tmp_path):
@@ -150,19 +150,21 @@ def test_the_same_network_gives_the_same_bytes(statistics, tmp_path):
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
-def test_signed_activations_for_arm_give_the_same_numbers(statistics, tmp_path):
-    x86 = onnxruntime(symmetric(conv_net(), statistics), Platform(), tmp_path / "x86")
-    arm = onnxruntime(symmetric(conv_net(), statistics), Platform(arch="aarch64"), tmp_path / "arm")
-    assert not any(
-        t.data_type == onnx.TensorProto.UINT8 for t in onnx.load(arm.folder / "model.onnx").graph.initializer
-    )
-    nets = [(ir.load(build.folder / "model.onnx"), False) for build in (x86, arm)]
-    for build, signed in ((x86, False), (arm, True)):
-        graph = optimized(build, tmp_path, signed)
+@both_kinds
+def test_signed_activations_for_arm_give_the_same_numbers(kind, statistics, tmp_path):
+    model = symmetric(conv_net(), statistics, kind.target)
+    x86 = onnxruntime(ir.from_proto(ir.to_proto(model)), Platform(), tmp_path / "x86")
+    arm = onnxruntime(model, Platform(arch="aarch64"), tmp_path / "arm")
+    initializers = onnx.load(arm.folder / "model.onnx").graph.initializer
+    assert not any(tensor.data_type == onnx.TensorProto.UINT8 for tensor in initializers)
+    # int8 activations on x86 too: their products with int8 weights are summed in 32 bits everywhere
+    signed = optimized(arm, tmp_path, entries={"session.qdqisint8allowed": "1"})
+    fused = [optimized(x86, tmp_path, kind), signed]
+    for graph in fused:
         assert not FLOAT_OPERATORS & {node.op_type for node in graph.graph.node}
-        nets.append((ir.from_proto(graph), True))
-    for (left, optimize), (right, _) in (nets[:2], nets[2:]):
-        one, two = (run(net, images(5), optimize=optimize) for net in (left, right))
+    unfused = [onnx.load(build.folder / "model.onnx") for build in (x86, arm)]
+    for (left, right), optimize in ((unfused, False), (fused, True)):
+        one, two = (run(ir.from_proto(net), images(5), optimize=optimize) for net in (left, right))
         for a, b in zip(one, two, strict=True):
             np.testing.assert_array_equal(a["logits"], b["logits"])
 

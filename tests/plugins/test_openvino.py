@@ -17,7 +17,9 @@ from onnx.reference import ReferenceEvaluator
 
 import qpipe
 from models import conv_net, images, run, statistics_of
-from qpipe.types import Platform
+from processors import KINDS, SATURATING, emulated, machine_kind, run_emulated
+from qpipe.quant.statistics import Statistics
+from qpipe.types import Platform, Target
 from qpipe_devices import local
 from qpipe_plugins.compile import run_openvino
 from qpipe_plugins.compile.openvino import openvino
@@ -60,21 +62,62 @@ def test_a_float_network_gives_what_the_operators_mean(board, samples, tmp_path)
         np.testing.assert_allclose(outputs["logits"], logits, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    "quantize",
-    [symmetric, lambda *given: symmetric(*given, bits=4), lambda *given: logarithmic(*given, bits=4)],
-    ids=["int8", "int4", "log4"],
-)
+def int8(model: ir.Model, statistics: Statistics, target: Target) -> ir.Model:
+    return symmetric(model, statistics, target)
+
+
+def int4(model: ir.Model, statistics: Statistics, target: Target) -> ir.Model:
+    return symmetric(model, statistics, target, bits=4)
+
+
+def log4(model: ir.Model, statistics: Statistics, target: Target) -> ir.Model:
+    return logarithmic(model, statistics, target, bits=4)
+
+
+QUANTIZERS = (int8, int4, log4)
+# OpenVINO saturates too, and has no way around it: 8 bits are right where the machine is exact
+KINDS_HERE = [kind for kind in KINDS if kind in (SATURATING, machine_kind())]
+
+
+@pytest.mark.parametrize("kind", KINDS_HERE, ids=str)
+@pytest.mark.parametrize("quantize", QUANTIZERS)
 @pytest.mark.parametrize("max_opset", [21, 28])
 def test_quantized_networks_give_the_same_to_a_step_or_two_of_the_output(
-    quantize, max_opset, statistics, board, samples, tmp_path
+    quantize, max_opset, kind, statistics, board, samples, tmp_path
 ):
-    model = quantize(conv_net(21), statistics)
+    model = quantize(conv_net(21), statistics, kind.target)
     plain = run(model, images(6))
     step = np.ptp([each["logits"] for each in plain]) / 255
     build = openvino(model, Platform("openvino", max_opset=max_opset, max_ir_version=14), tmp_path / "build")
     for one, other in zip(infer(board, build, samples), plain, strict=True):
         np.testing.assert_allclose(one["logits"], other["logits"], atol=3 * step)
+
+
+ON_OLD_CPU = """
+import json, pathlib, sys
+import numpy, openvino
+folder = pathlib.Path(sys.argv[1])
+for build in sorted(folder.glob("*/build.json")):
+    properties = json.loads(build.read_text())["options"]["properties"]
+    compiled = openvino.Core().compile_model(build.parent / "model.onnx", "CPU", properties)
+    outputs = [compiled(image)["logits"] for image in numpy.load(folder / "images.npy")]
+    numpy.save(build.parent / "outputs.npy", outputs)
+"""
+
+
+@emulated
+@pytest.mark.slow
+def test_an_emulated_processor_that_saturates_gives_the_same(statistics, tmp_path):
+    expected = {}
+    for quantize in QUANTIZERS:
+        model = quantize(conv_net(21), statistics, SATURATING.target)
+        expected[quantize.__name__] = np.stack([one["logits"] for one in run(model, images(6))])
+        openvino(model, Platform("openvino"), tmp_path / quantize.__name__)
+    np.save(tmp_path / "images.npy", np.stack(images(6)))
+    run_emulated(SATURATING.emulated_cpu, ON_OLD_CPU, str(tmp_path))
+    for name, plain in expected.items():
+        outputs = np.load(tmp_path / name / "outputs.npy")
+        np.testing.assert_allclose(outputs, plain, atol=3 * np.ptp(plain) / 255)
 
 
 def test_it_is_timed_as_onnxruntime_is(board, samples, tmp_path):

@@ -3,14 +3,15 @@ integer kernels give one answer, up to roundings that fall on the other side."""
 
 from __future__ import annotations
 
+import itertools
 import re
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -18,7 +19,8 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import ShapeInferencePass
 
 from models import statistics_of
-from qpipe.types import Platform
+from processors import KINDS, Arithmetic, Job, both_kinds, emulated, emulated_outputs, session
+from qpipe.types import Array, Platform
 from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
 from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.logarithmic import logarithmic
@@ -65,7 +67,6 @@ CONSTANTS = {
     "three": np.array([3]), "halves": np.array([2, 2]), "scales": np.array([1, 1, 2, 2], np.float32),
 }  # fmt: skip
 LAST = {"Gemm": "Gemm (f, third, bias)", "MatMul": "MatMul (f, third)"}
-OFF, ALL = (getattr(onnxruntime.GraphOptimizationLevel, name) for name in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"))
 
 
 def network(between: str, last: str, seed: int) -> ir.Model:
@@ -86,34 +87,90 @@ def network(between: str, last: str, seed: int) -> ir.Model:
     return model
 
 
-def answers(model: onnx.ModelProto, inputs: list[np.ndarray], level: object) -> np.ndarray:
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = level
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.concatenate([session.run(None, {"x": x})[0] for x in inputs])
+def answers(
+    model: onnx.ModelProto,
+    inputs: list[Array],
+    kind: Arithmetic,
+    *,
+    optimize: bool,
+) -> Array:
+    running = session(model, kind, optimize=optimize)
+    return np.concatenate([running.run(None, {"x": x})[0] for x in inputs])
 
 
-@pytest.mark.parametrize("between", BETWEEN)
-@settings(max_examples=4, deadline=None)
-@given(last=st.sampled_from(sorted(LAST)), stage=st.sampled_from(sorted(STAGES)), seed=st.integers(0, 2**16))
-def test_integer_kernels_give_what_the_operators_are_defined_to(between: str, last: str, stage: str, seed: int) -> None:
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A network quantized for a kind of processor, and what operators are defined to give."""
+
+    pairs: onnx.ModelProto  # as it was quantized
+    built: onnx.ModelProto  # as it was compiled
+    inputs: list[Array]
+    exact: Array  # of the float network
+    defined: Array  # of the quantized one
+
+    def check(self, answer: Array) -> None:
+        """Fail where an answer is not the defined one.
+
+        Where a rounding falls on the other side a code changes by one, as it does all the time for
+        float: those here are few, so they leave far less than quantization itself.
+        """
+        noise = np.sqrt(np.mean((self.exact - self.defined) ** 2)) + np.abs(self.exact).max() / 255
+        assert np.abs(answer - self.defined).max() <= 2 * noise
+        assert np.abs(answer - self.defined).mean() <= noise / 2
+
+
+def case_of(between: str, last: str, stage: str, seed: int, kind: Arithmetic) -> Case | None:
+    """One with random weights and inputs; None where a layer always gives 0.
+
+    That has no scale of its own, nor has the bias behind it then.
+    """
     model = network(between, last, seed)
     random = np.random.default_rng(seed)
     inputs = [random.normal(0, 1, (1, 3, 6, 6)).astype(np.float32) for _ in range(2)]
     statistics = statistics_of(model, inputs)
-    assume(statistics["e"].maximum > 0)  # what is always 0 has no scale of its own, nor has the bias behind it then
-    exact = answers(ir.to_proto(model), inputs, OFF)
+    if statistics["e"].maximum <= 0:
+        return None
+    exact = answers(ir.to_proto(model), inputs, kind, optimize=False)
     quantizer, options = STAGES[stage]
-    quantized = quantizer(model, statistics, **options)
+    quantized = quantizer(model, statistics, kind.target, **options)
     pairs = ir.to_proto(quantized)
     evaluator = ReferenceEvaluator(pairs)
     defined = np.concatenate([evaluator.run(None, {"x": x})[0] for x in inputs])
     with tempfile.TemporaryDirectory() as folder:
         build = compiled(quantized, Platform(), Path(folder))
-        integer = answers(onnx.load(build.folder / "model.onnx"), inputs, ALL)
-    # where a rounding falls on the other side a code changes by one, as it does all the time for float: those here are
-    # few, so they leave far less than quantization itself
-    noise = np.sqrt(np.mean((exact - defined) ** 2)) + np.abs(exact).max() / 255
-    for answer in (answers(pairs, inputs, OFF), integer):
-        assert np.abs(answer - defined).max() <= 2 * noise
-        assert np.abs(answer - defined).mean() <= noise / 2
+        built = onnx.load(build.folder / "model.onnx")
+    return Case(pairs, built, inputs, exact, defined)
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+@settings(max_examples=4, deadline=None)
+@given(
+    last=st.sampled_from(sorted(LAST)),
+    stage=st.sampled_from(sorted(STAGES)),
+    kind=st.sampled_from(KINDS),
+    seed=st.integers(0, 2**16),
+)
+def test_integer_kernels_give_what_the_operators_are_defined_to(
+    between: str, last: str, stage: str, kind: Arithmetic, seed: int
+) -> None:
+    case = case_of(between, last, stage, seed, kind)
+    assume(case is not None)
+    assert case is not None
+    case.check(answers(case.pairs, case.inputs, kind, optimize=False))
+    case.check(answers(case.built, case.inputs, kind, optimize=True))
+
+
+@emulated
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@both_kinds
+def test_emulated_kernels_of_either_kind_give_the_same(kind: Arithmetic, tmp_path: Path) -> None:
+    lasts = itertools.cycle(LAST)
+    names = [(between, next(lasts), stage) for between in BETWEEN for stage in STAGES]
+    drawn = [case_of(*name, seed, kind) for seed, name in enumerate(names)]
+    cases = [case for case in drawn if case is not None]
+    assert len(cases) > 0.9 * len(names)
+    jobs = [Job(case.built, [{"x": x} for x in case.inputs]) for case in cases]
+    outputs = emulated_outputs(kind.emulated_cpu, jobs, tmp_path)
+    for case, of_feeds in zip(cases, outputs, strict=True):
+        case.check(np.concatenate([one["y"] for one in of_feeds]))
