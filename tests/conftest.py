@@ -61,7 +61,10 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
 
     def start(*kinds: str) -> Sshd:
         folder = tmp_path_factory.mktemp("sshd")
-        keys = {folder / ("host_key" if index == 0 else f"host_key_{kind}"): kind for index, kind in enumerate(kinds)}
+        keys = {
+            folder / ("host_key" if index == 0 else f"host_key_{kind}"): kind
+            for index, kind in enumerate(kinds)
+        }
         for key, kind in {**keys, folder / "user_key": "ed25519"}.items():
             subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-f", key], check=True)
         with socket.create_server(("127.0.0.1", 0)) as free:

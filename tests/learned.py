@@ -27,12 +27,16 @@ def outputs(model: onnx.ModelProto | Path, samples: Sequence[Sample]) -> list[di
     return [dict(zip(names, session.run(names, dict(sample)), strict=True)) for sample in samples]
 
 
-def solve(features: Floats, wanted: Floats, importance: Floats | None = None, ridge: float = 1e-3) -> list[Floats]:
+def solve(
+    features: Floats, wanted: Floats, importance: Floats | None = None, ridge: float = 1e-3
+) -> list[Floats]:
     """Weight [features, wanted] and bias [wanted] of the linear layer that comes nearest, rows by importance."""
     rows = np.hstack([features, np.ones((len(features), 1))]).astype(np.float64)
     weighted = rows if importance is None else rows * importance[:, None]
     penalty = ridge * np.trace(weighted.T @ rows) / rows.shape[1]
-    found = np.linalg.solve(weighted.T @ rows + penalty * np.eye(rows.shape[1]), weighted.T @ wanted)
+    found = np.linalg.solve(
+        weighted.T @ rows + penalty * np.eye(rows.shape[1]), weighted.T @ wanted
+    )
     return [found[:-1].astype(np.float32), found[-1].astype(np.float32)]
 
 
@@ -53,7 +57,9 @@ def bright(random: np.random.Generator) -> tuple[int, ...]:
     return tuple(int(v) for v in random.integers(110, 256, 3))
 
 
-def shape(draw: ImageDraw.ImageDraw, kind: str, box: tuple[int, int, int, int], colour: tuple[int, ...]) -> None:
+def shape(
+    draw: ImageDraw.ImageDraw, kind: str, box: tuple[int, int, int, int], colour: tuple[int, ...]
+) -> None:
     left, top, right, bottom = box
     x, y = (left + right) // 2, (top + bottom) // 2
     if kind == "disc":
@@ -108,7 +114,9 @@ def named(net: Net, *names: str) -> onnx.ModelProto:
 # ---- pictures of several things
 
 SIDE, STRIDE = 64, 8
-CENTRES = (np.stack(np.meshgrid(np.arange(8), np.arange(8)), -1).reshape(-1, 2) + 0.5) * STRIDE  # x, y of each cell
+CENTRES = (
+    np.stack(np.meshgrid(np.arange(8), np.arange(8)), -1).reshape(-1, 2) + 0.5
+) * STRIDE  # x, y of each cell
 COLOURS = {"disc": (230, 60, 60), "square": (60, 220, 70), "triangle": (70, 90, 240)}
 
 
@@ -122,8 +130,15 @@ def crowd(random: np.random.Generator) -> tuple[Image.Image, list[tuple[int, Flo
         if all(np.abs(box[:2] - (x, y)).max() > reach + box[2] / 2 for _, box in found):
             label = int(random.integers(len(COLOURS)))
             kind = list(COLOURS)[label]
-            shape(ImageDraw.Draw(drawn), kind, (x - reach, y - reach, x + reach, y + reach), COLOURS[kind])
-            found.append((label, np.array([x + 0.5, y + 0.5, 2 * reach + 1, 2 * reach + 1], np.float32)))
+            shape(
+                ImageDraw.Draw(drawn),
+                kind,
+                (x - reach, y - reach, x + reach, y + reach),
+                COLOURS[kind],
+            )
+            found.append(
+                (label, np.array([x + 0.5, y + 0.5, 2 * reach + 1, 2 * reach + 1], np.float32))
+            )
     return drawn, found
 
 
@@ -132,15 +147,25 @@ def crowds(folder: Path, count: int, seed: int) -> None:
     random = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     about: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": []}
-    about["categories"] = [{"id": 3 * place + 1, "name": name} for place, name in enumerate(COLOURS)]
+    about["categories"] = [
+        {"id": 3 * place + 1, "name": name} for place, name in enumerate(COLOURS)
+    ]
     for number in range(count):
         drawn, found = crowd(random)
         drawn.save(folder / f"{number}.png")
-        about["images"].append({"id": number, "file_name": f"{number}.png", "width": SIDE, "height": SIDE})
+        about["images"].append(
+            {"id": number, "file_name": f"{number}.png", "width": SIDE, "height": SIDE}
+        )
         for label, (x, y, width, height) in found:
             box = [float(v) for v in (x - width / 2, y - height / 2, width, height)]
-            entry = {"id": len(about["annotations"]) + 1, "image_id": number, "category_id": 3 * label + 1}
-            about["annotations"].append({**entry, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
+            entry = {
+                "id": len(about["annotations"]) + 1,
+                "image_id": number,
+                "category_id": 3 * label + 1,
+            }
+            about["annotations"].append(
+                {**entry, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+            )
     folder.with_suffix(".json").write_text(json.dumps(about), encoding="utf-8")
 
 
@@ -153,10 +178,14 @@ def detector() -> onnx.ModelProto:
     weight, bias = _head(net.model(x), x)
     cells = [net.constant(weight.T[:, :, None, None]), net.constant(bias)]
     flat = net.reshape(net.add("Conv", x, *cells, kernel_shape=[1, 1]), 1, 4 + len(COLOURS), -1)
-    offsets, scores = net.several("Split", flat, net.constant([4, len(COLOURS)], np.int64), count=2, axis=1)
+    offsets, scores = net.several(
+        "Split", flat, net.constant([4, len(COLOURS)], np.int64), count=2, axis=1
+    )
     pixels = net.add("Mul", offsets, net.constant(np.float32(STRIDE)))
     where = np.concatenate([CENTRES.T, np.zeros((2, len(CENTRES)))])[None]
-    net.add("Concat", net.add("Add", pixels, net.constant(where)), net.add("Sigmoid", scores), axis=1)
+    net.add(
+        "Concat", net.add("Add", pixels, net.constant(where)), net.add("Sigmoid", scores), axis=1
+    )
     return named(net, "output0")
 
 
@@ -164,10 +193,14 @@ def kept(found: Floats, score: float, overlap: float) -> int:
     """How many boxes of [4 + classes, cells] score so much and are not suppressed by a better one of their class."""
     count = 0
     for scores in found[4:]:
-        corners = [np.concatenate([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2]) for box in found[:4].T]
+        corners = [
+            np.concatenate([box[:2] - box[2:] / 2, box[:2] + box[2:] / 2]) for box in found[:4].T
+        ]
         taken: list[Floats] = []
         for cell in np.argsort(-scores, kind="stable"):
-            if scores[cell] >= score and all(_overlap(corners[cell], other) <= overlap for other in taken):
+            if scores[cell] >= score and all(
+                _overlap(corners[cell], other) <= overlap for other in taken
+            ):
                 taken.append(corners[cell])
         count += len(taken)
     return count
@@ -193,7 +226,9 @@ def _head(trunk: onnx.ModelProto, features: str) -> list[Floats]:
 
 def _wanted(found: Sequence[tuple[int, Floats]]) -> Floats:
     """For each cell: the box of the object whose middle is near, from the cell in strides, and each class's logit."""
-    wanted = np.concatenate([np.zeros((len(CENTRES), 4)), np.full((len(CENTRES), len(COLOURS)), -5.0)], axis=1)
+    wanted = np.concatenate(
+        [np.zeros((len(CENTRES), 4)), np.full((len(CENTRES), len(COLOURS)), -5.0)], axis=1
+    )
     for label, box in found:
         near = np.abs(CENTRES - box[:2]).max(axis=1) < STRIDE * 0.75
         wanted[near, :2], wanted[near, 2:4] = (box[:2] - CENTRES[near]) / STRIDE, box[2:] / STRIDE
@@ -211,7 +246,9 @@ def sound(random: np.random.Generator, word: int, speaker: int) -> Floats:
     start, slope = 3 + 3 * word + 2 * speaker, (word % 3 - 1) / 8
     middle = start + slope * np.arange(FRAMES) + random.normal(0, 0.4)
     glide = 3 * np.exp(-((np.arange(BANDS)[:, None] - middle) ** 2) / 4)
-    return (glide * random.uniform(0.7, 1.3) + random.normal(0, 0.5, (BANDS, FRAMES)))[None].astype(np.float32)
+    return (glide * random.uniform(0.7, 1.3) + random.normal(0, 0.5, (BANDS, FRAMES)))[None].astype(
+        np.float32
+    )
 
 
 def sounds(count: int, seed: int) -> dict[str, np.ndarray[Any, Any]]:
@@ -226,7 +263,10 @@ def sounds(count: int, seed: int) -> dict[str, np.ndarray[Any, Any]]:
 def heard(arrays: Mapping[str, np.ndarray[Any, Any]]) -> list[Sample]:
     """The rows of `sounds` as the network is fed."""
     pairs = zip(arrays["spectrogram"], arrays["speaker"], strict=True)
-    return [{"spectrogram": spectrogram[None], "speaker": speaker[None]} for spectrogram, speaker in pairs]
+    return [
+        {"spectrogram": spectrogram[None], "speaker": speaker[None]}
+        for spectrogram, speaker in pairs
+    ]
 
 
 def listener() -> onnx.ModelProto:

@@ -10,7 +10,16 @@ import platform
 from pathlib import Path
 
 # features by which ONNX Runtime chooses integer kernels
-KERNEL_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve")
+KERNEL_FEATURES = (
+    "avx2",
+    "avx512f",
+    "avx_vnni",
+    "avx512_vnni",
+    "amx_int8",
+    "asimddp",
+    "i8mm",
+    "sve",
+)
 EXACT_FEATURES = {"avx_vnni", "avx512_vnni", "amx_int8"}
 
 

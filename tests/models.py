@@ -37,7 +37,9 @@ SHAPES = {
 def conv_net(opset: int = 17) -> ir.Model:
     """Conv, depthwise Conv, Conv with ReLU6 between, a residual Add, pooling, Gemm: MobileNet in the small."""
     random = np.random.default_rng(7)
-    arrays = {name: random.normal(0, 0.5, shape).astype(np.float32) for name, shape in SHAPES.items()}
+    arrays = {
+        name: random.normal(0, 0.5, shape).astype(np.float32) for name, shape in SHAPES.items()
+    }
     tensors = [ir.tensor(array, name=name) for name, array in arrays.items()]
     return ir.from_onnx_text(CONV_NET.format(opset=opset), initializers=tensors)
 
@@ -76,5 +78,8 @@ def statistics_of(model: ir.Model, inputs: list[np.ndarray]) -> Statistics:
     """Statistics of a float network's input and of all its nodes' outputs, as ONNX Runtime computes them."""
     names = [value.name for node in model.graph for value in node.outputs]
     outputs = run(model, inputs, names)
-    tensors = {model.graph.inputs[0].name: inputs, **{name: [one[name] for one in outputs] for name in names}}
+    tensors = {
+        model.graph.inputs[0].name: inputs,
+        **{name: [one[name] for one in outputs] for name in names},
+    }
     return Statistics(gather(name, arrays) for name, arrays in tensors.items())

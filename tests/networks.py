@@ -31,7 +31,9 @@ class Net:
     def constant(self, array: Any, dtype: Any = None) -> str:
         name = f"c{len(self.initializers)}"
         array = np.asarray(array)
-        self.initializers[name] = array.astype(dtype or (np.float32 if array.dtype == np.float64 else array.dtype))
+        self.initializers[name] = array.astype(
+            dtype or (np.float32 if array.dtype == np.float64 else array.dtype)
+        )
         return name
 
     def weight(self, *shape: int, fan_in: int) -> str:
@@ -44,22 +46,34 @@ class Net:
         return self.several(operator, *inputs, count=1, name=name, **attributes)[0]
 
     def several(
-        self, operator: str, *inputs: str, count: int, name: str | None = None, domain: str = "", **attributes: Any
+        self,
+        operator: str,
+        *inputs: str,
+        count: int,
+        name: str | None = None,
+        domain: str = "",
+        **attributes: Any,
     ) -> list[str]:
         outputs = [f"t{len(self.nodes)}" + (f"_{i}" if i else "") for i in range(count)]
         label = f"{operator.lower()}_{len(self.nodes)}" if name is None else name
-        self.nodes.append(helper.make_node(operator, inputs, outputs, label, domain=domain, **attributes))
+        self.nodes.append(
+            helper.make_node(operator, inputs, outputs, label, domain=domain, **attributes)
+        )
         return outputs
 
     def model(self, *outputs: str, ir_version: int | None = None) -> onnx.ModelProto:
         """The finished network; the outputs get the type and shape that inference finds."""
-        tensors = [numpy_helper.from_array(array, name) for name, array in self.initializers.items()]
+        tensors = [
+            numpy_helper.from_array(array, name) for name, array in self.initializers.items()
+        ]
         bare = [onnx.ValueInfoProto(name=name) for name in outputs]
         graph = helper.make_graph(self.nodes, "net", self.inputs, bare, tensors)
         opset = helper.make_opsetid("", self.opset)
         version = ir_version or helper.find_min_ir_version_for([opset])
         inferred = onnx.shape_inference.infer_shapes(
-            helper.make_model(graph, opset_imports=[opset], ir_version=version), strict_mode=True, data_prop=True
+            helper.make_model(graph, opset_imports=[opset], ir_version=version),
+            strict_mode=True,
+            data_prop=True,
         )
         onnx.checker.check_model(inferred)
         del inferred.graph.value_info[:]
@@ -74,7 +88,11 @@ class Net:
         fan_in = inputs // group * kernel**axes
         weight = self.weight(outputs, inputs // group, *[kernel] * axes, fan_in=fan_in)
         more = [self.small(outputs)] if bias else []
-        given = {"strides": [stride] * axes, "pads": [kernel // 2] * 2 * axes, "group": group} | attributes
+        given = {
+            "strides": [stride] * axes,
+            "pads": [kernel // 2] * 2 * axes,
+            "group": group,
+        } | attributes
         if "auto_pad" in given:
             del given["pads"]
         return self.add("Conv", x, weight, *more, kernel_shape=[kernel] * axes, **given)
@@ -88,7 +106,9 @@ class Net:
         return self.add("Clip", x, self.constant(np.float32(0)), self.constant(np.float32(6)))
 
     def dense(self, x: str, inputs: int, outputs: int) -> str:
-        return self.add("Gemm", x, self.weight(outputs, inputs, fan_in=inputs), self.small(outputs), transB=1)
+        return self.add(
+            "Gemm", x, self.weight(outputs, inputs, fan_in=inputs), self.small(outputs), transB=1
+        )
 
     def head(self, x: str, channels: int, classes: int) -> str:
         return self.dense(self.add("Flatten", self.add("GlobalAveragePool", x)), channels, classes)
@@ -102,10 +122,14 @@ class Net:
 
 def mobilenet_v1() -> onnx.ModelProto:
     net = Net(1)
-    x = net.relu6(net.norm(net.conv(net.input("image", [1, 3, 32, 32]), 3, 8, 3, stride=2, bias=False), 8))
+    x = net.relu6(
+        net.norm(net.conv(net.input("image", [1, 3, 32, 32]), 3, 8, 3, stride=2, bias=False), 8)
+    )
     width = 8
     for outputs, stride in ((16, 1), (32, 2), (32, 1), (64, 2)):
-        x = net.relu6(net.norm(net.conv(x, width, width, 3, stride=stride, group=width, bias=False), width))
+        x = net.relu6(
+            net.norm(net.conv(x, width, width, 3, stride=stride, group=width, bias=False), width)
+        )
         x = net.relu6(net.norm(net.conv(x, width, outputs, bias=False), outputs))
         width = outputs
     return net.model(net.add("Softmax", net.head(x, width, 1001)))
@@ -151,12 +175,21 @@ def mobilenet_v3(form: str = "operator") -> onnx.ModelProto:
 def resnet() -> onnx.ModelProto:
     """Batch norm behind sums, where nothing can take it in, as in networks that normalize first."""
     net = Net(4)
-    x = net.add("Relu", net.norm(net.conv(net.input("image", [1, 3, 32, 32]), 3, 16, 7, stride=2, bias=False), 16))
+    x = net.add(
+        "Relu",
+        net.norm(net.conv(net.input("image", [1, 3, 32, 32]), 3, 16, 7, stride=2, bias=False), 16),
+    )
     x, width = net.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1]), 16
     for outputs, stride in ((16, 1), (32, 2), (32, 1)):
-        inner = net.add("Relu", net.norm(net.conv(x, width, outputs, 3, stride=stride, bias=False), outputs))
+        inner = net.add(
+            "Relu", net.norm(net.conv(x, width, outputs, 3, stride=stride, bias=False), outputs)
+        )
         inner = net.norm(net.conv(inner, outputs, outputs, 3, bias=False), outputs)
-        short = x if outputs == width else net.norm(net.conv(x, width, outputs, stride=stride, bias=False), outputs)
+        short = (
+            x
+            if outputs == width
+            else net.norm(net.conv(x, width, outputs, stride=stride, bias=False), outputs)
+        )
         x = net.add("Relu", net.norm(net.add("Add", inner, short), outputs))
         width = outputs
     return net.model(net.head(x, width, 10))
@@ -180,11 +213,22 @@ def yolo() -> onnx.ModelProto:
     deep = _silu(net, net.conv(net.add("Concat", *pools, axis=1), 48, 16, 3, stride=2))
     scales = net.constant(np.float32([1, 1, 2, 2]))
     up = net.add(
-        "Resize", deep, "", scales, mode="nearest", nearest_mode="floor", coordinate_transformation_mode="asymmetric"
+        "Resize",
+        deep,
+        "",
+        scales,
+        mode="nearest",
+        nearest_mode="floor",
+        coordinate_transformation_mode="asymmetric",
     )
     fine = _silu(net, net.conv(net.add("Concat", up, fine, axis=1), 32, 16, 3))
     heads = [
-        net.reshape(net.add("Transpose", net.conv(feature, 16, 14), perm=[0, 2, 3, 1]), 1, size * size * 2, 7)
+        net.reshape(
+            net.add("Transpose", net.conv(feature, 16, 14), perm=[0, 2, 3, 1]),
+            1,
+            size * size * 2,
+            7,
+        )
         for feature, size in ((fine, 16), (deep, 8))
     ]
     both = net.add("Concat", *heads, axis=1)
@@ -200,7 +244,9 @@ def segmentation() -> onnx.ModelProto:
     padded = net.add("Pad", x, net.constant([0, 0, 1, 1, 0, 0, 1, 1], np.int64))
     y = net.add("LeakyRelu", net.conv(padded, 16, 16, 3, group=4, pads=[0, 0, 0, 0]), alpha=0.1)
     y = net.add("LeakyRelu", net.conv(y, 16, 32, 3, stride=2), alpha=0.1)
-    y = net.add("ConvTranspose", y, net.weight(32, 16, 2, 2, fan_in=32), net.small(16), strides=[2, 2])
+    y = net.add(
+        "ConvTranspose", y, net.weight(32, 16, 2, 2, fan_in=32), net.small(16), strides=[2, 2]
+    )
     y = net.add("Relu", net.conv(net.add("Concat", x, y, axis=1), 32, 16, 3, auto_pad="SAME_UPPER"))
     return net.model(net.add("DepthToSpace", net.conv(y, 16, 16), blocksize=2))
 
@@ -217,7 +263,10 @@ def pixels() -> onnx.ModelProto:
     """Takes uint8, and normalizes by itself."""
     net = Net(8)
     x = net.add("Cast", net.input("image", [1, 3, 24, 24], TensorProto.UINT8), to=TensorProto.FLOAT)
-    mean, std = (net.constant(np.float32(values).reshape(1, 3, 1, 1)) for values in ((124, 116, 104), (58, 57, 57)))
+    mean, std = (
+        net.constant(np.float32(values).reshape(1, 3, 1, 1))
+        for values in ((124, 116, 104), (58, 57, 57))
+    )
     x = net.add("Div", net.add("Sub", x, mean), std)
     x = net.add("Relu", net.conv(x, 3, 8, 3, stride=2))
     return net.model(net.head(net.add("Relu", net.conv(x, 8, 16, 3)), 16, 10))
@@ -249,7 +298,9 @@ def volumes() -> onnx.ModelProto:
 def keywords() -> onnx.ModelProto:
     """DS-CNN on 49 frames of 10 cepstral coefficients."""
     net = Net(11)
-    x = net.norm(net.conv(net.input("features", [1, 1, 49, 10]), 1, 16, 3, stride=2, bias=False), 16)
+    x = net.norm(
+        net.conv(net.input("features", [1, 1, 49, 10]), 1, 16, 3, stride=2, bias=False), 16
+    )
     x = net.add("Relu", x)
     for _ in range(3):
         x = net.add("Relu", net.norm(net.conv(x, 16, 16, 3, group=16, bias=False), 16))
@@ -273,11 +324,17 @@ def _gelu(net: Net, x: str, form: str) -> str:
     if form == "operator":
         return net.add("Gelu", x)
     half, one, root = (net.constant(np.float32(value)) for value in (0.5, 1, np.sqrt(2)))
-    return net.add("Mul", net.add("Mul", x, net.add("Add", net.add("Erf", net.add("Div", x, root)), one)), half)
+    return net.add(
+        "Mul", net.add("Mul", x, net.add("Add", net.add("Erf", net.add("Div", x, root)), one)), half
+    )
 
 
 def _projected(net: Net, x: str, inputs: int, outputs: int) -> str:
-    return net.add("Add", net.add("MatMul", x, net.weight(inputs, outputs, fan_in=2 * inputs)), net.small(outputs))
+    return net.add(
+        "Add",
+        net.add("MatMul", x, net.weight(inputs, outputs, fan_in=2 * inputs)),
+        net.small(outputs),
+    )
 
 
 def _attention(net: Net, x: str, width: int, length: int, mask: str | None = None) -> str:
@@ -324,13 +381,21 @@ def text() -> onnx.ModelProto:
     net = Net(14)
     width, length = 32, 12
     ids = net.input("ids", [1, "length"], TensorProto.INT64)
-    mask = net.add("Cast", net.input("mask", [1, "length"], TensorProto.INT64), to=TensorProto.FLOAT)
-    mask = net.add("Unsqueeze", net.add("Sub", net.constant(np.float32(1)), mask), net.constant([1, 2], np.int64))
+    mask = net.add(
+        "Cast", net.input("mask", [1, "length"], TensorProto.INT64), to=TensorProto.FLOAT
+    )
+    mask = net.add(
+        "Unsqueeze",
+        net.add("Sub", net.constant(np.float32(1)), mask),
+        net.constant([1, 2], np.int64),
+    )
     mask = net.add("Mul", mask, net.constant(np.float32(-10000)))
     x = net.add("Gather", net.small(100, width), ids)
     x = _layer_norm(net, net.add("Add", x, net.small(1, length, width)), width)
     x = _layer_norm(net, net.add("Add", x, _attention(net, x, width, length, mask)), width)
-    inner = _projected(net, _gelu(net, _projected(net, x, width, 2 * width), "erf"), 2 * width, width)
+    inner = _projected(
+        net, _gelu(net, _projected(net, x, width, 2 * width), "erf"), 2 * width, width
+    )
     x = _layer_norm(net, net.add("Add", x, inner), width)
     first = net.add("Gather", x, net.constant(0, np.int64), axis=1)
     return net.model(net.dense(net.add("Tanh", net.dense(first, width, width)), width, 3), x)
@@ -358,7 +423,10 @@ def products() -> onnx.ModelProto:
     x = net.add("Flatten", net.input("x", [1, 24]))
     x = net.add("Relu", net.add("Gemm", x, net.weight(24, 32, fan_in=24), net.small(32)))
     x = net.add("Relu", net.add("Gemm", x, net.weight(32, 32, fan_in=32), transB=1))
-    x = net.add("Relu", net.add("Gemm", x, net.weight(32, 32, fan_in=32), net.small(1, 32), alpha=0.5, beta=2.0))
+    x = net.add(
+        "Relu",
+        net.add("Gemm", x, net.weight(32, 32, fan_in=32), net.small(1, 32), alpha=0.5, beta=2.0),
+    )
     shared = net.weight(32, 32, fan_in=32)
     x = net.add("Relu", net.add("MatMul", x, shared))
     x = net.add("Relu", net.add("Gemm", x, shared, net.small(1), transB=1))
@@ -375,7 +443,9 @@ def twins() -> onnx.ModelProto:
     x = net.add("Relu", net.conv(net.input("left", [1, 3, 16, 16]), 3, 8, 3, name="same"))
     y = net.add("Relu", net.conv(net.input("right", [1, 3, 16, 16]), 3, 8, 3, name="same"))
     x, y = (net.add("Conv", tensor, shared, pads=[1, 1, 1, 1], name="") for tensor in (x, y))
-    net.nodes.append(helper.make_node("Mul", [shared, net.constant(np.float32(1))], ["weight_given"], "given"))
+    net.nodes.append(
+        helper.make_node("Mul", [shared, net.constant(np.float32(1))], ["weight_given"], "given")
+    )
     both = net.add("Relu", net.add("Add", x, y))
     return net.model(net.head(both, 8, 5), both, "weight_given")
 
@@ -385,15 +455,22 @@ def branches() -> onnx.ModelProto:
     net = Net(18)
     x = net.conv(net.input("image", [1, 3, 16, 16]), 3, 8, 3)
     value = helper.make_tensor_value_info
-    rectified, halved = helper.make_node("Relu", [x], ["then_y"]), helper.make_node("Mul", [x, "half"], ["else_y"])
+    rectified, halved = (
+        helper.make_node("Relu", [x], ["then_y"]),
+        helper.make_node("Mul", [x, "half"], ["else_y"]),
+    )
     net.initializers["half"] = np.float32(0.5)
     taken = net.add("ReduceMax", x, keepdims=0)
     shape = [1, 8, 16, 16]
     y = net.add(
         "If",
         net.add("Greater", taken, net.constant(np.float32(0))),
-        then_branch=helper.make_graph([rectified], "then", [], [value("then_y", TensorProto.FLOAT, shape)]),
-        else_branch=helper.make_graph([halved], "else", [], [value("else_y", TensorProto.FLOAT, shape)]),
+        then_branch=helper.make_graph(
+            [rectified], "then", [], [value("then_y", TensorProto.FLOAT, shape)]
+        ),
+        else_branch=helper.make_graph(
+            [halved], "else", [], [value("else_y", TensorProto.FLOAT, shape)]
+        ),
     )
     weight = net.weight(8, 8, 1, 1, fan_in=8)
     body = helper.make_graph(
@@ -403,10 +480,16 @@ def branches() -> onnx.ModelProto:
             helper.make_node("Identity", ["more"], ["again"]),
         ],
         "body",
-        [value("i", TensorProto.INT64, []), value("more", TensorProto.BOOL, []), value("h", TensorProto.FLOAT, shape)],
+        [
+            value("i", TensorProto.INT64, []),
+            value("more", TensorProto.BOOL, []),
+            value("h", TensorProto.FLOAT, shape),
+        ],
         [value("again", TensorProto.BOOL, []), value("next", TensorProto.FLOAT, shape)],
     )
-    z = net.add("Loop", net.constant(2, np.int64), "", net.add("Relu", net.conv(y, 8, 8, 3)), body=body)
+    z = net.add(
+        "Loop", net.constant(2, np.int64), "", net.add("Relu", net.conv(y, 8, 8, 3)), body=body
+    )
     return net.model(net.head(net.add("Relu", net.conv(z, 8, 8)), 8, 5))
 
 
@@ -434,7 +517,9 @@ def feeds(name: str, count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
 
 def _feed(name: str, value: onnx.ValueInfoProto, random: np.random.Generator) -> np.ndarray:
     tensor = value.type.tensor_type
-    shape = SHAPES.get(name, {}).get(value.name) or [dimension.dim_value for dimension in tensor.shape.dim]
+    shape = SHAPES.get(name, {}).get(value.name) or [
+        dimension.dim_value for dimension in tensor.shape.dim
+    ]
     if value.name == "mask":
         return (np.arange(shape[1]) < random.integers(4, shape[1] + 1)).astype(np.int64)[np.newaxis]
     if tensor.elem_type == TensorProto.INT64:

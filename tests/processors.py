@@ -28,7 +28,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from qpipe.target import target_of
+from qpipe.engine.targets import target_of
 from qpipe.types import Array, Capabilities, Target
 from qpipe_devices.agent import machine
 

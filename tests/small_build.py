@@ -24,7 +24,9 @@ def nothing(done: float, total: float | None = None, unit: str = "") -> None:
     """Progress that nobody looks at."""
 
 
-def write_build(folder: Path, runner: str = "run_onnxruntime.py", files: dict[str, str] | None = None) -> qpipe.Build:
+def write_build(
+    folder: Path, runner: str = "run_onnxruntime.py", files: dict[str, str] | None = None
+) -> qpipe.Build:
     """The small model as a build; `files` lie beside it."""
     folder.mkdir(parents=True)
     onnx.save(onnx.parser.parse_model(MODEL), folder / "model.onnx")

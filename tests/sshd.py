@@ -24,6 +24,8 @@ Subsystem sftp internal-sftp
 """
 
 
-def config(folder: Path, port: int, environment: str = "SHLVL=2", address: str = "127.0.0.1") -> str:
+def config(
+    folder: Path, port: int, environment: str = "SHLVL=2", address: str = "127.0.0.1"
+) -> str:
     """Of the keys that lie in a folder. SHLVL: with it bash leaves this user's ~/.bashrc alone."""
     return CONFIG.format(port=port, folder=folder, environment=environment, address=address)

@@ -42,7 +42,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_recipe(folder)
     inventory = {"local": {"local": {"folder": str(folder / "here")}}}
     (folder / "devices.yaml").write_text(yaml.safe_dump(inventory), encoding="utf-8")
-    (folder / "first.json").write_text(qpipe("run", RECIPE, *FEW, "--json", cwd=folder), encoding="utf-8")
+    (folder / "first.json").write_text(
+        qpipe("run", RECIPE, *FEW, "--json", cwd=folder), encoding="utf-8"
+    )
     return folder
 
 
@@ -54,21 +56,49 @@ def rows_of(folder: Path, name: str = "first.json") -> dict[str, dict[str, Any]]
 def test_a_run_measures_each_scheme_and_float_with_all_metrics(home: Path) -> None:
     rows = rows_of(home)
     assert set(rows) == {"float32", "int8-tensor", "log4"}
-    wanted = {"latency_ms", "size_mb", "memory_mb", "memory_above_runtime_mb", "sqnr_db", "agreement", "map50"}
+    wanted = {
+        "latency_ms",
+        "size_mb",
+        "memory_mb",
+        "memory_above_runtime_mb",
+        "sqnr_db",
+        "agreement",
+        "map50",
+    }
     for row in rows.values():
         assert wanted <= set(row["metrics"])
-        assert {"recipe", "run", "model", "scheme", "build", "runtime", "device", "on_front", "metrics"} <= set(row)
+        assert {
+            "recipe",
+            "run",
+            "model",
+            "scheme",
+            "build",
+            "runtime",
+            "device",
+            "on_front",
+            "metrics",
+        } <= set(row)
         assert row["runtime"] == "onnxruntime"
         assert 0 <= row["metrics"]["map50"]["value"] <= 1
     assert rows["float32"]["metrics"]["agreement"]["value"] == 1
-    assert rows["log4"]["metrics"]["size_mb"]["value"] < rows["int8-tensor"]["metrics"]["size_mb"]["value"]
-    assert rows["int8-tensor"]["metrics"]["size_mb"]["value"] < rows["float32"]["metrics"]["size_mb"]["value"] / 2
+    assert (
+        rows["log4"]["metrics"]["size_mb"]["value"]
+        < rows["int8-tensor"]["metrics"]["size_mb"]["value"]
+    )
+    assert (
+        rows["int8-tensor"]["metrics"]["size_mb"]["value"]
+        < rows["float32"]["metrics"]["size_mb"]["value"] / 2
+    )
 
 
 @pytest.mark.slow
-def test_the_same_over_ssh_gives_the_same_accuracy_to_the_last_digit(home: Path, sshd: Any, tmp_path: Path) -> None:
+def test_the_same_over_ssh_gives_the_same_accuracy_to_the_last_digit(
+    home: Path, sshd: Any, tmp_path: Path
+) -> None:
     given = sshd.options(tmp_path / "board")
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    options = {
+        key: str(value) if isinstance(value, Path) else value for key, value in given.items()
+    }
     inventory = {"board": {"ssh": options}}
     (tmp_path / "devices.yaml").write_text(yaml.safe_dump(inventory), encoding="utf-8")
     write_recipe(tmp_path)
@@ -77,7 +107,10 @@ def test_the_same_over_ssh_gives_the_same_accuracy_to_the_last_digit(home: Path,
     here = rows_of(home)
     for row in there:
         for metric in ("map50", "agreement", "sqnr_db", "size_mb"):
-            assert row["metrics"][metric] == here[row["scheme"]]["metrics"][metric], (row["scheme"], metric)
+            assert row["metrics"][metric] == here[row["scheme"]]["metrics"][metric], (
+                row["scheme"],
+                metric,
+            )
 
 
 @pytest.mark.slow
@@ -90,7 +123,10 @@ def test_a_second_run_computes_nothing_but_what_depends_on_the_moment(home: Path
     for row in second:
         assert row["run"] != first[row["scheme"]]["run"]
         assert row["metrics"]["map50"] == first[row["scheme"]]["metrics"]["map50"]
-    states = {step["step"]: step["state"] for step in json.loads(qpipe("show", "--json", cwd=home))["steps"]}
+    states = {
+        step["step"]: step["state"]
+        for step in json.loads(qpipe("show", "--json", cwd=home))["steps"]
+    }
     done = {name for name, state in states.items() if state == "done"}
     assert all(name.endswith(("/memory", "/latency", "@local", "/samples")) for name in done), done
 
@@ -98,7 +134,9 @@ def test_a_second_run_computes_nothing_but_what_depends_on_the_moment(home: Path
 @pytest.mark.slow
 def test_the_winner_is_handed_over_as_a_folder_that_runs(home: Path) -> None:
     qpipe("export", "--device", "local", "--scheme", "log4", "-o", "shipped", cwd=home)
-    done = subprocess.run([sys.executable, "shipped/example.py"], cwd=home, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "shipped/example.py"], cwd=home, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     manifest = json.loads((home / "shipped" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["measured"]["scheme"] == "log4"
@@ -108,8 +146,14 @@ def test_the_winner_is_handed_over_as_a_folder_that_runs(home: Path) -> None:
 @pytest.mark.slow
 def test_wrong_coordinates_of_an_export_are_one_line(home: Path) -> None:
     done = subprocess.run(
-        [QPIPE, "export", "--device", "local", "--scheme", "log5", "-o", "x"], cwd=home, capture_output=True, text=True
+        [QPIPE, "export", "--device", "local", "--scheme", "log5", "-o", "x"],
+        cwd=home,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 2
-    assert done.stderr == "qpipe: export: nothing was measured with scheme 'log5'; did you mean 'log4'?\n"
+    assert (
+        done.stderr
+        == "qpipe: export: nothing was measured with scheme 'log5'; did you mean 'log4'?\n"
+    )
     assert not (home / "x").exists()

@@ -13,11 +13,27 @@ import pytest
 import typer
 
 import qpipe
-from qpipe import hookspecs, recipe, registry
+from qpipe import hookspecs
+from qpipe.recipe import recipe
+from qpipe.stages import registry
 
 ROOT = Path(__file__).parents[1]
-SOURCES = [path for root in ("pipeline", "plugins", "devices") for path in sorted((ROOT / root).rglob("*.py"))]
-HEAVY = ["numpy", "onnx", "onnxruntime", "onnx_ir", "paramiko", "sqlite_utils", "pycocotools", "PIL", "yaml"]
+SOURCES = [
+    path
+    for root in ("pipeline", "plugins", "devices")
+    for path in sorted((ROOT / root).rglob("*.py"))
+]
+HEAVY = [
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnx_ir",
+    "paramiko",
+    "sqlite_utils",
+    "pycocotools",
+    "PIL",
+    "yaml",
+]
 
 
 def imports(path: Path) -> set[str]:
@@ -47,7 +63,12 @@ def test_every_name_that_is_exported_is_there() -> None:
 def test_what_type_checkers_see_is_what_is_exported() -> None:
     tree = ast.parse((ROOT / "pipeline/qpipe/__init__.py").read_text(encoding="utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
-    seen = {alias.asname for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    seen = {
+        alias.asname
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    }
     assert seen | {"__version__"} == set(qpipe.__all__)
 
 
@@ -85,14 +106,18 @@ def test_every_stage_and_device_says_what_it_does() -> None:
 
 @pytest.mark.parametrize("words", [["--help"], ["run", "--help"], ["devices", "check", "--help"]])
 def test_help_imports_nothing_heavy(words: list[str]) -> None:
-    heavy = HEAVY if len(words) > 1 else [*HEAVY, "pydantic"]  # typer itself uses it for a command's parameters
+    heavy = (
+        HEAVY if len(words) > 1 else [*HEAVY, "pydantic"]
+    )  # typer itself uses it for a command's parameters
     script = (
         "import atexit, sys\n"
         f"sys.argv = ['qpipe', *{words!r}]\n"
         f"atexit.register(lambda: print('heavy:', *[m for m in {heavy!r} if m in sys.modules], file=sys.stderr))\n"
         "from qpipe.cli import main\nmain()\n"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
     assert "Usage: qpipe" in ended.stdout
     assert ended.stderr == "heavy:\n"
 
@@ -108,12 +133,15 @@ def test_every_recipe_is_one_and_its_stages_exist(name: str) -> None:
 
 
 def test_only_the_ssh_driver_knows_paramiko() -> None:
-    assert all(place.startswith("devices/qpipe_devices/over_ssh/") for place in importers("paramiko"))
+    assert all(place.startswith("devices/qpipe_devices/ssh/") for place in importers("paramiko"))
 
 
 def test_only_the_database_knows_sqlite_utils() -> None:
-    assert importers("sqlite_utils") == ["pipeline/qpipe/database.py"]
-    assert set(importers("sqlite3")) <= {"pipeline/qpipe/database.py", "pipeline/qpipe/merge.py"}
+    assert importers("sqlite_utils") == ["pipeline/qpipe/storage/database.py"]
+    assert set(importers("sqlite3")) <= {
+        "pipeline/qpipe/storage/database.py",
+        "pipeline/qpipe/storage/merge.py",
+    }
 
 
 def test_only_the_command_line_prints() -> None:
@@ -123,8 +151,14 @@ def test_only_the_command_line_prints() -> None:
         place = path.relative_to(ROOT).as_posix()
         if place.startswith(allowed):
             continue
-        calls = (node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call))
-        assert not [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"], place
+        calls = (
+            node
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Call)
+        )
+        assert not [
+            c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"
+        ], place
 
 
 def test_the_core_knows_no_plugin_and_no_driver() -> None:
@@ -133,8 +167,12 @@ def test_the_core_knows_no_plugin_and_no_driver() -> None:
 
 
 def test_plugins_and_devices_do_not_know_each_other() -> None:
-    assert not [path for path in (ROOT / "plugins").rglob("*.py") if "qpipe_devices" in imports(path)]
-    assert not [path for path in (ROOT / "devices").rglob("*.py") if "qpipe_plugins" in imports(path)]
+    assert not [
+        path for path in (ROOT / "plugins").rglob("*.py") if "qpipe_devices" in imports(path)
+    ]
+    assert not [
+        path for path in (ROOT / "devices").rglob("*.py") if "qpipe_plugins" in imports(path)
+    ]
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())

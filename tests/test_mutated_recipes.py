@@ -14,14 +14,20 @@ from typing import Any
 import pytest
 import yaml
 
-from qpipe import call, keys, options, plan, recipe, registry
+from qpipe.engine import cache_keys, plan
 from qpipe.errors import LONGEST, QpipeError
+from qpipe.recipe import recipe, stage_call
+from qpipe.stages import options, registry
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 CASES, PARTS = 10_000, 10
 LONGEST_S = 1.0
 SETTINGS = {
-    "image_classifier.yaml": {"model": "models/mobilenet_ssd.onnx", "calibration": "pictures", "evaluation": "pictures"}
+    "image_classifier.yaml": {
+        "model": "models/mobilenet_ssd.onnx",
+        "calibration": "pictures",
+        "evaluation": "pictures",
+    }
 }
 ODD = (
     "null", "~", "''", '""', "-1", "0", "1", "2", "9" * 30, "-0", "0x1f", "0o17", "1_000", "1e309", "-1e309", ".nan",
@@ -97,7 +103,9 @@ def scalar_from_elsewhere(text: str, chance: random.Random, own: Shipped) -> str
 def key_inserted(text: str, chance: random.Random, own: Shipped) -> str:
     lines = text.split("\n")
     indent = " " * chance.choice((0, 0, 2, 4, 1))
-    lines.insert(chance.randrange(len(lines) + 1), f"{indent}{chance.choice(KEYS)}: {chance.choice(ODD)}")
+    lines.insert(
+        chance.randrange(len(lines) + 1), f"{indent}{chance.choice(KEYS)}: {chance.choice(ODD)}"
+    )
     return "\n".join(lines)
 
 
@@ -133,7 +141,9 @@ def cut_short(text: str, chance: random.Random, own: Shipped) -> str:
 
 def characters_changed(text: str, chance: random.Random, own: Shipped) -> str:
     at, length = chance.randrange(len(text) + 1), chance.choice((0, 1, 1, 2, 5, 30))
-    put = chance.choice((*DECORATIONS, chr(chance.randrange(1, 256)), text[at : at + length] * 2, ""))
+    put = chance.choice(
+        (*DECORATIONS, chr(chance.randrange(1, 256)), text[at : at + length] * 2, "")
+    )
     return text[:at] + put + text[at + length :]
 
 
@@ -156,7 +166,9 @@ def damaged(seed: int) -> tuple[Shipped, bytes]:
     return own, bytes(raw)
 
 
-def remembered(function: Callable[[Any], Any], known_by: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def remembered(
+    function: Callable[[Any], Any], known_by: Callable[[Any], Any]
+) -> Callable[[Any], Any]:
     found: dict[Any, Any] = {}
 
     def remember(given: Any) -> Any:
@@ -169,21 +181,31 @@ def remembered(function: Callable[[Any], Any], known_by: Callable[[Any], Any]) -
 
 
 @pytest.fixture
-def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[Path, Mapping[str, str]], plan.Plan]:
+def planned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Path, Mapping[str, str]], plan.Plan]:
     """Loads a recipe and plans it for a device. The texts differ, the code does not: plugins, their signatures and the
     digests of their files are looked up once."""
     plugins = registry.load()
     monkeypatch.setattr(registry, "load", lambda files=(): plugins)
-    for module in (recipe, call, options):
-        monkeypatch.setattr(module, "options", remembered(options.options, lambda function: function))
-    for name, known_by in (("code", attrgetter("function")), ("package", attrgetter("function")), ("digest", str)):
-        monkeypatch.setattr(keys, name, remembered(getattr(keys, name), known_by))
+    for module in (recipe, stage_call, options):
+        monkeypatch.setattr(
+            module, "options", remembered(options.options, lambda function: function)
+        )
+    for name, known_by in (
+        ("code", attrgetter("function")),
+        ("package", attrgetter("function")),
+        ("digest", str),
+    ):
+        monkeypatch.setattr(cache_keys, name, remembered(getattr(cache_keys, name), known_by))
     monkeypatch.delenv("QPIPE_NOT_SET", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     shutil.copy(RECIPES / "models" / "mobilenet_ssd.onnx", tmp_path / "models")
     (tmp_path / "pictures").mkdir()
-    board = plan.DeviceInPlan("board", call.Call(plugins.device("null"), {"arch": "x86_64", "latency_ms": 1.0}))
+    board = plan.DeviceInPlan(
+        "board", stage_call.Call(plugins.device("null"), {"arch": "x86_64", "latency_ms": 1.0})
+    )
 
     def load(path: Path, settings: Mapping[str, str]) -> plan.Plan:
         loaded, _ = recipe.load(path, settings)

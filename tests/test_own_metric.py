@@ -13,8 +13,8 @@ import onnx_ir as ir
 import pytest
 
 from models import conv_net, run
-from qpipe.compare import candidates, evidence
-from qpipe.store import Store
+from qpipe.compare import evidence, measured_rows
+from qpipe.storage.results import Store
 
 pytestmark = pytest.mark.timeout(400)
 COUNT = 24
@@ -36,7 +36,9 @@ def headroom(*, weight: float = 1.0) -> qpipe.Metric:
 def register_stages(register: qpipe.Register) -> None:
     register("metric", headroom)
 '''
-DISTANCE = "import numpy as np\n\ndef between(one, other):\n    return float(np.abs(one - other).max())\n"
+DISTANCE = (
+    "import numpy as np\n\ndef between(one, other):\n    return float(np.abs(one - other).max())\n"
+)
 SAMPLES = '''
 """Noise, some of it loud."""
 import numpy as np
@@ -88,19 +90,23 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
     ir.save(conv_net(), folder / "net.onnx")
-    (folder / "rows.json").write_text(json.dumps(qpipe("run", "r.yaml", at=folder)), encoding="utf-8")
+    (folder / "rows.json").write_text(
+        json.dumps(qpipe("run", "r.yaml", at=folder)), encoding="utf-8"
+    )
     return folder
 
 
 def rows(home: Path) -> dict[str, Any]:
-    return {row["scheme"]: row for row in json.loads((home / "rows.json").read_text(encoding="utf-8"))}
+    return {
+        row["scheme"]: row for row in json.loads((home / "rows.json").read_text(encoding="utf-8"))
+    }
 
 
-def contributions(home: Path) -> dict[str, candidates.Candidate]:
+def contributions(home: Path) -> dict[str, measured_rows.Candidate]:
     """What was measured, with the raw values, by scheme."""
     with Store(home / ".qpipe" / "results.db") as store:
         first = rows(home)["int8"]["run"]
-        return {row.scheme: row for row in candidates.candidates(store, first)}
+        return {row.scheme: row for row in measured_rows.candidates(store, first)}
 
 
 def test_it_has_a_value_and_an_interval_for_each_scheme(home: Path) -> None:
@@ -113,7 +119,10 @@ def test_it_has_a_value_and_an_interval_for_each_scheme(home: Path) -> None:
 def test_its_value_for_float_is_what_onnxruntime_and_numpy_say(home: Path) -> None:
     random = np.random.default_rng(2)
     drawn = [(1 + 3 * random.random()) * random.normal(size=(1, 3, 16, 16)) for _ in range(COUNT)]
-    best = [float(out["logits"].max()) for out in run(conv_net(), [each.astype(np.float32) for each in drawn])]
+    best = [
+        float(out["logits"].max())
+        for out in run(conv_net(), [each.astype(np.float32) for each in drawn])
+    ]
     measured = rows(home)["float32"]["metrics"]["headroom"]
     # float32 kernels in another order: a few roundings of sums of a hundred products
     assert measured["value"] == pytest.approx(np.mean(best), rel=1e-5)
@@ -127,7 +136,9 @@ def test_two_schemes_are_compared_sample_by_sample(home: Path) -> None:
     one, other = (np.array(found[name].rounds[0]) for name in ("int8", "int4"))
     half = T_23 * np.std(one - other, ddof=1) / np.sqrt(COUNT)
     low, high = evidence.difference(found["int8"], found["int4"])
-    assert (low, high) == pytest.approx((np.mean(one - other) - half, np.mean(one - other) + half), rel=1e-6)
+    assert (low, high) == pytest.approx(
+        (np.mean(one - other) - half, np.mean(one - other) + half), rel=1e-6
+    )
     assert low > 0
 
 
@@ -140,7 +151,10 @@ def test_the_front_is_drawn_by_paired_differences_where_intervals_overlap(home: 
 
 def keys(home: Path) -> dict[str, tuple[str, str, str]]:
     """Kind, stage and key of each step of a run."""
-    return {step["step"]: (step["kind"], step["stage"], step["key"]) for step in qpipe("plan", "r.yaml", at=home)}
+    return {
+        step["step"]: (step["kind"], step["stage"], step["key"])
+        for step in qpipe("plan", "r.yaml", at=home)
+    }
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +164,11 @@ def unedited(home: Path) -> dict[str, tuple[str, str, str]]:
 
 @pytest.mark.parametrize(
     ("file", "expected"),
-    [("my_metric.py", {("measure", "accuracy")}), ("my_samples.py", {("samples", "noise")}), ("unrelated.py", set())],
+    [
+        ("my_metric.py", {("measure", "accuracy")}),
+        ("my_samples.py", {("samples", "noise")}),
+        ("unrelated.py", set()),
+    ],
 )
 def test_an_edit_changes_the_keys_of_what_depends_on_it_and_no_others(
     home: Path, unedited: dict[str, tuple[str, str, str]], file: str, expected: set[tuple[str, str]]
@@ -165,16 +183,31 @@ def test_an_edit_changes_the_keys_of_what_depends_on_it_and_no_others(
     assert {now[step][:2] for step in now if now[step] != unedited[step]} == expected
 
 
-def test_after_an_edit_of_a_module_beside_it_a_run_scores_anew_from_the_same_builds(home: Path) -> None:
+def test_after_an_edit_of_a_module_beside_it_a_run_scores_anew_from_the_same_builds(
+    home: Path,
+) -> None:
     text = (home / "distance.py").read_text(encoding="utf-8")
     try:
-        (home / "distance.py").write_text(text.replace("return float(", "return 2 * float("), encoding="utf-8")
-        again = {row["scheme"]: row["metrics"]["headroom"]["value"] for row in qpipe("run", "r.yaml", at=home)}
+        (home / "distance.py").write_text(
+            text.replace("return float(", "return 2 * float("), encoding="utf-8"
+        )
+        again = {
+            row["scheme"]: row["metrics"]["headroom"]["value"]
+            for row in qpipe("run", "r.yaml", at=home)
+        }
     finally:
         (home / "distance.py").write_text(text, encoding="utf-8")
-    states = {step["step"]: (step["kind"], step["state"]) for step in qpipe("show", at=home)["steps"]}
-    assert {kind for kind, state in states.values() if state == "done"} <= {"measure", "deploy", "upload"}
-    assert {state for kind, state in states.values() if kind in ("quantize", "compile", "calibrate")} == {"cached"}
+    states = {
+        step["step"]: (step["kind"], step["state"]) for step in qpipe("show", at=home)["steps"]
+    }
+    assert {kind for kind, state in states.values() if state == "done"} <= {
+        "measure",
+        "deploy",
+        "upload",
+    }
+    assert {
+        state for kind, state in states.values() if kind in ("quantize", "compile", "calibrate")
+    } == {"cached"}
     floats = rows(home)["float32"]["metrics"]["headroom"]["value"]
     for scheme in ("int8", "int4"):
         once = rows(home)[scheme]["metrics"]["headroom"]["value"]

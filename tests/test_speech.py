@@ -60,13 +60,17 @@ def test_schemes_are_judged_by_their_error_rate(tmp_path: Path) -> None:
     tones = np.random.default_rng(0).normal(size=(9, 16)).astype(np.float32)
     np.save(tmp_path / "tones.npy", tones)
     model = onnx.parser.parse_model(NETWORK)
-    filters = np.linalg.pinv(tones).astype(np.float32)  # each letter's tone gives 1 for it and 0 for the others
+    filters = np.linalg.pinv(tones).astype(
+        np.float32
+    )  # each letter's tone gives 1 for it and 0 for the others
     model.graph.initializer.append(numpy_helper.from_array(filters, "filters"))
     onnx.save(model, tmp_path / "ear.onnx")
     (tmp_path / "letters.txt").write_text("\n".join(LETTERS) + "\n", encoding="utf-8")
     (tmp_path / "tones.py").write_text(SAMPLES, encoding="utf-8")
     (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
-    (tmp_path / "devices.yaml").write_text(f"local: {{local: {{folder: {tmp_path / 'here'}}}}}\n", encoding="utf-8")
+    (tmp_path / "devices.yaml").write_text(
+        f"local: {{local: {{folder: {tmp_path / 'here'}}}}}\n", encoding="utf-8"
+    )
     command = [Path(sys.executable).parent / "qpipe", "run", "r.yaml", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr + done.stdout

@@ -24,7 +24,11 @@ import learned
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 RTN, MISCOUNT = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
-MY_NET = next(text for text in re.findall(r"^```yaml\n(.*?)^```$", README, re.M | re.S) if text.startswith("name: "))
+MY_NET = next(
+    text
+    for text in re.findall(r"^```yaml\n(.*?)^```$", README, re.M | re.S)
+    if text.startswith("name: ")
+)
 QUICK = "{latency: {rounds: 3, values: 10, warmup_s: 0.02}}"
 Rows = dict[str, dict[str, Any]]
 
@@ -44,7 +48,9 @@ def rows(home: Path) -> Rows:
 
 def stay(home: Path) -> None:
     """This machine keeps what is deployed to it in here."""
-    (home / "devices.yaml").write_text(f"local: {{local: {{folder: {home / 'here'}}}}}\n", encoding="utf-8")
+    (home / "devices.yaml").write_text(
+        f"local: {{local: {{folder: {home / 'here'}}}}}\n", encoding="utf-8"
+    )
 
 
 def edit(file: Path, changes: Mapping[str, str]) -> None:
@@ -67,7 +73,11 @@ def check_front(home: Path, printed: str, objectives: set[str]) -> Rows:
             assert measured["low"] <= measured["value"] <= measured["high"]
             assert measured["low"] < measured["high"]
         assert found[scheme]["metrics"]["size_mb"]["value"] > 0
-    ship = re.search(r"^\w+ on local: ship ([\w-]+), the nearest to the best of each objective: .*", printed, re.M)
+    ship = re.search(
+        r"^\w+ on local: ship ([\w-]+), the nearest to the best of each objective: .*",
+        printed,
+        re.M,
+    )
     assert ship is not None
     assert ship[1] in front
     return found
@@ -77,13 +87,19 @@ def check_export(home: Path, scheme: str) -> onnx.ModelProto:
     """The export runs by its own program, and by ONNX Runtime alone gives the golden outputs."""
     qpipe("export", "--device", "local", "--scheme", scheme, "-o", "shipped", at=home)
     shipped = home / "shipped"
-    done = subprocess.run([sys.executable, shipped / "example.py"], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, shipped / "example.py"], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr + done.stdout
     golden = np.load(shipped / "golden.npz")
     numbers = {name.split("/")[0] for name in golden.files}
     for number in numbers:
         given, wanted = (
-            {n.split("/", 2)[2]: golden[n] for n in golden.files if n.startswith(f"{number}/{way}/")}
+            {
+                n.split("/", 2)[2]: golden[n]
+                for n in golden.files
+                if n.startswith(f"{number}/{way}/")
+            }
             for way in ("in", "out")
         )
         (here,) = learned.outputs(shipped / "model.onnx", [given])
@@ -111,9 +127,15 @@ def with_pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def right(home: Path, mean: float = 127.5, std: float = 127.5) -> float:
     """The share of evaluation pictures whose class the float network puts first, by ONNX Runtime and Pillow."""
     files = sorted((home / "pictures" / "val").rglob("*.png"))
-    found = learned.outputs(home / "net.onnx", [{"image": learned.seen(Image.open(f), mean, std)} for f in files])
+    found = learned.outputs(
+        home / "net.onnx", [{"image": learned.seen(Image.open(f), mean, std)} for f in files]
+    )
     pairs = zip(found, files, strict=True)
-    return float(np.mean([learned.KINDS[int(out["logits"].argmax())] == file.parent.name for out, file in pairs]))
+    return float(
+        np.mean(
+            [learned.KINDS[int(out["logits"].argmax())] == file.parent.name for out, file in pairs]
+        )
+    )
 
 
 def test_a_classifier_and_folders_of_pictures_come_to_a_front(with_pictures: Path) -> None:
@@ -127,11 +149,16 @@ def test_a_classifier_and_folders_of_pictures_come_to_a_front(with_pictures: Pat
     )
     looked = qpipe("samples", "recipe.yaml", at=with_pictures)
     assert "float puts the label first" in looked
-    printed = qpipe("run", "recipe.yaml", "--only", "int8-channel", "--only", "int2", at=with_pictures)
+    printed = qpipe(
+        "run", "recipe.yaml", "--only", "int8-channel", "--only", "int2", at=with_pictures
+    )
     found = check_front(with_pictures, printed, {"latency_ms", "top1"})
     assert found["float32"]["metrics"]["top1"]["value"] == pytest.approx(right(with_pictures))
     assert right(with_pictures) > 0.85
-    assert found["int8-channel"]["metrics"]["top1"]["value"] > found["int2"]["metrics"]["top1"]["value"]
+    assert (
+        found["int8-channel"]["metrics"]["top1"]["value"]
+        > found["int2"]["metrics"]["top1"]["value"]
+    )
     check_export(with_pictures, "int8-channel")
 
 
@@ -160,15 +187,25 @@ def test_the_recipe_and_the_plugin_of_the_readme_run(my_net: Path) -> None:
     edit(my_net / "recipe.yaml", {"levels: additive}}, compensate]": "levels: power_of_two}}]"})
     printed = qpipe("run", "recipe.yaml", "--only", "mine", "--only", "log4", at=my_net)
     found = check_front(my_net, printed, {"latency_ms", "agreement"})
-    assert found["mine"]["metrics"]["size_mb"]["value"] < found["float32"]["metrics"]["size_mb"]["value"] / 2
+    assert (
+        found["mine"]["metrics"]["size_mb"]["value"]
+        < found["float32"]["metrics"]["size_mb"]["value"] / 2
+    )
     assert found["mine"]["metrics"]["agreement"]["value"] > 0.9
 
 
-def test_pictures_scaled_otherwise_than_expected_stop_a_run_before_anything_is_quantized(my_net: Path) -> None:
+def test_pictures_scaled_otherwise_than_expected_stop_a_run_before_anything_is_quantized(
+    my_net: Path,
+) -> None:
     edit(my_net / "recipe.yaml", {"mean: 127.5, std: 127.5": "mean: 0, std: 1"})
     printed = qpipe("run", "recipe.yaml", at=my_net, status=1)
-    assert re.search(r"failed: my_net/expect: .*top1 of the float network should be .*qpipe samples", printed)
-    states = {step["kind"]: step["state"] for step in json.loads(qpipe("show", "--json", at=my_net))["steps"]}
+    assert re.search(
+        r"failed: my_net/expect: .*top1 of the float network should be .*qpipe samples", printed
+    )
+    states = {
+        step["kind"]: step["state"]
+        for step in json.loads(qpipe("show", "--json", at=my_net))["steps"]
+    }
     assert states["quantize"] == states["deploy"] == "skipped"
 
 
@@ -209,7 +246,10 @@ def test_a_detector_and_boxes_come_to_a_front_by_a_metric_of_ones_own(with_boxes
     printed = (with_boxes / "run.txt").read_text(encoding="utf-8")
     found = check_front(with_boxes, printed, {"map50", "miscount", "agreement"})
     assert found["float32"]["metrics"]["map50"]["value"] > 0.6
-    assert found["int8-channel"]["metrics"]["map50"]["value"] > found["int3"]["metrics"]["map50"]["value"]
+    assert (
+        found["int8-channel"]["metrics"]["map50"]["value"]
+        > found["int3"]["metrics"]["map50"]["value"]
+    )
     check_export(with_boxes, "int8-channel")
 
 
@@ -233,10 +273,14 @@ def test_what_must_be_kept_to_decides_what_to_ship(with_boxes: Path) -> None:
     assert re.search(r"^run [0-9a-f-]+ of shapes: done$", printed, re.M)
 
 
-def test_boxes_that_nothing_reads_from_the_outputs_are_not_left_out_in_silence(with_boxes: Path) -> None:
+def test_boxes_that_nothing_reads_from_the_outputs_are_not_left_out_in_silence(
+    with_boxes: Path,
+) -> None:
     said = qpipe("new", "detector.onnx", "--samples", "coco:.", "-o", "new.yaml", at=with_boxes)
     assert "only sqnr_db is scored: boxes are scored once a postprocess reads them" in said
-    assert "# CHECK: no more than this is scored: boxes " in (with_boxes / "new.yaml").read_text(encoding="utf-8")
+    assert "# CHECK: no more than this is scored: boxes " in (with_boxes / "new.yaml").read_text(
+        encoding="utf-8"
+    )
 
 
 # ---- C: two inputs, sound
@@ -261,11 +305,15 @@ def test_a_network_of_two_inputs_and_arrays_of_sound_come_to_a_front(with_sounds
         with_sounds / "recipe.yaml",
         {"- latency\n": f"- {QUICK}\n", "builds:\n": "  int2: [{symmetric: {bits: 2}}]\nbuilds:\n"},
     )
-    printed = qpipe("run", "recipe.yaml", "--only", "int8-channel", "--only", "int2", at=with_sounds)
+    printed = qpipe(
+        "run", "recipe.yaml", "--only", "int8-channel", "--only", "int2", at=with_sounds
+    )
     found = check_front(with_sounds, printed, {"latency_ms", "top1"})
     arrays = learned.sounds(150, seed=2)
     heard = learned.outputs(with_sounds / "net.onnx", learned.heard(arrays))
-    share = np.mean([out["logits"].argmax() == word for out, word in zip(heard, arrays["word"], strict=True)])
+    share = np.mean(
+        [out["logits"].argmax() == word for out, word in zip(heard, arrays["word"], strict=True)]
+    )
     assert share > 0.9
     assert found["float32"]["metrics"]["top1"]["value"] == pytest.approx(share)
     shipped = check_export(with_sounds, "int8-channel")

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from models import conv_net
-from qpipe import recipe
+from qpipe.recipe import recipe
 from shell import Shell
 
 if TYPE_CHECKING:
@@ -57,7 +57,9 @@ ROOT = os.getuid() == 0
 class Spoilt(Shell):
     """The command in a folder with a recipe that works."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         super().__init__(monkeypatch, capsys)
         self.folder = folder
         (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
@@ -84,22 +86,32 @@ class Spoilt(Shell):
         """The one line that is said of it, without `qpipe: `; nothing else comes of it."""
         before = self.files()
         ended, out, err = self.tell(line)
-        said = [each for each in err.splitlines() if each.startswith("qpipe: ")]  # others tell of progress
+        said = [
+            each for each in err.splitlines() if each.startswith("qpipe: ")
+        ]  # others tell of progress
         assert ended == status, f"{ended}\n{out}\n{err}"
         assert len(said) == 1, err
         assert not out
         assert self.files() == before, "something was left behind"
-        assert not list(self.folder.glob(".qpipe/cache/aside/*")), "something half-written was left behind"
+        assert not list(self.folder.glob(".qpipe/cache/aside/*")), (
+            "something half-written was left behind"
+        )
         return said[0].removeprefix("qpipe: ")
 
     def files(self) -> dict[str, int]:
         """All that lies there, but what qpipe may write."""
-        found = (path for path in self.folder.rglob("*") if ".qpipe" not in path.relative_to(self.folder).parts[:1])
+        found = (
+            path
+            for path in self.folder.rglob("*")
+            if ".qpipe" not in path.relative_to(self.folder).parts[:1]
+        )
         return {str(path.relative_to(self.folder)): path.lstat().st_size for path in found}
 
 
 @pytest.fixture
-def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Spoilt:
+def qpipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Spoilt:
     monkeypatch.chdir(tmp_path)
     return Spoilt(tmp_path, monkeypatch, capsys)
 
@@ -213,13 +225,17 @@ def test_an_option_out_of_its_range(stage: str, option: str, said: str, qpipe: S
         qpipe.edit("[symmetric]", f"[{call}]")
     else:
         qpipe.edit(
-            "measure:", f"calibrate: {call}\nmeasure:" if kind == "calibrate" else f"builds: {{b: {call}}}\nmeasure:"
+            "measure:",
+            f"calibrate: {call}\nmeasure:"
+            if kind == "calibrate"
+            else f"builds: {{b: {call}}}\nmeasure:",
         )
     message = qpipe.refused("plan recipe.yaml")
     key, _, value = option.partition(": ")
     given = {".inf": "inf", ".nan": "nan", "[gpu]": "['gpu']"}.get(value, value)
     assert re.match(
-        rf"recipe\.yaml:\d+: {stage}: option '{key}' is {re.escape(given)}; {said.partition(' or null')[0]}", message
+        rf"recipe\.yaml:\d+: {stage}: option '{key}' is {re.escape(given)}; {said.partition(' or null')[0]}",
+        message,
     )
 
 
@@ -303,7 +319,9 @@ def outside(place: str) -> Callable[[Path], None]:
 
 def text(path: Path, body: str) -> None:
     """A network from a float image [1, 3, 16, 16]."""
-    head = '<ir_version: 8, opset_import: ["" : 17]> net (float[1, 3, 16, 16] image) => (float[n] y)'
+    head = (
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[1, 3, 16, 16] image) => (float[n] y)'
+    )
     path.write_bytes(onnx.parser.parse_model(f"{head} {{ {body} }}").SerializeToString())
 
 
@@ -377,13 +395,16 @@ QUICK = ("empty", "a weight above", "a weight that is NaN", "an open dimension")
 
 
 @pytest.mark.parametrize(
-    "case", [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in MODELS]
+    "case",
+    [case if case in QUICK else pytest.param(case, marks=pytest.mark.slow) for case in MODELS],
 )
 def test_a_network_that_cannot_be_read(case: str, qpipe: Spoilt) -> None:
     spoil, said = MODELS[case]
     spoil(qpipe.folder / "m.onnx")
     message = qpipe.refused("plan recipe.yaml")
-    assert re.match(rf"recipe\.yaml:4: {re.escape(str(qpipe.folder))}/m\.onnx: .*{said}", message), message
+    assert re.match(
+        rf"recipe\.yaml:4: {re.escape(str(qpipe.folder))}/m\.onnx: .*{said}", message
+    ), message
     assert not (qpipe.folder / "evil").exists()
 
 
@@ -410,7 +431,11 @@ def test_of_two_networks_each_that_is_wrong_has_its_line(qpipe: Spoilt) -> None:
 FITS = {
     "another size": ("size: 16", "size: 8", "float32 [1, 3, 8, 8]"),
     "another layout": ("size: 16", "size: 16, layout: NHWC", "float32 [1, 16, 16, 3]"),
-    "another type": ("mean: 127.5, std: 127.5", "mean: 0, std: 1, dtype: uint8", "uint8 [1, 3, 16, 16]"),
+    "another type": (
+        "mean: 127.5, std: 127.5",
+        "mean: 0, std: 1, dtype: uint8",
+        "uint8 [1, 3, 16, 16]",
+    ),
 }
 
 
@@ -419,7 +444,9 @@ def test_samples_that_the_network_does_not_take(case: str, qpipe: Spoilt) -> Non
     old, new, given = FITS[case]
     qpipe.edit(old, new)
     taken = "input 'image' of the network takes float32 [1, 3, 16, 16]"
-    message = f"recipe.yaml:2: the samples give {given}, {taken}; set size, layout or type of the samples"
+    message = (
+        f"recipe.yaml:2: the samples give {given}, {taken}; set size, layout or type of the samples"
+    )
     assert qpipe.refused("plan recipe.yaml") == message
     assert qpipe.refused("run recipe.yaml") == message
 
@@ -483,7 +510,10 @@ def test_samples_that_cannot_be_made(case: str, qpipe: Spoilt) -> None:
 # ---- plugins
 
 PLUGINS = {
-    "does not import": ("import nothing_like_that\n", "ModuleNotFoundError: No module named 'nothing_like_that'"),
+    "does not import": (
+        "import nothing_like_that\n",
+        "ModuleNotFoundError: No module named 'nothing_like_that'",
+    ),
     "ends the program": ("raise SystemExit(0)\n", "SystemExit: 0"),
     "is no Python": ("def broken(:\n", r"SyntaxError: invalid syntax \(mine.py, line 1\)"),
     "is no text": ("\0\x07", "(SyntaxError|ValueError): .*"),
@@ -509,7 +539,9 @@ def test_a_plugin_that_takes_the_name_of_a_stage(qpipe: Spoilt) -> None:
     (qpipe.folder / "mine.py").write_text(code, encoding="utf-8")
     qpipe.edit("name: r", "name: r\nplugins: [mine.py]")
     message = qpipe.refused("plan recipe.yaml")
-    assert re.fullmatch(r".*two plugins offer quantize 'symmetric': .*; rename one", message), message
+    assert re.fullmatch(r".*two plugins offer quantize 'symmetric': .*; rename one", message), (
+        message
+    )
 
 
 # ---- places that do not serve
@@ -520,14 +552,18 @@ def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]
     """A disk of that size."""
     place = tmp_path / "disk"
     place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", place], check=False)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={request.param}", "tmpfs", place], check=False
+    )
     if mounted.returncode:
         pytest.skip("only root can mount a small disk")
     yield place
     subprocess.run(["umount", "--lazy", place], check=True)
 
 
-def test_a_full_disk_is_told_and_once_there_is_room_it_goes_on(small_disk: Path, qpipe: Spoilt) -> None:
+def test_a_full_disk_is_told_and_once_there_is_room_it_goes_on(
+    small_disk: Path, qpipe: Spoilt
+) -> None:
     line = "recipe.yaml --db disk/results.db --cache disk/cache"
     for command in ("plan", "run"):
         status, out, err = qpipe.tell(f"{command} {line}")
@@ -548,7 +584,9 @@ def test_a_place_where_nothing_can_be_written(place: str, qpipe: Spoilt) -> None
     said = qpipe.refused(f"plan recipe.yaml --cache {place}")
     assert re.fullmatch(rf"{place}.*: .*; give another place, or check its permissions", said), said
     said = qpipe.refused(f"plan recipe.yaml --db {place}/results.db")
-    assert re.match(f"{place}/results.db: cannot open the database: .*; give a file in a writable folder", said), said
+    assert re.match(
+        f"{place}/results.db: cannot open the database: .*; give a file in a writable folder", said
+    ), said
 
 
 # ---- boards: a plan reaches none of them, a run says it and ends with status 1
@@ -612,7 +650,9 @@ def bare_python(folder: Path, *modules: str) -> Path:
     return folder / "bin" / "python"
 
 
-def test_a_board_whose_python_lacks_numpy(qpipe: Spoilt, sshd: Sshd, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_board_whose_python_lacks_numpy(
+    qpipe: Spoilt, sshd: Sshd, tmp_path_factory: pytest.TempPathFactory
+) -> None:
     python = bare_python(tmp_path_factory.mktemp("python"))
     board(qpipe, **{**sshd.options(qpipe.folder.parent / "board"), "python": python})
     reason = "does not start the agent (its last line: numpy cannot be imported: No module named 'numpy')"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import qpipe
 from qpipe_devices.local import local
 from qpipe_devices.null import null
-from qpipe_devices.over_ssh.driver import enrol, ssh
-from qpipe_devices.power import command, socket
+from qpipe_devices.power_switches import command, socket
+from qpipe_devices.ssh.driver import enrol, ssh
 
 
 @qpipe.hookimpl

@@ -17,6 +17,8 @@ class Board(Link):
         """How ready it is, line by line, whatever it lacks."""
         return readiness.check(self)
 
-    def setup(self, *, wheels: Path | None, runtime: str | None, system_runtime: bool) -> Iterator[Finding]:
+    def setup(
+        self, *, wheels: Path | None, runtime: str | None, system_runtime: bool
+    ) -> Iterator[Finding]:
         """Bring numpy and a runtime there, unless it has them, and prove them."""
         return provision.setup(self, wheels=wheels, runtime=runtime, system_runtime=system_runtime)

@@ -16,11 +16,11 @@ from typing import Any, cast
 
 from qpipe.errors import DeviceError
 from qpipe.types import Array, Capabilities, Hold, Placement, Progress, Round, Stored, Transport
-from qpipe_devices import package
-from qpipe_devices.agent.energy import IDLE_S
-from qpipe_devices.conversation import Conversation
-from qpipe_devices.host_meter import metered
-from qpipe_devices.patience import ConnectionLostError, Patience
+from qpipe_devices import agent_package
+from qpipe_devices.agent.energy_meter import IDLE_S
+from qpipe_devices.agent_connection import Conversation
+from qpipe_devices.host_energy_meter import metered
+from qpipe_devices.reconnecting import ConnectionLostError, Patience
 
 ATTEMPTS = 3  # a file that arrives damaged so often says that something is broken
 COOLING_S = 600.0  # how long a device may take to cool down, where a round is to start cool
@@ -51,11 +51,18 @@ class Link:
         shares_host: bool = False,
         sysfs: Path | None = None,
     ) -> None:
-        self.name, self.transport, self.shares_host = name, transport, shares_host
-        self.python, self.folder = python, folder.removeprefix("~/")
-        self.deadline_s, self.silence_s, self.spare_mb = deadline_s, silence_s, spare_mb
+        self.name = name
+        self.transport = transport
+        self.shares_host = shares_host
+        self.python = python
+        self.folder = folder.removeprefix("~/")
+        self.deadline_s = deadline_s
+        self.silence_s = silence_s
+        self.spare_mb = spare_mb
         self.sysfs = str(sysfs) if sysfs else ""
-        self.lock, self.patience_s, self.session = lock, PATIENCE_S, uuid.uuid4().hex
+        self.lock = lock
+        self.patience_s = PATIENCE_S
+        self.session = uuid.uuid4().hex
         self.keys = 0
         self.given_up = threading.Event()
         self._conversation: Conversation | None = None
@@ -68,7 +75,11 @@ class Link:
 
     def store(self, folder: Path, progress: Progress) -> Stored:
         """Bring a folder's files there, each under its sha256, verified on the device; what is there is not sent."""
-        paths = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
+        paths = {
+            path.relative_to(folder).as_posix(): path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+        }
         files = {name: (_sha256(path), path.stat().st_size) for name, path in paths.items()}
         sources = {digest: paths[name] for name, (digest, _) in files.items()}
         sent = self._bring(files, sources, progress)
@@ -78,13 +89,21 @@ class Link:
 
     def infer(self, build: Stored, samples: Stored, count: int) -> Iterator[dict[str, Array]]:
         """Run the first `count` stored samples in order, giving the outputs of each by name as they arrive."""
-        asked = {"build": build.path, "samples": samples.path, "count": count, "deadline_s": self.deadline_s}
-        patience, first = self._patience(), 0
+        asked = {
+            "build": build.path,
+            "samples": samples.path,
+            "count": count,
+            "deadline_s": self.deadline_s,
+        }
+        patience = self._patience()
+        first = 0
         while True:
             conversation = self._reached(patience)
             try:
                 # the first answer comes after a start, a load and a run
-                with closing(conversation.stream("infer", 3 * self.deadline_s, first=first, **asked)) as answers:
+                with closing(
+                    conversation.stream("infer", 3 * self.deadline_s, first=first, **asked)
+                ) as answers:
                     for answer in answers:
                         first += 1
                         patience.renew()
@@ -105,22 +124,35 @@ class Link:
         options: Mapping[str, Any] = {},
     ) -> Round:
         """Time `values` inferences of one sample in a fresh process, after at least `warmup_s` seconds of warmup."""
-        wanted = {"values": values, "warmup_s": warmup_s, "budget_s": budget_s, "deadline_s": self.deadline_s}
+        wanted = {
+            "values": values,
+            "warmup_s": warmup_s,
+            "budget_s": budget_s,
+            "deadline_s": self.deadline_s,
+        }
         seconds = 3 * self.deadline_s + budget_s + longer(options)
         asked = {**options, **({"sysfs": self.sysfs} if self.sysfs else {})}
-        take = partial(self._journalled, "round", seconds, build=build.path, samples=samples.path, **wanted)
+        take = partial(
+            self._journalled, "round", seconds, build=build.path, samples=samples.path, **wanted
+        )
         if options.get("energy", {}).get("command_on") == "host":
             energy = asked.pop("energy")
             asked["rest_s"] = energy.get("idle_s", IDLE_S)
             answer = metered(self.name, energy, partial(take, options=asked), self._clock)
         else:
             answer = take(options=asked)
-        fields = {key: answer[key] for key in Round.__dataclass_fields__ if key != "values_ms" and key in answer}
+        fields = {
+            key: answer[key]
+            for key in Round.__dataclass_fields__
+            if key != "values_ms" and key in answer
+        }
         return Round([value / 1e6 for value in answer["values_ns"]], **fields)
 
     def placement(self, build: Stored) -> Placement | None:
         """Where the build's nodes run and in which precision, by the word of its runtime; None where it has none."""
-        answer = self._ask("placement", 3 * self.deadline_s, build=build.path, deadline_s=self.deadline_s)
+        answer = self._ask(
+            "placement", 3 * self.deadline_s, build=build.path, deadline_s=self.deadline_s
+        )
         if "nodes" not in answer:
             return None
         try:
@@ -138,7 +170,12 @@ class Link:
         runtime: bool = False,
     ) -> int:
         """Remove what was stored on the device; the bytes that this freed, or would."""
-        what = {"older_than_s": older_than_s, "keep_bytes": keep_bytes, "dry_run": dry_run, "runtime": runtime}
+        what = {
+            "older_than_s": older_than_s,
+            "keep_bytes": keep_bytes,
+            "dry_run": dry_run,
+            "runtime": runtime,
+        }
         return int(self._ask("clean", HASHING_S, what=what)["bytes"])
 
     def hold(self, seconds: float, reason: str = "") -> Hold:
@@ -156,7 +193,8 @@ class Link:
         self._disconnect()
 
     def _disconnect(self) -> None:
-        conversation, self._conversation = self._conversation, None
+        conversation = self._conversation
+        self._conversation = None
         if conversation:
             conversation.close()
         self.transport.close()
@@ -175,7 +213,7 @@ class Link:
 
     def _connected(self, despite_hold: bool = False) -> Conversation:
         if self._conversation is None:
-            start = package.start_command(self.python, self.folder, _holder(), self.silence_s)
+            start = agent_package.start_command(self.python, self.folder, _holder(), self.silence_s)
             start += ["--session", self.session, *(["--lock", self.lock] if self.lock else [])]
             start += ["--despite-hold"] if despite_hold else []
             try:
@@ -187,7 +225,9 @@ class Link:
 
     def _ask(self, do: str, seconds: float, **fields: Any) -> dict[str, Any]:
         try:
-            return self._connected(despite_hold=do in ("hold", "release")).ask(do, seconds, **fields)
+            return self._connected(despite_hold=do in ("hold", "release")).ask(
+                do, seconds, **fields
+            )
         except ConnectionLostError:
             self._disconnect()
             raise
@@ -199,7 +239,8 @@ class Link:
     def _journalled(self, do: str, seconds: float, **fields: Any) -> dict[str, Any]:
         """Asked for under a key of its own: what the device finished while the line was lost is not done again."""
         self.keys += 1
-        patience, key = self._patience(), self.keys
+        patience = self._patience()
+        key = self.keys
         while True:
             conversation = self._reached(patience)
             try:
@@ -208,9 +249,12 @@ class Link:
                 self._disconnect()
                 patience.take(error)
 
-    def _bring(self, files: dict[str, tuple[str, int]], sources: dict[str, Path], progress: Progress) -> int:
+    def _bring(
+        self, files: dict[str, tuple[str, int]], sources: dict[str, Path], progress: Progress
+    ) -> int:
         """Send what is missing; the bytes that were."""
-        missing, total = self._missing(files, sources), 0
+        missing = self._missing(files, sources)
+        total = 0
         sizes = dict(files.values())
         expected = sum(sizes[digest] for digest in missing)
         for digest in missing:
@@ -220,7 +264,8 @@ class Link:
 
     def _missing(self, files: dict[str, tuple[str, int]], sources: dict[str, Path]) -> list[str]:
         answer = self._ask("missing", HASHING_S, files=files)
-        missing, sizes = list(answer["missing"]), dict(files.values())
+        missing = list(answer["missing"])
+        sizes = dict(files.values())
         free = float(answer["free"]) - self.spare_mb * 1e6
         if missing and sum(sizes[digest] for digest in missing) > free:
             largest = max(missing, key=lambda digest: sizes[digest])
@@ -238,13 +283,17 @@ class Link:
             if self._ask("take", HASHING_S, digest=digest)["taken"]:
                 return
         fix = "check the device's memory and card"
-        raise DeviceError(f"{self.name}: {source.name} arrived damaged {ATTEMPTS} times; {fix}", failure="died")
+        raise DeviceError(
+            f"{self.name}: {source.name} arrived damaged {ATTEMPTS} times; {fix}", failure="died"
+        )
 
 
 def longer(options: Mapping[str, Any]) -> float:
     """Seconds that a round with these options may take beyond its own budget."""
     cooling = options.get("cool_s", COOLING_S) if options.get("cool_to_c") is not None else 0
-    return float(options.get("sustained_s", 0) + cooling + options.get("energy", {}).get("idle_s", 0))
+    return float(
+        options.get("sustained_s", 0) + cooling + options.get("energy", {}).get("idle_s", 0)
+    )
 
 
 def _holder() -> str:

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, cast
 
-from qpipe.amounts import Seconds
 from qpipe.errors import DeviceError, Failure
+from qpipe.stages.bounds import Seconds
 from qpipe.types import Device, Process, Progress
 from qpipe_devices.agent import failures
 from qpipe_devices.board import Board
@@ -40,9 +40,16 @@ def local(
     own = str((folder or FOLDER).expanduser().absolute())
     transport = LocalTransport(name)
     return Board(
-        name, transport, python=python or sys.executable, folder=own, deadline_s=deadline_s, spare_mb=spare_mb,
-        shares_host=True, lock=lock, sysfs=sysfs,
-    )  # fmt: skip
+        name,
+        transport,
+        python=python or sys.executable,
+        folder=own,
+        deadline_s=deadline_s,
+        spare_mb=spare_mb,
+        shares_host=True,
+        lock=lock,
+        sysfs=sysfs,
+    )
 
 
 class LocalTransport:
@@ -56,10 +63,14 @@ class LocalTransport:
         try:
             return LocalProcess(
                 subprocess.Popen(
-                    list(argv), cwd=Path.home(), start_new_session=True,
-                    stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                    list(argv),
+                    cwd=Path.home(),
+                    start_new_session=True,
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
                 )
-            )  # fmt: skip
+            )
         except OSError as error:
             reason = f"'{argv[0]}' does not start: {error.strerror}"
             fix = "set python to one that has numpy"
@@ -83,7 +94,9 @@ class LocalTransport:
 
     def _not_copied(self, file: str, error: OSError) -> DeviceError:
         failure = cast("Failure", failures.of(error))
-        return DeviceError(f"{self.name}: {file} could not be copied: {error.strerror}", failure=failure)
+        return DeviceError(
+            f"{self.name}: {file} could not be copied: {error.strerror}", failure=failure
+        )
 
 
 class LocalProcess:

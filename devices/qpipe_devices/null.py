@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from qpipe.amounts import Milliseconds
 from qpipe.errors import DeviceError
+from qpipe.stages.bounds import Milliseconds
 from qpipe.types import Array, Build, Capabilities, Device, Hold, Progress, Round, Stored
 
 
@@ -24,7 +24,9 @@ class NullDevice:
     """Keeps what it is given where it lies."""
 
     def __init__(self, name: str, arch: str, latency_ms: float) -> None:
-        self.name, self.arch, self.latency_ms = name, arch, latency_ms
+        self.name = name
+        self.arch = arch
+        self.latency_ms = latency_ms
         self.shares_host = False
         self.known: set[str] = set()
 
@@ -34,15 +36,27 @@ class NullDevice:
         features = ("asimd", "asimddp") if self.arch == "aarch64" else ("avx2", "avx512_vnni")
         runtimes = {"onnxruntime": "1.23.0"}
         return Capabilities(
-            self.arch, "null", "null", 1, features, 1000.0, "3.11", np.__version__, runtimes, fingerprint
-        )  # fmt: skip
+            self.arch,
+            "null",
+            "null",
+            1,
+            features,
+            1000.0,
+            "3.11",
+            np.__version__,
+            runtimes,
+            fingerprint,
+        )
 
     def store(self, folder: Path, progress: Progress) -> Stored:
         """The folder where it is; a digest it has met before costs nothing."""
-        digest, size = hashlib.sha256(), 0
+        digest = hashlib.sha256()
+        size = 0
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             content = path.read_bytes()
-            digest.update(json.dumps([path.relative_to(folder).as_posix(), len(content)]).encode() + content)
+            digest.update(
+                json.dumps([path.relative_to(folder).as_posix(), len(content)]).encode() + content
+            )
             size += len(content)
         sent = 0 if digest.hexdigest() in self.known else size
         self.known.add(digest.hexdigest())
@@ -54,7 +68,9 @@ class NullDevice:
         outputs = Build.read(Path(build.path)).manifest["outputs"]
         for _ in range(count):
             yield {
-                each["name"]: np.zeros([size if isinstance(size, int) else 1 for size in each["shape"]], each["dtype"])
+                each["name"]: np.zeros(
+                    [size if isinstance(size, int) else 1 for size in each["shape"]], each["dtype"]
+                )
                 for each in outputs
             }
 
@@ -70,7 +86,9 @@ class NullDevice:
     ) -> Round:
         """Every value is the device's latency, whatever the options."""
         once = self.latency_ms
-        return Round([once] * values, load_ms=once, first_ms=once, warmups=1, peak_mb=2.0, runtime_mb=1.0)
+        return Round(
+            [once] * values, load_ms=once, first_ms=once, warmups=1, peak_mb=2.0, runtime_mb=1.0
+        )
 
     def placement(self, build: Stored) -> None:
         """Nothing runs: nobody knows where."""
@@ -89,7 +107,9 @@ class NullDevice:
 
     def hold(self, seconds: float, reason: str = "") -> Hold:
         """It runs nothing: nobody is in anybody's way."""
-        raise DeviceError(f"{self.name}: it runs nothing, there is nothing to hold", failure="configuration")
+        raise DeviceError(
+            f"{self.name}: it runs nothing, there is nothing to hold", failure="configuration"
+        )
 
     def release(self, *, force: bool = False) -> bool:
         """There was no hold."""

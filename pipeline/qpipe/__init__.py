@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from qpipe.hookspecs import RegisterDevice as RegisterDevice
     from qpipe.hookspecs import RegisterPower as RegisterPower
     from qpipe.hookspecs import hookimpl as hookimpl
-    from qpipe.options import StageOption as StageOption
-    from qpipe.samples import Samples as Samples
+    from qpipe.samples.store import Samples as Samples
+    from qpipe.stages.options import StageOption as StageOption
     from qpipe.types import Build as Build
     from qpipe.types import Capabilities as Capabilities
     from qpipe.types import Dataset as Dataset
@@ -41,15 +41,39 @@ __version__ = "0.1.0"
 
 # name -> module: loaded when first asked for, so that `qpipe --help` does not pay for numpy
 _HOMES = {
-    "errors": ("BusyError", "DeviceError", "IncompleteError", "PluginError", "QpipeError", "RecipeError", "StageError"),
-    "hookspecs": ("Register", "RegisterDevice", "RegisterPower", "hookimpl"),
-    "options": ("StageOption",),
-    "samples": ("Samples",),
-    "types": (
-        "Build", "Capabilities", "Dataset", "Deployed", "Deployments", "Device", "Introduction", "Measurement",
-        "Metric", "Placement", "Platform", "Power", "Preprocessing", "Progress", "Round", "Sample", "Stored", "Target",
+    "errors": (
+        "BusyError",
+        "DeviceError",
+        "IncompleteError",
+        "PluginError",
+        "QpipeError",
+        "RecipeError",
+        "StageError",
     ),
-}  # fmt: skip
+    "hookspecs": ("Register", "RegisterDevice", "RegisterPower", "hookimpl"),
+    "stages.options": ("StageOption",),
+    "samples.store": ("Samples",),
+    "types": (
+        "Build",
+        "Capabilities",
+        "Dataset",
+        "Deployed",
+        "Deployments",
+        "Device",
+        "Introduction",
+        "Measurement",
+        "Metric",
+        "Placement",
+        "Platform",
+        "Power",
+        "Preprocessing",
+        "Progress",
+        "Round",
+        "Sample",
+        "Stored",
+        "Target",
+    ),
+}
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME, "__version__"])
 

@@ -21,9 +21,17 @@ from typing import Any, Literal
 
 # what a failure is the fault of; only the transient ones may pass by themselves
 Failure = Literal[
-    "configuration", "artifact", "unreachable", "died", "timeout", "no room", "out of memory", "wrong answer",
-    "throttled", "bug",
-]  # fmt: skip
+    "configuration",
+    "artifact",
+    "unreachable",
+    "died",
+    "timeout",
+    "no room",
+    "out of memory",
+    "wrong answer",
+    "throttled",
+    "bug",
+]
 TRANSIENT: frozenset[Failure] = frozenset({"unreachable", "died", "timeout", "throttled"})
 
 LONGEST = 2000  # characters of a line: what a user gave may be of any length
@@ -49,7 +57,9 @@ class QpipeError(Exception):
 def _line(text: str) -> str:
     """Fit for a terminal, whatever is quoted in it: one line, its end kept."""
     text = printable(text)
-    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[6 - LONGEST // 2 :]}"
+    return (
+        text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[6 - LONGEST // 2 :]}"
+    )
 
 
 def printable(text: str) -> str:
@@ -80,7 +90,9 @@ class StageError(QpipeError):
 class IncompleteError(StageError):
     """A measuring stage could not do all of its work: what it has is kept, and the step counts as failed."""
 
-    def __init__(self, message: str, measurements: list[Any], failure: Failure | None = None) -> None:
+    def __init__(
+        self, message: str, measurements: list[Any], failure: Failure | None = None
+    ) -> None:
         super().__init__(message, failure=failure)
         self.measurements = measurements
 

@@ -56,7 +56,9 @@ class Enrol(Protocol):
     has all options; `folder` is that of devices.yaml. One of the inventory comes without address, with its options.
     """
 
-    def __call__(self, name: str, address: str | None, options: Mapping[str, Any], folder: Path) -> Introduction: ...
+    def __call__(
+        self, name: str, address: str | None, options: Mapping[str, Any], folder: Path
+    ) -> Introduction: ...
 
 
 class RegisterPower(Protocol):

@@ -11,7 +11,16 @@ from typing import IO, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 
 Kind = Literal[
-    "samples", "import", "transform", "calibrate", "quantize", "compile", "deploy", "postprocess", "metric", "measure"
+    "samples",
+    "import",
+    "transform",
+    "calibrate",
+    "quantize",
+    "compile",
+    "deploy",
+    "postprocess",
+    "metric",
+    "measure",
 ]
 # what the clock of an emulated device counts: the time of the machine it is emulated on, or its own instructions
 Emulation = Literal["wall", "instructions"]
@@ -64,8 +73,12 @@ class Target:
     Devices with one target share their quantized networks.
     """
 
-    saturates: bool = False  # u8 x s8 sums saturate at 16 bits (x86 without VNNI): weights of 7 bits avoid it
-    symmetric_only: bool = False  # zero points are the middle of the codes, of weights and of activations
+    saturates: bool = (
+        False  # u8 x s8 sums saturate at 16 bits (x86 without VNNI): weights of 7 bits avoid it
+    )
+    symmetric_only: bool = (
+        False  # zero points are the middle of the codes, of weights and of activations
+    )
     per_tensor_weights: bool = False  # one scale a weight
     power_of_two_scales: bool = False  # scales are shifts
 
@@ -97,7 +110,9 @@ class Capabilities:
     numpy: str
     runtimes: Mapping[str, str]  # runtime -> version
     fingerprint: str  # digest of what can change a result: architecture, features, cpu, versions
-    emulated: Emulation | None = None  # times are of an emulator, and no device's; None for hardware
+    emulated: Emulation | None = (
+        None  # times are of an emulator, and no device's; None for hardware
+    )
     boot_id: str | None = None  # another after each start of the system; None where it does not say
 
 
@@ -171,14 +186,28 @@ class Round:
     warmups: int
     peak_mb: float  # peak resident memory of the process
     runtime_mb: float  # the same process with the runtime imported and nothing loaded
-    load_peak_mb: float | None = None  # its peak until the model was loaded; None where its runner does not say
-    run_peak_mb: float | None = None  # its peak after that; None where the system cannot tell it from the one before
-    steady: bool | None = None  # whether warmup ended because times were steady; None where it was too short to tell
+    load_peak_mb: float | None = (
+        None  # its peak until the model was loaded; None where its runner does not say
+    )
+    run_peak_mb: float | None = (
+        None  # its peak after that; None where the system cannot tell it from the one before
+    )
+    steady: bool | None = (
+        None  # whether warmup ended because times were steady; None where it was too short to tell
+    )
     batch: int = 1  # samples in each inference
-    sustained: Sequence[Sequence[float]] = ()  # without pause: each second's [end in s, median in ms, inferences]
-    invalid: str | None = None  # why it is not to be believed: `throttled: ..; clocks changed: ..; load: ..`
-    environment: Mapping[str, Any] = field(default_factory=dict, compare=False)  # before and after it, and what was set
-    energy: Mapping[str, Any] = field(default_factory=dict)  # joules, seconds, inferences, idle_w, and of which sensor
+    sustained: Sequence[
+        Sequence[float]
+    ] = ()  # without pause: each second's [end in s, median in ms, inferences]
+    invalid: str | None = (
+        None  # why it is not to be believed: `throttled: ..; clocks changed: ..; load: ..`
+    )
+    environment: Mapping[str, Any] = field(
+        default_factory=dict, compare=False
+    )  # before and after it, and what was set
+    energy: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # joules, seconds, inferences, idle_w, and of which sensor
 
 
 @dataclass(frozen=True)
@@ -190,7 +219,9 @@ class Placement:
     """
 
     nodes: Mapping[str, Mapping[str, int]]
-    float_nodes: Sequence[str] = ()  # names of nodes that compute in float; not more than the runner says
+    float_nodes: Sequence[
+        str
+    ] = ()  # names of nodes that compute in float; not more than the runner says
 
 
 class Progress(Protocol):
@@ -204,7 +235,9 @@ class Device(Protocol):
     """What stages may ask of a device, whatever the way to it."""
 
     name: str
-    shares_host: bool  # it is the machine qpipe runs on: nothing else is computed while it is measured
+    shares_host: (
+        bool  # it is the machine qpipe runs on: nothing else is computed while it is measured
+    )
 
     def capabilities(self) -> Capabilities:
         """Ask the device what it is; raises DeviceError where it cannot be reached or lacks python or numpy."""
@@ -294,7 +327,9 @@ class Provisioned(Protocol):
         """What is ready there, looked at before any agent is started."""
         ...
 
-    def setup(self, *, wheels: Path | None, runtime: str | None, system_runtime: bool) -> Iterator[Finding]:
+    def setup(
+        self, *, wheels: Path | None, runtime: str | None, system_runtime: bool
+    ) -> Iterator[Finding]:
         """Bring numpy and the requirement `runtime` there, out of the folder `wheels` or a registry, and prove them."""
         ...
 
@@ -322,7 +357,9 @@ class Introduction:
     known: Sequence[str]  # what it was known by until now
     is_known: bool  # what it shows is trusted already
     compare: str  # how to see it on the device itself
-    accept: Callable[[], str]  # trust what was shown, in place of what was known, and log in; says where it is noted
+    accept: Callable[
+        [], str
+    ]  # trust what was shown, in place of what was known, and log in; says where it is noted
 
 
 class Process(Protocol):
@@ -394,12 +431,20 @@ class Measurement:
     better: Literal["max", "min"] = "min"
     deployed: str = ""  # a fan-in stage names whose number it is
     rounds: Sequence[Sequence[float]] = field(default=())  # raw values
-    raw: Literal["rounds", "samples", "resamples"] = "rounds"  # they are: timed values round by round, one per sample
+    raw: Literal["rounds", "samples", "resamples"] = (
+        "rounds"  # they are: timed values round by round, one per sample
+    )
     # in one list, or one per bootstrap resample in one list (drawn alike for all schemes, so that schemes pair up)
-    detail: Mapping[str, Any] = field(default_factory=dict)  # what stands behind the number, as plain JSON
+    detail: Mapping[str, Any] = field(
+        default_factory=dict
+    )  # what stands behind the number, as plain JSON
     # of each of `rounds`: {"invalid": why it was left out of the number or None, "environment": before, after, set}
     conditions: Sequence[Mapping[str, Any]] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
         """As plain JSON."""
         return asdict(self)
+
+
+# what a recommendation has to keep: metric -> sign and bound
+Limits = Mapping[str, tuple[Literal["<", "<=", ">", ">="], float]]

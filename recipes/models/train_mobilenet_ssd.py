@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from qpipe_plugins.postprocess.ssd_boxes import VARIANCES, default_boxes, ssd_boxes
-from qpipe_plugins.samples.scenes import CLASSES, Scene, draw_scene, scene_index
+from qpipe_plugins.samples.scene_drawing import CLASSES, Scene, draw_scene, scene_index
 
 SIZE = 192
 BOXES_PER_CELL = 4
@@ -40,7 +40,9 @@ BOXES_PER_CELL = 4
 STAGES = ((1, 8, 1, 1), (6, 16, 2, 2), (6, 24, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1), (6, 80, 3, 2))
 
 
-def convolution(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+def convolution(
+    inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1
+) -> nn.Sequential:
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outputs),
@@ -56,7 +58,9 @@ class InvertedResidual(nn.Module):
         self.residual = stride == 1 and inputs == outputs
         self.expand = convolution(inputs, hidden, 1) if expansion > 1 else nn.Identity()
         self.depthwise = convolution(hidden, hidden, 3, stride, groups=hidden)
-        self.project = nn.Sequential(nn.Conv2d(hidden, outputs, 1, bias=False), nn.BatchNorm2d(outputs))
+        self.project = nn.Sequential(
+            nn.Conv2d(hidden, outputs, 1, bias=False), nn.BatchNorm2d(outputs)
+        )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """The block's result, and its wide map before the depthwise convolution."""
@@ -77,7 +81,9 @@ class Predictor(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         values = self.pointwise(self.depthwise(features))
         batch, _, rows, columns = values.shape
-        return values.permute(0, 2, 3, 1).reshape(batch, rows * columns * BOXES_PER_CELL, self.values)
+        return values.permute(0, 2, 3, 1).reshape(
+            batch, rows * columns * BOXES_PER_CELL, self.values
+        )
 
 
 class MobileNetSSD(nn.Module):
@@ -95,7 +101,9 @@ class MobileNetSSD(nn.Module):
                 channels = outputs
         self.last = convolution(channels, 320, 1)
         self.extra = nn.Sequential(
-            convolution(320, 128, 1), convolution(128, 128, 3, stride=2, groups=128), convolution(128, 256, 1)
+            convolution(320, 128, 1),
+            convolution(128, 128, 3, stride=2, groups=128),
+            convolution(128, 256, 1),
         )
         widths = (6 * 24, 6 * 48, 320, 256)
         self.box_heads = nn.ModuleList(Predictor(width, 4) for width in widths)
@@ -111,8 +119,12 @@ class MobileNetSSD(nn.Module):
         last = self.last(image)
         # as in SSDLite, strides 8 and 16 are read inside the block that ends them; the first two are strides 2 and 4
         maps = [*wide_maps[2:], last, self.extra(last)]
-        boxes = torch.cat([head(features) for head, features in zip(self.box_heads, maps, strict=True)], dim=1)
-        scores = torch.cat([head(features) for head, features in zip(self.score_heads, maps, strict=True)], dim=1)
+        boxes = torch.cat(
+            [head(features) for head, features in zip(self.box_heads, maps, strict=True)], dim=1
+        )
+        scores = torch.cat(
+            [head(features) for head, features in zip(self.score_heads, maps, strict=True)], dim=1
+        )
         return boxes, scores
 
 
@@ -129,25 +141,32 @@ def normalize(images: Tensor) -> Tensor:
 
 def turned(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """One of the eight turns and flips, with the colours exchanged and perhaps inverted: no label changes."""
-    image, boxes = scene.image, scene.boxes
+    image = scene.image
+    boxes = scene.boxes
     if rng.random() < 0.5:
-        image, boxes = image.transpose(1, 0, 2), boxes[:, [1, 0, 3, 2]]
+        image = image.transpose(1, 0, 2)
+        boxes = boxes[:, [1, 0, 3, 2]]
     if rng.random() < 0.5:
-        image, boxes = image[:, ::-1], np.stack([SIZE - boxes[:, 2], boxes[:, 1], SIZE - boxes[:, 0], boxes[:, 3]], 1)
+        image = image[:, ::-1]
+        boxes = np.stack([SIZE - boxes[:, 2], boxes[:, 1], SIZE - boxes[:, 0], boxes[:, 3]], 1)
     if rng.random() < 0.5:
-        image, boxes = image[::-1], np.stack([boxes[:, 0], SIZE - boxes[:, 3], boxes[:, 2], SIZE - boxes[:, 1]], 1)
+        image = image[::-1]
+        boxes = np.stack([boxes[:, 0], SIZE - boxes[:, 3], boxes[:, 2], SIZE - boxes[:, 1]], 1)
     image = image[:, :, rng.permutation(3)]
     return (255 - image if rng.random() < 0.3 else image), boxes
 
 
-def batches(scenes: list[Scene], size: int, rng: np.random.Generator) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def batches(
+    scenes: list[Scene], size: int, rng: np.random.Generator
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Images, boxes [B, M, 4] and labels [B, M], padded with label -1; the last, short batch is left out."""
     order = rng.permutation(len(scenes))
     for start in range(0, len(order) - size + 1, size):
         chosen = [scenes[index] for index in order[start : start + size]]
         most = max(1, max(len(scene.labels) for scene in chosen))
         images = np.empty((size, SIZE, SIZE, 3), np.uint8)
-        boxes, labels = np.zeros((size, most, 4), np.float32), np.full((size, most), -1)
+        boxes = np.zeros((size, most, 4), np.float32)
+        labels = np.full((size, most), -1)
         for row, scene in enumerate(chosen):
             images[row], boxes[row, : len(scene.labels)] = turned(scene, rng)
             labels[row, : len(scene.labels)] = scene.labels
@@ -160,8 +179,11 @@ def corners(priors: Tensor) -> Tensor:
 
 def overlaps(priors: Tensor, boxes: Tensor) -> Tensor:
     """Intersection over union, [B, N, M], of corner boxes [N, 4] and [B, M, 4]."""
-    one, other = priors[None, :, None], boxes[:, None]
-    sides = (torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])).clamp(min=0)
+    one = priors[None, :, None]
+    other = boxes[:, None]
+    sides = (
+        torch.minimum(one[..., 2:], other[..., 2:]) - torch.maximum(one[..., :2], other[..., :2])
+    ).clamp(min=0)
     areas = [(item[..., 2:] - item[..., :2]).prod(-1) for item in (one, other)]
     shared = sides.prod(-1)
     return shared / (areas[0] + areas[1] - shared).clamp(min=1e-6)
@@ -180,7 +202,8 @@ def match(priors: Tensor, boxes: Tensor, labels: Tensor, threshold: float) -> tu
         best[present, favourite[present, item]] = 1
         which[present, favourite[present, item]] = item
     target = boxes.gather(1, which[..., None].expand(-1, -1, 4))
-    centre, sides = (target[..., :2] + target[..., 2:]) / 2, (target[..., 2:] - target[..., :2]).clamp(min=1)
+    centre = (target[..., :2] + target[..., 2:]) / 2
+    sides = (target[..., 2:] - target[..., :2]).clamp(min=1)
     moved = (centre - priors[:, :2]) / priors[:, 2:] / VARIANCES[0]
     scaled = torch.log(sides / priors[:, 2:]) / VARIANCES[1]
     classes = torch.where(best >= threshold, labels.gather(1, which) + 1, 0)
@@ -209,7 +232,9 @@ def learning_rate(step: int, steps: int, warmup: int) -> float:
 def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the averaged weights and statistics towards the model's."""
     with torch.no_grad():
-        for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        for mean, value in zip(
+            average.state_dict().values(), model.state_dict().values(), strict=True
+        ):
             if mean.is_floating_point():
                 mean.lerp_(value, 1 - decay)
 
@@ -233,7 +258,15 @@ def export(model: nn.Module, path: Path) -> None:
     name_by_module(program.model.graph)
     proto = program.model_proto
     graph = proto.graph
-    for part in (proto, graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
+    for part in (
+        proto,
+        graph,
+        *graph.node,
+        *graph.value_info,
+        *graph.initializer,
+        *graph.input,
+        *graph.output,
+    ):
         part.ClearField("doc_string")
         part.ClearField("metadata_props")
     onnx.checker.check_model(proto, full_check=True)
@@ -253,14 +286,21 @@ def name_by_module(graph: onnx_ir.Graph) -> None:
 def mean_average_precision(path: Path, scenes: list[Scene]) -> float:
     """mAP at an overlap of 0.5 over CLASSES, of the exported file in ONNX Runtime."""
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    truth, found = [], []
+    truth = []
+    found = []
     for number, scene in enumerate(scenes, start=1):
         image = normalize(torch.from_numpy(scene.image[None])).numpy()
-        outputs = dict(zip(("boxes", "scores"), session.run(["boxes", "scores"], {"image": image}), strict=True))
+        outputs = dict(
+            zip(
+                ("boxes", "scores"), session.run(["boxes", "scores"], {"image": image}), strict=True
+            )
+        )
         answer = ssd_boxes(outputs, size=SIZE)
         truth += [entry(number, *pair) for pair in zip(scene.boxes, scene.labels, strict=True)]
         boxes = zip(answer["boxes"], answer["labels"], answer["scores"], strict=True)
-        found += [{**entry(number, box, label), "score": float(score)} for box, label, score in boxes]
+        found += [
+            {**entry(number, box, label), "score": float(score)} for box, label, score in boxes
+        ]
     return coco_map(truth, found, len(scenes))
 
 
@@ -294,15 +334,21 @@ def train(options: argparse.Namespace) -> None:
     start = time.monotonic()
     scenes = draw_split("train", options.scenes, options.seed, options.processes)
     unseen = draw_split("evaluate", options.evaluate, options.seed, options.processes)
-    print(f"{len(scenes)} + {len(unseen)} scenes drawn in {time.monotonic() - start:.0f} s", flush=True)
+    print(
+        f"{len(scenes)} + {len(unseen)} scenes drawn in {time.monotonic() - start:.0f} s",
+        flush=True,
+    )
     device = torch.device(options.device)
     priors = torch.from_numpy(default_boxes(SIZE)).to(device)
     model = MobileNetSSD(len(CLASSES)).to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(model)
     steps = options.epochs * (len(scenes) // options.batch)
     descent = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=options.decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(descent, partial(learning_rate, steps=steps, warmup=options.warmup))
-    step, start = 0, time.monotonic()
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        descent, partial(learning_rate, steps=steps, warmup=options.warmup)
+    )
+    step = 0
+    start = time.monotonic()
     for epoch in range(1, options.epochs + 1):
         total = 0.0
         model.train()
@@ -320,27 +366,44 @@ def train(options: argparse.Namespace) -> None:
             step += 1
             total += loss.item()
             if step % 50 == 0:
-                print(f"step {step}/{steps} loss {loss.item():.3f} {time.monotonic() - start:.0f} s", flush=True)
+                print(
+                    f"step {step}/{steps} loss {loss.item():.3f} {time.monotonic() - start:.0f} s",
+                    flush=True,
+                )
         mean = total * options.batch / len(scenes)
         print(f"epoch {epoch}: loss {mean:.3f} {time.monotonic() - start:.0f} s", flush=True)
         if epoch % options.every == 0 or epoch == options.epochs:
             export(average, options.output)
-            print(f"epoch {epoch}: mAP@0.5 {mean_average_precision(options.output, unseen):.4f}", flush=True)
+            print(
+                f"epoch {epoch}: mAP@0.5 {mean_average_precision(options.output, unseen):.4f}",
+                flush=True,
+            )
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, default=Path(__file__).with_name("mobilenet_ssd.onnx"))
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).with_name("mobilenet_ssd.onnx")
+    )
     parser.add_argument("--scenes", type=int, default=15000, help="training scenes")
     parser.add_argument("--evaluate", type=int, default=500, help="scenes for the mAP")
     parser.add_argument("--epochs", type=int, default=7)
-    parser.add_argument("--every", type=int, default=1, help="epochs between two exports with their mAP")
+    parser.add_argument(
+        "--every", type=int, default=1, help="epochs between two exports with their mAP"
+    )
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=300, help="steps")
     parser.add_argument("--decay", type=float, default=1e-2, help="weight decay")
-    parser.add_argument("--average", type=float, default=0.998, help="decay of the averaged weights")
-    parser.add_argument("--threshold", type=float, default=0.45, help="overlap at which a default box learns an object")
+    parser.add_argument(
+        "--average", type=float, default=0.998, help="decay of the averaged weights"
+    )
+    parser.add_argument(
+        "--threshold",
+        type=float,
+        default=0.45,
+        help="overlap at which a default box learns an object",
+    )
     parser.add_argument("--bfloat16", action=argparse.BooleanOptionalAction, default=False)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--processes", type=int, default=multiprocessing.cpu_count())

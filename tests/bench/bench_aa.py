@@ -21,7 +21,7 @@ from stand import Stand, arguments, chain, each, stand
 
 import qpipe
 from qpipe.compare.evidence import is_better
-from qpipe.compare.statistics import paired_ratio
+from qpipe.compare.intervals import paired_ratio
 
 LAYERS = 20
 ROUNDS = 6  # from which on a front believes what it sees
@@ -40,14 +40,19 @@ class Loaded:
 
     def __init__(self, device: Any, seed: int, builds: int) -> None:
         self.device, self.builds, self.taken = device, builds, 0
-        self.loaded = np.random.default_rng(seed).permutation(np.arange(2 * ROUNDS // builds) % 2 == 0)
+        self.loaded = np.random.default_rng(seed).permutation(
+            np.arange(2 * ROUNDS // builds) % 2 == 0
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.device, name)
 
     def round(self, *arguments: Any, **options: Any) -> qpipe.Round:
         """As the device's."""
-        loads = [multiprocessing.Process(target=spin, daemon=True) for _ in range(multiprocessing.cpu_count())]
+        loads = [
+            multiprocessing.Process(target=spin, daemon=True)
+            for _ in range(multiprocessing.cpu_count())
+        ]
         running = loads if self.loaded[self.taken // self.builds] else []
         self.taken += 1
         for load in running:
@@ -75,13 +80,20 @@ def naive(bench: Stand, one: qpipe.Deployed, other: qpipe.Deployed) -> bool:
     """Whether the means of all values differ, by Welch's t test as if each stood for itself."""
     sides = []
     for build in (one, other):
-        taken = [bench.device.round(build.stored, bench.samples, budget_s=5.0, **OPTIONS) for _ in range(ROUNDS)]
+        taken = [
+            bench.device.round(build.stored, bench.samples, budget_s=5.0, **OPTIONS)
+            for _ in range(ROUNDS)
+        ]
         sides.append([value for one in taken for value in one.values_ms])
     apart = statistics.mean(sides[0]) - statistics.mean(sides[1])
-    return bool(abs(apart) > NORMAL * sum(statistics.variance(side) / len(side) for side in sides) ** 0.5)
+    return bool(
+        abs(apart) > NORMAL * sum(statistics.variance(side) / len(side) for side in sides) ** 0.5
+    )
 
 
-def compared(bench: Stand, builds: Sequence[qpipe.Deployed], loaded: bool, seed: int) -> dict[str, bool]:
+def compared(
+    bench: Stand, builds: Sequence[qpipe.Deployed], loaded: bool, seed: int
+) -> dict[str, bool]:
     """Which ways find a difference between two."""
     plain = bench.device
     try:
@@ -101,8 +113,12 @@ def main() -> None:
         with stand(network) as bench:
             builds = [bench.put(name, network) for name in ("net/one/ort", "net/other/ort")]
             found = each(given, lambda number: compared(bench, builds, given.of == "load", number))
-    counts = " | ".join(str(sum(row[way] for row in found)) for way in ("rounds", "verdict", "means"))
-    print("| machine | pairs | paired rounds, 99 % | a front's verdict | means, one after the other |")
+    counts = " | ".join(
+        str(sum(row[way] for row in found)) for way in ("rounds", "verdict", "means")
+    )
+    print(
+        "| machine | pairs | paired rounds, 99 % | a front's verdict | means, one after the other |"
+    )
     print("|---|---|---|---|---|")
     print(f"| {given.of} | {len(found)} | {counts} |")
 

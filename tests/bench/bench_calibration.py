@@ -22,7 +22,7 @@ import numpy as np
 
 from qpipe.quant.ranges import Method, activation_range
 from qpipe.quant.statistics import Statistics
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import Array, Preprocessing, Sample
 
 
@@ -30,7 +30,9 @@ class Reader:
     """What ONNX Runtime's calibration reads from."""
 
     def __init__(self, samples: Samples, names: list[str]) -> None:
-        self.feeds: Iterator[dict[str, Array]] = (samples.feeds(index, names) for index in range(len(samples)))
+        self.feeds: Iterator[dict[str, Array]] = (
+            samples.feeds(index, names) for index in range(len(samples))
+        )
 
     def get_next(self) -> dict[str, Array] | None:
         return next(self.feeds, None)
@@ -38,7 +40,11 @@ class Reader:
 
 def minmax(model: str, samples: Samples, threads: int) -> None:
     import onnxruntime
-    from onnxruntime.quantization.calibrate import CalibrationDataReader, CalibrationMethod, create_calibrator
+    from onnxruntime.quantization.calibrate import (
+        CalibrationDataReader,
+        CalibrationMethod,
+        create_calibrator,
+    )
 
     CalibrationDataReader.register(Reader)
     if threads:  # its sessions take no options from outside
@@ -52,7 +58,9 @@ def minmax(model: str, samples: Samples, threads: int) -> None:
         onnxruntime.SessionOptions = options
     with tempfile.TemporaryDirectory() as folder:
         calibrator = create_calibrator(
-            model, augmented_model_path=f"{folder}/augmented.onnx", calibrate_method=CalibrationMethod.MinMax
+            model,
+            augmented_model_path=f"{folder}/augmented.onnx",
+            calibrate_method=CalibrationMethod.MinMax,
         )
         names = [value.name for value in calibrator.infer_session.get_inputs()]
         calibrator.collect_data(Reader(samples, names))
@@ -77,7 +85,9 @@ def ranges(model: str, samples: Samples) -> None:
         start = time.perf_counter()
         for tensor in statistics.values():
             activation_range(tensor, method)
-        print(f"ranges by {method}: {time.perf_counter() - start:.2f} s for {len(statistics)} tensors (at most 5)")
+        print(
+            f"ranges by {method}: {time.perf_counter() - start:.2f} s for {len(statistics)} tensors (at most 5)"
+        )
 
 
 def case(method: str, model: str, folder: str, threads: str) -> None:
@@ -88,7 +98,14 @@ def case(method: str, model: str, folder: str, threads: str) -> None:
     start = time.perf_counter()
     {"minmax": minmax, "histogram": histogram}[method](model, samples, int(threads))
     seconds = time.perf_counter() - start
-    print(json.dumps({"seconds": seconds, "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}))
+    print(
+        json.dumps(
+            {
+                "seconds": seconds,
+                "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+            }
+        )
+    )
 
 
 def fresh(method: str, model: str, folder: str, threads: int) -> dict[str, float]:
@@ -113,20 +130,36 @@ def store(images: list[Path], count: int, folder: Path) -> str:
 def main(model: str, images_folder: str) -> None:
     images = sorted(path for path in Path(images_folder).iterdir() if path.is_file())
     with tempfile.TemporaryDirectory() as temporary:
-        folders = {count: store(images, count, Path(temporary) / str(count)) for count in (50, 200, 500)}
+        folders = {
+            count: store(images, count, Path(temporary) / str(count)) for count in (50, 200, 500)
+        }
         for threads in (1, 0):
             rounds = []
             for _ in range(3):
-                runs = {method: fresh(method, model, folders[200], threads) for method in ("minmax", "histogram")}
+                runs = {
+                    method: fresh(method, model, folders[200], threads)
+                    for method in ("minmax", "histogram")
+                }
                 rounds.append(runs)
                 print(f"{threads or 'default'} threads: {runs}")
-            time_ratio = float(np.median([r["histogram"]["seconds"] / r["minmax"]["seconds"] for r in rounds]))
-            peak_ratio = float(np.median([r["histogram"]["peak_mb"] / r["minmax"]["peak_mb"] for r in rounds]))
-            print(f"200 samples: {time_ratio:.2f}x MinMax's time, {peak_ratio:.2f}x its peak memory")
+            time_ratio = float(
+                np.median([r["histogram"]["seconds"] / r["minmax"]["seconds"] for r in rounds])
+            )
+            peak_ratio = float(
+                np.median([r["histogram"]["peak_mb"] / r["minmax"]["peak_mb"] for r in rounds])
+            )
+            print(
+                f"200 samples: {time_ratio:.2f}x MinMax's time, {peak_ratio:.2f}x its peak memory"
+            )
         # each in a process of its own: a child's peak memory is never below its parent's at the fork
-        subprocess.run([sys.executable, __file__, "--case", "ranges", model, folders[200], "0"], check=True)
+        subprocess.run(
+            [sys.executable, __file__, "--case", "ranges", model, folders[200], "0"], check=True
+        )
         for method in ("minmax", "histogram"):
-            peaks = {count: round(fresh(method, model, folders[count], 1)["peak_mb"]) for count in folders}
+            peaks = {
+                count: round(fresh(method, model, folders[count], 1)["peak_mb"])
+                for count in folders
+            }
             print(f"{method}: peak MB by number of samples {peaks}")
 
 

@@ -32,7 +32,9 @@ def bare_program() -> str:
             count = len(command.callback.__annotations__) - 1
             options = ", ".join(f"option_{i}: str = ''" for i in range(count))
             body = '"""Does nothing."""'
-            parts.append(f"@{target}.command()\ndef {target}_{number}({options}) -> None:\n    {body}\n")
+            parts.append(
+                f"@{target}.command()\ndef {target}_{number}({options}) -> None:\n    {body}\n"
+            )
     return BARE.format(commands="\n".join(parts))
 
 
@@ -49,11 +51,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         bare = Path(folder) / "bare.py"
         bare.write_text(bare_program(), encoding="utf-8")
-        ours, theirs = [str(Path(sys.executable).parent / "qpipe"), "--help"], [sys.executable, str(bare), "--help"]
+        ours, theirs = (
+            [str(Path(sys.executable).parent / "qpipe"), "--help"],
+            [sys.executable, str(bare), "--help"],
+        )
         for command in (ours, theirs):
             seconds(command)
         ratios = [seconds(ours) / seconds(theirs) for _ in range(pairs)]
-    print(f"qpipe --help / bare typer --help: {statistics.median(ratios):.2f} (median of {pairs} pairs; at most 1.3)")
+    print(
+        f"qpipe --help / bare typer --help: {statistics.median(ratios):.2f} (median of {pairs} pairs; at most 1.3)"
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import numpy as np
 from stand import DETECTOR, Stand, arguments, each, stand
 
 import qpipe
-from qpipe.compare.statistics import paired_ratio
+from qpipe.compare.intervals import paired_ratio
 
 VALUES, WARMUP_S = 200, 0.5
 LOOP = """
@@ -49,7 +49,9 @@ def bare(model: Path, picture: Path) -> float:
 
 def by_qpipe(bench: Stand, build: qpipe.Deployed) -> float:
     """The median of one round, in ms."""
-    taken = bench.device.round(build.stored, bench.samples, warmup_s=WARMUP_S, values=VALUES, budget_s=10.0)
+    taken = bench.device.round(
+        build.stored, bench.samples, warmup_s=WARMUP_S, values=VALUES, budget_s=10.0
+    )
     return statistics.median(taken.values_ms)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from bench_builds import Chain, measured
 
-from qpipe.compare.statistics import paired_ratio
+from qpipe.compare.intervals import paired_ratio
 
 OWN = ("int8-channel", "int8-tensor")
 PEERS: dict[str, tuple[str, Chain]] = {  # scheme: the module it needs, the chain
@@ -29,7 +29,9 @@ def main() -> None:
     """Print each own scheme's time over that of the fastest peer, paired round by round."""
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    there = {name: chain for name, (module, chain) in PEERS.items() if importlib.util.find_spec(module)}
+    there = {
+        name: chain for name, (module, chain) in PEERS.items() if importlib.util.find_spec(module)
+    }
     rounds, _ = measured(Path(sys.argv[1]), sys.argv[2:], OWN, there)
     middles = {scheme: statistics.median(medians) for scheme, medians in rounds.items()}
     for scheme, middle in sorted(middles.items(), key=lambda item: item[1]):

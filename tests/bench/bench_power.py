@@ -33,15 +33,23 @@ def main() -> None:
     """Print a row of the table in README.md."""
     given = arguments(__doc__, 20)
     with tempfile.TemporaryDirectory() as name:
-        usual, longer = (chain(Path(name) / f"chain{layers}.onnx", layers) for layers in (LAYERS, MORE))
+        usual, longer = (
+            chain(Path(name) / f"chain{layers}.onnx", layers) for layers in (LAYERS, MORE)
+        )
         with stand(usual) as bench:
             fast, slow = bench.put("net/fast/ort", usual), bench.put("net/slow/ort", longer)
             found = each(given, lambda _: told(bench, fast, slow))
-    rounds, seconds, ratio = (statistics.median(row[key] for row in found) for key in ("rounds", "seconds", "ratio"))
+    rounds, seconds, ratio = (
+        statistics.median(row[key] for row in found) for key in ("rounds", "seconds", "ratio")
+    )
     slower, more = sum(row["slower"] for row in found), MORE / LAYERS - 1
-    print("| more to compute | runs | called slower | median of ratios | rounds a run | seconds a run |")
+    print(
+        "| more to compute | runs | called slower | median of ratios | rounds a run | seconds a run |"
+    )
     print("|---|---|---|---|---|---|")
-    print(f"| {100 * more:.0f} % | {len(found)} | {slower} | {ratio:.3f} | {rounds:.0f} | {seconds:.0f} |")
+    print(
+        f"| {100 * more:.0f} % | {len(found)} | {slower} | {ratio:.3f} | {rounds:.0f} | {seconds:.0f} |"
+    )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from qpipe.store import Row, Store
+from qpipe.storage.results import Row, Store
 
 METRICS = ("agreement", "sqnr_db", "latency_ratio", "size_mb", "effective_bits")
 MAKES = ("transform", "calibrate", "quantize")
@@ -38,7 +38,10 @@ def shown(row: Row | None) -> str:
     if row["metric"] == "sqnr_db" and row["is_float"]:
         return "exact"
     part = 100 if row["metric"] == "agreement" else 1
-    value, *interval = (None if row[name] is None else f"{row[name] * part:.2f}" for name in ("value", "low", "high"))
+    value, *interval = (
+        None if row[name] is None else f"{row[name] * part:.2f}"
+        for name in ("value", "low", "high")
+    )
     return f"{value}" if None in interval else f"{value} ({interval[0]} to {interval[1]})"
 
 
@@ -47,10 +50,16 @@ def table(measurements: list[Row], steps: list[Row]) -> list[str]:
     found: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in measurements:
         found[row["scheme"]][row["metric"]] = row
-    lines = ["| scheme | agreement with float % | SQNR dB | latency / float | MB | bits | s to quantize |"]
+    lines = [
+        "| scheme | agreement with float % | SQNR dB | latency / float | MB | bits | s to quantize |"
+    ]
     lines.append("|" + "---|" * (len(METRICS) + 2))
     for scheme, metrics in found.items():
-        seconds = sum(step["seconds"] or 0 for step in steps if (step["kind"], step["scheme"]) == ("quantize", scheme))
+        seconds = sum(
+            step["seconds"] or 0
+            for step in steps
+            if (step["kind"], step["scheme"]) == ("quantize", scheme)
+        )
         cells = [shown(metrics.get(metric)) for metric in METRICS]
         lines.append(f"| {' | '.join([f'`{scheme}`', *cells, f'{seconds:.0f}'])} |")
     shared = [step for step in steps if step["kind"] in MAKES and step["scheme"] is None]

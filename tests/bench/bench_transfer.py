@@ -34,11 +34,15 @@ AHEAD = 64  # parts on their way: the link's capacity
 
 def serve(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     for name in ("host_key", "user_key"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
+        )
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
     (folder / "config").write_text(config(folder, port), encoding="utf-8")
-    server = subprocess.Popen([str(SSHD), "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL)
+    server = subprocess.Popen(
+        [str(SSHD), "-D", "-e", "-f", folder / "config"], stderr=subprocess.DEVNULL
+    )
     time.sleep(1)
     return server, port
 
@@ -107,8 +111,21 @@ def interval(values: list[float]) -> tuple[float, float]:
     return medians[50], medians[-50]
 
 
-def compare(title: str, device: Link, scp: list[str | Path], remote: str, folder: Path, size: int, rounds: int) -> None:
-    source, back, empty, there = folder / "source", folder / "back", folder / "empty", folder / "there"
+def compare(
+    title: str,
+    device: Link,
+    scp: list[str | Path],
+    remote: str,
+    folder: Path,
+    size: int,
+    rounds: int,
+) -> None:
+    source, back, empty, there = (
+        folder / "source",
+        folder / "back",
+        folder / "empty",
+        folder / "there",
+    )
     calls: dict[str, Callable[[], object]] = {
         "put": lambda: device.transport.put(source, str(there), quiet),
         "get": lambda: device.transport.get(str(source), back),
@@ -126,7 +143,9 @@ def compare(title: str, device: Link, scp: list[str | Path], remote: str, folder
             if index:  # the first warms up
                 times[name].append(seconds)
     for name in ("put", "get"):
-        report(f"{title}: {name}", times[name], times[f"scp {name}"], min(times["scp nothing"]), size)
+        report(
+            f"{title}: {name}", times[name], times[f"scp {name}"], min(times["scp nothing"]), size
+        )
 
 
 def report(title: str, ours: list[float], theirs: list[float], start: float, size: int) -> None:
@@ -135,7 +154,10 @@ def report(title: str, ours: list[float], theirs: list[float], start: float, siz
         ratios = [(their - connected) / our for our, their in zip(ours, theirs, strict=True)]
         low, high = interval(ratios)
         ratio = f"{statistics.median(ratios):.2f} ({low:.2f} to {high:.2f})"
-        print(f"{title} {own:.0f} MB/s, scp {other:.0f}: {ratio} times scp's rate {what} (at least 0.9)", flush=True)
+        print(
+            f"{title} {own:.0f} MB/s, scp {other:.0f}: {ratio} times scp's rate {what} (at least 0.9)",
+            flush=True,
+        )
 
 
 def main(size: int = 64, rounds: int = 8) -> None:
@@ -145,15 +167,35 @@ def main(size: int = 64, rounds: int = 8) -> None:
         (folder / "empty").touch()
         server, port = serve(folder)
         try:
-            for title, way in (("loopback", port), (f"{2e3 * DELAY_S:g} ms round trip", relay(port))):
+            for title, way in (
+                ("loopback", port),
+                (f"{2e3 * DELAY_S:g} ms round trip", relay(port)),
+            ):
                 kind, key = (folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
                 known = folder / f"known_{way}"
                 known.write_text(f"[127.0.0.1]:{way} {kind} {key}\n", encoding="utf-8")
                 user = os.environ.get("USER") or "root"
-                device = ssh("here", host="127.0.0.1", port=way, user=user, key=folder / "user_key", known_hosts=known)
+                device = ssh(
+                    "here",
+                    host="127.0.0.1",
+                    port=way,
+                    user=user,
+                    key=folder / "user_key",
+                    known_hosts=known,
+                )
                 assert isinstance(device, Link)
-                options = [f"UserKnownHostsFile={known}", f"IdentityFile={folder / 'user_key'}", "IdentitiesOnly=yes"]
-                scp = ["scp", "-q", "-P", str(way), *(word for option in options for word in ("-o", option))]
+                options = [
+                    f"UserKnownHostsFile={known}",
+                    f"IdentityFile={folder / 'user_key'}",
+                    "IdentitiesOnly=yes",
+                ]
+                scp = [
+                    "scp",
+                    "-q",
+                    "-P",
+                    str(way),
+                    *(word for option in options for word in ("-o", option)),
+                ]
                 compare(title, device, [*scp], f"{user}@127.0.0.1", folder, size, rounds)
                 device.close()
         finally:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from qpipe.compare import rounds
+from qpipe.compare import round_statistics
 from qpipe.types import Array
 
 VALUES = 50  # a round
@@ -28,7 +28,9 @@ class Machine:
     drift: float = 0.0  # from the first round to the last
     spikes: float = 0.0  # this part of the values takes 10 to 60 % longer
 
-    def session(self, random: np.random.Generator, count: int, sessions: int = 1, values: int = VALUES) -> Array:
+    def session(
+        self, random: np.random.Generator, count: int, sessions: int = 1, values: int = VALUES
+    ) -> Array:
         """Times of [sessions, count rounds, values]."""
         time = np.linspace(-0.5, 0.5, count)[None, :, None]
         between = self.between * random.standard_normal((sessions, count, 1))
@@ -59,9 +61,13 @@ def coverage(machine: Machine, count: int, trials: int, seed: int = 0) -> dict[f
     covered = dict.fromkeys(truth, 0)
     for session in machine.session(random, count, trials):
         for share, true in truth.items():
-            found = rounds.median(session)[1] if share == 0.5 else rounds.percentile(session, share)[1]
+            found = (
+                round_statistics.median(session)[1]
+                if share == 0.5
+                else round_statistics.percentile(session, share)[1]
+            )
             covered[share] += bool(found and found[0] <= true <= found[1])
-    enough = count * VALUES >= rounds.ENOUGH_FOR_P99
+    enough = count * VALUES >= round_statistics.ENOUGH_FOR_P99
     return {share: number / trials for share, number in covered.items() if share < 0.99 or enough}
 
 
@@ -73,8 +79,8 @@ def stopping(machine: Machine, most: int, trials: int, seed: int = 0) -> tuple[f
     middle = flat.truth(random, 2)[0.5]
     covered, taken = 0, 0
     for session in machine.session(random, most, trials):
-        for count in [*rounds.looks(most - 1), most]:
-            value, found = rounds.median(session[:count], rounds.WHEN_STOPPING)
+        for count in [*round_statistics.looks(most - 1), most]:
+            value, found = round_statistics.median(session[:count], round_statistics.WHEN_STOPPING)
             if found and (found[1] - found[0]) / 2 <= PRECISION * value:
                 break
         true = middle * float(np.exp(machine.drift * ((count - 1) / 2 / (most - 1) - 0.5)))

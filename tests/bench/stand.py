@@ -41,7 +41,9 @@ class Stand:
         _, channels, height, width = (axis.dim_value for axis in fed.type.tensor_type.shape.dim)
         self.pixels = np.random.default_rng(0).integers(0, 256, (height, width, channels), np.uint8)
         how = {fed.name: qpipe.Preprocessing(mean=(127.5,), std=(127.5,), layout="NCHW")}
-        samples = qpipe.Samples.write(folder / "samples", [qpipe.Sample("0", {fed.name: self.pixels})], how)
+        samples = qpipe.Samples.write(
+            folder / "samples", [qpipe.Sample("0", {fed.name: self.pixels})], how
+        )
         self.samples = self.device.store(samples.folder, nothing)
         self.runs = 0
 
@@ -67,29 +69,45 @@ def chain(path: Path, layers: int) -> Path:
     weight = np.random.default_rng(0).normal(0, 0.1, (CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
     nodes = []
     for number in range(layers):
-        nodes.append(helper.make_node("Conv", [f"x{number}", "weight"], [f"y{number}"], pads=[1, 1, 1, 1]))
+        nodes.append(
+            helper.make_node("Conv", [f"x{number}", "weight"], [f"y{number}"], pads=[1, 1, 1, 1])
+        )
         nodes.append(helper.make_node("Relu", [f"y{number}"], [f"x{number + 1}"]))
     shape = [1, CHANNELS, SIDE, SIDE]
     ends = [helper.make_tensor_value_info(f"x{n}", TensorProto.FLOAT, shape) for n in (0, layers)]
-    graph = helper.make_graph(nodes, "chain", [ends[0]], [ends[1]], [numpy_helper.from_array(weight, "weight")])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    graph = helper.make_graph(
+        nodes, "chain", [ends[0]], [ends[1]], [numpy_helper.from_array(weight, "weight")]
+    )
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path
+    )
     return path
 
 
 def arguments(doc: str | None, count: int, *of: str) -> argparse.Namespace:
     """What a benchmark is told: `of` (one of these words, where there are any), `count`, and `resume`, a file."""
-    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     if of:
         parser.add_argument("of", nargs="?", default=of[0], choices=of)
     parser.add_argument("count", nargs="?", type=int, default=count)
-    parser.add_argument("--resume", type=Path, help="keep results in this file, and go on with those it has")
+    parser.add_argument(
+        "--resume", type=Path, help="keep results in this file, and go on with those it has"
+    )
     return parser.parse_args()
 
 
-def each(given: argparse.Namespace, take: Callable[[int], Mapping[str, Any]]) -> list[dict[str, Any]]:
+def each(
+    given: argparse.Namespace, take: Callable[[int], Mapping[str, Any]]
+) -> list[dict[str, Any]]:
     """What `take` gives of each number below `count`, with the `seconds` that took; a line each of the file to resume,
     from which the first ones are read where they are there."""
-    kept = given.resume.read_text(encoding="utf-8").splitlines() if given.resume and given.resume.exists() else []
+    kept = (
+        given.resume.read_text(encoding="utf-8").splitlines()
+        if given.resume and given.resume.exists()
+        else []
+    )
     found = [json.loads(line) for line in kept][: given.count]
     for number in range(len(found), given.count):
         started = time.monotonic()

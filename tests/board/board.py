@@ -30,16 +30,28 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("board.py", description=__doc__)
     parser.add_argument("--name", default="virtual-arm64", help="of several boards, which")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("build", help="its disk and kernel, from Debian packages; root, three minutes")
+    commands.add_parser(
+        "build", help="its disk and kernel, from Debian packages; root, three minutes"
+    )
     boot = commands.add_parser("boot", help="start a new one; built first where it is not")
-    boot.add_argument("--cpu", default=Machine.cpu, help="cortex-a53: no dot product; cortex-a76: dot product; max")
+    boot.add_argument(
+        "--cpu",
+        default=Machine.cpu,
+        help="cortex-a53: no dot product; cortex-a76: dot product; max",
+    )
     boot.add_argument("--cores", type=int, default=Machine.cores)
     boot.add_argument("--memory-mb", type=int, default=Machine.memory_mb)
-    boot.add_argument("--icount", action="store_true", help="an instruction takes 1 ns: repeatable, no device's time")
+    boot.add_argument(
+        "--icount",
+        action="store_true",
+        help="an instruction takes 1 ns: repeatable, no device's time",
+    )
     boot.add_argument("--port", type=int, help="of this computer; a free one unless given")
     save = commands.add_parser("save", help="keep a running board as it is")
     save.add_argument("snapshot", nargs="?", default="ready")
-    restore = commands.add_parser("restore", help="start one as it was when it was saved, in a second")
+    restore = commands.add_parser(
+        "restore", help="start one as it was when it was saved, in a second"
+    )
     restore.add_argument("snapshot", nargs="?", default="ready")
     restore.add_argument("--port", type=int)
     commands.add_parser("stop", help="shut it down")
@@ -48,7 +60,9 @@ def parser() -> argparse.ArgumentParser:
     ssh = commands.add_parser("ssh", help="a shell there, or a command")
     ssh.add_argument("--user", default="root", help="root or edge")
     ssh.add_argument("words", nargs=argparse.REMAINDER)
-    qmp = commands.add_parser("qmp", help="a command to QEMU: stop, cont, set_link name=n0 up=false")
+    qmp = commands.add_parser(
+        "qmp", help="a command to QEMU: stop, cont, set_link name=n0 up=false"
+    )
     qmp.add_argument("execute")
     qmp.add_argument("arguments", nargs="*", metavar="NAME=VALUE")
     return parser

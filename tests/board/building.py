@@ -72,7 +72,9 @@ def build(folder: Path, say: Callable[[str], None] = lambda _: None) -> Path:
     """A folder with disk.img, vmlinuz, initrd.gz, id_ed25519 and host_key.pub; BoardError otherwise."""
     check_tools(TOOLS)
     if os.getuid() != 0:
-        raise BoardError(f"{folder}: a board is built by root (it takes chroot and binfmt_misc); run: sudo -E {_SELF}")
+        raise BoardError(
+            f"{folder}: a board is built by root (it takes chroot and binfmt_misc); run: sudo -E {_SELF}"
+        )
     if not KEYRING.exists():
         raise BoardError(f"{KEYRING} is missing; run: apt-get install debian-archive-keyring")
     final, folder = folder, folder.with_name(f"{folder.name}.building")
@@ -85,7 +87,9 @@ def build(folder: Path, say: Callable[[str], None] = lambda _: None) -> Path:
     version = _take_kernel(root, folder)
     _configure(root, folder)
     _make_initrd(root, folder, version)
-    _quiet(["mke2fs", "-q", "-t", "ext4", "-L", "board", "-d", root, folder / "disk.img", "2G"], folder)
+    _quiet(
+        ["mke2fs", "-q", "-t", "ext4", "-L", "board", "-d", root, folder / "disk.img", "2G"], folder
+    )
     shutil.rmtree(root)
     shutil.rmtree(final, ignore_errors=True)
     folder.rename(final)
@@ -99,7 +103,9 @@ _SELF = "python tests/board/board.py build"
 def check_tools(tools: dict[str, str]) -> None:
     """BoardError that says what to install for those that are not there."""
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    missing = sorted({package for tool, package in tools.items() if shutil.which(tool, path=path) is None})
+    missing = sorted(
+        {package for tool, package in tools.items() if shutil.which(tool, path=path) is None}
+    )
     if missing:
         raise BoardError(f"missing: {', '.join(missing)}; run: apt-get install {' '.join(missing)}")
 
@@ -128,7 +134,9 @@ def _install(root: Path, folder: Path) -> None:
 def _take_kernel(root: Path, folder: Path) -> str:
     """Debian's kernel, unpacked by hand: vmlinuz in the folder, the modules wanted on the board; its version."""
     depends = _quiet(["chroot", root, "apt-cache", "depends", "linux-image-arm64"], folder)
-    package = next(line.split()[1] for line in depends.splitlines() if "Depends: linux-image" in line)
+    package = next(
+        line.split()[1] for line in depends.splitlines() if "Depends: linux-image" in line
+    )
     version = package.removeprefix("linux-image-")
     _quiet(["chroot", root, "sh", "-c", f"cd /root && apt-get -q download {package}"], folder)
     (archive,) = (root / "root").glob("linux-image-*.deb")
@@ -155,7 +163,10 @@ def _take_kernel(root: Path, folder: Path) -> str:
 def _configure(root: Path, folder: Path) -> None:
     """Keys, a user `edge`, an sshd and what starts it."""
     for name in ("id_ed25519", "host_key"):
-        _quiet(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "board", "-f", folder / name], folder)
+        _quiet(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "board", "-f", folder / name],
+            folder,
+        )
     _quiet(["chroot", root, "useradd", "-m", "-s", "/bin/bash", "-p", "*", "edge"], folder)
     for home in ("root", "home/edge"):
         keys = root / home / ".ssh"
@@ -172,7 +183,12 @@ def _configure(root: Path, folder: Path) -> None:
     for name, text in files.items():
         (root / name).write_text(text, encoding="utf-8")
     (root / "sbin/board-init").chmod(0o755)
-    for pattern in ("var/cache/apt/archives/*.deb", "var/lib/apt/lists/*", "usr/share/doc/*", "usr/share/locale/*"):
+    for pattern in (
+        "var/cache/apt/archives/*.deb",
+        "var/lib/apt/lists/*",
+        "usr/share/doc/*",
+        "usr/share/locale/*",
+    ):
         for path in root.glob(pattern):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
@@ -204,12 +220,16 @@ def _make_initrd(root: Path, folder: Path, version: str) -> None:
 def _quiet(argv: list[str | Path], folder: Path | None = None) -> str:
     """What a program printed; BoardError with its last line, and the log where there is one."""
     environment = {**os.environ, "PATH": os.environ["PATH"] + ":/usr/sbin:/sbin", "LC_ALL": "C"}
-    done = subprocess.run(argv, capture_output=True, text=True, errors="replace", env=environment, check=False)
+    done = subprocess.run(
+        argv, capture_output=True, text=True, errors="replace", env=environment, check=False
+    )
     log = folder / "log" if folder else None
     if log:
         with log.open("a", encoding="utf-8") as file:
             file.write(f"$ {' '.join(map(str, argv))}\n{done.stdout}{done.stderr}")
     if done.returncode:
-        last = ((done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"])[-1]
+        last = ((done.stderr or done.stdout).strip().splitlines() or [f"status {done.returncode}"])[
+            -1
+        ]
         raise BoardError(f"{argv[0]}: {last}" + (f"; see {log}" if log else ""))
     return done.stdout

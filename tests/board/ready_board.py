@@ -25,7 +25,11 @@ def _missing() -> str:
         check_tools(virtual_board.TOOLS if built else {**virtual_board.TOOLS, **TOOLS})
     except BoardError as error:
         return str(error)
-    return "" if built or os.getuid() == 0 else "a board is built by root: run python tests/board/board.py build"
+    return (
+        ""
+        if built or os.getuid() == 0
+        else "a board is built by root: run python tests/board/board.py build"
+    )
 
 
 @pytest.fixture
@@ -37,7 +41,10 @@ def start_board(tmp_path: Path) -> Iterator[Start]:
 
     def start(**fields: object) -> Board:
         machine = Machine(**fields)  # type: ignore[arg-type]
-        name, snapshot = f"test-{os.getpid()}-{len(boards)}", f"test-{machine.cpu}-{machine.cores}-{machine.counted}"
+        name, snapshot = (
+            f"test-{os.getpid()}-{len(boards)}",
+            f"test-{machine.cpu}-{machine.cores}-{machine.counted}",
+        )
         if virtual_board.saved(snapshot) != machine:
             boards.append(virtual_board.boot(name, machine))
             set_up(boards[-1], tmp_path)
@@ -55,7 +62,16 @@ def set_up(board: Board, folder: Path) -> str:
     """What `qpipe devices setup` says of it."""
     inventory = folder / f"{board.folder.name}.yaml"
     inventory.write_text(json.dumps(board.entry("virtual-arm64")), encoding="utf-8")
-    command = [QPIPE, "devices", "setup", "virtual-arm64", "--inventory", inventory, "--db", folder / "setup.db"]
+    command = [
+        QPIPE,
+        "devices",
+        "setup",
+        "virtual-arm64",
+        "--inventory",
+        inventory,
+        "--db",
+        folder / "setup.db",
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     return ended.stdout

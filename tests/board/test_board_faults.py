@@ -137,7 +137,9 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_board_that_fails_does_not_fail_the_run(name: str, site: BoardSite, undisturbed: Site) -> None:
+def test_a_board_that_fails_does_not_fail_the_run(
+    name: str, site: BoardSite, undisturbed: Site
+) -> None:
     fault = FAULTS[name]
     if fault.switched:
         tool = shlex.join([sys.executable, str(TOOL), "--name", board_of(site).folder.name])
@@ -159,10 +161,14 @@ def test_a_board_that_fails_does_not_fail_the_run(name: str, site: BoardSite, un
 def test_a_runner_that_takes_all_memory_fails_alone_and_says_so(site: BoardSite) -> None:
     board = board_of(site)
     place = "/home/edge/.local/lib/python3.11/site-packages"
-    board.ssh(f"mkdir -p {place} && printf %s {shlex.quote(HOG)} > {place}/usercustomize.py", user="edge")
+    board.ssh(
+        f"mkdir -p {place} && printf %s {shlex.quote(HOG)} > {place}/usercustomize.py", user="edge"
+    )
     ended = site.finish(site.run(), 900)
     assert ended.status == 1, ended.said
-    assert re.search(r"runner run_onnxruntime\.py was killed by SIGKILL .*out of memory", ended.said), ended.said
+    assert re.search(
+        r"runner run_onnxruntime\.py was killed by SIGKILL .*out of memory", ended.said
+    ), ended.said
     assert site.failures() == {"out of memory"}
     site.check_nothing_left()
 

@@ -100,7 +100,9 @@ def test_a_board_wakes_from_its_snapshot_in_seconds(start_board: Start) -> None:
     assert seconds < 15  # 1.5 on an idle machine
 
 
-def test_a_second_setup_sends_nothing_and_proves_it_again(start_board: Start, tmp_path: Path) -> None:
+def test_a_second_setup_sends_nothing_and_proves_it_again(
+    start_board: Start, tmp_path: Path
+) -> None:
     said = set_up(start_board(), tmp_path)
     assert "virtual-arm64: ready" in said
     assert " sending " not in said
@@ -125,14 +127,18 @@ def test_the_outputs_are_the_hosts_to_the_last_bit(
         (found,) = device.infer(*(device.store(place, quiet) for place in places), 1)
         outputs.append(found["y"])
         device.close()
-    for other in outputs[1:]:  # integers are integers; only the rescaling between could round a tie elsewhere
+    for other in outputs[
+        1:
+    ]:  # integers are integers; only the rescaling between could round a tie elsewhere
         assert np.abs(other - outputs[0]).max() <= 0.02 * 1.0001
         assert np.mean(other != outputs[0]) < 1e-3
 
 
 def counted_ms(device: qpipe.Device, places: tuple[Path, Path]) -> float:
     build, samples = (device.store(place, quiet) for place in places)
-    return statistics.median(device.round(build, samples, warmup_s=0.02, values=7, budget_s=60).values_ms)
+    return statistics.median(
+        device.round(build, samples, warmup_s=0.02, values=7, budget_s=60).values_ms
+    )
 
 
 def test_counted_latency_repeats_within_half_a_percent_and_dot_products_halve_it(
@@ -148,7 +154,9 @@ def test_counted_latency_repeats_within_half_a_percent_and_dot_products_halve_it
     assert times["cortex-a76"] < times["cortex-a53"] / 2
 
 
-def test_the_whole_recipe_runs_on_it_and_agrees_with_the_host(start_board: Start, tmp_path: Path) -> None:
+def test_the_whole_recipe_runs_on_it_and_agrees_with_the_host(
+    start_board: Start, tmp_path: Path
+) -> None:
     text = (RECIPES / "mobilenet_ssd.yaml").read_text(encoding="utf-8")
     few = "{latency: {rounds: 2, values: 3, warmup_s: 0.02}}"  # of the chain nothing is left out
     for old, new in (("[latency, ", f"[{few}, "), (" memory,", " {memory: {rounds: 1}},"),
@@ -162,13 +170,23 @@ def test_the_whole_recipe_runs_on_it_and_agrees_with_the_host(start_board: Start
     def qpipe_(*words: str) -> str:
         command = [QPIPE, *words]
         environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
-        ended = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=3500)
+        ended = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env=environment, timeout=3500
+        )
         assert ended.returncode == 0, ended.stdout + ended.stderr
         return ended.stdout
 
-    said = qpipe_("run", "recipe.yaml", "--set", "scenes=8", "--device", "virtual-arm64", "--device", "local")
-    assert "mobilenet_ssd on virtual-arm64 (emulated: its times are the emulator's, not a device's): ship " in said
-    rows = {(row["device"], row["scheme"]): row["metrics"] for row in json.loads(qpipe_("pareto", "--json"))}
+    said = qpipe_(
+        "run", "recipe.yaml", "--set", "scenes=8", "--device", "virtual-arm64", "--device", "local"
+    )
+    assert (
+        "mobilenet_ssd on virtual-arm64 (emulated: its times are the emulator's, not a device's): ship "
+        in said
+    )
+    rows = {
+        (row["device"], row["scheme"]): row["metrics"]
+        for row in json.loads(qpipe_("pareto", "--json"))
+    }
     schemes = [scheme for device, scheme in rows if device == "virtual-arm64"]
     assert len(schemes) == 10
     assert all("latency_ms" in rows["virtual-arm64", scheme] for scheme in schemes)
@@ -177,6 +195,8 @@ def test_the_whole_recipe_runs_on_it_and_agrees_with_the_host(start_board: Start
     for scheme in schemes:
         there, here = (rows[device, scheme] for device in ("virtual-arm64", "local"))
         off = {name: there[name]["value"] - here[name]["value"] for name in ("map50", "sqnr_db")}
-        print(f"{scheme}: board less host: map50 {100 * off['map50']:+.3f} points, SQNR {off['sqnr_db']:+.4f} dB")
+        print(
+            f"{scheme}: board less host: map50 {100 * off['map50']:+.3f} points, SQNR {off['sqnr_db']:+.4f} dB"
+        )
         assert abs(off["map50"]) < 0.005
         assert scheme == "float32" or abs(off["sqnr_db"]) < 0.1

@@ -43,7 +43,11 @@ class Machine:
 
     def arguments(self) -> list[str]:
         """What QEMU is told of it."""
-        accelerator = ["-accel", "tcg,thread=single", "-icount", "shift=0"] if self.counted else ["-accel", "tcg"]
+        accelerator = (
+            ["-accel", "tcg,thread=single", "-icount", "shift=0"]
+            if self.counted
+            else ["-accel", "tcg"]
+        )
         return ["-cpu", self.cpu, "-smp", str(self.cores), "-m", str(self.memory_mb), *accelerator]
 
 
@@ -67,14 +71,24 @@ class Board:
 
     def options(self, user: str = "edge") -> dict[str, Any]:
         """The options of an ssh device that is this board."""
-        places = {"key": str(_debian() / "id_ed25519"), "known_hosts": str(self.folder / "known_hosts")}
+        places = {
+            "key": str(_debian() / "id_ed25519"),
+            "known_hosts": str(self.folder / "known_hosts"),
+        }
         return {"host": "127.0.0.1", "port": self.port, "user": user, **places}
 
     def entry(self, name: str) -> dict[str, Any]:
         """Its line of devices.yaml."""
-        return {name: {"ssh": self.options(), "emulated": "instructions" if self.machine.counted else "wall"}}
+        return {
+            name: {
+                "ssh": self.options(),
+                "emulated": "instructions" if self.machine.counted else "wall",
+            }
+        }
 
-    def ssh(self, *words: str, user: str = "root", seconds: float = 60) -> subprocess.CompletedProcess[str]:
+    def ssh(
+        self, *words: str, user: str = "root", seconds: float = 60
+    ) -> subprocess.CompletedProcess[str]:
         """A command there, by OpenSSH."""
         return subprocess.run(
             [*self.ssh_command(user), *words], capture_output=True, text=True, timeout=seconds, check=False,
@@ -84,7 +98,13 @@ class Board:
     def ssh_command(self, user: str = "root") -> list[str]:
         """What reaches it."""
         known = f"UserKnownHostsFile={self.folder / 'known_hosts'}"
-        options = [known, "IdentitiesOnly=yes", "StrictHostKeyChecking=yes", "ConnectTimeout=5", "LogLevel=ERROR"]
+        options = [
+            known,
+            "IdentitiesOnly=yes",
+            "StrictHostKeyChecking=yes",
+            "ConnectTimeout=5",
+            "LogLevel=ERROR",
+        ]
         given = [word for option in options for word in ("-o", option)]
         return ["ssh", "-F", "none", "-i", str(_debian() / "id_ed25519"), "-p", str(self.port), *given,
                 f"{user}@127.0.0.1"]  # fmt: skip
@@ -96,7 +116,10 @@ class Board:
             line.connect(str(self.folder / "qmp"))
             with line.makefile("rw", encoding="utf-8") as stream:
                 stream.readline()
-                for request in ({"execute": "qmp_capabilities"}, {"execute": execute, "arguments": arguments}):
+                for request in (
+                    {"execute": "qmp_capabilities"},
+                    {"execute": execute, "arguments": arguments},
+                ):
                     stream.write(json.dumps(request) + "\n")
                     stream.flush()
                     answer = _answer(stream)
@@ -178,11 +201,15 @@ class Board:
             "-qmp", f"unix:{folder / 'qmp'},server=on,wait=off", "-pidfile", folder / "pid", "-daemonize", *more,
         ], capture_output=True, text=True, check=False)  # fmt: skip
         if done.returncode:
-            raise BoardError(f"qemu: {(done.stderr.strip().splitlines() or ['it did not start'])[-1]}")
+            raise BoardError(
+                f"qemu: {(done.stderr.strip().splitlines() or ['it did not start'])[-1]}"
+            )
         while not self._answers():
             if self.pid is None or time.monotonic() - began > BOOT_S:
                 self.kill()
-                raise BoardError(f"{folder.name}: no ssh within {BOOT_S:g} s; see {folder / 'console'}")
+                raise BoardError(
+                    f"{folder.name}: no ssh within {BOOT_S:g} s; see {folder / 'console'}"
+                )
             time.sleep(0.1)
         self.ssh("date", "-s", f"@{time.time():.3f}")  # a board that wakes thinks it is yesterday
 
@@ -199,7 +226,13 @@ def prepare(say: Callable[[str], None] = lambda _: None) -> None:
     shutil.rmtree(home() / "snapshots", ignore_errors=True)
 
 
-def boot(name: str, machine: Machine | None = None, *, snapshot: str | None = None, port: int | None = None) -> Board:
+def boot(
+    name: str,
+    machine: Machine | None = None,
+    *,
+    snapshot: str | None = None,
+    port: int | None = None,
+) -> Board:
     """A new board of that name, from Debian as built (which is built where it is not) or from a snapshot; one of that
     name that still runs is killed. Needs no root but for the building."""
     check_tools(TOOLS)
@@ -222,7 +255,9 @@ def boot(name: str, machine: Machine | None = None, *, snapshot: str | None = No
         below = ["-b", _debian() / "disk.img", "-F", "raw"]
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *below, disk], check=True)
     kind, key = (_debian() / "host_key.pub").read_text(encoding="utf-8").split()[:2]
-    (folder / "known_hosts").write_text(f"[127.0.0.1]:{board.port} {kind} {key}\n", encoding="utf-8")
+    (folder / "known_hosts").write_text(
+        f"[127.0.0.1]:{board.port} {kind} {key}\n", encoding="utf-8"
+    )
     facts = {"machine": asdict(board.machine), "port": board.port}
     (folder / "board.json").write_text(json.dumps(facts), encoding="utf-8")
     board._start(*(["-loadvm", snapshot] if snapshot else []))
@@ -248,7 +283,9 @@ def find(name: str) -> Board | None:
 def saved(snapshot: str) -> Machine | None:
     """The machine that a snapshot is of; None where there is none."""
     try:
-        fields: Mapping[str, Any] = json.loads(_snapshot(snapshot).with_suffix(".json").read_text(encoding="utf-8"))
+        fields: Mapping[str, Any] = json.loads(
+            _snapshot(snapshot).with_suffix(".json").read_text(encoding="utf-8")
+        )
     except OSError:
         return None
     return Machine(**fields) if _snapshot(snapshot).exists() else None

@@ -44,15 +44,23 @@ ASKED = {"warmup_s": 0, "values": 1, "budget_s": 5}
 class Board:
     """A device with a tree of its own, a local one unless one is `opened` that keeps its things in `folder`/board."""
 
-    def __init__(self, folder: Path, tree: Callable[[Path], Path], opened: Callable[..., Any] | None = None) -> None:
+    def __init__(
+        self, folder: Path, tree: Callable[[Path], Path], opened: Callable[..., Any] | None = None
+    ) -> None:
         self.folder, self.root = folder, tree(folder / "tree")
-        self.device = opened(sysfs=self.root) if opened else local("board", folder=folder / "board", sysfs=self.root)
+        self.device = (
+            opened(sysfs=self.root)
+            if opened
+            else local("board", folder=folder / "board", sysfs=self.root)
+        )
         pixels = {"pixels": np.zeros((8, 8, 3), np.uint8)}
         how = {"pixels": qpipe.Preprocessing(layout="NCHW")}
         samples = qpipe.Samples.write(folder / "samples", [qpipe.Sample("0", pixels)], how)
         self.samples = self.device.store(samples.folder, nothing)
 
-    def round(self, write: dict[str, str] | None = None, seconds: float = 0, **options: object) -> qpipe.Round:
+    def round(
+        self, write: dict[str, str] | None = None, seconds: float = 0, **options: object
+    ) -> qpipe.Round:
         acts = {
             "read": [str(self.root / GOVERNOR)], "note": str(self.folder / "note"), "seconds": seconds,
             "write": {str(self.root / name): text for name, text in (write or {}).items()},

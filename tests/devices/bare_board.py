@@ -30,7 +30,16 @@ def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Real wheels for this machine: ONNX Runtime and what it needs."""
     folder = tmp_path_factory.mktemp("wheels")
     wanted = [f"onnxruntime=={version('onnxruntime')}", f"numpy=={version('numpy')}"]
-    asked = [sys.executable, "-m", "pip", "download", "--only-binary=:all:", "--dest", str(folder), *wanted]
+    asked = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--only-binary=:all:",
+        "--dest",
+        str(folder),
+        *wanted,
+    ]
     ended = subprocess.run(asked, capture_output=True, text=True)
     if ended.returncode != 0:
         pytest.skip(f"pip fetches no wheels here: {ended.stderr.strip().splitlines()[-1]}")

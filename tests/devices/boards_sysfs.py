@@ -27,7 +27,10 @@ def clocks(policy: int, governor: str, current: int, least: int, most: int) -> d
 
 
 def zone(number: int, kind: str, millidegrees: int) -> dict[str, object]:
-    return {f"{THERMAL}/thermal_zone{number}/type": kind, f"{THERMAL}/thermal_zone{number}/temp": millidegrees}
+    return {
+        f"{THERMAL}/thermal_zone{number}/type": kind,
+        f"{THERMAL}/thermal_zone{number}/temp": millidegrees,
+    }
 
 
 def cooler(number: int, kind: str, state: int, transitions: int | None = None) -> dict[str, object]:
@@ -63,7 +66,9 @@ def pi5(root: Path) -> Path:
     })  # fmt: skip
     command = root / "usr/bin/vcgencmd"
     command.parent.mkdir(parents=True)
-    command.write_text(f'#!/bin/sh\n[ "$1" = get_throttled ] && cat {root}/word\n', encoding="utf-8")
+    command.write_text(
+        f'#!/bin/sh\n[ "$1" = get_throttled ] && cat {root}/word\n', encoding="utf-8"
+    )
     command.chmod(0o755)
     return root
 
@@ -78,13 +83,23 @@ def ina3221(number: int, rails: list[tuple[str, int, int]], sums: int) -> dict[s
             f"{of}/in{channel}_enable": 1, f"{of}/in{channel + 3}_input": 6,
             **({f"{of}/in{channel}_label": label} if label else {}),
         }  # fmt: skip
-    return found | {f"{of}/in7_input": 18, f"{of}/in7_label": "sum of shunt voltages", f"{of}/curr4_input": sums}
+    return found | {
+        f"{of}/in7_input": 18,
+        f"{of}/in7_label": "sum of shunt voltages",
+        f"{of}/curr4_input": sums,
+    }
 
 
 def jetson(root: Path) -> Path:
     """An Orin: two clusters, an INA3221 with three rails of which the first feeds the others, and one without."""
-    own = ina3221(3, [("VDD_IN", 5000, 1200), ("VDD_CPU_GPU_CV", 5000, 400), ("VDD_SOC", 5000, 240)], 1840)
-    unused = {f"{HWMON}/hwmon4/name": "ina3221", f"{HWMON}/hwmon4/curr1_input": 0, f"{HWMON}/hwmon4/in1_enable": 0}
+    own = ina3221(
+        3, [("VDD_IN", 5000, 1200), ("VDD_CPU_GPU_CV", 5000, 400), ("VDD_SOC", 5000, 240)], 1840
+    )
+    unused = {
+        f"{HWMON}/hwmon4/name": "ina3221",
+        f"{HWMON}/hwmon4/curr1_input": 0,
+        f"{HWMON}/hwmon4/in1_enable": 0,
+    }
     return write(root, {
         **COMMON, **clocks(0, "schedutil", 729600, 729600, 1510400), **clocks(4, "schedutil", 729600, 729600, 1510400),
         **zone(0, "cpu-thermal", 45000), **zone(1, "gpu-thermal", 43500), **zone(2, "tj-thermal", 45500),
@@ -113,7 +128,10 @@ def laptop(root: Path) -> Path:
     rapl, cpu = "sys/class/powercap", f"{CPU}/cpu{{}}/thermal_throttle"
     own: dict[str, object] = {}
     for core, count in enumerate((3, 5)):
-        own |= {f"{cpu.format(core)}/core_throttle_count": count, f"{cpu.format(core)}/package_throttle_count": 9}
+        own |= {
+            f"{cpu.format(core)}/core_throttle_count": count,
+            f"{cpu.format(core)}/package_throttle_count": 9,
+        }
     return write(root, {
         **COMMON, **clocks(0, "powersave", 2900000, 400000, 4200000),
         **clocks(1, "powersave", 2800000, 400000, 4200000),
@@ -136,7 +154,14 @@ def server(root: Path) -> Path:
             f"{of}/thermal_throttle/package_throttle_count": count,
         }  # fmt: skip
     for package in (0, 1):
-        for zone_name, name in ((f"intel-rapl:{package}", f"package-{package}"), (f"intel-rapl:{package}:0", "dram")):
+        for zone_name, name in (
+            (f"intel-rapl:{package}", f"package-{package}"),
+            (f"intel-rapl:{package}:0", "dram"),
+        ):
             of = f"sys/class/powercap/{zone_name}"
-            files |= {f"{of}/name": name, f"{of}/energy_uj": 1000, f"{of}/max_energy_range_uj": 262_143_328_850}
+            files |= {
+                f"{of}/name": name,
+                f"{of}/energy_uj": 1000,
+                f"{of}/max_energy_range_uj": 262_143_328_850,
+            }
     return write(root, {**COMMON, **clocks(0, "performance", 2900000, 400000, 4200000), **files})

@@ -27,13 +27,18 @@ def build(tmp_path_factory: pytest.TempPathFactory) -> qpipe.Build:
 def samples(tmp_path_factory: pytest.TempPathFactory) -> qpipe.Samples:
     """Forty images of random pixels."""
     random = np.random.default_rng(0)
-    images = (qpipe.Sample(f"{i:03}", {"pixels": random.integers(0, 256, (8, 8, 3), np.uint8)}) for i in range(40))
+    images = (
+        qpipe.Sample(f"{i:03}", {"pixels": random.integers(0, 256, (8, 8, 3), np.uint8)})
+        for i in range(40)
+    )
     how = {"pixels": qpipe.Preprocessing((120.0, 115.0, 100.0), (58.0, 57.0, 57.5), "NCHW")}
     return qpipe.Samples.write(tmp_path_factory.mktemp("samples"), images, how)
 
 
 @pytest.fixture(params=["local", "ssh"])
-def open_device(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., qpipe.Device]]:
+def open_device(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Callable[..., qpipe.Device]]:
     """Opens a device of either kind, with options, that keeps its things below tmp_path/board; closes it at the end."""
     opened: list[qpipe.Device] = []
     folder = tmp_path / "board"

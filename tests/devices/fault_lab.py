@@ -50,7 +50,7 @@ builds: {ort: onnxruntime}
 measure: [{latency: {rounds: "${rounds}", values: 5, warmup_s: 0.02, round_s: 1, precision: 0, max_load: 1}}, accuracy, size]
 devices: [board]
 pareto: {latency_ms: min, size_mb: min}
-"""  # noqa: E501
+"""
 EXACT = ("agreement", "sqnr_db", "size_mb")  # what no fault may change, not in the last digit
 SLOWEST_MS = 1000.0  # the network takes less than one: what is longer was no inference
 LONGEST_RUN_S = 150.0  # however busy the machine is: what is not over by then hangs
@@ -96,20 +96,32 @@ class Site:
         for place in ("home", "bin", "host/samples"):
             (self.folder / place).mkdir(parents=True)
         for name in ("host_key", "user_key"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name], check=True)
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.folder / name],
+                check=True,
+            )
         random = np.random.default_rng(0)
-        weights = {"w": random.normal(size=(8, 3, 3, 3)), "b": random.normal(size=8), "g": random.normal(size=(8, 4))}
+        weights = {
+            "w": random.normal(size=(8, 3, 3, 3)),
+            "b": random.normal(size=8),
+            "g": random.normal(size=(8, 4)),
+        }
         model = onnx.parser.parse_model(MODEL)
         del model.graph.initializer[:]
         model.graph.initializer.extend(
-            onnx.numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()
+            onnx.numpy_helper.from_array(value.astype(np.float32), name)
+            for name, value in weights.items()
         )
         onnx.save(model, self.host / "net.onnx")
         for part, count in (("calibration", 8), ("evaluation", 64)):
             (self.host / "samples" / part).mkdir()
             for number in range(count):
                 image = random.normal(size=(3, 32, 32)).astype(np.float32)
-                np.savez(self.host / "samples" / part / f"{number:02}.npz", allow_pickle=False, image=image)
+                np.savez(
+                    self.host / "samples" / part / f"{number:02}.npz",
+                    allow_pickle=False,
+                    image=image,
+                )
         (self.host / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
 
     def start(self, level: int = 2) -> None:
@@ -123,7 +135,9 @@ class Site:
         text = config(self.folder, self.port, environment, self.address)
         (self.folder / "sshd_config").write_text(text, encoding="utf-8")
         kind, key = (self.folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
-        (self.folder / "known_hosts").write_text(f"[{self.address}]:{self.port} {kind} {key}\n", encoding="utf-8")
+        (self.folder / "known_hosts").write_text(
+            f"[{self.address}]:{self.port} {kind} {key}\n", encoding="utf-8"
+        )
         with (self.folder / "sshd_log").open("ab") as log:
             command = [*self.prefix, str(SSHD), "-D", "-e", "-f", str(self.folder / "sshd_config")]
             self.server = subprocess.Popen(command, stderr=log)
@@ -131,7 +145,9 @@ class Site:
 
     def _listens(self) -> bool:
         log = self.folder / "sshd_log"
-        return f"Server listening on {self.address} port {self.port}" in log.read_text(encoding="utf-8")
+        return f"Server listening on {self.address} port {self.port}" in log.read_text(
+            encoding="utf-8"
+        )
 
     def cut_power(self) -> None:
         """Nothing of it runs any more, from one moment to the next."""
@@ -151,7 +167,9 @@ class Site:
         return [pid for pid in _pids() if f"\0HOME={self.folder}/home\0" in _environment(pid)]
 
     def agents(self) -> list[int]:
-        return [pid for pid in self.processes() if ".pyz" in _words(pid) and "--root" in _words(pid)]
+        return [
+            pid for pid in self.processes() if ".pyz" in _words(pid) and "--root" in _words(pid)
+        ]
 
     def runners(self) -> list[int]:
         return [pid for pid in self.processes() if "run_onnxruntime" in _words(pid)]
@@ -205,7 +223,10 @@ class Site:
     def qpipe(self, *words: str) -> None:
         """Another command, which must succeed."""
         subprocess.run(
-            [Path(sys.executable).with_name("qpipe"), *words], cwd=self.host, check=True, timeout=LONGEST_RUN_S
+            [Path(sys.executable).with_name("qpipe"), *words],
+            cwd=self.host,
+            check=True,
+            timeout=LONGEST_RUN_S,
         )
 
     def finish(self, run: subprocess.Popen[str], seconds: float = LONGEST_RUN_S) -> Ended:
@@ -246,7 +267,10 @@ class Site:
     def failures(self) -> set[str]:
         """The types of all that failed on the way, whether it was tried again or not."""
         said = [f for (f,) in self.query("SELECT failure FROM attempts WHERE failure IS NOT NULL")]
-        return {*said, *(f for (f,) in self.query("SELECT failure FROM steps WHERE failure IS NOT NULL"))}
+        return {
+            *said,
+            *(f for (f,) in self.query("SELECT failure FROM steps WHERE failure IS NOT NULL")),
+        }
 
     def numbers(self) -> dict[tuple[str, str], float]:
         """What the newest run measured, by scheme and metric."""
@@ -283,7 +307,9 @@ class Site:
         """The rounds that were whole before are those that the end is made of."""
         names = {name for name, _, _ in before}
         whole = [
-            number for number in {n for _, n, _ in before} if {name for name, n, _ in before if n == number} == names
+            number
+            for number in {n for _, n, _ in before}
+            if {name for name, n, _ in before if n == number} == names
         ]
         stored = {value for (value,) in self.query('SELECT value FROM "values"')}
         for name, number, values in before:
@@ -334,13 +360,19 @@ def stop(pid: int, how: signal.Signals) -> None:
 
 
 def _pids() -> Iterator[int]:
-    return (int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit() and int(each.name) != os.getpid())
+    return (
+        int(each.name)
+        for each in Path("/proc").iterdir()
+        if each.name.isdigit() and int(each.name) != os.getpid()
+    )
 
 
 def _words(pid: int) -> str:
     """Its command line, and where it works."""
     try:
-        line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        line = (
+            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        )
         return f"{line} {Path(f'/proc/{pid}/cwd').readlink()}"
     except OSError:
         return ""

@@ -11,10 +11,12 @@ import pytest
 from processes import running
 
 import qpipe
-from qpipe_devices.agent import settings
+from qpipe_devices.agent import round_settings
 from small_build import nothing, write_build
 
-pytestmark = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores"
+)
 
 
 def test_a_round_runs_on_the_cores_that_are_asked_for(board):
@@ -26,7 +28,9 @@ def test_a_round_runs_on_the_cores_that_are_asked_for(board):
 
 
 def test_a_core_that_is_not_there_is_named(board):
-    with pytest.raises(qpipe.DeviceError, match=r"^board: affinity: there is no core 4000 to run on; there is 0"):
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^board: affinity: there is no core 4000 to run on; there is 0"
+    ):
         board.round(affinity=[0, 4000])
 
 
@@ -34,10 +38,12 @@ def test_a_core_that_is_not_there_is_named(board):
 def test_a_core_may_be_asked_for_though_others_are_switched_off(tmp_path, monkeypatch):
     own = os.sched_getaffinity(0)
     highest = max(own)
-    monkeypatch.setattr(os, "cpu_count", lambda: highest)  # it counts those that are switched on: here one less
+    monkeypatch.setattr(
+        os, "cpu_count", lambda: highest
+    )  # it counts those that are switched on: here one less
     try:
         os.sched_setaffinity(0, own - {highest})
-        with settings.Settings(tmp_path).applied({"affinity": [highest]}, tmp_path) as told:
+        with round_settings.Settings(tmp_path).applied({"affinity": [highest]}, tmp_path) as told:
             assert told == {"affinity": [highest]}
     finally:
         os.sched_setaffinity(0, own)
@@ -100,5 +106,10 @@ def test_a_runner_that_leaves_the_cores_that_are_asked_for_is_told(board):
     build = write_build(board.folder / "stray", "run_stray.py", files)
     stored = board.device.store(build.folder, nothing)
     options = {"affinity": [here]}
-    taken = board.device.round(stored, board.samples, warmup_s=0, values=3, budget_s=1, options=options)
-    assert taken.environment["unlocked"] == f"affinity: the runner bound itself to core {there} as well"
+    taken = board.device.round(
+        stored, board.samples, warmup_s=0, values=3, budget_s=1, options=options
+    )
+    assert (
+        taken.environment["unlocked"]
+        == f"affinity: the runner bound itself to core {there} as well"
+    )

@@ -12,9 +12,9 @@ import qpipe
 from qpipe_devices import local
 from qpipe_devices.agent import lease
 from qpipe_devices.agent.agent import Agent
-from qpipe_devices.agent.runner import Runner
+from qpipe_devices.agent.runner_process import Runner
 from qpipe_devices.agent.wire import MAGIC
-from qpipe_devices.patience import ConnectionLostError
+from qpipe_devices.reconnecting import ConnectionLostError
 
 # says all that an agent says when it starts, then nonsense
 IMPOSTOR = """#!{python}
@@ -25,7 +25,14 @@ sys.stdin.readline()
 print({nonsense!r}, flush=True)
 sys.stdin.read()
 """
-NONSENSE = ["Segmentation fault", "{}", "[]", "7", '{"id": "one"}', '{"id": 1, "arrays": [["x", "<q9", [1], 0]]}']
+NONSENSE = [
+    "Segmentation fault",
+    "{}",
+    "[]",
+    "7",
+    '{"id": "one"}',
+    '{"id": 1, "arrays": [["x", "<q9", [1], 0]]}',
+]
 
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
@@ -35,7 +42,9 @@ def test_a_message_that_is_none_ends_the_conversation(tmp_path: Path, nonsense: 
     impostor.write_text(text, encoding="utf-8")
     impostor.chmod(0o755)
     device = local("board", python=str(impostor), folder=tmp_path / "board")
-    with pytest.raises(ConnectionLostError, match=r"^board: the connection was lost; run again to continue$"):
+    with pytest.raises(
+        ConnectionLostError, match=r"^board: the connection was lost; run again to continue$"
+    ):
         device.capabilities()
     device.close()
 
@@ -57,7 +66,9 @@ class Brief(Agent):
         self.seen = [runner]
 
 
-def test_a_runner_that_is_let_go_of_meanwhile_is_ended_all_the_same(tmp_path: Path, build: qpipe.Build) -> None:
+def test_a_runner_that_is_let_go_of_meanwhile_is_ended_all_the_same(
+    tmp_path: Path, build: qpipe.Build
+) -> None:
     runner = Runner(build.folder, 10)
     agent = Brief(tmp_path, runner)
     agent._kill()

@@ -38,7 +38,9 @@ def test_what_is_missing_hides_nothing_else(bare):
     missing = "ModuleNotFoundError: No module named"
     fix = "run: qpipe devices setup board"
     assert found["numpy"].said == f"cannot be imported: {missing} 'numpy'; {fix}"
-    assert found["runtime"].said == f"onnxruntime cannot be imported: {missing} 'onnxruntime'; {fix}"
+    assert (
+        found["runtime"].said == f"onnxruntime cannot be imported: {missing} 'onnxruntime'; {fix}"
+    )
     assert {what for what, each in found.items() if each.state == "bad"} == {"numpy", "runtime"}
     assert {"folder", "space", "clock"} <= set(found)
 
@@ -55,7 +57,9 @@ def test_a_board_without_python_is_reached(sshd, tmp_path):
 
 def test_a_python_that_is_too_old_is_said(tmp_path):
     old = tmp_path / "python"
-    old.write_text("#!/bin/sh\necho 'python 3.6 is too old; it must be 3.8 or newer' >&2\n", encoding="utf-8")
+    old.write_text(
+        "#!/bin/sh\necho 'python 3.6 is too old; it must be 3.8 or newer' >&2\n", encoding="utf-8"
+    )
     old.chmod(0o755)
     device = local("board", python=str(old), folder=tmp_path / "board")
     assert "python 3.6 is too old" in by_what(device.check())["python"].said
@@ -124,12 +128,16 @@ def check_left_alone(device: qpipe.Device, holder: str) -> None:
 
 def test_a_run_of_somebody_with_another_folder_is_not_disturbed_either(tmp_path):
     lock = str(tmp_path / "shared")
-    theirs, mine = (local("board", folder=tmp_path / name, lock=lock) for name in ("theirs", "mine"))
+    theirs, mine = (
+        local("board", folder=tmp_path / name, lock=lock) for name in ("theirs", "mine")
+    )
     theirs.capabilities()
     check_left_alone(mine, r"held by \S+@\S+ since 20\S+ \S+ [+-]\d{4}")
     theirs.hold(3600, "it smokes")
     theirs.close()
-    check_left_alone(mine, r"held by \S+@\S+ since 20\S+ \S+ [+-]\d{4} until 20\S+ \S+ [+-]\d{4} \(it smokes\)")
+    check_left_alone(
+        mine, r"held by \S+@\S+ since 20\S+ \S+ [+-]\d{4} until 20\S+ \S+ [+-]\d{4} \(it smokes\)"
+    )
     mine.release(force=True)
     mine.close()
     assert {"numpy", "runtime"} <= set(by_what(mine.check()))
@@ -144,7 +152,9 @@ def test_a_device_that_somebody_holds_is_left_alone(device):
     assert {"numpy", "runtime"} <= set(by_what(device.check()))
 
 
-@pytest.mark.parametrize("content", ["", "x", "[]", '{"hold": {}}', '{"hold": {"ends": 1e12}}', None])
+@pytest.mark.parametrize(
+    "content", ["", "x", "[]", '{"hold": {}}', '{"hold": {"ends": 1e12}}', None]
+)
 def test_what_else_may_lie_where_the_lock_should_is_nobodys(content, tmp_path):
     lock = tmp_path / "shared"
     if content is None:

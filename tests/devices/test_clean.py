@@ -108,7 +108,9 @@ def test_agents_of_other_versions_go_and_the_one_that_runs_stays(device):
     (folder / ("3" * 64 + ".pyz.78")).write_bytes(b"x" * 100)  # it may be arriving at this moment
     assert device.clean(older_than_s=2 * DAY_S) == 200
     assert device.clean() == 100
-    assert sorted(path.name for path in folder.iterdir()) == sorted([own.name, "3" * 64 + ".pyz.78"])
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        [own.name, "3" * 64 + ".pyz.78"]
+    )
 
 
 def test_an_agent_that_is_used_again_is_young_again(device):

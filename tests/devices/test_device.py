@@ -18,7 +18,9 @@ from small_build import nothing
 
 def reference(build: qpipe.Build, samples: qpipe.Samples, index: int) -> dict[str, np.ndarray]:
     options = run_onnxruntime.session_options(dict(build.manifest["options"]))
-    session = onnxruntime.InferenceSession(build.folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        build.folder / "model.onnx", options, providers=["CPUExecutionProvider"]
+    )
     pixels = samples[index].inputs["pixels"].astype(np.float32)
     image = (pixels - np.float32([120, 115, 100])) / np.float32([58, 57, 57.5])
     feeds = {"image": np.ascontiguousarray(image.transpose(2, 0, 1)[None])}
@@ -26,7 +28,9 @@ def reference(build: qpipe.Build, samples: qpipe.Samples, index: int) -> dict[st
 
 
 def test_outputs_are_those_of_onnxruntime_on_the_host_bit_for_bit(device, build, samples):
-    outputs = list(device.infer(device.store(build.folder, nothing), device.store(samples.folder, nothing), 40))
+    outputs = list(
+        device.infer(device.store(build.folder, nothing), device.store(samples.folder, nothing), 40)
+    )
     assert len(outputs) == 40
     for index in (0, 1, 39):
         for name, expected in reference(build, samples, index).items():
@@ -38,7 +42,9 @@ def test_outputs_are_those_of_onnxruntime_on_the_host_bit_for_bit(device, build,
 def test_what_is_there_is_not_sent_again_even_by_another_connection(open_device, build, samples):
     first = open_device()
     stored = first.store(samples.folder, nothing)
-    assert stored.sent == stored.size == sum(path.stat().st_size for path in samples.folder.iterdir())
+    assert (
+        stored.sent == stored.size == sum(path.stat().st_size for path in samples.folder.iterdir())
+    )
     assert first.store(samples.folder, nothing).sent == 0
     first.close()
     again = open_device().store(samples.folder, nothing)
@@ -69,11 +75,15 @@ def test_a_file_damaged_on_its_way_is_sent_again(device, build, monkeypatch):
     monkeypatch.setattr(device.transport, "put", damaging)
     stored = device.store(build.folder, nothing)
     assert len(calls) == 3  # two files, one of them twice
-    assert (Path(stored.path) / "model.onnx").read_bytes() == (build.folder / "model.onnx").read_bytes()
+    assert (Path(stored.path) / "model.onnx").read_bytes() == (
+        build.folder / "model.onnx"
+    ).read_bytes()
 
 
 def test_a_file_that_never_arrives_whole_is_an_error(device, build, monkeypatch):
-    monkeypatch.setattr(device.transport, "put", lambda source, path, progress: Path(path).write_bytes(b"x"))
+    monkeypatch.setattr(
+        device.transport, "put", lambda source, path, progress: Path(path).write_bytes(b"x")
+    )
     expected = r"^board: \S+ arrived damaged 3 times; check the device's memory and card$"
     with pytest.raises(qpipe.DeviceError, match=expected):
         device.store(build.folder, nothing)
@@ -81,7 +91,9 @@ def test_a_file_that_never_arrives_whole_is_an_error(device, build, monkeypatch)
 
 def test_progress_counts_the_bytes_that_travel(device, samples):
     seen = []
-    stored = device.store(samples.folder, lambda done, total=None, unit="": seen.append((done, total, unit)))
+    stored = device.store(
+        samples.folder, lambda done, total=None, unit="": seen.append((done, total, unit))
+    )
     assert seen[-1] == (stored.size, stored.size, "B")
     assert [done for done, _, _ in seen] == sorted(done for done, _, _ in seen)
 
@@ -129,7 +141,10 @@ def test_giving_up_in_the_middle_leaves_the_device_ready(device, build, samples)
 
 
 def test_the_same_machine_has_the_same_fingerprint_by_any_way(sshd, tmp_path):
-    over_pipe, over_ssh = local("a", folder=tmp_path / "a"), ssh("b", **sshd.options(tmp_path / "b"))
+    over_pipe, over_ssh = (
+        local("a", folder=tmp_path / "a"),
+        ssh("b", **sshd.options(tmp_path / "b")),
+    )
     one, other = over_pipe.capabilities(), over_ssh.capabilities()
     over_pipe.close()
     over_ssh.close()

@@ -11,7 +11,7 @@ from pathlib import Path
 import boards_sysfs as boards
 import pytest
 
-from qpipe_devices.agent import energy, sensors
+from qpipe_devices.agent import energy_meter, power_sensors
 from qpipe_devices.agent.failures import AgentError
 from waiting import LONGEST_S, wait_until
 
@@ -27,8 +27,8 @@ def ina219(root: Path) -> Path:
 
 
 @contextmanager
-def metered(asked: dict[str, object], root: Path) -> Iterator[energy.Meter]:
-    meter = energy.Meter({"period_s": 0.005, **asked}, root)
+def metered(asked: dict[str, object], root: Path) -> Iterator[energy_meter.Meter]:
+    meter = energy_meter.Meter({"period_s": 0.005, **asked}, root)
     try:
         while not all(meter.samples):
             time.sleep(0.001)
@@ -83,13 +83,15 @@ def test_a_jetson_tells_voltage_and_current_of_its_rails(rails, watts, tmp_path)
 
 def names(root: Path, source: str = "hwmon") -> list[str]:
     """Of the rails that would be added up."""
-    return [rail.name for rail in sensors.rails(root, source, ())[1]]
+    return [rail.name for rail in power_sensors.rails(root, source, ())[1]]
 
 
 def test_the_sum_that_an_ina3221_tells_itself_is_no_rail(tmp_path):
     root = boards.orin_agx(tmp_path)
     (root / f"{boards.HWMON}/hwmon1/curr4_input").unlink()
-    (root / f"{boards.HWMON}/hwmon1/curr4_input").mkdir()  # it cannot be read, as where the shunts are not alike
+    (
+        root / f"{boards.HWMON}/hwmon1/curr4_input"
+    ).mkdir()  # it cannot be read, as where the shunts are not alike
     with metered({}, root) as meter:
         start, end = window(0.05)
         assert meter.joules(start, end) == pytest.approx((4 + 2 + 2) * (end - start) / 1e9)
@@ -104,8 +106,13 @@ def test_sensors_of_one_name_are_told_apart_and_all_count(tmp_path):
             f"{boards.HWMON}/hwmon{number}/power1_input": 3_200_000,
         })  # fmt: skip
     assert names(tmp_path) == ["ina219 hwmon2", "ina219 hwmon5"]
-    for number, address in ((2, "1-0040"), (5, "1-0041")):  # its place on the bus, which is the same after a boot
-        (tmp_path / f"{boards.HWMON}/hwmon{number}/device").symlink_to(tmp_path / "sys/bus/i2c" / address)
+    for number, address in (
+        (2, "1-0040"),
+        (5, "1-0041"),
+    ):  # its place on the bus, which is the same after a boot
+        (tmp_path / f"{boards.HWMON}/hwmon{number}/device").symlink_to(
+            tmp_path / "sys/bus/i2c" / address
+        )
     assert names(tmp_path) == ["ina219 1-0040", "ina219 1-0041"]
     with metered({}, tmp_path) as meter:
         start, end = window(0.05)
@@ -117,7 +124,10 @@ def test_channels_without_labels_are_told_apart(tmp_path):
     boards.write(tmp_path, boards.ina3221(1, rails, 600))
     assert names(tmp_path) == ["ina3221 1", "ina3221 2", "ina3221 3"]
     boards.write(tmp_path, boards.ina3221(2, [("", 5000, 400)], 400))
-    assert names(tmp_path) == [*(f"ina3221 hwmon1 {rail}" for rail in (1, 2, 3)), "ina3221 hwmon2 1"]
+    assert names(tmp_path) == [
+        *(f"ina3221 hwmon1 {rail}" for rail in (1, 2, 3)),
+        "ina3221 hwmon2 1",
+    ]
 
 
 def test_zones_of_one_name_are_told_apart_by_their_package(tmp_path):
@@ -125,19 +135,21 @@ def test_zones_of_one_name_are_told_apart_by_their_package(tmp_path):
     assert names(root, "rapl") == ["package-0", "package-1"]
     expected = "energy: rapl has no rail dram; there is package-0, package-0/dram, package-1, package-1/dram"
     with pytest.raises(AgentError, match=expected):
-        sensors.rails(root, "rapl", ["dram"])
-    both = sensors.rails(root, "rapl", ["package-0/dram", "package-1/dram"])[1]
+        power_sensors.rails(root, "rapl", ["dram"])
+    both = power_sensors.rails(root, "rapl", ["package-0/dram", "package-1/dram"])[1]
     assert [rail.read() for rail in both] == [0.001, 0.001]
 
 
 def test_a_rail_that_is_asked_for_twice_counts_once(tmp_path):
-    assert len(sensors.rails(boards.jetson(tmp_path), "hwmon", ["VDD_SOC", "VDD_SOC"])[1]) == 1
+    assert (
+        len(power_sensors.rails(boards.jetson(tmp_path), "hwmon", ["VDD_SOC", "VDD_SOC"])[1]) == 1
+    )
 
 
 def test_power_that_changes_is_summed_by_trapezoids():
     samples = [(0, 1.0), (10**9, 3.0), (2 * 10**9, 3.0)]
-    assert energy._integrated(samples, 0, 2 * 10**9) == 2.0 + 3.0
-    assert energy._integrated(samples, 5 * 10**8, 15 * 10**8) == (2.0 + 3.0) / 2 * 0.5 + 1.5
+    assert energy_meter._integrated(samples, 0, 2 * 10**9) == 2.0 + 3.0
+    assert energy_meter._integrated(samples, 5 * 10**8, 15 * 10**8) == (2.0 + 3.0) / 2 * 0.5 + 1.5
 
 
 def test_a_counter_that_begins_anew_goes_on(tmp_path):
@@ -163,7 +175,9 @@ def test_new_values_are_counted_by_their_differing_or_by_the_word_of_the_sensor(
         start, end = window(0.2)
         assert wait_until(lambda: meter.samples[0][-1][0] > end)
         inside = sum(start <= at <= end for at, _ in meter.samples[0])
-        assert meter.updates(start, end) == min(inside, int((end - start) / 1e9 / 0.01))  # a new one every 10 ms
+        assert meter.updates(start, end) == min(
+            inside, int((end - start) / 1e9 / 0.01)
+        )  # a new one every 10 ms
 
 
 def test_a_command_prints_watts_or_joules(tmp_path):
@@ -186,7 +200,7 @@ def test_a_command_ends_with_its_meter_and_with_whoever_started_it(tmp_path):
         assert process
         assert process.stdin
     assert process.poll() is not None
-    left = energy._start("while :; do echo 1; sleep 0.01; done")
+    left = energy_meter._start("while :; do echo 1; sleep 0.01; done")
     assert left.stdin
     assert left.stdout
     left.stdin.close()  # as the system does when this process is gone
@@ -197,8 +211,14 @@ def test_a_command_ends_with_its_meter_and_with_whoever_started_it(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "message"),
     [
-        ({}, "energy: this device has no sensor of hwmon or rapl; set source: command for a meter of your own, or "),
-        ({"command": "echo 5"}, "energy: command gave no values for the whole of a round; see that it tells more"),
+        (
+            {},
+            "energy: this device has no sensor of hwmon or rapl; set source: command for a meter of your own, or ",
+        ),
+        (
+            {"command": "echo 5"},
+            "energy: command gave no values for the whole of a round; see that it tells more",
+        ),
     ],
 )
 def test_without_a_sensor_or_its_values_there_is_no_energy(asked, message, tmp_path):
@@ -210,12 +230,15 @@ def test_without_a_sensor_or_its_values_there_is_no_energy(asked, message, tmp_p
 def test_a_rail_that_is_not_there_is_named(tmp_path):
     expected = "energy: hwmon has no rail VDD_OUT; there is VDD_IN, VDD_CPU_GPU_CV, VDD_SOC"
     with pytest.raises(AgentError, match=expected):
-        energy.Meter({"rails": ["VDD_OUT"]}, boards.jetson(tmp_path))
+        energy_meter.Meter({"rails": ["VDD_OUT"]}, boards.jetson(tmp_path))
 
 
 def test_a_sensor_that_is_not_ours_to_read_is_named(tmp_path):
     counter = boards.laptop(tmp_path) / "sys/class/powercap/intel-rapl:0/energy_uj"
     counter.unlink()
     counter.mkdir()
-    with pytest.raises(AgentError, match=r"energy: .*energy_uj cannot be read \(Is a directory\); let this user read"):
-        energy.Meter({"source": "rapl"}, tmp_path)
+    with pytest.raises(
+        AgentError,
+        match=r"energy: .*energy_uj cannot be read \(Is a directory\); let this user read",
+    ):
+        energy_meter.Meter({"source": "rapl"}, tmp_path)

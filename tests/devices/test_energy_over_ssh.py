@@ -32,7 +32,11 @@ pareto: {energy_mj: min, size_mb: min}
 @pytest.fixture
 def site(tmp_path: Path) -> Iterator[Site]:
     made = fault_lab.make(tmp_path / "site")
-    kept = [line for line in fault_lab.RECIPE.splitlines() if not line.startswith(("measure:", "pareto:"))]
+    kept = [
+        line
+        for line in fault_lab.RECIPE.splitlines()
+        if not line.startswith(("measure:", "pareto:"))
+    ]
     (made.host / "recipe.yaml").write_text("\n".join(kept) + MEASURE % WATTS, encoding="utf-8")
     yield made
     made.end()
@@ -50,10 +54,17 @@ def test_a_recipe_weighs_schemes_by_what_an_inference_costs_in_energy(site: Site
     assert set(rows) == {"float32", "int8"}
     for metrics in rows.values():
         detail = metrics["energy_mj"]["detail"]
-        each = [1000 * WATTS * s / n for s, n in zip(detail["seconds"], detail["inferences"], strict=True)]
+        each = [
+            1000 * WATTS * s / n
+            for s, n in zip(detail["seconds"], detail["inferences"], strict=True)
+        ]
         assert metrics["energy_mj"]["value"] == pytest.approx(statistics.median(each), rel=1e-6)
         assert metrics["energy_net_mj"]["value"] == pytest.approx(0, abs=1e-6)
         assert metrics["power_w"]["value"] == pytest.approx(WATTS)
         assert (detail["source"], detail["idle_w"]) == ("command", pytest.approx([WATTS] * 2))
-        assert metrics["energy_mj"]["low"] <= metrics["energy_mj"]["value"] <= metrics["energy_mj"]["high"]
+        assert (
+            metrics["energy_mj"]["low"]
+            <= metrics["energy_mj"]["value"]
+            <= metrics["energy_mj"]["high"]
+        )
     site.check_nothing_left()

@@ -41,7 +41,9 @@ COOLING = f"{boards.THERMAL}/cooling_device1"
     ],
     ids=["pi4", "pi5", "jetson", "laptop", "amd", "server"],
 )  # fmt: skip
-def test_a_snapshot_has_what_the_board_tells_in_units_of_people(tree, governors, hottest, throttling, tmp_path):
+def test_a_snapshot_has_what_the_board_tells_in_units_of_people(
+    tree, governors, hottest, throttling, tmp_path
+):
     seen = environment.snapshot(tree(tmp_path))
     assert list(seen["governor"].values()) == governors
     assert environment.hottest(seen.get("temperature_c", {})) == hottest
@@ -85,7 +87,9 @@ nap()
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="reads /proc")
 def test_context_switches_are_those_of_all_threads_of_the_runner():
     """Its main thread sleeps; another one and a process that it started switch 200 times each."""
-    child = subprocess.Popen([sys.executable, "-c", THREADED], start_new_session=True, stdout=subprocess.PIPE)
+    child = subprocess.Popen(
+        [sys.executable, "-c", THREADED], start_new_session=True, stdout=subprocess.PIPE
+    )
     try:
         assert child.stdout
         assert [child.stdout.readline() for _ in range(2)] == [b"\n"] * 2
@@ -144,7 +148,9 @@ def test_a_round_is_disturbed_by_throttling_and_by_changed_clocks(tree, changed,
 
 
 def test_what_happened_since_boot_but_before_the_round_does_not_disturb_it(tmp_path):
-    boards.write(boards.pi4(tmp_path), {"sys/devices/platform/soc/soc:firmware/get_throttled": "50000"})
+    boards.write(
+        boards.pi4(tmp_path), {"sys/devices/platform/soc/soc:firmware/get_throttled": "50000"}
+    )
     before = environment.snapshot(tmp_path)
     assert environment.disturbances(before, environment.snapshot(tmp_path)) == []
 
@@ -156,16 +162,22 @@ def ticks(of: dict[int, int]) -> str:
 def test_load_is_what_others_took_of_the_cores_that_count(tmp_path):
     tick = os.sysconf("SC_CLK_TCK")
     stat = f"1 (run er) S 1 77 77 0 -1 0 0 0 0 0 {{}} 0 0 0 {'0 ' * 20}"
-    boards.write(tmp_path, {"proc/stat": ticks({0: 0, 1: 0, 2: 0}), "proc/900/stat": stat.format(0)})
+    boards.write(
+        tmp_path, {"proc/stat": ticks({0: 0, 1: 0, 2: 0}), "proc/900/stat": stat.format(0)}
+    )
     load = environment.Load(tmp_path, 77, {0, 1}, now=10.0)
     # in 100 s: all of core 0 and half of core 1 were busy; the runner's group took 90 s of that
     after = ticks({0: 100 * tick, 1: 50 * tick, 2: 100 * tick})
     boards.write(tmp_path, {"proc/stat": after, "proc/900/stat": stat.format(90 * tick)})
-    assert load.others(now=110.0) == pytest.approx((150 - 90) / 200, abs=0.01)  # less what this very process took
+    assert load.others(now=110.0) == pytest.approx(
+        (150 - 90) / 200, abs=0.01
+    )  # less what this very process took
 
 
 @pytest.mark.parametrize("quota", ["200000 100000", None])
-def test_load_is_not_told_where_cores_are_shared_by_quota_or_the_kernel_says_nothing(quota, tmp_path):
+def test_load_is_not_told_where_cores_are_shared_by_quota_or_the_kernel_says_nothing(
+    quota, tmp_path
+):
     if quota:
         boards.write(tmp_path, {"proc/stat": ticks({0: 0}), "sys/fs/cgroup/cpu.max": quota})
     assert environment.Load(tmp_path, 1, {0}, 0.0).others(10.0) is None
@@ -197,4 +209,6 @@ def test_a_busy_neighbour_is_noticed_on_this_machine():
         without = load_beside_it.others(now)
     assert others is not None
     assert without is not None
-    assert others > without  # which does not count the neighbour, however busy the machine is beside it
+    assert (
+        others > without
+    )  # which does not count the neighbour, however busy the machine is beside it

@@ -34,7 +34,9 @@ def serves(what: str, runtime: str = "numpy") -> str:
     return SERVES.replace("WHAT", what).replace("RUNTIME", runtime)
 
 
-KILLED = "died" if failures.oom_kills() is not None else "out of memory"  # nobody counts: it is the likelier one
+KILLED = (
+    "died" if failures.oom_kills() is not None else "out of memory"
+)  # nobody counts: it is the likelier one
 CASES = {
     "a crash": (LOADS + "os.abort()", "artifact"),
     "killed by somebody": (LOADS + "os.kill(os.getpid(), signal.SIGKILL)", KILLED),
@@ -76,7 +78,10 @@ def test_a_failure_of_a_runner_has_its_kind_and_the_device_goes_on(case, tmp_pat
         (OSError(errno.ENOSPC, "No space left on device"), "no room"),
         (OSError(errno.EROFS, "Read-only file system"), "configuration"),
         (OSError(errno.EIO, "Input/output error"), "died"),
-        (ValueError("Failed to allocate memory for requested buffer of size 8589934592"), "out of memory"),
+        (
+            ValueError("Failed to allocate memory for requested buffer of size 8589934592"),
+            "out of memory",
+        ),
     ],
     ids=str,
 )
@@ -97,7 +102,9 @@ def test_a_full_disk_where_the_agent_goes_is_no_room(tmp_path):
 
 def test_a_python_without_numpy_is_a_matter_of_configuration(tmp_path):
     python = tmp_path / "python3"
-    python.write_text('#!/bin/sh\necho "numpy cannot be imported: none" >&2\nexit 1\n', encoding="utf-8")
+    python.write_text(
+        '#!/bin/sh\necho "numpy cannot be imported: none" >&2\nexit 1\n', encoding="utf-8"
+    )
     python.chmod(0o755)
     device = local("board", python=str(python), folder=tmp_path / "board")
     with pytest.raises(qpipe.DeviceError, match=r"; set python to one that has numpy$") as error:

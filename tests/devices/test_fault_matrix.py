@@ -30,7 +30,9 @@ from qpipe.errors import Failure
 from waiting import wait_until
 
 pytestmark = [
-    pytest.mark.skipif(fault_lab.SSHD is None, reason="no sshd is installed: apt-get install openssh-server"),
+    pytest.mark.skipif(
+        fault_lab.SSHD is None, reason="no sshd is installed: apt-get install openssh-server"
+    ),
     pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc"),
     pytest.mark.timeout(300),
 ]
@@ -67,14 +69,16 @@ def no_python(site: Site) -> None:
 
 
 def old_python(site: Site) -> None:
-    pretend = (
-        "import sys; sys.version_info = (3, 6, 9, 'final', 0); code = sys.argv.pop(2); del sys.argv[1]; exec(code)"
+    pretend = "import sys; sys.version_info = (3, 6, 9, 'final', 0); code = sys.argv.pop(2); del sys.argv[1]; exec(code)"
+    site.options["python"] = str(
+        site.spoil("python3.6", f'exec {sys.executable} -c "{pretend}" "$@"')
     )
-    site.options["python"] = str(site.spoil("python3.6", f'exec {sys.executable} -c "{pretend}" "$@"'))
 
 
 def no_python_at_all(site: Site) -> None:
-    site.options["python"] = str(site.spoil("python3", "echo 'syntax error near unexpected token' >&2; exit 2"))
+    site.options["python"] = str(
+        site.spoil("python3", "echo 'syntax error near unexpected token' >&2; exit 2")
+    )
 
 
 def no_runtime(site: Site) -> None:
@@ -92,11 +96,15 @@ def no_memory(site: Site) -> None:
     hungry = site.folder / "hungry"
     hungry.mkdir()
     (hungry / "onnxruntime.py").write_text(HOG, encoding="utf-8")
-    site.options["python"] = str(site.spoil("python3", f'PYTHONPATH={hungry} exec {sys.executable} "$@"'))
+    site.options["python"] = str(
+        site.spoil("python3", f'PYTHONPATH={hungry} exec {sys.executable} "$@"')
+    )
 
 
 def wrong_host_key(site: Site) -> None:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", site.folder / "other"], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", site.folder / "other"], check=True
+    )
     kind, key = (site.folder / "other.pub").read_text(encoding="utf-8").split()[:2]
     known = site.folder / "known_hosts"
     known.write_text(f"[{site.address}]:{site.port} {kind} {key}\n", encoding="utf-8")
@@ -105,7 +113,9 @@ def wrong_host_key(site: Site) -> None:
 def read_only_home(site: Site) -> None:
     if os.getuid() == 0:  # whom no permission stops
         for options in (["--bind"], ["-o", "remount,ro,bind"]):
-            subprocess.run(["mount", *options, site.folder / "home", site.folder / "home"], check=True)
+            subprocess.run(
+                ["mount", *options, site.folder / "home", site.folder / "home"], check=True
+            )
     else:
         (site.folder / "home").chmod(0o555)
 
@@ -248,7 +258,11 @@ def site(undisturbed: Site, tmp_path: Path) -> Iterator[Site]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.lab if fault.is_long else ()) for name, fault in FAULTS.items()]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.lab if fault.is_long else ())
+        for name, fault in FAULTS.items()
+    ],
 )
 def test_a_fault_ends_as_it_should(name: str, site: Site, undisturbed: Site) -> None:
     fault = FAULTS[name]
@@ -309,8 +323,12 @@ def test_of_two_runs_at_once_one_waits_and_says_for_whom(site: Site, undisturbed
 LINES = 15  # what a run prints at least, a line an event, until it shows its numbers
 
 
-@pytest.mark.parametrize("seed", [*range(3), *(pytest.param(n, marks=pytest.mark.lab) for n in range(3, 20))])
-def test_a_host_that_is_killed_at_a_random_moment_goes_on(seed: int, site: Site, undisturbed: Site) -> None:
+@pytest.mark.parametrize(
+    "seed", [*range(3), *(pytest.param(n, marks=pytest.mark.lab) for n in range(3, 20))]
+)
+def test_a_host_that_is_killed_at_a_random_moment_goes_on(
+    seed: int, site: Site, undisturbed: Site
+) -> None:
     """At most a second after any of the lines that a run prints."""
     chance = random.Random(seed)
     run = site.run()

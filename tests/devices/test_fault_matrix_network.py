@@ -29,7 +29,9 @@ def _missing() -> str:
         return "makes network namespaces: run it as root"
     if shutil.which("ip") is None:
         return "no ip is installed: apt-get install iproute2"
-    made = subprocess.run(["ip", "netns", "add", NAMESPACE], capture_output=True, text=True, check=False)
+    made = subprocess.run(
+        ["ip", "netns", "add", NAMESPACE], capture_output=True, text=True, check=False
+    )
     subprocess.run(["ip", "netns", "del", NAMESPACE], capture_output=True, check=False)
     return f"no network namespaces here: {made.stderr.strip()}" if made.returncode else ""
 
@@ -65,7 +67,16 @@ def bad_line(namespace: str) -> Iterator[None]:
     """A link that loses 1 % of the packets each way and takes 10 ms each way."""
     if not Path("/dev/net/tun").exists():
         pytest.skip("no /dev/net/tun here")
-    script = [sys.executable, Path(__file__).with_name("lossy_link.py"), namespace, HOST, BOARD, "10", "0.01", "1"]
+    script = [
+        sys.executable,
+        Path(__file__).with_name("lossy_link.py"),
+        namespace,
+        HOST,
+        BOARD,
+        "10",
+        "0.01",
+        "1",
+    ]
     link = subprocess.Popen(script, stdout=subprocess.PIPE)
     assert link.stdout
     assert link.stdout.readline() == b"up\n"

@@ -16,7 +16,7 @@ from acting_board import GOVERNOR, Board
 from processes import agents
 
 import qpipe
-from qpipe_devices.agent import settings
+from qpipe_devices.agent import round_settings
 from waiting import LONGEST_S, wait_until
 
 
@@ -32,7 +32,7 @@ def test_a_governor_that_is_not_there_is_told_and_not_fatal(tmp_path):
     root = boards.pi4(tmp_path / "tree")
     (root / GOVERNOR).unlink()
     (root / GOVERNOR).mkdir()  # whoever writes it is refused, root too
-    with settings.Settings(tmp_path).applied({"governor": "turbo"}, root) as told:
+    with round_settings.Settings(tmp_path).applied({"governor": "turbo"}, root) as told:
         pass
     expected = "governor turbo was not set (policy0: there is powersave ondemand performance)"
     assert told == {"governor": "unknown", "unlocked": expected}
@@ -77,14 +77,16 @@ def test_nothing_but_governors_is_put_back(tmp_path):
     boot_id = BOOT_ID.read_text().strip() if BOOT_ID.is_file() else None
     remembered = {"boot_id": boot_id, "before": {str(other): "theirs"}}
     (tmp_path / "restore.json").write_text(json.dumps(remembered))
-    settings.Settings(tmp_path)
+    round_settings.Settings(tmp_path)
     assert other.read_text() == "mine"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"before": []}', '{"/sys/x/scaling_governor": "ondemand"}', "null"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"before": []}', '{"/sys/x/scaling_governor": "ondemand"}', "null"]
+)
 def test_a_file_that_remembers_nothing_stops_nobody(content, tmp_path):
     (tmp_path / "restore.json").write_text(content)
-    settings.Settings(tmp_path)
+    round_settings.Settings(tmp_path)
     assert not (tmp_path / "restore.json").exists()
 
 
@@ -92,7 +94,13 @@ def test_a_file_that_remembers_nothing_stops_nobody(content, tmp_path):
 def test_idle_is_measured_with_the_governor_of_the_round_wherever_the_meter_is(command_on, board):
     path = board.root / GOVERNOR
     meter = f"while :; do case $(cat {path}) in performance) echo 5;; ?*) echo 1;; esac; sleep 0.005; done"
-    own = {"command": meter, "command_on": command_on, "idle_s": 0.3, "period_s": 0.005, "updates": 2}
+    own = {
+        "command": meter,
+        "command_on": command_on,
+        "idle_s": 0.3,
+        "period_s": 0.005,
+        "updates": 2,
+    }
     taken = board.round(seconds=0.3, governor="performance", energy=own)
     assert taken.energy["idle_w"] == pytest.approx(5)
     assert taken.energy["joules"] == pytest.approx(5 * taken.energy["seconds"])

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from qpipe.errors import DeviceError
-from qpipe_devices import host_meter
-from qpipe_devices.agent.energy import Meter, RoundEnergy
-from qpipe_devices.host_meter import metered
+from qpipe_devices import host_energy_meter
+from qpipe_devices.agent.energy_meter import Meter, RoundEnergy
+from qpipe_devices.host_energy_meter import metered
 from waiting import wait_until
 
 BEHIND = 1_000 * 10**9  # the device's clock, in ns
@@ -40,7 +40,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict
             super().__init__(*arguments)
             meters.append(self.meter)
 
-    monkeypatch.setattr(host_meter, "RoundEnergy", Watched)
+    monkeypatch.setattr(host_energy_meter, "RoundEnergy", Watched)
 
     def newest() -> tuple[int, float]:
         return meters[0].samples[0][-1]

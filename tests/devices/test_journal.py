@@ -12,7 +12,7 @@ import pytest
 from processes import agents, when
 
 import qpipe
-from qpipe_devices.agent import journal
+from qpipe_devices.agent import round_journal
 from small_build import nothing, write_build
 from waiting import wait_until
 
@@ -101,9 +101,13 @@ def test_a_round_that_was_cut_is_repeated_and_the_caller_sees_nothing_of_it(
     assert said.read_text(encoding="utf-8").split() == ["load", "time", "load", "time", "timed"]
 
 
-def test_a_round_whose_answer_was_lost_is_read_from_the_journal(open_device, counting, said, samples, tmp_path):
+def test_a_round_whose_answer_was_lost_is_read_from_the_journal(
+    open_device, counting, said, samples, tmp_path
+):
     line = tmp_path / "line"
-    line.write_text(f"#!{sys.executable}\n{LINE.format(cut=str(tmp_path / 'cut'))}", encoding="utf-8")
+    line.write_text(
+        f"#!{sys.executable}\n{LINE.format(cut=str(tmp_path / 'cut'))}", encoding="utf-8"
+    )
     line.chmod(0o755)
     device = open_device(python=str(line))
     places = device.store(counting.folder, nothing), device.store(samples.folder, nothing)
@@ -121,7 +125,9 @@ def test_two_rounds_are_two_whatever_they_have_in_common(device, counting, said,
     assert said.read_text(encoding="utf-8").split().count("timed") == 2
 
 
-def test_inference_goes_on_with_the_first_sample_that_was_not_received(device, counting, said, hang, samples, tmp_path):
+def test_inference_goes_on_with_the_first_sample_that_was_not_received(
+    device, counting, said, hang, samples, tmp_path
+):
     places = device.store(counting.folder, nothing), device.store(samples.folder, nothing)
     hang.write_text("run 9", encoding="utf-8")
     found = []
@@ -141,7 +147,9 @@ def test_patience_ends_and_the_reason_is_the_last_one(device, counting, hang, sa
     device.patience_s = 0
     hang.write_text("time 1", encoding="utf-8")
     thread = when(lambda: not hang.exists(), lambda: kill_agent(tmp_path))
-    with pytest.raises(qpipe.DeviceError, match=r"^board: the connection was lost; run again to continue$") as error:
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^board: the connection was lost; run again to continue$"
+    ) as error:
         device.round(*places, warmup_s=0, values=3, budget_s=5)
     thread.join()
     assert error.value.failure == "died"
@@ -161,33 +169,37 @@ ASKED = {"do": "round", "id": 7, "key": 1, "deadline_s": 5, "build": "/b", "valu
 
 
 def test_what_was_kept_is_found_again_under_another_id_and_deadline(tmp_path):
-    journal.Journal(tmp_path / "journal", "a").keep(ASKED, {"values_ns": [1]})
+    round_journal.Journal(tmp_path / "journal", "a").keep(ASKED, {"values_ns": [1]})
     again = {**ASKED, "id": 1, "deadline_s": 9}
-    assert journal.Journal(tmp_path / "journal", "a").find(again) == {"values_ns": [1]}
+    assert round_journal.Journal(tmp_path / "journal", "a").find(again) == {"values_ns": [1]}
 
 
-@pytest.mark.parametrize("other", [{"build": "/c"}, {"key": 2}, {"options": {"threads": 2}}], ids=str)
+@pytest.mark.parametrize(
+    "other", [{"build": "/c"}, {"key": 2}, {"options": {"threads": 2}}], ids=str
+)
 def test_an_answer_to_something_else_is_not_given(tmp_path, other):
-    journal.Journal(tmp_path / "journal", "a").keep(ASKED, {"values_ns": [1]})
-    assert journal.Journal(tmp_path / "journal", "a").find({**ASKED, **other}) is None
-    assert journal.Journal(tmp_path / "journal", "b").find(ASKED) is None
+    round_journal.Journal(tmp_path / "journal", "a").keep(ASKED, {"values_ns": [1]})
+    assert round_journal.Journal(tmp_path / "journal", "a").find({**ASKED, **other}) is None
+    assert round_journal.Journal(tmp_path / "journal", "b").find(ASKED) is None
 
 
 def test_a_line_that_was_cut_costs_itself_alone(tmp_path):
-    kept = journal.Journal(tmp_path / "journal", "a")
+    kept = round_journal.Journal(tmp_path / "journal", "a")
     kept.keep(ASKED, {"values_ns": [1]})
     kept.keep({**ASKED, "key": 2}, {"values_ns": [2]})
     kept.path.write_bytes(kept.path.read_bytes()[:-9])
-    again = journal.Journal(tmp_path / "journal", "a")
+    again = round_journal.Journal(tmp_path / "journal", "a")
     assert again.find(ASKED) == {"values_ns": [1]}
     assert again.find({**ASKED, "key": 2}) is None
     again.keep({**ASKED, "key": 3}, {"values_ns": [3]})
-    assert journal.Journal(tmp_path / "journal", "a").find({**ASKED, "key": 3}) == {"values_ns": [3]}
+    assert round_journal.Journal(tmp_path / "journal", "a").find({**ASKED, "key": 3}) == {
+        "values_ns": [3]
+    }
 
 
 def test_old_journals_go(tmp_path):
-    kept = journal.Journal(tmp_path / "journal", "a")
+    kept = round_journal.Journal(tmp_path / "journal", "a")
     kept.keep(ASKED, {})
     os.utime(kept.path, (time.time() - 3700,) * 2)
-    journal.Journal(tmp_path / "journal", "b")
+    round_journal.Journal(tmp_path / "journal", "b")
     assert not kept.path.exists()

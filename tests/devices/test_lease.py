@@ -42,7 +42,9 @@ def open_local(tmp_path: Path) -> Iterator:
     """Opens local devices, with how long they may be silent; closes them at the end."""
     opened = []
 
-    def make(name: str, silence_s: float = 30, folder: str = "board", **options: object) -> qpipe.Device:
+    def make(
+        name: str, silence_s: float = 30, folder: str = "board", **options: object
+    ) -> qpipe.Device:
         device = local(name, folder=tmp_path / folder, **options)
         device.silence_s = silence_s
         opened.append(device)
@@ -68,7 +70,9 @@ def test_a_lock_of_one_name_keeps_apart_who_has_folders_of_their_own(open_local,
     first = open_local("first", folder="here", lock=str(lock))
     first.capabilities()
     second = ssh("second", **{**sshd.options(tmp_path / "there"), "lock": str(lock)})
-    with pytest.raises(qpipe.BusyError, match=r"^second: busy: held by \S+@\S+ since 20\S+ \S+ [+-]\d{4}$"):
+    with pytest.raises(
+        qpipe.BusyError, match=r"^second: busy: held by \S+@\S+ since 20\S+ \S+ [+-]\d{4}$"
+    ):
         second.capabilities()
     first.close()
     assert second.capabilities().cores > 0
@@ -79,7 +83,9 @@ def test_a_lock_of_one_name_keeps_apart_who_has_folders_of_their_own(open_local,
 @LINUX
 def test_another_user_takes_the_same_lock_and_reads_who_has_it(open_local, tmp_path):
     tmp_path.chmod(0o777)
-    for parent in tmp_path.parents:  # pytest closes its own to others; how many there are depends on -n
+    for (
+        parent
+    ) in tmp_path.parents:  # pytest closes its own to others; how many there are depends on -n
         if not parent.stat().st_mode & 0o001:
             parent.chmod(0o755)
     lock, user = tmp_path / "shared", pwd.getpwnam("nobody").pw_uid
@@ -102,7 +108,9 @@ def test_another_user_takes_the_same_lock_and_reads_who_has_it(open_local, tmp_p
 
 def test_a_lock_is_not_opened_through_a_link(open_local, tmp_path):
     (tmp_path / "shared").symlink_to(tmp_path / "precious")
-    with pytest.raises(qpipe.DeviceError, match=r"^board: lock \S+ cannot be opened: .*; remove it there, ") as error:
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^board: lock \S+ cannot be opened: .*; remove it there, "
+    ) as error:
         open_local("board", lock=str(tmp_path / "shared")).capabilities()
     assert error.value.failure == "configuration"
     assert not (tmp_path / "precious").exists()
@@ -111,7 +119,9 @@ def test_a_lock_is_not_opened_through_a_link(open_local, tmp_path):
 def test_a_lock_that_is_another_name_of_a_file_is_not_written(open_local, tmp_path):
     (tmp_path / "precious").write_bytes(b"precious")
     os.link(tmp_path / "precious", tmp_path / "shared")
-    with pytest.raises(qpipe.DeviceError, match=r"^board: lock \S+ is no file of its own; remove it there$"):
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^board: lock \S+ is no file of its own; remove it there$"
+    ):
         open_local("board", lock=str(tmp_path / "shared")).capabilities()
     assert (tmp_path / "precious").read_bytes() == b"precious"
 
@@ -132,7 +142,9 @@ def test_a_frozen_host_loses_the_board_and_the_next_one_gets_it(open_local, tmp_
 
 
 @LINUX
-def test_a_frozen_agent_is_ended_by_whoever_comes_next_and_its_host_is_told(open_local, build, samples, tmp_path):
+def test_a_frozen_agent_is_ended_by_whoever_comes_next_and_its_host_is_told(
+    open_local, build, samples, tmp_path
+):
     frozen, coming = open_local("frozen", silence_s=2.0), open_local("coming")
     places = frozen.store(build.folder, nothing), frozen.store(samples.folder, nothing)
     os.kill(agent_of(tmp_path / "board"), signal.SIGSTOP)
@@ -151,7 +163,9 @@ def test_who_lost_the_line_gets_the_board_back_from_its_own_agent_at_once(open_l
     device = open_local("board")
     device.capabilities()
     first = device._conversation
-    device._conversation = None  # the agent still listens: nothing has told it that the line is gone
+    device._conversation = (
+        None  # the agent still listens: nothing has told it that the line is gone
+    )
     assert device.capabilities().cores > 0  # whoever else would be told that it is busy
     assert wait_until(lambda: len(running(tmp_path / "board")) == 1)
     first.close()
@@ -163,7 +177,9 @@ def test_a_holder_that_comes_back_late_can_write_no_result(open_local, tmp_path)
     late.capabilities()
     (tmp_path / "board" / "lock").unlink()
     newer.capabilities()
-    with pytest.raises(qpipe.DeviceError, match=r"^late: the lease was lost to \S+@\S+ since 2.*; run again$") as error:
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^late: the lease was lost to \S+@\S+ since 2.*; run again$"
+    ) as error:
         late.capabilities()
     assert error.value.failure == "died"
 
@@ -182,7 +198,10 @@ def test_a_round_during_which_the_lease_was_lost_is_no_result(open_local, sample
 
     def give_away() -> None:
         path = tmp_path / "board" / "lease.json"
-        path.write_text(json.dumps({**record(tmp_path / "board"), "token": 99, "holder": "b@c"}), encoding="utf-8")
+        path.write_text(
+            json.dumps({**record(tmp_path / "board"), "token": 99, "holder": "b@c"}),
+            encoding="utf-8",
+        )
         (tmp_path / "given away").touch()
 
     thread = when((tmp_path / "began").exists, give_away)
@@ -196,7 +215,14 @@ def test_what_a_lock_says_is_not_believed(tmp_path, monkeypatch):
     """Anybody may write into it: no process is ended that is not an agent of the session it names."""
     monkeypatch.setattr(lease, "LOCK_WAIT_S", 0.2)
     victim = subprocess.Popen(["sleep", "600"])
-    said = {"holder": "x", "session": "0" * 32, "silence_s": 0.1, "pid": victim.pid, "since": "now", "beat": 0.0}
+    said = {
+        "holder": "x",
+        "session": "0" * 32,
+        "silence_s": 0.1,
+        "pid": victim.pid,
+        "since": "now",
+        "beat": 0.0,
+    }
     lock = tmp_path / "shared"
     lock.write_text(json.dumps(said), encoding="utf-8")
     with ended_at_last(victim), lock.open() as held:
@@ -213,7 +239,9 @@ def test_an_agent_that_is_killed_leaves_no_runner_however_deaf_it_is(open_local,
     places = device.store(build.folder, nothing), device.store(samples.folder, nothing)
     device.patience_s = 0
     board = tmp_path / "board"
-    thread = when(lambda: len(running(board)) == 3, lambda: os.kill(agent_of(board), signal.SIGKILL))
+    thread = when(
+        lambda: len(running(board)) == 3, lambda: os.kill(agent_of(board), signal.SIGKILL)
+    )
     with pytest.raises(qpipe.DeviceError, match="the connection was lost"):
         list(device.infer(*places, 1))
     thread.join()
@@ -227,7 +255,9 @@ def test_a_hold_keeps_everybody_off_and_says_who_why_and_until_when(open_local):
     for device in (mine, other):
         with pytest.raises(qpipe.BusyError) as error:
             device.capabilities()
-        said = f"busy: held by {held.holder} since {held.since} until {held.until} (a new heat sink)"
+        said = (
+            f"busy: held by {held.holder} since {held.since} until {held.until} (a new heat sink)"
+        )
         assert str(error.value) == f"{device.name}: {said}"
     assert mine.release()
     assert not mine.release()
@@ -249,7 +279,8 @@ def test_a_hold_keeps_off_who_has_another_folder_too(open_local, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "hold", [7, {}, {"ends": 9e99}, {"ends": "x", "holder": "", "since": "", "until": "", "reason": ""}]
+    "hold",
+    [7, {}, {"ends": 9e99}, {"ends": "x", "holder": "", "since": "", "until": "", "reason": ""}],
 )
 def test_a_hold_in_the_lock_that_is_none_keeps_nobody_off(hold, open_local, tmp_path):
     (tmp_path / "shared").write_text(json.dumps({"hold": hold}), encoding="utf-8")
@@ -276,7 +307,10 @@ def test_a_hold_of_somebody_else_is_released_by_force_alone(open_local, tmp_path
     mine.hold(60, "theirs")
     mine.close()
     path = tmp_path / "board" / "lease.json"
-    path.write_text(path.read_text(encoding="utf-8").replace(mine.hold(60).holder, "them@there"), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8").replace(mine.hold(60).holder, "them@there"),
+        encoding="utf-8",
+    )
     mine.close()
     for ask in (mine.release, lambda: mine.hold(60)):
         with pytest.raises(qpipe.BusyError, match="held by them@there"):
@@ -314,7 +348,9 @@ def test_who_comes_to_clean_gets_in_although_the_disk_is_full(open_local, tmp_pa
     (larger.folder / "new").write_bytes(b"x")
     disk = tmp_path / "disk"
     disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=False).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", disk], check=False
+    ).returncode:
         pytest.skip("may not mount")
     try:
         device = open_local("board", folder="disk/board", spare_mb=0)
@@ -330,4 +366,8 @@ def test_who_comes_to_clean_gets_in_although_the_disk_is_full(open_local, tmp_pa
         assert device.clean() > 0
     finally:
         device.close()
-        wait_until(lambda: subprocess.run(["umount", disk], capture_output=True, check=False).returncode == 0)
+        wait_until(
+            lambda: (
+                subprocess.run(["umount", disk], capture_output=True, check=False).returncode == 0
+            )
+        )

@@ -48,12 +48,18 @@ def start_host(sshd, samples, tmp_path) -> Iterator:
     script.write_text(HOST, encoding="utf-8")
 
     def start(kind: str, silence: float = 600) -> subprocess.Popen:
-        server = [sshd.host, str(sshd.port), sshd.user, str(sshd.key), str(sshd.known_hosts)] if kind == "ssh" else []
+        server = (
+            [sshd.host, str(sshd.port), sshd.user, str(sshd.key), str(sshd.known_hosts)]
+            if kind == "ssh"
+            else []
+        )
         command = [sys.executable, script, tmp_path, kind, str(silence), *server]
         host = subprocess.Popen(command, stdout=subprocess.PIPE, cwd="/")
         hosts.enter_context(ended_at_last(host))
         assert host.stdout.readline() == b"ready\n"
-        assert wait_until(lambda: len(running(tmp_path / "board")) >= 3)  # agent, runner, the runner's child
+        assert wait_until(
+            lambda: len(running(tmp_path / "board")) >= 3
+        )  # agent, runner, the runner's child
         return host
 
     with ExitStack() as hosts:
@@ -80,13 +86,19 @@ def test_a_host_that_falls_silent_loses_the_board(start_host, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["local", "ssh"])
-def test_an_agent_that_is_killed_is_a_lost_connection_and_the_next_call_starts_another(kind, sshd, tmp_path, request):
+def test_an_agent_that_is_killed_is_a_lost_connection_and_the_next_call_starts_another(
+    kind, sshd, tmp_path, request
+):
     folder = tmp_path / "board"
-    device = local("board", folder=folder) if kind == "local" else ssh("board", **sshd.options(folder))
+    device = (
+        local("board", folder=folder) if kind == "local" else ssh("board", **sshd.options(folder))
+    )
     device.capabilities()
     for process in running(folder):
         os.kill(process, signal.SIGKILL)
-    with pytest.raises(qpipe.DeviceError, match=r"^board: the connection was lost; run again to continue$"):
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^board: the connection was lost; run again to continue$"
+    ):
         device.capabilities()
     assert device.capabilities().cores > 0
     device.close()
@@ -99,7 +111,9 @@ def test_an_agent_that_falls_silent_is_a_lost_connection(tmp_path):
     (agent,) = running(tmp_path / "board")
     device._conversation.silence_s = 1.0
     os.kill(agent, signal.SIGSTOP)
-    with pytest.raises(qpipe.DeviceError, match=r"^board: nothing was heard of it for 1 s; run again to continue$"):
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^board: nothing was heard of it for 1 s; run again to continue$"
+    ):
         device.capabilities()
     device.close()
     assert wait_until(lambda: not running(tmp_path / "board"))
@@ -108,7 +122,9 @@ def test_an_agent_that_falls_silent_is_a_lost_connection(tmp_path):
 def test_who_takes_long_over_an_answer_is_not_taken_for_dead(tmp_path, build, samples):
     device = local("board", folder=tmp_path / "board")
     device.silence_s = 2.0
-    outputs = device.infer(device.store(build.folder, nothing), device.store(samples.folder, nothing), 40)
+    outputs = device.infer(
+        device.store(build.folder, nothing), device.store(samples.folder, nothing), 40
+    )
     next(outputs)
     time.sleep(2.5)  # longer than either side may be silent
     assert len(list(outputs)) == 39
@@ -122,7 +138,9 @@ def test_a_connection_cut_in_the_middle_says_so(sshd, tmp_path, samples):
     places = device.store(build.folder, nothing), device.store(samples.folder, nothing)
     outputs = device.infer(*places, 1)
     device.transport.transport.sock.shutdown(2)
-    with pytest.raises(qpipe.DeviceError, match=r"^board: the connection was lost; run again to continue$"):
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^board: the connection was lost; run again to continue$"
+    ):
         next(outputs)
     assert wait_until(lambda: not running(tmp_path / "board"))
     device.close()

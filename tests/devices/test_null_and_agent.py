@@ -14,8 +14,8 @@ import pytest
 
 import qpipe
 import qpipe_devices
-from qpipe.preprocess import feeds
-from qpipe_devices import null, package
+from qpipe.samples.preprocess import feeds
+from qpipe_devices import agent_package, null
 from qpipe_devices.agent import machine, timing, wire
 from small_build import nothing
 
@@ -40,7 +40,9 @@ def test_null_gives_zeros_in_the_shapes_of_the_build(build, samples):
 
 def test_every_driver_takes_a_name_and_options():
     drivers = {}
-    qpipe_devices.register_devices(lambda function, **_: drivers.update({function.__name__: function}))
+    qpipe_devices.register_devices(
+        lambda function, **_: drivers.update({function.__name__: function})
+    )
     assert sorted(drivers) == ["local", "null", "ssh"]
     for driver in drivers.values():
         first, *others = inspect.signature(driver).parameters.values()
@@ -57,15 +59,21 @@ def test_what_travels_is_python_3_8(path):
 @pytest.mark.parametrize("path", AGENT, ids=lambda path: path.name)
 def test_what_travels_needs_numpy_and_nothing_else(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    absolute = [node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.level == 0]
-    plain = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    absolute = [
+        node.module
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.level == 0
+    ]
+    plain = [
+        name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
+    ]
     roots = {str(name).partition(".")[0] for name in absolute + plain}
     own = {"onnxruntime"} if path.name == "run_onnxruntime.py" else set()
     assert roots - set(sys.stdlib_module_names) <= {"numpy"} | own
 
 
 def test_the_agent_is_the_same_bytes_every_time():
-    assert package.package() == package.package.__wrapped__()
+    assert agent_package.package() == agent_package.package.__wrapped__()
 
 
 @pytest.mark.parametrize(
@@ -133,7 +141,9 @@ def test_warmup_goes_on_until_steady_and_not_for_ever(times, shortest, longest, 
         (0.4, 2.0, 10.0, 6, True),  # what asking for more gives
     ],
 )
-def test_no_inference_of_a_warmup_begins_after_its_time(each_s, seconds, most, inferences, steady, monkeypatch):
+def test_no_inference_of_a_warmup_begins_after_its_time(
+    each_s, seconds, most, inferences, steady, monkeypatch
+):
     clock = [0.0]
 
     def once() -> int:
@@ -148,7 +158,11 @@ def test_no_inference_of_a_warmup_begins_after_its_time(each_s, seconds, most, i
 @pytest.mark.parametrize(
     ("cpuinfo", "name", "features"),
     [
-        ("model name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512_vnni rdpid\n", "AMD EPYC", ["avx2", "avx512_vnni"]),
+        (
+            "model name\t: AMD EPYC\nflags\t\t: fpu avx2 avx512_vnni rdpid\n",
+            "AMD EPYC",
+            ["avx2", "avx512_vnni"],
+        ),
         (
             "processor : 0\nFeatures : fp asimd crc32 cpuid asimddp\nCPU part : 0xd05\n\n"
             "processor : 1\nFeatures : fp asimd crc32 cpuid asimddp\nCPU part : 0xd0b\n\nHardware : RK3588\n",

@@ -15,8 +15,9 @@ from socket import create_server
 
 import pytest
 
-from qpipe import inventory, registry
 from qpipe.errors import DeviceError, PluginError, RecipeError
+from qpipe.recipe import inventory
+from qpipe.stages import registry
 from qpipe.types import Power
 
 TRY = "try it with: qpipe devices power rpi"
@@ -32,7 +33,10 @@ def power(text: str, folder: Path) -> Power:
 
 
 def test_a_command_is_run_by_the_shell(tmp_path: Path) -> None:
-    switch = power(f"{{command: {{off: 'echo off >> {tmp_path}/said', on: 'echo on >> {tmp_path}/said'}}}}", tmp_path)
+    switch = power(
+        f"{{command: {{off: 'echo off >> {tmp_path}/said', on: 'echo on >> {tmp_path}/said'}}}}",
+        tmp_path,
+    )
     switch.off()
     switch.on()
     assert (tmp_path / "said").read_text(encoding="utf-8") == "off\non\n"
@@ -47,7 +51,9 @@ def test_a_command_is_run_by_the_shell(tmp_path: Path) -> None:
         ("sleep 600", 0.3, "did not end within 0.3 s"),
     ],
 )
-def test_a_command_that_fails_is_told(line: str, timeout_s: float, reason: str, tmp_path: Path) -> None:
+def test_a_command_that_fails_is_told(
+    line: str, timeout_s: float, reason: str, tmp_path: Path
+) -> None:
     switch = power(f"{{command: {{off: '{line}', on: 'true', timeout_s: {timeout_s}}}}}", tmp_path)
     with pytest.raises(DeviceError) as error:
         switch.off()
@@ -84,7 +90,9 @@ class Relay(BaseHTTPRequestHandler):
 
     def is_digest(self, given: str) -> bool:
         """As RFC 7616 has it."""
-        said = urllib.request.parse_keqv_list(urllib.request.parse_http_list(given.removeprefix("Digest ")))
+        said = urllib.request.parse_keqv_list(
+            urllib.request.parse_http_list(given.removeprefix("Digest "))
+        )
         kind = {"SHA-256": "sha256", "MD5": "md5"}[str(self.digest)]
 
         def digest(*parts: str) -> str:
@@ -115,13 +123,18 @@ def socket(port: int, password: str = "secret") -> str:
     return f"{{socket: {{off: '{at}=false', on: '{at}=true', user: lab, password: '{password}'}}}}"
 
 
-def test_a_socket_is_switched_by_http(relay: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_socket_is_switched_by_http(
+    relay: HTTPServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RELAY_PASSWORD", "secret")
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     switch = power(socket(relay.server_port, "${env:RELAY_PASSWORD}"), tmp_path)
     switch.off()
     switch.on()
-    assert [*dict.fromkeys(Relay.asked)] == ["/rpc/Switch.Set?id=0&on=false", "/rpc/Switch.Set?id=0&on=true"]
+    assert [*dict.fromkeys(Relay.asked)] == [
+        "/rpc/Switch.Set?id=0&on=false",
+        "/rpc/Switch.Set?id=0&on=true",
+    ]
     assert Relay.given == ["", "Basic", "", "Basic"], "nothing is told before it asks"
 
 
@@ -132,14 +145,18 @@ def test_a_socket_that_asks_by_digest_never_gets_the_password(
     Relay.digest = algorithm
     power(socket(relay.server_port), tmp_path).off()
     assert Relay.given == ["", "Digest"]
-    with pytest.raises(DeviceError, match=r"^rpi: power 'off' by 127\.0\.0\.1 was answered with 401 "):
+    with pytest.raises(
+        DeviceError, match=r"^rpi: power 'off' by 127\.0\.0\.1 was answered with 401 "
+    ):
         power(socket(relay.server_port, "wrong"), tmp_path).off()
 
 
 @pytest.mark.parametrize(
     "address", ["http://lab:secret@10.0.0.5/off", "http://[::1/off", "ftp://10.0.0.5/", "10.0.0.5"]
 )
-def test_an_address_that_is_none_is_told_without_what_is_secret_in_it(address: str, tmp_path: Path) -> None:
+def test_an_address_that_is_none_is_told_without_what_is_secret_in_it(
+    address: str, tmp_path: Path
+) -> None:
     with pytest.raises(DeviceError) as error:
         power(f"{{socket: {{off: '{address}', on: '{address}'}}}}", tmp_path).off()
     fix = "give http://HOST/..., and user and password as options"
@@ -156,19 +173,28 @@ def test_a_socket_that_speaks_no_http_is_told(tmp_path: Path) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        with pytest.raises(DeviceError, match=r"^rpi: power 'on' by 127\.0\.0\.1 failed: what\?; try it with"):
+        with pytest.raises(
+            DeviceError, match=r"^rpi: power 'on' by 127\.0\.0\.1 failed: what\?; try it with"
+        ):
             power(socket(server.getsockname()[1]), tmp_path).on()
         thread.join()
 
 
-def test_a_socket_that_refuses_is_told_without_its_address(relay: HTTPServer, tmp_path: Path) -> None:
+def test_a_socket_that_refuses_is_told_without_its_address(
+    relay: HTTPServer, tmp_path: Path
+) -> None:
     with pytest.raises(DeviceError) as error:
         power(socket(relay.server_port, "wrong"), tmp_path).on()
-    assert str(error.value) == f"rpi: power 'on' by 127.0.0.1 was answered with 401 Unauthorized; {TRY} on"
+    assert (
+        str(error.value)
+        == f"rpi: power 'on' by 127.0.0.1 was answered with 401 Unauthorized; {TRY} on"
+    )
 
 
 def test_a_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(DeviceError, match=r"^rpi: power 'on' by 127\.0\.0\.1 failed: .*refused; try it with"):
+    with pytest.raises(
+        DeviceError, match=r"^rpi: power 'on' by 127\.0\.0\.1 failed: .*refused; try it with"
+    ):
         power(socket(9), tmp_path).on()
 
 
@@ -177,7 +203,11 @@ def test_a_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
     [
         ("comand", PluginError, "no plugin offers power 'comand'; did you mean 'command'?"),
         ("{command: {off: x}}", RecipeError, "power command: option 'on' is missing; give text"),
-        ("{command: {off: x, on: y, of: z}}", RecipeError, "power command: unknown option 'of'; it takes off, on"),
+        (
+            "{command: {off: x, on: y, of: z}}",
+            RecipeError,
+            "power command: unknown option 'of'; it takes off, on",
+        ),
         ("7", RecipeError, "7 names no power; write name, or {name: {option: value}}"),
     ],
 )

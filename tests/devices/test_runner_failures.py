@@ -49,9 +49,13 @@ def test_a_runner_that_fails_is_told_in_one_line(board, tmp_path, samples, failu
 
 def test_the_device_goes_on_after_a_crash(tmp_path, build, samples):
     device = local("board", folder=tmp_path / "board")
-    broken = write_build(tmp_path / "build", "run_mine.py", {"run_mine.py": "import os; os.abort()"})
+    broken = write_build(
+        tmp_path / "build", "run_mine.py", {"run_mine.py": "import os; os.abort()"}
+    )
     images = device.store(samples.folder, nothing)
-    with pytest.raises(qpipe.DeviceError, match=r"was killed by SIGABRT when asked to load model\.onnx"):
+    with pytest.raises(
+        qpipe.DeviceError, match=r"was killed by SIGABRT when asked to load model\.onnx"
+    ):
         list(device.infer(device.store(broken.folder, nothing), images, 1))
     assert len(list(device.infer(device.store(build.folder, nothing), images, 1))) == 1
     device.close()
@@ -70,7 +74,10 @@ def test_a_model_that_does_not_load_gives_the_words_of_the_runtime(tmp_path, sam
     build = write_build(tmp_path / "build")
     (build.folder / "model.onnx").write_bytes(b"not a model")
     places = device.store(build.folder, nothing), device.store(samples.folder, nothing)
-    with pytest.raises(qpipe.DeviceError, match=r"^board: runner run_onnxruntime.py could not load model.onnx: \S.*"):
+    with pytest.raises(
+        qpipe.DeviceError,
+        match=r"^board: runner run_onnxruntime.py could not load model.onnx: \S.*",
+    ):
         device.round(*places, warmup_s=0, values=1, budget_s=1)
     device.close()
 
@@ -86,12 +93,18 @@ def test_an_unknown_runner_is_named(board, tmp_path, samples):
 
 
 def test_an_executable_in_any_language_can_be_a_runner(board, tmp_path, samples):
-    timed = '{"first_ms": 3, "warmups": 4, "values_ns": [1000000, 2000000], "peak_mb": 5, "arrays": []}'
-    script = f"#!/bin/sh\nread request\necho '{LOADED}'\nread request\necho '{timed}'\ncat > /dev/null\n"
+    timed = (
+        '{"first_ms": 3, "warmups": 4, "values_ns": [1000000, 2000000], "peak_mb": 5, "arrays": []}'
+    )
+    script = (
+        f"#!/bin/sh\nread request\necho '{LOADED}'\nread request\necho '{timed}'\ncat > /dev/null\n"
+    )
     build = write_build(tmp_path / "build", "runner", {"runner": script})
     places = board.store(build.folder, nothing), board.store(samples.folder, nothing)
     taken = board.round(*places, warmup_s=0, values=2, budget_s=1)
-    assert taken == qpipe.Round([1.0, 2.0], load_ms=1.5, first_ms=3, warmups=4, peak_mb=5, runtime_mb=2)
+    assert taken == qpipe.Round(
+        [1.0, 2.0], load_ms=1.5, first_ms=3, warmups=4, peak_mb=5, runtime_mb=2
+    )
 
 
 def test_a_hang_costs_no_more_than_its_deadline(tmp_path, samples):
@@ -99,8 +112,13 @@ def test_a_hang_costs_no_more_than_its_deadline(tmp_path, samples):
     script = f"#!/bin/sh\nread request\necho '{LOADED}'\nread request\nsleep 600\n"
     build = write_build(tmp_path / "build", "runner", {"runner": script})
     places = device.store(build.folder, nothing), device.store(samples.folder, nothing)
-    with pytest.raises(qpipe.DeviceError, match=r"^board: runner runner gave no answer within 2 s when asked to run"):
+    with pytest.raises(
+        qpipe.DeviceError,
+        match=r"^board: runner runner gave no answer within 2 s when asked to run",
+    ):
         list(device.infer(*places, 1))
-    with pytest.raises(qpipe.DeviceError, match=r"gave no answer within 2\.1 s when asked to time model.onnx$"):
+    with pytest.raises(
+        qpipe.DeviceError, match=r"gave no answer within 2\.1 s when asked to time model.onnx$"
+    ):
         device.round(*places, warmup_s=0, values=2, budget_s=0.1)
     device.close()

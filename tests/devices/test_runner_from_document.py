@@ -152,7 +152,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     plugin = PLUGIN.format(runner=RUNNER.format(python=sys.executable), model=MODEL)
     (folder / "runtime.py").write_text(plugin, encoding="utf-8")
     (folder / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    (folder / "devices.yaml").write_text(f"local: {{local: {{folder: {folder}/board}}}}", encoding="utf-8")
+    (folder / "devices.yaml").write_text(
+        f"local: {{local: {{folder: {folder}/board}}}}", encoding="utf-8"
+    )
     argv = [QPIPE, "run", "recipe.yaml", "--json"]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=100)
     assert done.returncode == 0, done.stderr
@@ -161,35 +163,52 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_runner_from_the_document_runs_beside_onnxruntime_in_one_recipe(rows):
-    assert {build: row["runtime"] for build, row in rows.items()} == {"theirs": "reference", "ours": "onnxruntime"}
-    assert {"latency_ms", "memory_mb", "size_mb", "agreement", "int8_nodes"} <= set(rows["theirs"]["metrics"])
+    assert {build: row["runtime"] for build, row in rows.items()} == {
+        "theirs": "reference",
+        "ours": "onnxruntime",
+    }
+    assert {"latency_ms", "memory_mb", "size_mb", "agreement", "int8_nodes"} <= set(
+        rows["theirs"]["metrics"]
+    )
     assert rows["theirs"]["metrics"]["agreement"]["value"] == 1
     assert rows["theirs"]["metrics"]["sqnr_db"]["value"] > 100
 
 
 def test_its_outputs_are_those_of_its_runtime_bit_for_bit(board, samples, tmp_path):
-    build = write_build(tmp_path / "build", "evaluate", {"evaluate": RUNNER.format(python=sys.executable)})
+    build = write_build(
+        tmp_path / "build", "evaluate", {"evaluate": RUNNER.format(python=sys.executable)}
+    )
     qpipe.Build.write(build.folder, {**build.manifest, "options": {"colour": "blue"}})
     places = board.store(build.folder, nothing), board.store(samples.folder, nothing)
     expected = ReferenceEvaluator(onnx.load(build.folder / "model.onnx"))
     for index, outputs in enumerate(board.infer(*places, 3)):
-        for name, array in zip(["flat", "mean"], expected.run(None, samples.feeds(index, ["image"])), strict=True):
+        for name, array in zip(
+            ["flat", "mean"], expected.run(None, samples.feeds(index, ["image"])), strict=True
+        ):
             np.testing.assert_array_equal(outputs[name], array)
     taken = board.round(*places, warmup_s=0.01, values=4, budget_s=5)
     assert len(taken.values_ms) == 4
     assert 0 < taken.runtime_mb < taken.peak_mb
-    assert board.placement(places[0]) == qpipe.Placement({"numpy": {"float32": 2, "other": 1}}, ("mean", "soft"))
+    assert board.placement(places[0]) == qpipe.Placement(
+        {"numpy": {"float32": 2, "other": 1}}, ("mean", "soft")
+    )
 
 
 def test_an_assertion_of_its_own_is_quoted(board, samples, tmp_path):
-    build = write_build(tmp_path / "build", "evaluate", {"evaluate": RUNNER.format(python=sys.executable)})
+    build = write_build(
+        tmp_path / "build", "evaluate", {"evaluate": RUNNER.format(python=sys.executable)}
+    )
     expected = r"ended with status 1 when asked to load model.onnx; its last line: AssertionError: \{'session': "
     with pytest.raises(qpipe.DeviceError, match=expected):
         board.placement(board.store(build.folder, nothing))
 
 
 def test_the_runner_in_shell_that_the_document_shows_runs(board, samples, tmp_path):
-    lines = DOCUMENT.partition("A complete runner in shell")[2].partition("## The agent")[0].splitlines()
+    lines = (
+        DOCUMENT.partition("A complete runner in shell")[2]
+        .partition("## The agent")[0]
+        .splitlines()
+    )
     script = "\n".join(line[4:] for line in lines if line.startswith("    "))
     assert script.startswith("#!/bin/sh\n")
     build = write_build(tmp_path / "build", "runner", {"runner": script + "\n"})
@@ -235,7 +254,9 @@ WRONG = {
 
 
 @pytest.mark.parametrize("mistake", WRONG)
-def test_a_mistake_of_a_runner_is_told_in_one_line_and_the_device_goes_on(mistake, board, build, samples, tmp_path):
+def test_a_mistake_of_a_runner_is_told_in_one_line_and_the_device_goes_on(
+    mistake, board, build, samples, tmp_path
+):
     lines, expected = WRONG[mistake]
     script = "\n".join(["#!/bin/sh", "read request", *lines, "cat > /dev/null", ""])
     broken = write_build(tmp_path / "build", "runner", {"runner": script})
@@ -250,5 +271,7 @@ def test_outputs_of_other_names_than_it_said_are_told(board, samples, tmp_path):
     script = f"#!/bin/sh\nread request\necho '{LOADED}'\nhead -n 1 > /dev/null\necho '{{}}'\ncat > /dev/null\n"
     build = write_build(tmp_path / "build", "runner", {"runner": script})
     with pytest.raises(qpipe.DeviceError) as error:
-        list(board.infer(board.store(build.folder, nothing), board.store(samples.folder, nothing), 1))
+        list(
+            board.infer(board.store(build.folder, nothing), board.store(samples.folder, nothing), 1)
+        )
     assert str(error.value) == "board: runner runner said that it gives y, it gave nothing"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from qpipe.target import platform_of
+from qpipe.engine.targets import platform_of
 from qpipe.types import Capabilities
 from qpipe_devices.agent import machine
-from qpipe_devices.setup import bare
+from qpipe_devices.setup import bare_board
 
 
 @pytest.fixture
@@ -67,4 +67,4 @@ def test_a_kernel_without_cpuinfo_is_no_error(tmp_path):
 
 
 def test_the_probe_and_the_agent_agree_on_the_architecture():
-    assert machine._architecture() == bare.architecture()
+    assert machine._architecture() == bare_board.architecture()

@@ -13,11 +13,17 @@ from bare_board import bring, set_up, write_wheel
 
 import qpipe
 from qpipe_devices import local, ssh
-from qpipe_devices.setup import proof
+from qpipe_devices.setup import proof_network
 from qpipe_devices.setup.wheels import fetch, platform_tags
 from small_build import nothing
 
-ARMV7 = {"python": "3.11.2", "abi": "cp311", "arch": "armv7l", "libc": "glibc", "libc_version": "2.36"}
+ARMV7 = {
+    "python": "3.11.2",
+    "abi": "cp311",
+    "arch": "armv7l",
+    "libc": "glibc",
+    "libc_version": "2.36",
+}
 
 
 @pytest.fixture
@@ -46,11 +52,15 @@ def tiny_wheels(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_bare_board_reached_by_ssh_gets_ready_and_runs_a_build(sshd, bare_python, wheels, build, samples, tmp_path):
+def test_a_bare_board_reached_by_ssh_gets_ready_and_runs_a_build(
+    sshd, bare_python, wheels, build, samples, tmp_path
+):
     device = ssh("board", **{**sshd.options(tmp_path / "board"), "python": str(bare_python)})
     try:
         found = set_up(device, wheels=wheels)
-        assert found["sent"].facts["bytes"] == sum(wheel.stat().st_size for wheel in wheels.glob("*.whl"))
+        assert found["sent"].facts["bytes"] == sum(
+            wheel.stat().st_size for wheel in wheels.glob("*.whl")
+        )
         assert found["proof"].said == "a tiny int8 network: all 1024 outputs equal the host's"
         assert device.capabilities().runtimes["onnxruntime"] == onnxruntime.__version__
         stored = device.store(build.folder, nothing), device.store(samples.folder, nothing)
@@ -126,7 +136,10 @@ def test_a_bare_board_that_somebody_uses_or_holds_is_left_alone(bare, tiny_wheel
     other = local("other", folder=tmp_path / "other", lock=bare.lock)
     other.capabilities()
     for end in ("", r" until 20\S+ \S+ [+-]\d{4} \(mine\)"):
-        with pytest.raises(qpipe.BusyError, match=rf"^board: busy: held by \S+@\S+ since 20\S+ \S+ [+-]\d{{4}}{end}$"):
+        with pytest.raises(
+            qpipe.BusyError,
+            match=rf"^board: busy: held by \S+@\S+ since 20\S+ \S+ [+-]\d{{4}}{end}$",
+        ):
             bring(bare, tiny_wheels)
         other.hold(3600, "mine")
         other.close()
@@ -146,7 +159,9 @@ def test_the_systems_runtime_is_used_only_where_there_is_one(bare):
 
 def test_going_back_to_the_systems_runtime(board):
     pointer = select_runtime(Path(board.folder))
-    assert set_up(board, system_runtime=True)["runtime"].said.endswith("of the system; nothing is sent")
+    assert set_up(board, system_runtime=True)["runtime"].said.endswith(
+        "of the system; nothing is sent"
+    )
     assert not pointer.exists()
 
 
@@ -160,7 +175,9 @@ def select_runtime(board: Path) -> Path:
 
 def test_no_room_is_said_before_anything_is_sent(bare_python, tiny_wheels, tmp_path):
     device = local("board", python=str(bare_python), folder=tmp_path / "board", spare_mb=1e9)
-    with pytest.raises(qpipe.DeviceError, match=r"^board: no room for the runtime \(\d+ MB, 0 MB free in ") as error:
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^board: no room for the runtime \(\d+ MB, 0 MB free in "
+    ) as error:
         set_up(device, wheels=tiny_wheels)
     assert error.value.failure == "no room"
     assert not list((tmp_path / "board/python/incoming").iterdir())
@@ -173,15 +190,22 @@ def test_a_board_that_no_wheel_fits_is_told_what_else_there_is(tmp_path):
     with pytest.raises(qpipe.DeviceError) as error:
         fetch("pi", asked, "onnxruntime", tmp_path / "fetched", empty)
     text = str(error.value)
-    assert text.startswith(f"pi: {empty} has no wheels of onnxruntime for Python 3.99.0 on armv7l, glibc 2.36 (pip: ")
-    fix = "give wheels of your own by --wheels DIR, or install it there and say --use-system-runtime"
+    assert text.startswith(
+        f"pi: {empty} has no wheels of onnxruntime for Python 3.99.0 on armv7l, glibc 2.36 (pip: "
+    )
+    fix = (
+        "give wheels of your own by --wheels DIR, or install it there and say --use-system-runtime"
+    )
     assert text.endswith(f"; {fix}")
     assert error.value.failure == "configuration"
 
 
 @pytest.mark.parametrize("wanted", ["--index-url=x", "torch", "onnxruntime @ http://x", ""])
 def test_what_is_no_onnxruntime_is_refused(bare, wanted):
-    with pytest.raises(qpipe.DeviceError, match="is no runtime that setup knows; give onnxruntime or a variant of it"):
+    with pytest.raises(
+        qpipe.DeviceError,
+        match="is no runtime that setup knows; give onnxruntime or a variant of it",
+    ):
         set_up(bare, runtime=wanted or " ")
 
 
@@ -196,7 +220,11 @@ def test_wheels_are_asked_for_by_the_tags_of_the_boards_libc():
     assert tags("x86_64", "glibc", "2.6") == [
         "manylinux_2_6_x86_64", "manylinux_2_5_x86_64", "manylinux1_x86_64", "linux_x86_64",
     ]  # fmt: skip
-    assert tags("aarch64", "musl", "1.1") == ["musllinux_1_1_aarch64", "musllinux_1_0_aarch64", "linux_aarch64"]
+    assert tags("aarch64", "musl", "1.1") == [
+        "musllinux_1_1_aarch64",
+        "musllinux_1_0_aarch64",
+        "linux_aarch64",
+    ]
     assert tags("riscv64", "", "") == ["linux_riscv64"]
 
 
@@ -211,24 +239,28 @@ def test_pip_fetches_what_another_architecture_needs(tmp_path):
     assert all("-cp311-" in name for name in names if name.startswith(("numpy", "onnxruntime")))
 
 
-@pytest.mark.parametrize(("steps", "said"), [(0, "all 8 outputs equal"), (1, "1 of 8 outputs differ")])
+@pytest.mark.parametrize(
+    ("steps", "said"), [(0, "all 8 outputs equal"), (1, "1 of 8 outputs differ")]
+)
 def test_outputs_may_differ_by_one_quantization_step(steps, said):
     there = np.zeros(8)
-    there[3] = steps * proof.STEP
-    assert said in proof.compared("board", there, np.zeros(8)).said
+    there[3] = steps * proof_network.STEP
+    assert said in proof_network.compared("board", there, np.zeros(8)).said
 
 
 def test_outputs_that_differ_by_more_are_a_wrong_answer():
     there = np.zeros(8)
-    there[3] = 2 * proof.STEP
-    with pytest.raises(qpipe.DeviceError, match="by up to 2 quantization steps; do not measure on it") as error:
-        proof.compared("board", there, np.zeros(8))
+    there[3] = 2 * proof_network.STEP
+    with pytest.raises(
+        qpipe.DeviceError, match="by up to 2 quantization steps; do not measure on it"
+    ) as error:
+        proof_network.compared("board", there, np.zeros(8))
     assert error.value.failure == "wrong answer"
 
 
 def test_outputs_that_are_no_numbers_are_a_wrong_answer():
     with pytest.raises(qpipe.DeviceError, match="by up to nan quantization steps"):
-        proof.compared("board", np.full(8, np.nan), np.zeros(8))
+        proof_network.compared("board", np.full(8, np.nan), np.zeros(8))
 
 
 def test_a_wheel_cannot_write_outside_of_its_folder(board, tmp_path):
@@ -236,6 +268,8 @@ def test_a_wheel_cannot_write_outside_of_its_folder(board, tmp_path):
     folder.mkdir()
     for name in ("onnxruntime", "numpy"):
         write_wheel(folder, name, {"../../../escaped.py": b"x"} if name == "numpy" else {})
-    with pytest.raises(qpipe.DeviceError, match=r"^board: a wheel has a file that leaves its folder: \.\./"):
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^board: a wheel has a file that leaves its folder: \.\./"
+    ):
         set_up(board, wheels=folder)
     assert not list(tmp_path.rglob("escaped.py"))

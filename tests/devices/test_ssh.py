@@ -16,8 +16,8 @@ from processes import wait_until
 
 import qpipe
 from qpipe_devices import ssh
-from qpipe_devices.over_ssh.errors import mapped
-from qpipe_devices.over_ssh.login import login
+from qpipe_devices.ssh.error_mapping import mapped
+from qpipe_devices.ssh.login import login
 from small_build import nothing
 
 
@@ -39,7 +39,9 @@ def lets_in(options: dict[str, object]) -> bool:
 
 
 def new_key(path: Path, *more: str, passphrase: str = "") -> Path:
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, *more, "-f", path], check=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, *more, "-f", path], check=True
+    )
     return path
 
 
@@ -54,7 +56,11 @@ def locked(sshd, tmp_path):
     key = tmp_path / "locked"
     key.write_bytes(sshd.key.read_bytes())
     key.chmod(0o600)
-    subprocess.run(["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", key], check=True, capture_output=True)
+    subprocess.run(
+        ["ssh-keygen", "-q", "-p", "-P", "", "-N", "secret", "-f", key],
+        check=True,
+        capture_output=True,
+    )
     key.with_suffix(".pub").write_bytes(sshd.key.with_suffix(".pub").read_bytes())
     return key
 
@@ -121,10 +127,23 @@ def test_a_certificate_beside_the_key_lets_it_in(start_sshd, tmp_path):
     authority, key = new_key(tmp_path / "authority"), new_key(tmp_path / "key")
     server = start_sshd("ed25519")
     trusted = server.key.with_suffix(".pub")
-    trusted.write_text(f"cert-authority {authority.with_suffix('.pub').read_text(encoding='utf-8')}", encoding="utf-8")
+    trusted.write_text(
+        f"cert-authority {authority.with_suffix('.pub').read_text(encoding='utf-8')}",
+        encoding="utf-8",
+    )
     options = {**server.options(tmp_path / "board"), "key": key}
     assert "accepts none of" in refused(options, "configuration")
-    sign = ["ssh-keygen", "-q", "-s", authority, "-I", "me", "-n", server.user, key.with_suffix(".pub")]
+    sign = [
+        "ssh-keygen",
+        "-q",
+        "-s",
+        authority,
+        "-I",
+        "me",
+        "-n",
+        server.user,
+        key.with_suffix(".pub"),
+    ]
     subprocess.run(sign, check=True)
     assert lets_in(options)
 
@@ -165,11 +184,18 @@ def test_every_exception_of_paramiko_becomes_a_device_error():
         "NoValidConnectionsError": ({("h", 22): OSError()},), "PartialAuthentication": (["publickey"],),
         "ProxyCommandFailure": ("nc", 1), "CouldNotCanonicalize": (), "ConfigParseError": (),
     }  # fmt: skip
-    classes = [each for each in vars(ssh_exception).values() if isinstance(each, type) and issubclass(each, Exception)]
+    classes = [
+        each
+        for each in vars(ssh_exception).values()
+        if isinstance(each, type) and issubclass(each, Exception)
+    ]
     assert len(classes) > 10
     for each in classes:
         error = each(*arguments.get(each.__name__, ("reason",)))
-        with pytest.raises(qpipe.DeviceError, match=r"^rpi4: .*; "), mapped("rpi4", login("h"), "it failed"):
+        with (
+            pytest.raises(qpipe.DeviceError, match=r"^rpi4: .*; "),
+            mapped("rpi4", login("h"), "it failed"),
+        ):
             raise error
 
 
@@ -190,9 +216,13 @@ def test_a_file_that_cannot_be_written_says_why(options, tmp_path):
     device = ssh("rpi4", **options)
     source = tmp_path / "source"
     source.write_bytes(os.urandom(3_000_000))
-    with pytest.raises(qpipe.DeviceError, match=r"^rpi4: source was not transferred: .*(No such file|nonexistent)"):
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^rpi4: source was not transferred: .*(No such file|nonexistent)"
+    ):
         device.transport.put(source, str(tmp_path / "none" / "file"), nothing)
-    with pytest.raises(qpipe.DeviceError, match=r"was not transferred: .*No such file or directory$"):
+    with pytest.raises(
+        qpipe.DeviceError, match=r"was not transferred: .*No such file or directory$"
+    ):
         device.transport.get(str(tmp_path / "none"), tmp_path / "back")
     device.close()
     assert not list(tmp_path.glob("back*")), "nothing half-written stays"
@@ -203,7 +233,9 @@ def test_a_full_disk_says_so(options, tmp_path):
     device = ssh("rpi4", **options)
     source = tmp_path / "source"
     source.write_bytes(os.urandom(3_000_000))
-    with pytest.raises(qpipe.DeviceError, match=r"^rpi4: source was not transferred: .*No space left on device$") as e:
+    with pytest.raises(
+        qpipe.DeviceError, match=r"^rpi4: source was not transferred: .*No space left on device$"
+    ) as e:
         device.transport.put(source, "/dev/full", nothing)
     assert e.value.failure == "no room"
     device.close()

@@ -12,7 +12,7 @@ import pytest
 from test_ssh import lets_in, new_key, refused
 from test_ssh_host_keys import line
 
-from qpipe_devices.over_ssh.login import Login, address, login
+from qpipe_devices.ssh.login import Login, address, login
 
 
 @pytest.fixture
@@ -61,14 +61,22 @@ def test_settings_are_those_of_openssh(config, host, user, tmp_path):
     # ssh takes the home folder from the system, so its includes are given in full
     own = tmp_path / "own"
     shutil.copytree(folder, own)
-    text = NESTED.replace("first second*", f"{own}/first {own}/second*").replace("inner\n", f"{own}/inner\n", 1)
+    text = NESTED.replace("first second*", f"{own}/first {own}/second*").replace(
+        "inner\n", f"{own}/inner\n", 1
+    )
     (own / "config").write_text(text, encoding="utf-8")
     command = ["ssh", "-G", "-F", own / "config", *(["-l", user] if user else []), host]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     expected = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
     found = login(host, user=user)
-    assert (found.host, found.user, str(found.port)) == (expected["hostname"], expected["user"], expected["port"])
-    assert found.timeout == (15 if expected["connecttimeout"] == "none" else float(expected["connecttimeout"]))
+    assert (found.host, found.user, str(found.port)) == (
+        expected["hostname"],
+        expected["user"],
+        expected["port"],
+    )
+    assert found.timeout == (
+        15 if expected["connecttimeout"] == "none" else float(expected["connecttimeout"])
+    )
     assert (found.only_keys, found.known_as) == (True, "board")
 
 
@@ -94,7 +102,10 @@ def test_match_exec_runs_nothing_and_says_so(config, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         assert login("shelf").port == 2
     assert not (tmp_path / "ran").exists()
-    assert "config:1: what follows is passed over: a condition on 'exec' is not looked into" in caplog.text
+    assert (
+        "config:1: what follows is passed over: a condition on 'exec' is not looked into"
+        in caplog.text
+    )
 
 
 @pytest.mark.parametrize(("text", "reason"), [
@@ -152,8 +163,16 @@ def gate(start_sshd):
 
 
 def entry(name: str, server, *more: str) -> str:
-    lines = (f"HostName {server.host}", f"Port {server.port}", f"User {server.user}", f"IdentityFile {server.key}")
-    return "\n  ".join([f"Host {name}", *lines, f"UserKnownHostsFile {server.known_hosts}", *more]) + "\n"
+    lines = (
+        f"HostName {server.host}",
+        f"Port {server.port}",
+        f"User {server.user}",
+        f"IdentityFile {server.key}",
+    )
+    return (
+        "\n  ".join([f"Host {name}", *lines, f"UserKnownHostsFile {server.known_hosts}", *more])
+        + "\n"
+    )
 
 
 def test_a_board_behind_a_jump_host(config, sshd, gate):
@@ -163,13 +182,20 @@ def test_a_board_behind_a_jump_host(config, sshd, gate):
 
 def test_a_board_behind_two_jump_hosts_given_in_the_inventory(config, sshd, gate):
     config(entry("gate", gate) + entry("again", gate))
-    options = {key: value for key, value in sshd.options(Path("x")).items() if key in ("port", "user", "key")}
+    options = {
+        key: value
+        for key, value in sshd.options(Path("x")).items()
+        if key in ("port", "user", "key")
+    }
     options |= {"host": "127.0.0.1", "known_hosts": sshd.known_hosts, "jump": "gate,again"}
     assert lets_in(options)
 
 
 def test_the_host_key_of_a_jump_host_is_checked_too(config, sshd, gate, tmp_path):
-    config(entry("shelf", sshd, "ProxyJump gate") + entry("gate", gate).replace(str(gate.known_hosts), "/none"))
+    config(
+        entry("shelf", sshd, "ProxyJump gate")
+        + entry("gate", gate).replace(str(gate.known_hosts), "/none")
+    )
     said = refused({"host": "shelf"}, "configuration")
     assert said.startswith("rpi4: host key of jump host 127.0.0.1 is not known (ED25519 ")
     assert said.endswith(f"; log in to it by hand once: ssh -p {gate.port} {gate.user}@127.0.0.1")
@@ -177,15 +203,23 @@ def test_the_host_key_of_a_jump_host_is_checked_too(config, sshd, gate, tmp_path
 
 def test_a_jump_host_that_does_not_let_us_in_is_named(config, sshd, gate, tmp_path):
     other = new_key(tmp_path / "other")
-    config(entry("shelf", sshd, "ProxyJump gate") + entry("gate", gate).replace(str(gate.key), str(other)))
+    config(
+        entry("shelf", sshd, "ProxyJump gate")
+        + entry("gate", gate).replace(str(gate.key), str(other))
+    )
     said = refused({"host": "shelf"}, "configuration")
-    assert said.startswith(f"rpi4: jump host 127.0.0.1: {gate.user}@127.0.0.1:{gate.port} accepts none of {other}")
+    assert said.startswith(
+        f"rpi4: jump host 127.0.0.1: {gate.user}@127.0.0.1:{gate.port} accepts none of {other}"
+    )
 
 
 def test_a_jump_host_that_does_not_reach_the_board_says_so(config, gate):
     config(entry("gate", gate))
     said = refused({"host": "127.0.0.1", "port": 1, "jump": "gate"}, "unreachable")
-    assert said == "rpi4: jump host 127.0.0.1 does not reach 127.0.0.1:1: connect failed; is that its address?"
+    assert (
+        said
+        == "rpi4: jump host 127.0.0.1 does not reach 127.0.0.1:1: connect failed; is that its address?"
+    )
 
 
 RELAY = """
@@ -214,6 +248,8 @@ def test_a_proxy_command_that_fails_is_an_end_not_a_wait(config, sshd):
 
 def test_the_alias_is_the_name_of_the_host_key(config, sshd, tmp_path):
     known = tmp_path / "known"
-    config(entry("shelf", sshd, "HostKeyAlias the-board").replace(str(sshd.known_hosts), str(known)))
+    config(
+        entry("shelf", sshd, "HostKeyAlias the-board").replace(str(sshd.known_hosts), str(known))
+    )
     known.write_text(line(sshd.host_key, "the-board"), encoding="utf-8")
     assert lets_in({"host": "shelf"})

@@ -20,8 +20,8 @@ from processes import running
 
 import qpipe
 from qpipe_devices import ssh
-from qpipe_devices.over_ssh import transport as ssh_transport
-from qpipe_devices.over_ssh.deadlines import Watch, within
+from qpipe_devices.ssh import transport as ssh_transport
+from qpipe_devices.ssh.deadlines import Watch, within
 from waiting import LONGEST_S, ended_at_last, wait_until
 
 needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")

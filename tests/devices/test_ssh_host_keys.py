@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_ssh import lets_in, new_key, refused
 
-from qpipe_devices.over_ssh.known_hosts import look_up, pin
+from qpipe_devices.ssh.known_hosts import look_up, pin
 
 
 def line(key: Path, name: str, marker: str = "") -> str:
@@ -18,7 +18,9 @@ def line(key: Path, name: str, marker: str = "") -> str:
 
 def fingerprint(key: Path) -> str:
     """As OpenSSH prints it."""
-    said = subprocess.run(["ssh-keygen", "-lf", key], check=True, capture_output=True, text=True).stdout.split()
+    said = subprocess.run(
+        ["ssh-keygen", "-lf", key], check=True, capture_output=True, text=True
+    ).stdout.split()
     return f"{said[-1].strip('()')} {said[1]}"
 
 
@@ -26,7 +28,11 @@ def fingerprint(key: Path) -> str:
 def known(sshd, tmp_path):
     """A known_hosts file, the options of a device that goes by it, and the server's name in it."""
     options = sshd.options(tmp_path / "board")
-    return tmp_path / "known", {**options, "known_hosts": tmp_path / "known"}, f"[127.0.0.1]:{sshd.port}"
+    return (
+        tmp_path / "known",
+        {**options, "known_hosts": tmp_path / "known"},
+        f"[127.0.0.1]:{sshd.port}",
+    )
 
 
 def test_an_unknown_host_key_is_shown_with_the_command_that_pins_it(sshd, known):
@@ -49,7 +55,9 @@ def test_another_host_key_than_the_known_one_is_refused(sshd, known):
 
 def test_a_revoked_host_key_is_refused_wherever_it_is_trusted(sshd, known):
     file, options, name = known
-    file.write_text(line(sshd.host_key, name) + line(sshd.host_key, "*", "@revoked"), encoding="utf-8")
+    file.write_text(
+        line(sshd.host_key, name) + line(sshd.host_key, "*", "@revoked"), encoding="utf-8"
+    )
     assert "host key of 127.0.0.1 is revoked" in refused(options, "configuration")
 
 
@@ -82,7 +90,10 @@ def test_names_may_be_hashed(sshd, known):
 def test_the_type_of_key_that_is_known_is_asked_for(start_sshd, tmp_path, kind):
     server = start_sshd("ed25519", "ecdsa", "rsa")
     file = tmp_path / "known"
-    file.write_text(line(server.host_key.with_name(f"host_key_{kind}"), f"[127.0.0.1]:{server.port}"), encoding="utf-8")
+    file.write_text(
+        line(server.host_key.with_name(f"host_key_{kind}"), f"[127.0.0.1]:{server.port}"),
+        encoding="utf-8",
+    )
     assert lets_in({**server.options(tmp_path / "board"), "known_hosts": file})
 
 
@@ -91,7 +102,10 @@ def test_pinning_replaces_the_keys_of_one_name_alone(sshd, tmp_path):
     kept = f"# mine\n{line(sshd.key, '*', '@revoked')}{line(other, '*.lab')}"
     file.write_text(kept + line(other, "a,b"), encoding="utf-8")
     (key,) = look_up([file], "b").trusted
-    file.write_text(file.read_text(encoding="utf-8") + line(sshd.key, "a") + line(sshd.host_key, "a"), encoding="utf-8")
+    file.write_text(
+        file.read_text(encoding="utf-8") + line(sshd.key, "a") + line(sshd.host_key, "a"),
+        encoding="utf-8",
+    )
     file.chmod(0o640)
     pin(file, "a", key)
     assert file.read_text(encoding="utf-8") == kept + line(other, "b") + line(other, "a")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from qpipe.engine.device_health import reach
 from qpipe.errors import BusyError
-from qpipe.health import reach
 from qpipe_devices import local
 from qpipe_devices.null import NullDevice
 

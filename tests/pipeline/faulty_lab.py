@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import scratch_lab
 
-from qpipe import attempts, health
+from qpipe.engine import device_health, retry
 
 FAULTY = '''
 
@@ -100,7 +100,9 @@ def register_devices(register):
 def register_power(register):
     register(switch)
 '''
-REGISTER = '    register("measure", look, cached=False)\n    register("measure", tell, cached=False)\n'
+REGISTER = (
+    '    register("measure", look, cached=False)\n    register("measure", tell, cached=False)\n'
+)
 DEVICES = "one: faulty\ntwo: faulty\nswitched: {faulty: {}, power: switch}\n"
 FLOAT, SNAPPED = "tiny/float32/packed@one", "tiny/snapped/packed@one"
 
@@ -108,17 +110,19 @@ FLOAT, SNAPPED = "tiny/float32/packed@one", "tiny/snapped/packed@one"
 class FaultyLab(scratch_lab.LabShell):
     """The recipe measures `look` on the device `one`."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         super().__init__(folder, monkeypatch, capsys)
         self.lab.write("stages.py", scratch_lab.PLUGIN + REGISTER + FAULTY)
         self.lab.write("devices.yaml", DEVICES)
         lines = scratch_lab.RECIPE.splitlines()
         kept = [line for line in lines if not line.startswith(("measure:", "pareto:"))]
         self.lab.write("recipe.yaml", "\n".join([*kept, "measure: [look]", "pareto: {looks: max}"]))
-        monkeypatch.setattr(attempts, "BACK_OFF_S", (0.01,))
-        monkeypatch.setattr(health, "RECOVERY_S", 0.1)
-        monkeypatch.setattr(health, "POLL_S", 0.02)
-        monkeypatch.setattr(health, "OFF_S", 0.01)
+        monkeypatch.setattr(retry, "BACK_OFF_S", (0.01,))
+        monkeypatch.setattr(device_health, "RECOVERY_S", 0.1)
+        monkeypatch.setattr(device_health, "POLL_S", 0.02)
+        monkeypatch.setattr(device_health, "OFF_S", 0.01)
 
     def fault(self, device: str, *faults: str) -> None:
         """What fails there: `operation:failure:` each, with "dying" at the end where it is gone then."""

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from qpipe.compare import candidates, pareto
-from qpipe.store import Store
+from qpipe.compare import measured_rows, pareto
+from qpipe.storage.results import Store
 from qpipe.types import Measurement
 
 Goals = dict[str, Literal["min", "max"]]
@@ -22,7 +22,9 @@ def latency(value: float, half: float = 0.05) -> Measurement:
 
 
 def map50(value: float, half: float = 0.001) -> Measurement:
-    return Measurement("map50", value, "share", value - half, value + half, 500, "max", raw="resamples")
+    return Measurement(
+        "map50", value, "share", value - half, value + half, 500, "max", raw="resamples"
+    )
 
 
 def size(value: float) -> Measurement:
@@ -34,7 +36,9 @@ def per_sample(values: Sequence[float]) -> Measurement:
     half = 1.96 * float(array.std()) / len(array) ** 0.5
     mean = float(array.mean())
     low, high = mean - half, mean + half
-    return Measurement("top1", mean, "share", low, high, len(array), "max", rounds=[list(values)], raw="samples")
+    return Measurement(
+        "top1", mean, "share", low, high, len(array), "max", rounds=[list(values)], raw="samples"
+    )
 
 
 class Bench:
@@ -42,18 +46,28 @@ class Bench:
 
     def __init__(self, store: Store) -> None:
         self.store = store
-        recipe = {"recipe_path": "", "recipe_digest": "", "recipe_text": "", "objectives": OBJECTIVES}
+        recipe = {
+            "recipe_path": "",
+            "recipe_digest": "",
+            "recipe_text": "",
+            "objectives": OBJECTIVES,
+        }
         self.run = store.new_run("ssd", **recipe, versions={})  # type: ignore[arg-type]
 
     def add(
-        self, scheme: str, *measurements: Measurement, device: str = "rpi4", build: str = "ort", **extra: str
+        self,
+        scheme: str,
+        *measurements: Measurement,
+        device: str = "rpi4",
+        build: str = "ort",
+        **extra: str,
     ) -> None:
         place = {"model": "net", "scheme": scheme, "build": build, "device": device, **extra}
         facts = {"runtime": "onnxruntime", "is_float": scheme == "float32"}
         self.store.record_measurements(self.run, place, measurements, **facts)
 
     def reasons(self, objectives: Goals = OBJECTIVES, **margins: float) -> dict[str, str]:
-        rows = pareto.verdicts(candidates.candidates(self.store, self.run), objectives, margins)
+        rows = pareto.verdicts(measured_rows.candidates(self.store, self.run), objectives, margins)
         self.store.record_verdicts(self.run, rows)
         return {row["scheme"]: row["reason"] for row in self.store.verdicts(self.run)}
 

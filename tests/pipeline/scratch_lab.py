@@ -231,7 +231,9 @@ def lab(folder: Path) -> Lab:
 class LabShell(Shell):
     """The command in this process, in a lab."""
 
-    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         super().__init__(monkeypatch, capsys)
         monkeypatch.chdir(folder)
         self.lab = lab(folder)

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from qpipe.quant.allocation import CELLS, cheapest, least_damage
+from qpipe.quant.knapsack import CELLS, cheapest, least_damage
 
 
 def random_items(seed, largest, items=6, options=3):
@@ -41,7 +41,9 @@ def test_the_least_cost_within_a_damage_is_found(seed):
     limit = total(damages, [1] * 6)
     chosen = cheapest(costs, damages, limit)
     assert total(damages, chosen) <= limit + 1e-12
-    assert total(costs, chosen) == min(total(costs, each) for each in choices(costs) if total(damages, each) <= limit)
+    assert total(costs, chosen) == min(
+        total(costs, each) for each in choices(costs) if total(damages, each) <= limit
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -60,7 +62,9 @@ def test_a_count_of_items_is_used_up(count):
     random = np.random.default_rng(0)
     damages = [[float(each), 0.0] for each in random.permutation(np.arange(1, 21))]
     chosen = least_damage([[0, 1]] * 20, damages, count)
-    assert {damages[i][0] for i, option in enumerate(chosen) if option} == set(range(21 - count, 21))
+    assert {damages[i][0] for i, option in enumerate(chosen) if option} == set(
+        range(21 - count, 21)
+    )
 
 
 def test_where_nothing_keeps_to_the_budget_the_cheapest_are_taken():

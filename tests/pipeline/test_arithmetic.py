@@ -8,7 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from qpipe.quant.arithmetic import dequantize, fake_quantize, quantize, scale_and_zero_point, sqnr_db
+from qpipe.quant.arithmetic import (
+    dequantize,
+    fake_quantize,
+    quantize,
+    scale_and_zero_point,
+    sqnr_db,
+)
 
 DTYPES = {"uint8": np.uint8, "int8": np.int8, "uint16": np.uint16, "int16": np.int16}
 floats = st.floats(-1e4, 1e4, width=32)
@@ -24,7 +30,9 @@ def session(integer: str, axis: int | None) -> onnxruntime.InferenceSession:
     }}"""
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return onnxruntime.InferenceSession(ir.to_proto(ir.from_onnx_text(text)).SerializeToString(), options)
+    return onnxruntime.InferenceSession(
+        ir.to_proto(ir.from_onnx_text(text)).SerializeToString(), options
+    )
 
 
 SESSIONS = {(name, axis): session(name, axis) for name in DTYPES for axis in (None, 1)}
@@ -36,15 +44,22 @@ def test_per_tensor_quantize_and_dequantize_are_those_of_onnxruntime(integer, x,
     limits = np.iinfo(DTYPES[integer])
     zero_point = np.array(data.draw(st.integers(limits.min, limits.max)), DTYPES[integer])
     feeds = {"x": x, "scale": np.float32(scale), "zero": zero_point}
-    codes, restored = SESSIONS[integer, None].run(None, {k: np.asarray(v) for k, v in feeds.items()})
+    codes, restored = SESSIONS[integer, None].run(
+        None, {k: np.asarray(v) for k, v in feeds.items()}
+    )
     ours = quantize(x, scale, zero_point, dtype=DTYPES[integer])
     np.testing.assert_array_equal(ours, codes)
     np.testing.assert_array_equal(dequantize(ours, scale, zero_point), restored)
 
 
-@given(x=hnp.arrays(np.float32, (3, 4), elements=floats), scale=hnp.arrays(np.float32, 4, elements=scales))
+@given(
+    x=hnp.arrays(np.float32, (3, 4), elements=floats),
+    scale=hnp.arrays(np.float32, 4, elements=scales),
+)
 def test_per_channel_quantize_is_that_of_onnxruntime_and_of_each_slice_alone(x, scale):
-    codes, restored = SESSIONS["int8", 1].run(None, {"x": x, "scale": scale, "zero": np.zeros(4, np.int8)})
+    codes, restored = SESSIONS["int8", 1].run(
+        None, {"x": x, "scale": scale, "zero": np.zeros(4, np.int8)}
+    )
     ours = quantize(x, scale, axis=1)
     np.testing.assert_array_equal(ours, codes)
     np.testing.assert_array_equal(dequantize(ours, scale, axis=1), restored)
@@ -58,7 +73,10 @@ def test_quantize_rounds_half_to_even():
 
 
 def test_quantize_saturates_at_both_ends():
-    assert quantize(np.array([-1e30, 1e30], np.float32), 1e-30, dtype=np.int8).tolist() == [-128, 127]
+    assert quantize(np.array([-1e30, 1e30], np.float32), 1e-30, dtype=np.int8).tolist() == [
+        -128,
+        127,
+    ]
 
 
 @given(low=floats, high=floats, integer=st.sampled_from(sorted(DTYPES)))

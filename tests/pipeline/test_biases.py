@@ -33,7 +33,9 @@ def nearly_dead(every: bool) -> ir.Model:
 
 
 @both_kinds
-@pytest.mark.parametrize(("granularity", "every"), [("channel", False), ("channel", True), ("tensor", True)])
+@pytest.mark.parametrize(
+    ("granularity", "every"), [("channel", False), ("channel", True), ("tensor", True)]
+)
 def test_the_runtime_gives_the_bias_of_a_nearly_dead_channel(
     granularity: Literal["tensor", "channel"], every: bool, kind: Arithmetic, tmp_path: Path
 ) -> None:
@@ -44,7 +46,9 @@ def test_the_runtime_gives_the_bias_of_a_nearly_dead_channel(
     proto = onnx.load(build.folder / "model.onnx")
     sources = {name: node for node in proto.graph.node for name in node.output}
     layers = [node for node in proto.graph.node if node.op_type in ("Conv", "Gemm")]
-    assert {sources[node.input[2]].op_type for node in layers} == {"DequantizeLinear"}  # no bias had to stay float
+    assert {sources[node.input[2]].op_type for node in layers} == {
+        "DequantizeLinear"
+    }  # no bias had to stay float
     logits = [one["logits"] for one in run(ir.from_proto(proto), inputs, optimize=True, kind=kind)]
     truth = [one["logits"] for one in run(nearly_dead(every), inputs)]
     assert np.sum(np.square(truth)) > 300 * np.sum(np.square(np.subtract(truth, logits)))

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from qpipe.cache import MANIFEST, Cache
+from qpipe.storage.cache import MANIFEST, Cache
 from waiting import ended_at_last
 
 
@@ -31,7 +31,9 @@ def put(cache: Cache, text: str = "value", key: str = "k1") -> None:
 
 
 def files(cache: Cache) -> list[str]:
-    return sorted(str(file.relative_to(cache.root)) for file in cache.root.rglob("*") if file.is_file())
+    return sorted(
+        str(file.relative_to(cache.root)) for file in cache.root.rglob("*") if file.is_file()
+    )
 
 
 def test_what_was_put_is_there(cache: Cache) -> None:
@@ -73,7 +75,9 @@ def vanish(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [cut, flip, lose, extra, empty, other, vanish])
-def test_a_damaged_result_is_absent_and_removed(damage: Callable[[Path], None], cache: Cache) -> None:
+def test_a_damaged_result_is_absent_and_removed(
+    damage: Callable[[Path], None], cache: Cache
+) -> None:
     put(cache)
     damage(cache.folder("import", "k1"))
     assert cache.get("import", "k1") is None
@@ -136,7 +140,9 @@ def test_many_processes_may_write_one_key_at_once(cache: Cache) -> None:
         "    with cache.put('import', f'k{i}') as folder:\n        (folder / 'a').write_text(sys.argv[2])\n"
         "    assert cache.get('import', f'k{i}'), i\n"
     )
-    writers = [subprocess.Popen([sys.executable, "-c", script, cache.root, str(i)]) for i in range(3)]
+    writers = [
+        subprocess.Popen([sys.executable, "-c", script, cache.root, str(i)]) for i in range(3)
+    ]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
     assert len(list((cache.root / "import").iterdir())) == 40
 
@@ -181,7 +187,9 @@ def test_entries_are_told_with_their_bytes_the_longest_unused_first(aged: Cache)
     ]  # fmt: skip
     for entry in found:
         folder = aged.folder(entry.kind, entry.key)
-        assert entry.size == sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        assert entry.size == sum(
+            file.stat().st_size for file in folder.rglob("*") if file.is_file()
+        )
     assert found[0].used == pytest.approx(time.time() - 3 * 24 * 3600, abs=60)
 
 
@@ -205,7 +213,9 @@ def test_a_cache_that_is_not_there_is_empty_and_stays_away(tmp_path: Path) -> No
         ({"dry_run": True}, ["d3", "d2", "d1"]),
     ],
 )
-def test_cleaning_removes_what_was_asked_for(wanted: dict[str, Any], left: list[str], aged: Cache) -> None:
+def test_cleaning_removes_what_was_asked_for(
+    wanted: dict[str, Any], left: list[str], aged: Cache
+) -> None:
     before = aged.entries()
     if "keep_bytes" in wanted:
         wanted["keep_bytes"] *= before[0].size
@@ -254,7 +264,7 @@ def test_to_be_counted_on_is_a_use(aged: Cache) -> None:
 KEEPER = """
 import sys, time
 from pathlib import Path
-from qpipe.cache import Cache
+from qpipe.storage.cache import Cache
 with Cache(Path(sys.argv[1])).kept([("import", "d3")]):
     print("kept", flush=True)
     time.sleep(600)

@@ -13,7 +13,9 @@ SNAPPED = "tiny/snapped/packed@one"
 
 
 @pytest.fixture
-def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> LabShell:
+def qpipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> LabShell:
     return LabShell(tmp_path, monkeypatch, capsys)
 
 
@@ -47,16 +49,26 @@ def test_from_a_recipe_to_an_answer(qpipe: LabShell) -> None:
     assert cached == {"samples", "tiny/import", "tiny/float32/packed"}, "as the plan made them"
     assert {step["state"] for step in shown["steps"]} == {"cached", "done"}
     assert qpipe.json(f"show {SNAPPED} --run {run['id'][:17]}")["state"] == "done"
-    assert [device["name"] for device in qpipe.json("devices list")] == ["one", "two", "arm", "local"]
+    assert [device["name"] for device in qpipe.json("devices list")] == [
+        "one",
+        "two",
+        "arm",
+        "local",
+    ]
 
 
 def test_why_names_the_fields_that_changed(qpipe: LabShell) -> None:
     qpipe("run recipe.yaml")
     assert qpipe.json("why tiny/snapped/snap")["cached"] is True
-    assert qpipe("why tiny/snapped/snap")[0].startswith("tiny/snapped/snap: hit; its result under key ")
+    assert qpipe("why tiny/snapped/snap")[0].startswith(
+        "tiny/snapped/snap: hit; its result under key "
+    )
     qpipe.lab.edit("recipe.yaml", "bits: 8,", "bits: 4,")
     told = qpipe.json("why tiny/snapped/snap")
-    assert (told["cached"], told["changed"]) == (False, [{"field": "options.bits", "before": 8, "now": 4}])
+    assert (told["cached"], told["changed"]) == (
+        False,
+        [{"field": "options.bits", "before": 8, "now": 4}],
+    )
     told = qpipe.json("why tiny/snapped/packed")
     assert [change["field"] for change in told["changed"]] == ["needs.model"]
     qpipe.lab.write("stages.py", scratch_lab.PLUGIN + "\n# changed\n")
@@ -70,7 +82,9 @@ def test_why_names_the_fields_that_changed(qpipe: LabShell) -> None:
 
 def test_a_run_that_fails_in_part_says_where_and_why_and_how_to_go_on(qpipe: LabShell) -> None:
     qpipe.lab.edit(
-        "recipe.yaml", '{snap: {bits: "${bits}"}}', "{snap: {say: hello from the stage, fail: 'too hot; wait'}}"
+        "recipe.yaml",
+        '{snap: {bits: "${bits}"}}',
+        "{snap: {say: hello from the stage, fail: 'too hot; wait'}}",
     )
     out, err = qpipe("run recipe.yaml --set 'evaluate=4'", 1)
     assert "tiny/snapped/snap: failed" in err
@@ -88,7 +102,10 @@ def test_a_run_that_fails_in_part_says_where_and_why_and_how_to_go_on(qpipe: Lab
 
 def test_a_run_can_be_narrowed_and_sent_elsewhere(qpipe: LabShell) -> None:
     rows = qpipe.json("run recipe.yaml --only float32 --device two --device arm")
-    assert {(row["scheme"], row["device"]) for row in rows} == {("float32", "two"), ("float32", "arm")}
+    assert {(row["scheme"], row["device"]) for row in rows} == {
+        ("float32", "two"),
+        ("float32", "arm"),
+    }
     assert [row["device"] for row in qpipe.json("pareto --device arm")] == ["arm"]
     _, err = qpipe("pareto --device one", 2)
     assert err.partition(": no device")[2] == " 'one'; there is arm, two\n"
@@ -127,7 +144,10 @@ def test_a_run_by_an_unknown_id_is_told_which_there_are(qpipe: LabShell) -> None
 def test_describe_tells_all_of_a_stage(qpipe: LabShell) -> None:
     told = qpipe.json("describe measure latency")
     assert told["needs"] == ["deployments", "device", "device_samples", "workdir", "progress"]
-    assert told["options"]["rounds"].items() >= {"type": "integer", "default": 16, "required": False}.items()
+    assert (
+        told["options"]["rounds"].items()
+        >= {"type": "integer", "default": 16, "required": False}.items()
+    )
     out, _ = qpipe("describe device ssh")
     assert "must be given" in out
 
@@ -159,7 +179,9 @@ def test_a_device_that_does_not_answer_is_status_1(qpipe: LabShell) -> None:
 
 
 def test_a_run_goes_on_without_a_device_that_does_not_answer(qpipe: LabShell) -> None:
-    qpipe.lab.edit("devices.yaml", "two: 'null'", "two: {ssh: {host: 127.0.0.1, port: 1, connect_timeout: 2}}")
+    qpipe.lab.edit(
+        "devices.yaml", "two: 'null'", "two: {ssh: {host: 127.0.0.1, port: 1, connect_timeout: 2}}"
+    )
     out, _ = qpipe("run recipe.yaml --device one --device two", 1)
     assert ": partial in " in out
     assert "  two: " in out

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from qpipe import inventory, registry
 from qpipe.cli import devices
+from qpipe.recipe import inventory
+from qpipe.stages import registry
 from shell import Shell
 
 CONTENT = 3_000_000
@@ -20,7 +21,9 @@ Runs = Callable[..., tuple[str, str]]
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory whose device `board` is this machine, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
-    Path("devices.yaml").write_text(f"board: {{local: {{folder: {tmp_path / 'board'}}}}}\n", encoding="utf-8")
+    Path("devices.yaml").write_text(
+        f"board: {{local: {{folder: {tmp_path / 'board'}}}}}\n", encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -35,7 +38,9 @@ def store(here: Path) -> Path:
     folder.mkdir()
     for name in ("one", "other"):
         (folder / name).write_bytes(b"x" * CONTENT)
-    device = inventory.open_device("board", inventory.load(Path("devices.yaml"), registry.load())["board"])
+    device = inventory.open_device(
+        "board", inventory.load(Path("devices.yaml"), registry.load())["board"]
+    )
     try:
         return Path(device.store(folder, lambda done, total=None, unit="": None).path)
     finally:
@@ -50,7 +55,9 @@ def test_clean_frees_a_device_and_says_how_much(qpipe: Runs, here: Path) -> None
     assert entry == {"name": "board", "freed_mb": 0.0, "dry_run": False, "error": None}
 
 
-def test_clean_names_the_device_that_does_not_answer_and_cleans_the_others(qpipe: Runs, here: Path) -> None:
+def test_clean_names_the_device_that_does_not_answer_and_cleans_the_others(
+    qpipe: Runs, here: Path
+) -> None:
     with Path("devices.yaml").open("a", encoding="utf-8") as file:
         file.write("dead: {local: {python: /nowhere/python3, folder: dead}}\n")
     store(here)
@@ -67,7 +74,9 @@ def test_clean_wants_a_device_that_is_in_the_inventory(qpipe: Runs) -> None:
 
 def test_the_inventory_here_comes_before_that_of_the_recipes(qpipe: Runs) -> None:
     def listed(*words: str) -> list[str]:
-        return [device["name"] for device in json.loads(qpipe("devices", "list", "--json", *words)[0])]
+        return [
+            device["name"] for device in json.loads(qpipe("devices", "list", "--json", *words)[0])
+        ]
 
     Path("recipes").mkdir()
     Path("recipes/devices.yaml").write_text("lab: 'null'\n", encoding="utf-8")
@@ -93,12 +102,24 @@ def test_check_says_what_is_ready_line_by_line(qpipe: Runs) -> None:
     words = [line.split()[:3] for line in out.splitlines()]
     found = {what: state for _, state, what in words}
     assert {name for name, _, _ in words} == {"board:"}
-    assert {"connection", "python", "numpy", "runtime", "folder", "space", "clock", "agent", "cpu"} <= set(found)
+    assert {
+        "connection",
+        "python",
+        "numpy",
+        "runtime",
+        "folder",
+        "space",
+        "clock",
+        "agent",
+        "cpu",
+    } <= set(found)
     assert "bad" not in found.values()
 
 
 def test_check_shows_who_has_the_device_and_list_remembers(qpipe: Runs, here: Path) -> None:
-    device = inventory.open_device("board", inventory.load(Path("devices.yaml"), registry.load())["board"])
+    device = inventory.open_device(
+        "board", inventory.load(Path("devices.yaml"), registry.load())["board"]
+    )
     device.capabilities()
     try:
         (entry,) = json.loads(qpipe("devices", "check", "board", "--json")[0])

@@ -17,7 +17,9 @@ QPIPE = (sys.executable, "-c", "from qpipe.cli import main; main()")
 
 
 @pytest.fixture
-def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+def qpipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shell:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
@@ -35,14 +37,18 @@ def address(server) -> str:
 
 
 def fingerprint(key: Path) -> str:
-    said = subprocess.run(["ssh-keygen", "-lf", key], check=True, capture_output=True, text=True).stdout.split()
+    said = subprocess.run(
+        ["ssh-keygen", "-lf", key], check=True, capture_output=True, text=True
+    ).stdout.split()
     return f"{said[-1].strip('()')} {said[1]}"
 
 
 def answering(command: list[str], answer: str) -> tuple[int, str]:
     """Exit status and output of a command on a terminal of its own, where somebody types this."""
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
     os.close(theirs)
     said = b""
     while b"Is it the same?" not in said:
@@ -63,7 +69,9 @@ def answering(command: list[str], answer: str) -> tuple[int, str]:
 def test_a_board_is_added_below_what_stands_there(qpipe, server, address) -> None:
     before = "# the shelf\nother: {ssh: {host: 10.0.0.7}}  # by the window"
     Path("devices.yaml").write_text(before, encoding="utf-8")
-    out, _ = qpipe(f"devices add rpi4 {address} --folder {Path.cwd()}/board --python {sys.executable} --yes")
+    out, _ = qpipe(
+        f"devices add rpi4 {address} --folder {Path.cwd()}/board --python {sys.executable} --yes"
+    )
     assert out.startswith("rpi4: added to devices.yaml; ")
     text = Path("devices.yaml").read_text(encoding="utf-8")
     assert text.startswith(before + "\nrpi4: {ssh: {host: 127.0.0.1, ")
@@ -72,7 +80,10 @@ def test_a_board_is_added_below_what_stands_there(qpipe, server, address) -> Non
         "python": sys.executable, "folder": f"{Path.cwd()}/board", "known_hosts": "known_hosts",
     }}  # fmt: skip
     pinned = server.host_key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2]
-    assert Path("known_hosts").read_text(encoding="utf-8").split() == [f"[127.0.0.1]:{server.port}", *pinned]
+    assert Path("known_hosts").read_text(encoding="utf-8").split() == [
+        f"[127.0.0.1]:{server.port}",
+        *pinned,
+    ]
     assert not list(Path().glob(".devices*")) + list(Path().glob(".known*"))
     qpipe("devices rekey rpi4")  # the entry serves, and what it shows is what is pinned
 
@@ -122,7 +133,10 @@ def test_who_is_not_let_in_is_not_written_down(qpipe, server, address) -> None:
 def test_a_name_that_is_taken_is_refused(qpipe, address) -> None:
     Path("devices.yaml").write_text("rpi4: {ssh: {host: x}}\n", encoding="utf-8")
     _, err = qpipe(f"devices add rpi4 {address} --yes", 2)
-    assert err == "qpipe: devices.yaml: there is a device 'rpi4' already; give another name, or change its entry\n"
+    assert (
+        err
+        == "qpipe: devices.yaml: there is a device 'rpi4' already; give another name, or change its entry\n"
+    )
     assert "a device 'local' already" in qpipe(f"devices add local {address} --yes", 2)[1]
 
 
@@ -139,7 +153,9 @@ def test_an_inventory_of_any_form_is_kept_or_left_alone(qpipe, address, before, 
         assert list(yaml.safe_load(text)) == [*(yaml.safe_load(before) or []), "rpi4"]
     else:
         assert text == before
-        assert "nothing can be added at its end; write into it: rpi4: {ssh: {host: 127.0.0.1, " in err
+        assert (
+            "nothing can be added at its end; write into it: rpi4: {ssh: {host: 127.0.0.1, " in err
+        )
 
 
 def test_a_board_set_up_anew_is_known_by_its_new_key(qpipe, server, address) -> None:
@@ -162,7 +178,10 @@ def test_a_board_set_up_anew_is_known_by_its_new_key(qpipe, server, address) -> 
 
 def test_a_kind_of_device_that_is_not_enrolled_says_so(qpipe) -> None:
     _, err = qpipe("devices rekey local", 2)
-    assert err == "qpipe: devices of kind 'local' are not enrolled; write the entry into devices.yaml\n"
+    assert (
+        err
+        == "qpipe: devices of kind 'local' are not enrolled; write the entry into devices.yaml\n"
+    )
     assert "'null' are not enrolled" in qpipe("devices add x y --driver null", 2)[1]
 
 

@@ -9,16 +9,20 @@ from pathlib import Path
 
 import pytest
 
-from qpipe import health, inventory, registry
 from qpipe.cli.holding import duration
+from qpipe.engine import device_health
 from qpipe.errors import RecipeError
+from qpipe.recipe import inventory
+from qpipe.stages import registry
 from shell import Shell
 
 Runs = Callable[..., tuple[str, str]]
 
 
 @pytest.fixture
-def qpipe(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Runs:
+def qpipe(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Runs:
     monkeypatch.chdir(tmp_path)
     inventory = f"board: {{local: {{folder: {tmp_path / 'board'}}}}}\nnone: 'null'\n"
     Path("devices.yaml").write_text(inventory, encoding="utf-8")
@@ -33,7 +37,9 @@ def test_a_hold_outlives_its_command_keeps_others_off_and_is_released(qpipe: Run
     (row, _, _) = json.loads(qpipe("devices", "list", "--json")[0])
     assert re.fullmatch(rf"\S+@\S+ since {time} until {time} \(a new fan\)", row["holder"])
     _, error = qpipe("devices", "clean", "board", status=1)
-    assert re.fullmatch(rf"qpipe: board: busy: held by \S+ since {time} until {time} \(a new fan\)\n", error)
+    assert re.fullmatch(
+        rf"qpipe: board: busy: held by \S+ since {time} until {time} \(a new fan\)\n", error
+    )
     assert json.loads(qpipe("devices", "hold", "board", "--json")[0])["reason"] == ""
     assert qpipe("devices", "release", "board")[0] == "board: released\n"
     assert qpipe("devices", "release", "board")[0] == "board: nobody held it\n"
@@ -45,17 +51,23 @@ def test_a_hold_outlives_its_command_keeps_others_off_and_is_released(qpipe: Run
 
 
 def test_what_runs_nothing_cannot_be_held(qpipe: Runs) -> None:
-    assert "it runs nothing, there is nothing to hold" in qpipe("devices", "hold", "none", status=1)[1]
+    assert (
+        "it runs nothing, there is nothing to hold" in qpipe("devices", "hold", "none", status=1)[1]
+    )
 
 
-@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("45m", 2700), ("2h", 7200), ("1.5d", 129600)])
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90s", 90), ("45m", 2700), ("2h", 7200), ("1.5d", 129600)]
+)
 def test_durations(text: str, seconds: float) -> None:
     assert duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "-2h", "0h", "2 weeks"])
 def test_what_is_no_duration(text: str) -> None:
-    with pytest.raises(RecipeError, match=r"^--for is '.*'; give a number and s, m, h or d, such as 2h$"):
+    with pytest.raises(
+        RecipeError, match=r"^--for is '.*'; give a number and s, m, h or d, such as 2h$"
+    ):
         duration(text)
 
 
@@ -63,14 +75,20 @@ def test_what_is_no_duration(text: str) -> None:
 def switched(qpipe: Runs, monkeypatch: pytest.MonkeyPatch) -> Runs:
     """The board has a switch that leaves a file; it goes on answering."""
     power = "power: {command: {off: touch off, on: touch on}}"
-    text = Path("devices.yaml").read_text(encoding="utf-8").replace("board: {", f"board: {{{power}, ", 1)
+    text = (
+        Path("devices.yaml")
+        .read_text(encoding="utf-8")
+        .replace("board: {", f"board: {{{power}, ", 1)
+    )
     Path("devices.yaml").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(health, "LEAVING_S", 0.1)
+    monkeypatch.setattr(device_health, "LEAVING_S", 0.1)
     return qpipe
 
 
 @pytest.mark.parametrize("action", ["off", "cycle"])
-def test_the_current_of_a_board_in_use_is_left_on_and_its_user_named(action: str, switched: Runs) -> None:
+def test_the_current_of_a_board_in_use_is_left_on_and_its_user_named(
+    action: str, switched: Runs
+) -> None:
     file = Path("devices.yaml")
     user = inventory.open_device("board", inventory.load(file, registry.load())["board"])
     try:
@@ -92,4 +110,6 @@ def test_a_board_in_use_is_switched_by_force(switched: Runs) -> None:
     assert Path("off").exists()
     switched("devices", "release", "board")
     log = json.loads(switched("devices", "log", "board", "--json")[0])
-    assert [event["why"].partition(", ")[2] for event in log if event["event"] == "power"] == ["by force"]
+    assert [event["why"].partition(", ")[2] for event in log if event["event"] == "power"] == [
+        "by force"
+    ]

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from scratch_lab import LabShell
 
-from qpipe.cache import MANIFEST, Cache
-from qpipe.store import Store
+from qpipe.storage.cache import MANIFEST, Cache
+from qpipe.storage.results import Store
 from qpipe.types import Measurement
 from waiting import LONGEST_S, ended_at_last, wait_until
 
@@ -21,7 +21,9 @@ DB, CACHE = Path(".qpipe/results.db"), Path(".qpipe/cache")
 
 
 @pytest.fixture
-def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> LabShell:
+def qpipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> LabShell:
     return LabShell(tmp_path, monkeypatch, capsys)
 
 
@@ -54,7 +56,10 @@ def test_the_cache_is_shown_by_kind_the_largest_first(filled: LabShell) -> None:
         ["compile", "2", "3.0", "5 days ago"], ["all", "3", "8.0"],
     ]  # fmt: skip
     rows = filled.json("cache")
-    assert [(row["kind"], row["entries"], round(row["mb"])) for row in rows] == [("samples", 1, 5), ("compile", 2, 3)]
+    assert [(row["kind"], row["entries"], round(row["mb"])) for row in rows] == [
+        ("samples", 1, 5),
+        ("compile", 2, 3),
+    ]
 
 
 def test_an_empty_cache_is_said_to_be_so_and_not_made(qpipe: LabShell) -> None:
@@ -74,7 +79,9 @@ def test_an_empty_cache_is_said_to_be_so_and_not_made(qpipe: LabShell) -> None:
         ("--dry-run", ["s", "old", "new"], "8.0 MB would be freed, 3 results"),
     ],
 )
-def test_cleaning_says_what_it_freed(options: str, left: list[str], freed: str, filled: LabShell) -> None:
+def test_cleaning_says_what_it_freed(
+    options: str, left: list[str], freed: str, filled: LabShell
+) -> None:
     assert filled(f"cache clean {options}")[0] == f".qpipe/cache: {freed}\n"
     assert keys() == left
 
@@ -89,11 +96,16 @@ def test_an_option_before_the_word_clean_counts_too(filled: LabShell) -> None:
 
 def test_an_unknown_kind_is_told(filled: LabShell) -> None:
     _, err = filled("cache clean --kind compiled", 2)
-    assert err == "qpipe: --kind compiled: .qpipe/cache holds nothing of that kind; did you mean 'compile'?\n"
+    assert (
+        err
+        == "qpipe: --kind compiled: .qpipe/cache holds nothing of that kind; did you mean 'compile'?\n"
+    )
 
 
 def test_what_a_running_run_needs_survives_cleaning(qpipe: LabShell) -> None:
-    qpipe.lab.edit("recipe.yaml", '{snap: {bits: "${bits}"}}', "{snap: {hold: hold, mark: snapping}}")
+    qpipe.lab.edit(
+        "recipe.yaml", '{snap: {bits: "${bits}"}}', "{snap: {hold: hold, mark: snapping}}"
+    )
     qpipe.lab.write("hold", "")
     fill("compile", "of another recipe", 1_000_000)
     with ended_at_last(qpipe.lab.start("run", "recipe.yaml")) as process:
@@ -158,12 +170,19 @@ def ran(qpipe: LabShell) -> tuple[LabShell, list[str]]:
     with Store(DB) as store:
         ids = [
             store.new_run(
-                "a", recipe_path="", recipe_digest="", recipe_text="", versions={}, objectives={"size_mb": "min"}
+                "a",
+                recipe_path="",
+                recipe_digest="",
+                recipe_text="",
+                versions={},
+                objectives={"size_mb": "min"},
             )
             for _ in range(2)
         ]
         for run in ids:
-            store.record_measurements(run, place, [Measurement("size_mb", 4.0, "MB")], step="net/int8/ort@one/size")
+            store.record_measurements(
+                run, place, [Measurement("size_mb", 4.0, "MB")], step="net/int8/ort@one/size"
+            )
             store.record_step(run, "net/int8/ort@one/size", state="done", key_fields={})
             store.record_step(run, "net/import", state="done", key_fields={})
     return qpipe, ids[::-1]
@@ -171,9 +190,15 @@ def ran(qpipe: LabShell) -> tuple[LabShell, list[str]]:
 
 def test_a_run_is_tagged_found_by_its_tag_and_untagged(ran: tuple[LabShell, list[str]]) -> None:
     qpipe, (newest, oldest) = ran
-    assert qpipe(f"runs tag {oldest} nightly before-the-fix")[0] == f"run {oldest}: before-the-fix, nightly\n"
+    assert (
+        qpipe(f"runs tag {oldest} nightly before-the-fix")[0]
+        == f"run {oldest}: before-the-fix, nightly\n"
+    )
     assert qpipe.json(f"runs tag {newest} nightly") == {"run": newest, "tags": ["nightly"]}
-    assert [run["tags"] for run in qpipe.json("runs")] == [["nightly"], ["before-the-fix", "nightly"]]
+    assert [run["tags"] for run in qpipe.json("runs")] == [
+        ["nightly"],
+        ["before-the-fix", "nightly"],
+    ]
     assert [run["id"] for run in qpipe.json("runs --tag before-the-fix")] == [oldest]
     assert "before-the-fix, nightly" in qpipe("runs")[0]
     assert qpipe.json("show --run nightly")["id"] == newest
@@ -184,7 +209,10 @@ def test_a_run_is_tagged_found_by_its_tag_and_untagged(ran: tuple[LabShell, list
     _, err = qpipe("runs --tag nightli", 2)
     assert err == "qpipe: --tag nightli: no run has it; did you mean 'nightly'?\n"
     _, err = qpipe(f"runs tag {newest} ../x", 2)
-    assert err == "qpipe: runs tag: tag name '../x' is not allowed; use letters, digits, '.', '_' and '-'\n"
+    assert (
+        err
+        == "qpipe: runs tag: tag name '../x' is not allowed; use letters, digits, '.', '_' and '-'\n"
+    )
 
 
 def test_an_option_before_the_word_tag_counts_too(ran: tuple[LabShell, list[str]]) -> None:
@@ -209,15 +237,23 @@ def test_a_step_is_shown_with_the_numbers_it_measured(qpipe: LabShell) -> None:
 def test_the_numbers_of_a_step_are_a_table(ran: tuple[LabShell, list[str]]) -> None:
     qpipe, _ = ran
     out, _ = qpipe("show net/int8/ort@one/size")
-    table = [re.split(r"\s{2,}", line.strip()) for line in out.partition("measured:\n")[2].splitlines()]
-    assert table == [["of", "metric", "value", "95 %", "unit", "n"], ["net/int8/ort", "size_mb", "4", "MB", "1"]]
+    table = [
+        re.split(r"\s{2,}", line.strip()) for line in out.partition("measured:\n")[2].splitlines()
+    ]
+    assert table == [
+        ["of", "metric", "value", "95 %", "unit", "n"],
+        ["net/int8/ort", "size_mb", "4", "MB", "1"],
+    ]
     assert "measured:" not in qpipe("show net/import")[0]
 
 
 def test_an_unknown_step_is_told_only_what_may_be_meant(ran: tuple[LabShell, list[str]]) -> None:
     qpipe, (newest, _) = ran
     _, err = qpipe("show net/int8/ort@one/sise", 2)
-    assert err == f"qpipe: run {newest}: no step 'net/int8/ort@one/sise'; did you mean 'net/int8/ort@one/size'?\n"
+    assert (
+        err
+        == f"qpipe: run {newest}: no step 'net/int8/ort@one/sise'; did you mean 'net/int8/ort@one/size'?\n"
+    )
     _, err = qpipe("show latency", 2)
     assert err == f"qpipe: run {newest}: no step 'latency'; see them with: qpipe show\n"
 
@@ -227,8 +263,13 @@ def test_an_unknown_step_is_told_only_what_may_be_meant(ran: tuple[LabShell, lis
 
 def test_what_is_shipped_keeps_the_limits(ran: tuple[LabShell, list[str]]) -> None:
     qpipe, _ = ran
-    assert "net on one: ship int8, the best with size_mb <= 6: " in qpipe("pareto --max size_mb=6")[0]
-    assert "net on one: ship int8, the best with size_mb >= 3.5: " in qpipe("pareto --min size_mb=350%")[0]
+    assert (
+        "net on one: ship int8, the best with size_mb <= 6: " in qpipe("pareto --max size_mb=6")[0]
+    )
+    assert (
+        "net on one: ship int8, the best with size_mb >= 3.5: "
+        in qpipe("pareto --min size_mb=350%")[0]
+    )
     out, _ = qpipe("pareto --max size_mb=3.5")
     assert "net on one: no scheme has size_mb <= 3.5; the best is size 4.00 MB (int8)" in out
     assert [row["within_limits"] for row in qpipe.json("pareto --max size_mb=3.5")] == [False]
@@ -246,7 +287,9 @@ def test_what_is_shipped_keeps_the_limits(ran: tuple[LabShell, list[str]]) -> No
         ("--max weight=5 --min weight=4", "--max weight=5: 'weight' has a limit already; give one"),
     ],
 )
-def test_a_limit_that_says_nothing_is_told(options: str, message: str, ran: tuple[LabShell, list[str]]) -> None:
+def test_a_limit_that_says_nothing_is_told(
+    options: str, message: str, ran: tuple[LabShell, list[str]]
+) -> None:
     qpipe, _ = ran
     out, err = qpipe(f"pareto {options}", 2)
     assert (out, err) == ("", f"qpipe: {message}\n")

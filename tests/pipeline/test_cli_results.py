@@ -12,7 +12,7 @@ import scratch_lab
 from scratch_lab import Lab
 
 from qpipe.cli.results import print_pareto, read
-from qpipe.store import Store
+from qpipe.storage.results import Store
 from qpipe.types import Measurement
 from shell import Shell
 
@@ -34,7 +34,9 @@ def qpipe(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 def test_what_a_database_says_does_not_command_the_terminal(qpipe: Shell) -> None:
     with Store(DB) as store:
-        run = store.new_run("a\x1b[31m", recipe_path="", recipe_digest="", recipe_text="", versions={})
+        run = store.new_run(
+            "a\x1b[31m", recipe_path="", recipe_digest="", recipe_text="", versions={}
+        )
         store.record_step(run, "z/import", state="done\x1b]0;title\x07")
         place = {"model": "net\x1b[2J", "scheme": "int8\x1b[2J", "build": "ort", "device": "rpi4"}
         store.record_measurements(run, place, [Measurement("latency_ms", 1.0, "ms")])
@@ -55,13 +57,21 @@ def test_a_run_that_was_cut_is_judged_by_what_it_has(qpipe: Shell) -> None:
     assert "tiny on one: ship " in out
 
 
-@pytest.mark.parametrize("line", ["pareto", "runs", "show", "why tiny/import", "export --device d --scheme s -o out"])
+@pytest.mark.parametrize(
+    "line", ["pareto", "runs", "show", "why tiny/import", "export --device d --scheme s -o out"]
+)
 def test_reading_a_misspelt_database_makes_none(line: str, qpipe: Shell) -> None:
     out, err = qpipe(f"{line} --db typo/results.db", 2)
-    assert (out, err) == ("", "qpipe: typo/results.db: there is no such database; give that of your runs with --db\n")
+    assert (out, err) == (
+        "",
+        "qpipe: typo/results.db: there is no such database; give that of your runs with --db\n",
+    )
     assert not Path("typo").exists()
     out, err = qpipe(line, 2)
-    assert (out, err) == ("", "qpipe: .qpipe/results.db: no run yet; start one with: qpipe run RECIPE\n")
+    assert (out, err) == (
+        "",
+        "qpipe: .qpipe/results.db: no run yet; start one with: qpipe run RECIPE\n",
+    )
     assert not Path(".qpipe").exists()
 
 
@@ -77,9 +87,15 @@ def test_the_next_command_is_short_where_that_is_enough(qpipe: Shell) -> None:
     qpipe(line)
 
 
-def test_the_next_command_works_with_several_of_all_and_results_elsewhere(lab: Lab, qpipe: Shell) -> None:
+def test_the_next_command_works_with_several_of_all_and_results_elsewhere(
+    lab: Lab, qpipe: Shell
+) -> None:
     lab.edit("recipe.yaml", "models: {tiny: tiny}", "models: {tiny: tiny, small: tiny}")
-    lab.edit("recipe.yaml", "builds: {packed: pack}", "builds: {packed: pack, wide: {pack: {threads: 2}}}")
+    lab.edit(
+        "recipe.yaml",
+        "builds: {packed: pack}",
+        "builds: {packed: pack, wide: {pack: {threads: 2}}}",
+    )
     lab.edit("recipe.yaml", "devices: [one]", "devices: [one, two]")
     out, _ = qpipe("run recipe.yaml --db 'my results/r.db' --cache 'my results/cache'")
     line = next_line(out)
@@ -107,7 +123,11 @@ def add(store: Store, run: str, scheme: str) -> None:
 
 @pytest.mark.parametrize(("width", "whole"), [(80, False), (140, True)])
 def test_a_table_keeps_to_the_terminal_and_leaves_the_least_out(
-    width: int, whole: bool, lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    width: int,
+    whole: bool,
+    lab: Lab,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")  # for rich: a terminal
     monkeypatch.setenv("TERM", "xterm")
@@ -122,18 +142,38 @@ def test_a_table_keeps_to_the_terminal_and_leaves_the_least_out(
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     table = lines[2:5]
     assert [len(line.rstrip()) <= width for line in table] == [True] * 3
-    assert re.split(r"\s{2,}", table[0].strip())[:4] == ["scheme", "latency ms", "map50 %", "size MB"]
-    assert re.split(r"\s{2,}", table[2].strip())[1:5] == ["int8-equalized", "1.45 ±0.05", "85.2 ±1.1", "0.61"]
+    assert re.split(r"\s{2,}", table[0].strip())[:4] == [
+        "scheme",
+        "latency ms",
+        "map50 %",
+        "size MB",
+    ]
+    assert re.split(r"\s{2,}", table[2].strip())[1:5] == [
+        "int8-equalized",
+        "1.45 ±0.05",
+        "85.2 ±1.1",
+        "0.61",
+    ]
     assert ("SQNR dB" in table[0]) == whole
     note = "(too narrow for memory MB, SQNR dB, verdict: widen the terminal, or use --json)"
     assert (note in lines) != whole
-    assert any("latency 1.45 ms (1.40 to 1.50), map50 85.2 % (84.1 to 86.3), size 0.61 MB" in line for line in lines)
+    assert any(
+        "latency 1.45 ms (1.40 to 1.50), map50 85.2 % (84.1 to 86.3), size 0.61 MB" in line
+        for line in lines
+    )
 
 
-def test_ties_and_notes_are_told_below_the_table(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ties_and_notes_are_told_below_the_table(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     values = [[1.0, 1.5, 2.0]] * 4  # standard deviation sqrt(2 / 11), 28 % of the median
     with Store(DB) as store:
-        recipe = {"recipe_path": "", "recipe_digest": "", "recipe_text": "", "objectives": {"latency_ms": "min"}}
+        recipe = {
+            "recipe_path": "",
+            "recipe_digest": "",
+            "recipe_text": "",
+            "objectives": {"latency_ms": "min"},
+        }
         run = store.new_run("net", **recipe, versions={})  # type: ignore[arg-type]
         for scheme in ("float32", "int8", "log4"):
             place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
@@ -147,9 +187,14 @@ def test_ties_and_notes_are_told_below_the_table(lab: Lab, capsys: pytest.Captur
     assert f"\n  {noise}\n" in out
 
 
-def test_verdicts_are_sentences_that_a_person_can_act_on(lab: Lab, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verdicts_are_sentences_that_a_person_can_act_on(
+    lab: Lab, capsys: pytest.CaptureFixture[str]
+) -> None:
     powersave = {"invalid": None, "environment": {"before": {"governor": {"policy0": "powersave"}}}}
-    restless = {"rounds": [[0.86, 1.14] * 25] * 4, "conditions": [powersave] * 4}  # of 200, 14 % about their median
+    restless = {
+        "rounds": [[0.86, 1.14] * 25] * 4,
+        "conditions": [powersave] * 4,
+    }  # of 200, 14 % about their median
     measured = {
         "float32": [Measurement("latency_ms", 1.0, "ms", 0.99, 1.01, 4, **restless)],  # type: ignore[arg-type]
         "log4": [Measurement("latency_ms", 0.50, "ms", 0.49, 0.51, 4)],
@@ -159,7 +204,12 @@ def test_verdicts_are_sentences_that_a_person_can_act_on(lab: Lab, capsys: pytes
         ],
     }  # fmt: skip
     with Store(DB) as store:
-        recipe = {"recipe_path": "", "recipe_digest": "", "recipe_text": "", "objectives": {"latency_ms": "min"}}
+        recipe = {
+            "recipe_path": "",
+            "recipe_digest": "",
+            "recipe_text": "",
+            "objectives": {"latency_ms": "min"},
+        }
         run = store.new_run("net", **recipe, versions={})  # type: ignore[arg-type]
         for scheme, own in measured.items():
             place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
@@ -191,13 +241,17 @@ def test_a_limit_that_a_share_cannot_keep_is_refused(qpipe: Shell) -> None:
 
 
 def test_what_is_not_recommended_is_not_the_next_to_be_exported(lab: Lab, qpipe: Shell) -> None:
-    lab.edit("recipe.yaml", "pareto: {latency_ms: min, weight: min}", "pareto: {top1: max, weight: min}")
+    lab.edit(
+        "recipe.yaml", "pareto: {latency_ms: min, weight: min}", "pareto: {top1: max, weight: min}"
+    )
     out, _ = qpipe("run recipe.yaml")
     assert "nothing is recommended: top1 was not measured; " in out
     assert next_line(out) == "pareto --json"
 
 
-def test_where_there_is_nothing_to_choose_by_nothing_is_the_next_to_be_exported(lab: Lab, qpipe: Shell) -> None:
+def test_where_there_is_nothing_to_choose_by_nothing_is_the_next_to_be_exported(
+    lab: Lab, qpipe: Shell
+) -> None:
     lab.edit("recipe.yaml", 'measure: [pace, {weight: {factor: "${factor}"}}]', "measure: [size]")
     lab.edit("recipe.yaml", "pareto: {latency_ms: min, weight: min}", "")
     assert next_line(qpipe("run recipe.yaml")[0]).startswith("export ")
@@ -222,8 +276,16 @@ LATENCY = {"measure": "[latency, {score: {metric: closeness}}]", "pareto": "{lat
 def test_a_limit_that_nothing_can_be_held_against_is_told_before_anything_runs(
     options: str, message: str, lab: Lab, qpipe: Shell
 ) -> None:
-    lab.edit("stages.py", 'qpipe.Metric("closeness", lambda a, b: 0.0, sum)', 'qpipe.Metric("near", max, max, "share")')
-    lab.edit("recipe.yaml", 'measure: [pace, {weight: {factor: "${factor}"}}]', f"measure: {LATENCY['measure']}")
+    lab.edit(
+        "stages.py",
+        'qpipe.Metric("closeness", lambda a, b: 0.0, sum)',
+        'qpipe.Metric("near", max, max, "share")',
+    )
+    lab.edit(
+        "recipe.yaml",
+        'measure: [pace, {weight: {factor: "${factor}"}}]',
+        f"measure: {LATENCY['measure']}",
+    )
     lab.edit("recipe.yaml", "{latency_ms: min, weight: min}", LATENCY["pareto"])
     out, err = qpipe(f"run recipe.yaml {options}", 2)
     assert out == ""
@@ -233,7 +295,9 @@ def test_a_limit_that_nothing_can_be_held_against_is_told_before_anything_runs(
 
 def test_a_limit_that_was_never_measured_is_told_below_the_table(qpipe: Shell) -> None:
     line = "--max weigth: it is not measured; did you mean 'weight'?"
-    assert line in qpipe("run recipe.yaml --max weigth=20")[0], "who measures weight does not say so before"
+    assert line in qpipe("run recipe.yaml --max weigth=20")[0], (
+        "who measures weight does not say so before"
+    )
     assert line in qpipe("pareto")[0], "it was remembered"
     assert qpipe("pareto --max weigth=20", 2) == ("", f"qpipe: {line}\n")
 
@@ -243,7 +307,9 @@ def test_raw_values_are_read_once_to_judge_a_run_and_once_to_print_it(
 ) -> None:
     read: list[str] = []
     values = Store.values
-    monkeypatch.setattr(Store, "values", lambda store, id_: (read.append(id_), values(store, id_))[1])
+    monkeypatch.setattr(
+        Store, "values", lambda store, id_: (read.append(id_), values(store, id_))[1]
+    )
     qpipe("run recipe.yaml")
     with Store(DB) as store:
         measured = [row["id"] for row in store.measurements(store.runs()[0]["id"])]

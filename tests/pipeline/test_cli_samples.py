@@ -44,12 +44,17 @@ pareto: {top1: max}
 
 
 @pytest.fixture
-def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+def qpipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shell:
     """The command in a folder with a recipe of twelve pictures."""
     monkeypatch.chdir(tmp_path)
     onnx.save(onnx.parser.parse_model(CLASSIFIER), "colours.onnx")
     Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
-    for part, shades in (("calibration", (200, 180, 160, 140)), ("evaluation", (210, 190, 170, 150))):
+    for part, shades in (
+        ("calibration", (200, 180, 160, 140)),
+        ("evaluation", (210, 190, 170, 150)),
+    ):
         for channel, name in enumerate(("red", "green", "blue")):
             (Path(part) / name).mkdir(parents=True)
             for shade in shades:
@@ -71,7 +76,9 @@ def test_what_is_shown_is_what_is_fed_and_what_float_says_of_it(qpipe: Shell) ->
     (model,) = found["models"]
     assert model["classes"] == ["blue", "green", "red"]
     assert model["counts"] == {"calibration": 12, "evaluation": 12}
-    assert [sample["part"] for sample in model["samples"]] == ["calibration"] * 6 + ["evaluation"] * 6
+    assert [sample["part"] for sample in model["samples"]] == ["calibration"] * 6 + [
+        "evaluation"
+    ] * 6
     session = onnxruntime.InferenceSession("colours.onnx")
     for sample in model["samples"]:
         source = np.asarray(Image.open(Path(sample["part"]) / sample["id"]))
@@ -82,19 +89,42 @@ def test_what_is_shown_is_what_is_fed_and_what_float_says_of_it(qpipe: Shell) ->
         assert [each["label"] for each in top] == np.argsort(-scores[0], kind="stable").tolist()
         assert [each["score"] for each in top] == pytest.approx(sorted(scores[0], reverse=True))
         assert model["classes"][sample["target"]] == sample["id"].partition("/")[0]
-    assert {sample["id"].partition("/")[0] for sample in model["samples"]} == {"red", "green", "blue"}, "evenly spread"
+    assert {sample["id"].partition("/")[0] for sample in model["samples"]} == {
+        "red",
+        "green",
+        "blue",
+    }, "evenly spread"
     assert (folder / "index.html").is_file()
 
 
 def test_the_table_says_where_the_page_is_and_what_looks_wrong(qpipe: Shell) -> None:
     out, _ = qpipe.run("samples", "recipe.yaml", "--set", "mean=0", "--set", "std=1", "-o", "seen")
     lines = out.splitlines()
-    assert lines[0].split() == ["input", "samples", "channel", "mean", "std", "min", "max", "at", "0", "or", "255"]
-    assert [line.split()[:3] for line in lines[1:7]] == [
-        ["image", part, str(channel)] for part in ("calibration", "evaluation") for channel in range(3)
+    assert lines[0].split() == [
+        "input",
+        "samples",
+        "channel",
+        "mean",
+        "std",
+        "min",
+        "max",
+        "at",
+        "0",
+        "or",
+        "255",
     ]
-    assert "float puts the label first in 8 of these 24 samples" in lines  # blue and red are numbered the other way
-    assert any(line.startswith("look: image: mean ") and "this looks unnormalised" in line for line in lines)
+    assert [line.split()[:3] for line in lines[1:7]] == [
+        ["image", part, str(channel)]
+        for part in ("calibration", "evaluation")
+        for channel in range(3)
+    ]
+    assert (
+        "float puts the label first in 8 of these 24 samples" in lines
+    )  # blue and red are numbered the other way
+    assert any(
+        line.startswith("look: image: mean ") and "this looks unnormalised" in line
+        for line in lines
+    )
     assert lines[-1] == "look at: seen/index.html"
 
 
@@ -142,5 +172,7 @@ def test_labels_numbered_by_a_list_are_compared_as_they_are(qpipe: Shell) -> Non
         for label, name in enumerate(("red", "green", "blue")):
             writer.writerows((f"{name}/{shade}.png", label) for shade in (210, 190, 170, 150))
     text = Path("recipe.yaml").read_text(encoding="utf-8")
-    Path("recipe.yaml").write_text(text.replace("size: 16", "size: 16\n    evaluation_labels: labels.csv"))
+    Path("recipe.yaml").write_text(
+        text.replace("size: 16", "size: 16\n    evaluation_labels: labels.csv")
+    )
     assert look(qpipe, "--count", "99")["models"][0]["right"] == {"labels": 12, "of": 12}

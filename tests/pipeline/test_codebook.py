@@ -6,7 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qpipe.errors import StageError
-from qpipe.quant.codebook import CODEBOOKS, additive_powers_of_two, full_range, nearest, powers_of_two, uniform
+from qpipe.quant.codebook import (
+    CODEBOOKS,
+    additive_powers_of_two,
+    full_range,
+    nearest,
+    powers_of_two,
+    uniform,
+)
 from qpipe.quant.scales import asymmetric_scale, symmetric_scale
 
 
@@ -60,7 +67,10 @@ def test_per_channel_scales_are_those_of_each_channel_alone():
     array = np.random.default_rng(1).normal(size=(6, 4, 3, 3)).astype(np.float32)
     for method in ("minmax", "percentile", "mse"):
         together = symmetric_scale(array, powers_of_two(4), axis=0, method=method)
-        alone = [symmetric_scale(channel, powers_of_two(4), axis=None, method=method) for channel in array]
+        alone = [
+            symmetric_scale(channel, powers_of_two(4), axis=None, method=method)
+            for channel in array
+        ]
         np.testing.assert_array_equal(together, alone)
 
 
@@ -68,7 +78,9 @@ def test_minmax_puts_the_largest_magnitude_on_the_largest_level():
     assert symmetric_scale(np.array([[0.5, -2.0]]), uniform(8), axis=None) == np.float32(2 / 127)
 
 
-@pytest.mark.parametrize("codebook", [uniform(4), powers_of_two(4), additive_powers_of_two(4)], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "codebook", [uniform(4), powers_of_two(4), additive_powers_of_two(4)], ids=lambda c: c.name
+)
 def test_least_squares_is_no_worse_than_minmax(codebook):
     array = np.random.default_rng(2).standard_t(3, size=(1, 5000)).astype(np.float32)
 
@@ -81,7 +93,9 @@ def test_least_squares_is_no_worse_than_minmax(codebook):
 
 def test_a_channel_of_zeros_takes_the_largest_scale_of_the_others():
     array = np.array([[0.0, 0.0], [1.27, 0.0], [0.0, 12.7]], np.float32)
-    np.testing.assert_allclose(symmetric_scale(array, uniform(8), axis=0), [0.1, 0.01, 0.1], rtol=1e-6)
+    np.testing.assert_allclose(
+        symmetric_scale(array, uniform(8), axis=0), [0.1, 0.01, 0.1], rtol=1e-6
+    )
 
 
 def test_asymmetric_scale_spans_the_weights_own_interval():
@@ -92,9 +106,13 @@ def test_asymmetric_scale_spans_the_weights_own_interval():
 @pytest.mark.parametrize("percentile", [90.0, 99.0])
 def test_a_percentile_is_the_part_of_the_weights_that_the_interval_keeps(percentile):
     array = np.random.default_rng(3).normal(size=(1, 10_001)).astype(np.float32)
-    scale, zero_point = asymmetric_scale(array, bits=8, axis=None, method="percentile", percentile=percentile)
+    scale, zero_point = asymmetric_scale(
+        array, bits=8, axis=None, method="percentile", percentile=percentile
+    )
     ends = (np.array([-128, 127]) - zero_point.astype(int)) * scale
-    reach = 127 * symmetric_scale(array, uniform(8), axis=None, method="percentile", percentile=percentile)
+    reach = 127 * symmetric_scale(
+        array, uniform(8), axis=None, method="percentile", percentile=percentile
+    )
     for low, high in (ends, (-reach, reach)):
         assert 100 * np.mean((low <= array) & (array <= high)) == pytest.approx(percentile, abs=0.5)
 

@@ -12,13 +12,19 @@ import numpy as np
 import pytest
 
 from qpipe.cli.comparing import compare
-from qpipe.compare.environments import differing_environments
+from qpipe.compare.device_changes import differing_environments
 from qpipe.compare.runs import compared
-from qpipe.store import Store
+from qpipe.storage.results import Store
 from qpipe.types import Capabilities, Measurement
 from shell import Shell
 
-FACTS = {"model_digest": "m", "metric_digest": "t", "evaluation_digest": "e", "fingerprint": "f", "is_float": False}
+FACTS = {
+    "model_digest": "m",
+    "metric_digest": "t",
+    "evaluation_digest": "e",
+    "fingerprint": "f",
+    "is_float": False,
+}
 DB = Path(".qpipe/results.db")
 
 
@@ -55,15 +61,21 @@ def latency(value: float, half: float = 0.1) -> Measurement:
 def top1(right: np.ndarray) -> Measurement:
     share = float(right.mean())
     raw = [right.astype(float).tolist()]
-    return Measurement("top1", share, "", share - 0.05, share + 0.05, len(right), "max", rounds=raw, raw="samples")
+    return Measurement(
+        "top1", share, "", share - 0.05, share + 0.05, len(right), "max", rounds=raw, raw="samples"
+    )
 
 
 @pytest.mark.parametrize(("after", "verdict"), [(5.5, "worse"), (4.5, "better"), (5.1, "tied")])
-def test_times_of_two_runs_are_told_apart_by_their_intervals(bench: Bench, after: float, verdict: str) -> None:
+def test_times_of_two_runs_are_told_apart_by_their_intervals(
+    bench: Bench, after: float, verdict: str
+) -> None:
     line = bench.both(latency(5.0), latency(after))
     assert line["verdict"] == verdict
     # two equal spreads add up to sqrt(2) of one
-    assert line["difference"] == pytest.approx([after - 5.0 - 0.1 * 2**0.5, after - 5.0 + 0.1 * 2**0.5])
+    assert line["difference"] == pytest.approx(
+        [after - 5.0 - 0.1 * 2**0.5, after - 5.0 + 0.1 * 2**0.5]
+    )
     assert line["ratio"]["value"] == pytest.approx(after / 5.0)
     assert line["ratio"]["low"] < after / 5.0 < line["ratio"]["high"]
 
@@ -75,14 +87,26 @@ def test_a_difference_within_the_margin_is_a_tie(bench: Bench) -> None:
 def test_the_same_samples_pair_up_across_runs(bench: Bench) -> None:
     right = np.arange(400) % 10 < 7
     line = bench.both(top1(right), top1(right & (np.arange(400) % 20 != 0)))
-    assert line["verdict"] == "worse", "20 of 400 were lost and none won, though both intervals overlap"
+    assert line["verdict"] == "worse", (
+        "20 of 400 were lost and none won, though both intervals overlap"
+    )
     assert line["difference"][1] < 0
 
 
 def test_resamples_pair_up_across_runs(bench: Bench) -> None:
     drawn = np.random.default_rng(0).normal(0.80, 0.02, 200)
     was, now = (
-        Measurement("map50", 0.8 - lost, "share", 0.76, 0.84, 500, "max", rounds=[drawn - lost], raw="resamples")
+        Measurement(
+            "map50",
+            0.8 - lost,
+            "share",
+            0.76,
+            0.84,
+            500,
+            "max",
+            rounds=[drawn - lost],
+            raw="resamples",
+        )
         for lost in (0.0, 0.01)
     )
     line = bench.both(was, now)
@@ -91,16 +115,24 @@ def test_resamples_pair_up_across_runs(bench: Bench) -> None:
 
 
 def test_one_round_of_each_run_is_a_tie(bench: Bench) -> None:
-    line = bench.both(*(Measurement("latency_ms", value, "ms", rounds=[[value]]) for value in (5.0, 9.0)))
+    line = bench.both(
+        *(Measurement("latency_ms", value, "ms", rounds=[[value]]) for value in (5.0, 9.0))
+    )
     assert (line["verdict"], line["difference"], line["ratio"]) == ("tied", None, None)
 
 
 def test_what_is_in_doubt_is_not_compared(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     reason = "all 6 rounds were disturbed: throttled"
-    bench.add(bench.before, Measurement("throughput", 9.0, "/s", 8.9, 9.1, 6, detail={"doubt": reason}))
+    bench.add(
+        bench.before, Measurement("throughput", 9.0, "/s", 8.9, 9.1, 6, detail={"doubt": reason})
+    )
     bench.add(bench.after, Measurement("throughput", 5.0, "/s", 4.9, 5.1, 6))
     (line,) = compared(bench.store, bench.before, bench.after)
-    assert (line["verdict"], line["doubt"], line["differs"]) == ("not comparable", f"before {reason}", [])
+    assert (line["verdict"], line["doubt"], line["differs"]) == (
+        "not comparable",
+        f"before {reason}",
+        [],
+    )
     compare(bench.before, bench.after, None, ["throughput"], DB, as_json=False)
     told = capsys.readouterr().out
     assert f"not comparable: before {reason}" in " ".join(told.split())
@@ -109,7 +141,10 @@ def test_what_is_in_doubt_is_not_compared(bench: Bench, capsys: pytest.CaptureFi
 
 def test_means_over_millions_of_weights_are_compared_at_once(bench: Bench) -> None:
     began = time.process_time()
-    bits = [Measurement("effective_bits", value, "bits", n=2**31 + odd) for odd, value in enumerate((8.0, 4.0))]
+    bits = [
+        Measurement("effective_bits", value, "bits", n=2**31 + odd)
+        for odd, value in enumerate((8.0, 4.0))
+    ]
     assert bench.both(*bits)["verdict"] == "better"
     assert time.process_time() - began < 1
 
@@ -131,7 +166,9 @@ def test_times_do_not_depend_on_the_evaluation_samples(bench: Bench) -> None:
 def test_rows_that_one_run_lacks_are_named(bench: Bench) -> None:
     bench.add(bench.before, latency(5.0), "log4")
     bench.add(bench.after, latency(5.0), "int4")
-    found = {line["scheme"]: line["verdict"] for line in compared(bench.store, bench.before, bench.after)}
+    found = {
+        line["scheme"]: line["verdict"] for line in compared(bench.store, bench.before, bench.after)
+    }
     assert found == {"log4": "missing", "int4": "new"}
 
 
@@ -139,7 +176,9 @@ def test_other_clocks_are_told(bench: Bench) -> None:
     for run, governor in ((bench.before, "performance"), (bench.after, "powersave")):
         environment = {"before": {"governor": {"policy0": governor}, "kernel": "6.1"}}
         conditions = [{"invalid": None, "environment": environment}] * 2
-        bench.add(run, Measurement("latency_ms", 1.0, "ms", rounds=[[1.0]] * 2, conditions=conditions))
+        bench.add(
+            run, Measurement("latency_ms", 1.0, "ms", rounds=[[1.0]] * 2, conditions=conditions)
+        )
     told = differing_environments(bench.store, bench.before, bench.after)
     assert told == ["rpi4: governor was performance, now powersave"]
 
@@ -153,7 +192,11 @@ def board(**changed: Any) -> Capabilities:
 
 
 def test_what_of_a_device_changed_is_named(bench: Bench) -> None:
-    now = board(runtimes={"onnxruntime": "1.32", "openvino": "2026.1"}, features=("neon", "dotprod"), fingerprint="g")
+    now = board(
+        runtimes={"onnxruntime": "1.32", "openvino": "2026.1"},
+        features=("neon", "dotprod"),
+        fingerprint="g",
+    )
     for run, said in ((bench.before, board()), (bench.after, now)):
         bench.store.record_devices(run, {"rpi4": said})
     line = bench.both(top1(np.ones(9)), top1(np.zeros(9)), fingerprint="g")

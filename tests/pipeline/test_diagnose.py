@@ -89,7 +89,9 @@ def sqnr_db(model: ir.Model, inputs: list[np.ndarray], *, optimize: bool = False
         np.stack([each["logits"] for each in run(net, inputs, optimize=own)])
         for net, own in ((faulty(), True), (model, optimize))
     )
-    return float(10 * np.log10(np.sum(exact.astype(np.float64) ** 2) / np.sum((exact - found) ** 2.0)))
+    return float(
+        10 * np.log10(np.sum(exact.astype(np.float64) ** 2) / np.sum((exact - found) ** 2.0))
+    )
 
 
 def cached(kind: str, has: Callable[[ir.Model], bool]) -> ir.Model:
@@ -107,8 +109,12 @@ def test_the_ladder_says_at_which_rung_the_numbers_change(
     assert list(rungs) == ["original", "simulated", "host", "device"]
     assert rungs["original"]["metrics"] == {"agreement": 1.0, "sqnr_db": 200.0}
     quantized = cached("quantize", lambda model: True)
-    assert rungs["simulated"]["metrics"]["sqnr_db"] == pytest.approx(sqnr_db(quantized, EVALUATION), abs=0.01)
-    built = cached("compile", lambda model: any(node.op_type == "QuantizeLinear" for node in model.graph))
+    assert rungs["simulated"]["metrics"]["sqnr_db"] == pytest.approx(
+        sqnr_db(quantized, EVALUATION), abs=0.01
+    )
+    built = cached(
+        "compile", lambda model: any(node.op_type == "QuantizeLinear" for node in model.graph)
+    )
     expected = sqnr_db(built, EVALUATION, optimize=True)
     for name in ("host", "device"):
         assert rungs[name]["metrics"]["sqnr_db"] == pytest.approx(expected, abs=0.01)
@@ -123,12 +129,16 @@ def test_on_the_device_it_is_what_the_newest_run_measured_of_this_build(qpipe: S
     rung = diagnosed(qpipe, "channel", "--count 4")["ladder"][-1]
     assert rung["note"] == f"measured by run {row['run']}, on its own samples: not those above"
     assert rung["samples"] == 20
-    assert rung["metrics"] == {name: row["metrics"][name]["value"] for name in ("agreement", "sqnr_db")}
+    assert rung["metrics"] == {
+        name: row["metrics"][name]["value"] for name in ("agreement", "sqnr_db")
+    }
 
 
 def test_a_scheme_with_transforms_has_a_rung_for_these(qpipe: Shell) -> None:
     rungs = {rung["name"]: rung for rung in diagnosed(qpipe, "equalized", "--count 4")["ladder"]}
-    assert rungs["transformed"]["metrics"]["sqnr_db"] > 50 > rungs["simulated"]["metrics"]["sqnr_db"]
+    assert (
+        rungs["transformed"]["metrics"]["sqnr_db"] > 50 > rungs["simulated"]["metrics"]["sqnr_db"]
+    )
 
 
 @both_kinds
@@ -139,7 +149,9 @@ def test_the_layer_with_a_dominating_channel_is_worst_per_tensor_and_told_to_go_
     worst, *others = diagnosed(qpipe, "tensor")["layers"]
     bits = 7 if kind.target.saturates else 8
     assert (worst["layer"], worst["weight"], worst["bits"]) == ("point", "flat_w", bits)
-    magnitudes = np.abs(faulty().graph.initializers["flat_w"].const_value.numpy()).max(axis=(1, 2, 3))
+    magnitudes = np.abs(faulty().graph.initializers["flat_w"].const_value.numpy()).max(
+        axis=(1, 2, 3)
+    )
     assert worst["channels"] == pytest.approx(magnitudes.max() / np.median(magnitudes), rel=0.02)
     assert worst["remedy"].startswith("channels differ ")
     assert worst["remedy"].endswith("x: use granularity channel, or equalize before it")
@@ -164,13 +176,18 @@ def test_a_range_that_clips_is_named_with_the_share_of_values(
     layer = next(layer for layer in report["layers"] if layer["layer"] == "first")
     assert layer["reads"] == "image"
     model = cached("quantize", lambda model: True)
-    quantizer = next(n for n in model.graph if n.op_type == "QuantizeLinear" and n.inputs[0].name == "image")
+    quantizer = next(
+        n for n in model.graph if n.op_type == "QuantizeLinear" and n.inputs[0].name == "image"
+    )
     scale, zero_point = (value.const_value.numpy() for value in quantizer.inputs[1:])
     codes = np.rint(np.concatenate(EVALUATION) / scale) + zero_point
     share = float(np.mean((codes < 0) | (codes > 255)))
     assert 0.05 < share < 0.15
     assert layer["clipped"] == pytest.approx(share)
-    assert layer["remedy"] == f"the range of 'image' clips {100 * share:.2g} %: use activations: minmax"
+    assert (
+        layer["remedy"]
+        == f"the range of 'image' clips {100 * share:.2g} %: use activations: minmax"
+    )
     assert report["sqnr_db"]["activations"] < report["sqnr_db"]["weights"]
 
 
@@ -188,7 +205,10 @@ def test_the_table_has_the_ladder_and_the_worst_layers(qpipe: Shell) -> None:
 def test_the_page_holds_every_rung_and_layer_and_loads_nothing(qpipe: Shell) -> None:
     report = diagnosed(qpipe, "tensor")
     written = Path(".qpipe/diagnose/small/net-tensor-ort-local.html").read_text(encoding="utf-8")
-    for told in (*(rung["note"] for rung in report["ladder"]), *(layer["remedy"] for layer in report["layers"])):
+    for told in (
+        *(rung["note"] for rung in report["ladder"]),
+        *(layer["remedy"] for layer in report["layers"]),
+    ):
         assert f">{escape(told)}<" in written
     assert re.search(r"src=|href=|url\(|@import|<script", written) is None
 
@@ -197,7 +217,14 @@ def test_what_others_named_is_escaped_on_the_page() -> None:
     layer = {"layer": "<b>", "operator": "Conv", "bits": 8, "remedy": "'<i>' is rounded coarsely"}
     layer |= dict.fromkeys(("only", "without", "weights", "activations"), 12.0)
     rung = {"name": "device", "metrics": {"<u>_db": 3.0}, "samples": 4, "note": "<script>"}
-    report = {"recipe": "<p>", "scheme": "<s>", "model": "a&b", "build": "ort", "device": "<em>", "samples": 4}
+    report = {
+        "recipe": "<p>",
+        "scheme": "<s>",
+        "model": "a&b",
+        "build": "ort",
+        "device": "<em>",
+        "samples": 4,
+    }
     report |= {"ladder": [rung], "layers": [layer], "saturating": {"<q>": 0.5}}
     report["sqnr_db"] = dict.fromkeys(("weights", "activations", "both"), 12.0)
     written = page(report)
@@ -217,15 +244,22 @@ def test_sums_that_saturate_on_the_device_are_pointed_at(
     out, _ = qpipe("diagnose recipe.yaml --scheme eight --count 4")
     told = f"most in '{layer}' ({100 * share:.2g} % of its sums); quantize with bits: 7, or compile with"
     assert told in out
-    assert escape(told) in Path(".qpipe/diagnose/small/net-eight-ort-local.html").read_text(encoding="utf-8")
-    assert diagnosed(qpipe, "channel", "--count 4")["saturating"] == {}  # 7 bits, where bits are not said
+    assert escape(told) in Path(".qpipe/diagnose/small/net-eight-ort-local.html").read_text(
+        encoding="utf-8"
+    )
+    assert (
+        diagnosed(qpipe, "channel", "--count 4")["saturating"] == {}
+    )  # 7 bits, where bits are not said
 
 
 @pytest.mark.parametrize(
     ("scheme", "reason"),
     [
         ("tenser", "no scheme 'tenser' in recipe.yaml; did you mean 'tensor'?"),
-        ("float32", "diagnose: scheme 'float32' quantizes nothing; give one that has a quantize stage"),
+        (
+            "float32",
+            "diagnose: scheme 'float32' quantizes nothing; give one that has a quantize stage",
+        ),
     ],
 )
 def test_what_cannot_be_diagnosed_is_told_in_a_line(scheme: str, reason: str, qpipe: Shell) -> None:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qpipe import document
-from qpipe.document import FromCommandLine
 from qpipe.errors import RecipeError
+from qpipe.recipe import yaml_document
+from qpipe.recipe.yaml_document import FromCommandLine
 
 PLACE = Path("r.yaml")
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(
@@ -47,22 +47,22 @@ REFUSED = [
 @pytest.mark.parametrize(("text", "message"), REFUSED, ids=[text[:24] for text, _ in REFUSED])
 def test_what_is_not_plain_yaml_is_refused_in_one_line(text: str, message: str) -> None:
     with pytest.raises(RecipeError) as error:
-        document.parse(text, PLACE)
+        yaml_document.parse(text, PLACE)
     assert str(error.value) == message
 
 
 def test_an_alias_bomb_is_refused_at_once() -> None:
     # ten to the sixth values by six lines: expanding them all would be seen
     with pytest.raises(RecipeError):
-        document.parse(BOMB, PLACE)
+        yaml_document.parse(BOMB, PLACE)
 
 
 def test_ordinary_aliases_are_allowed() -> None:
-    assert document.parse("a: &x {b: 1}\nc: *x", PLACE).root == {"a": {"b": 1}, "c": {"b": 1}}
+    assert yaml_document.parse("a: &x {b: 1}\nc: *x", PLACE).root == {"a": {"b": 1}, "c": {"b": 1}}
 
 
 def test_lines_are_those_of_keys_and_items() -> None:
-    found = document.parse("a: 1\nb:\n  c:\n    - x\n    - {d:\n        5}\n", PLACE)
+    found = yaml_document.parse("a: 1\nb:\n  c:\n    - x\n    - {d:\n        5}\n", PLACE)
     assert found.at("a") == "r.yaml:1"
     assert found.at("b", "c") == "r.yaml:3"
     assert found.at("b", "c", 1) == "r.yaml:5"
@@ -70,23 +70,35 @@ def test_lines_are_those_of_keys_and_items() -> None:
 
 
 def test_what_has_no_line_has_that_of_what_holds_it() -> None:
-    assert document.parse("a: 1\nb: {c: 2}\n", PLACE).at("b", "missing", "deeper") == "r.yaml:2"
+    assert (
+        yaml_document.parse("a: 1\nb: {c: 2}\n", PLACE).at("b", "missing", "deeper") == "r.yaml:2"
+    )
 
 
-def test_a_missing_file_and_one_that_is_not_utf8_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_file_and_one_that_is_not_utf8_are_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RecipeError, match=r"^no\.yaml: no such file; give the path of a YAML file$"):
-        document.read(tmp_path / "no.yaml")
+    with pytest.raises(
+        RecipeError, match=r"^no\.yaml: no such file; give the path of a YAML file$"
+    ):
+        yaml_document.read(tmp_path / "no.yaml")
     (tmp_path / "latin.yaml").write_bytes(b"a: \xe9t\xe9")
-    with pytest.raises(RecipeError, match=r"^latin\.yaml: cannot be read: 'utf-8' .*; give a YAML file in UTF-8$"):
-        document.read(tmp_path / "latin.yaml")
+    with pytest.raises(
+        RecipeError, match=r"^latin\.yaml: cannot be read: 'utf-8' .*; give a YAML file in UTF-8$"
+    ):
+        yaml_document.read(tmp_path / "latin.yaml")
     with pytest.raises(RecipeError, match=r"^\.: cannot be read: .*Is a directory"):
-        document.read(tmp_path)
+        yaml_document.read(tmp_path)
 
 
 def test_a_lone_variable_keeps_its_type_and_others_become_text() -> None:
-    found = document.parse("a: ${n}\nb: x${n}y\nvariables: {n: '${n}'}", PLACE)
-    assert document.substitute(found, {"n": 3}) == {"a": 3, "b": "x3y", "variables": {"n": "${n}"}}
+    found = yaml_document.parse("a: ${n}\nb: x${n}y\nvariables: {n: '${n}'}", PLACE)
+    assert yaml_document.substitute(found, {"n": 3}) == {
+        "a": 3,
+        "b": "x3y",
+        "variables": {"n": "${n}"},
+    }
 
 
 @pytest.mark.parametrize(
@@ -94,38 +106,52 @@ def test_a_lone_variable_keeps_its_type_and_others_become_text() -> None:
     [
         ("a: 1\nb: [x, '${scene}']", "r.yaml:2: unknown variable 'scene'; did you mean 'scenes'?"),
         ("a: '${}'", "r.yaml:1: unknown variable ''; there is folder, nothing, scenes"),
-        ("a: '${env:QPIPE_NOT_SET}'", "r.yaml:1: environment variable 'QPIPE_NOT_SET' is not set; set it"),
-        ("a: 1\nb: x/${nothing}.onnx", "r.yaml:2: variable 'nothing' is not set; run with --set nothing=..."),
+        (
+            "a: '${env:QPIPE_NOT_SET}'",
+            "r.yaml:1: environment variable 'QPIPE_NOT_SET' is not set; set it",
+        ),
+        (
+            "a: 1\nb: x/${nothing}.onnx",
+            "r.yaml:2: variable 'nothing' is not set; run with --set nothing=...",
+        ),
     ],
 )
 def test_a_variable_that_gives_nothing_is_an_error(text: str, message: str) -> None:
     with pytest.raises(RecipeError) as error:
-        document.substitute(document.parse(text, PLACE), {"scenes": 5, "nothing": None, "folder": "f"})
+        yaml_document.substitute(
+            yaml_document.parse(text, PLACE), {"scenes": 5, "nothing": None, "folder": "f"}
+        )
     assert str(error.value) == message
 
 
 def test_a_lone_unset_variable_is_null_and_remembered() -> None:
-    found = document.parse("a: {b: '${nothing}'}", PLACE)
-    assert document.substitute(found, {"nothing": None}) == {"a": {"b": None}}
+    found = yaml_document.parse("a: {b: '${nothing}'}", PLACE)
+    assert yaml_document.substitute(found, {"nothing": None}) == {"a": {"b": None}}
     assert found.unset == {("a", "b"): "nothing"}
 
 
 def test_the_environment_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QPIPE_TEST", "from outside")
-    assert document.substitute(document.parse("a: '${env:QPIPE_TEST}'", PLACE), {}) == {"a": "from outside"}
+    assert yaml_document.substitute(yaml_document.parse("a: '${env:QPIPE_TEST}'", PLACE), {}) == {
+        "a": "from outside"
+    }
 
 
 def test_a_text_that_begins_with_a_value_of_the_command_line_is_from_there() -> None:
     variables = {"folder": FromCommandLine("here"), "size": 5}
-    found = document.substitute(document.parse("a: '${folder}/x.onnx'\nb: 'y/${folder}'", PLACE), variables)
+    found = yaml_document.substitute(
+        yaml_document.parse("a: '${folder}/x.onnx'\nb: 'y/${folder}'", PLACE), variables
+    )
     assert found == {"a": "here/x.onnx", "b": "y/here"}
     assert isinstance(found["a"], FromCommandLine)
     assert not isinstance(found["b"], FromCommandLine)
 
 
-@pytest.mark.parametrize("name", ["../evil", "", "a/b", ".hidden", "a b", "-x", "a\n", "é", 5, None, ["a"]])
+@pytest.mark.parametrize(
+    "name", ["../evil", "", "a/b", ".hidden", "a b", "-x", "a\n", "é", 5, None, ["a"]]
+)
 def test_a_name_that_could_be_a_path_is_refused(name: object) -> None:
     with pytest.raises(RecipeError) as error:
-        document.name(name, "r.yaml:1", "scheme")
+        yaml_document.name(name, "r.yaml:1", "scheme")
     allowed = "use letters, digits, '.', '_' and '-'"
     assert str(error.value) == f"r.yaml:1: scheme name {name!r} is not allowed; {allowed}"

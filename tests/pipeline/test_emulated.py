@@ -8,12 +8,13 @@ from typing import Any
 import pytest
 from scratch_lab import LabShell
 
-from qpipe import inventory, registry
-from qpipe.compare.export import gather_facts
+from qpipe.compare.formatting import is_emulated
 from qpipe.compare.pareto import pareto_rows
-from qpipe.compare.wording import is_emulated
 from qpipe.errors import RecipeError
-from qpipe.store import Store
+from qpipe.export.bundle import gather_facts
+from qpipe.recipe import inventory
+from qpipe.stages import registry
+from qpipe.storage.results import Store
 from qpipe.types import Capabilities, Emulation
 
 FOUND: dict[str, Any] = {
@@ -24,7 +25,9 @@ NOTE = "emulated: its times count instructions, they are not a device's"
 
 
 @pytest.fixture
-def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> LabShell:
+def qpipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> LabShell:
     """The command, in a lab where `one` counts instructions and `two` is hardware."""
     shell = LabShell(tmp_path, monkeypatch, capsys)
     shell.lab.write("devices.yaml", "one: {'null': {}, emulated: instructions}\ntwo: 'null'\n")
@@ -48,7 +51,10 @@ def test_only_what_takes_time_is_called_emulated(qpipe: LabShell) -> None:
 
 def test_json_rows_say_it(qpipe: LabShell) -> None:
     qpipe("run recipe.yaml --device one --device two")
-    assert {row["device"]: row["emulated"] for row in qpipe.json("pareto")} == {"one": "instructions", "two": None}
+    assert {row["device"]: row["emulated"] for row in qpipe.json("pareto")} == {
+        "one": "instructions",
+        "two": None,
+    }
     found = {entry["name"]: entry.get("emulated") for entry in qpipe.json("devices list")}
     assert (found["one"], found["two"]) == ("instructions", None)
 
@@ -59,7 +65,9 @@ def test_the_numbers_of_a_step_say_it(qpipe: LabShell) -> None:
     assert qpipe.json("show one/pace")["measurements"][0]["emulated"] == "instructions"
 
 
-def test_what_changed_between_two_runs_says_it_and_what_became_hardware_is_not_compared(qpipe: LabShell) -> None:
+def test_what_changed_between_two_runs_says_it_and_what_became_hardware_is_not_compared(
+    qpipe: LabShell,
+) -> None:
     qpipe("run recipe.yaml")
     qpipe.lab.edit("devices.yaml", ", emulated: instructions", "")
     qpipe("run recipe.yaml --new")
@@ -69,7 +77,10 @@ def test_what_changed_between_two_runs_says_it_and_what_became_hardware_is_not_c
     qpipe.lab.edit("devices.yaml", "one: {'null': {}}", "one: {'null': {}, emulated: instructions}")
     qpipe.lab.edit("recipe.yaml", "measure: [pace", "measure: [{pace: {value: 9}}")
     qpipe("run recipe.yaml --new")
-    assert " emulated latency_ms " in qpipe(f"compare {before} {qpipe.json('runs')[0]['id']} --metric latency_ms")[0]
+    assert (
+        " emulated latency_ms "
+        in qpipe(f"compare {before} {qpipe.json('runs')[0]['id']} --metric latency_ms")[0]
+    )
 
 
 def test_it_survives_a_merge(qpipe: LabShell, tmp_path: Path) -> None:
@@ -103,7 +114,9 @@ def test_the_inventory_has_the_last_word(
     call = inventory.load(file, registry.load())["board"]
     known = inventory.labelled(call, Capabilities(**FOUND, emulated=found))
     assert known.emulated == expected
-    assert (known.fingerprint == "f") == (expected is None)  # what an emulator gave stands for no board
+    assert (known.fingerprint == "f") == (
+        expected is None
+    )  # what an emulator gave stands for no board
 
 
 def test_a_word_that_is_none_is_told(tmp_path: Path) -> None:

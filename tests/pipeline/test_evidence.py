@@ -14,9 +14,13 @@ from qpipe.types import Measurement
 
 
 def test_the_difference_over_samples_is_the_paired_t_interval(bench: Bench) -> None:
-    low, high = evidence.difference(per_sample([1.0, 1.0, 0.0, 1.0]), per_sample([0.0, 1.0, 0.0, 0.0]))
+    low, high = evidence.difference(
+        per_sample([1.0, 1.0, 0.0, 1.0]), per_sample([0.0, 1.0, 0.0, 0.0])
+    )
     # differences 1, 0, 0, 1: mean 0.5, standard deviation 0.57735, t(3) 3.18245
-    assert (low, high) == pytest.approx((0.5 - 3.182446 * 0.577350 / 2, 0.5 + 3.182446 * 0.577350 / 2), abs=1e-5)
+    assert (low, high) == pytest.approx(
+        (0.5 - 3.182446 * 0.577350 / 2, 0.5 + 3.182446 * 0.577350 / 2), abs=1e-5
+    )
 
 
 def test_the_same_samples_tell_schemes_apart_whose_intervals_overlap(bench: Bench) -> None:
@@ -34,7 +38,9 @@ def test_the_same_samples_tell_schemes_apart_whose_intervals_overlap(bench: Benc
 def rounds(*medians: float) -> Measurement:
     values = [[median - 0.01, median, median + 0.01] for median in medians]
     middle = float(np.median(values))
-    return Measurement("latency_ms", middle, "ms", min(medians), max(medians), len(medians), rounds=values)
+    return Measurement(
+        "latency_ms", middle, "ms", min(medians), max(medians), len(medians), rounds=values
+    )
 
 
 def test_interleaved_rounds_pair_up_under_drift(bench: Bench) -> None:
@@ -48,7 +54,13 @@ def test_resamples_of_the_same_draws_pair_up(bench: Bench) -> None:
     drawn = np.random.default_rng(0).normal(0.80, 0.02, 200)
     for scheme, lost in (("one", 0.0), ("other", 0.01)):
         values = (drawn - lost).tolist()
-        wide = {"low": 0.76 - lost, "high": 0.84 - lost, "n": 500, "raw": "resamples", "rounds": [values]}
+        wide = {
+            "low": 0.76 - lost,
+            "high": 0.84 - lost,
+            "n": 500,
+            "raw": "resamples",
+            "rounds": [values],
+        }
         bench.add(scheme, Measurement("map50", 0.80 - lost, "", better="max", **wide))  # type: ignore[arg-type]
     assert bench.reasons({"map50": "max"}) == {"one": "", "other": "dominated by one"}
 
@@ -83,7 +95,9 @@ def test_numbers_of_different_samples_are_not_paired() -> None:
 
 def test_raw_values_that_do_not_stand_for_the_number_are_not_paired() -> None:
     p90 = [
-        Measurement("latency_p90_ms", value, "ms", value - 1, value + 1, 3, rounds=[[1.0, 2.0], [1.0, 2.0]])
+        Measurement(
+            "latency_p90_ms", value, "ms", value - 1, value + 1, 3, rounds=[[1.0, 2.0], [1.0, 2.0]]
+        )
         for value in (9.0, 12.0)
     ]
     assert evidence.difference(*p90) == (8.0 - 13.0, 10.0 - 11.0)
@@ -99,8 +113,13 @@ def timed(*medians: float, valid: Sequence[int] = ()) -> Measurement:
     conditions = [{"invalid": None if each else "throttled"} for each in counts]
     taken = [[median] for median in medians]
     believed = [median for median, each in zip(medians, counts, strict=True) if each]
-    middle, ends = float(np.median(believed)), (min(believed), max(believed)) if len(believed) > 1 else (None, None)
-    return Measurement("latency_ms", middle, "ms", *ends, len(believed), rounds=taken, conditions=conditions)
+    middle, ends = (
+        float(np.median(believed)),
+        (min(believed), max(believed)) if len(believed) > 1 else (None, None),
+    )
+    return Measurement(
+        "latency_ms", middle, "ms", *ends, len(believed), rounds=taken, conditions=conditions
+    )
 
 
 def test_one_round_tells_no_two_numbers_apart(bench: Bench) -> None:
@@ -112,12 +131,17 @@ def test_one_round_tells_no_two_numbers_apart(bench: Bench) -> None:
 
 
 def test_one_sample_tells_nothing_either() -> None:
-    one, other = (Measurement("sqnr_db", value, "dB", better="max", raw="resamples") for value in (20.0, 30.0))
+    one, other = (
+        Measurement("sqnr_db", value, "dB", better="max", raw="resamples") for value in (20.0, 30.0)
+    )
     assert evidence.difference(one, other) == (-math.inf, math.inf)
 
 
 def test_one_round_that_counts_says_nothing_against_six(bench: Bench) -> None:
-    one, six = timed(1.0, 70.0, 71.0, 72.0, 73.0, 74.0, valid=[0]), timed(5.0, 5.1, 5.2, 5.0, 5.1, 5.2)
+    one, six = (
+        timed(1.0, 70.0, 71.0, 72.0, 73.0, 74.0, valid=[0]),
+        timed(5.0, 5.1, 5.2, 5.0, 5.1, 5.2),
+    )
     assert not evidence.is_significant(one, six)
     assert not evidence.is_significant(six, one)
 
@@ -129,7 +153,15 @@ def test_where_one_round_counts_in_both_their_own_intervals_decide() -> None:
 
 def test_one_number_of_each_round_pairs_up_whatever_is_made_of_them() -> None:
     p90 = [
-        Measurement("latency_p90_ms", value, "ms", value - 1, value + 1, 3, rounds=[[base], [base + 2.0], [base + 5.0]])
+        Measurement(
+            "latency_p90_ms",
+            value,
+            "ms",
+            value - 1,
+            value + 1,
+            3,
+            rounds=[[base], [base + 2.0], [base + 5.0]],
+        )
         for value, base in ((9.0, 4.0), (9.5, 4.5))
     ]
     assert evidence.difference(p90[1], p90[0]) == pytest.approx((0.5, 0.5))
@@ -137,13 +169,23 @@ def test_one_number_of_each_round_pairs_up_whatever_is_made_of_them() -> None:
 
 def test_disturbed_rounds_are_left_out_of_pairs(bench: Bench) -> None:
     def timed(values: list[float], invalid: int) -> Measurement:
-        conditions = [{"invalid": "throttled" if n == invalid else None, "environment": {}} for n in range(5)]
+        conditions = [
+            {"invalid": "throttled" if n == invalid else None, "environment": {}} for n in range(5)
+        ]
         believed = [value for n, value in enumerate(values) if n != invalid]
         rounds = [[value] for value in values]
         middle = float(np.median(believed))
-        return Measurement("latency_ms", middle, "ms", 1, 99, 4, rounds=rounds, conditions=conditions)
+        return Measurement(
+            "latency_ms", middle, "ms", 1, 99, 4, rounds=rounds, conditions=conditions
+        )
 
-    one, other = timed([1.0, 2.0, 3.0, 50.0, 5.0], invalid=3), timed([1.5, 70.0, 3.5, 4.5, 5.5], invalid=1)
+    one, other = (
+        timed([1.0, 2.0, 3.0, 50.0, 5.0], invalid=3),
+        timed([1.5, 70.0, 3.5, 4.5, 5.5], invalid=1),
+    )
     assert evidence.difference(other, one) == pytest.approx((0.5, 0.5))
     bench.add("one", one)
-    assert bench.rows()[0]["notes"]["rounds"] == "1 of 5 rounds were disturbed and do not count: throttled"
+    assert (
+        bench.rows()[0]["notes"]["rounds"]
+        == "1 of 5 rounds were disturbed and do not count: throttled"
+    )

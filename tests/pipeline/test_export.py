@@ -16,11 +16,11 @@ import onnx.parser
 import onnxruntime
 import pytest
 
-from qpipe.compare.export import gather_facts, write_bundle
 from qpipe.compare.pareto import pareto_rows
 from qpipe.errors import QpipeError
-from qpipe.samples import Samples
-from qpipe.store import Store
+from qpipe.export.bundle import gather_facts, write_bundle
+from qpipe.samples.store import Samples
+from qpipe.storage.results import Store
 from qpipe.types import Build, Capabilities, Measurement, Preprocessing, Sample
 
 NETWORK = """
@@ -49,7 +49,9 @@ def make_build(folder: Path, last: str = "Softmax", runtime: str = "onnxruntime"
     onnx.save(model, folder / "net.onnx")
     (folder / "r.py").write_text("raise SystemExit", encoding="utf-8")
     options = OPTIONS.get(runtime, {})
-    return Build.write(folder, {"runtime": runtime, "runner": "r.py", "model": "net.onnx", "options": options})
+    return Build.write(
+        folder, {"runtime": runtime, "runner": "r.py", "model": "net.onnx", "options": options}
+    )
 
 
 @pytest.fixture
@@ -60,7 +62,9 @@ def build(tmp_path: Path) -> Build:
 @pytest.fixture
 def samples(tmp_path: Path) -> Samples:
     rng = np.random.default_rng(1)
-    rows = [Sample(f"s{i}", {"image": rng.integers(0, 256, (4, 4, 3), np.uint8)}, 0) for i in range(5)]
+    rows = [
+        Sample(f"s{i}", {"image": rng.integers(0, 256, (4, 4, 3), np.uint8)}, 0) for i in range(5)
+    ]
     how = Preprocessing(mean=(127.0, 120.0, 110.0), std=(58.0, 57.0, 59.0), layout="NCHW")
     return Samples.write(tmp_path / "samples", rows, {"image": how}, ["cat", "dog"])
 
@@ -71,7 +75,9 @@ def run_example(folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(argv, capture_output=True, text=True, cwd="/", check=False)
 
 
-def test_the_example_runs_where_it_was_carried(build: Build, samples: Samples, tmp_path: Path) -> None:
+def test_the_example_runs_where_it_was_carried(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
     write_bundle(tmp_path / "out", build, samples, FACTS)
     carried = tmp_path / "board" / "net"
     shutil.copytree(tmp_path / "out", carried)
@@ -81,35 +87,55 @@ def test_the_example_runs_where_it_was_carried(build: Build, samples: Samples, t
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_what_is_exported_needs_numpy_and_the_runtime_only(samples: Samples, tmp_path: Path, runtime: str) -> None:
+def test_what_is_exported_needs_numpy_and_the_runtime_only(
+    samples: Samples, tmp_path: Path, runtime: str
+) -> None:
     write_bundle(tmp_path / "out", make_build(tmp_path / "build", runtime=runtime), samples, FACTS)
-    lines = "\n".join((tmp_path / "out" / name).read_text() for name in ("example.py", "load.py")).splitlines()
+    lines = "\n".join(
+        (tmp_path / "out" / name).read_text() for name in ("example.py", "load.py")
+    ).splitlines()
     imports = {line.split()[1] for line in lines if line.startswith(("import", "from"))}
     assert imports - set(sys.stdlib_module_names) == {"numpy", runtime}
 
 
-def test_a_build_for_openvino_is_exported_as_it_was_measured(samples: Samples, tmp_path: Path) -> None:
+def test_a_build_for_openvino_is_exported_as_it_was_measured(
+    samples: Samples, tmp_path: Path
+) -> None:
     build = make_build(tmp_path / "build", runtime="openvino")
     manifest = write_bundle(tmp_path / "out", build, samples, FACTS)
     assert (manifest["runtime"], manifest["options"]) == ("openvino", OPTIONS["openvino"])
     done = run_example(tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines()[0].startswith("s0 y [1, 2]: off by 0 %")
-    session = onnxruntime.InferenceSession(str(build.folder / "net.onnx"), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        str(build.folder / "net.onnx"), providers=["CPUExecutionProvider"]
+    )
     with np.load(tmp_path / "out" / "golden.npz") as golden:
         expected = session.run(None, {"x": golden["0/in/x"]})[0]
         np.testing.assert_allclose(golden["0/out/y"], expected, rtol=1e-4)
 
 
-def test_a_provider_that_is_missing_where_it_was_carried_is_said(samples: Samples, tmp_path: Path) -> None:
+def test_a_provider_that_is_missing_where_it_was_carried_is_said(
+    samples: Samples, tmp_path: Path
+) -> None:
     build = make_build(tmp_path / "build")
     options = {**OPTIONS["onnxruntime"], "providers": [["xnnpack", {}], ["cpu", {}]]}
-    write_bundle(tmp_path / "out", Build.write(build.folder, {**build.manifest, "options": options}), samples, FACTS)
+    write_bundle(
+        tmp_path / "out",
+        Build.write(build.folder, {**build.manifest, "options": options}),
+        samples,
+        FACTS,
+    )
     done = run_example(tmp_path / "out")
-    assert (done.returncode, done.stderr) == (0, "it was measured on xnnpack, which is missing here\n")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "it was measured on xnnpack, which is missing here\n",
+    )
 
 
-def test_the_example_fails_for_another_model(build: Build, samples: Samples, tmp_path: Path) -> None:
+def test_the_example_fails_for_another_model(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
     write_bundle(tmp_path / "out", build, samples, FACTS)
     other = make_build(tmp_path / "other", last="Neg")
     shutil.copyfile(other.folder / "net.onnx", tmp_path / "out" / "net.onnx")
@@ -118,18 +144,24 @@ def test_the_example_fails_for_another_model(build: Build, samples: Samples, tmp
     assert done.stderr == "y of s0 is not what was exported\n"
 
 
-def test_golden_inputs_are_what_the_network_is_fed(build: Build, samples: Samples, tmp_path: Path) -> None:
+def test_golden_inputs_are_what_the_network_is_fed(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
     write_bundle(tmp_path / "out", build, samples, FACTS, count=2)
     with np.load(tmp_path / "out" / "golden.npz") as golden:
         assert sorted(golden) == ["0/in/x", "0/out/y", "1/in/x", "1/out/y"]
         pixels = samples[1].inputs["image"].astype(np.float32)
         expected = (pixels - np.float32([127, 120, 110])) / np.float32([58, 57, 59])
         assert np.array_equal(golden["1/in/x"], expected.transpose(2, 0, 1)[np.newaxis])
-        session = onnxruntime.InferenceSession(str(build.folder / "net.onnx"), providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            str(build.folder / "net.onnx"), providers=["CPUExecutionProvider"]
+        )
         assert np.array_equal(golden["1/out/y"], session.run(None, {"x": golden["1/in/x"]})[0])
 
 
-def test_the_manifest_says_all_that_is_needed(build: Build, samples: Samples, tmp_path: Path) -> None:
+def test_the_manifest_says_all_that_is_needed(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
     returned = write_bundle(tmp_path / "out", build, samples, FACTS)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest == json.loads(json.dumps(returned))
@@ -141,7 +173,9 @@ def test_the_manifest_says_all_that_is_needed(build: Build, samples: Samples, tm
     assert (manifest["recipe"], manifest["measured"]) == (FACTS["recipe"], FACTS["measured"])
 
 
-def test_every_file_is_listed_with_its_sha256(build: Build, samples: Samples, tmp_path: Path) -> None:
+def test_every_file_is_listed_with_its_sha256(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     manifest = write_bundle(out, build, samples, FACTS)
     there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
@@ -153,7 +187,9 @@ def test_every_file_is_listed_with_its_sha256(build: Build, samples: Samples, tm
 def test_an_export_may_be_written_again(build: Build, samples: Samples, tmp_path: Path) -> None:
     write_bundle(tmp_path / "out", build, samples, FACTS, count=3)
     write_bundle(tmp_path / "out", build, samples, FACTS, count=1)
-    assert len(json.loads((tmp_path / "out" / "manifest.json").read_text())["golden"]["samples"]) == 1
+    assert (
+        len(json.loads((tmp_path / "out" / "manifest.json").read_text())["golden"]["samples"]) == 1
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["build", "out", "samples"]
 
 
@@ -164,23 +200,31 @@ def test_an_empty_folder_is_taken(build: Build, samples: Samples, tmp_path: Path
 
 
 @pytest.mark.parametrize("exported_before", [False, True])
-def test_what_is_not_ours_is_left_alone(build: Build, samples: Samples, tmp_path: Path, exported_before: bool) -> None:
+def test_what_is_not_ours_is_left_alone(
+    build: Build, samples: Samples, tmp_path: Path, exported_before: bool
+) -> None:
     out = tmp_path / "out"
     if exported_before:
         write_bundle(out, build, samples, FACTS)
     (out / "notes").mkdir(parents=True)
     (out / "notes" / "thesis.txt").write_text("three years of work")
-    with pytest.raises(QpipeError, match=r"out holds notes/thesis.txt, which no export put there; give an empty"):
+    with pytest.raises(
+        QpipeError, match=r"out holds notes/thesis.txt, which no export put there; give an empty"
+    ):
         write_bundle(out, build, samples, FACTS)
     assert (out / "notes" / "thesis.txt").read_text() == "three years of work"
 
 
-def test_what_was_changed_since_its_export_is_left_alone(build: Build, samples: Samples, tmp_path: Path) -> None:
+def test_what_was_changed_since_its_export_is_left_alone(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     write_bundle(out, build, samples, FACTS)
     with (out / "example.py").open("a", encoding="utf-8") as file:
         file.write("# and how we use it\n")
-    with pytest.raises(QpipeError, match=r"out holds example.py, which was changed since its export; give an empty"):
+    with pytest.raises(
+        QpipeError, match=r"out holds example.py, which was changed since its export; give an empty"
+    ):
         write_bundle(out, build, samples, FACTS)
     assert (out / "example.py").read_text(encoding="utf-8").endswith("# and how we use it\n")
     write_bundle(out, build, samples, FACTS, force=True)
@@ -188,7 +232,9 @@ def test_what_was_changed_since_its_export_is_left_alone(build: Build, samples: 
     assert "how we use it" not in (out / "example.py").read_text(encoding="utf-8")
 
 
-def test_by_force_it_is_written_beside_what_is_there(build: Build, samples: Samples, tmp_path: Path) -> None:
+def test_by_force_it_is_written_beside_what_is_there(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     write_bundle(out, build, samples, FACTS)
     (out / "net.onnx").rename(out / "notes.txt")
@@ -198,16 +244,26 @@ def test_by_force_it_is_written_beside_what_is_there(build: Build, samples: Samp
     write_bundle(out, build, samples, FACTS, force=True)
     assert run_example(out).returncode == 0
     assert (out / "notes.txt").exists()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["build", "manifest.json", "out", "samples"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "build",
+        "manifest.json",
+        "out",
+        "samples",
+    ]
 
 
-def test_by_force_nothing_of_an_earlier_export_stays(build: Build, samples: Samples, tmp_path: Path) -> None:
+def test_by_force_nothing_of_an_earlier_export_stays(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
     out, kept = tmp_path / "out", tmp_path / "kept"
     write_bundle(out, build, samples, FACTS)
     kept.write_text("", encoding="utf-8")
     (out / "net.onnx").rename(out / "old.onnx")
     manifest = json.loads((out / "manifest.json").read_text())
-    manifest["files"] |= {"old.onnx": manifest["files"].pop("net.onnx"), "../kept": hashlib.sha256().hexdigest()}
+    manifest["files"] |= {
+        "old.onnx": manifest["files"].pop("net.onnx"),
+        "../kept": hashlib.sha256().hexdigest(),
+    }
     (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     (out / "thesis.txt").write_text("", encoding="utf-8")
     write_bundle(out, build, samples, FACTS, force=True)
@@ -230,7 +286,9 @@ def test_where_one_stands_and_through_a_link(
     assert Path(out).is_symlink() == (out == "link")
 
 
-def test_somebody_elses_manifest_does_not_make_a_folder_ours(build: Build, samples: Samples, tmp_path: Path) -> None:
+def test_somebody_elses_manifest_does_not_make_a_folder_ours(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_text('{"files": {"manifest.json": ""}}')
     with pytest.raises(QpipeError, match=r"holds manifest.json"):
@@ -250,7 +308,9 @@ def test_a_broken_build_is_not_handed_over_and_leaves_the_old_export(
     write_bundle(out, build, samples, FACTS)
     before = (out / "net.onnx").read_bytes()
     broken = make_build(tmp_path / "broken", last="Log")  # of negative numbers
-    with pytest.raises(QpipeError, match=r"^export: y of sample 's0' is no number; the build is broken$"):
+    with pytest.raises(
+        QpipeError, match=r"^export: y of sample 's0' is no number; the build is broken$"
+    ):
         write_bundle(out, broken, samples, FACTS)
     assert (out / "net.onnx").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "build", "out", "samples"]
@@ -258,7 +318,9 @@ def test_a_broken_build_is_not_handed_over_and_leaves_the_old_export(
 
 def test_a_build_for_another_runtime_is_refused(samples: Samples, tmp_path: Path) -> None:
     build = make_build(tmp_path / "build", runtime="iree")
-    expected = r"^export: the build is for iree; only those for onnxruntime and openvino are exported$"
+    expected = (
+        r"^export: the build is for iree; only those for onnxruntime and openvino are exported$"
+    )
     with pytest.raises(QpipeError, match=expected):
         write_bundle(tmp_path / "out", build, samples, FACTS)
 
@@ -274,7 +336,13 @@ def test_the_facts_come_from_the_store(tmp_path: Path) -> None:
     assert facts["recipe"] == {"name": "ssd", "digest": "d", "text": "name: ssd\n"}
     assert (facts["run"]["id"], facts["run"]["versions"]) == (run, {"onnxruntime": "1.32.0"})
     assert (facts["measured"]["scheme"], facts["measured"]["device"]) == ("int8", "rpi4")
-    assert facts["measured"]["metrics"]["latency_ms"] == {"value": 5.0, "unit": "ms", "low": 4.0, "high": 6.0, "n": 10}
+    assert facts["measured"]["metrics"]["latency_ms"] == {
+        "value": 5.0,
+        "unit": "ms",
+        "low": 4.0,
+        "high": 6.0,
+        "n": 10,
+    }
     assert facts["device"] is None, "an older qpipe did not keep it"
 
 
@@ -284,11 +352,18 @@ def test_the_device_is_told_as_it_was_when_it_was_measured(tmp_path: Path) -> No
         python="3.11.2", numpy="1.24.2", runtimes={"onnxruntime": "1.23.0"}, fingerprint="f00d",
     )  # fmt: skip
     with Store(tmp_path / "qpipe.db") as store:
-        run = store.new_run("ssd", recipe_path="a.yaml", recipe_digest="d", recipe_text="", versions={})
+        run = store.new_run(
+            "ssd", recipe_path="a.yaml", recipe_digest="d", recipe_text="", versions={}
+        )
         place = {"model": "net", "scheme": "int8", "build": "ort", "device": "rpi4"}
-        store.record_measurements(run, place, [Measurement("latency_ms", 5.0, "ms")], runtime="onnxruntime")
+        store.record_measurements(
+            run, place, [Measurement("latency_ms", 5.0, "ms")], runtime="onnxruntime"
+        )
         store.record_devices(run, {"rpi4": board})
         store.save_device("rpi4", "ssh", replace(board, runtimes={"onnxruntime": "1.24.0"}))
         facts: Any = gather_facts(store, pareto_rows(store, run)[0])
-    assert (facts["device"]["cpu"], facts["device"]["runtimes"]) == ("Cortex-A72", {"onnxruntime": "1.23.0"})
+    assert (facts["device"]["cpu"], facts["device"]["runtimes"]) == (
+        "Cortex-A72",
+        {"onnxruntime": "1.23.0"},
+    )
     json.dumps(facts)

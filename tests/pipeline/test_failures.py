@@ -16,7 +16,9 @@ PAUSE = "from qpipe import attempts\nattempts.BACK_OFF_S = (600.0,)"
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> FaultyLab:
+def lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> FaultyLab:
     return FaultyLab(tmp_path, monkeypatch, capsys)
 
 
@@ -31,7 +33,9 @@ def test_each_failed_step_says_what_kind_of_failure_it_was(lab: FaultyLab) -> No
     assert failures == ["artifact", "out of memory", "bug"]
     assert {step["failure"] for step in steps.values() if step["state"] != "failed"} == {None}
     assert lab.json("runs")[0]["failures"] == {"artifact": 1, "out of memory": 1, "bug": 1}
-    assert {step["attempts"] for step in steps.values() if step["state"] == "failed"} == {1}, "no retry on the host"
+    assert {step["attempts"] for step in steps.values() if step["state"] == "failed"} == {1}, (
+        "no retry on the host"
+    )
 
 
 def test_what_may_pass_is_tried_again_and_each_attempt_is_a_row(lab: FaultyLab) -> None:
@@ -46,8 +50,12 @@ def test_what_may_pass_is_tried_again_and_each_attempt_is_a_row(lab: FaultyLab) 
     assert "one: placement ended in tears" in lab(f"show {LOOK}")[0]
 
 
-@pytest.mark.parametrize("failure", ["artifact", "out of memory", "wrong answer", "no room", "configuration"])
-def test_what_does_not_pass_is_not_tried_again_and_leaves_the_device_good(failure: str, lab: FaultyLab) -> None:
+@pytest.mark.parametrize(
+    "failure", ["artifact", "out of memory", "wrong answer", "no room", "configuration"]
+)
+def test_what_does_not_pass_is_not_tried_again_and_leaves_the_device_good(
+    failure: str, lab: FaultyLab
+) -> None:
     lab.fault("one", f"placement:{failure}:")
     out, _ = lab("run recipe.yaml", 1)
     assert f"failed: {LOOK}: one: placement ended in tears ({failure})\n" in out
@@ -88,7 +96,9 @@ def test_numbers_of_two_attempts_are_never_mixed(lab: FaultyLab) -> None:
 
 def test_ctrl_c_ends_a_pause_between_two_attempts(lab: FaultyLab) -> None:
     lab.fault("one", "placement:died:")
-    lab.lab.edit("stages.py", "\n\nfrom qpipe_devices.null", f"\n\n{PAUSE}\nfrom qpipe_devices.null")
+    lab.lab.edit(
+        "stages.py", "\n\nfrom qpipe_devices.null", f"\n\n{PAUSE}\nfrom qpipe_devices.null"
+    )
     process = lab.lab.start("run", "recipe.yaml")
     try:
         assert process.stderr
@@ -113,9 +123,16 @@ def test_steps_that_are_skipped_for_one_cause_are_told_in_one_line(lab: FaultyLa
 
 def test_a_smoke_run_says_that_it_leaves_the_float_score_alone(lab: FaultyLab) -> None:
     lab.lab.edit("recipe.yaml", "measure: [look]", "measure: [look, {score: {metric: closeness}}]")
-    lab.lab.edit("recipe.yaml", "devices: [one]", "devices: [one]\nexpect: {closeness: {value: 7, tolerance: 0.1}}")
+    lab.lab.edit(
+        "recipe.yaml",
+        "devices: [one]",
+        "devices: [one]\nexpect: {closeness: {value: 7, tolerance: 0.1}}",
+    )
     _, err = lab("run recipe.yaml --smoke")
-    assert "smoke: what is expected of the float network is not checked, for so few samples tell nothing\n" in err
+    assert (
+        "smoke: what is expected of the float network is not checked, for so few samples tell nothing\n"
+        in err
+    )
     lab("run recipe.yaml", 1)  # where it is checked
     recipes = [line.split("  ")[1] for line in lab("runs")[0].splitlines()[1:]]
     assert recipes == ["lab", "lab (smoke)"]

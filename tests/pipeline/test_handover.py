@@ -11,12 +11,13 @@ import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe import exchange, execute
+from qpipe.engine import run as engine_run
+from qpipe.engine import stage_results
+from qpipe.engine.events import Event
+from qpipe.engine.recorder import Recorder
 from qpipe.errors import QpipeError
-from qpipe.events import Event
-from qpipe.handover import hand_over
-from qpipe.record import Recorder
-from qpipe.store import Store
+from qpipe.export.from_run import hand_over
+from qpipe.storage.results import Store
 from qpipe.types import Build, Measurement
 
 DB = Path(".qpipe/results.db")
@@ -29,20 +30,24 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return scratch_lab.lab(tmp_path)
 
 
-def run(new: bool = False) -> tuple[execute.Session, execute.Finished]:
-    session = execute.open_session(execute.Request(Path("recipe.yaml"), new=new))
+def run(new: bool = False) -> tuple[engine_run.Session, engine_run.Finished]:
+    session = engine_run.open_session(engine_run.Request(Path("recipe.yaml"), new=new))
     with Store(DB) as store:
-        return session, execute.run(session, store, lambda _: None)
+        return session, engine_run.run(session, store, lambda _: None)
 
 
-def export(session: execute.Session, run_id: str) -> None:
+def export(session: engine_run.Session, run_id: str) -> None:
     with Store(DB) as store:
         hand_over(store, run_id, SNAPPED, session.cache, Path("shipped"))
 
 
-def recorder(store: Store, session: execute.Session, finished: execute.Finished, run_id: str) -> Recorder:
+def recorder(
+    store: Store, session: engine_run.Session, finished: engine_run.Finished, run_id: str
+) -> Recorder:
     """Of another run of the same plan."""
-    capabilities = {name: row["capabilities"] for name in session.devices if (row := store.device(name))}
+    capabilities = {
+        name: row["capabilities"] for name in session.devices if (row := store.device(name))
+    }
     return Recorder(store, run_id, finished.plan, session.cache, capabilities, Path("runs"))
 
 
@@ -53,7 +58,9 @@ def another_run(store: Store) -> str:
 def test_the_folder_holds_the_build_that_was_measured(lab: Lab) -> None:
     session, finished = run()
     export(session, finished.run)
-    done = subprocess.run([sys.executable, "shipped/example.py"], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "shipped/example.py"], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr) == (0, "")
     manifest = json.loads(Path("shipped/manifest.json").read_text(encoding="utf-8"))
     assert (manifest["run"]["id"], manifest["measured"]["scheme"]) == (finished.run, "snapped")
@@ -65,7 +72,9 @@ def test_a_model_with_samples_of_its_own_is_exported_with_those(lab: Lab) -> Non
     session, finished = run()
     for model, count in (("tiny", 3), ("other", 2)):
         with Store(DB) as store:
-            manifest = hand_over(store, finished.run, {**SNAPPED, "model": model}, session.cache, Path(model))
+            manifest = hand_over(
+                store, finished.run, {**SNAPPED, "model": model}, session.cache, Path(model)
+            )
         assert manifest["golden"]["samples"] == [f"e{i}" for i in range(count)]
 
 
@@ -76,8 +85,13 @@ def test_another_build_in_its_place_is_refused(lab: Lab) -> None:
     model = (build / "model.onnx").read_bytes()
     session.cache.remove("compile", key)
     with session.cache.put("compile", key) as out:
-        (out / "model.onnx").write_bytes(model + b"\x72\x00")  # an empty field that ONNX does not know
-        Build.write(out, {"runtime": "onnxruntime", "runner": "none.py", "model": "model.onnx", "options": {}})
+        (out / "model.onnx").write_bytes(
+            model + b"\x72\x00"
+        )  # an empty field that ONNX does not know
+        Build.write(
+            out,
+            {"runtime": "onnxruntime", "runner": "none.py", "model": "model.onnx", "options": {}},
+        )
     with pytest.raises(QpipeError) as error:
         export(session, finished.run)
     cache = session.cache.root
@@ -99,7 +113,7 @@ def test_a_run_that_found_all_in_the_cache_can_be_exported(lab: Lab) -> None:
             if step.kind == "measure":
                 recording.event(Event(step.id, "cached"))
                 folder = session.cache.folder("measure", step.key) / "value"
-                recording.measured(step, exchange.read("measure", folder))
+                recording.measured(step, stage_results.read("measure", folder))
     export(session, again)
     assert Path("shipped/model.onnx").exists()
 
@@ -114,20 +128,29 @@ def test_all_steps_are_known_before_the_first_runs(lab: Lab) -> None:
     assert {step["state"] for step in steps} == {"pending"}
     for step in steps:
         planned = finished.plan.steps[step["step"]]
-        assert (step["kind"], step["key"], step["device"]) == (planned.kind, planned.key, planned.device)
+        assert (step["kind"], step["key"], step["device"]) == (
+            planned.kind,
+            planned.key,
+            planned.device,
+        )
         assert step["key_fields"] == json.loads(json.dumps(dict(planned.fields)))
 
 
 def test_a_run_that_goes_on_keeps_what_it_is_through_with(lab: Lab) -> None:
     session, finished = run()
     with Store(DB) as store:
-        store.record_step(finished.run, "tiny/snapped/snap", state="failed", error="too hot", seconds=3.0)
+        store.record_step(
+            finished.run, "tiny/snapped/snap", state="failed", error="too hot", seconds=3.0
+        )
         store.record_step(finished.run, "tiny/snapped/packed", key="of an older recipe")
         recorder(store, session, finished, finished.run).begin()
         steps = {step["step"]: step for step in store.steps(finished.run)}
     pending = {name for name, step in steps.items() if step["state"] == "pending"}
     assert pending == {"tiny/snapped/snap", "tiny/snapped/packed"}
-    assert (steps["tiny/snapped/snap"]["error"], steps["tiny/snapped/snap"]["seconds"]) == (None, None)
+    assert (steps["tiny/snapped/snap"]["error"], steps["tiny/snapped/snap"]["seconds"]) == (
+        None,
+        None,
+    )
     assert steps["tiny/import"]["seconds"] is not None
 
 
@@ -149,7 +172,15 @@ def test_rows_that_only_a_sweep_tells_apart_are_one_line(lab: Lab) -> None:
     with Store(DB) as store:
         swept = another_run(store)
         for seed in ("1", "2"):
-            place = {"model": "tiny", "scheme": "snapped", "build": "packed", "device": "one", "seed": seed}
+            place = {
+                "model": "tiny",
+                "scheme": "snapped",
+                "build": "packed",
+                "device": "one",
+                "seed": seed,
+            }
             store.record_measurements(swept, place, [Measurement("weight", 1.0, "B")])
-    with pytest.raises(QpipeError, match=r"^export: several rows of a sweep fit; export from a run"):
+    with pytest.raises(
+        QpipeError, match=r"^export: several rows of a sweep fit; export from a run"
+    ):
         export(session, swept)

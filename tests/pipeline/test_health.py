@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 from faulty_lab import FLOAT, SNAPPED, FaultyLab
 
-from qpipe import health
+from qpipe.engine import device_health
 
 GOOD, UNKNOWN, BAD = ("health", "good"), ("health", "unknown"), ("health", "bad")
 OFF, ON = ("power", "off"), ("power", "on")
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> FaultyLab:
+def lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> FaultyLab:
     return FaultyLab(tmp_path, monkeypatch, capsys)
 
 
@@ -24,11 +26,17 @@ def test_a_device_is_checked_before_the_step_after_a_failure(lab: FaultyLab) -> 
     lab("run recipe.yaml")
     looked = lab.calls("one")
     at = looked.index("placement")
-    assert looked[at : at + 4] == ["placement", "capabilities", "store", "store"], "the check, what was brought before"
+    assert looked[at : at + 4] == ["placement", "capabilities", "store", "store"], (
+        "the check, what was brought before"
+    )
     assert looked[at + 4 :].count("placement") == 2
     assert lab.trail("one") == [GOOD, UNKNOWN, GOOD]
     unknown = lab.json("devices log one")[1]
-    assert (unknown["was"], unknown["why"], unknown["step"]) == ("good", "placement ended in tears", f"{FLOAT}/look")
+    assert (unknown["was"], unknown["why"], unknown["step"]) == (
+        "good",
+        "placement ended in tears",
+        f"{FLOAT}/look",
+    )
     assert unknown["during"] == lab.json("runs")[0]["id"]
 
 
@@ -41,7 +49,10 @@ def test_a_device_that_does_not_come_back_is_bad_and_the_others_go_on(lab: Fault
     assert f"failed: {FLOAT}/look: one: placement ended in tears (died)\n" in out
     steps = lab.steps()
     assert steps[f"{SNAPPED}/look"]["state"] == "skipped"
-    assert steps[f"{SNAPPED}/look"]["error"] == "one is bad: nobody answers; clear it with: qpipe devices clear one"
+    assert (
+        steps[f"{SNAPPED}/look"]["error"]
+        == "one is bad: nobody answers; clear it with: qpipe devices clear one"
+    )
     assert {step["state"] for step in steps.values() if step["device"] == "two"} == {"done"}
     assert lab.trail("one") == [GOOD, UNKNOWN, BAD]
 
@@ -69,7 +80,10 @@ def test_a_device_that_was_changed_in_the_middle_of_a_run_is_bad(lab: FaultyLab)
     lab.fault("one", "placement:died:")
     out, _ = lab("run recipe.yaml", 1)
     changed = "it was changed in the middle of the run (arch, fingerprint)"
-    assert f"one is bad: {changed}; run afresh with --new; clear it with: qpipe devices clear one" in out
+    assert (
+        f"one is bad: {changed}; run afresh with --new; clear it with: qpipe devices clear one"
+        in out
+    )
 
 
 def test_what_is_unknown_when_a_run_ends_is_checked_by_the_next(lab: FaultyLab) -> None:
@@ -111,12 +125,17 @@ def test_a_device_that_died_is_switched_off_and_on(lab: FaultyLab) -> None:
 def test_a_device_that_stays_dead_when_its_power_comes_back_is_bad(lab: FaultyLab) -> None:
     lab.fault("switched", "placement:died:dying")
     out, _ = lab("run recipe.yaml --device switched", 1)
-    assert "switched is bad: it does not answer 0.3 s after its current is back; look at it; clear it with" in out
+    assert (
+        "switched is bad: it does not answer 0.3 s after its current is back; look at it; clear it with"
+        in out
+    )
     assert lab.trail("switched") == [GOOD, UNKNOWN, OFF, ON, BAD]
 
 
-def test_a_switch_that_does_not_switch_is_told(lab: FaultyLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health, "LEAVING_S", 0.1)
+def test_a_switch_that_does_not_switch_is_told(
+    lab: FaultyLab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_health, "LEAVING_S", 0.1)
     lab.lab.write("devices.yaml", "one: {'null': {}, power: {command: {off: 'true', on: 'true'}}}")
     _, err = lab("devices power one off", 1)
     what = "its power switch does not switch it: it still answers 0.1 s after 'off'"

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qpipe.imports import imported
+from qpipe.engine.python_imports import imported
 
 FILES = {
     "beside.py": "import second\n",
@@ -30,8 +30,18 @@ FILES = {
 BESIDE = {"beside", "second"}
 PACKAGE = {"helpers/__init__"}
 DEEP = {*PACKAGE, "helpers/deep", "helpers/wide"}
-FAR = {*PACKAGE, "helpers/inner/__init__", "helpers/inner/far", "helpers/inner/near", "helpers/wide"}
-ALL = {name.removesuffix(".py") for name in FILES if name not in ("data/deep/down/notes.py", "venv/lib/python.py")}
+FAR = {
+    *PACKAGE,
+    "helpers/inner/__init__",
+    "helpers/inner/far",
+    "helpers/inner/near",
+    "helpers/wide",
+}
+ALL = {
+    name.removesuffix(".py")
+    for name in FILES
+    if name not in ("data/deep/down/notes.py", "venv/lib/python.py")
+}
 
 
 @pytest.fixture
@@ -136,4 +146,6 @@ def test_it_finds_what_python_itself_loads(folder: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": "1"},
     ).stdout  # fmt: skip
     loaded = {Path(line) for line in shown.splitlines() if Path(line).is_relative_to(folder)}
-    assert found == {path.relative_to(folder).as_posix().removesuffix(".py") for path in loaded} - {"plugin"}
+    assert found == {path.relative_to(folder).as_posix().removesuffix(".py") for path in loaded} - {
+        "plugin"
+    }

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from qpipe import inventory, registry
 from qpipe.errors import PluginError, RecipeError
+from qpipe.recipe import inventory
+from qpipe.stages import registry
 
 PLUGINS = registry.load()
 
@@ -34,9 +35,15 @@ def test_a_device_may_be_called_local_and_be_another() -> None:
 
 def test_the_options_are_the_drivers_and_paths_are_relative_to_the_inventory(here: Path) -> None:
     (here / "deep").mkdir()
-    (here / "deep" / "d.yaml").write_text("rpi: {ssh: {host: 10.0.0.7, port: '2222', key: keys/id}}", encoding="utf-8")
+    (here / "deep" / "d.yaml").write_text(
+        "rpi: {ssh: {host: 10.0.0.7, port: '2222', key: keys/id}}", encoding="utf-8"
+    )
     rpi = inventory.load(Path("deep/d.yaml"), PLUGINS)["rpi"]
-    assert (rpi.name, rpi.options["port"], rpi.options["key"]) == ("ssh", 2222, here / "deep" / "keys" / "id")
+    assert (rpi.name, rpi.options["port"], rpi.options["key"]) == (
+        "ssh",
+        2222,
+        here / "deep" / "keys" / "id",
+    )
 
 
 def test_a_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,7 +82,10 @@ def test_a_device_that_is_not_there_is_told_with_the_place_to_add_it() -> None:
     assert str(error.value) == (
         "d.yaml: no device 'rpi5'; did you mean 'rpi4'?; add it as rpi5: {ssh: {host: ADDRESS}}"
     )
-    with pytest.raises(RecipeError, match=r"^devices\.yaml: no device 'orin'; there is local, rpi4; add it as orin: "):
+    with pytest.raises(
+        RecipeError,
+        match=r"^devices\.yaml: no device 'orin'; there is local, rpi4; add it as orin: ",
+    ):
         inventory.pick(known, "orin", None)
 
 
@@ -87,5 +97,7 @@ def test_the_inventory_is_the_one_given_or_beside_the_recipe_or_here(here: Path)
     (here / "recipes" / "devices.yaml").touch()
     assert inventory.find(None, here / "recipes") == here / "recipes" / "devices.yaml"
     assert inventory.find(Path("other.yaml"), here / "recipes") == Path("other.yaml")
-    with pytest.raises(RecipeError, match=r"^other\.yaml: no such file; give the path of a YAML file$"):
+    with pytest.raises(
+        RecipeError, match=r"^other\.yaml: no such file; give the path of a YAML file$"
+    ):
         inventory.load(Path("other.yaml"), PLUGINS)

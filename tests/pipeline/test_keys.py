@@ -14,9 +14,10 @@ import scratch_lab
 from onnx import numpy_helper
 from scratch_lab import Lab
 
-from qpipe import keys, recipe
-from qpipe.call import Call
-from qpipe.external import external_files
+from qpipe.engine import cache_keys
+from qpipe.quant.external_data import external_files
+from qpipe.recipe import recipe
+from qpipe.recipe.stage_call import Call
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 
 def key_of(lab: Lab, pick: Callable[[recipe.Recipe], Call], **settings: str) -> str:
     """The key of a stage as the recipe calls it, read anew."""
-    return keys.key(keys.of_call(pick(recipe.load(lab.recipe, settings)[0])))
+    return cache_keys.key(cache_keys.of_call(pick(recipe.load(lab.recipe, settings)[0])))
 
 
 def snapped(loaded: recipe.Recipe) -> Call:
@@ -44,7 +45,9 @@ def scored(loaded: recipe.Recipe) -> Call:
 
 def test_the_same_is_the_same(lab: Lab) -> None:
     assert key_of(lab, snapped) == key_of(lab, snapped)
-    assert key_of(lab, snapped) == key_of(lab, snapped, bits="8"), "a default and the same value given"
+    assert key_of(lab, snapped) == key_of(lab, snapped, bits="8"), (
+        "a default and the same value given"
+    )
 
 
 def test_an_option_changes_the_key_of_its_stage_alone(lab: Lab) -> None:
@@ -62,7 +65,11 @@ def test_a_plugin_file_and_the_modules_that_it_imports_are_code(file: str, lab: 
 
 
 def test_a_module_that_appears_where_a_plugin_file_looks_for_it_is_code(lab: Lab) -> None:
-    lab.edit("stages.py", "import qpipe", "try:\n    import appears\nexcept ImportError:\n    pass\nimport qpipe")
+    lab.edit(
+        "stages.py",
+        "import qpipe",
+        "try:\n    import appears\nexcept ImportError:\n    pass\nimport qpipe",
+    )
     before = key_of(lab, snapped)
     lab.write("appears.py", "STEP = 1\n")
     assert key_of(lab, snapped) != before
@@ -75,7 +82,9 @@ def test_a_module_that_nothing_imports_is_no_code(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize("file", ["registers.py", "holds.py"])
-def test_a_stage_from_beside_the_file_that_registers_it_is_the_code_of_both(file: str, lab: Lab) -> None:
+def test_a_stage_from_beside_the_file_that_registers_it_is_the_code_of_both(
+    file: str, lab: Lab
+) -> None:
     stage = 'def bend(model, *, by: int = 1):\n    """Bend."""\n    return model\n'
     lab.write("holds.py", stage)
     text = "import qpipe\nfrom holds import bend\n@qpipe.hookimpl\ndef register_stages(register):\n    "
@@ -92,7 +101,9 @@ def test_a_stage_from_beside_the_file_that_registers_it_is_the_code_of_both(file
     assert key_of(lab, snapped) == others
 
 
-def test_a_lab_that_moves_keeps_its_keys(lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lab_that_moves_keeps_its_keys(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lab.write("data/one.bin", "1")
     lab.edit("recipe.yaml", "{noise: {", "{noise: {data: data, sources: [data/one.bin], ")
     before = key_of(lab, snapped), key_of(lab, samples)
@@ -103,8 +114,12 @@ def test_a_lab_that_moves_keeps_its_keys(lab: Lab, tmp_path: Path, monkeypatch: 
     assert (key_of(Lab(Path()), snapped), key_of(Lab(Path()), samples)) == before
 
 
-@pytest.mark.parametrize("where", ["data: data", "sources: [data/one.bin]", "sources: [stages.py, data]"])
-def test_what_is_in_a_file_or_folder_that_an_option_names_is_part_of_the_key(where: str, lab: Lab) -> None:
+@pytest.mark.parametrize(
+    "where", ["data: data", "sources: [data/one.bin]", "sources: [stages.py, data]"]
+)
+def test_what_is_in_a_file_or_folder_that_an_option_names_is_part_of_the_key(
+    where: str, lab: Lab
+) -> None:
     one = lab.write("data/one.bin", "1")
     lab.write("data/deep/two.bin", "2")
     lab.edit("recipe.yaml", "{noise: {", f"{{noise: {{{where}, ")
@@ -117,7 +132,11 @@ def test_what_is_in_a_file_or_folder_that_an_option_names_is_part_of_the_key(whe
 
 def test_a_file_that_an_option_of_an_option_names_is_part_of_the_key(lab: Lab) -> None:
     table = lab.write("table.csv", "1")
-    lab.edit("recipe.yaml", "measure: [pace,", "measure: [{score: {metric: {closeness: {table: table.csv}}}}, pace,")
+    lab.edit(
+        "recipe.yaml",
+        "measure: [pace,",
+        "measure: [{score: {metric: {closeness: {table: table.csv}}}}, pace,",
+    )
     before = key_of(lab, scored)
     table.write_text("2", encoding="utf-8")
     assert key_of(lab, scored) != before
@@ -139,27 +158,29 @@ def network(folder: Path, values: Any) -> Path:
     graph = onnx.parser.parse_graph("g (float[64] x) => (float[64] y) { y = Mul(x, w) }")
     graph.initializer.append(numpy_helper.from_array(np.asarray(values, np.float32), "w"))
     model = onnx.helper.make_model(graph)
-    onnx.save_model(model, folder / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    onnx.save_model(
+        model, folder / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0
+    )
     return folder / "m.onnx"
 
 
 def test_the_external_weights_of_a_network_are_part_of_its_digest(tmp_path: Path) -> None:
     path = network(tmp_path, range(64))
-    before, text = keys.digest(path), path.read_bytes()
+    before, text = cache_keys.digest(path), path.read_bytes()
     (tmp_path / "w.bin").write_bytes(bytes(256))
     assert path.read_bytes() == text
-    assert keys.digest(path) != before
+    assert cache_keys.digest(path) != before
 
 
 def test_the_names_in_a_folder_are_part_of_its_digest(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("1", encoding="utf-8")
-    before = keys.digest(tmp_path)
+    before = cache_keys.digest(tmp_path)
     (tmp_path / "a").rename(tmp_path / "b")
-    assert keys.digest(tmp_path) != before
+    assert cache_keys.digest(tmp_path) != before
 
 
 def test_the_fields_of_a_stage_can_be_read(lab: Lab) -> None:
-    fields = keys.of_call(snapped(recipe.load(lab.recipe)[0]))
+    fields = cache_keys.of_call(snapped(recipe.load(lab.recipe)[0]))
     assert {name: fields[name] for name in ("kind", "stage", "distribution")} == {
         "kind": "quantize", "stage": "snap", "distribution": "stages.py",
     }  # fmt: skip
@@ -167,29 +188,40 @@ def test_the_fields_of_a_stage_can_be_read(lab: Lab) -> None:
     assert list(fields["code"]) == ["quantize snap"]
 
 
-def test_the_code_of_a_built_in_is_its_module_and_the_core_arithmetic(monkeypatch: pytest.MonkeyPatch) -> None:
-    from qpipe import registry
+def test_the_code_of_a_built_in_is_its_module_and_the_core_arithmetic(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from qpipe.stages import registry
 
     found = registry.load()
     seen: list[list[Path]] = []
-    monkeypatch.setattr(keys, "_digest_code", lambda files: seen.append(list(files)))
-    keys.code(found.stage("quantize", "symmetric"))
-    keys.code(found.stage("measure", "latency"))
+    monkeypatch.setattr(cache_keys, "_digest_code", lambda files: seen.append(list(files)))
+    cache_keys.code(found.stage("quantize", "symmetric"))
+    cache_keys.code(found.stage("measure", "latency"))
     quantize, latency = ({"/".join(path.parts[-2:]) for path in paths} for paths in seen)
-    assert {"quantize/symmetric.py", "quant/qdq.py", "quant/ranges.py", "qpipe/exchange.py"} <= quantize
-    assert {"measure/latency.py", "measure/rounds.py"} <= latency
+    assert {
+        "quantize/symmetric.py",
+        "quant/qdq.py",
+        "quant/ranges.py",
+        "engine/stage_results.py",
+    } <= quantize
+    assert {"measure/latency.py", "measure/round_journal.py"} <= latency
     assert not any(path.startswith("measure/") for path in quantize)
 
 
-def test_a_plugins_key_has_the_core_arithmetic_that_it_may_call(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plugins_key_has_the_core_arithmetic_that_it_may_call(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
     stage = snapped(recipe.load(lab.recipe)[0]).stage
     seen: list[Path] = []
-    monkeypatch.setattr(keys, "_digest_code", lambda files: seen.extend(files))
-    keys.code(stage)
+    monkeypatch.setattr(cache_keys, "_digest_code", lambda files: seen.extend(files))
+    cache_keys.code(stage)
     assert {"stages.py", "qdq.py", "worker.py"} <= {path.name for path in seen}
 
 
-def test_a_package_beside_a_plugin_file_is_part_of_its_code_where_it_imports_by_name(lab: Lab) -> None:
+def test_a_package_beside_a_plugin_file_is_part_of_its_code_where_it_imports_by_name(
+    lab: Lab,
+) -> None:
     lab.write("parts/__init__.py", "")
     lab.write("parts/deep.py", "ONE = 1\n")
     lab.edit("stages.py", "import qpipe", "import importlib\nimport qpipe")
@@ -199,13 +231,13 @@ def test_a_package_beside_a_plugin_file_is_part_of_its_code_where_it_imports_by_
 
 
 def test_the_versions_of_what_another_distribution_requires_count() -> None:
-    assert keys._required("pytest").keys() >= {"pluggy", "iniconfig"}
-    assert keys._required("no-such-distribution") == {}
-    assert keys._required("qpipe-edge") == {}
+    assert cache_keys._required("pytest").keys() >= {"pluggy", "iniconfig"}
+    assert cache_keys._required("no-such-distribution") == {}
+    assert cache_keys._required("qpipe-edge") == {}
 
 
 def test_the_host_contributes_versions_and_instructions() -> None:
-    host = keys.of_host()
+    host = cache_keys.of_host()
     assert {"numpy", "onnx", "onnxruntime"} <= host["libraries"].keys()
     assert host["machine"]
     assert host["instructions"]
@@ -223,7 +255,7 @@ def test_what_comes_from_the_environment_is_part_of_the_key_and_cannot_be_read_f
     loaded = recipe.load(lab.recipe)[0]
     call = snapped(loaded)
     assert call.options["say"] == "abracadabra"
-    assert "abracadabra" not in repr(keys.of_call(call)) + repr(call.plain())
+    assert "abracadabra" not in repr(cache_keys.of_call(call)) + repr(call.plain())
     before = key_of(lab, snapped)
     monkeypatch.setenv("QPIPE_TOKEN", "another")
     assert key_of(lab, snapped) != before
@@ -232,9 +264,7 @@ def test_what_comes_from_the_environment_is_part_of_the_key_and_cannot_be_read_f
 def external_constant(path: Path, location: str, *, inside: bool) -> Path:
     """A network with a Constant whose values lie in another file; in a branch of an If where it is `inside`."""
     own = "d = Constant <value = float[1] {1.0}> ()"
-    whole = (
-        f"d = If (yes) <then_branch = a () => (float[1] d) {{ {own} }}, else_branch = b () => (float[1] d) {{ {own} }}>"
-    )
+    whole = f"d = If (yes) <then_branch = a () => (float[1] d) {{ {own} }}, else_branch = b () => (float[1] d) {{ {own} }}>"
     model = onnx.parser.parse_model(
         f'<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] y) <bool yes = {{1}}>'
         f"{{ {whole if inside else own} y = Add (x, d) }}"
@@ -251,17 +281,23 @@ def external_constant(path: Path, location: str, *, inside: bool) -> Path:
 
 @pytest.mark.parametrize("name", ["m.onnx", "m.model"])
 @pytest.mark.parametrize("inside", [False, True], ids=["attribute", "subgraph"])
-def test_external_values_anywhere_in_a_network_are_part_of_its_digest(tmp_path: Path, name: str, inside: bool) -> None:
+def test_external_values_anywhere_in_a_network_are_part_of_its_digest(
+    tmp_path: Path, name: str, inside: bool
+) -> None:
     path = external_constant(tmp_path / name, "w.bin", inside=inside)
-    digests = {keys.digest(path)}
+    digests = {cache_keys.digest(path)}
     for value in (1.0, 2.0):
         (tmp_path / "w.bin").write_bytes(np.float32(value).tobytes())
-        digests.add(keys.digest(path))
+        digests.add(cache_keys.digest(path))
     assert len(digests) == 3
 
 
-@pytest.mark.parametrize("location", ["/dev/zero", "../w.bin", "zero", "pipe", "a\0b", "x" * 5000, ""])
-def test_what_is_no_file_in_the_folder_of_a_network_is_not_read(tmp_path: Path, location: str) -> None:
+@pytest.mark.parametrize(
+    "location", ["/dev/zero", "../w.bin", "zero", "pipe", "a\0b", "x" * 5000, ""]
+)
+def test_what_is_no_file_in_the_folder_of_a_network_is_not_read(
+    tmp_path: Path, location: str
+) -> None:
     (tmp_path / "w.bin").write_bytes(b"1234")
     folder = tmp_path / "models"
     folder.mkdir()
@@ -269,7 +305,7 @@ def test_what_is_no_file_in_the_folder_of_a_network_is_not_read(tmp_path: Path, 
     os.mkfifo(folder / "pipe")
     path = external_constant(folder / "m.onnx", location, inside=False)
     assert external_files(path) == []
-    assert keys.digest(path) == keys.digest(path)
+    assert cache_keys.digest(path) == cache_keys.digest(path)
 
 
 def test_what_is_no_network_has_no_external_files(tmp_path: Path) -> None:

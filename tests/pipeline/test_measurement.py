@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qpipe import exchange
+from qpipe.engine import stage_results
+from qpipe.engine.measurement_check import plain
 from qpipe.errors import PluginError
-from qpipe.measurement import plain
 from qpipe.types import Measurement
 
 GOOD = Measurement("top1", 0.5, "", deployed="net/int8/ort")
@@ -38,8 +38,12 @@ def test_numbers_of_numpy_become_those_of_python() -> None:
 
 
 def test_what_is_written_is_read_back(tmp_path: Path) -> None:
-    exchange.write("measure", [replace(GOOD, value=np.float32(0.5), detail={"x": np.arange(2)})], tmp_path)
-    assert exchange.read("measure", tmp_path) == [replace(GOOD, rounds=[], conditions=[], detail={"x": [0, 1]})]
+    stage_results.write(
+        "measure", [replace(GOOD, value=np.float32(0.5), detail={"x": np.arange(2)})], tmp_path
+    )
+    assert stage_results.read("measure", tmp_path) == [
+        replace(GOOD, rounds=[], conditions=[], detail={"x": [0, 1]})
+    ]
 
 
 def circle() -> dict[str, Any]:
@@ -83,7 +87,7 @@ class Rude:
 )  # fmt: skip
 def test_what_cannot_be_kept_is_told_in_one_line(field: str, value: Any, said: str) -> None:
     with pytest.raises(PluginError) as caught:
-        exchange.checked("measure", [replace(GOOD, **{field: value})])
+        stage_results.checked("measure", [replace(GOOD, **{field: value})])
     assert str(caught.value) == f"top1 of net/int8/ort: {said}"
     assert caught.value.failure == "bug"
 
@@ -97,9 +101,14 @@ def test_whatever_stands_in_it_is_an_error_of_the_plugin(value: Any) -> None:
 
 @pytest.mark.parametrize("metric", [None, "", "a\nb", 3])
 def test_a_metric_has_a_name(metric: Any) -> None:
-    with pytest.raises(PluginError, match=r"^a measurement: metric is .*; give the name of a metric$"):
+    with pytest.raises(
+        PluginError, match=r"^a measurement: metric is .*; give the name of a metric$"
+    ):
         plain(replace(GOOD, metric=metric))
 
 
 def test_json_is_what_the_store_takes() -> None:
-    json.dumps(plain(replace(GOOD, detail={"a": np.float16(1), "b": [np.uint8(2)]})).to_json(), allow_nan=False)
+    json.dumps(
+        plain(replace(GOOD, detail={"a": np.float16(1), "b": [np.uint8(2)]})).to_json(),
+        allow_nan=False,
+    )

@@ -14,12 +14,17 @@ from typing import Any
 import pytest
 
 from qpipe.errors import QpipeError
-from qpipe.merge import merge
-from qpipe.schema import MIGRATIONS, TABLES, VIEWS
-from qpipe.store import Store
+from qpipe.storage.merge import merge
+from qpipe.storage.migrations import MIGRATIONS, TABLES, VIEWS
+from qpipe.storage.results import Store
 from qpipe.types import Capabilities, Measurement
 
-RECIPE: dict[str, Any] = {"recipe_path": "a.yaml", "recipe_digest": "d1", "recipe_text": "name: a\n", "versions": {}}
+RECIPE: dict[str, Any] = {
+    "recipe_path": "a.yaml",
+    "recipe_digest": "d1",
+    "recipe_text": "name: a\n",
+    "versions": {},
+}
 BOARD = Capabilities(
     arch="aarch64", system="Linux", cpu="Cortex-A72", cores=4, features=("asimd",), memory_mb=3792.0,
     python="3.11.2", numpy="1.24.2", runtimes={}, fingerprint="f00d",
@@ -28,8 +33,12 @@ BOARD = Capabilities(
 
 def measure(store: Store, run: str, scheme: str = "int8", value: float = 4.5) -> None:
     place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
-    store.record_measurements(run, place, [Measurement("latency_ms", value, "ms", rounds=((1.0, 2.0), (value,)))])
-    store.record_verdicts(run, [{**place, "on_front": True, "reason": "", "objectives": {}, "margins": {}}])
+    store.record_measurements(
+        run, place, [Measurement("latency_ms", value, "ms", rounds=((1.0, 2.0), (value,)))]
+    )
+    store.record_verdicts(
+        run, [{**place, "on_front": True, "reason": "", "objectives": {}, "margins": {}}]
+    )
 
 
 def new(path: Path, **more: Any) -> str:
@@ -47,13 +56,20 @@ def new(path: Path, **more: Any) -> str:
 def content(path: Path) -> Mapping[str, Any]:
     """All that a plain SQLite client finds, table by table."""
     with closing(sqlite3.connect(path)) as db:
-        names = db.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE '%migrations'")
-        return {name: sorted(db.execute(f'SELECT * FROM "{name}"'), key=repr) for (name,) in names.fetchall()}
+        names = db.execute(
+            "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE '%migrations'"
+        )
+        return {
+            name: sorted(db.execute(f'SELECT * FROM "{name}"'), key=repr)
+            for (name,) in names.fetchall()
+        }
 
 
 def beside(path: Path) -> Mapping[str, str]:
     """The files of its folder with their digests."""
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.parent.iterdir()}
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in path.parent.iterdir()
+    }
 
 
 @pytest.fixture
@@ -72,11 +88,19 @@ def copied(here: Path, there: Path) -> Path:
     return there
 
 
-def test_the_union_has_the_runs_of_both_and_the_other_file_is_untouched(here: Path, there: Path) -> None:
+def test_the_union_has_the_runs_of_both_and_the_other_file_is_untouched(
+    here: Path, there: Path
+) -> None:
     own, other = new(here), new(there, value=7.0)
     before, untouched = content(there), beside(there)
     (merged,) = merge(here, [there])
-    assert (merged.added, merged.replaced, merged.kept, merged.same, merged.measurements) == (1, 0, 0, 0, 1)
+    assert (merged.added, merged.replaced, merged.kept, merged.same, merged.measurements) == (
+        1,
+        0,
+        0,
+        0,
+        1,
+    )
     assert merged.told == []
     assert beside(there) == untouched
     with Store(here) as store:
@@ -91,13 +115,18 @@ def test_the_union_has_the_runs_of_both_and_the_other_file_is_untouched(here: Pa
 
 def test_rounds_and_attempts_come_with_their_run(here: Path, there: Path) -> None:
     new(here)
-    told = [{"invalid": None, "environment": {"before": {"load": 0.1}}}, {"invalid": "throttled", "environment": {}}]
+    told = [
+        {"invalid": None, "environment": {"before": {"load": 0.1}}},
+        {"invalid": "throttled", "environment": {}},
+    ]
     timed = Measurement("latency_ms", 4.5, "ms", rounds=((4.5,), (9.0,)), conditions=told)
     with Store(there) as store:
         run = store.new_run("a", **RECIPE)
         store.record_step(run, "net/latency", state="done")
         for attempt, state in ((1, "failed"), (2, "done")):
-            store.record_attempt(run, "net/latency", attempt, state=state, failure="died" if attempt == 1 else None)
+            store.record_attempt(
+                run, "net/latency", attempt, state=state, failure="died" if attempt == 1 else None
+            )
         place = {"model": "net", "scheme": "int8", "build": "ort", "device": "rpi4"}
         store.record_measurements(run, place, [timed], step="net/latency", attempt=2)
         wanted = store.attempts(run, "net/latency")
@@ -110,11 +139,15 @@ def test_rounds_and_attempts_come_with_their_run(here: Path, there: Path) -> Non
         assert number["attempt"] == 2
 
 
-def test_what_became_of_the_devices_there_says_nothing_of_those_here(here: Path, there: Path) -> None:
+def test_what_became_of_the_devices_there_says_nothing_of_those_here(
+    here: Path, there: Path
+) -> None:
     run = new(there)
     for path, now in ((here, "good"), (there, "bad")):
         with Store(path) as store:
-            store.record_event("rpi4", event="health", was="unknown", now=now, why="it was looked at")
+            store.record_event(
+                "rpi4", event="health", was="unknown", now=now, why="it was looked at"
+            )
     merge(here, [there])
     with Store(here) as store:
         assert store.run(run)["id"] == run
@@ -132,7 +165,9 @@ def test_merging_twice_changes_nothing(here: Path, there: Path) -> None:
     assert content(here) == before
 
 
-def test_several_files_are_merged_at_once_into_a_new_one(here: Path, there: Path, tmp_path: Path) -> None:
+def test_several_files_are_merged_at_once_into_a_new_one(
+    here: Path, there: Path, tmp_path: Path
+) -> None:
     third = tmp_path / "third.db"
     runs = {new(there), new(third)}
     assert [merged.added for merged in merge(here, [there, third])] == [1, 1]
@@ -205,9 +240,13 @@ def test_a_device_known_here_keeps_its_last_check(here: Path, there: Path) -> No
 def test_an_older_database_is_brought_up_to_date_on_a_copy(here: Path, there: Path) -> None:
     with closing(sqlite3.connect(there)) as db:
         db.executescript(TABLES + VIEWS)
-        db.execute("CREATE TABLE _sqlite_migrations (id INTEGER PRIMARY KEY, migration_set, name, applied_at)")
+        db.execute(
+            "CREATE TABLE _sqlite_migrations (id INTEGER PRIMARY KEY, migration_set, name, applied_at)"
+        )
         applied = [(name,) for name, _ in MIGRATIONS[:2]]
-        db.executemany("INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('qpipe', ?)", applied)
+        db.executemany(
+            "INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('qpipe', ?)", applied
+        )
         db.execute(
             "INSERT INTO runs (id, recipe, state, started) VALUES ('20250101-000000-aaaaaa', 'a', 'done', '2025')"
         )
@@ -254,7 +293,9 @@ def newer(path: Path) -> None:
         (lambda path: None, "there is no such database; give one that qpipe wrote"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_merged_is_refused_and_nothing_is(make: Any, message: str, here: Path, there: Path) -> None:
+def test_what_cannot_be_merged_is_refused_and_nothing_is(
+    make: Any, message: str, here: Path, there: Path
+) -> None:
     good, wrong = there, there.with_name("wrong.db")
     new(good)
     new(here)
@@ -292,9 +333,18 @@ def test_a_busy_database_is_waited_for(here: Path, there: Path) -> None:
         ("UPDATE measurements SET extra = 'nope'", "measurements.extra is 'nope'"),
         ("UPDATE measurements SET model = NULL", "measurements.model is None"),
         ("UPDATE runs SET versions = '{'", "runs.versions is '{'"),
-        ("INSERT INTO rounds SELECT id, 0, NULL, '[]' FROM measurements", "rounds.environment is '[]'"),
-        ("INSERT INTO rounds SELECT id, 0, x'00', '{}' FROM measurements", "rounds.invalid is b'\\x00'"),
-        ("UPDATE runs SET recipe = CAST(x'ff' AS TEXT)", "Could not decode to UTF-8 column 'recipe' with text '"),
+        (
+            "INSERT INTO rounds SELECT id, 0, NULL, '[]' FROM measurements",
+            "rounds.environment is '[]'",
+        ),
+        (
+            "INSERT INTO rounds SELECT id, 0, x'00', '{}' FROM measurements",
+            "rounds.invalid is b'\\x00'",
+        ),
+        (
+            "UPDATE runs SET recipe = CAST(x'ff' AS TEXT)",
+            "Could not decode to UTF-8 column 'recipe' with text '",
+        ),
         ("ALTER TABLE measurements DROP COLUMN detail", "measurements has no detail"),
         ("INSERT INTO tags VALUES ('no run', 'good')", "a row of tags belongs to nothing"),
     ],

@@ -18,11 +18,11 @@ import yaml
 from onnx import TensorProto, helper
 from PIL import Image
 
-from qpipe import recipe
+from qpipe.recipe import recipe
 from qpipe.start import demo
-from qpipe.start.family import family
-from qpipe.start.inspect import Tensor, read
-from qpipe.start.write import value_of
+from qpipe.start.network_facts import Tensor, read
+from qpipe.start.network_family import family
+from qpipe.start.recipe_text import value_of
 from shell import Shell
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,9 @@ Shape = list[int | str]
 
 
 @pytest.fixture
-def qpipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Shell:
+def qpipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Shell:
     """The command in this process, in a folder of its own."""
     monkeypatch.chdir(tmp_path)
     return Shell(monkeypatch, capsys)
@@ -52,10 +54,13 @@ def network(
     channels = shape[-1] if nhwc else shape[1]
     assert isinstance(channels, int)
     nodes, value = [], name
-    for operator in filter(None, ("Cast" if dtype != TensorProto.FLOAT else "", first, "Transpose" if nhwc else "")):
-        options: dict[str, Any] = {"Cast": {"to": TensorProto.FLOAT}, "Transpose": {"perm": [0, 3, 1, 2]}}.get(
-            operator, {}
-        )
+    for operator in filter(
+        None, ("Cast" if dtype != TensorProto.FLOAT else "", first, "Transpose" if nhwc else "")
+    ):
+        options: dict[str, Any] = {
+            "Cast": {"to": TensorProto.FLOAT},
+            "Transpose": {"perm": [0, 3, 1, 2]},
+        }.get(operator, {})
         inputs = [value, "half"] if operator == first else [value]
         nodes.append(helper.make_node(operator, inputs, [f"{operator}_out"], **options))
         value = f"{operator}_out"
@@ -80,10 +85,14 @@ def network(
     return save(file, nodes, [taken], [given], weights)
 
 
-def save(file: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: Mapping[str, Any]) -> Path:
+def save(
+    file: Path, nodes: list[Any], inputs: list[Any], outputs: list[Any], weights: Mapping[str, Any]
+) -> Path:
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in weights.items()]
     graph = helper.make_graph(nodes, "net", inputs, outputs, tensors)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file)
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), file
+    )
     return file
 
 
@@ -91,7 +100,9 @@ def pictures(folder: Path, count: int, side: int = 8) -> Path:
     random = np.random.default_rng(len(str(folder)))
     folder.mkdir(parents=True)
     for number in range(count):
-        Image.fromarray(random.integers(0, 255, (side, side, 3), np.uint8)).save(folder / f"{number}.png")
+        Image.fromarray(random.integers(0, 255, (side, side, 3), np.uint8)).save(
+            folder / f"{number}.png"
+        )
     return folder
 
 
@@ -144,10 +155,14 @@ def test_it_runs_as_it_stands(qpipe: Shell, tmp_path: Path) -> None:
     qpipe("new net.onnx --samples images:data")
     rows = json.loads(qpipe("run recipe.yaml --smoke --only int8-tensor --json")[0])
     assert {row["scheme"] for row in rows} == {"float32", "int8-tensor"}
-    assert all({"latency_ms", "size_mb", "agreement", "top1"} <= row["metrics"].keys() for row in rows)
+    assert all(
+        {"latency_ms", "size_mb", "agreement", "top1"} <= row["metrics"].keys() for row in rows
+    )
 
 
-def test_everything_in_it_has_a_comment_where_nobody_but_the_user_knows(qpipe: Shell, tmp_path: Path) -> None:
+def test_everything_in_it_has_a_comment_where_nobody_but_the_user_knows(
+    qpipe: Shell, tmp_path: Path
+) -> None:
     network(tmp_path / "net.onnx")
     pictures(tmp_path / "data", 6)
     out, _ = qpipe("new net.onnx --samples images:data")
@@ -173,7 +188,10 @@ def test_what_is_given_is_not_asked_for_again(qpipe: Shell, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ({"classes": 1000}, {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "layout": "NCHW"}),
+        (
+            {"classes": 1000},
+            {"mean": [123.675, 116.28, 103.53], "std": [58.395, 57.12, 57.375], "layout": "NCHW"},
+        ),
         ({"classes": 1001}, {"mean": 127.5, "std": 127.5}),
         ({"shape": [1, 8, 8, 3], "nhwc": True}, {"mean": 127.5, "std": 127.5, "layout": "NHWC"}),
         ({"shape": [1, 1, 8, 8]}, {"mean": 0, "std": 255, "colours": "grey"}),
@@ -197,7 +215,9 @@ def test_paths_are_relative_to_the_recipe(qpipe: Shell, tmp_path: Path) -> None:
     (tmp_path / "recipes").mkdir()
     network(tmp_path / "net.onnx")
     pictures(tmp_path / "data", 6)
-    qpipe(f"new {tmp_path / 'net.onnx'} --samples images:{tmp_path / 'data'} --out recipes/mine.yaml")
+    qpipe(
+        f"new {tmp_path / 'net.onnx'} --samples images:{tmp_path / 'data'} --out recipes/mine.yaml"
+    )
     assert written("recipes/mine.yaml")["models"]["net"]["onnx"]["path"] == "../net.onnx"
     assert samples_of("recipes/mine.yaml")["evaluation"] == "../data"
 
@@ -207,7 +227,10 @@ def test_a_device_that_no_inventory_has_is_told_with_its_line(qpipe: Shell, tmp_
     pictures(tmp_path / "data", 6)
     (tmp_path / "devices.yaml").write_text("rack: 'null'\n", encoding="utf-8")
     out, _ = qpipe("new net.onnx --samples images:data --device rack --device desk")
-    assert "no device 'desk' yet; put into devices.yaml beside the recipe:\n  desk: {ssh: {host: ADDRESS" in out
+    assert (
+        "no device 'desk' yet; put into devices.yaml beside the recipe:\n  desk: {ssh: {host: ADDRESS"
+        in out
+    )
     assert "no device 'rack'" not in out
     assert written()["devices"] == ["rack", "desk"]
 
@@ -227,14 +250,21 @@ def test_one_folder_is_split_and_no_picture_is_in_both_parts(qpipe: Shell, tmp_p
     assert not parts[0] & parts[1]
 
 
-@pytest.mark.parametrize("names", [("calibration", "evaluation"), ("train", "val"), ("val", "test")])
-def test_folders_of_the_usual_names_are_the_parts(names: tuple[str, str], qpipe: Shell, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "names", [("calibration", "evaluation"), ("train", "val"), ("val", "test")]
+)
+def test_folders_of_the_usual_names_are_the_parts(
+    names: tuple[str, str], qpipe: Shell, tmp_path: Path
+) -> None:
     network(tmp_path / "net.onnx")
     for name in names:
         pictures(tmp_path / "data" / name, 3)
     qpipe("new net.onnx --samples images:data")
     options = samples_of()
-    assert (options["calibration"], options["evaluation"]) == (f"data/{names[0]}", f"data/{names[1]}")
+    assert (options["calibration"], options["evaluation"]) == (
+        f"data/{names[0]}",
+        f"data/{names[1]}",
+    )
 
 
 @pytest.mark.parametrize(
@@ -263,11 +293,15 @@ def test_labels_score_where_they_can_be_the_networks_classes(
     assert list(written()["pareto"]) == ["latency_ms", "top1" if metric else "agreement", "size_mb"]
 
 
-def test_labels_that_lie_beside_the_evaluation_folder_are_found(qpipe: Shell, tmp_path: Path) -> None:
+def test_labels_that_lie_beside_the_evaluation_folder_are_found(
+    qpipe: Shell, tmp_path: Path
+) -> None:
     network(tmp_path / "net.onnx")
     for name in ("calibration", "evaluation"):
         pictures(tmp_path / "data" / name, 2)
-    (tmp_path / "data" / "evaluation.csv").write_text("file,label\n0.png,1\n1.png,2\n", encoding="utf-8")
+    (tmp_path / "data" / "evaluation.csv").write_text(
+        "file,label\n0.png,1\n1.png,2\n", encoding="utf-8"
+    )
     qpipe("new net.onnx --samples images:data")
     assert samples_of()["evaluation_labels"] == "data/evaluation.csv"
 
@@ -285,14 +319,24 @@ def test_open_dimensions_of_tokens_are_those_of_the_samples(qpipe: Shell, tmp_pa
     outputs = [helper.make_tensor_value_info("tags", TensorProto.FLOAT, ["n", "words", 6])]
     random = np.random.default_rng(0)
     weights = {"table": random.normal(size=(20, 8)), "weights": random.normal(size=(8, 6))}
-    save(tmp_path / "net.onnx", nodes, inputs, outputs, {n: a.astype(np.float32) for n, a in weights.items()})
+    save(
+        tmp_path / "net.onnx",
+        nodes,
+        inputs,
+        outputs,
+        {n: a.astype(np.float32) for n, a in weights.items()},
+    )
     (tmp_path / "data").mkdir()
     for name, count in (("calibration", 2), ("evaluation", 3)):
         mask = np.ones((count, 11, 1), np.float32)
-        np.savez(tmp_path / "data" / f"{name}.npz", ids=random.integers(0, 20, (count, 11)), mask=mask)
+        np.savez(
+            tmp_path / "data" / f"{name}.npz", ids=random.integers(0, 20, (count, 11)), mask=mask
+        )
     qpipe("new net.onnx --samples npz:data")
     assert written()["models"]["net"]["onnx"]["shapes"] == {"ids": [1, 11], "mask": [1, 11, 1]}
-    assert written()["measure"][1] == {"accuracy": {"always": ["sqnr"]}}, "which axis is that of the classes?"
+    assert written()["measure"][1] == {"accuracy": {"always": ["sqnr"]}}, (
+        "which axis is that of the classes?"
+    )
     assert "sqnr_db" in written()["pareto"]
 
 
@@ -305,7 +349,9 @@ def test_sound_is_fed_at_the_rate_and_length_of_its_files(qpipe: Shell, tmp_path
     assert {"rate": 800, "seconds": 0.5, "layout": "CT"}.items() <= samples_of().items()
     assert written()["models"]["net"]["onnx"]["shapes"] == {"image": [1, 1, 400]}
     assert "top1" in out
-    assert "the order of their names, which must be that of the network" in Path("recipe.yaml").read_text("utf-8")
+    assert "the order of their names, which must be that of the network" in Path(
+        "recipe.yaml"
+    ).read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -332,9 +378,17 @@ def test_an_array_called_label_is_the_target(qpipe: Shell, tmp_path: Path) -> No
         (tmp_path / "data" / name).mkdir(parents=True)
         for number in range(count):
             signal = random.normal(size=(2, 16)).astype(np.float32)
-            np.savez(tmp_path / "data" / name / f"{number}.npz", signal=signal, label=np.int64(number % 5))
+            np.savez(
+                tmp_path / "data" / name / f"{number}.npz",
+                signal=signal,
+                label=np.int64(number % 5),
+            )
     out, _ = qpipe("new net.onnx --samples npz:data")
-    assert samples_of() == {"calibration": "data/train", "evaluation": "data/val", "target": "label"}
+    assert samples_of() == {
+        "calibration": "data/train",
+        "evaluation": "data/val",
+        "target": "label",
+    }
     assert "top1" in out
 
 
@@ -345,13 +399,24 @@ def test_annotated_pictures_score_a_detector_by_their_boxes(qpipe: Shell, tmp_pa
     boxes = [{"id": 1, "image_id": 2, "category_id": 3, "bbox": [1, 2, 8, 9], "iscrowd": 0}]
     content = {"images": images, "annotations": boxes, "categories": [{"id": 3, "name": "cup"}]}
     (tmp_path / "data" / "annotations").mkdir()
-    (tmp_path / "data" / "annotations" / "instances_val2017.json").write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "data" / "annotations" / "instances_val2017.json").write_text(
+        json.dumps(content), encoding="utf-8"
+    )
     qpipe("new net.onnx --samples coco:data")
     options = samples_of()
-    assert {"images": "data/val2017", "size": 64, "fit": "letterbox", "mean": 0, "std": 255}.items() <= options.items()
+    assert {
+        "images": "data/val2017",
+        "size": 64,
+        "fit": "letterbox",
+        "mean": 0,
+        "std": 255,
+    }.items() <= options.items()
     assert options["annotations"] == "data/annotations/instances_val2017.json"
     accuracy = written()["measure"][1]["accuracy"]
-    assert accuracy == {"postprocess": {"yolo_boxes": {"version": "v8", "output": "table"}}, "metric": ["coco_map"]}
+    assert accuracy == {
+        "postprocess": {"yolo_boxes": {"version": "v8", "output": "table"}},
+        "metric": ["coco_map"],
+    }
     assert written()["pareto"] == {"latency_ms": "min", "map50": "max", "size_mb": "min"}
 
 
@@ -374,7 +439,9 @@ def yolo(file: Path, side: int, classes: int) -> Path:
     return save(file, nodes, [taken], [given], weights)
 
 
-def test_a_postprocess_that_does_not_fit_is_left_out_with_its_reason(qpipe: Shell, tmp_path: Path) -> None:
+def test_a_postprocess_that_does_not_fit_is_left_out_with_its_reason(
+    qpipe: Shell, tmp_path: Path
+) -> None:
     random = np.random.default_rng(1)
     nodes = [
         helper.make_node("GlobalAveragePool", ["image"], ["means"]),
@@ -391,7 +458,10 @@ def test_a_postprocess_that_does_not_fit_is_left_out_with_its_reason(qpipe: Shel
     save(tmp_path / "net.onnx", nodes, [taken], outputs, weights)
     pictures(tmp_path / "data", 6)
     out, _ = qpipe("new net.onnx --samples images:data")
-    assert "looks like  a detector like SSD: 30 boxes in 'boxes', scores of 3 classes in 'scores'" in out
+    assert (
+        "looks like  a detector like SSD: 30 boxes in 'boxes', scores of 3 classes in 'scores'"
+        in out
+    )
     assert "default boxes" in out, "why ssd_boxes does not decode them"
     assert written()["measure"][1] in ("accuracy", {"accuracy": {"always": ["sqnr"]}})
 
@@ -401,7 +471,12 @@ def test_the_shipped_detector_is_recognised(qpipe: Shell, tmp_path: Path) -> Non
     qpipe(f"new {ROOT / 'recipes/models/mobilenet_ssd.onnx'} --samples images:data")
     decoder = {"ssd_boxes": {"size": 192, "boxes": "boxes", "scores": "scores"}}
     assert written()["measure"][1] == {"accuracy": {"postprocess": decoder}}
-    assert {"size": 192, "crop": "none", "mean": 127.5, "std": 127.5}.items() <= samples_of().items()
+    assert {
+        "size": 192,
+        "crop": "none",
+        "mean": 127.5,
+        "std": 127.5,
+    }.items() <= samples_of().items()
 
 
 # ---- what is seen
@@ -415,7 +490,10 @@ def test_it_tells_what_it_saw(qpipe: Shell, tmp_path: Path) -> None:
     size = (tmp_path / "net.onnx").stat().st_size
     assert told["file"].split() == f"file net.onnx: {size / 1e6:.2f} MB".split()
     assert told["versions"].split() == ["versions", "opset", "17,", "IR", "8"]
-    assert told["input"].partition(" ")[2].strip() == "image float32 [batch, 3, 8, 8], pictures as NCHW"
+    assert (
+        told["input"].partition(" ")[2].strip()
+        == "image float32 [batch, 3, 8, 8], pictures as NCHW"
+    )
     assert told["parameters"].split()[1] == f"{4 * 3 * 3 * 3 + 4 * 1000:,}"
     assert "a classifier of 1000 classes, as ImageNet's, giving probabilities" in out
     assert "1 Conv" in told["operators"]
@@ -449,7 +527,10 @@ def test_families_are_told_by_the_shapes_of_outputs(
 
 
 def test_three_raw_heads_are_yolo_with_anchors() -> None:
-    heads = [Tensor(f"h{stride}", "float32", (1, 3 * 85, 640 // stride, 640 // stride)) for stride in (8, 16, 32)]
+    heads = [
+        Tensor(f"h{stride}", "float32", (1, 3 * 85, 640 // stride, 640 // stride))
+        for stride in (8, 16, 32)
+    ]
     found = family([Tensor("x", "float32", (1, 3, 640, 640))], heads, {}, (640, 640))
     (options,) = found.postprocess.values()
     assert (found.classes, len(options["anchors"])) == (80, 3)
@@ -467,7 +548,8 @@ def test_a_network_that_is_quantized_already_is_told_so(qpipe: Shell, tmp_path: 
     (tmp_path / "data").mkdir()
     for name, seed in (("calibration", 0), ("evaluation", 1)):
         np.savez(
-            tmp_path / "data" / f"{name}.npz", x=np.random.default_rng(seed).normal(size=(3, 6)).astype(np.float32)
+            tmp_path / "data" / f"{name}.npz",
+            x=np.random.default_rng(seed).normal(size=(3, 6)).astype(np.float32),
         )
     out, _ = qpipe("new net.onnx --samples npz:data")
     assert "quantized   already" in out
@@ -475,7 +557,9 @@ def test_a_network_that_is_quantized_already_is_told_so(qpipe: Shell, tmp_path: 
 
 def test_weights_beside_the_file_count_to_its_size(tmp_path: Path) -> None:
     file = network(tmp_path / "net.onnx", classes=1000)
-    onnx.save(onnx.load(file), file, save_as_external_data=True, location="net.data", size_threshold=0)
+    onnx.save(
+        onnx.load(file), file, save_as_external_data=True, location="net.data", size_threshold=0
+    )
     seen = read(file)
     assert seen.size == file.stat().st_size + (tmp_path / "net.data").stat().st_size
     assert seen.parameters == 4 * 3 * 3 * 3 + 4 * 1000
@@ -497,20 +581,41 @@ def test_names_of_files_and_tensors_stay_names(qpipe: Shell, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    "value", ["plain", "a b", "-x", "yes", "1", "", ": #", "a\nb", "\x85\u2028", "'\"", "\U0001f600", [1, "x"], None]
+    "value",
+    [
+        "plain",
+        "a b",
+        "-x",
+        "yes",
+        "1",
+        "",
+        ": #",
+        "a\nb",
+        "\x85\u2028",
+        "'\"",
+        "\U0001f600",
+        [1, "x"],
+        None,
+    ],
 )
 def test_a_value_in_a_recipe_reads_back_as_it_was(value: Any) -> None:
     text = value_of(value)
     assert "\n" not in text
-    assert yaml.safe_load(f"a: {{b: {text}}}") == {"a": {"b": value}} or yaml.safe_load(f"a: {text}") == {"a": value}
+    assert yaml.safe_load(f"a: {{b: {text}}}") == {"a": {"b": value}} or yaml.safe_load(
+        f"a: {text}"
+    ) == {"a": value}
 
 
-def test_an_old_recipe_is_replaced_only_by_force_and_only_by_one_that_is_whole(qpipe: Shell, tmp_path: Path) -> None:
+def test_an_old_recipe_is_replaced_only_by_force_and_only_by_one_that_is_whole(
+    qpipe: Shell, tmp_path: Path
+) -> None:
     network(tmp_path / "net.onnx")
     pictures(tmp_path / "data", 6)
     (tmp_path / "recipe.yaml").write_text("mine", encoding="utf-8")
     _, err = qpipe("new net.onnx --samples images:data", 2)
-    assert err == "qpipe: recipe.yaml: exists already; give another --out, or --force to replace it\n"
+    assert (
+        err == "qpipe: recipe.yaml: exists already; give another --out, or --force to replace it\n"
+    )
     qpipe("new net.onnx --samples images:data --force --device ../x", 2)
     (tmp_path / "data" / "0.png").write_bytes(b"")
     qpipe("new net.onnx --samples images:data --force", 1)
@@ -557,11 +662,15 @@ def test_an_old_recipe_is_replaced_only_by_force_and_only_by_one_that_is_whole(q
         ("'${x}.onnx' --samples images:data", "${x}.onnx: '${' begins a variable in a recipe; rename it"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_one_line_and_leaves_nothing(line: str, message: str, qpipe: Shell, tmp_path: Path) -> None:
+def test_what_is_wrong_is_one_line_and_leaves_nothing(
+    line: str, message: str, qpipe: Shell, tmp_path: Path
+) -> None:
     network(tmp_path / "net.onnx")
     network(tmp_path / "${x}.onnx")
     given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 6]) for name in "xy"]
-    save(tmp_path / "vector.onnx", [helper.make_node("Relu", ["x"], ["y"])], given[:1], given[1:], {})
+    save(
+        tmp_path / "vector.onnx", [helper.make_node("Relu", ["x"], ["y"])], given[:1], given[1:], {}
+    )
     pictures(tmp_path / "data", 4)
     before = everything(tmp_path)
     out, err = qpipe(f"new {line}", 2)
@@ -569,11 +678,16 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(line: str, message: str, q
     assert everything(tmp_path) == before
 
 
-def test_samples_that_do_not_fit_yet_are_told_and_the_recipe_is_there_to_mend(qpipe: Shell, tmp_path: Path) -> None:
+def test_samples_that_do_not_fit_yet_are_told_and_the_recipe_is_there_to_mend(
+    qpipe: Shell, tmp_path: Path
+) -> None:
     network(tmp_path / "net.onnx", [1, 4, 8, 8])
     pictures(tmp_path / "data", 6)
     out, _ = qpipe("new net.onnx --samples images:data")
-    assert "cannot be fed with the samples yet: the samples give float32 [1, 3, 8, 8], input 'image' of " in out
+    assert (
+        "cannot be fed with the samples yet: the samples give float32 [1, 3, 8, 8], input 'image' of "
+        in out
+    )
     assert samples_of()["size"] == 8
 
 
@@ -583,19 +697,28 @@ def test_samples_that_do_not_fit_yet_are_told_and_the_recipe_is_there_to_mend(qp
 def test_without_a_network_the_demo_is_unpacked(qpipe: Shell, tmp_path: Path) -> None:
     out, _ = qpipe("new")
     assert "qpipe run qpipe-demo/mobilenet_ssd.yaml" in out
-    assert {"mobilenet_ssd.yaml", "models/mobilenet_ssd.onnx"} <= everything(tmp_path / "qpipe-demo")
+    assert {"mobilenet_ssd.yaml", "models/mobilenet_ssd.onnx"} <= everything(
+        tmp_path / "qpipe-demo"
+    )
     for name in everything(tmp_path / "qpipe-demo"):
         if (ROOT / "recipes" / name).is_file():
-            assert (tmp_path / "qpipe-demo" / name).read_bytes() == (ROOT / "recipes" / name).read_bytes()
+            assert (tmp_path / "qpipe-demo" / name).read_bytes() == (
+                ROOT / "recipes" / name
+            ).read_bytes()
     recipe.load(Path("qpipe-demo/mobilenet_ssd.yaml"))
     _, err = qpipe("new", 2)
-    assert err == "qpipe: qpipe-demo: exists already; give another --out, or --force to write into it\n"
+    assert (
+        err
+        == "qpipe: qpipe-demo: exists already; give another --out, or --force to write into it\n"
+    )
     (tmp_path / "qpipe-demo" / "mobilenet_ssd.yaml").write_text("", encoding="utf-8")
     qpipe("new --force")
     recipe.load(Path("qpipe-demo/mobilenet_ssd.yaml"))
     qpipe("new --out elsewhere/there")
     assert everything(tmp_path / "elsewhere" / "there") == everything(tmp_path / "qpipe-demo")
-    assert everything(tmp_path / "elsewhere") - {"there"} == {f"there/{n}" for n in everything(tmp_path / "qpipe-demo")}
+    assert everything(tmp_path / "elsewhere") - {"there"} == {
+        f"there/{n}" for n in everything(tmp_path / "qpipe-demo")
+    }
 
 
 def test_recipes_are_found_in_a_clone_and_in_a_package(tmp_path: Path) -> None:
@@ -611,7 +734,11 @@ def test_a_wheel_brings_the_demo(tmp_path: Path) -> None:
     (wheel,) = tmp_path.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
-    code = f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.argv = ['qpipe', 'new']; "
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.argv = ['qpipe', 'new']; "
+    )
     code += "import qpipe; assert 'site' in qpipe.__file__; from qpipe.cli import main; main()"
     subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True, capture_output=True)
-    assert {"mobilenet_ssd.yaml", "models/mobilenet_ssd.onnx"} <= everything(tmp_path / "qpipe-demo")
+    assert {"mobilenet_ssd.yaml", "models/mobilenet_ssd.onnx"} <= everything(
+        tmp_path / "qpipe-demo"
+    )

@@ -11,7 +11,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import AfterValidator
 
 from qpipe.errors import PluginError, RecipeError
-from qpipe.options import Option, StageOption, check, needs, options
+from qpipe.stages.options import Option, StageOption, check, needs, options
 
 if TYPE_CHECKING:
     from nowhere import OnlyForTypeCheckers
@@ -154,7 +154,9 @@ def test_a_value_out_of_bounds_is_told_the_bound(given: dict[str, Any], reason: 
 
 
 def test_an_option_without_a_type_is_the_plugins_fault() -> None:
-    with pytest.raises(PluginError, match=r"test_options\.unannotated: option 'bits' has no type; annotate it$"):
+    with pytest.raises(
+        PluginError, match=r"test_options\.unannotated: option 'bits' has no type; annotate it$"
+    ):
         options(unannotated)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from front_bench import OBJECTIVES, Bench, Goals, add_four, latency, map50, size
 
-from qpipe.compare import candidates, pareto
+from qpipe.compare import measured_rows, pareto
 from qpipe.compare.recommend import recommend
 from qpipe.types import Measurement
 
@@ -42,7 +42,12 @@ def in_a_circle(bench: Bench) -> Goals:
     """Each of a, b and c is better than the next in one metric, in which the evidence on the third is too weak."""
     for scheme, values in {"a": (5, None, 6), "b": (6, 5, None), "c": (None, 6, 5)}.items():
         metrics = [
-            Measurement(f"m{i}", 5.5 if value is None else value, "ms", *((4, 7) if value is None else (value, value)))
+            Measurement(
+                f"m{i}",
+                5.5 if value is None else value,
+                "ms",
+                *((4, 7) if value is None else (value, value)),
+            )
             for i, value in enumerate(values)
         ]
         bench.add(scheme, *metrics, size(2.0))
@@ -58,7 +63,9 @@ def test_a_circle_of_dominance_stays_on_the_front(bench: Bench) -> None:
 def test_a_circle_that_is_dominated_from_outside_is_off_the_front(bench: Bench) -> None:
     objectives = in_a_circle(bench)
     weak = [Measurement(f"m{i}", 5.5, "ms", 4, 7) for i in (1, 2)]
-    bench.add("z", Measurement("m0", 5.0, "ms"), *weak, size(2.0))  # better than b in m0, and no more is known of it
+    bench.add(
+        "z", Measurement("m0", 5.0, "ms"), *weak, size(2.0)
+    )  # better than b in m0, and no more is known of it
     assert bench.reasons(objectives) == {**dict.fromkeys("abc", "dominated by z"), "z": ""}
 
 
@@ -69,7 +76,11 @@ def test_a_run_that_left_no_verdicts_is_judged_when_it_is_read(bench: Bench) -> 
     assert {row["scheme"]: row["on_front"] for row in rows} == {
         "float32": True, "int8-channel": True, "int8-tensor": False, "log4": True
     }  # fmt: skip
-    assert list(pareto.objectives_of(bench.store, bench.run)["net", "rpi4"]) == ["latency_ms", "map50", "size_mb"]
+    assert list(pareto.objectives_of(bench.store, bench.run)["net", "rpi4"]) == [
+        "latency_ms",
+        "map50",
+        "size_mb",
+    ]
     assert bench.store.verdicts(bench.run) == [], "who reads does not write"
 
 
@@ -106,7 +117,10 @@ def test_an_objective_that_nobody_has_is_left_out(bench: Bench) -> None:
     bench.add("one", latency(5.0), size(2.0))
     bench.add("other", latency(9.0), size(2.0))
     assert bench.reasons() == {"one": "", "other": "dominated by one"}
-    assert bench.store.verdicts(bench.run)[0]["objectives"] == {"latency_ms": "min", "size_mb": "min"}
+    assert bench.store.verdicts(bench.run)[0]["objectives"] == {
+        "latency_ms": "min",
+        "size_mb": "min",
+    }
     (sentence,) = recommend(pareto.pareto_rows(bench.store, bench.run), {})
     assert sentence == "net on rpi4: nothing to choose by was measured"
 
@@ -114,14 +128,17 @@ def test_an_objective_that_nobody_has_is_left_out(bench: Bench) -> None:
 def test_several_builds_are_named_with_theirs(bench: Bench) -> None:
     bench.add("int8", latency(5.0), build="ort")
     bench.add("int8", latency(4.0), build="openvino")
-    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"latency_ms": "min"})
-    assert {row["build"]: row["reason"] for row in rows} == {"ort": "dominated by int8/openvino", "openvino": ""}
+    rows = pareto.verdicts(measured_rows.candidates(bench.store, bench.run), {"latency_ms": "min"})
+    assert {row["build"]: row["reason"] for row in rows} == {
+        "ort": "dominated by int8/openvino",
+        "openvino": "",
+    }
 
 
 def test_a_sweep_competes_on_one_front(bench: Bench) -> None:
     for seed, value in (("1", 0.85), ("2", 0.80)):
         bench.add("int8", map50(value), seed=seed)
-    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"map50": "max"})
+    rows = pareto.verdicts(measured_rows.candidates(bench.store, bench.run), {"map50": "max"})
     assert [(row["extra"], row["reason"]) for row in rows] == [
         ({"seed": "1"}, ""), ({"seed": "2"}, "dominated by int8/ort/seed=1")
     ]  # fmt: skip
@@ -134,13 +151,15 @@ def test_a_sweep_competes_on_one_front(bench: Bench) -> None:
 def test_no_two_rows_dominate_each_other() -> None:
     rng = np.random.default_rng(5)
     rows = [
-        candidates.Candidate("net", f"s{i}", "ort", "rpi4", {}, "", False, {
+        measured_rows.Candidate("net", f"s{i}", "ort", "rpi4", {}, "", False, {
             "latency_ms": latency(float(rng.uniform(4, 6)), 0.3), "map50": map50(float(rng.uniform(0.8, 0.9)), 0.02),
             "size_mb": size(float(rng.integers(1, 4))),
         })
         for i in range(30)
     ]  # fmt: skip
-    pairs = [(a, b) for a in rows for b in rows if a is not b and pareto.dominates(a, b, OBJECTIVES)]
+    pairs = [
+        (a, b) for a in rows for b in rows if a is not b and pareto.dominates(a, b, OBJECTIVES)
+    ]
     assert pairs
     assert not [pair for pair in pairs if pareto.dominates(pair[1], pair[0], OBJECTIVES)]
 

@@ -10,10 +10,11 @@ import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe import inventory, keys, recipe
+from qpipe.engine import cache_keys
+from qpipe.engine.plan import DeviceInPlan, Plan, Step, make
+from qpipe.engine.targets import platform_of, target_of
 from qpipe.errors import PluginError
-from qpipe.plan import DeviceInPlan, Plan, Step, make
-from qpipe.target import platform_of, target_of
+from qpipe.recipe import inventory, recipe
 from qpipe.types import Capabilities, Platform, Target
 
 
@@ -43,11 +44,18 @@ def ids(plan: Plan, kind: str) -> list[str]:
 
 def changed(before: Plan, after: Plan) -> set[str]:
     """The steps whose results may differ."""
-    return {step for step in after.steps if step not in before.steps or before.steps[step].key != after.steps[step].key}
+    return {
+        step
+        for step in after.steps
+        if step not in before.steps or before.steps[step].key != after.steps[step].key
+    }
 
 
 def test_the_steps_are_in_an_order_in_which_each_follows_what_it_needs(lab: Lab) -> None:
-    schemes(lab, "  a: [flip, ranged]\n  b: [flip, turn, {ranged: {percentile: 9}}, snap]\n  c: [aimed]\n")
+    schemes(
+        lab,
+        "  a: [flip, ranged]\n  b: [flip, turn, {ranged: {percentile: 9}}, snap]\n  c: [aimed]\n",
+    )
     seen: set[str] = set()
     for step in expand(lab, "one", "arm").steps.values():
         assert set(step.dependencies) <= seen
@@ -81,15 +89,23 @@ def test_float_is_planned_where_no_scheme_is_named_for_it(lab: Lab) -> None:
     assert "tiny/snapped/packed@one" in plan.steps
 
 
-def test_schemes_with_the_same_transforms_share_them_and_the_calibration_of_what_they_give(lab: Lab) -> None:
+def test_schemes_with_the_same_transforms_share_them_and_the_calibration_of_what_they_give(
+    lab: Lab,
+) -> None:
     schemes(lab, "  a: [flip, ranged]\n  b: [flip, {ranged: {percentile: 9}}]\n  c: [ranged]\n")
     plan = expand(lab)
     assert ids(plan, "import") == ["tiny/import"]
     assert ids(plan, "transform") == ["tiny/flip"]
     assert ids(plan, "calibrate") == ["tiny/flip/histogram", "tiny/histogram"]
     assert plan.steps["tiny/flip/histogram"].needs["model"] == "tiny/flip"
-    assert plan.steps["tiny/a/ranged"].needs == {"model": "tiny/flip", "statistics": "tiny/flip/histogram"}
-    assert plan.steps["tiny/c/ranged"].needs == {"model": "tiny/import", "statistics": "tiny/histogram"}
+    assert plan.steps["tiny/a/ranged"].needs == {
+        "model": "tiny/flip",
+        "statistics": "tiny/flip/histogram",
+    }
+    assert plan.steps["tiny/c/ranged"].needs == {
+        "model": "tiny/import",
+        "statistics": "tiny/histogram",
+    }
 
 
 def test_transforms_of_one_name_and_other_options_are_two_steps(lab: Lab) -> None:
@@ -129,12 +145,18 @@ def test_devices_with_equal_targets_share_everything_of_the_host(lab: Lab) -> No
 
 def test_a_stage_that_asks_for_the_target_runs_once_for_each_and_another_once(lab: Lab) -> None:
     schemes(lab, "  a: [aimed]\n  b: [snap]\n")
-    assert ids(expand(lab, "one", "arm"), "quantize") == ["tiny/a/aimed", "tiny/b/snap"]  # other CPUs, one target
+    assert ids(expand(lab, "one", "arm"), "quantize") == [
+        "tiny/a/aimed",
+        "tiny/b/snap",
+    ]  # other CPUs, one target
     lab.edit("devices.yaml", "two: 'null'", "two: {'null': {}, target: {symmetric_only: true}}")
     plan = expand(lab, "one", "two", "arm")
     assert ids(plan, "quantize") == ["tiny/a/aimed", "tiny/b/snap", "tiny/a/aimed~2"]
     builds = ["tiny/float32/packed", "tiny/a/packed", "tiny/b/packed"]
-    assert ids(plan, "compile") == [*builds, *(f"{build}~2" for build in builds)]  # each is held against its target
+    assert ids(plan, "compile") == [
+        *builds,
+        *(f"{build}~2" for build in builds),
+    ]  # each is held against its target
     assert plan.steps["tiny/a/packed~2"].needs["model"] == "tiny/a/aimed~2"
     assert plan.steps["tiny/b/packed~2"].needs["model"] == "tiny/b/snap"
     targets = [plan.steps[step].target for step in ("tiny/a/aimed", "tiny/a/aimed~2")]
@@ -146,7 +168,12 @@ def test_whether_sums_saturate_matters_only_to_what_asks_for_the_target(lab: Lab
     lab.edit("devices.yaml", "two: 'null'", "two: {'null': {}, target: {saturates: true}}")
     plan = expand(lab, "one", "two")
     assert ids(plan, "quantize") == ["tiny/a/aimed", "tiny/b/snap", "tiny/a/aimed~2"]
-    assert ids(plan, "compile") == ["tiny/float32/packed", "tiny/a/packed", "tiny/b/packed", "tiny/a/packed~2"]
+    assert ids(plan, "compile") == [
+        "tiny/float32/packed",
+        "tiny/a/packed",
+        "tiny/b/packed",
+        "tiny/a/packed~2",
+    ]
     assert plan.steps["tiny/a/packed@two"].needs["build"] == "tiny/a/packed~2"
     assert plan.steps["tiny/b/packed@two"].needs["build"] == "tiny/b/packed"
     assert plan.steps["tiny/b/packed@two"].target == Target(saturates=True)
@@ -155,7 +182,9 @@ def test_whether_sums_saturate_matters_only_to_what_asks_for_the_target(lab: Lab
 def test_what_a_runtime_demands_of_quantization_is_in_its_target(lab: Lab) -> None:
     schemes(lab, "  a: [aimed]\n")
     lab.edit(
-        "stages.py", 'register("compile", pack)', 'register("compile", pack, demands={"per_tensor_weights": True})'
+        "stages.py",
+        'register("compile", pack)',
+        'register("compile", pack, demands={"per_tensor_weights": True})',
     )
     assert expand(lab).steps["tiny/a/aimed"].target == Target(per_tensor_weights=True)
 
@@ -170,11 +199,20 @@ def test_a_model_may_bring_samples_of_its_own_and_the_others_share(lab: Lab) -> 
     assert ids(plan, "samples") == ["left/samples", "samples"]
     assert ids(plan, "upload") == ["one/left/samples", "one/samples"]
     assert plan.steps["left/reference"].needs["evaluation_samples"] == "left/samples"
-    accuracy = {model: plan.steps[f"{model}/snapped/packed@one/accuracy"].needs for model in ("left", "right", "third")}
-    assert [accuracy[m]["device_samples"] for m in accuracy] == ["one/left/samples", "one/samples", "one/samples"]
+    accuracy = {
+        model: plan.steps[f"{model}/snapped/packed@one/accuracy"].needs
+        for model in ("left", "right", "third")
+    }
+    assert [accuracy[m]["device_samples"] for m in accuracy] == [
+        "one/left/samples",
+        "one/samples",
+        "one/samples",
+    ]
     lab.edit("recipe.yaml", 'samples: {noise: {evaluate: "${evaluate}"}}\n', "")
     lab.edit(
-        "recipe.yaml", "{tiny: {scale: 2}}, third: {tiny: {scale: 3}}", "{tiny: {}, samples: {noise: {evaluate: 2}}}"
+        "recipe.yaml",
+        "{tiny: {scale: 2}}, third: {tiny: {scale: 3}}",
+        "{tiny: {}, samples: {noise: {evaluate: 2}}}",
     )
     assert ids(expand(lab), "samples") == ["left/samples"]  # the same ones
 
@@ -209,7 +247,8 @@ def test_a_device_that_is_dropped_takes_its_steps_along(lab: Lab) -> None:
 def test_a_parameter_that_nothing_gives_is_told(lab: Lab) -> None:
     schemes(lab, "  a: [needy]\n")
     with pytest.raises(
-        PluginError, match=r"^quantize needy: nothing gives its parameter 'weather'; there is model, orig"
+        PluginError,
+        match=r"^quantize needy: nothing gives its parameter 'weather'; there is model, orig",
     ):
         expand(lab)
 
@@ -250,9 +289,14 @@ def test_another_fingerprint_measures_again_and_computes_nothing(lab: Lab) -> No
 
     def with_fingerprint(text: str) -> Plan:
         found = inventory.open_device("one", call).capabilities()
-        return make(loaded, [DeviceInPlan("one", call, Capabilities(**{**vars(found), "fingerprint": text}))])
+        return make(
+            loaded,
+            [DeviceInPlan("one", call, Capabilities(**{**vars(found), "fingerprint": text}))],
+        )
 
-    assert {step.split("@")[-1] for step in changed(with_fingerprint("a"), with_fingerprint("b"))} == {
+    assert {
+        step.split("@")[-1] for step in changed(with_fingerprint("a"), with_fingerprint("b"))
+    } == {
         "one",
         "one/pace",
         "one/weight",
@@ -260,7 +304,9 @@ def test_another_fingerprint_measures_again_and_computes_nothing(lab: Lab) -> No
 
 
 def cpu(arch: str, *features: str, version: str = "1.23.0") -> Capabilities:
-    return Capabilities(arch, "Linux", "cpu", 4, features, 1000.0, "3.11", "2.0", {"onnxruntime": version}, "f")
+    return Capabilities(
+        arch, "Linux", "cpu", 4, features, 1000.0, "3.11", "2.0", {"onnxruntime": version}, "f"
+    )
 
 
 @pytest.mark.parametrize(
@@ -273,7 +319,9 @@ def cpu(arch: str, *features: str, version: str = "1.23.0") -> Capabilities:
         (None, False),
     ],
 )
-def test_eight_bit_products_saturate_on_an_x86_without_vnni(capabilities: Capabilities | None, saturates: bool) -> None:
+def test_eight_bit_products_saturate_on_an_x86_without_vnni(
+    capabilities: Capabilities | None, saturates: bool
+) -> None:
     assert target_of(capabilities).saturates is saturates
 
 
@@ -305,15 +353,18 @@ def test_float_outputs_are_computed_anew_when_the_code_that_computes_them_change
     before = expand(lab).steps["tiny/reference"].key
     assert expand(lab).steps["tiny/reference"].key == before
     hashed: list[Path] = []
-    monkeypatch.setattr(keys, "_digest_code", lambda files: hashed.extend(files) or "another")
+    monkeypatch.setattr(cache_keys, "_digest_code", lambda files: hashed.extend(files) or "another")
     assert expand(lab).steps["tiny/reference"].key != before
-    assert Path(keys.__file__).with_name("reference.py") in hashed
+    assert Path(cache_keys.__file__).with_name("float_reference.py") in hashed
 
 
 @pytest.mark.parametrize("version", ["", "unknown", "2"])
 def test_a_runtime_of_unknown_version_gets_what_is_widely_loaded(version: str) -> None:
     platform = platform_of(cpu("x86_64", version=version), "onnxruntime")
-    assert (platform.max_opset, platform.max_ir_version) == (Platform.max_opset, Platform.max_ir_version)
+    assert (platform.max_opset, platform.max_ir_version) == (
+        Platform.max_opset,
+        Platform.max_ir_version,
+    )
 
 
 def test_every_step_names_what_it_needs_by_parameter(lab: Lab) -> None:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 from faulty_lab import FaultyLab
 
-from qpipe import health
+from qpipe.engine import device_health
 
 # the board's power: a server with all that it started, killed or started
 MAINS = """
@@ -69,13 +69,16 @@ def lab(
     """Its device `board` has a server of its own, which runs."""
     server = start_sshd("ed25519")
     lab = FaultyLab(tmp_path, monkeypatch, capsys)
-    monkeypatch.setattr(health, "LEAVING_S", 20.0)
+    monkeypatch.setattr(device_health, "LEAVING_S", 20.0)
     config = server.key.parent / "config"
     sshd = Path(f"/proc/{server.process}/exe").readlink()
-    lab.lab.write("mains.py", MAINS.format(folder=str(tmp_path), sshd=str(sshd), config=str(config)))
+    lab.lab.write(
+        "mains.py", MAINS.format(folder=str(tmp_path), sshd=str(sshd), config=str(config))
+    )
     lab.lab.write("pid", str(server.process))
     options = {
-        name: str(value) if isinstance(value, Path) else value for name, value in server.options(tmp_path / "b").items()
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in server.options(tmp_path / "b").items()
     }
     lab.lab.write("proc/sys/kernel/random/boot_id", str(server.process))
     options["sysfs"] = str(tmp_path)
@@ -86,7 +89,9 @@ def lab(
     lab("devices power board off")
 
 
-def test_a_board_that_dies_in_a_run_is_switched_off_and_on_and_the_run_is_done(lab: FaultyLab) -> None:
+def test_a_board_that_dies_in_a_run_is_switched_off_and_on_and_the_run_is_done(
+    lab: FaultyLab,
+) -> None:
     lab.lab.edit(
         "stages.py",
         '    register("measure", look',
@@ -110,7 +115,9 @@ def test_a_board_is_switched_by_hand_and_seen_to_go_and_come(lab: FaultyLab) -> 
     assert "board: on, it answers (" in lab("devices power board on")[0]
 
 
-def test_a_switch_of_another_device_is_told_by_the_board_that_did_not_start_anew(lab: FaultyLab) -> None:
+def test_a_switch_of_another_device_is_told_by_the_board_that_did_not_start_anew(
+    lab: FaultyLab,
+) -> None:
     lab.lab.write("stuck", "")
     _, err = lab("devices power board cycle", 1)
     what = "it did not start anew, its power switch is another device's; check 'power' in the inventory"

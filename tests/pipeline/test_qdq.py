@@ -49,12 +49,17 @@ def test_weights_of_matmul_and_untransposed_gemm_have_their_channels_last():
     { h = MatMul (x, a)
       y = Gemm (h, b) }"""
     found = by_name(ir.from_onnx_text(text))
-    assert [(w.kind, w.channel_axis, w.bias) for w in found.values()] == [("matmul", 1, None), ("gemm", 1, None)]
+    assert [(w.kind, w.channel_axis, w.bias) for w in found.values()] == [
+        ("matmul", 1, None),
+        ("gemm", 1, None),
+    ]
 
 
 @pytest.mark.parametrize("axis", [None, 0])
 @pytest.mark.parametrize("quantizer", ["symmetric", "asymmetric", "logarithmic"])
-def test_a_quantized_weight_is_what_the_reference_evaluator_reads_and_survives_the_file(tmp_path, quantizer, axis):
+def test_a_quantized_weight_is_what_the_reference_evaluator_reads_and_survives_the_file(
+    tmp_path, quantizer, axis
+):
     model = conv_net()
     for weight in qdq.weights(model):
         made = {
@@ -122,7 +127,9 @@ def test_activations_sit_after_the_clip_and_never_before_it():
 def test_flatten_passes_on_the_scale_of_its_input():
     model, statistics = quantized_net()
     quantize_activations(model, statistics)
-    scales = {n.inputs[0].name: n.inputs[1].name for n in model.graph if n.op_type == "QuantizeLinear"}
+    scales = {
+        n.inputs[0].name: n.inputs[1].name for n in model.graph if n.op_type == "QuantizeLinear"
+    }
     assert scales["features"] == scales["pooled"]
 
 
@@ -181,7 +188,10 @@ def test_biases_are_int32_at_the_scale_of_activation_times_weight_and_doing_it_t
         activation = source.inputs[1].const_value.numpy()
         assert codes.dtype == np.int32
         np.testing.assert_array_equal(scale, activation * weight.quantized.scale)
-        error, beyond_float32 = np.abs(weight.bias - biases[weight.name]), np.abs(weight.bias) * 2**-23
+        error, beyond_float32 = (
+            np.abs(weight.bias - biases[weight.name]),
+            np.abs(weight.bias) * 2**-23,
+        )
         assert (error <= scale / 2 + beyond_float32).all()
 
 
@@ -214,5 +224,7 @@ def test_exclude_by_operator():
 
 
 def test_a_pattern_that_names_nothing_is_an_error():
-    with pytest.raises(StageError, match=r"^quantize symmetric: exclude 'deap' names no node, weight or operator"):
+    with pytest.raises(
+        StageError, match=r"^quantize symmetric: exclude 'deap' names no node, weight or operator"
+    ):
         qdq.check_exclude(conv_net(), ["deap"], "quantize symmetric")

@@ -44,31 +44,44 @@ def statistics(values: np.ndarray) -> TensorStatistics:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_range_contains_zero_and_lies_within_the_extremes(values: np.ndarray, method: Method) -> None:
+def test_a_range_contains_zero_and_lies_within_the_extremes(
+    values: np.ndarray, method: Method
+) -> None:
     low, high = activation_range(statistics(values), method)
     assert min(values.min(), 0) <= low <= 0 <= high <= max(values.max(), 0)
 
 
 def test_minmax_is_exact(values: np.ndarray) -> None:
-    assert activation_range(statistics(values), "minmax") == (min(values.min(), 0), max(values.max(), 0))
+    assert activation_range(statistics(values), "minmax") == (
+        min(values.min(), 0),
+        max(values.max(), 0),
+    )
 
 
 @pytest.mark.parametrize("percentile", [99.0, 99.9, 99.99])
-def test_percentile_is_the_quantile_of_the_values_to_within_a_bin(values: np.ndarray, percentile: float) -> None:
+def test_percentile_is_the_quantile_of_the_values_to_within_a_bin(
+    values: np.ndarray, percentile: float
+) -> None:
     out = (100 - percentile) / 2
     low, high = activation_range(statistics(values), "percentile", percentile=percentile)
     # a bin is 2^-7 wide; between two far values numpy interpolates, the histogram cannot know
     for found, part in ((low, out), (high, 100 - out)):
         ends = [np.percentile(values, part, method=method) for method in ("lower", "higher")]
-        below, above = (float(np.clip(end, *((None, 0) if found == low else (0, None)))) for end in ends)
+        below, above = (
+            float(np.clip(end, *((None, 0) if found == low else (0, None)))) for end in ends
+        )
         assert below - abs(below) / 128 - 1e-12 <= found <= above + abs(above) / 128 + 1e-12
 
 
 @pytest.mark.parametrize("bits", [4, 8])
-def test_the_histogram_tells_the_quantization_error_of_the_values(values: np.ndarray, bits: int) -> None:
+def test_the_histogram_tells_the_quantization_error_of_the_values(
+    values: np.ndarray, bits: int
+) -> None:
     low, high = activation_range(statistics(values), "minmax")
     for part in (1.0, 0.7, 0.4):
-        told = quantization_error(masses(statistics(values)), np.array([[low * part, high * part]]), bits)[0]
+        told = quantization_error(
+            masses(statistics(values)), np.array([[low * part, high * part]]), bits
+        )[0]
         assert told == pytest.approx(error(values, low * part, high * part, bits), rel=0.02)
 
 
@@ -101,7 +114,9 @@ def test_entropy_cuts_outliers_and_keeps_what_has_none() -> None:
 def test_zeros_do_not_move_the_entropy_range() -> None:
     positive = np.abs(HEAVY)
     mostly_zero = np.append(positive, np.zeros(positive.size * 9, np.float32))
-    assert activation_range(statistics(mostly_zero), "entropy") == activation_range(statistics(positive), "entropy")
+    assert activation_range(statistics(mostly_zero), "entropy") == activation_range(
+        statistics(positive), "entropy"
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -113,12 +128,16 @@ def test_a_constant_tensor_has_a_range(method: Method, value: float) -> None:
 
 @pytest.mark.parametrize("percentile", [50.0, 100.1, -3.0])
 def test_a_percentile_that_means_nothing_is_refused(percentile: float) -> None:
-    with pytest.raises(StageError, match=f"percentile is {percentile}; it must be above 50 and at most 100"):
+    with pytest.raises(
+        StageError, match=f"percentile is {percentile}; it must be above 50 and at most 100"
+    ):
         activation_range(statistics(NORMAL), "percentile", percentile=percentile)
 
 
 def test_an_unknown_method_is_refused() -> None:
-    with pytest.raises(StageError, match="range method is 'max'; there is minmax, percentile, mse, entropy"):
+    with pytest.raises(
+        StageError, match="range method is 'max'; there is minmax, percentile, mse, entropy"
+    ):
         activation_range(statistics(NORMAL), "max")  # type: ignore[arg-type]
 
 

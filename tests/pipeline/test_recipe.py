@@ -10,8 +10,8 @@ import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe import recipe
 from qpipe.errors import PluginError, QpipeError, RecipeError
+from qpipe.recipe import recipe
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 HEAD = "plugins: [stages.py]\nsamples: noise\nmodels: {m: tiny}\n"
@@ -120,7 +120,9 @@ def test_the_image_recipe_asks_for_its_model(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_set_of_an_unknown_variable_names_the_near_one(lab: Lab) -> None:
     text = "variables: {bits: 8}\n" + HEAD + TAIL
-    assert refusal(lab, text, bit="4") == "--set bit: no such variable in r.yaml; did you mean 'bits'?"
+    assert (
+        refusal(lab, text, bit="4") == "--set bit: no such variable in r.yaml; did you mean 'bits'?"
+    )
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,9 @@ def test_a_value_given_with_set_is_yaml(typed: str, value: object, lab: Lab) -> 
     assert type(loaded.variables["v"]) is type(value) or isinstance(value, str)
 
 
-def test_a_path_in_a_recipe_is_relative_to_it_and_one_given_with_set_to_the_working_directory(lab: Lab) -> None:
+def test_a_path_in_a_recipe_is_relative_to_it_and_one_given_with_set_to_the_working_directory(
+    lab: Lab,
+) -> None:
     text = "variables: {file: null}\n" + HEAD.replace("tiny}", "{tiny: {path: FILE}}}") + TAIL
     lab.write("deep/r.yaml", text.replace("stages.py", "../stages.py").replace("FILE", "m.onnx"))
     lab.write("deep/s.yaml", text.replace("stages.py", "../stages.py").replace("FILE", "'${file}'"))
@@ -151,17 +155,24 @@ def test_a_path_in_a_recipe_is_relative_to_it_and_one_given_with_set_to_the_work
 def test_an_absolute_path_stays(lab: Lab) -> None:
     there = lab.write("models/m.onnx", "")
     lab.write(
-        "deep/r.yaml", HEAD.replace("stages", "../stages").replace("tiny}", f"{{tiny: {{path: {there}}}}}}}") + TAIL
+        "deep/r.yaml",
+        HEAD.replace("stages", "../stages").replace("tiny}", f"{{tiny: {{path: {there}}}}}}}")
+        + TAIL,
     )
     assert recipe.load(Path("deep/r.yaml"))[0].models["m"].options["path"] == there
 
 
 def test_paths_in_a_list_are_relative_to_the_recipe_too(lab: Lab) -> None:
     lab.write(
-        "deep/r.yaml", HEAD.replace("stages", "../stages").replace("noise", "{noise: {sources: [a, /tmp]}}") + TAIL
+        "deep/r.yaml",
+        HEAD.replace("stages", "../stages").replace("noise", "{noise: {sources: [a, /tmp]}}")
+        + TAIL,
     )
     lab.write("deep/a", "")
-    assert recipe.load(Path("deep/r.yaml"))[0].samples.options["sources"] == [lab.folder / "deep" / "a", Path("/tmp")]
+    assert recipe.load(Path("deep/r.yaml"))[0].samples.options["sources"] == [
+        lab.folder / "deep" / "a",
+        Path("/tmp"),
+    ]
 
 
 def test_a_file_to_read_that_is_not_there_is_told_before_anything_runs(lab: Lab) -> None:
@@ -181,7 +192,11 @@ def test_the_smallest_recipe_gets_the_rest(lab: Lab) -> None:
     lab.write("small.yaml", HEAD + "schemes: {a: snap}\nmeasure: [weight]\n")
     loaded, _ = recipe.load(Path("small.yaml"))
     assert loaded.name == "small"
-    assert (loaded.calibrate.name, loaded.deploy.name, list(loaded.builds)) == ("histogram", "copy", ["ort"])
+    assert (loaded.calibrate.name, loaded.deploy.name, list(loaded.builds)) == (
+        "histogram",
+        "copy",
+        ["ort"],
+    )
     assert loaded.devices == ["local"]
     assert loaded.pareto == {"latency_ms": "min", "size_mb": "min", "agreement": "max"}
 
@@ -207,7 +222,9 @@ def test_only_keeps_the_float_network_and_suggests(lab: Lab) -> None:
 def test_the_digest_is_of_the_meaning(lab: Lab) -> None:
     before = recipe.load(lab.recipe)[0].digest
     lab.write(
-        "same.yaml", "# a comment\n" + lab.recipe.read_text().replace("${bits}", "8").replace("{bits: 8", "{bits: 7")
+        "same.yaml",
+        "# a comment\n"
+        + lab.recipe.read_text().replace("${bits}", "8").replace("{bits: 8", "{bits: 7"),
     )
     assert recipe.load(Path("same.yaml"))[0].digest == before
     assert recipe.load(lab.recipe, {"bits": "8"})[0].digest == before
@@ -219,7 +236,9 @@ def test_two_plugin_files_of_one_name_are_two(lab: Lab) -> None:
     lab.write("b/stages.py", "import qpipe\n\ndef other(model):\n    '''Another.'''\n    return model\n\n"
               "@qpipe.hookimpl\ndef register_stages(register):\n    register('quantize', other)\n")  # fmt: skip
     lab.write(
-        "r.yaml", HEAD.replace("[stages.py]", "[a/stages.py, b/stages.py]") + TAIL.replace("[snap]", "[snap, other]")
+        "r.yaml",
+        HEAD.replace("[stages.py]", "[a/stages.py, b/stages.py]")
+        + TAIL.replace("[snap]", "[snap, other]"),
     )
     loaded, _ = recipe.load(Path("r.yaml"))
     modules = [call.stage.function.__module__ for call in loaded.schemes["a"]]
@@ -237,7 +256,9 @@ def mutated(text: str, seed: int) -> str:
     chance = random.Random(seed)
     for _ in range(chance.randint(1, 3)):
         at, length = chance.randrange(len(text)), chance.choice((0, 1, 1, 2, 5, 30))
-        put = chance.choice((*MUTATIONS, text[at : at + length] * 2, text[chance.randrange(len(text)) :][:length]))
+        put = chance.choice(
+            (*MUTATIONS, text[at : at + length] * 2, text[chance.randrange(len(text)) :][:length])
+        )
         text = text[:at] + put + text[at + length :]
     return text
 
@@ -266,4 +287,6 @@ def test_an_objective_may_have_a_margin(lab: Lab) -> None:
 @pytest.mark.parametrize("margin", ["much", "-1%", "1.5"])
 def test_a_margin_is_a_part_of_the_value(margin: str, lab: Lab) -> None:
     text = HEAD + TAIL + f"pareto:\n  weight: {{goal: min, margin: {margin}}}"
-    assert re.fullmatch(r"r.yaml:8: margin .* of 'weight'; write it as 2% or 0.02", refusal(lab, text))
+    assert re.fullmatch(
+        r"r.yaml:8: margin .* of 'weight'; write it as 2% or 0.02", refusal(lab, text)
+    )

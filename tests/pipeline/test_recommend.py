@@ -9,8 +9,8 @@ import numpy as np
 from front_bench import OBJECTIVES, Bench, Goals, add_four, latency, map50, size
 
 from qpipe.compare import pareto
+from qpipe.compare.formatting import cell
 from qpipe.compare.recommend import choose, recommend
-from qpipe.compare.wording import cell
 from qpipe.types import Measurement
 
 
@@ -28,7 +28,9 @@ def test_without_limits_the_knee_is_recommended(bench: Bench) -> None:
 def test_a_limit_is_kept_and_named(bench: Bench) -> None:
     add_four(bench)
     (sentence,) = recommend(bench.rows(), OBJECTIVES, {"map50": (">=", 0.855)})
-    assert sentence.startswith("net on rpi4: ship float32, the best with map50 >= 0.855: latency 10.00 ms (")
+    assert sentence.startswith(
+        "net on rpi4: ship float32, the best with map50 >= 0.855: latency 10.00 ms ("
+    )
     chosen = choose(bench.rows(), OBJECTIVES, {"map50": (">=", 0.8), "latency_ms": ("<", 6)})
     assert chosen is not None
     assert chosen["scheme"] == "log4"  # only the size is left to choose by
@@ -69,7 +71,11 @@ def test_a_limit_that_the_interval_does_not_keep_is_kept_barely(bench: Bench) ->
     (sentence,) = recommend(bench.rows(), OBJECTIVES, {"latency_ms": ("<=", 20)})
     assert "; but barely: the interval reaches beyond latency_ms <= 20; chosen in " in sentence
     # 0.4 is 0.98 standard deviations: kept in 84 % of normal draws, of which a thousand stray by 3.5 points at most
-    share = float(re.search(r"chosen in (\d+) % of 1000 resamples, else mostly none keeps the limits", sentence)[1])  # type: ignore[index]
+    share = float(
+        re.search(
+            r"chosen in (\d+) % of 1000 resamples, else mostly none keeps the limits", sentence
+        )[1]
+    )  # type: ignore[index]
     assert 80 <= share <= 88
 
 
@@ -77,7 +83,9 @@ def test_a_choice_among_equals_is_said_to_be_as_unsure_as_it_is(bench: Bench) ->
     for scheme in ("one", "other"):
         bench.add(scheme, latency(5.0, half=0.5), map50(0.85), size(2.0))
     (sentence,) = recommend(bench.rows(), OBJECTIVES)
-    share = float(re.search(r"chosen in (\d+) % of 1000 resamples, else mostly (one|other)", sentence)[1])  # type: ignore[index]
+    share = float(
+        re.search(r"chosen in (\d+) % of 1000 resamples, else mostly (one|other)", sentence)[1]
+    )  # type: ignore[index]
     assert 45 <= share <= 55
 
 
@@ -98,18 +106,30 @@ def test_a_difference_that_noise_may_have_made_does_not_decide(bench: Bench) -> 
 
 def test_a_recommendation_by_numbers_in_doubt_says_so(bench: Bench) -> None:
     detail = {"doubt": "all 6 rounds were disturbed: throttled"}
-    bench.add("int8", Measurement("latency_ms", 5.0, "ms", 4.9, 5.1, 6, detail=detail), map50(0.8), size(2.0))
+    bench.add(
+        "int8",
+        Measurement("latency_ms", 5.0, "ms", 4.9, 5.1, 6, detail=detail),
+        map50(0.8),
+        size(2.0),
+    )
     (sentence,) = recommend(bench.rows(), OBJECTIVES, {"latency_ms": ("<=", 20)})
     assert sentence.endswith("; but latency_ms is in doubt: all 6 rounds were disturbed: throttled")
     (sentence,) = recommend(bench.rows(), OBJECTIVES, {"size_mb": ("<=", 20)})
-    assert sentence.endswith("; but latency_ms is in doubt: all 6 rounds were disturbed: throttled; surely")
+    assert sentence.endswith(
+        "; but latency_ms is in doubt: all 6 rounds were disturbed: throttled; surely"
+    )
 
 
 def test_a_limit_that_one_round_keeps_is_not_kept_surely(bench: Bench) -> None:
     for scheme, value in (("one", 5.0), ("other", 6.0)):
-        bench.add(scheme, Measurement("latency_ms", value, "ms", rounds=[[value]]), map50(0.8), size(2.0))
+        bench.add(
+            scheme, Measurement("latency_ms", value, "ms", rounds=[[value]]), map50(0.8), size(2.0)
+        )
     rows = bench.rows()
-    assert [cell(row["metrics"]["latency_ms"], share=False) for row in rows] == ["5.00 ±?", "6.00 ±?"]
+    assert [cell(row["metrics"]["latency_ms"], share=False) for row in rows] == [
+        "5.00 ±?",
+        "6.00 ±?",
+    ]
     (sentence,) = recommend(rows, OBJECTIVES, {"latency_ms": ("<=", 20)})
     assert sentence.endswith("; nobody knows how sure that is: latency_ms was taken but once")
     assert "surely" not in sentence

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 import qpipe
-from qpipe import registry
 from qpipe.errors import PluginError
-from qpipe.registry import Registry
+from qpipe.stages import registry
+from qpipe.stages.registry import Registry
 
 FILE = '''
 import qpipe
@@ -73,7 +73,9 @@ def test_a_stage_may_be_registered_under_another_name(tmp_path: Path) -> None:
         ("import sys; sys.exit(3)", "SystemExit: 3"),
     ],
 )
-def test_a_file_that_does_not_load_is_an_error_in_one_line(text: str, reason: str, tmp_path: Path) -> None:
+def test_a_file_that_does_not_load_is_an_error_in_one_line(
+    text: str, reason: str, tmp_path: Path
+) -> None:
     file = tmp_path / "mine.py"
     file.write_text(text, encoding="utf-8")
     with pytest.raises(PluginError) as error:
@@ -141,5 +143,7 @@ def test_an_unknown_stage_is_told_with_the_near_one_and_what_did_not_load() -> N
 
 
 def test_an_unknown_kind_of_device_is_told() -> None:
-    with pytest.raises(PluginError, match=r"^d\.yaml:2: no plugin offers device 'shs'; there is local, null, ssh$"):
+    with pytest.raises(
+        PluginError, match=r"^d\.yaml:2: no plugin offers device 'shs'; there is local, null, ssh$"
+    ):
         registry.load().device("shs", "d.yaml:2")

@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 from faulty_lab import FLOAT, FaultyLab
 
-from qpipe.store import Store
+from qpipe.storage.results import Store
 
 
 @pytest.fixture
-def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> FaultyLab:
+def lab(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> FaultyLab:
     return FaultyLab(tmp_path, monkeypatch, capsys)
 
 
@@ -62,7 +64,9 @@ def test_numbers_of_steps_that_are_no_more_go_at_the_end(lab: FaultyLab) -> None
     old = lab.lab.recipe.parent.joinpath("stages.py").read_text(encoding="utf-8")
     look = old[old.index("def look(") : old.index("def tell(")]
     both = 'return [qpipe.Measurement("seen", 1.0, "", deployed=each.name) for each in deployments.present]'
-    lab.lab.edit("stages.py", look, f"def look(deployments, device: qpipe.Device):\n    {both}\n\n\n")
+    lab.lab.edit(
+        "stages.py", look, f"def look(deployments, device: qpipe.Device):\n    {both}\n\n\n"
+    )
     lab.lab.write("one.gone", "")
     lab("run recipe.yaml", 1)
     metrics = {(row["device"], name) for row in lab.json("pareto") for name in row["metrics"]}

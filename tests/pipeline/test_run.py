@@ -13,9 +13,9 @@ import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe import execute
-from qpipe.events import Event
-from qpipe.store import Store
+from qpipe.engine import run as engine_run
+from qpipe.engine.events import Event
+from qpipe.storage.results import Store
 from waiting import LONGEST_S, wait_until
 
 FLOAT, SNAPPED = "tiny/float32/packed@one", "tiny/snapped/packed@one"
@@ -29,12 +29,16 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 
 def run(
     lab: Lab, *, new: bool = False, only: tuple[str, ...] = (), **settings: str
-) -> tuple[execute.Finished, list[Event]]:
+) -> tuple[engine_run.Finished, list[Event]]:
     """A run in this process, and what it said of its steps' ends."""
     events: list[Event] = []
-    session = execute.open_session(execute.Request(Path("recipe.yaml"), settings, only=only, new=new))
+    session = engine_run.open_session(
+        engine_run.Request(Path("recipe.yaml"), settings, only=only, new=new)
+    )
     with Store(Path(".qpipe/results.db")) as store:
-        finished = execute.run(session, store, lambda e: events.append(e) if e.what != "progress" else None)
+        finished = engine_run.run(
+            session, store, lambda e: events.append(e) if e.what != "progress" else None
+        )
     return finished, events
 
 
@@ -42,10 +46,12 @@ def ended(events: list[Event], what: str) -> set[str]:
     return {event.step for event in events if event.what == what}
 
 
-def rows(finished: execute.Finished) -> dict[tuple[str, str], float]:
+def rows(finished: engine_run.Finished) -> dict[tuple[str, str], float]:
     """value by (scheme, metric), as the store has it."""
     with Store(Path(".qpipe/results.db")) as store:
-        return {(row["scheme"], row["metric"]): row["value"] for row in store.measurements(finished.run)}
+        return {
+            (row["scheme"], row["metric"]): row["value"] for row in store.measurements(finished.run)
+        }
 
 
 def snap_does(lab: Lab, options: str) -> None:
@@ -83,7 +89,9 @@ def test_two_models_from_one_file_are_two_rows(lab: Lab) -> None:
     finished, _ = run(lab)
     with Store(Path(".qpipe/results.db")) as store:
         found = {(row["model"], row["scheme"]) for row in store.measurements(finished.run)}
-    assert found == {(model, scheme) for model in ("tiny", "again") for scheme in ("float32", "snapped")}
+    assert found == {
+        (model, scheme) for model in ("tiny", "again") for scheme in ("float32", "snapped")
+    }
 
 
 def test_a_result_that_rots_in_the_cache_is_computed_again(lab: Lab) -> None:
@@ -98,7 +106,9 @@ def test_a_result_that_rots_in_the_cache_is_computed_again(lab: Lab) -> None:
     assert rows(second) == rows(first)
 
 
-@pytest.mark.parametrize("file", ["digests.json", "evaluation/inputs.bin", "calibration/samples.json"])
+@pytest.mark.parametrize(
+    "file", ["digests.json", "evaluation/inputs.bin", "calibration/samples.json"]
+)
 def test_samples_that_rot_are_made_again(file: str, lab: Lab) -> None:
     first, _ = run(lab)
     path = lab.folder / ".qpipe/cache/samples" / first.plan.steps["samples"].key / "value" / file
@@ -160,13 +170,21 @@ def test_what_breaks_a_stage_is_told(options: str, reason: str, lab: Lab) -> Non
         (step,) = (step for step in store.steps(finished.run) if step["state"] == "failed")
     assert step["error"] == reason
     if "broken" in options:
-        assert "ZeroDivisionError: so it goes" in Path(step["log"]).read_text(encoding="utf-8"), "the traceback"
+        assert "ZeroDivisionError: so it goes" in Path(step["log"]).read_text(encoding="utf-8"), (
+            "the traceback"
+        )
 
 
 def test_a_stage_that_gives_the_wrong_thing_is_told(lab: Lab) -> None:
-    lab.edit("stages.py", '    model.metadata_props["bits"] = str(bits)\n    return model', "    return 'model'")
+    lab.edit(
+        "stages.py",
+        '    model.metadata_props["bits"] = str(bits)\n    return model',
+        "    return 'model'",
+    )
     finished, _ = run(lab)
-    assert finished.outcome.errors == {"tiny/snapped/snap": "a quantize stage must give Model, this one gave str"}
+    assert finished.outcome.errors == {
+        "tiny/snapped/snap": "a quantize stage must give Model, this one gave str"
+    }
 
 
 @pytest.mark.parametrize(
@@ -184,7 +202,9 @@ def test_a_stage_that_gives_the_wrong_thing_is_told(lab: Lab) -> None:
          "one/pace: it gave a number of 'nobody'; give those of what was deployed, by name"),
     ],
 )  # fmt: skip
-def test_a_measurement_that_is_none_fails_its_step_alone(old: str, new: str, reason: str, lab: Lab) -> None:
+def test_a_measurement_that_is_none_fails_its_step_alone(
+    old: str, new: str, reason: str, lab: Lab
+) -> None:
     lab.edit("stages.py", old, new)
     finished, _ = run(lab)
     assert finished.outcome.errors == {"one/pace": reason}
@@ -203,7 +223,11 @@ def test_a_wrong_number_is_not_kept(lab: Lab) -> None:
     lab.edit("stages.py", "deployed.stored.size * factor", "factor * float('nan')")
     first, _ = run(lab)
     second, _ = run(lab)
-    assert set(first.outcome.errors) == set(second.outcome.errors) == {f"{FLOAT}/weight", f"{SNAPPED}/weight"}
+    assert (
+        set(first.outcome.errors)
+        == set(second.outcome.errors)
+        == {f"{FLOAT}/weight", f"{SNAPPED}/weight"}
+    )
 
 
 def test_a_listener_that_breaks_stops_nobody(lab: Lab) -> None:
@@ -285,7 +309,9 @@ def test_while_this_machine_is_measured_it_does_nothing_else(lab: Lab) -> None:
     lab.edit("recipe.yaml", '[{snap: {bits: "${bits}"}}]', "[slowly]")
     finished, _ = run(lab)
     assert finished.state == "done"
-    stamps = [line.split() for line in (lab.folder / "stamps").read_text(encoding="utf-8").splitlines()]
+    stamps = [
+        line.split() for line in (lab.folder / "stamps").read_text(encoding="utf-8").splitlines()
+    ]
     taken = sorted((float(began), float(end), who) for who, began, end in stamps)
     assert {who for _, _, who in taken} == {"one", "two", "far", "host"}
     here = {"one", "two"}
@@ -331,7 +357,9 @@ def is_empty(leader: int) -> bool:
     return False
 
 
-def test_a_run_that_is_killed_leaves_nothing_running_and_is_continued(slow: tuple[Lab, subprocess.Popen[str]]) -> None:
+def test_a_run_that_is_killed_leaves_nothing_running_and_is_continued(
+    slow: tuple[Lab, subprocess.Popen[str]],
+) -> None:
     lab, process = slow
     stage = int((lab.folder / "mark").read_text(encoding="utf-8"))
     process.kill()
@@ -347,7 +375,9 @@ def test_a_run_that_is_killed_leaves_nothing_running_and_is_continued(slow: tupl
     assert ended(events, "done") == set(finished.plan.steps)
 
 
-def test_a_run_that_another_process_is_at_is_left_to_it(slow: tuple[Lab, subprocess.Popen[str]]) -> None:
+def test_a_run_that_another_process_is_at_is_left_to_it(
+    slow: tuple[Lab, subprocess.Popen[str]],
+) -> None:
     lab, process = slow
     lab.edit("stages.py", "while hold and hold.exists()", "while False")
     finished, _ = run(lab)
@@ -357,7 +387,9 @@ def test_a_run_that_another_process_is_at_is_left_to_it(slow: tuple[Lab, subproc
     assert process.poll() is None
 
 
-def test_ctrl_c_ends_with_130_and_leaves_nothing_running(slow: tuple[Lab, subprocess.Popen[str]]) -> None:
+def test_ctrl_c_ends_with_130_and_leaves_nothing_running(
+    slow: tuple[Lab, subprocess.Popen[str]],
+) -> None:
     lab, process = slow
     stage = int((lab.folder / "mark").read_text(encoding="utf-8"))
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
@@ -383,7 +415,9 @@ def test_what_cannot_be_read_is_tried_once_in_a_run(lab: Lab) -> None:
     return ir.from_onnx_text(NETWORK)""",
     )
     lab.write("tries", "")
-    lab.edit("recipe.yaml", "{tiny: tiny}", "{tiny: tiny, broken: {tiny: {path: tries, scale: -1}}}")
+    lab.edit(
+        "recipe.yaml", "{tiny: tiny}", "{tiny: tiny, broken: {tiny: {path: tries, scale: -1}}}"
+    )
     finished, _ = run(lab)
     assert (lab.folder / "tries").read_text(encoding="utf-8") == "x"
     assert finished.outcome.errors == {"broken/import": "it is broken"}

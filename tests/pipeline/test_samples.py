@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qpipe import exchange
+from qpipe.engine import stage_results
 from qpipe.errors import StageError
-from qpipe.preprocess import network_input
-from qpipe.samples import Samples
+from qpipe.samples.preprocess import network_input
+from qpipe.samples.store import Samples
 from qpipe.types import Dataset, Preprocessing, Sample
 
 HOW = {"x": Preprocessing()}
@@ -22,7 +22,9 @@ def dataset(calibration: np.ndarray, evaluation: np.ndarray) -> Dataset:
     return Dataset([Sample("c", {"x": calibration})], [Sample("e", {"x": evaluation}, 1)], HOW)
 
 
-@pytest.mark.parametrize("dtype", ["uint8", "int64", "float16", "float32", "float64", "bool", ">i2", ">f4"])
+@pytest.mark.parametrize(
+    "dtype", ["uint8", "int64", "float16", "float32", "float64", "bool", ">i2", ">f4"]
+)
 def test_arrays_are_read_back_as_they_were(tmp_path: Path, dtype: str) -> None:
     array = np.arange(12).reshape(3, 4).astype(dtype)[:, ::2]
     stored = Samples.write(tmp_path, [Sample("a", {"x": array}, {"boxes": array})], HOW)
@@ -36,24 +38,36 @@ def test_a_sample_of_both_parts_is_refused_and_both_ids_are_named(tmp_path: Path
     one = np.arange(4, dtype=np.float32)
     message = "samples: 'e' of evaluation has the same inputs as 'c' of calibration; evaluate on what calibration never"
     with pytest.raises(StageError, match=re.escape(message)):
-        exchange.write("samples", dataset(one, one.copy()), tmp_path)
+        stage_results.write("samples", dataset(one, one.copy()), tmp_path)
 
 
-@pytest.mark.parametrize("other", [np.zeros(4, np.int32), np.zeros((2, 2), np.float32), np.float32([0, 0, 0, 1])])
-def test_samples_of_another_type_shape_or_value_are_others(tmp_path: Path, other: np.ndarray) -> None:
-    exchange.write("samples", dataset(np.zeros(4, np.float32), other), tmp_path)
+@pytest.mark.parametrize(
+    "other", [np.zeros(4, np.int32), np.zeros((2, 2), np.float32), np.float32([0, 0, 0, 1])]
+)
+def test_samples_of_another_type_shape_or_value_are_others(
+    tmp_path: Path, other: np.ndarray
+) -> None:
+    stage_results.write("samples", dataset(np.zeros(4, np.float32), other), tmp_path)
 
 
 def test_a_sample_may_come_twice_in_one_part(tmp_path: Path) -> None:
     same = np.zeros(3, np.float32)
-    assert len(Samples.write(tmp_path, [Sample("a", {"x": same}), Sample("b", {"x": same})], HOW)) == 2
+    assert (
+        len(Samples.write(tmp_path, [Sample("a", {"x": same}), Sample("b", {"x": same})], HOW)) == 2
+    )
 
 
 @pytest.mark.parametrize("change", ["array", "id", "target", "mean"])
-def test_the_digest_covers_arrays_ids_targets_and_preprocessing(tmp_path: Path, change: str) -> None:
+def test_the_digest_covers_arrays_ids_targets_and_preprocessing(
+    tmp_path: Path, change: str
+) -> None:
     array = np.zeros(3, np.float32)
     before = Samples.write(tmp_path / "a", [Sample("a", {"x": array}, 1)], HOW)
-    other = Sample("b" if change == "id" else "a", {"x": array + (change == "array")}, 2 if change == "target" else 1)
+    other = Sample(
+        "b" if change == "id" else "a",
+        {"x": array + (change == "array")},
+        2 if change == "target" else 1,
+    )
     how = {"x": Preprocessing(mean=(1.0,))} if change == "mean" else HOW
     after = Samples.write(tmp_path / "b", [other], how)
     assert Samples(tmp_path / "a").digest == before.digest

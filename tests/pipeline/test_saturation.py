@@ -26,11 +26,11 @@ from processors import (
     machine_target,
     session,
 )
-from qpipe.diagnose.sums import saturating_layers
+from qpipe.diagnose.saturation import saturating_layers
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.saturation import saturating_product, saturating_share
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import Array, Platform, Preprocessing, Sample, Target
 from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
 from qpipe_plugins.quantize.symmetric import symmetric
@@ -70,14 +70,18 @@ def test_weights_of_eight_bits_at_their_extremes_saturate() -> None:
     for extreme in (-128, -127, 127):
         weights = np.full((6, 2), extreme, np.int8)
         assert saturating_share(activations, weights) == 1
-        assert (np.abs(saturating_product(activations, weights)) < np.abs(exact(activations, weights))).all()
+        assert (
+            np.abs(saturating_product(activations, weights)) < np.abs(exact(activations, weights))
+        ).all()
 
 
 @settings(deadline=None)
 @given(data=st.data())
 def test_weights_of_seven_bits_never_saturate(data: st.DataObject) -> None:
     activations, weights = drawn(data, -64, 63)
-    np.testing.assert_array_equal(saturating_product(activations, weights), exact(activations, weights))
+    np.testing.assert_array_equal(
+        saturating_product(activations, weights), exact(activations, weights)
+    )
     assert saturating_share(activations, weights) == 0
 
 
@@ -85,10 +89,14 @@ def test_weights_of_seven_bits_never_saturate(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_nothing_saturates_exactly_where_the_share_is_zero(data: st.DataObject) -> None:
     activations, weights = drawn(data, -128, 127)
-    pairs = [exact(activations[:, k : k + 2], weights[k : k + 2]) for k in range(0, len(weights), 2)]
+    pairs = [
+        exact(activations[:, k : k + 2], weights[k : k + 2]) for k in range(0, len(weights), 2)
+    ]
     product = sum(np.clip(pair, -(2**15), 2**15 - 1) for pair in pairs)
     np.testing.assert_array_equal(saturating_product(activations, weights), product)
-    assert (saturating_share(activations, weights) == 0) == all(np.abs(p + 0.5).max() < 2**15 for p in pairs)
+    assert (saturating_share(activations, weights) == 0) == all(
+        np.abs(p + 0.5).max() < 2**15 for p in pairs
+    )
 
 
 def test_many_rows_are_taken_in_parts_and_give_the_same() -> None:
@@ -96,11 +104,15 @@ def test_many_rows_are_taken_in_parts_and_give_the_same() -> None:
     activations = random.integers(0, 256, (3000, 64)).astype(np.uint8)
     weights = random.integers(-128, 128, (64, 48)).astype(np.int8)
     parts = [saturating_product(activations[i : i + 1], weights) for i in (0, 1500, 2999)]
-    np.testing.assert_array_equal(saturating_product(activations, weights)[[0, 1500, 2999]], np.concatenate(parts))
+    np.testing.assert_array_equal(
+        saturating_product(activations, weights)[[0, 1500, 2999]], np.concatenate(parts)
+    )
 
 
 def test_other_codes_than_u8_and_s8_are_refused() -> None:
-    with pytest.raises(StageError, match=r"^saturation: codes of int8 and int8; give uint8 and int8$"):
+    with pytest.raises(
+        StageError, match=r"^saturation: codes of int8 and int8; give uint8 and int8$"
+    ):
         saturating_share(np.zeros((1, 2), np.int8), np.zeros((2, 1), np.int8))
 
 
@@ -109,7 +121,9 @@ net (float[1, 4, 4, 4] x) => (float[1, 6, 4, 4] y)
 { y = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1], group = 2> (x, w) }"""
 
 
-def test_a_layer_s_share_is_counted_over_its_windows_in_the_order_of_the_kernels(tmp_path: Path) -> None:
+def test_a_layer_s_share_is_counted_over_its_windows_in_the_order_of_the_kernels(
+    tmp_path: Path,
+) -> None:
     random = np.random.default_rng(5)
     weight = random.normal(size=(6, 2, 3, 3)).astype(np.float32)
     given = random.uniform(-0.5, 1, (3, 1, 4, 4, 4)).astype(np.float32)
@@ -118,16 +132,24 @@ def test_a_layer_s_share_is_counted_over_its_windows_in_the_order_of_the_kernels
     stored = (Sample(str(index), {"x": x[0]}) for index, x in enumerate(given))
     samples = Samples.write(tmp_path, stored, {"x": Preprocessing()})
 
-    quantizer = next(node for node in model.graph if node.op_type == "QuantizeLinear" and node.inputs[0].name == "x")
+    quantizer = next(
+        node
+        for node in model.graph
+        if node.op_type == "QuantizeLinear" and node.inputs[0].name == "x"
+    )
     scale, zero_point = (value.const_value.numpy() for value in quantizer.inputs[1:])
     codes = np.clip(np.rint(given[:, 0] / scale) + zero_point, 0, 255).astype(np.int64)
     padded = np.pad(codes, [(0, 0), (0, 0), (1, 1), (1, 1)], constant_values=int(zero_point))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))  # [N, C, H, W, kernel]
+    windows = np.lib.stride_tricks.sliding_window_view(
+        padded, (3, 3), axis=(2, 3)
+    )  # [N, C, H, W, kernel]
     (own,) = qdq.weights(model)
     beyond = []
     for group in range(2):
         seen = windows[:, 2 * group : 2 * group + 2].transpose(0, 2, 3, 4, 5, 1).reshape(-1, 9, 2)
-        multiplied = own.quantized.codes[3 * group : 3 * group + 3].astype(np.int64).transpose(2, 3, 1, 0)
+        multiplied = (
+            own.quantized.codes[3 * group : 3 * group + 3].astype(np.int64).transpose(2, 3, 1, 0)
+        )
         sums = np.einsum("npc,pco->npo", seen, multiplied.reshape(9, 2, 3))
         beyond.append((sums < -(2**15)) | (sums >= 2**15))
     assert 0.01 < np.mean(beyond) < 0.99
@@ -271,7 +293,9 @@ def test_a_convolution_sums_over_input_channels_first(
     on_avx2: dict[str, Array],
 ) -> None:
     x, w = convolved["x"], convolved["w"]
-    windows = np.lib.stride_tricks.sliding_window_view(x[0], (3, 3), axis=(1, 2))  # [C, H, W, kernel]
+    windows = np.lib.stride_tricks.sliding_window_view(
+        x[0], (3, 3), axis=(1, 2)
+    )  # [C, H, W, kernel]
     rows = np.ascontiguousarray(windows.transpose(1, 2, 3, 4, 0)).reshape(20, 54)
     sums = saturating_product(rows, w.transpose(2, 3, 1, 0).reshape(54, 5))
     expected = np.clip(np.rint(sums.astype(np.float32) / np.float32(2000)) + 128, 0, 255)

@@ -13,9 +13,10 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from qpipe import inventory, options, recipe, registry
 from qpipe.errors import QpipeError
-from qpipe.registry import KINDS, Registry
+from qpipe.recipe import inventory, recipe
+from qpipe.stages import options, registry
+from qpipe.stages.registry import KINDS, Registry
 from shell import Shell
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +58,9 @@ def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 
 def wrong(schema: Any, text: str) -> list[str]:
-    return [error.message for error in Draft202012Validator(schema).iter_errors(yaml.safe_load(text))]
+    return [
+        error.message for error in Draft202012Validator(schema).iter_errors(yaml.safe_load(text))
+    ]
 
 
 @pytest.mark.parametrize("words", [(), ("--inventory",)])
@@ -114,7 +117,9 @@ def test_all_that_a_recipe_may_hold_is_valid_and_loads(printed: Command, tmp_pat
         ("models:\n", "model:\n"),
     ],
 )
-def test_what_the_loader_refuses_is_not_valid(old: str, new: str, printed: Command, tmp_path: Path) -> None:
+def test_what_the_loader_refuses_is_not_valid(
+    old: str, new: str, printed: Command, tmp_path: Path
+) -> None:
     assert old in GOOD
     text = GOOD.replace(old, new, 1)
     (tmp_path / "m.onnx").write_bytes(b"")
@@ -132,7 +137,9 @@ def test_samples_may_be_absent_where_every_model_brings_its_own(printed: Command
     assert wrong(printed(), yaml.safe_dump(content)) == []
 
 
-def test_it_has_the_keys_the_loader_knows_and_every_installed_stage(printed: Command, plugins: Registry) -> None:
+def test_it_has_the_keys_the_loader_knows_and_every_installed_stage(
+    printed: Command, plugins: Registry
+) -> None:
     schema = printed()
     assert set(schema["properties"]) == set(recipe.KEYS)
     assert all(key["description"] for key in schema["properties"].values())
@@ -140,7 +147,10 @@ def test_it_has_the_keys_the_loader_knows_and_every_installed_stage(printed: Com
         own = schema["$defs"][kind]["anyOf"][-1]["properties"]
         for name in plugins.names(kind):
             stage = plugins.stage(kind, name)
-            assert set(own[name]["properties"]) == set(options.options(stage.function)), (kind, name)
+            assert set(own[name]["properties"]) == set(options.options(stage.function)), (
+                kind,
+                name,
+            )
             assert own[name]["description"].startswith(stage.help)
 
 
@@ -192,7 +202,9 @@ def register_stages(register: qpipe.Register) -> None:
 '''
 
 
-def test_a_plugin_files_stages_are_in_it_with_types_of_their_own(printed: Command, tmp_path: Path) -> None:
+def test_a_plugin_files_stages_are_in_it_with_types_of_their_own(
+    printed: Command, tmp_path: Path
+) -> None:
     (tmp_path / "cut.py").write_text(PLUGIN, encoding="utf-8")
     schema = printed("--plugin", str(tmp_path / "cut.py"))
     with_it = "one: {cut: {window: {low: 0, high: 1}, rounds: 1, windows: {a: {low: '${count}', high: 3}}}}"
@@ -222,7 +234,12 @@ def test_an_inventory_that_loads_is_valid(
 ) -> None:
     monkeypatch.setenv("USER", "pi")
     (tmp_path / "devices.yaml").write_text(DEVICES, encoding="utf-8")
-    assert set(inventory.load(tmp_path / "devices.yaml", plugins)) >= {"board", "here", "other", "nothing"}
+    assert set(inventory.load(tmp_path / "devices.yaml", plugins)) >= {
+        "board",
+        "here",
+        "other",
+        "nothing",
+    }
     assert wrong(printed("--inventory"), DEVICES) == []
 
 
@@ -241,7 +258,12 @@ def test_an_inventory_that_loads_is_valid(
     ],
 )
 def test_an_inventory_that_does_not_load_is_not_valid(
-    old: str, new: str, printed: Command, plugins: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    old: str,
+    new: str,
+    printed: Command,
+    plugins: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("USER", "pi")
     assert old in DEVICES

@@ -9,7 +9,7 @@ import pytest
 from models import conv_net, images, run, statistics_of
 from qpipe.quant import qdq
 from qpipe.quant.sensitivity import Exchange, Probe, decibels, relative_noise
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import Preprocessing, Sample
 from qpipe_plugins.quantize.correct_bias import correct_bias
 from qpipe_plugins.quantize.symmetric import symmetric
@@ -34,13 +34,19 @@ def origins() -> dict[str, qdq.Weight]:
 
 def damage(model: ir.Model) -> float:
     """By numpy: noise over signal of the logits."""
-    exact, found = (np.stack([each["logits"] for each in run(net, INPUTS)]) for net in (conv_net(), model))
+    exact, found = (
+        np.stack([each["logits"] for each in run(net, INPUTS)]) for net in (conv_net(), model)
+    )
     return float(np.sum((found - exact) ** 2) / np.sum(exact**2))
 
 
 def everything(model: ir.Model, probe: Probe) -> Exchange:
     weights = {weight.name: weight.array for weight in qdq.weights(model) if weight.is_quantized}
-    biases = {node.outputs[0].name: qdq.bias(node) for weight in qdq.weights(model) for node in weight.nodes}
+    biases = {
+        node.outputs[0].name: qdq.bias(node)
+        for weight in qdq.weights(model)
+        for node in weight.nodes
+    }
     return Exchange(weights, biases, probe.roundings)
 
 
@@ -74,7 +80,9 @@ def test_what_one_layer_reads_alone(samples: Samples) -> None:
     assert set(probe.roundings) == {"stem", "deep", "flat", "joined", "pooled", "logits"}
     found = probe.damage(Exchange(rounded=["flat"]))
     alone = conv_net()
-    quantizer = next(n for n in model.graph if n.op_type == "QuantizeLinear" and n.inputs[0].name == "deep_out")
+    quantizer = next(
+        n for n in model.graph if n.op_type == "QuantizeLinear" and n.inputs[0].name == "deep_out"
+    )
     scale, zero_point = (qdq.constant(quantizer.inputs[at]) for at in (1, 2))
     inner = run(alone, INPUTS, ["deep_out"])
     flat = qdq.weights(conv_net())[2]
@@ -83,7 +91,9 @@ def test_what_one_layer_reads_alone(samples: Samples) -> None:
         x = each["deep_out"]
         codes = np.clip(np.rint(x / scale) + zero_point, 0, 255)
         exact.append(np.einsum("oi,ihw->ohw", flat.array[:, :, 0, 0], x[0]))
-        rounded.append(np.einsum("oi,ihw->ohw", flat.array[:, :, 0, 0], (codes[0] - zero_point) * scale))
+        rounded.append(
+            np.einsum("oi,ihw->ohw", flat.array[:, :, 0, 0], (codes[0] - zero_point) * scale)
+        )
     # the sum, the pool and the last layer are linear: what the pooled difference makes of the logits is the noise
     head = qdq.weights(conv_net())[3].array
     noise = [head @ (r - e).mean(axis=(1, 2)) for r, e in zip(rounded, exact, strict=True)]
@@ -112,12 +122,16 @@ def test_outputs_that_are_rounded_last_have_a_switch_and_keep_their_names(sample
         array = np.random.default_rng(2).normal(0, 0.3, (4, 3, 3, 3)).astype(np.float32)
         return ir.from_onnx_text(ENDS_IN_CONV, initializers=[ir.tensor(array, name="w")])
 
-    model = symmetric(net(), statistics_of(net(), INPUTS), activations="percentile", percentile=90.0)
+    model = symmetric(
+        net(), statistics_of(net(), INPUTS), activations="percentile", percentile=90.0
+    )
     probe = Probe(model, {weight.name: weight for weight in qdq.weights(net())}, samples, range(6))
     assert set(probe.roundings) == {"y_float", "y"}
     assert [list(each) for each in probe.outputs()] == [["y"]] * 6
     exact = np.stack([each["y"] for each in run(net(), INPUTS)])
-    quantizer = next(n for n in model.graph if n.op_type == "QuantizeLinear" and n.inputs[0].name == "y_float")
+    quantizer = next(
+        n for n in model.graph if n.op_type == "QuantizeLinear" and n.inputs[0].name == "y_float"
+    )
     scale, zero_point = (qdq.constant(quantizer.inputs[at]) for at in (1, 2))
     rounded = (np.clip(np.rint(exact / scale) + zero_point, 0, 255) - zero_point) * scale
     expected = np.sum((rounded - exact) ** 2) / np.sum(exact**2)

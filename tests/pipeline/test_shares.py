@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from front_bench import Bench, map50
 
-from qpipe import registry
 from qpipe.cli.results import columns
-from qpipe.compare.wording import cell, heading, is_share, phrase
-from qpipe.store import Store
+from qpipe.compare.formatting import cell, heading, is_share, phrase
+from qpipe.stages import registry
+from qpipe.storage.results import Store
 from qpipe.types import Measurement
 
 
@@ -34,7 +34,12 @@ def test_a_number_between_0_and_1_is_no_share_for_that(bench: Bench) -> None:
 
 def test_every_score_has_its_column_share_or_not(bench: Bench) -> None:
     other = Measurement("peak_db", 0.4, "dB", 0.3, 0.5, 50, raw="samples")
-    bench.add("int8", other, Measurement("miscount", 2.0, "boxes", 1.0, 3.0, 50, raw="samples"), map50(0.5))
+    bench.add(
+        "int8",
+        other,
+        Measurement("miscount", 2.0, "boxes", 1.0, 3.0, 50, raw="samples"),
+        map50(0.5),
+    )
     assert columns(bench.rows(), ["map50"]) == ["map50", "peak_db", "miscount"]
 
 
@@ -48,7 +53,12 @@ def test_the_shares_among_the_metrics_say_so(name: str, options: dict[str, Any])
 
 
 def test_what_an_older_qpipe_showed_in_percent_still_is(bench: Bench) -> None:
-    rates = {"top1": ("", "max", 0.7), "wer": ("", "min", 0.1), "sqnr_db": ("dB", "max", 0.5), "map": ("", "max", 1.0)}
+    rates = {
+        "top1": ("", "max", 0.7),
+        "wer": ("", "min", 0.1),
+        "sqnr_db": ("dB", "max", 0.5),
+        "map": ("", "max", 1.0),
+    }
     for name, (unit, better, value) in rates.items():
         bench.add("int8", Measurement(name, value, unit, better=better, raw="resamples"))  # type: ignore[arg-type]
     with closing(sqlite3.connect(bench.store.path)) as connection:

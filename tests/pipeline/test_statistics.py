@@ -23,7 +23,12 @@ def upper_halves(values: np.ndarray) -> np.ndarray:
 
 
 def assert_same(one: TensorStatistics, other: TensorStatistics) -> None:
-    assert (one.name, one.count, one.minimum, one.maximum) == (other.name, other.count, other.minimum, other.maximum)
+    assert (one.name, one.count, one.minimum, one.maximum) == (
+        other.name,
+        other.count,
+        other.minimum,
+        other.maximum,
+    )
     assert np.array_equal(one.histogram, other.histogram)
     for column in ("channel_minimum", "channel_maximum"):
         assert np.array_equal(getattr(one, column), getattr(other, column))
@@ -59,7 +64,9 @@ def test_moments_of_huge_values_do_not_overflow() -> None:
     assert found.channel_variance[0] == pytest.approx(exact.var())
 
 
-@pytest.mark.parametrize(("shape", "channels"), [((1, 6, 4), 6), ((1, 9), 9), ((5,), 1), ((), 1), ((2, 3, 4, 4), 3)])
+@pytest.mark.parametrize(
+    ("shape", "channels"), [((1, 6, 4), 6), ((1, 9), 9), ((5,), 1), ((), 1), ((2, 3, 4, 4), 3)]
+)
 def test_channels_are_axis_one(shape: tuple[int, ...], channels: int) -> None:
     assert gather("t", arrays(2, shape)).channel_mean.shape == (channels,)
 
@@ -75,11 +82,15 @@ def test_two_passes_add_up_to_one_over_all_samples(first: int, second: int) -> N
     assert_same(gather("t", samples[:first]) + gather("t", samples[first:]), gather("t", samples))
 
 
-@pytest.mark.parametrize(("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")])
+@pytest.mark.parametrize(
+    ("value", "word"), [(np.nan, "NaN"), (np.inf, "infinity"), (-np.inf, "infinity")]
+)
 def test_a_value_that_is_not_finite_is_refused_by_the_tensors_name(value: float, word: str) -> None:
     array = arrays(1)[0]
     array[0, 1, 2, 3] = value
-    with pytest.raises(StageError, match=f"tensor 'conv_7': {word} on the calibration samples; check"):
+    with pytest.raises(
+        StageError, match=f"tensor 'conv_7': {word} on the calibration samples; check"
+    ):
         gather("conv_7", [array])
 
 
@@ -89,7 +100,9 @@ def test_a_tensor_without_values_is_refused() -> None:
 
 
 def test_samples_of_another_shape_are_refused() -> None:
-    with pytest.raises(StageError, match="tensor 't': 4 channels after 3; samples must have one shape"):
+    with pytest.raises(
+        StageError, match="tensor 't': 4 channels after 3; samples must have one shape"
+    ):
         gather("t", [*arrays(1), *arrays(1, (1, 4, 2, 2))])
 
 

@@ -7,21 +7,29 @@ import math
 import numpy as np
 import pytest
 
-from qpipe.compare import rounds, statistics
+from qpipe.compare import intervals, round_statistics
 
 TRIALS = 300  # three standard errors of a share of 0.95 in so many are 0.038
 
 
-def session(random: np.random.Generator, count: int, between: float, drift: float = 0.0) -> np.ndarray:
+def session(
+    random: np.random.Generator, count: int, between: float, drift: float = 0.0
+) -> np.ndarray:
     """Log-normal times of rounds that differ, drift and have spikes; their median is 1 but for the spikes."""
     time = np.linspace(-0.5, 0.5, count)[:, None]
     values = np.exp(
-        drift * time + between * random.standard_normal((count, 1)) + 0.02 * random.standard_normal((count, 50))
+        drift * time
+        + between * random.standard_normal((count, 1))
+        + 0.02 * random.standard_normal((count, 50))
     )
-    return np.where(random.random(values.shape) < 0.015, values * random.uniform(1.1, 1.6, values.shape), values)
+    return np.where(
+        random.random(values.shape) < 0.015, values * random.uniform(1.1, 1.6, values.shape), values
+    )
 
 
-@pytest.mark.parametrize(("count", "between", "drift"), [(6, 0.01, 0.02), (10, 0.02, 0.0), (16, 0.0, 0.03)])
+@pytest.mark.parametrize(
+    ("count", "between", "drift"), [(6, 0.01, 0.02), (10, 0.02, 0.0), (16, 0.0, 0.03)]
+)
 def test_intervals_cover_medians_and_tails(count: int, between: float, drift: float) -> None:
     random = np.random.default_rng(count)
     endless = np.concatenate([session(random, count, between, drift) for _ in range(2000)])
@@ -30,7 +38,11 @@ def test_intervals_cover_medians_and_tails(count: int, between: float, drift: fl
     for _ in range(TRIALS):
         taken = session(random, count, between, drift)
         for share, true in truth.items():
-            found = rounds.median(taken)[1] if share == 0.5 else rounds.percentile(taken, share)[1]
+            found = (
+                round_statistics.median(taken)[1]
+                if share == 0.5
+                else round_statistics.percentile(taken, share)[1]
+            )
             assert found is not None
             covered[share] += found[0] <= true <= found[1]
     assert 0.91 <= covered[0.5] / TRIALS <= 0.99
@@ -43,8 +55,8 @@ def test_who_stops_once_it_is_precise_still_covers() -> None:
     covered, taken = 0, []
     for _ in range(TRIALS):
         whole = session(random, 16, 0.01)  # 1 % is what about ten rounds give
-        for count in [*rounds.looks(15), 16]:
-            value, found = rounds.median(whole[:count], rounds.WHEN_STOPPING)
+        for count in [*round_statistics.looks(15), 16]:
+            value, found = round_statistics.median(whole[:count], round_statistics.WHEN_STOPPING)
             assert found is not None
             if found[1] - found[0] <= 0.02 * value:
                 break
@@ -55,12 +67,12 @@ def test_who_stops_once_it_is_precise_still_covers() -> None:
 
 
 def test_the_looks_are_few_and_planned() -> None:
-    assert rounds.looks(100) == [6, 10, 16, 26, 42, 68]
-    assert rounds.looks(5) == []
+    assert round_statistics.looks(100) == [6, 10, 16, 26, 42, 68]
+    assert round_statistics.looks(5) == []
 
 
 def test_of_few_rounds_the_interval_is_student_ts_about_the_median() -> None:
-    value, found = rounds.median([[1.0], [2.0], [4.0]])
+    value, found = round_statistics.median([[1.0], [2.0], [4.0]])
     # in the logarithm to base 2: -1, 0, 1 about the median; of single values all variance is between rounds: pi/2 more
     half = 4.302652729911275 * math.sqrt(math.pi / 2 * 1 / 3)
     assert value == 2.0
@@ -69,25 +81,27 @@ def test_of_few_rounds_the_interval_is_student_ts_about_the_median() -> None:
 
 def test_steady_drift_is_no_doubt_about_the_median_of_a_session() -> None:
     drifting = [[math.exp(0.1 * n)] * 3 for n in range(8)]
-    _, found = rounds.median(drifting)
-    assert found == pytest.approx((math.exp(0.35),) * 2, rel=4e-3)  # the pooled median is 0.13 % off the middle
+    _, found = round_statistics.median(drifting)
+    assert found == pytest.approx(
+        (math.exp(0.35),) * 2, rel=4e-3
+    )  # the pooled median is 0.13 % off the middle
 
 
 def test_an_interval_of_time_stays_above_zero_however_wild_the_rounds() -> None:
     for wild in ([[1.0], [100.0]], [[0.001], [5.0], [5.0]]):
-        found = rounds.median(wild)[1]
+        found = round_statistics.median(wild)[1]
         assert found is not None
         assert 0 < found[0] < found[1]
 
 
 def test_a_median_of_amounts_that_may_be_zero_is_bounded_as_it_is() -> None:
     half = 4.302652729911275 * math.sqrt(math.pi / 2 / 3)
-    assert rounds.sectioned(0.0, [0.0, 1.0, -1.0]) == pytest.approx((-half, half))
+    assert round_statistics.sectioned(0.0, [0.0, 1.0, -1.0]) == pytest.approx((-half, half))
 
 
 def test_percentiles_of_independent_values_are_bounded_by_the_ranks_of_the_binomial() -> None:
     values = np.random.default_rng(0).permutation(np.arange(1.0, 1001.0)).reshape(1000 // 5, 5)
-    value, found = rounds.percentile(values, 0.9)
+    value, found = round_statistics.percentile(values, 0.9)
     assert value == 900.0
     assert found is not None
     # of B(1000, 0.9) the middle 95 % are 900 +- 1.96 sqrt(90) = 881.4 to 918.6; rounds count for a little less
@@ -97,22 +111,22 @@ def test_percentiles_of_independent_values_are_bounded_by_the_ranks_of_the_binom
 
 def test_a_tail_that_no_value_bounds_goes_on_beyond_the_largest() -> None:
     values = np.random.default_rng(0).lognormal(0, 0.1, (10, 30))
-    value, found = rounds.percentile(values, 0.99)
+    value, found = round_statistics.percentile(values, 0.99)
     assert found is not None
     assert found[0] <= value <= values.max() < found[1] < 2 * values.max()
 
 
 def test_the_least_is_bounded_by_the_two_least_rounds() -> None:
     # Robson & Whitlock 1964: 95 % of the lower ends lie above x1 - 19 (x2 - x1); here in the logarithm
-    value, found = rounds.least([[1.02, 3.0], [1.0, 2.0], [1.5]])
+    value, found = round_statistics.least([[1.02, 3.0], [1.0, 2.0], [1.5]])
     assert value == 1.0
     assert found == pytest.approx((1.02**-19, 1.0))
 
 
 def test_a_single_round_has_no_interval() -> None:
-    assert rounds.median([[1.0, 2.0]])[1] is None
-    assert rounds.percentile([[1.0, 2.0]], 0.9) == (2.0, None)
-    assert rounds.least([[1.0, 2.0]]) == (1.0, None)
+    assert round_statistics.median([[1.0, 2.0]])[1] is None
+    assert round_statistics.percentile([[1.0, 2.0]], 0.9) == (2.0, None)
+    assert round_statistics.least([[1.0, 2.0]]) == (1.0, None)
 
 
 @pytest.mark.parametrize(
@@ -123,9 +137,9 @@ def test_a_single_round_has_no_interval() -> None:
 def test_mcnemars_mid_p_is_that_of_the_literature(lost: int, gained: int, table: float) -> None:
     before = [1.0] * lost + [0.0] * gained + [1.0] * 9
     after = [0.0] * lost + [1.0] * gained + [1.0] * 9
-    assert statistics.mcnemar(after, before) == pytest.approx(table, abs=5e-5)
+    assert intervals.mcnemar(after, before) == pytest.approx(table, abs=5e-5)
 
 
 @pytest.mark.parametrize(("degrees", "table"), [(1, 63.657), (5, 4.032), (30, 2.750)])
 def test_student_t_of_another_level_is_that_of_the_tables(degrees: int, table: float) -> None:
-    assert abs(statistics.t_quantile(degrees, 0.99) - table) <= 0.0005
+    assert abs(intervals.t_quantile(degrees, 0.99) - table) <= 0.0005

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from qpipe.errors import QpipeError
-from qpipe.store import Store
+from qpipe.storage.results import Store
 from qpipe.types import Capabilities, Measurement
 
 HERE = {"model": "net", "scheme": "int8-channel", "build": "ort", "device": "rpi4"}
@@ -57,7 +57,12 @@ def test_run_ids_differ_and_sort_by_time(store: Store) -> None:
 def test_a_run_is_found_by_the_beginning_of_its_id(store: Store) -> None:
     run = store.new_run("a", **RECIPE)
     found = store.run(run[:15])
-    assert (found["id"], found["recipe"], found["state"], found["finished"]) == (run, "a", "running", None)
+    assert (found["id"], found["recipe"], found["state"], found["finished"]) == (
+        run,
+        "a",
+        "running",
+        None,
+    )
     assert found["versions"] == {"qpipe": "0.1.0"}
 
 
@@ -102,7 +107,9 @@ def test_a_resumed_run_keeps_its_numbers_until_their_step_gives_others(store: St
     store.resume_run(run)
     kept = {row["metric"]: row for row in store.measurements(run)}
     assert [store.values(row["id"]) for row in kept.values()] == [[[1.0, 2.0]]] * 2
-    store.replace_measurements(run, "rpi4/latency", [(HERE, [metric("first_ms", 7.0)], {"attempt": 2})])
+    store.replace_measurements(
+        run, "rpi4/latency", [(HERE, [metric("first_ms", 7.0)], {"attempt": 2})]
+    )
     found = [(row["metric"], row["step"], row["attempt"]) for row in store.measurements(run)]
     assert found == [("size_mb", "size@rpi4", None), ("first_ms", "rpi4/latency", 2)]
     assert store.values(kept["latency_ms"]["id"]) == []
@@ -118,10 +125,14 @@ def test_a_step_that_gives_no_numbers_after_all_keeps_those_of_before(store: Sto
     assert (row["metric"], store.values(row["id"])) == ("latency_ms", [[1.0]])
 
 
-def test_what_belongs_to_no_step_is_forgotten_but_for_devices_that_were_not_asked(store: Store) -> None:
+def test_what_belongs_to_no_step_is_forgotten_but_for_devices_that_were_not_asked(
+    store: Store,
+) -> None:
     run = store.new_run("a", **RECIPE)
     for step, device in {"here": "rpi4", "gone": "rpi4", "off/latency": "off"}.items():
-        store.record_measurements(run, {**HERE, "device": device}, [metric(step, rounds=[[1.0]])], step=step)
+        store.record_measurements(
+            run, {**HERE, "device": device}, [metric(step, rounds=[[1.0]])], step=step
+        )
     store.record_measurements(run, HERE, [metric("of an older qpipe")])
     store.forget_strangers(run, ["here"], ["off"])
     assert [row["step"] for row in store.measurements(run)] == ["here", "off/latency"]
@@ -153,7 +164,14 @@ def test_the_latest_run_can_be_asked_for_by_recipe(store: Store) -> None:
 
 def test_a_step_keeps_what_was_recorded_of_it_before(store: Store) -> None:
     run = store.new_run("a", **RECIPE)
-    store.record_step(run, "quantize/net", kind="quantize", stage="symmetric", state="started", key_fields={"bits": 8})
+    store.record_step(
+        run,
+        "quantize/net",
+        kind="quantize",
+        stage="symmetric",
+        state="started",
+        key_fields={"bits": 8},
+    )
     store.record_step(run, "compile/net", state="started")
     store.record_step(run, "quantize/net", state="done", seconds=1.5)
     first, second = store.steps(run)
@@ -172,7 +190,12 @@ def test_a_step_with_an_unknown_field_is_a_bug_and_not_a_message(store: Store) -
 def test_measurements_come_back_with_their_facts_and_raw_values(store: Store) -> None:
     run = store.new_run("a", **RECIPE)
     measured = metric(low=4.0, high=5.0, n=6, rounds=((4.0, 4.5, 5.0), (4.25, 4.5)))
-    facts = {"runtime": "onnxruntime", "is_float": False, "target": {"max_opset": 21}, "fingerprint": "f00d"}
+    facts = {
+        "runtime": "onnxruntime",
+        "is_float": False,
+        "target": {"max_opset": 21},
+        "fingerprint": "f00d",
+    }
     store.record_measurements(run, {**HERE, "seed": "3"}, [measured, metric("p99_ms")], **facts)
     row, other = store.measurements(run)
     assert {key: row[key] for key in HERE} == HERE
@@ -203,7 +226,9 @@ def test_coordinates_of_a_sweep_keep_rows_apart(store: Store) -> None:
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
-def test_a_number_that_is_none_is_refused_and_nothing_is_written(store: Store, number: float) -> None:
+def test_a_number_that_is_none_is_refused_and_nothing_is_written(
+    store: Store, number: float
+) -> None:
     run = store.new_run("a", **RECIPE)
     message = "^net/int8-channel/ort/rpi4: top1 is not a number; a metric gives a finite one$"
     with pytest.raises(QpipeError, match=message):
@@ -235,8 +260,16 @@ def test_a_device_comes_back_as_it_was_checked(store: Store) -> None:
 
 def test_the_verdicts_of_a_run_are_replaced_as_a_whole(store: Store) -> None:
     run = store.new_run("a", **RECIPE)
-    one = {**HERE, "on_front": True, "reason": "", "objectives": {"latency_ms": "min"}, "margins": {}}
-    store.record_verdicts(run, [one, {**one, "scheme": "float32", "on_front": False, "reason": "dominated by x"}])
+    one = {
+        **HERE,
+        "on_front": True,
+        "reason": "",
+        "objectives": {"latency_ms": "min"},
+        "margins": {},
+    }
+    store.record_verdicts(
+        run, [one, {**one, "scheme": "float32", "on_front": False, "reason": "dominated by x"}]
+    )
     assert [row["on_front"] for row in store.verdicts(run)] == [1, 0]
     store.record_verdicts(run, [one])
     (row,) = store.verdicts(run)
@@ -247,8 +280,12 @@ def test_the_verdicts_of_a_run_are_replaced_as_a_whole(store: Store) -> None:
 def test_any_client_reads_the_pareto_view(store: Store) -> None:
     run = store.new_run("a", **RECIPE)
     store.record_measurements(run, HERE, [metric(), metric("size_mb", 3.5)], runtime="onnxruntime")
-    store.record_verdicts(run, [{**HERE, "on_front": True, "reason": "", "objectives": {}, "margins": {}}])
-    rows = ask(store, "SELECT recipe, scheme, device, on_front, metric, value FROM pareto ORDER BY metric")
+    store.record_verdicts(
+        run, [{**HERE, "on_front": True, "reason": "", "objectives": {}, "margins": {}}]
+    )
+    rows = ask(
+        store, "SELECT recipe, scheme, device, on_front, metric, value FROM pareto ORDER BY metric"
+    )
     row = ("a", "int8-channel", "rpi4", 1)
     assert rows == [(*row, "latency_ms", 4.5), (*row, "size_mb", 3.5)]
 
@@ -257,7 +294,10 @@ def test_the_latest_view_has_each_row_of_a_recipe_once(store: Store) -> None:
     old, new = store.new_run("a", **RECIPE), store.new_run("a", **RECIPE)
     store.record_measurements(old, HERE, [metric(value=1.0), metric("size_mb", 2.0)])
     store.record_measurements(new, HERE, [metric(value=3.0)])
-    assert ask(store, "SELECT metric, value FROM latest ORDER BY metric") == [("latency_ms", 3.0), ("size_mb", 2.0)]
+    assert ask(store, "SELECT metric, value FROM latest ORDER BY metric") == [
+        ("latency_ms", 3.0),
+        ("size_mb", 2.0),
+    ]
 
 
 def test_what_was_written_is_there_after_opening_again(store: Store) -> None:
@@ -284,7 +324,10 @@ def test_two_files_merge_by_union(store: Store, tmp_path: Path) -> None:
 def test_a_file_that_is_no_database_is_refused_and_untouched(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("buy milk\n" * 200)
-    with pytest.raises(QpipeError, match=r"notes.txt: not a database of qpipe: file is not a database; give another"):
+    with pytest.raises(
+        QpipeError,
+        match=r"notes.txt: not a database of qpipe: file is not a database; give another",
+    ):
         Store(path)
     assert path.read_text() == "buy milk\n" * 200
 
@@ -310,7 +353,9 @@ def test_a_database_of_a_newer_qpipe_is_refused(store: Store) -> None:
             "INSERT INTO _sqlite_migrations (migration_set, name, applied_at) VALUES ('qpipe', 'energy', '2031')"
         )
         connection.commit()
-    with pytest.raises(QpipeError, match="made by a newer qpipe, which added energy; upgrade qpipe-edge"):
+    with pytest.raises(
+        QpipeError, match="made by a newer qpipe, which added energy; upgrade qpipe-edge"
+    ):
         Store(store.path)
 
 
@@ -332,7 +377,7 @@ def test_threads_share_a_store(store: Store) -> None:
 OPEN_AND_WRITE = """
 import sys
 from pathlib import Path
-from qpipe.store import Store
+from qpipe.storage.results import Store
 from qpipe.types import Measurement
 with Store(Path(sys.argv[1])) as store:
     run = store.new_run("a", recipe_path="", recipe_digest="", recipe_text="", versions={})
@@ -384,7 +429,9 @@ def test_a_busy_database_is_waited_for(store: Store) -> None:
 
 def test_a_database_that_is_only_to_be_read_is_not_created(store: Store, tmp_path: Path) -> None:
     path = tmp_path / "new" / "typo.db"
-    with pytest.raises(QpipeError, match=r"typo.db: there is no such database; give that of your runs with --db$"):
+    with pytest.raises(
+        QpipeError, match=r"typo.db: there is no such database; give that of your runs with --db$"
+    ):
         Store(path, create=False)
     assert not path.parent.exists()
     with Store(store.path, create=False) as again:
@@ -394,12 +441,16 @@ def test_a_database_that_is_only_to_be_read_is_not_created(store: Store, tmp_pat
 def test_steps_are_recorded_together_or_not_at_all(store: Store) -> None:
     run = store.new_run("a", **RECIPE)
     store.record_step(run, "two", seconds=1.5)
-    store.record_steps(run, [{"step": "one", "state": "pending"}, {"step": "two", "state": "pending"}])
+    store.record_steps(
+        run, [{"step": "one", "state": "pending"}, {"step": "two", "state": "pending"}]
+    )
     assert [(s["step"], s["state"], s["seconds"]) for s in store.steps(run)] == [
         ("two", "pending", 1.5), ("one", "pending", None)
     ]  # fmt: skip
     with pytest.raises(sqlite3.OperationalError, match="colour"):
-        store.record_steps(run, [{"step": "three", "state": "pending"}, {"step": "four", "colour": "red"}])
+        store.record_steps(
+            run, [{"step": "three", "state": "pending"}, {"step": "four", "colour": "red"}]
+        )
     assert len(store.steps(run)) == 2
 
 
@@ -416,7 +467,9 @@ def test_objectives_keep_the_order_of_the_recipe(store: Store) -> None:
 
 def test_a_run_that_goes_on_forgets_the_verdicts_of_before(store: Store) -> None:
     run = store.new_run("a", **RECIPE, objectives={"size_mb": "min"}, margins={"size_mb": 0.1})
-    store.record_verdicts(run, [{**HERE, "on_front": True, "reason": "", "objectives": {}, "margins": {}}])
+    store.record_verdicts(
+        run, [{**HERE, "on_front": True, "reason": "", "objectives": {}, "margins": {}}]
+    )
     store.resume_run(run)
     assert (store.verdicts(run), store.run(run)["objectives"]) == ([], {"size_mb": "min"})
     assert store.run(run)["margins"] == {"size_mb": 0.1}
@@ -443,7 +496,9 @@ def test_a_run_has_tags_and_is_found_by_them(store: Store) -> None:
     assert [row["id"] for row in store.runs("a", tag="nightly")] == [first]
     store.untag(second, ["nightly", "never"])
     assert store.tags() == {first: ["nightly", "rpi"]}
-    with pytest.raises(QpipeError, match=rf"there is {second}, {first}, and the tags nightly, rpi$"):
+    with pytest.raises(
+        QpipeError, match=rf"there is {second}, {first}, and the tags nightly, rpi$"
+    ):
         store.run("weekly")
 
 
@@ -451,11 +506,16 @@ def test_a_tag_that_is_also_the_beginning_of_another_run_is_an_error(store: Stor
     first, second = store.new_run("a", **RECIPE), store.new_run("b", **RECIPE)
     store.tag(first, [second, first[:15], "2"])
     assert store.run(second)["id"] == second, "a whole id means that run"
-    with pytest.raises(QpipeError, match=f"run '2': {second}, {first} begins so, and {first} has that tag; give more"):
+    with pytest.raises(
+        QpipeError,
+        match=f"run '2': {second}, {first} begins so, and {first} has that tag; give more",
+    ):
         store.run("2")
     other = store.new_run("c", **RECIPE)
     store.tag(first, [other[:-2]])
-    with pytest.raises(QpipeError, match=f"{other} begins so, and {first} has that tag; give more of the id"):
+    with pytest.raises(
+        QpipeError, match=f"{other} begins so, and {first} has that tag; give more of the id"
+    ):
         store.run(other[:-2])
 
 

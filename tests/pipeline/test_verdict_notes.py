@@ -8,7 +8,7 @@ import pytest
 from front_bench import Bench, latency, map50, per_sample, size
 
 from qpipe.cli.noting import noted
-from qpipe.compare import candidates, pareto
+from qpipe.compare import measured_rows, pareto
 from qpipe.types import Measurement
 
 
@@ -24,16 +24,28 @@ def test_what_cannot_be_told_apart_is_tied(bench: Bench) -> None:
 
 def test_a_scheme_that_is_slower_than_float_is_told_by_its_paired_ratio(bench: Bench) -> None:
     bench.add("float32", latency(10.0), map50(0.86), size(8.0))
-    bench.add("int8", latency(10.8), map50(0.86), Measurement("latency_ratio", 1.08, "", 1.05, 1.11, 10), size(2.0))
+    bench.add(
+        "int8",
+        latency(10.8),
+        map50(0.86),
+        Measurement("latency_ratio", 1.08, "", 1.05, 1.11, 10),
+        size(2.0),
+    )
     bench.add("int4", latency(10.2, half=0.5), map50(0.86), size(2.0))
     notes = {row["scheme"]: row["notes"].get("slower") for row in bench.rows()}
-    assert notes == {"float32": None, "int8": "slower than float here (1.08x, 1.05 to 1.11)", "int4": None}
+    assert notes == {
+        "float32": None,
+        "int8": "slower than float here (1.08x, 1.05 to 1.11)",
+        "int4": None,
+    }
 
 
 def test_nobody_is_called_slower_by_numbers_in_doubt(bench: Bench) -> None:
     bench.add("float32", latency(10.0))
     doubt = {"doubt": "all 6 rounds were disturbed: throttled"}
-    bench.add("int8", latency(12.0), Measurement("latency_ratio", 1.2, "", 1.1, 1.3, 6, detail=doubt))
+    bench.add(
+        "int8", latency(12.0), Measurement("latency_ratio", 1.2, "", 1.1, 1.3, 6, detail=doubt)
+    )
     assert "slower" not in bench.rows()[1]["notes"]
 
 
@@ -42,7 +54,10 @@ def test_noise_is_told_with_the_clocks_that_are_to_be_fixed(bench: Bench) -> Non
     powersave = {"before": {"governor": {"policy0": "powersave"}}}
     for scheme, environment in (("known", powersave), ("unknown", {})):
         conditions = [{"invalid": None, "environment": environment}] * 4
-        bench.add(scheme, Measurement("latency_ms", 5.0, "ms", 4, 6, 4, rounds=values, conditions=conditions))
+        bench.add(
+            scheme,
+            Measurement("latency_ms", 5.0, "ms", 4, 6, 4, rounds=values, conditions=conditions),
+        )
     notes = {row["scheme"]: row["notes"]["noise"] for row in bench.rows()}
     assert notes == {
         "known": "std dev is 17 % of the median over 12 runs: fix the clocks (governor is powersave)",
@@ -55,7 +70,7 @@ def test_a_loss_of_accuracy_is_told_with_what_speaks_for_it(bench: Bench) -> Non
     bench.add("float32", per_sample(right))
     bench.add("one", per_sample([0.0] * 1 + [1.0] * 79 + [0.0] * 20))
     bench.add("ten", per_sample([0.0] * 10 + [1.0] * 70 + [0.0] * 20))
-    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"top1": "max"})
+    rows = pareto.verdicts(measured_rows.candidates(bench.store, bench.run), {"top1": "max"})
     notes = {row["scheme"]: row["notes"].get("top1") for row in rows}
     # one of one: mid-p 0.5; ten of ten: 2^-10. Of 100 differences the t(99) 1.984: 1 +- 1.98 and 10 +- 5.98 points
     assert notes == {
@@ -67,13 +82,20 @@ def test_a_loss_of_accuracy_is_told_with_what_speaks_for_it(bench: Bench) -> Non
 
 def score(name: str, values: list[float], **fields: Any) -> Measurement:
     mean, raw = sum(values) / len(values), [values]
-    return Measurement(name, mean, n=len(values), rounds=raw, raw="samples", **{"unit": "", "better": "min", **fields})
+    return Measurement(
+        name,
+        mean,
+        n=len(values),
+        rounds=raw,
+        raw="samples",
+        **{"unit": "", "better": "min", **fields},
+    )
 
 
 def test_what_is_lost_of_a_perfect_score_is_told(bench: Bench) -> None:
     bench.add("float32", per_sample([1.0] * 50))
     bench.add("int8", per_sample([1.0] * 40 + [0.0] * 10))
-    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"top1": "max"})
+    rows = pareto.verdicts(measured_rows.candidates(bench.store, bench.run), {"top1": "max"})
     # 10 of 50: 0.2, standard deviation 0.40406, t(49) 2.00958
     assert rows[1]["notes"] == {"top1": "loses 20.0 points of top1 against float (8.5 to 31.5)"}
 
@@ -82,7 +104,7 @@ def test_errors_that_are_added_are_told_too(bench: Bench) -> None:
     bench.add("float32", score("miscount", [0.0, 1.0, 0.0, 1.0] * 8))
     bench.add("int8", score("miscount", [1.0, 1.0, 0.0, 2.0] * 8))
     bench.add("better", score("miscount", [0.0, 0.0, 0.0, 0.0] * 8))
-    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"miscount": "min"})
+    rows = pareto.verdicts(measured_rows.candidates(bench.store, bench.run), {"miscount": "min"})
     # of 32 differences, half of which are 1: 0.5, standard deviation 0.508, t(31) 2.0395
     assert [row["notes"] for row in rows] == [
         {},
@@ -95,7 +117,7 @@ def test_a_score_that_compares_with_float_is_no_loss_against_it(bench: Bench) ->
     for scheme, values in (("float32", [1.0] * 20), ("int8", [1.0, 0.5] * 10)):
         detail = {"against": "float"}
         bench.add(scheme, score("agreement", values, unit="share", better="max", detail=detail))
-    rows = pareto.verdicts(candidates.candidates(bench.store, bench.run), {"agreement": "max"})
+    rows = pareto.verdicts(measured_rows.candidates(bench.store, bench.run), {"agreement": "max"})
     assert [row["notes"] for row in rows] == [{}, {}]
 
 
@@ -114,16 +136,23 @@ def test_why_measuring_ended_is_told_where_the_number_is_not_precise(
 
 
 def test_one_round_is_said_to_be_one(bench: Bench) -> None:
-    bench.add("one", Measurement("latency_ms", 5.0, "ms", rounds=[[5.0]], detail={"stopped": "rounds"}))
+    bench.add(
+        "one", Measurement("latency_ms", 5.0, "ms", rounds=[[5.0]], detail={"stopped": "rounds"})
+    )
     note = bench.rows()[0]["notes"]["precision"]
     assert note == "of one round nobody knows how well it is known: raise rounds"
 
 
-@pytest.mark.parametrize(("value", "right"), [(5.0, "warmup_s"), (400.0, "round_s, and warmup_s to an eighth of it")])
+@pytest.mark.parametrize(
+    ("value", "right"), [(5.0, "warmup_s"), (400.0, "round_s, and warmup_s to an eighth of it")]
+)
 def test_who_was_never_steady_is_told_what_helps(bench: Bench, value: float, right: str) -> None:
     timed = Measurement("latency_ms", value, "ms", rounds=[[value]] * 4, detail={"never_steady": 3})
     bench.add("one", timed)
-    assert bench.rows()[0]["notes"]["warmup"] == f"never steady in warmup in 3 of 4 rounds: raise {right}"
+    assert (
+        bench.rows()[0]["notes"]["warmup"]
+        == f"never steady in warmup in 3 of 4 rounds: raise {right}"
+    )
 
 
 def test_notes_that_differ_in_numbers_alone_are_one_line_with_their_range() -> None:
@@ -132,8 +161,22 @@ def test_notes_that_differ_in_numbers_alone_are_one_line_with_their_range() -> N
 
     half = "known to ±{} % when the budget ended: raise budget_s"
     rows = [
-        row("a", {"precision": half.format("1.3"), "unlocked": "not set there: governor", "top1": "loses 1.0 points"}),
-        row("b", {"precision": half.format("12.0"), "unlocked": "not set there: governor", "top1": "loses 2.0 points"}),
+        row(
+            "a",
+            {
+                "precision": half.format("1.3"),
+                "unlocked": "not set there: governor",
+                "top1": "loses 1.0 points",
+            },
+        ),
+        row(
+            "b",
+            {
+                "precision": half.format("12.0"),
+                "unlocked": "not set there: governor",
+                "top1": "loses 2.0 points",
+            },
+        ),
         row("c", {"precision": half.format("2.0").replace("budget", "rounds")}),
     ]
     assert noted(rows) == [
@@ -153,12 +196,16 @@ def test_a_number_in_doubt_keeps_off_the_front_unless_all_are(bench: Bench) -> N
     bench.add("slow", Measurement("latency_ms", 5.0, "ms"))
     reasons = bench.reasons({"latency_ms": "min"})
     assert reasons == {"fast": f"latency_ms is in doubt: {doubt['doubt']}", "slow": ""}
-    assert bench.store.verdicts(bench.run)[0]["notes"] == {"doubt": f"do not believe its times: {doubt['doubt']}"}
+    assert bench.store.verdicts(bench.run)[0]["notes"] == {
+        "doubt": f"do not believe its times: {doubt['doubt']}"
+    }
 
 
 def test_an_objective_that_is_withheld_says_why(bench: Bench) -> None:
     detail = {"withheld": {"latency_p99_ms": "180 values; from 299 on they bound it"}}
     bench.add("one", Measurement("latency_ms", 5.0, "ms", detail=detail))
-    bench.add("other", Measurement("latency_ms", 5.0, "ms"), Measurement("latency_p99_ms", 9.0, "ms"))
+    bench.add(
+        "other", Measurement("latency_ms", 5.0, "ms"), Measurement("latency_p99_ms", 9.0, "ms")
+    )
     reasons = bench.reasons({"latency_p99_ms": "min"})
     assert reasons["one"] == "latency_p99_ms is withheld: 180 values; from 299 on they bound it"

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qpipe import view
+from qpipe import report
 from qpipe.errors import QpipeError
-from qpipe.preprocess import network_input
+from qpipe.report import Look, Subject, input_statistics, predictions
+from qpipe.samples.preprocess import network_input
 from qpipe.types import Array, Preprocessing
-from qpipe.view import Look, Subject, predictions, statistics
 
 PIXELS = Preprocessing((127.5,), (127.5,), "NCHW")
 IMAGENET = Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "NCHW")
@@ -41,7 +41,7 @@ def subject(looks: Sequence[Look], how: Preprocessing, **more: Any) -> Subject:
 def one(folder: Path, tensor: Array, how: Preprocessing, **more: Any) -> dict[str, Any]:
     """What is written of a single sample."""
     looks = [Look("a", "evaluation", {"x": tensor}, **more)]
-    found = view.write(folder, "recipe", [subject(looks, how)])
+    found = report.write(folder, "recipe", [subject(looks, how)])
     return dict(found["models"][0]["samples"][0])
 
 
@@ -71,13 +71,17 @@ def test_bgr_shows_as_swapped_colours(tmp_path: Path) -> None:
 def test_what_lies_outside_of_pixels_is_clipped(tmp_path: Path) -> None:
     tensor = np.array([-3, -1, 0, 1, 3, np.nan], np.float32).reshape(1, 1, 1, 6)
     shown = one(tmp_path, tensor, PIXELS)["inputs"][0]
-    assert np.asarray(Image.open(tmp_path / shown["files"][0])).tolist() == [[0, 0, 128, 255, 255, 0]]
+    assert np.asarray(Image.open(tmp_path / shown["files"][0])).tolist() == [
+        [0, 0, 128, 255, 255, 0]
+    ]
 
 
 def test_an_image_of_undeclared_layout_is_stretched_and_says_so(tmp_path: Path) -> None:
     tensor = np.linspace(-2, 2, 3 * 8 * 8, dtype=np.float32).reshape(1, 3, 8, 8)
     shown = one(tmp_path, tensor, PLAIN)["inputs"][0]
-    assert shown["note"].startswith("no mean, std and layout are declared: shown from its least value, -2, ")
+    assert shown["note"].startswith(
+        "no mean, std and layout are declared: shown from its least value, -2, "
+    )
     pixels = np.asarray(Image.open(tmp_path / shown["files"][0]))
     assert (pixels.shape, pixels.min(), pixels.max()) == ((8, 8, 3), 0, 255)
 
@@ -85,7 +89,7 @@ def test_an_image_of_undeclared_layout_is_stretched_and_says_so(tmp_path: Path) 
 def test_sound_is_written_at_its_rate(tmp_path: Path) -> None:
     wanted = np.sin(np.linspace(0, 100, 2000)).astype(np.float32)
     looks = [Look("a", "evaluation", {"x": wanted[None, None]})]
-    found = view.write(tmp_path, "recipe", [subject(looks, PLAIN, rate=8000)])
+    found = report.write(tmp_path, "recipe", [subject(looks, PLAIN, rate=8000)])
     shown = found["models"][0]["samples"][0]["inputs"][0]
     with wave.open(str(tmp_path / shown["files"][0])) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (8000, 1, 2)
@@ -137,7 +141,7 @@ def test_tokens_are_kept_as_numbers(tmp_path: Path) -> None:
 
 def test_statistics_are_of_each_channel_as_fed() -> None:
     tensors = [fed(photo(seed), IMAGENET) for seed in range(3)]
-    found = statistics.rows("x", "evaluation", tensors, IMAGENET)
+    found = input_statistics.rows("x", "evaluation", tensors, IMAGENET)
     assert [row["channel"] for row in found] == [0, 1, 2]
     sources = np.stack([photo(seed) for seed in range(3)])
     for channel, row in enumerate(found):
@@ -148,15 +152,22 @@ def test_statistics_are_of_each_channel_as_fed() -> None:
 
 
 def test_statistics_of_anything_else_are_of_all_values() -> None:
-    (row,) = statistics.rows("x", "evaluation", [np.array([[1.0, 3.0, np.inf]])], PLAIN)
+    (row,) = input_statistics.rows("x", "evaluation", [np.array([[1.0, 3.0, np.inf]])], PLAIN)
     assert (row["channel"], row["mean"], row["not_finite"], row["clipped"]) == (None, 2.0, 1, None)
 
 
-def told(how: Preprocessing, sources: Sequence[Array], calibration: Sequence[Array] = ()) -> list[str]:
-    found = statistics.rows("x", "evaluation", [fed(source, how) for source in sources], how)
+def told(
+    how: Preprocessing, sources: Sequence[Array], calibration: Sequence[Array] = ()
+) -> list[str]:
+    found = input_statistics.rows("x", "evaluation", [fed(source, how) for source in sources], how)
     if calibration:
-        found = statistics.rows("x", "calibration", [fed(source, how) for source in calibration], how) + found
-    return statistics.warnings(found, {"x": how})
+        found = (
+            input_statistics.rows(
+                "x", "calibration", [fed(source, how) for source in calibration], how
+            )
+            + found
+        )
+    return input_statistics.warnings(found, {"x": how})
 
 
 PHOTOS = [photo(seed) for seed in range(3)]
@@ -210,7 +221,11 @@ def test_the_best_classes_are_named_and_the_target_is_marked() -> None:
     said = predictions.describe({"y": logits}, 2, ["cat", "dog", "owl"])
     assert said.lines[:3] == ["   dog  60.0%", "✓ owl  30.0%", "   cat  10.0%"]
     assert said.plain["right"] is False
-    assert [(each["label"], each["name"]) for each in said.plain["top"]] == [(1, "dog"), (2, "owl"), (0, "cat")]
+    assert [(each["label"], each["name"]) for each in said.plain["top"]] == [
+        (1, "dog"),
+        (2, "owl"),
+        (0, "cat"),
+    ]
 
 
 def test_a_target_beyond_the_best_is_told_with_its_rank() -> None:
@@ -226,7 +241,10 @@ def test_weak_boxes_are_counted_and_not_drawn() -> None:
         "labels": np.array([0, 1, 0]),
     }
     said = predictions.describe(found, {"boxes": [[0, 0, 8, 8]], "labels": [1]}, ["ring", "disc"])
-    assert said.lines == ["2 boxes found (orange), 1 more that score below 0.3", "1 boxes wanted (green)"]
+    assert said.lines == [
+        "2 boxes found (orange), 1 more that score below 0.3",
+        "1 boxes wanted (green)",
+    ]
     assert [(box.label, box.is_target) for box in said.boxes] == [
         ("disc", True), ("disc 0.90", False), ("ring 0.50", False)
     ]  # fmt: skip
@@ -249,7 +267,11 @@ def test_boxes_that_are_no_numbers_are_counted_and_move_no_other() -> None:
     said = predictions.describe(detections(boxes, [0.9, 0.5, 0.8, 0.95, np.nan]), None, [])
     assert said.lines == ["2 boxes found (orange), 3 more that are no numbers"]
     assert [(box.corners[0], box.label) for box in said.boxes] == [(2.0, "2 0.80"), (1.0, "1 0.50")]
-    assert said.plain == {"boxes": [[2, 2, 3, 3], [1, 1, 2, 2]], "scores": [0.8, 0.5], "labels": [2, 1]}
+    assert said.plain == {
+        "boxes": [[2, 2, 3, 3], [1, 1, 2, 2]],
+        "scores": [0.8, 0.5],
+        "labels": [2, 1],
+    }
 
 
 def test_no_boxes_at_all_are_no_trouble() -> None:
@@ -259,7 +281,10 @@ def test_no_boxes_at_all_are_no_trouble() -> None:
 
 
 def test_a_text_is_told_beside_the_one_wanted() -> None:
-    assert predictions.describe({"text": "helo"}, "hello", []).lines == ["predicted: 'helo'", "target: 'hello'"]
+    assert predictions.describe({"text": "helo"}, "hello", []).lines == [
+        "predicted: 'helo'",
+        "target: 'hello'",
+    ]
 
 
 def test_anything_else_is_told_by_its_range() -> None:
@@ -278,7 +303,9 @@ def test_labels_that_are_numbered_otherwise_are_told() -> None:
     assert predictions.right(answers(targets, targets)) == (10, 10)
     assert predictions.warnings(answers(targets, targets)) == []
     (line,) = predictions.warnings(answers([target + 1 for target in targets], targets))
-    assert line == "labels: most predicted classes are the label +1: the labels are numbered otherwise"
+    assert (
+        line == "labels: most predicted classes are the label +1: the labels are numbered otherwise"
+    )
     (line,) = predictions.warnings(answers([11] * 10, targets))
     assert line.startswith("labels: float is right in none of 10 samples: look at the pictures")
     assert predictions.warnings(answers([11] * 4, targets[:4])) == [], "too few to tell"
@@ -304,11 +331,15 @@ class Links(HTMLParser):
 def scene() -> Look:
     target = {"boxes": [[1, 1, 9, 9]], "labels": [0]}
     found = {"boxes": np.array([[2, 2, 8, 8]]), "scores": np.array([0.9]), "labels": np.array([0])}
-    return Look("<script>alert(1)</script>/../..", "evaluation", {"x": fed(photo(), PIXELS)}, target, found)
+    return Look(
+        "<script>alert(1)</script>/../..", "evaluation", {"x": fed(photo(), PIXELS)}, target, found
+    )
 
 
 def test_the_page_is_escaped_and_refers_to_what_is_there(tmp_path: Path) -> None:
-    found = view.write(tmp_path / "out", "a <b> recipe", [subject([scene()], PIXELS, classes=["<i>ring</i>"])])
+    found = report.write(
+        tmp_path / "out", "a <b> recipe", [subject([scene()], PIXELS, classes=["<i>ring</i>"])]
+    )
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     page = Links(text)
     assert not {"script", "b>", "i"} & set(page.tags)
@@ -322,7 +353,11 @@ def test_the_page_is_escaped_and_refers_to_what_is_there(tmp_path: Path) -> None
 
 
 def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
-    view.write(tmp_path, "recipe", [subject([replace(scene(), fed={"x": fed(photo(size=400), PIXELS)})], PIXELS)])
+    report.write(
+        tmp_path,
+        "recipe",
+        [subject([replace(scene(), fed={"x": fed(photo(size=400), PIXELS)})], PIXELS)],
+    )
     drawn = np.asarray(Image.open(tmp_path / "0-000-0-boxes.png")).astype(int)
     plain = np.asarray(Image.open(tmp_path / "0-000-0.png")).astype(int)
     changed = np.argwhere((drawn != plain).any(axis=2))
@@ -333,12 +368,20 @@ def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
 
 
 def test_a_second_look_replaces_the_first(tmp_path: Path) -> None:
-    view.write(tmp_path, "recipe", [subject([scene(), replace(scene(), id="b")], PIXELS)])
-    view.write(tmp_path, "recipe", [subject([replace(scene(), target=None, predicted=None)], PIXELS)])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["0-000-0.png", "index.html", "samples.json"]
+    report.write(tmp_path, "recipe", [subject([scene(), replace(scene(), id="b")], PIXELS)])
+    report.write(
+        tmp_path, "recipe", [subject([replace(scene(), target=None, predicted=None)], PIXELS)]
+    )
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "0-000-0.png",
+        "index.html",
+        "samples.json",
+    ]
 
 
-@pytest.mark.parametrize("index", [None, "{}", "[1]", '{"models": [{"samples": [{"files": ["../kept"]}]}]}'])
+@pytest.mark.parametrize(
+    "index", [None, "{}", "[1]", '{"models": [{"samples": [{"files": ["../kept"]}]}]}']
+)
 def test_other_peoples_files_stay(index: str | None, tmp_path: Path) -> None:
     folder, kept = tmp_path / "out", tmp_path / "kept"
     folder.mkdir()
@@ -347,10 +390,12 @@ def test_other_peoples_files_stay(index: str | None, tmp_path: Path) -> None:
     if index:
         (folder / "samples.json").write_text(index, encoding="utf-8")
     if index and "kept" in index:
-        view.write(folder, "recipe", [subject([scene()], PIXELS)])
+        report.write(folder, "recipe", [subject([scene()], PIXELS)])
     else:
-        with pytest.raises(QpipeError, match=r"out: not empty, and not a look at samples; give a new folder$"):
-            view.write(folder, "recipe", [subject([scene()], PIXELS)])
+        with pytest.raises(
+            QpipeError, match=r"out: not empty, and not a look at samples; give a new folder$"
+        ):
+            report.write(folder, "recipe", [subject([scene()], PIXELS)])
     assert (kept.read_text(), (folder / "thesis.txt").read_text()) == ("years of work",) * 2
 
 
@@ -359,4 +404,6 @@ def test_a_prediction_that_broke_says_why(tmp_path: Path) -> None:
     reason = "the postprocess broke: KeyError: 'boxes'"
     sample = one(tmp_path, fed(photo(), PIXELS), PIXELS, predicted=outputs, reason=reason)
     assert sample["reason"] == reason
-    assert "the postprocess broke: KeyError: &#x27;boxes&#x27;" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "the postprocess broke: KeyError: &#x27;boxes&#x27;" in (
+        tmp_path / "index.html"
+    ).read_text(encoding="utf-8")

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from qpipe import exchange, worker
-from qpipe.call import Named
+from qpipe.engine import stage_results, worker
+from qpipe.engine.worker import Job
 from qpipe.errors import StageError
+from qpipe.recipe.stage_call import Named
 from qpipe.types import Target
-from qpipe.worker import Job
 
 PLUGIN = '''
 import os
@@ -103,7 +103,7 @@ def job(tmp_path: Path) -> Callable[..., Job]:
     plugin = tmp_path / "given_stages.py"
     plugin.write_text(PLUGIN, encoding="utf-8")
     (tmp_path / "model").mkdir()
-    exchange.write("import", ir.from_onnx_text(NETWORK), tmp_path / "model")
+    stage_results.write("import", ir.from_onnx_text(NETWORK), tmp_path / "model")
 
     def make(**options: Any) -> Job:
         out = tmp_path / "out"
@@ -118,17 +118,21 @@ def job(tmp_path: Path) -> Callable[..., Job]:
 def run(job: Job) -> list[tuple[float, float | None, str]]:
     """To the end; what it said of its progress."""
     heard: list[tuple[float, float | None, str]] = []
-    worker.run(job, lambda done, total=None, unit="": heard.append((done, total, unit)), lambda: False)
+    worker.run(
+        job, lambda done, total=None, unit="": heard.append((done, total, unit)), lambda: False
+    )
     return heard
 
 
 def test_what_a_stage_gives_is_written(job: Callable[..., Job]) -> None:
     made = job()
     run(made)
-    assert exchange.read("quantize", made.out).metadata_props["saturates"] == "True"
+    assert stage_results.read("quantize", made.out).metadata_props["saturates"] == "True"
 
 
-def test_all_that_a_stage_prints_goes_to_its_log(job: Callable[..., Job], capfd: pytest.CaptureFixture[str]) -> None:
+def test_all_that_a_stage_prints_goes_to_its_log(
+    job: Callable[..., Job], capfd: pytest.CaptureFixture[str]
+) -> None:
     made = job(what="print")
     run(made)
     lines = made.log.read_text(encoding="utf-8").splitlines()
@@ -144,7 +148,9 @@ def test_all_that_a_stage_prints_goes_to_its_log(job: Callable[..., Job], capfd:
         ("lines", "quantize given broke: ValueError: one two; see {log}"),
     ],
 )
-def test_a_stage_that_ends_badly_is_told_in_one_line(what: str, reason: str, job: Callable[..., Job]) -> None:
+def test_a_stage_that_ends_badly_is_told_in_one_line(
+    what: str, reason: str, job: Callable[..., Job]
+) -> None:
     given = job(what=what)
     with pytest.raises(StageError) as error:
         run(given)
@@ -167,7 +173,11 @@ def test_what_it_kept_before_it_was_killed_is_there_for_the_next_try_and_gone_on
     assert made.scratch
     assert [path.name for path in made.scratch.iterdir()] == ["tries"]
     run(made)
-    tries = [line.split()[:2] for line in made.log.read_text(encoding="utf-8").splitlines() if line.startswith("try")]
+    tries = [
+        line.split()[:2]
+        for line in made.log.read_text(encoding="utf-8").splitlines()
+        if line.startswith("try")
+    ]
     assert tries[-1] == ["try", "2"]
     assert not made.scratch.exists()
 
@@ -179,7 +189,9 @@ def test_what_failed_by_itself_leaves_nothing(job: Callable[..., Job], tmp_path:
     assert not made.scratch.exists()  # type: ignore[union-attr]
 
 
-def test_two_at_the_same_step_do_not_share_a_workdir(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_two_at_the_same_step_do_not_share_a_workdir(
+    job: Callable[..., Job], tmp_path: Path
+) -> None:
     made = replace(job(what="workdir"), scratch=tmp_path / "scratch")
     assert made.scratch
     made.scratch.mkdir()
@@ -197,7 +209,9 @@ def test_progress_is_passed_on(job: Callable[..., Job]) -> None:
     assert run(job(what="progress")) == [(1, 6, "things")]
 
 
-def test_progress_is_passed_on_no_more_often_than_it_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_passed_on_no_more_often_than_it_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     messages: list[tuple[Any, ...]] = []
     now = 100.0
     monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now))
@@ -230,6 +244,21 @@ def test_a_stage_gets_the_samples_it_names(tmp_path: Path) -> None:
     data = Dataset([c0], [e0, e1], {"x": Preprocessing()})
     (tmp_path / "samples").mkdir()
     (tmp_path / "out").mkdir()
-    exchange.write("samples", data, tmp_path / "samples")
-    needs = {f"{part}_samples": ("samples", tmp_path / "samples") for part in ("calibration", "evaluation")}
-    run(Job("a step", "import", "count", {}, needs, None, tmp_path / "out", tmp_path / "log", [plugin]))
+    stage_results.write("samples", data, tmp_path / "samples")
+    needs = {
+        f"{part}_samples": ("samples", tmp_path / "samples")
+        for part in ("calibration", "evaluation")
+    }
+    run(
+        Job(
+            "a step",
+            "import",
+            "count",
+            {},
+            needs,
+            None,
+            tmp_path / "out",
+            tmp_path / "log",
+            [plugin],
+        )
+    )

@@ -13,8 +13,8 @@ import onnxruntime
 import pytest
 
 import qpipe
-from qpipe import registry
-from qpipe.compare import statistics
+from qpipe.compare import intervals
+from qpipe.stages import registry
 from qpipe.types import Array, Round
 from qpipe_plugins.measure.accuracy import accuracy
 from qpipe_plugins.metric.agreement import agreement
@@ -42,8 +42,12 @@ class HostDevice:
     def __init__(self, samples: qpipe.Samples, most: int | None = None) -> None:
         self.samples, self.most = samples, most
 
-    def infer(self, build: qpipe.Stored, samples: qpipe.Stored, count: int) -> Iterator[dict[str, Array]]:
-        session = onnxruntime.InferenceSession(f"{build.path}/model.onnx", providers=["CPUExecutionProvider"])
+    def infer(
+        self, build: qpipe.Stored, samples: qpipe.Stored, count: int
+    ) -> Iterator[dict[str, Array]]:
+        session = onnxruntime.InferenceSession(
+            f"{build.path}/model.onnx", providers=["CPUExecutionProvider"]
+        )
         for index in range(count if self.most is None else self.most):
             yield {"y": session.run(None, self.samples.feeds(index, ["x"]))[0]}
 
@@ -82,12 +86,20 @@ class Bench:
         stored = qpipe.Stored(str(folder), "d", 1, 1)
         return qpipe.Deployed("net/int8/ort", qpipe.Build(folder, {}), stored)
 
-    def measure(self, noise: float, most: int | None = None, **options: Any) -> dict[str, qpipe.Measurement]:
+    def measure(
+        self, noise: float, most: int | None = None, **options: Any
+    ) -> dict[str, qpipe.Measurement]:
         nowhere = qpipe.Stored("", "", 0, 0)
         device = HostDevice(self.samples, most)
         options.setdefault("always", [agreement(), sqnr()])
         found = accuracy(
-            self.deployed(noise), device, nowhere, self.samples, self.float_outputs, self.progress, **options
+            self.deployed(noise),
+            device,
+            nowhere,
+            self.samples,
+            self.float_outputs,
+            self.progress,
+            **options,
         )
         return {measurement.metric: measurement for measurement in found}
 
@@ -112,7 +124,7 @@ def test_shares_have_wilsons_interval_and_one_value_a_sample(tmp_path: Path) -> 
     top1 = found["top1"]
     assert 0 < right.sum() < 40
     assert (top1.value, top1.n, top1.better, top1.raw) == (right.mean(), 40, "max", "samples")
-    assert (top1.low, top1.high) == statistics.wilson(int(right.sum()), 40)
+    assert (top1.low, top1.high) == intervals.wilson(int(right.sum()), 40)
     assert [list(each) for each in top1.rounds] == [right.astype(float).tolist()]
     assert found["agreement"].value == top1.value  # the targets are what float answers
     assert bench.seen == (40, 40, "samples")
@@ -124,7 +136,9 @@ def test_sqnr_has_a_bootstrap_interval_whose_resamples_are_kept(tmp_path: Path) 
     signal = np.concatenate([each["y"] for each in bench.float_outputs]).astype(np.float64)
     noise = bench.outputs(0.3) - signal
     # float32 products of four numbers near 1, summed: relative errors below 1e-6
-    assert noisy.value == pytest.approx(10 * np.log10(np.sum(signal**2) / np.sum(noise**2)), abs=1e-4)
+    assert noisy.value == pytest.approx(
+        10 * np.log10(np.sum(signal**2) / np.sum(noise**2)), abs=1e-4
+    )
     assert noisy.low is not None
     assert noisy.high is not None
     assert noisy.low < noisy.value < noisy.high
@@ -138,7 +152,9 @@ def test_the_interval_of_a_share_that_is_no_mean_ends_at_one(tmp_path: Path, uni
         return float(np.max(outputs["y"]))
 
     def different(values: Any) -> float:
-        return len(set(values)) / len(values)  # of resamples about 0.63, so that moving them leads beyond 1
+        return len(set(values)) / len(
+            values
+        )  # of resamples about 0.63, so that moving them leads beyond 1
 
     metric = qpipe.Metric("different", largest, different, unit=unit, against="float_outputs")
     found = Bench(tmp_path).measure(0.1, always=[metric])["different"]
@@ -146,7 +162,9 @@ def test_the_interval_of_a_share_that_is_no_mean_ends_at_one(tmp_path: Path, uni
     assert found.low is not None
     assert found.high is not None
     assert found.low < 1.0
-    assert (found.high == 1.0) if unit == "share" else (found.high > 1.0), "who does not say so has no share"
+    assert (found.high == 1.0) if unit == "share" else (found.high > 1.0), (
+        "who does not say so has no share"
+    )
 
 
 def test_scores_against_float_say_so(tmp_path: Path) -> None:
@@ -172,13 +190,21 @@ def test_postprocess_makes_what_metrics_against_target_and_float_see(tmp_path: P
 
     bench = Bench(tmp_path)
     found = bench.measure(0.0, metric=[topk()], postprocess=reversed_scores)
-    assert (found["top1"].value, found["agreement"].value, found["sqnr_db"].value) == (0.0, 1.0, 200.0)
+    assert (found["top1"].value, found["agreement"].value, found["sqnr_db"].value) == (
+        0.0,
+        1.0,
+        200.0,
+    )
 
 
 def test_a_metric_of_detections_keeps_its_resamples(tmp_path: Path) -> None:
     def one_box(outputs: Any) -> dict[str, Array]:
         best = int(np.argmax(outputs["y"]))
-        return {"boxes": np.array([[0, 0, 9, 9]]), "scores": np.array([0.9]), "labels": np.array([best])}
+        return {
+            "boxes": np.array([[0, 0, 9, 9]]),
+            "scores": np.array([0.9]),
+            "labels": np.array([best]),
+        }
 
     bench = Bench(tmp_path)
     rows = [
@@ -217,7 +243,9 @@ def test_a_usual_metric_that_these_outputs_are_nothing_for_is_left_out_and_one_a
     rank = qpipe.Metric("rank", refusing, sum, against="float_outputs")
     assert list(Bench(tmp_path / "a").measure(0.1, always=[rank, sqnr()])) == ["sqnr_db"]
     assert "rank is left out: rank: no scores in 'y'" in caplog.text
-    with pytest.raises(qpipe.StageError, match=r"^rank: no scores in 'y'; give another metric \(sample 's0'\)$"):
+    with pytest.raises(
+        qpipe.StageError, match=r"^rank: no scores in 'y'; give another metric \(sample 's0'\)$"
+    ):
         Bench(tmp_path / "b").measure(0.1, metric=[rank])
 
 

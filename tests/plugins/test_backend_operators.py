@@ -20,14 +20,25 @@ from processors import KINDS, Arithmetic, machine_kind, session
 from qpipe.errors import StageError
 from qpipe.quant.arithmetic import fake_quantize, scale_and_zero_point
 from qpipe.quant.coverage import coverage
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import Platform, Preprocessing, Sample
 from qpipe_plugins.calibrate.histogram import histogram
 from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
 from qpipe_plugins.models.onnx_file import onnx_file
 from qpipe_plugins.quantize.symmetric import symmetric
 
-JOINING = {"Add", "Mul", "Concat", "MatMul", "Where", "Sub", "Div", "Max", "Min", "Sum"}  # all of their inputs are fed
+JOINING = {
+    "Add",
+    "Mul",
+    "Concat",
+    "MatMul",
+    "Where",
+    "Sub",
+    "Div",
+    "Max",
+    "Min",
+    "Sum",
+}  # all of their inputs are fed
 PLATFORM = Platform(max_opset=24, max_ir_version=11)  # what is above is lowered, or refused
 Feeds = dict[str, np.ndarray]
 
@@ -48,7 +59,11 @@ def wrapped(case: Case, layers: bool) -> tuple[onnx.ModelProto, Feeds] | None:
     before and behind each where `layers` is set; None where it feeds no float tensor."""
     arrays, outputs = case.data_sets[0]
     graph = case.model.graph
-    if not all(map(is_tensor, [*arrays, *outputs])) or graph.node[0].op_type in ("Loop", "If", "Scan"):
+    if not all(map(is_tensor, [*arrays, *outputs])) or graph.node[0].op_type in (
+        "Loop",
+        "If",
+        "Scan",
+    ):
         return None
     nodes, feeds, inputs, given = [], {}, [], []
     tensors = {"one": np.ones((1, 1, 1, 1), np.float32)}
@@ -56,7 +71,9 @@ def wrapped(case: Case, layers: bool) -> tuple[onnx.ModelProto, Feeds] | None:
 
     def reshape(name: str, shape: tuple[int, ...], result: str) -> None:
         tensors[f"{result}_shape"] = np.array(shape, np.int64)
-        nodes.append(helper.make_node("Reshape", [name, f"{result}_shape"], [result], f"{result}_reshape"))
+        nodes.append(
+            helper.make_node("Reshape", [name, f"{result}_shape"], [result], f"{result}_reshape")
+        )
 
     for value, array in zip(graph.input, arrays, strict=True):
         if array.dtype != np.float32 or (feeds and not feeds_all) or array.size == 0:
@@ -74,13 +91,21 @@ def wrapped(case: Case, layers: bool) -> tuple[onnx.ModelProto, Feeds] | None:
     for value, array in zip(graph.output, outputs, strict=True):
         if array.dtype == np.float32 and layers and array.size:
             reshape(value.name, (1, 1, array.size, 1), f"{value.name}_flat")
-            nodes.append(helper.make_node("Conv", [f"{value.name}_flat", "one"], [f"{value.name}_given"], value.name))
+            nodes.append(
+                helper.make_node(
+                    "Conv", [f"{value.name}_flat", "one"], [f"{value.name}_given"], value.name
+                )
+            )
             flat = (1, 1, array.size, 1)
-            given.append(helper.make_tensor_value_info(f"{value.name}_given", TensorProto.FLOAT, flat))
+            given.append(
+                helper.make_tensor_value_info(f"{value.name}_given", TensorProto.FLOAT, flat)
+            )
         else:
             given.append(value)
     initializers = [numpy_helper.from_array(array, name) for name, array in tensors.items()]
-    network = helper.make_graph(nodes, case.name, inputs, given, [*graph.initializer, *initializers])
+    network = helper.make_graph(
+        nodes, case.name, inputs, given, [*graph.initializer, *initializers]
+    )
     model = onnx.ModelProto()
     model.CopyFrom(case.model)
     model.graph.CopyFrom(network)
@@ -118,7 +143,9 @@ def complaints(check: str, folder: Path) -> Iterator[str]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # infinities that cases are about
-                found = {"whole": whole, "layers": between_layers, "float": without_layers}[check](case, folder)
+                found = {"whole": whole, "layers": between_layers, "float": without_layers}[check](
+                    case, folder
+                )
         except StageError as error:
             found = "" if "\n" not in str(error) and len(str(error)) < 600 else f"said {error}"
         except Exception as error:  # noqa: BLE001  (all that are wrong are told together)
@@ -141,11 +168,15 @@ def between_layers(case: Case, folder: Path) -> str:
     proto, feeds = made
     operators = {node.op_type for node in case.model.graph.node}
     model = imported(proto, folder)
-    if not set(coverage(model).integer) & operators - {"Conv", "Reshape"} and not operators & {"Conv", "Reshape"}:
+    if not set(coverage(model).integer) & operators - {"Conv", "Reshape"} and not operators & {
+        "Conv",
+        "Reshape",
+    }:
         return ""
     statistics = histogram(model, stored(folder / "samples", feeds), silent)
     coarse = {
-        name: fake_quantize(x, *scale_and_zero_point(x.min(), x.max()), dtype=np.uint8) for name, x in feeds.items()
+        name: fake_quantize(x, *scale_and_zero_point(x.min(), x.max()), dtype=np.uint8)
+        for name, x in feeds.items()
     }
     exact, moved = (run(model, given) for given in (feeds, coarse))
     for kind in KINDS:
@@ -177,7 +208,9 @@ def without_layers(case: Case, folder: Path) -> str:
     three = run(onnx.load(build.folder / "model.onnx"), feeds)
     for name, array in one.items():
         is_random = not np.array_equal(array, two[name], equal_nan=array.dtype.kind == "f")
-        if not is_random and not np.array_equal(array, three[name], equal_nan=array.dtype.kind == "f"):
+        if not is_random and not np.array_equal(
+            array, three[name], equal_nan=array.dtype.kind == "f"
+        ):
             return f"{name} differs by {np.abs(array.astype(float) - three[name]).max()}"
     return ""
 
@@ -185,6 +218,8 @@ def without_layers(case: Case, folder: Path) -> str:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("check", ["whole", "layers", "float"])
-def test_every_operator_is_quantized_as_its_scales_say_or_stays_or_is_refused(check: str, tmp_path: Path) -> None:
+def test_every_operator_is_quantized_as_its_scales_say_or_stays_or_is_refused(
+    check: str, tmp_path: Path
+) -> None:
     found = list(complaints(check, tmp_path))
     assert not found, f"{len(found)} of {len(cases())} cases:\n" + "\n".join(found)

@@ -16,7 +16,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from qpipe import exchange
+from qpipe.engine import stage_results
 from qpipe.errors import StageError
 from qpipe.types import Dataset, Sample
 from qpipe_plugins.metric.coco_map import coco_map
@@ -24,12 +24,23 @@ from qpipe_plugins.samples.coco import coco
 
 RANDOM = np.random.default_rng(3)
 # ids as in COCO: with gaps, and in no order
-CATEGORIES = [{"id": 18, "name": "dog"}, {"id": 1, "name": "person"}, {"id": 90, "name": "toothbrush"}]
+CATEGORIES = [
+    {"id": 18, "name": "dog"},
+    {"id": 1, "name": "person"},
+    {"id": 90, "name": "toothbrush"},
+]
 SIZES = [(40, 20), (20, 40), (30, 30), (16, 48)]  # width, height
 
 
 def annotation(**fields: Any) -> dict[str, Any]:
-    return {"id": 5, "image_id": 11, "category_id": 18, "bbox": [4.0, 2.0, 8.0, 10.0], "iscrowd": 0, **fields}
+    return {
+        "id": 5,
+        "image_id": 11,
+        "category_id": 18,
+        "bbox": [4.0, 2.0, 8.0, 10.0],
+        "iscrowd": 0,
+        **fields,
+    }
 
 
 @pytest.fixture
@@ -40,8 +51,14 @@ def folder(tmp_path: Path) -> Path:
     for number, (width, height) in enumerate(SIZES):
         pixels = RANDOM.integers(0, 256, (height, width, 3), np.uint8)
         Image.fromarray(pixels).save(tmp_path / "pictures" / f"{number}.png")
-        images.append({"id": number + 10, "file_name": f"{number}.png", "width": width, "height": height})
-    boxes = [annotation(), annotation(id=6, category_id=1, bbox=[0, 0, 20, 40]), annotation(id=7, image_id=13)]
+        images.append(
+            {"id": number + 10, "file_name": f"{number}.png", "width": width, "height": height}
+        )
+    boxes = [
+        annotation(),
+        annotation(id=6, category_id=1, bbox=[0, 0, 20, 40]),
+        annotation(id=7, image_id=13),
+    ]
     write(tmp_path, {"images": images[::-1], "categories": CATEGORIES, "annotations": boxes})
     return tmp_path
 
@@ -130,16 +147,24 @@ def test_calibration_takes_another_folder_without_annotations(folder: Path) -> N
 
 
 def test_calibration_on_what_is_evaluated_is_refused(folder: Path) -> None:
-    with pytest.raises(StageError, match=r"coco: .* is the same as .*; evaluate on what calibration never saw"):
+    with pytest.raises(
+        StageError, match=r"coco: .* is the same as .*; evaluate on what calibration never saw"
+    ):
         dataset(folder, calibration=folder / "pictures", calibrate=9)
 
 
-def test_one_picture_under_two_names_is_refused_when_it_is_written(folder: Path, tmp_path: Path) -> None:
+def test_one_picture_under_two_names_is_refused_when_it_is_written(
+    folder: Path, tmp_path: Path
+) -> None:
     # other files, the same pixels
-    Image.open(folder / "pictures" / "0.png").save(folder / "pictures" / "1.png", optimize=True, compress_level=1)
+    Image.open(folder / "pictures" / "0.png").save(
+        folder / "pictures" / "1.png", optimize=True, compress_level=1
+    )
     change(folder, lambda content: content["images"][2].update(width=40, height=20))
-    with pytest.raises(StageError, match=r"'1.png' of evaluation has the same inputs as '0.png' of calibration"):
-        exchange.write("samples", dataset(folder), tmp_path)
+    with pytest.raises(
+        StageError, match=r"'1.png' of evaluation has the same inputs as '0.png' of calibration"
+    ):
+        stage_results.write("samples", dataset(folder), tmp_path)
 
 
 def turned(folder: Path, width: int, height: int) -> np.ndarray:
@@ -166,7 +191,9 @@ def test_a_picture_is_not_turned_where_the_boxes_belong_to_it_as_it_lies(folder:
 
 def test_a_picture_of_another_size_than_annotated_is_refused(folder: Path) -> None:
     change(folder, lambda content: content["images"][2].update(width=41))
-    with pytest.raises(StageError, match=r"1.png is 20 x 40, its annotations are of 41 x 40; give the picture they"):
+    with pytest.raises(
+        StageError, match=r"1.png is 20 x 40, its annotations are of 41 x 40; give the picture they"
+    ):
         list(dataset(folder).evaluation)
 
 
@@ -184,17 +211,34 @@ def test_all_missing_and_broken_pictures_are_named_at_once(folder: Path) -> None
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"bbox": [1, 2, 3]}, "annotation 5: bbox is [1, 2, 3]; it must be [x, y, width, height] in pixels"),
-        ({"bbox": [1, 2, -3, 4]}, "annotation 5: bbox is [1, 2, -3, 4]; it must be [x, y, width, height] in pixels"),
+        (
+            {"bbox": [1, 2, 3]},
+            "annotation 5: bbox is [1, 2, 3]; it must be [x, y, width, height] in pixels",
+        ),
+        (
+            {"bbox": [1, 2, -3, 4]},
+            "annotation 5: bbox is [1, 2, -3, 4]; it must be [x, y, width, height] in pixels",
+        ),
         ({"bbox": None}, "annotation 5: bbox is None; it must be [x, y, width, height] in pixels"),
         ({"bbox": [1, 2, float("nan"), 4]}, "annotation 5: bbox is [1, 2, nan, 4]; it must be"),
-        ({"category_id": 2}, "annotation 5: category_id is 2, which no category has; they have 1 to 90"),
-        ({"category_id": [1]}, "annotation 5: category_id is [1], which no category has; they have 1 to 90"),
-        ({"image_id": 99}, "annotation 5: image_id is 99, which no image has; give each image its entry"),
+        (
+            {"category_id": 2},
+            "annotation 5: category_id is 2, which no category has; they have 1 to 90",
+        ),
+        (
+            {"category_id": [1]},
+            "annotation 5: category_id is [1], which no category has; they have 1 to 90",
+        ),
+        (
+            {"image_id": 99},
+            "annotation 5: image_id is 99, which no image has; give each image its entry",
+        ),
         ({"iscrowd": "no"}, "annotation 5: iscrowd is 'no'; it must be 0 or 1"),
     ],
 )
-def test_a_wrong_annotation_is_named_by_file_and_id(folder: Path, fields: dict[str, Any], message: str) -> None:
+def test_a_wrong_annotation_is_named_by_file_and_id(
+    folder: Path, fields: dict[str, Any], message: str
+) -> None:
     change(folder, lambda content: content["annotations"][0].update(fields))
     with pytest.raises(StageError, match=re.escape(f"coco: {folder / 'boxes.json'}: {message}")):
         dataset(folder)
@@ -203,24 +247,48 @@ def test_a_wrong_annotation_is_named_by_file_and_id(folder: Path, fields: dict[s
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("images", None, "no list 'images'; COCO annotations have images, annotations and categories"),
-        ("annotations", {}, "no list 'annotations'; COCO annotations have images, annotations and categories"),
+        (
+            "images",
+            None,
+            "no list 'images'; COCO annotations have images, annotations and categories",
+        ),
+        (
+            "annotations",
+            {},
+            "no list 'annotations'; COCO annotations have images, annotations and categories",
+        ),
         ("categories", [], "there are 4 images and 0 categories; give some of both"),
         ("categories", [3], "number 0 of categories is 3; it must be an object"),
         ("categories", [{"id": "1"}], "the id of a category is '1'; it must be a whole number"),
-        ("images", [{"id": 1, "file_name": "../x.png"}], "image 1: file_name is '../x.png'; it must name a file below"),
-        ("images", [{"id": 1, "file_name": "/x.png"}], "image 1: file_name is '/x.png'; it must name a file below"),
+        (
+            "images",
+            [{"id": 1, "file_name": "../x.png"}],
+            "image 1: file_name is '../x.png'; it must name a file below",
+        ),
+        (
+            "images",
+            [{"id": 1, "file_name": "/x.png"}],
+            "image 1: file_name is '/x.png'; it must name a file below",
+        ),
         ("images", [{"id": 1}], "image 1: file_name is None; it must name a file below"),
-        ("images", [{"id": 1, "file_name": "x"}, {"id": 1, "file_name": "y"}], "two images have the id 1; ids must"),
+        (
+            "images",
+            [{"id": 1, "file_name": "x"}, {"id": 1, "file_name": "y"}],
+            "two images have the id 1; ids must",
+        ),
     ],
 )
-def test_wrong_parts_of_the_annotations_are_named(folder: Path, field: str, value: Any, message: str) -> None:
+def test_wrong_parts_of_the_annotations_are_named(
+    folder: Path, field: str, value: Any, message: str
+) -> None:
     change(folder, lambda content: content.update({field: value}))
     with pytest.raises(StageError, match=re.escape(f"coco: {folder / 'boxes.json'}: {message}")):
         dataset(folder)
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "no JSON: "), ("[]", "no COCO annotations; "), ("", "no JSON: ")])
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "no JSON: "), ("[]", "no COCO annotations; "), ("", "no JSON: ")]
+)
 def test_a_file_that_holds_no_annotations_is_named(folder: Path, text: str, message: str) -> None:
     (folder / "boxes.json").write_text(text, encoding="utf-8")
     with pytest.raises(StageError, match=re.escape(f"coco: {folder / 'boxes.json'}: {message}")):
@@ -251,9 +319,15 @@ def test_scores_are_those_of_pycocotools_on_the_untouched_annotations(folder: Pa
     truths, detections = [], []
     for number in range(1, 61):
         box = np.array([*random.uniform(0, 9, 2), *random.uniform(4, 12, 2)])
-        image, category, crowd = random.integers(11, 14), random.choice([1, 18, 90]), random.random() < 0.2
+        image, category, crowd = (
+            random.integers(11, 14),
+            random.choice([1, 18, 90]),
+            random.random() < 0.2,
+        )
         same = {"image_id": int(image), "category_id": int(category)}
-        truths.append({**same, "id": number, "bbox": box.tolist(), "iscrowd": int(crowd), "area": 50.0})
+        truths.append(
+            {**same, "id": number, "bbox": box.tolist(), "iscrowd": int(crowd), "area": 50.0}
+        )
         seen = box + random.uniform(0, 2, 4)
         detections.append({**same, "bbox": seen.tolist(), "score": float(random.random())})
     change(folder, lambda content: content.update(annotations=truths))
@@ -268,7 +342,11 @@ def test_scores_are_those_of_pycocotools_on_the_untouched_annotations(folder: Pa
         boxes[:, 1] += boxes[:, 0]
         boxes = boxes * (inner / SIZES[number]) + ([60, 40] - inner) // 2
         labels = np.array([[1, 18, 90].index(each["category_id"]) for each in own])
-        found = {"boxes": boxes.reshape(-1, 4), "labels": labels, "scores": np.array([each["score"] for each in own])}
+        found = {
+            "boxes": boxes.reshape(-1, 4),
+            "labels": labels,
+            "scores": np.array([each["score"] for each in own]),
+        }
         contributions.append(metric.contribution(found, sample.target))
     expected = official(folder / "boxes.json", detections, [11, 12, 13])
     assert 0.1 < expected < 0.9

@@ -9,11 +9,11 @@ from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import sqnr_db
 from qpipe.quant.codebook import additive_powers_of_two, full_range, powers_of_two, uniform
-from qpipe.quant.demands import check_target
 from qpipe.quant.moments import rows
+from qpipe.quant.piecewise_inference import Room, Segments
 from qpipe.quant.rounding import Grid, Hessian, rounded
-from qpipe.quant.segments import Room, Segments
-from qpipe.samples import Samples
+from qpipe.quant.target_check import check_target
+from qpipe.samples.store import Samples
 from qpipe.types import Preprocessing, Sample, Target
 from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.compensate import compensate
@@ -35,7 +35,9 @@ def samples(tmp_path_factory):
 
 
 def written(folder, name, arrays):
-    return Samples.write(folder, (Sample(str(i), {name: a}) for i, a in enumerate(arrays)), {name: Preprocessing()})
+    return Samples.write(
+        folder, (Sample(str(i), {name: a}) for i, a in enumerate(arrays)), {name: Preprocessing()}
+    )
 
 
 def quiet(done, total=None, unit=""):
@@ -47,7 +49,9 @@ def weights(model):
 
 
 def noise_db(model, inputs=EVALUATION):
-    exact, got = (np.concatenate([one["logits"] for one in run(net, inputs)]) for net in (conv_net(), model))
+    exact, got = (
+        np.concatenate([one["logits"] for one in run(net, inputs)]) for net in (conv_net(), model)
+    )
     return sqnr_db(exact, got)
 
 
@@ -68,19 +72,34 @@ def test_compensated_weights_leave_less_noise_than_corrected_biases(
 
 
 @pytest.mark.parametrize("quantizer", [symmetric, asymmetric, logarithmic])
-def test_codes_stay_in_their_codebook_and_scales_keep_their_granularity(quantizer, statistics, samples, tmp_path):
+def test_codes_stay_in_their_codebook_and_scales_keep_their_granularity(
+    quantizer, statistics, samples, tmp_path
+):
     before = weights(quantizer(conv_net(), statistics, bits=3, granularity="tensor"))
     model = quantizer(conv_net(), statistics, bits=3, granularity="tensor")
     for name, weight in weights(compensate(model, conv_net(), samples, tmp_path, quiet)).items():
         old, new = before[name].quantized, weight.quantized
-        assert new.codebook == (full_range(3) if quantizer is symmetric else old.codebook)  # 8 levels, no longer 7
+        assert new.codebook == (
+            full_range(3) if quantizer is symmetric else old.codebook
+        )  # 8 levels, no longer 7
         assert set(np.unique(new.codes)) <= set(new.codebook.levels)
-        assert (new.axis, new.scale.shape, new.codes.shape) == (old.axis, old.scale.shape, old.codes.shape)
+        assert (new.axis, new.scale.shape, new.codes.shape) == (
+            old.axis,
+            old.scale.shape,
+            old.codes.shape,
+        )
 
 
 def test_scales_are_kept_where_they_are_not_to_change(statistics, samples, tmp_path):
     before = weights(symmetric(conv_net(), statistics, bits=3))
-    model = compensate(symmetric(conv_net(), statistics, bits=3), conv_net(), samples, tmp_path, quiet, rescale=False)
+    model = compensate(
+        symmetric(conv_net(), statistics, bits=3),
+        conv_net(),
+        samples,
+        tmp_path,
+        quiet,
+        rescale=False,
+    )
     for name, weight in weights(model).items():
         np.testing.assert_array_equal(weight.quantized.scale, before[name].quantized.scale)
 
@@ -98,8 +117,12 @@ def test_what_the_target_takes_it_still_takes_afterwards(quantizer, statistics, 
     assert noise_db(after) > noise
 
 
-@pytest.mark.parametrize(("name", "output"), [("stem_w", "stem"), ("deep_w", "deep"), ("flat_w", "flat")])
-def test_every_output_keeps_its_mean_in_strided_padded_and_depthwise_layers(name, output, samples, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "output"), [("stem_w", "stem"), ("deep_w", "deep"), ("flat_w", "flat")]
+)
+def test_every_output_keeps_its_mean_in_strided_padded_and_depthwise_layers(
+    name, output, samples, tmp_path
+):
     model = conv_net()
     for weight in qdq.weights(model):
         qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=2, axis=0))
@@ -115,19 +138,28 @@ def test_drift_that_is_linear_in_the_inputs_is_made_up_for(tmp_path):
     text = """<ir_version: 8, opset_import: ["" : 17]>
     net (float[1, 4] x) => (float[1, 3] y) { h = Gemm <transB = 1> (x, first) y = Gemm <transB = 1> (h, second) }"""
     random = np.random.default_rng(3)
-    first, second = random.normal(size=(12, 4)).astype(np.float32), random.normal(size=(3, 12)).astype(np.float32)
+    first, second = (
+        random.normal(size=(12, 4)).astype(np.float32),
+        random.normal(size=(3, 12)).astype(np.float32),
+    )
     given = random.normal(size=(200, 4)).astype(np.float32)
 
     def net():
-        return ir.from_onnx_text(text, initializers=[ir.tensor(first, name="first"), ir.tensor(second, name="second")])
+        return ir.from_onnx_text(
+            text, initializers=[ir.tensor(first, name="first"), ir.tensor(second, name="second")]
+        )
 
     def noise(drift):
         model = net()
         for weight, bits in zip(qdq.weights(model), (3, 8), strict=True):
             qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=bits, axis=0))
-        compensate(model, net(), written(tmp_path / str(drift), "x", given), tmp_path, quiet, drift=drift)
+        compensate(
+            model, net(), written(tmp_path / str(drift), "x", given), tmp_path, quiet, drift=drift
+        )
         inputs = [row[np.newaxis] for row in random.normal(size=(50, 4)).astype(np.float32)]
-        return sqnr_db(*(np.array([one["y"] for one in run(network, inputs)]) for network in (net(), model)))
+        return sqnr_db(
+            *(np.array([one["y"] for one in run(network, inputs)]) for network in (net(), model))
+        )
 
     # twelve numbers made of four leave the second layer eight to spare: its 8 bits can undo what 3 bits did
     assert noise(drift=True) > noise(drift=False) + 10
@@ -138,7 +170,9 @@ def test_a_matmul_of_constant_weights_is_rounded_too(tmp_path):
     net (float[1, 5, 24] x) => (float[1, 5, 6] y) { y = MatMul (x, w) }"""
     random = np.random.default_rng(5)
     mixed = random.normal(size=(3, 24))
-    given = (random.normal(size=(60, 5, 3)) @ mixed + 0.3 * random.normal(size=(60, 5, 24))).astype(np.float32)
+    given = (random.normal(size=(60, 5, 3)) @ mixed + 0.3 * random.normal(size=(60, 5, 24))).astype(
+        np.float32
+    )
     array = random.normal(size=(24, 6)).astype(np.float32)
 
     def net():
@@ -150,7 +184,9 @@ def test_a_matmul_of_constant_weights_is_rounded_too(tmp_path):
     (before,) = qdq.weights(model)
     compensate(model, net(), written(tmp_path, "x", given), tmp_path, quiet)
     (after,) = qdq.weights(model)
-    noise = [np.sum((given.reshape(-1, 24) @ (found.array - array)) ** 2) for found in (before, after)]
+    noise = [
+        np.sum((given.reshape(-1, 24) @ (found.array - array)) ** 2) for found in (before, after)
+    ]
     assert noise[1] < 0.5 * noise[0]
 
 
@@ -158,18 +194,25 @@ def test_a_weight_that_two_layers_share_is_rounded_once_and_each_gets_its_bias(t
     text = """<ir_version: 8, opset_import: ["" : 17]>
     net (float[1, 4] x) => (float[1, 4] y) { h = Gemm (x, w, b) r = Relu (h) y = Gemm (r, w, b) }"""
     random = np.random.default_rng(3)
-    array, bias = random.normal(size=(4, 4)).astype(np.float32), random.normal(size=4).astype(np.float32)
+    array, bias = (
+        random.normal(size=(4, 4)).astype(np.float32),
+        random.normal(size=4).astype(np.float32),
+    )
     given = random.normal(size=(100, 4)).astype(np.float32)
 
     def net():
-        return ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w"), ir.tensor(bias, name="b")])
+        return ir.from_onnx_text(
+            text, initializers=[ir.tensor(array, name="w"), ir.tensor(bias, name="b")]
+        )
 
     model = net()
     (weight,) = qdq.weights(model)
     qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=3, axis=1))
     compensate(model, net(), written(tmp_path, "x", given), tmp_path, quiet)
     inputs = [row[np.newaxis] for row in given]
-    means = [np.mean([one["y"] for one in run(network, inputs)], axis=0) for network in (net(), model)]
+    means = [
+        np.mean([one["y"] for one in run(network, inputs)], axis=0) for network in (net(), model)
+    ]
     np.testing.assert_allclose(means[1], means[0], atol=1e-5)
 
 
@@ -182,24 +225,38 @@ def test_a_gemm_that_is_more_than_weight_and_bias_is_refused(tmp_path):
     qdq.quantize_weight(model, weight, qdq.symmetric(weight, axis=None))
     given = written(tmp_path, "x", [np.ones(3, np.float32)])
     with pytest.raises(
-        StageError, match=r"^quantize compensate: no quantized weight is one it can round anew; it takes"
+        StageError,
+        match=r"^quantize compensate: no quantized weight is one it can round anew; it takes",
     ):
         compensate(model, ir.from_onnx_text(text), given, tmp_path, quiet)
 
 
 def test_weights_that_are_float_still_are_said_to_be_missing(samples, tmp_path):
-    with pytest.raises(StageError, match="no weight is quantized yet; put a stage before it that quantizes them"):
+    with pytest.raises(
+        StageError, match="no weight is quantized yet; put a stage before it that quantizes them"
+    ):
         compensate(conv_net(), conv_net(), samples, tmp_path, quiet)
 
 
 def test_one_sample_is_enough(statistics, tmp_path):
     one = written(tmp_path, "image", [CALIBRATION[0][0]])
-    assert np.isfinite(noise_db(compensate(symmetric(conv_net(), statistics), conv_net(), one, tmp_path, quiet)))
+    assert np.isfinite(
+        noise_db(compensate(symmetric(conv_net(), statistics), conv_net(), one, tmp_path, quiet))
+    )
 
 
-def test_what_memory_has_no_room_for_waits_on_the_disk_and_changes_nothing(statistics, samples, tmp_path):
+def test_what_memory_has_no_room_for_waits_on_the_disk_and_changes_nothing(
+    statistics, samples, tmp_path
+):
     nets = [
-        compensate(symmetric(conv_net(), statistics), conv_net(), samples, tmp_path, quiet, memory_mb=memory)
+        compensate(
+            symmetric(conv_net(), statistics),
+            conv_net(),
+            samples,
+            tmp_path,
+            quiet,
+            memory_mb=memory,
+        )
         for memory in (0, 512)
     ]
     found = [weights(net) for net in nets]
@@ -211,13 +268,24 @@ def test_what_memory_has_no_room_for_waits_on_the_disk_and_changes_nothing(stati
 
 def test_mirrored_pictures_are_as_if_they_lay_among_the_samples(statistics, tmp_path):
     pictures = [
-        np.round(np.moveaxis(array[0], 0, -1) * 50 + 128).clip(0, 255).astype(np.uint8) for array in CALIBRATION
+        np.round(np.moveaxis(array[0], 0, -1) * 50 + 128).clip(0, 255).astype(np.uint8)
+        for array in CALIBRATION
     ]
     how = {"image": Preprocessing(mean=(128.0,), std=(50.0,), layout="NCHW")}
 
     def compensated(name, arrays, **options):
-        given = Samples.write(tmp_path / name, (Sample(str(i), {"image": a}) for i, a in enumerate(arrays)), how)
-        return compensate(symmetric(conv_net(), statistics), conv_net(), given, tmp_path, quiet, drift=False, **options)
+        given = Samples.write(
+            tmp_path / name, (Sample(str(i), {"image": a}) for i, a in enumerate(arrays)), how
+        )
+        return compensate(
+            symmetric(conv_net(), statistics),
+            conv_net(),
+            given,
+            tmp_path,
+            quiet,
+            drift=False,
+            **options,
+        )
 
     both = [one for picture in pictures for one in (picture, picture[:, ::-1])]
     nets = compensated("one", pictures, mirror=True), compensated("both", both)
@@ -229,13 +297,17 @@ def test_mirrored_pictures_are_as_if_they_lay_among_the_samples(statistics, tmp_
 def test_samples_that_are_no_pictures_have_no_mirror(statistics, samples, tmp_path):
     reason = "^quantize compensate: mirror, but no input of the samples is a picture; leave it out$"
     with pytest.raises(StageError, match=reason):
-        compensate(symmetric(conv_net(), statistics), conv_net(), samples, tmp_path, quiet, mirror=True)
+        compensate(
+            symmetric(conv_net(), statistics), conv_net(), samples, tmp_path, quiet, mirror=True
+        )
 
 
 # ---- its parts
 
 
-def test_segments_give_what_the_whole_network_gives_and_read_the_weights_of_the_day(statistics, samples, tmp_path):
+def test_segments_give_what_the_whole_network_gives_and_read_the_weights_of_the_day(
+    statistics, samples, tmp_path
+):
     model = symmetric(conv_net(), statistics)
     layers = [node for node in model.graph if node.op_type in ("Conv", "Gemm")]
     segments = Segments(model, layers, samples, 3, Room(tmp_path, 1 << 20))
@@ -244,7 +316,9 @@ def test_segments_give_what_the_whole_network_gives_and_read_the_weights_of_the_
         wanted = run(model, CALIBRATION[:3], [layer.inputs[0].name])
         for array, exact in zip(arrays, wanted, strict=True):
             np.testing.assert_allclose(array, exact[layer.inputs[0].name], atol=1e-6)
-        qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=3, axis=0))  # what lies behind shall see it
+        qdq.quantize_weight(
+            model, weight, qdq.symmetric(weight, bits=3, axis=0)
+        )  # what lies behind shall see it
 
 
 def test_segments_give_back_the_room_of_what_nobody_reads_any_more(samples, tmp_path):
@@ -276,8 +350,12 @@ def test_rows_times_weights_are_the_convolution(attributes):
     model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w")])
     x = random.normal(size=(1, 4, 9, 8)).astype(np.float32)
     (exact,) = run(model, [x])
-    found = rows(model.graph[0], array.shape, x, 10_000, 0) @ array.reshape(groups, 6 // groups, -1).transpose(0, 2, 1)
-    np.testing.assert_allclose(found.transpose(0, 2, 1).reshape(6, -1), exact["y"].reshape(6, -1), atol=1e-5)
+    found = rows(model.graph[0], array.shape, x, 10_000, 0) @ array.reshape(
+        groups, 6 // groups, -1
+    ).transpose(0, 2, 1)
+    np.testing.assert_allclose(
+        found.transpose(0, 2, 1).reshape(6, -1), exact["y"].reshape(6, -1), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(
@@ -294,22 +372,30 @@ def test_rows_of_a_pointwise_convolution_are_the_places_that_it_looks_at(attribu
     np.testing.assert_allclose(found.T, exact["y"].reshape(5, -1), atol=1e-6)
 
 
-@pytest.mark.parametrize("book", [uniform(2), uniform(8), powers_of_two(4), additive_powers_of_two(4)])
+@pytest.mark.parametrize(
+    "book", [uniform(2), uniform(8), powers_of_two(4), additive_powers_of_two(4)]
+)
 def test_inputs_that_do_not_correlate_are_rounded_to_nearest(book):
     target = np.random.default_rng(1).normal(size=(2, 9, 5)) * book.largest / 3
     grid = Grid(book, np.ones((2, 1, 5)), np.zeros((2, 1, 5)))
     codes, _ = rounded(target, grid, Hessian(np.stack([np.diag(np.arange(1.0, 10))] * 2)))
     levels = np.array(book.levels)
-    np.testing.assert_array_equal(codes, levels[np.abs(target[..., np.newaxis] - levels).argmin(axis=-1)])
+    np.testing.assert_array_equal(
+        codes, levels[np.abs(target[..., np.newaxis] - levels).argmin(axis=-1)]
+    )
 
 
 def test_correlated_inputs_err_much_less_than_by_rounding_each_weight_to_nearest():
     random = np.random.default_rng(2)
-    root = random.normal(size=(300, 4)) @ random.normal(size=(4, 16)) + 0.3 * random.normal(size=(300, 16))
+    root = random.normal(size=(300, 4)) @ random.normal(size=(4, 16)) + 0.3 * random.normal(
+        size=(300, 16)
+    )
     hessian, target = root.T @ root / 300, random.normal(size=(16, 40))
     grid = Grid(uniform(3), np.ones((1, 1, 40)), np.zeros((1, 1, 40)))
     codes = rounded(target[np.newaxis], grid, Hessian(hessian[np.newaxis]))[0][0]
-    chosen, plain = (np.sum((root @ (found - target)) ** 2) for found in (codes, np.rint(target).clip(-3, 3)))
+    chosen, plain = (
+        np.sum((root @ (found - target)) ** 2) for found in (codes, np.rint(target).clip(-3, 3))
+    )
     assert chosen < 0.5 * plain
 
 
@@ -326,7 +412,9 @@ def test_weights_that_a_scale_gives_exactly_find_that_scale(fit):
     np.testing.assert_allclose(np.broadcast_to(scales, scale.shape), scale, rtol=1e-6)
 
 
-def test_biases_corrected_by_samples_give_each_output_the_mean_of_float_on_them(statistics, samples, tmp_path):
+def test_biases_corrected_by_samples_give_each_output_the_mean_of_float_on_them(
+    statistics, samples, tmp_path
+):
     """Analytic correction takes float's inputs; what the layers before add comes through. By samples it does not."""
 
     def means(model):
@@ -336,8 +424,15 @@ def test_biases_corrected_by_samples_give_each_output_the_mean_of_float_on_them(
         return symmetric(conv_net(), statistics, bits=3)
 
     analytic = correct_bias(quantized(), conv_net(), statistics)
-    empirical = correct_bias(quantized(), conv_net(), statistics, samples, tmp_path, quiet, samples=len(CALIBRATION))
-    away = {name: np.abs(means(m) - means(conv_net())).max() for name, m in (("a", analytic), ("e", empirical))}
+    empirical = correct_bias(
+        quantized(), conv_net(), statistics, samples, tmp_path, quiet, samples=len(CALIBRATION)
+    )
+    away = {
+        name: np.abs(means(m) - means(conv_net())).max()
+        for name, m in (("a", analytic), ("e", empirical))
+    }
     assert away["e"] < 1e-4 < away["a"]
     for name, weight in weights(empirical).items():
-        np.testing.assert_array_equal(weight.quantized.codes, weights(quantized())[name].quantized.codes)
+        np.testing.assert_array_equal(
+            weight.quantized.codes, weights(quantized())[name].quantized.codes
+        )

@@ -42,11 +42,20 @@ def operators(build, tmp_path):
 
 @pytest.mark.parametrize("activations", ["minmax", "percentile", "mse", "entropy"])
 @pytest.mark.parametrize("quantizer", [symmetric, asymmetric, logarithmic])
-def test_onnxruntime_runs_integer_kernels_and_nothing_else(quantizer, activations, statistics, tmp_path):
-    build = onnxruntime(quantizer(conv_net(), statistics, activations=activations), Platform(), tmp_path / "build")
+def test_onnxruntime_runs_integer_kernels_and_nothing_else(
+    quantizer, activations, statistics, tmp_path
+):
+    build = onnxruntime(
+        quantizer(conv_net(), statistics, activations=activations), Platform(), tmp_path / "build"
+    )
     found = operators(build, tmp_path)
     assert found.count("QLinearConv") == 3
-    assert found.count("QLinearAdd") == found.count("QLinearGlobalAveragePool") == found.count("QGemm") == 1
+    assert (
+        found.count("QLinearAdd")
+        == found.count("QLinearGlobalAveragePool")
+        == found.count("QGemm")
+        == 1
+    )
     assert not FLOAT_OPERATORS & set(found)
     assert found.count("QuantizeLinear") == 1
     assert "DequantizeLinear" not in found
@@ -69,7 +78,9 @@ def test_a_clip_whose_range_ends_just_there_is_absorbed(tmp_path):
     inputs = [array * 10 for array in images(4)]  # ReLU6 saturates: its range is exactly [0, 6]
     statistics = statistics_of(conv_net(), inputs)
     assert statistics["stem_out"].maximum == 6
-    found = operators(onnxruntime(symmetric(conv_net(), statistics), Platform(), tmp_path / "build"), tmp_path)
+    found = operators(
+        onnxruntime(symmetric(conv_net(), statistics), Platform(), tmp_path / "build"), tmp_path
+    )
     assert "Clip" not in found
 
 
@@ -78,18 +89,26 @@ def test_a_clip_whose_range_ends_just_there_is_absorbed(tmp_path):
     ("uniform", 2), ("uniform", 3), ("uniform", 4), ("power_of_two", 2), ("power_of_two", 3), ("power_of_two", 4),
     ("additive_power_of_two", 3), ("additive_power_of_two", 4),
 ])  # fmt: skip
-def test_packed_weights_are_decoded_by_onnxruntime_bit_for_bit_and_folded_away(name, bits, opset, statistics, tmp_path):
+def test_packed_weights_are_decoded_by_onnxruntime_bit_for_bit_and_folded_away(
+    name, bits, opset, statistics, tmp_path
+):
     model = conv_net(opset)
     for weight in qdq.weights(model):
         axis = weight.channel_axis
-        qdq.quantize_weight(model, weight, qdq.to_codebook(weight, CODEBOOKS[name](bits), axis=axis))
+        qdq.quantize_weight(
+            model, weight, qdq.to_codebook(weight, CODEBOOKS[name](bits), axis=axis)
+        )
     quantize_activations(model, statistics)
     codes = sorted(weight.quantized.codes.tobytes() for weight in qdq.weights(model))
     whole = run(model, images(3), optimize=True)
     build = onnxruntime(model, Platform(max_opset=28, max_ir_version=14), tmp_path / "build")
     loaded = optimized(build, tmp_path)
     assert not {"Gather", "Cast", "Slice"} & {node.op_type for node in loaded.graph.node}
-    weights = [t for t in loaded.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1]
+    weights = [
+        t
+        for t in loaded.graph.initializer
+        if t.data_type == onnx.TensorProto.INT8 and len(t.dims) > 1
+    ]
     # Gemm's weight may be held transposed
     sizes = sorted(len(onnx.numpy_helper.to_array(t).tobytes()) for t in weights)
     assert sizes == sorted(map(len, codes))
@@ -108,11 +127,18 @@ def test_what_is_left_out_of_the_file_changes_no_bit(statistics, tmp_path):
     quantize_biases(whole)
     build = onnxruntime(model, Platform(), tmp_path)
     for optimize in (True, False):
-        one, two = (run(net, images(6), optimize=optimize) for net in (whole, ir.load(build.folder / "model.onnx")))
+        one, two = (
+            run(net, images(6), optimize=optimize)
+            for net in (whole, ir.load(build.folder / "model.onnx"))
+        )
         for a, b in zip(one, two, strict=True):
             np.testing.assert_array_equal(a["logits"], b["logits"])
     written = onnx.load(build.folder / "model.onnx").graph
-    assert not [node for node in written.node if node.op_type == "Conv" and "kernel_shape" in str(node.attribute)]
+    assert not [
+        node
+        for node in written.node
+        if node.op_type == "Conv" and "kernel_shape" in str(node.attribute)
+    ]
 
 
 def test_a_clip_that_bites_before_the_codes_end_is_kept(statistics, tmp_path):
@@ -123,8 +149,12 @@ def test_a_clip_that_bites_before_the_codes_end_is_kept(statistics, tmp_path):
     build = onnxruntime(wide, Platform(), tmp_path)
     kept = [node.op_type for node in onnx.load(build.folder / "model.onnx").graph.node]
     assert kept.count("Clip") == 2
-    narrow = onnxruntime(symmetric(conv_net(), statistics_of(conv_net(), inputs)), Platform(), tmp_path / "narrow")
-    assert "Clip" not in [node.op_type for node in onnx.load(narrow.folder / "model.onnx").graph.node]
+    narrow = onnxruntime(
+        symmetric(conv_net(), statistics_of(conv_net(), inputs)), Platform(), tmp_path / "narrow"
+    )
+    assert "Clip" not in [
+        node.op_type for node in onnx.load(narrow.folder / "model.onnx").graph.node
+    ]
 
 
 def test_packing_halves_the_weights(statistics, tmp_path):
@@ -137,10 +167,15 @@ def test_packing_halves_the_weights(statistics, tmp_path):
         (weight,) = qdq.weights(model)
         qdq.quantize_weight(model, weight, qdq.to_codebook(weight, codebook, axis=0))
         onnxruntime(model, Platform(), tmp_path / folder)
-        return sum(len(t.raw_data) for t in onnx.load(tmp_path / folder / "model.onnx").graph.initializer)
+        return sum(
+            len(t.raw_data) for t in onnx.load(tmp_path / folder / "model.onnx").graph.initializer
+        )
 
     table = 256 * 2 + 4 * 8
-    assert size(CODEBOOKS["power_of_two"](4), "log") - table == size(CODEBOOKS["uniform"](8), "int8") - 64 * 8 / 2
+    assert (
+        size(CODEBOOKS["power_of_two"](4), "log") - table
+        == size(CODEBOOKS["uniform"](8), "int8") - 64 * 8 / 2
+    )
 
 
 def test_the_same_network_gives_the_same_bytes(statistics, tmp_path):
@@ -184,13 +219,18 @@ def test_the_file_carries_nothing_that_costs_bytes(statistics, tmp_path):
 
 
 def test_the_manifest_says_how_to_run_it_and_what_goes_in_and_out(statistics, tmp_path):
-    onnxruntime(symmetric(conv_net(), statistics), Platform(), tmp_path, threads=2, optimization="extended")
+    onnxruntime(
+        symmetric(conv_net(), statistics), Platform(), tmp_path, threads=2, optimization="extended"
+    )
     manifest = json.loads((tmp_path / "build.json").read_text(encoding="utf-8"))
     assert manifest == {
         "runtime": "onnxruntime",
         "runner": "run_onnxruntime.py",
         "model": "model.onnx",
-        "weights": {"count": 8 * 27 + 8 * 9 + 8 * 8 + 5 * 8, "bits": 8 * (8 * 27 + 8 * 9 + 8 * 8 + 5 * 8)},
+        "weights": {
+            "count": 8 * 27 + 8 * 9 + 8 * 8 + 5 * 8,
+            "bits": 8 * (8 * 27 + 8 * 9 + 8 * 8 + 5 * 8),
+        },
         "options": {
             "session": {
                 "intra_op_num_threads": 2,
@@ -218,10 +258,14 @@ def test_a_network_whose_tensors_are_called_as_the_files_are_is_renamed_all_the_
     net (float[1, 3] t2) => (float[1, 2] y) { t3 = MatMul (t2, t1) y = Add (t3, t0) }"""
     arrays = {"t1": np.arange(6, dtype=np.float32).reshape(3, 2), "t0": np.float32([1, 2])}
     for folder in ("one", "two"):
-        model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name=name) for name, array in arrays.items()])
+        model = ir.from_onnx_text(
+            text, initializers=[ir.tensor(array, name=name) for name, array in arrays.items()]
+        )
         onnxruntime(model, Platform(), tmp_path / folder)
     written = tmp_path / "one" / "model.onnx"
     assert written.read_bytes() == (tmp_path / "two" / "model.onnx").read_bytes()
     given = np.float32([[1, 2, 3]])
-    (made,) = ort.InferenceSession(written, providers=["CPUExecutionProvider"]).run(None, {"t2": given})
+    (made,) = ort.InferenceSession(written, providers=["CPUExecutionProvider"]).run(
+        None, {"t2": given}
+    )
     np.testing.assert_array_equal(made, given @ arrays["t1"] + arrays["t0"])

@@ -26,12 +26,15 @@ from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto
 
 from networks import NETWORKS
-from qpipe import exchange
+from qpipe.engine import stage_results
 from qpipe.errors import QpipeError
 from qpipe_plugins.models.onnx_file import onnx_file
 
 CASES, PARTS = 4000, 8
-LONGEST_S, PATIENCE_S = 5.0, 90.0  # of the processor, for one case; of the clock, for one that waits for ever
+LONGEST_S, PATIENCE_S = (
+    5.0,
+    90.0,
+)  # of the processor, for one case; of the clock, for one that waits for ever
 MEMORY = 1 << 30  # bytes above what the bare process has
 DRESSED = """<ir_version: 8, opset_import: ["" : 9, "own" : 1]>
 net (float[N, 3, 8, 8] image) => (float[N, 4] logits)
@@ -97,7 +100,9 @@ net (float[1, 4, 8, 8] image, int64[1, 5] ids, float[1, 1, 64] wave) => (float[1
 def dressed() -> onnx.ModelProto:
     """All that import does something about: an open batch, an old opset, a function, external data, things to fold."""
     model = onnx.parser.parse_model(DRESSED)
-    (weight,) = [tensor for tensor in model.graph.initializer if tensor.name == "w"] or [model.graph.initializer.add()]
+    (weight,) = [tensor for tensor in model.graph.initializer if tensor.name == "w"] or [
+        model.graph.initializer.add()
+    ]
     weight.CopyFrom(TensorProto(name="w", dims=[4, 3, 3, 3], data_type=TensorProto.FLOAT))
     weight.data_location = TensorProto.EXTERNAL
     for key, value in (("location", "w.bin"), ("offset", "0"), ("length", "432")):
@@ -108,16 +113,27 @@ def dressed() -> onnx.ModelProto:
 def operators() -> onnx.ModelProto:
     """Operators with attributes and constants that decide shapes."""
     model = onnx.parser.parse_model(OPERATORS)
-    shapes = {"t": (4, 2, 2, 2), "words": (7, 3), "w": (1, 12, 3), "r": (1, 12, 3), "grid": (1, 4, 4, 2)}
+    shapes = {
+        "t": (4, 2, 2, 2),
+        "words": (7, 3),
+        "w": (1, 12, 3),
+        "r": (1, 12, 3),
+        "grid": (1, 4, 4, 2),
+    }
     for name, shape in shapes.items():
-        model.graph.initializer.append(onnx.numpy_helper.from_array(np.ones(shape, np.float32), name))
+        model.graph.initializer.append(
+            onnx.numpy_helper.from_array(np.ones(shape, np.float32), name)
+        )
     return model
 
 
 SOUND: Mapping[str, Callable[[], onnx.ModelProto]] = {
     "dressed": dressed,
     "operators": operators,
-    **{name: NETWORKS[name] for name in ("mobilenet_v3_divided", "branches", "recurrent", "yolo", "twins")},
+    **{
+        name: NETWORKS[name]
+        for name in ("mobilenet_v3_divided", "branches", "recurrent", "yolo", "twins")
+    },
 }
 INTEGERS = (
     0,
@@ -209,8 +225,12 @@ def odd(field: FieldDescriptor, model: onnx.ModelProto, chance: random.Random) -
         return text.encode() if field.type == FieldDescriptor.TYPE_BYTES else text
     if kind == FieldDescriptor.CPPTYPE_ENUM:
         return chance.randrange(-1, 30)
-    bound = 2**31 if kind in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_UINT32) else 2**63
-    least = 0 if kind in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64) else -bound
+    bound = (
+        2**31 if kind in (FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_UINT32) else 2**63
+    )
+    least = (
+        0 if kind in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64) else -bound
+    )
     return chance.choice([number for number in INTEGERS if least <= number < bound])
 
 
@@ -218,7 +238,9 @@ def field_changed(model: onnx.ModelProto, chance: random.Random) -> None:
     """One field of one message set, cleared, cut, doubled, or taken from a message of the same kind."""
     message = chance.choice(list(messages(model)))
     given = [field for field, _ in message.ListFields()]
-    field = chance.choice(given if given and chance.random() < 0.8 else list(message.DESCRIPTOR.fields))
+    field = chance.choice(
+        given if given and chance.random() < 0.8 else list(message.DESCRIPTOR.fields)
+    )
     repeated, nested = field.is_repeated, field.message_type is not None
     if chance.random() < 0.15:
         message.ClearField(field.name)
@@ -230,7 +252,9 @@ def field_changed(model: onnx.ModelProto, chance: random.Random) -> None:
         _list_changed(getattr(message, field.name), field, model, chance)
 
 
-def _set(message: Message, field: FieldDescriptor, model: onnx.ModelProto, chance: random.Random) -> None:
+def _set(
+    message: Message, field: FieldDescriptor, model: onnx.ModelProto, chance: random.Random
+) -> None:
     try:
         setattr(message, field.name, odd(field, model, chance))
     except (ValueError, TypeError):  # an enumeration without that number
@@ -245,7 +269,9 @@ def _copied(message: Message, model: onnx.ModelProto, chance: random.Random) -> 
     message.CopyFrom(copy)
 
 
-def _list_changed(values: Any, field: FieldDescriptor, model: onnx.ModelProto, chance: random.Random) -> None:
+def _list_changed(
+    values: Any, field: FieldDescriptor, model: onnx.ModelProto, chance: random.Random
+) -> None:
     what = chance.choice(("cut", "double", "add", "change", "change", "swap"))
     at = chance.randrange(len(values)) if len(values) else 0
     if what == "cut" and len(values):
@@ -269,7 +295,9 @@ def _list_changed(values: Any, field: FieldDescriptor, model: onnx.ModelProto, c
 def attribute_changed(model: onnx.ModelProto, chance: random.Random) -> None:
     node = chance.choice(list(nodes(model)))
     if not node.attribute or chance.random() < 0.2:
-        node.attribute.append(onnx.helper.make_attribute(chance.choice(("axis", "group", "kernel_shape", "to")), 3))
+        node.attribute.append(
+            onnx.helper.make_attribute(chance.choice(("axis", "group", "kernel_shape", "to")), 3)
+        )
     attribute = chance.choice(node.attribute)
     if chance.random() < 0.3:
         attribute.type = chance.randrange(0, 15)
@@ -297,11 +325,15 @@ def input_rewired(model: onnx.ModelProto, chance: random.Random) -> None:
 def opset_changed(model: onnx.ModelProto, chance: random.Random) -> None:
     entry = chance.choice(model.opset_import)
     if chance.random() < 0.2:
-        model.opset_import.add(domain=chance.choice(("", "ai.onnx", "own", "x")), version=chance.choice(INTEGERS))
+        model.opset_import.add(
+            domain=chance.choice(("", "ai.onnx", "own", "x")), version=chance.choice(INTEGERS)
+        )
     elif chance.random() < 0.2:
         entry.domain = chance.choice(TEXTS)
     else:
-        entry.version = chance.choice((0, -1, 1, 5, 8, 10, 13, 16, 18, 21, 25, 26, 99, 10**9, 2**62))
+        entry.version = chance.choice(
+            (0, -1, 1, 5, 8, 10, 13, 16, 18, 21, 25, 26, 99, 10**9, 2**62)
+        )
 
 
 def weight_changed(model: onnx.ModelProto, chance: random.Random) -> None:
@@ -319,15 +351,33 @@ def weight_changed(model: onnx.ModelProto, chance: random.Random) -> None:
     else:
         tensor.data_location = TensorProto.EXTERNAL
         place = chance.choice(
-            ("w.bin", "../w.bin", "/etc/passwd", "/dev/zero", "link", "", ".", "..", "a\0b", "x" * 5000)
+            (
+                "w.bin",
+                "../w.bin",
+                "/etc/passwd",
+                "/dev/zero",
+                "link",
+                "",
+                ".",
+                "..",
+                "a\0b",
+                "x" * 5000,
+            )
         )
         size = chance.choice(("0", "-1", "432", "99999999999999999999", "x", "", "1e3", "4"))
-        for key, value in (("location", place), ("offset", size), (chance.choice(TEXTS), size), ("length", size)):
+        for key, value in (
+            ("location", place),
+            ("offset", size),
+            (chance.choice(TEXTS), size),
+            ("length", size),
+        ):
             tensor.external_data.add(key=key, value=value)
 
 
 def shape_changed(model: onnx.ModelProto, chance: random.Random) -> None:
-    value = chance.choice([inner for inner in messages(model) if isinstance(inner, onnx.ValueInfoProto)])
+    value = chance.choice(
+        [inner for inner in messages(model) if isinstance(inner, onnx.ValueInfoProto)]
+    )
     dims = value.type.tensor_type.shape.dim
     what = chance.choice(("size", "size", "symbol", "rank", "type", "none", "sequence"))
     if what in ("size", "symbol") and dims:
@@ -352,7 +402,9 @@ def nested(model: onnx.ModelProto, chance: random.Random) -> None:
         node = onnx.helper.make_node(
             "If", ["image"], [f"deep{depth}"], then_branch=graph, else_branch=onnx.GraphProto()
         )
-        graph = onnx.GraphProto(name=f"g{depth}", node=[node], output=[onnx.ValueInfoProto(name=f"deep{depth}")])
+        graph = onnx.GraphProto(
+            name=f"g{depth}", node=[node], output=[onnx.ValueInfoProto(name=f"deep{depth}")]
+        )
     model.graph.node.append(graph.node[0])
 
 
@@ -393,17 +445,24 @@ def imported(raw: bytes, folder: Path) -> str:
     path.write_bytes(raw)
     try:
         with tempfile.TemporaryDirectory(dir=folder) as out:
-            exchange.write("import", onnx_file(path=path), Path(out))
+            stage_results.write("import", onnx_file(path=path), Path(out))
     except QpipeError as error:
         said = str(error)
-        return f"refused: {said.removeprefix(f'{path}: ')}" if said.isprintable() else f"broke: it says {said!r}"
+        return (
+            f"refused: {said.removeprefix(f'{path}: ')}"
+            if said.isprintable()
+            else f"broke: it says {said!r}"
+        )
     except Exception:  # noqa: BLE001  (what is looked for)
         return f"broke: {traceback.format_exc()}"
     return "read"
 
 
 def child(connection: Connection, folder: Path) -> None:
-    used = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * resource.getpagesize()
+    used = (
+        int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        * resource.getpagesize()
+    )
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     while True:
@@ -427,7 +486,9 @@ class Imports:
     def __call__(self, raw: bytes) -> str:
         if self.process is None:
             self.connection, theirs = self.context.Pipe()
-            self.process = self.context.Process(target=child, args=(theirs, self.folder), daemon=True)
+            self.process = self.context.Process(
+                target=child, args=(theirs, self.folder), daemon=True
+            )
             self.process.start()
             theirs.close()
         try:
@@ -465,7 +526,11 @@ def test_what_is_damaged_here_is_sound_to_begin_with(name: str, imports: Imports
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_damaged_network_is_read_or_refused_in_one_line(part: int, imports: Imports) -> None:
     came = {seed: imports(damaged(seed)) for seed in range(part, CASES, PARTS)}
-    wrong = {seed: outcome for seed, outcome in came.items() if not outcome.startswith(("read", "refused: "))}
+    wrong = {
+        seed: outcome
+        for seed, outcome in came.items()
+        if not outcome.startswith(("read", "refused: "))
+    }
     assert not wrong, "\n".join(f"seed {seed}: {outcome}" for seed, outcome in wrong.items())
     kinds = Counter(outcome.partition(":")[0] for outcome in came.values())
     assert min(kinds["read"], kinds["refused"]) > CASES / PARTS / 20, kinds

@@ -36,7 +36,9 @@ net (float[N, 4] x) => (float[N, 4] y) <float[4] w = {1.0, 2.0, 3.0, 4.0}> { z =
 DIGEST = hashlib.sha256(NET).hexdigest()
 NAMES = "DNS:localhost,IP:127.0.0.1,DNS:models.example"
 
-pytestmark = pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl is installed, to sign certificates")
+pytestmark = pytest.mark.skipif(
+    shutil.which("openssl") is None, reason="no openssl is installed, to sign certificates"
+)
 
 
 @dataclass
@@ -59,10 +61,33 @@ def certify(folder: Path) -> tuple[Path, Path, Path]:
         subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
 
     new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-    openssl(*new, "-x509", "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=an authority", "-days", "2")
+    openssl(
+        *new,
+        "-x509",
+        "-keyout",
+        "ca.key",
+        "-out",
+        "ca.pem",
+        "-subj",
+        "/CN=an authority",
+        "-days",
+        "2",
+    )
     openssl(*new, "-keyout", "site.key", "-out", "site.csr", "-subj", "/CN=localhost")
     (folder / "names").write_text(f"subjectAltName={NAMES}\n", encoding="utf-8")
-    sign = ("x509", "-req", "-in", "site.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2")
+    sign = (
+        "x509",
+        "-req",
+        "-in",
+        "site.csr",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "2",
+    )
     openssl(*sign, "-extfile", "names", "-out", "site.pem")
     return folder / "ca.pem", folder / "site.pem", folder / "site.key"
 
@@ -117,7 +142,9 @@ def site(served: Site, monkeypatch: pytest.MonkeyPatch) -> Site:
 
 
 def fetch(folder: Path, url: str, **options: Any) -> ir.Model:
-    return download(folder, lambda *_: None, url=url, **{"sha256": DIGEST, "timeout_s": 5, **options})
+    return download(
+        folder, lambda *_: None, url=url, **{"sha256": DIGEST, "timeout_s": 5, **options}
+    )
 
 
 def test_the_network_is_that_which_the_file_would_give(site: Site, tmp_path: Path) -> None:
@@ -141,12 +168,20 @@ def test_a_redirect_to_https_is_followed(site: Site, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("http://localhost/net.onnx", "it redirects to http://localhost/net.onnx: http is refused: anybody on the way"),
+        (
+            "http://localhost/net.onnx",
+            "it redirects to http://localhost/net.onnx: http is refused: anybody on the way",
+        ),
         ("file:///etc/hostname", "Redirection to url 'file:///etc/hostname' is not allowed"),
-        ("ftp://localhost/net.onnx", "it redirects to ftp://localhost/net.onnx: is no url that is fetched; give https"),
+        (
+            "ftp://localhost/net.onnx",
+            "it redirects to ftp://localhost/net.onnx: is no url that is fetched; give https",
+        ),
     ],
 )
-def test_a_redirect_to_anything_else_is_refused(site: Site, tmp_path: Path, target: str, message: str) -> None:
+def test_a_redirect_to_anything_else_is_refused(
+    site: Site, tmp_path: Path, target: str, message: str
+) -> None:
     site.answers["/old"] = (302, {"Location": target}, b"")
     with pytest.raises(StageError, match=re.escape(message)):
         fetch(tmp_path, site.url("/old"))
@@ -155,20 +190,35 @@ def test_a_redirect_to_anything_else_is_refused(site: Site, tmp_path: Path, targ
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("http://localhost/a.onnx", "http://localhost/a.onnx: http is refused: anybody on the way can read and change"),
-        ("file:///etc/hostname", "file:///etc/hostname: is no url that is fetched; give https://HOST/PATH, without a"),
+        (
+            "http://localhost/a.onnx",
+            "http://localhost/a.onnx: http is refused: anybody on the way can read and change",
+        ),
+        (
+            "file:///etc/hostname",
+            "file:///etc/hostname: is no url that is fetched; give https://HOST/PATH, without a",
+        ),
         (
             "ftp://localhost/a",
             "ftp://localhost/a: is no url that is fetched; give https://HOST/PATH, without a user or",
         ),
-        ("https://me:secret@localhost/a", "https://localhost/a: is no url that is fetched; give https://HOST/PATH, wi"),
+        (
+            "https://me:secret@localhost/a",
+            "https://localhost/a: is no url that is fetched; give https://HOST/PATH, wi",
+        ),
         ("https:///a.onnx", "https:///a.onnx: is no url that is fetched; give https://HOST/PATH"),
-        ("https://localhost/a b", "https://localhost/a b: is no url that is fetched; give https://HOST/PATH"),
+        (
+            "https://localhost/a b",
+            "https://localhost/a b: is no url that is fetched; give https://HOST/PATH",
+        ),
         (
             "https://me:secret@localhost:none/a",
             "url 'https://localhost:none/a': is no url that is fetched",
         ),
-        ("https://localhost:none/a", "url 'https://localhost:none/a': Port could not be cast to integer value"),
+        (
+            "https://localhost:none/a",
+            "url 'https://localhost:none/a': Port could not be cast to integer value",
+        ),
     ],
 )
 def test_other_urls_are_refused_with_the_reason(tmp_path: Path, url: str, message: str) -> None:
@@ -180,7 +230,9 @@ def test_other_urls_are_refused_with_the_reason(tmp_path: Path, url: str, messag
 def test_another_digest_is_told_and_nothing_is_parsed(site: Site, tmp_path: Path) -> None:
     site.answers["/net.onnx"] = (200, {}, b"no network at all")
     found = hashlib.sha256(b"no network at all").hexdigest()
-    message = f"{site.url()}: its sha256 is {found}, not {DIGEST}; set that one only if you trust it"
+    message = (
+        f"{site.url()}: its sha256 is {found}, not {DIGEST}; set that one only if you trust it"
+    )
     with pytest.raises(StageError, match=re.escape(message)):
         fetch(tmp_path, site.url())
 
@@ -194,18 +246,27 @@ def test_what_is_no_network_is_refused_as_from_a_file(site: Site, tmp_path: Path
 
 @pytest.mark.parametrize("given", ["", "abc", DIGEST + "0", "sha256:" + DIGEST[7:]])
 def test_a_digest_that_is_none_is_refused(tmp_path: Path, given: str) -> None:
-    with pytest.raises(StageError, match=re.escape(f"sha256 is '{given}'; it has 64 hexadecimal digits: sha256sum")):
+    with pytest.raises(
+        StageError, match=re.escape(f"sha256 is '{given}'; it has 64 hexadecimal digits: sha256sum")
+    ):
         fetch(tmp_path, "https://localhost/net.onnx", sha256=given)
 
 
 def test_a_missing_file_is_told_without_what_may_be_secret(site: Site, tmp_path: Path) -> None:
     with pytest.raises(StageError) as caught:
         fetch(tmp_path, site.url("/none.onnx?token=hidden"))
-    assert str(caught.value) == f"{site.url('/none.onnx')}: the server says 404 Not Found; check the url"
+    assert (
+        str(caught.value)
+        == f"{site.url('/none.onnx')}: the server says 404 Not Found; check the url"
+    )
 
 
-@pytest.mark.parametrize("headers", [{}, {"Content-Length": ""}], ids=["announced", "not announced"])
-def test_what_is_too_large_is_not_read_to_its_end(site: Site, tmp_path: Path, headers: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "headers", [{}, {"Content-Length": ""}], ids=["announced", "not announced"]
+)
+def test_what_is_too_large_is_not_read_to_its_end(
+    site: Site, tmp_path: Path, headers: dict[str, str]
+) -> None:
     site.answers["/net.onnx"] = (200, headers, bytes(5_000_000))
     message = f"{site.url()}: more than 2 MB; set limit_mb if that is right"
     with pytest.raises(StageError, match=re.escape(message)):
@@ -236,7 +297,8 @@ def test_a_server_that_is_not_there_is_told(site: Site, tmp_path: Path) -> None:
 
 def test_a_host_that_is_not_known_is_told(site: Site, tmp_path: Path) -> None:
     with pytest.raises(
-        StageError, match=r"https://no.such.invalid/a: cannot be fetched: .*; check the url, the network"
+        StageError,
+        match=r"https://no.such.invalid/a: cannot be fetched: .*; check the url, the network",
     ):
         fetch(tmp_path, "https://no.such.invalid/a")
 
@@ -268,7 +330,10 @@ def proxy(site: Site) -> Iterator[Proxy]:
     made = Proxy(listener.getsockname()[1])
 
     def serve() -> None:
-        with listener.accept()[0] as client, socket.create_connection(("127.0.0.1", site.port)) as server:
+        with (
+            listener.accept()[0] as client,
+            socket.create_connection(("127.0.0.1", site.port)) as server,
+        ):
             head = b""
             while b"\r\n\r\n" not in head:
                 head += client.recv(1000)

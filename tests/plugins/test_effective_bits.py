@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from models import SHAPES, conv_net, images, statistics_of
-from qpipe.quant.footprint import weight_bits
+from qpipe.quant.weight_bits import weight_bits
 from qpipe.types import Deployed, Platform, Stored
 from qpipe_plugins.compile.onnxruntime import onnxruntime
 from qpipe_plugins.measure.size import size
@@ -35,20 +35,29 @@ def statistics():
 
 def measured(model, folder):
     build = onnxruntime(model, Platform(), folder)
-    found = {each.metric: each for each in size(Deployed("net/x/ort", build, Stored("", "", 1000, 0)))}
+    found = {
+        each.metric: each for each in size(Deployed("net/x/ort", build, Stored("", "", 1000, 0)))
+    }
     assert found["size_mb"].value == 0.001
     return found["effective_bits"]
 
 
 def test_a_float_network_has_32(tmp_path):
     found = measured(conv_net(), tmp_path)
-    assert (found.value, found.unit, found.n, found.better) == (32, "bits", sum(COUNTS.values()), "min")
+    assert (found.value, found.unit, found.n, found.better) == (
+        32,
+        "bits",
+        sum(COUNTS.values()),
+        "min",
+    )
 
 
 def test_a_weight_counts_with_the_bits_of_its_codebook(statistics, tmp_path):
     found = measured(logarithmic(conv_net(), statistics, bits=4, exclude=["head_w"]), tmp_path)
     bits = {"stem_w": 8, "deep_w": 8, "flat_w": 4, "head_w": 32}
-    assert found.value == pytest.approx(sum(bits[name] * n for name, n in COUNTS.items()) / sum(COUNTS.values()))
+    assert found.value == pytest.approx(
+        sum(bits[name] * n for name, n in COUNTS.items()) / sum(COUNTS.values())
+    )
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 8])
@@ -66,4 +75,6 @@ def test_tables_of_other_operators_count_and_biases_and_indices_do_not():
 def test_another_compilers_build_that_does_not_say_has_a_size_alone(tmp_path):
     build = onnxruntime(conv_net(), Platform(), tmp_path)
     del build.manifest["weights"]
-    assert [each.metric for each in size(Deployed("net/x/ort", build, Stored("", "", 1000, 0)))] == ["size_mb"]
+    assert [
+        each.metric for each in size(Deployed("net/x/ort", build, Stored("", "", 1000, 0)))
+    ] == ["size_mb"]

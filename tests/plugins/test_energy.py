@@ -49,16 +49,26 @@ class Bench:
     def __init__(self, folder: Path, inferences: int) -> None:
         sensor = folder / "tree/sys/class/hwmon/hwmon2"
         sensor.mkdir(parents=True)
-        for name, value in {"name": "ina226", "curr1_input": 400, "in1_input": 5000, "power1_input": 2000000}.items():
+        for name, value in {
+            "name": "ina226",
+            "curr1_input": 400,
+            "in1_input": 5000,
+            "power1_input": 2000000,
+        }.items():
             (sensor / name).write_text(f"{value}\n", encoding="utf-8")
         self.device = local("board", folder=folder / "board", sysfs=folder / "tree")
         pixels = {"pixels": np.zeros((8, 8, 3), np.uint8)}
         how = {"pixels": qpipe.Preprocessing(layout="NCHW")}
         samples = qpipe.Samples.write(folder / "samples", [qpipe.Sample("0", pixels)], how)
         self.samples = self.device.store(samples.folder, nothing)
-        files = {"run_worker.py": WORKER.replace("INFERENCES", str(inferences)), "power": str(sensor / "power1_input")}
+        files = {
+            "run_worker.py": WORKER.replace("INFERENCES", str(inferences)),
+            "power": str(sensor / "power1_input"),
+        }
         build = write_build(folder / "build", "run_worker.py", files)
-        self.deployed = qpipe.Deployed("net/int8/ort", build, self.device.store(build.folder, nothing))
+        self.deployed = qpipe.Deployed(
+            "net/int8/ort", build, self.device.store(build.folder, nothing)
+        )
         self.others: list[qpipe.Deployed] = []
         self.work = folder / "work"
         self.work.mkdir()
@@ -91,11 +101,18 @@ def test_energy_is_power_over_time_gross_and_net_of_idle(bench):
     assert ((raw >= 4.9 * each_ms) & (raw <= 5.1 * each_ms)).all()
     assert np.array([value for (value,) in net.rounds]) == pytest.approx(raw - 2.0 * each_ms)
     assert gross.low <= gross.value <= gross.high
-    assert (gross.unit, power.unit, gross.detail["source"], gross.detail["rails"]) == ("mJ", "W", "hwmon", ["ina226"])
+    assert (gross.unit, power.unit, gross.detail["source"], gross.detail["rails"]) == (
+        "mJ",
+        "W",
+        "hwmon",
+        ["ina226"],
+    )
     assert (gross.deployed, gross.detail["inferences"]) == ("net/int8/ort", [60, 60])
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores"
+)
 def test_a_round_is_asked_for_like_one_of_latency(bench):
     core = min(os.sched_getaffinity(0))
     gross = bench.measure(rounds=1, affinity=[core], cool_to_c=200, max_load=1)["energy_mj"]
@@ -116,7 +133,9 @@ def test_a_window_with_too_few_new_values_is_refused(tmp_path):
 
 def test_a_device_that_measures_no_energy_is_told(bench, tmp_path):
     bench.device.sysfs = str(tmp_path / "nowhere")
-    expected = r"^energy: no build ran: board: energy: this device has no sensor of hwmon or rapl; set"
+    expected = (
+        r"^energy: no build ran: board: energy: this device has no sensor of hwmon or rapl; set"
+    )
     with pytest.raises(qpipe.StageError, match=expected):
         bench.measure()
 
@@ -130,15 +149,26 @@ def test_a_meter_at_the_host_tells_the_same_of_the_devices_window(bench):
 
 
 def test_a_meter_at_the_host_that_tells_too_little_is_refused(bench):
-    with pytest.raises(qpipe.StageError, match=r"^energy: no build ran: board: energy: command gave no values for the"):
+    with pytest.raises(
+        qpipe.StageError,
+        match=r"^energy: no build ran: board: energy: command gave no values for the",
+    ):
         bench.measure(command="echo 5", command_on="host")
-    with pytest.raises(qpipe.StageError, match=r"^energy: a meter at the host is a command; give one, or leave"):
+    with pytest.raises(
+        qpipe.StageError, match=r"^energy: a meter at the host is a command; give one, or leave"
+    ):
         bench.measure(command_on="host")
 
 
 def test_builds_work_in_turn_and_one_that_fails_drops_out(bench, tmp_path):
-    broken = write_build(tmp_path / "broken", "run_worker.py", {"run_worker.py": "import os; os.abort()"})
-    bench.others.append(qpipe.Deployed("net/int4/ort", broken, bench.device.store(broken.folder, nothing)))
-    with pytest.raises(qpipe.IncompleteError, match=r"^energy: 1 of 2 builds did not run: net/int4/ort: ") as raised:
+    broken = write_build(
+        tmp_path / "broken", "run_worker.py", {"run_worker.py": "import os; os.abort()"}
+    )
+    bench.others.append(
+        qpipe.Deployed("net/int4/ort", broken, bench.device.store(broken.folder, nothing))
+    )
+    with pytest.raises(
+        qpipe.IncompleteError, match=r"^energy: 1 of 2 builds did not run: net/int4/ort: "
+    ) as raised:
         bench.measure(rounds=1)
     assert {each.deployed for each in raised.value.measurements} == {"net/int8/ort"}

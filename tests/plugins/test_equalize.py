@@ -10,7 +10,7 @@ import onnxruntime
 import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import Preprocessing, Sample
 from qpipe_plugins.transform.equalize import equalize
 
@@ -42,7 +42,9 @@ WEIGHTS = ("expand_w", "deep_w", "project_w", "again_w", "head_w")
 def network(*, imbalance: float = 1.0, loudness: float = 0.3, dead: int | None = None) -> ir.Model:
     """A MobileNet block, a residual and a head; channels of the middle layers are apart by up to `imbalance`."""
     random = np.random.default_rng(11)
-    arrays = {name: random.normal(0, loudness, shape).astype(np.float32) for name, shape in SHAPES.items()}
+    arrays = {
+        name: random.normal(0, loudness, shape).astype(np.float32) for name, shape in SHAPES.items()
+    }
     factors = imbalance ** random.uniform(-0.5, 0.5, CHANNELS)
     for name, factor in (("expand_w", 1 / factors), ("expand_b", 1 / factors), ("deep_w", factors)):
         arrays[name] = (arrays[name].T * factor).T.astype(np.float32)
@@ -57,7 +59,10 @@ def network(*, imbalance: float = 1.0, loudness: float = 0.3, dead: int | None =
 @pytest.fixture
 def samples(tmp_path: Path) -> Samples:
     random = np.random.default_rng(2)
-    stream = (Sample(str(i), {"image": random.normal(0, 1, (3, 16, 16)).astype(np.float32)}) for i in range(16))
+    stream = (
+        Sample(str(i), {"image": random.normal(0, 1, (3, 16, 16)).astype(np.float32)})
+        for i in range(16)
+    )
     return Samples.write(tmp_path, stream, {"image": Preprocessing()})
 
 
@@ -66,8 +71,12 @@ def silent(done: float, total: float | None = None, unit: str = "") -> None:
 
 
 def outputs(model: ir.Model, samples: Samples) -> np.ndarray:
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
-    return np.stack([session.run(None, {"image": sample.inputs["image"][np.newaxis]})[0] for sample in samples])
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    return np.stack(
+        [session.run(None, {"image": sample.inputs["image"][np.newaxis]})[0] for sample in samples]
+    )
 
 
 def array(model: ir.Model, name: str) -> np.ndarray:
@@ -87,7 +96,9 @@ def rounded(model: ir.Model) -> ir.Model:
     for name in WEIGHTS:
         weight = array(model, name)
         scale = np.abs(weight).max() / 127
-        model.graph.initializers[name].const_value = ir.tensor((np.rint(weight / scale) * scale).astype(np.float32))
+        model.graph.initializers[name].const_value = ir.tensor(
+            (np.rint(weight / scale) * scale).astype(np.float32)
+        )
     return model
 
 
@@ -101,7 +112,10 @@ def test_without_tolerance_the_function_stays_on_the_samples(
     samples: Samples, loudness: float, imbalance: float
 ) -> None:
     before = outputs(network(loudness=loudness, imbalance=imbalance), samples)
-    after = outputs(equalize(network(loudness=loudness, imbalance=imbalance), samples, silent, tolerance=0.0), samples)
+    after = outputs(
+        equalize(network(loudness=loudness, imbalance=imbalance), samples, silent, tolerance=0.0),
+        samples,
+    )
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
 
 
@@ -112,7 +126,10 @@ def test_values_do_reach_the_bound_in_these_tests(samples: Samples) -> None:
 
 
 def test_channels_that_were_apart_come_together(samples: Samples) -> None:
-    before, after = network(imbalance=1000.0), equalize(network(imbalance=1000.0), samples, silent, tolerance=0.0)
+    before, after = (
+        network(imbalance=1000.0),
+        equalize(network(imbalance=1000.0), samples, silent, tolerance=0.0),
+    )
     assert spread(array(after, "deep_w")) < spread(array(before, "deep_w")) / 5
 
 
@@ -125,8 +142,12 @@ def test_one_scale_per_tensor_serves_the_equalized_weights_better(samples: Sampl
 
 def test_the_tolerance_bounds_what_the_function_loses(samples: Samples) -> None:
     def left(tolerance: float) -> float:
-        model = equalize(network(imbalance=100.0, loudness=1.0), samples, silent, tolerance=tolerance)
-        return sqnr(outputs(network(imbalance=100.0, loudness=1.0), samples), outputs(model, samples))
+        model = equalize(
+            network(imbalance=100.0, loudness=1.0), samples, silent, tolerance=tolerance
+        )
+        return sqnr(
+            outputs(network(imbalance=100.0, loudness=1.0), samples), outputs(model, samples)
+        )
 
     exact, close, loose = left(0.0), left(1e-5), left(1e-2)
     assert exact > close > loose
@@ -144,7 +165,9 @@ def test_a_dead_channel_stays_dead_and_finite(samples: Samples) -> None:
     before = outputs(network(dead=3), samples)
     model = equalize(network(dead=3), samples, silent, tolerance=0.0)
     assert not array(model, "expand_w")[3].any()
-    np.testing.assert_allclose(outputs(model, samples), before, rtol=1e-4, atol=1e-4 * np.abs(before).max())
+    np.testing.assert_allclose(
+        outputs(model, samples), before, rtol=1e-4, atol=1e-4 * np.abs(before).max()
+    )
 
 
 def test_a_network_without_chains_stays_as_it_is(samples: Samples) -> None:

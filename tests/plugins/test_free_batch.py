@@ -85,7 +85,9 @@ def test_a_batch_gives_what_its_samples_give_alone(tmp_path):
     batch = np.concatenate(images(3))
     session = ort.InferenceSession(build.folder / "model.onnx", providers=["CPUExecutionProvider"])
     float_network = ReferenceEvaluator(onnx.load(tmp_path / "net.onnx"))
-    for output, made in zip(["scores", "mean"], session.run(["scores", "mean"], {"image": batch}), strict=True):
+    for output, made in zip(
+        ["scores", "mean"], session.run(["scores", "mean"], {"image": batch}), strict=True
+    ):
         alone = [float_network.run([output], {"image": one})[0] for one in images(3)]
         np.testing.assert_allclose(made, np.concatenate(alone), atol=1e-5)
 
@@ -102,7 +104,9 @@ def test_without_a_batch_the_same_graph_runs_as_in_a_build_that_takes_one(tmp_pa
             options.add_free_dimension_override_by_name(name, size)
         options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
         options.log_severity_level = 3
-        ort.InferenceSession(build.folder / "model.onnx", options, providers=["CPUExecutionProvider"])
+        ort.InferenceSession(
+            build.folder / "model.onnx", options, providers=["CPUExecutionProvider"]
+        )
         ran.append([node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node])
     assert ran[0] == ran[1]
     assert "QLinearConv" in ran[0]
@@ -120,13 +124,18 @@ def test_a_network_bound_to_one_sample_is_refused_with_the_node_that_binds_it(na
 
 def test_an_input_without_a_batch_axis_is_refused(tmp_path):
     text = "net (float[1, 6] x, float[6] shift) => (float[1, 6] y) { y = Add (x, shift) }"
-    with pytest.raises(qpipe.StageError, match=r"input 'shift' is \[6\], without a batch axis of 1; leave free_batch"):
+    with pytest.raises(
+        qpipe.StageError,
+        match=r"input 'shift' is \[6\], without a batch axis of 1; leave free_batch",
+    ):
         compiled(write(tmp_path, text), tmp_path / "build", free_batch=True)
 
 
 def test_a_device_measures_the_batch_asked_for(tmp_path):
     model = write(tmp_path, NET)
-    build = compiled(symmetric(model, statistics_of(model, images(8))), tmp_path / "build", free_batch=True)
+    build = compiled(
+        symmetric(model, statistics_of(model, images(8))), tmp_path / "build", free_batch=True
+    )
     pixels = {"image": np.zeros((16, 16, 3), np.uint8)}
     how = {"image": qpipe.Preprocessing(layout="NCHW")}
     samples = qpipe.Samples.write(tmp_path / "samples", [qpipe.Sample("0", pixels)], how)
@@ -140,10 +149,14 @@ def test_a_device_measures_the_batch_asked_for(tmp_path):
             found = {each.metric: each for each in latency(
                 qpipe.Deployments([deployed]), device, {deployed.name: stored}, tmp_path / str(batch), nothing, **given
             )}  # fmt: skip
-            assert found["throughput"].value == pytest.approx(batch * 1000 / found["latency_ms"].value)
+            assert found["throughput"].value == pytest.approx(
+                batch * 1000 / found["latency_ms"].value
+            )
         assert memory(deployed, device, stored, nothing, rounds=1, batch=4)
         (outputs,) = device.infer(deployed.stored, stored, 1)
-        (expected,) = run(ir.load(build.folder / "model.onnx"), [np.zeros((1, 3, 16, 16), np.float32)])
+        (expected,) = run(
+            ir.load(build.folder / "model.onnx"), [np.zeros((1, 3, 16, 16), np.float32)]
+        )
         assert outputs["scores"].shape == (1, 2, 6)
         np.testing.assert_allclose(outputs["scores"], expected["scores"], atol=1e-5)
     finally:

@@ -14,7 +14,7 @@ from models import conv_net, images, run
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.activations import quantize_activations
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import Preprocessing, Sample
 from qpipe_plugins.calibrate.histogram import histogram
 
@@ -91,7 +91,9 @@ def test_a_sample_that_makes_infinity_names_the_tensor(tmp_path: Path) -> None:
 
 def test_a_sample_of_another_shape_is_named(tmp_path: Path) -> None:
     samples = stored(tmp_path, [np.zeros((1, 3, 8, 16), np.float32)])
-    with pytest.raises(StageError, match=r"sample '0': the network does not take image float32\[1, 3, 8, 16\]"):
+    with pytest.raises(
+        StageError, match=r"sample '0': the network does not take image float32\[1, 3, 8, 16\]"
+    ):
         histogram(network(), samples, silent)
 
 
@@ -124,7 +126,9 @@ net (float[1, 3, 16, 16] image) => (float[1, 4, 16, 16] {outputs}) <float low = 
     ],
     ids=["two readers", "clip and relu", "relu and clip"],
 )
-def test_what_it_leaves_out_the_quantizer_can_do_without(outputs: str, body: str, tmp_path: Path) -> None:
+def test_what_it_leaves_out_the_quantizer_can_do_without(
+    outputs: str, body: str, tmp_path: Path
+) -> None:
     array = np.random.default_rng(4).normal(size=(4, 3, 1, 1)).astype(np.float32)
     text = LIMITED.format(outputs=outputs, body=body)
     model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w")])

@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from qpipe.errors import StageError
-from qpipe.preprocess import network_input
-from qpipe.samples import Samples
+from qpipe.samples.preprocess import network_input
+from qpipe.samples.store import Samples
 from qpipe.types import Dataset, Sample
 from qpipe_plugins.samples.images import images
-from qpipe_plugins.samples.scene_samples import scenes
+from qpipe_plugins.samples.scenes import scenes
 
 RANDOM = np.random.default_rng(1)
 
@@ -29,7 +29,11 @@ def draw(file: Path, height: int = 8, width: int = 8) -> np.ndarray:
 
 
 def dataset(folder: Path, **options: Any) -> Dataset:
-    return images(calibration=folder / "c", evaluation=folder / "e", **{"mean": 0.0, "std": 1.0, "size": 8, **options})
+    return images(
+        calibration=folder / "c",
+        evaluation=folder / "e",
+        **{"mean": 0.0, "std": 1.0, "size": 8, **options},
+    )
 
 
 def only(samples: Any) -> Sample:
@@ -51,15 +55,21 @@ def test_an_image_of_the_right_size_is_untouched(tmp_path: Path) -> None:
 def test_colours_may_come_in_reverse(tmp_path: Path) -> None:
     draw(tmp_path / "c" / "a.png")
     pixels = draw(tmp_path / "e" / "b.png")
-    assert np.array_equal(only(dataset(tmp_path, colours="BGR").evaluation).inputs["image"], pixels[:, :, ::-1])
+    assert np.array_equal(
+        only(dataset(tmp_path, colours="BGR").evaluation).inputs["image"], pixels[:, :, ::-1]
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), [(20, 30), (30, 20), (5, 9), (16, 16)])
-def test_the_short_side_is_resized_and_the_centre_cropped(tmp_path: Path, height: int, width: int) -> None:
+def test_the_short_side_is_resized_and_the_centre_cropped(
+    tmp_path: Path, height: int, width: int
+) -> None:
     draw(tmp_path / "c" / "a.png")
     pixels = draw(tmp_path / "e" / "b.png", height, width)
     scale = 10 / min(height, width)
-    resized = Image.fromarray(pixels).resize((round(width * scale), round(height * scale)), Image.Resampling.BILINEAR)
+    resized = Image.fromarray(pixels).resize(
+        (round(width * scale), round(height * scale)), Image.Resampling.BILINEAR
+    )
     top, left = (resized.height - 8) // 2, (resized.width - 8) // 2
     expected = np.asarray(resized)[top : top + 8, left : left + 8]
     assert np.array_equal(only(dataset(tmp_path, resize=10).evaluation).inputs["image"], expected)
@@ -88,7 +98,10 @@ def test_labels_come_from_a_csv_in_order_of_the_names(tmp_path: Path) -> None:
         draw(tmp_path / "e" / name)
     (tmp_path / "e.csv").write_text("file,label\nz.png,7\nb.png,3\n", encoding="utf-8")
     data = dataset(tmp_path, evaluation_labels=tmp_path / "e.csv")
-    assert [(sample.id, sample.target) for sample in data.evaluation] == [("b.png", 3), ("z.png", 7)]
+    assert [(sample.id, sample.target) for sample in data.evaluation] == [
+        ("b.png", 3),
+        ("z.png", 7),
+    ]
 
 
 def test_labels_come_from_class_folders(tmp_path: Path) -> None:
@@ -105,7 +118,11 @@ def test_fewer_images_are_taken_evenly(tmp_path: Path) -> None:
     draw(tmp_path / "c" / "a.png")
     for index in range(9):
         draw(tmp_path / "e" / f"{index}.png")
-    assert [sample.id for sample in dataset(tmp_path, evaluate=3).evaluation] == ["0.png", "3.png", "6.png"]
+    assert [sample.id for sample in dataset(tmp_path, evaluate=3).evaluation] == [
+        "0.png",
+        "3.png",
+        "6.png",
+    ]
 
 
 @pytest.mark.parametrize("which", ["calibration_labels", "evaluation_labels"])
@@ -123,7 +140,9 @@ def test_a_class_has_the_same_number_however_many_images_are_taken(tmp_path: Pat
     for count in (1, 2, 3, None):
         data = dataset(tmp_path, evaluate=count)
         assert data.classes == ["ant", "cat", "dog"]
-        assert all(data.classes[sample.target] == sample.id.partition("/")[0] for sample in data.evaluation)
+        assert all(
+            data.classes[sample.target] == sample.id.partition("/")[0] for sample in data.evaluation
+        )
     assert [sample.target for sample in dataset(tmp_path).calibration] == [None, 2]
 
 
@@ -132,25 +151,38 @@ def test_an_image_in_both_folders_is_refused(tmp_path: Path) -> None:
     draw(tmp_path / "e" / "x.png")
     (tmp_path / "e" / "b.png").write_bytes((tmp_path / "c" / "a.png").read_bytes())
     same = f"{tmp_path / 'e' / 'b.png'} is the same as {tmp_path / 'c' / 'a.png'}"
-    with pytest.raises(StageError, match=re.escape(f"images: {same}; evaluate on what calibration never saw")):
+    with pytest.raises(
+        StageError, match=re.escape(f"images: {same}; evaluate on what calibration never saw")
+    ):
         dataset(tmp_path)
 
 
 def test_all_files_that_are_no_images_are_named_before_any_is_decoded(tmp_path: Path) -> None:
     for name in ("c/a.png", "e/b.png", "e/c.png"):
         draw(tmp_path / name)
-    bad = {"c/0.png": b"", "e/1.jpg": b"no image", "e/2.png": b"\x89PNG\r\n\x1a\n", "e/3.webp": b"", "e/4.bmp": b""}
+    bad = {
+        "c/0.png": b"",
+        "e/1.jpg": b"no image",
+        "e/2.png": b"\x89PNG\r\n\x1a\n",
+        "e/3.webp": b"",
+        "e/4.bmp": b"",
+    }
     for name, content in bad.items():
         (tmp_path / name).write_bytes(content)
     with pytest.raises(StageError) as caught:
         dataset(tmp_path)
-    shown = [f"{tmp_path}/{name} ({why})" for name, why in zip(bad, ("empty", "no image", "no image"), strict=False)]
+    shown = [
+        f"{tmp_path}/{name} ({why})"
+        for name, why in zip(bad, ("empty", "no image", "no image"), strict=False)
+    ]
     end = f"{', '.join(shown)} and 2 more; replace or remove them"
     assert str(caught.value) == f"images: 5 of 8 images cannot be read: {end}"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_images_that_are_cut_are_all_named_once_the_others_are_decoded(tmp_path: Path, suffix: str) -> None:
+def test_images_that_are_cut_are_all_named_once_the_others_are_decoded(
+    tmp_path: Path, suffix: str
+) -> None:
     draw(tmp_path / "c" / "a.png")
     files = [tmp_path / "e" / f"{name}{suffix}" for name in "abcd"]
     for file in files:
@@ -191,7 +223,10 @@ def test_of_sixteen_bits_the_upper_eight_count(tmp_path: Path, suffix: str) -> N
 
 
 def test_a_palette_is_looked_up(tmp_path: Path) -> None:
-    indices, palette = RANDOM.integers(0, 4, (8, 8), np.uint8), RANDOM.integers(0, 256, (4, 3), np.uint8)
+    indices, palette = (
+        RANDOM.integers(0, 4, (8, 8), np.uint8),
+        RANDOM.integers(0, 256, (4, 3), np.uint8),
+    )
     image = Image.fromarray(indices)
     image.putpalette(palette.tobytes())
     assert np.array_equal(save(tmp_path, image, transparency=1), palette[indices])
@@ -215,13 +250,16 @@ def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
 def test_an_image_is_turned_as_its_exif_says(tmp_path: Path, orientation: int, turn: int) -> None:
     pixels, exif = RANDOM.integers(0, 256, (8, 8, 3), np.uint8), Image.Exif()
     exif[0x0112] = orientation
-    assert np.array_equal(save(tmp_path, Image.fromarray(pixels), exif=exif), np.rot90(pixels, turn))
+    assert np.array_equal(
+        save(tmp_path, Image.fromarray(pixels), exif=exif), np.rot90(pixels, turn)
+    )
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.int32])
 def test_pixels_without_a_known_range_are_refused(tmp_path: Path, dtype: type) -> None:
     with pytest.raises(
-        StageError, match=r"b.tif \(pixels of 32 bits have no range that is known; convert it to 8 bits"
+        StageError,
+        match=r"b.tif \(pixels of 32 bits have no range that is known; convert it to 8 bits",
     ):
         save(tmp_path, Image.fromarray(np.zeros((8, 8), dtype)), "b.tif")
 
@@ -246,10 +284,15 @@ def test_a_wrong_csv_says_where(tmp_path: Path, rows: str, message: str) -> None
 
 
 def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=re.escape(f"images: no folder {tmp_path / 'c'}; give one with images in it")):
+    with pytest.raises(
+        StageError,
+        match=re.escape(f"images: no folder {tmp_path / 'c'}; give one with images in it"),
+    ):
         dataset(tmp_path)
     (tmp_path / "c").mkdir()
-    with pytest.raises(StageError, match=re.escape(f"images: no image in {tmp_path / 'c'}; put some there")):
+    with pytest.raises(
+        StageError, match=re.escape(f"images: no image in {tmp_path / 'c'}; put some there")
+    ):
         dataset(tmp_path)
 
 
@@ -262,7 +305,9 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
         ({"resize": 4}, "images: resize is 4, less than size 8; make it at least that"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_options_that_mean_nothing_are_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
     for folder in "ce":
         draw(tmp_path / folder / "a.png")
     with pytest.raises(StageError, match=re.escape(message)):

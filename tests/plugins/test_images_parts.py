@@ -30,7 +30,9 @@ def test_one_folder_gives_both_parts_and_each_image_is_in_one(tmp_path: Path) ->
     assert sorted([*ids[0], *ids[1]]) == [f"{number}.png" for number in range(7)]
 
 
-@pytest.mark.parametrize(("calibrate", "said"), [(None, "calibrate is not set"), (4, "calibrate is 4")])
+@pytest.mark.parametrize(
+    ("calibrate", "said"), [(None, "calibrate is not set"), (4, "calibrate is 4")]
+)
 def test_a_part_must_be_left_to_evaluate(calibrate: int | None, said: str, tmp_path: Path) -> None:
     with pytest.raises(StageError) as error:
         images(evaluation=folder(tmp_path / "all", 4), calibrate=calibrate, size=8, **HOW)
@@ -43,7 +45,9 @@ def test_an_input_that_is_no_square_takes_the_whole_image(tmp_path: Path) -> Non
     made = images(evaluation=all_of_them, calibrate=1, size=(6, 10), crop="none", **HOW)
     (sample,) = made.evaluation
     assert np.array_equal(sample.inputs["image"], np.asarray(Image.open(all_of_them / "1.png")))
-    with pytest.raises(StageError, match=r"images: size is \[6, 10\], which is no square to crop; set crop: none"):
+    with pytest.raises(
+        StageError, match=r"images: size is \[6, 10\], which is no square to crop; set crop: none"
+    ):
         images(evaluation=all_of_them, calibrate=1, size=(6, 10), **HOW)
 
 

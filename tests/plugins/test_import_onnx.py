@@ -26,10 +26,18 @@ HEAD = "pooled = GlobalAveragePool (x) logits = Flatten <axis = 1> (pooled)"
 
 
 def write(
-    folder: Path, body: str, arrays: dict[str, np.ndarray], *, opset: int = 17, batch: str = "1", height: str = "8"
+    folder: Path,
+    body: str,
+    arrays: dict[str, np.ndarray],
+    *,
+    opset: int = 17,
+    batch: str = "1",
+    height: str = "8",
 ) -> Path:
     model = onnx.parser.parse_model(NET.format(opset=opset, batch=batch, height=height, body=body))
-    model.graph.initializer.extend(onnx.numpy_helper.from_array(array, name) for name, array in arrays.items())
+    model.graph.initializer.extend(
+        onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()
+    )
     onnx.save(model, folder / "net.onnx")
     return folder / "net.onnx"
 
@@ -50,7 +58,10 @@ def outputs(model: bytes, image: np.ndarray) -> np.ndarray:
 
 def assert_same_function(path: Path, model: ir.Model) -> None:
     image = weight(1, 3, 8, 8)
-    before, after = outputs(path.read_bytes(), image), outputs(ir.to_proto(model).SerializeToString(), image)
+    before, after = (
+        outputs(path.read_bytes(), image),
+        outputs(ir.to_proto(model).SerializeToString(), image),
+    )
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
 
 
@@ -66,9 +77,13 @@ def kinds(model: ir.Model) -> list[str]:
         ("y = ConvTranspose <kernel_shape = [2, 2]> (image, w, b)", {"w": (3, 4, 2, 2), "b": (4,)}),
     ],
 )
-def test_batch_norm_folds_into_the_layer_before_it(tmp_path: Path, layer: str, shapes: dict[str, tuple[int]]) -> None:
+def test_batch_norm_folds_into_the_layer_before_it(
+    tmp_path: Path, layer: str, shapes: dict[str, tuple[int]]
+) -> None:
     body = f"{layer} x = BatchNormalization (y, gamma, beta, mean, variance) {HEAD}"
-    path = write(tmp_path, body, {**{name: weight(*shape) for name, shape in shapes.items()}, **batch_norm()})
+    path = write(
+        tmp_path, body, {**{name: weight(*shape) for name, shape in shapes.items()}, **batch_norm()}
+    )
     model = onnx_file(path=path)
     assert "BatchNormalization" not in kinds(model)
     assert_same_function(path, model)
@@ -153,9 +168,13 @@ def test_an_open_dimension_is_pinned_by_shapes(tmp_path: Path) -> None:
         ),
     ):
         onnx_file(path=path)
-    with pytest.raises(StageError, match=r"shapes names input 'imag', which is not there; did you mean 'image'\?"):
+    with pytest.raises(
+        StageError, match=r"shapes names input 'imag', which is not there; did you mean 'image'\?"
+    ):
         onnx_file(path=path, shapes={"imag": [1, 3, 8, 8]})
-    with pytest.raises(StageError, match=r"shapes gives input 'image' \[3, 8\]; give 4 numbers from 1 up"):
+    with pytest.raises(
+        StageError, match=r"shapes gives input 'image' \[3, 8\]; give 4 numbers from 1 up"
+    ):
         onnx_file(path=path, shapes={"image": [3, 8]})
 
 
@@ -176,11 +195,21 @@ def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, value: float) -> N
 
 
 def test_a_missing_a_cut_and_a_foreign_file_are_refused_in_one_line(tmp_path: Path) -> None:
-    path = write(tmp_path, f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}", {"w": weight(4, 3, 1, 1)})
+    path = write(
+        tmp_path, f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}", {"w": weight(4, 3, 1, 1)}
+    )
     whole = path.read_bytes()
-    with pytest.raises(StageError, match=r"absent.onnx: no such file; give the path of an ONNX file"):
+    with pytest.raises(
+        StageError, match=r"absent.onnx: no such file; give the path of an ONNX file"
+    ):
         onnx_file(path=tmp_path / "absent.onnx")
-    for content in (b"", whole[:100], whole[: len(whole) // 2], b"PK\x03\x04 no network", b"\xff" * 64):
+    for content in (
+        b"",
+        whole[:100],
+        whole[: len(whole) // 2],
+        b"PK\x03\x04 no network",
+        b"\xff" * 64,
+    ):
         path.write_bytes(content)
         with pytest.raises(StageError) as raised:
             onnx_file(path=path)
@@ -195,7 +224,9 @@ def test_an_invalid_network_says_why(tmp_path: Path) -> None:
 
 
 def external(folder: Path, location: str) -> Path:
-    path = write(folder, f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}", {"w": weight(4, 3, 1, 1)})
+    path = write(
+        folder, f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}", {"w": weight(4, 3, 1, 1)}
+    )
     model = onnx.load(path)
     onnx.external_data_helper.set_external_data(model.graph.initializer[0], location)
     model.graph.initializer[0].ClearField("raw_data")
@@ -214,7 +245,8 @@ def test_external_weights_beside_the_model_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "location", ["../secret.bin", "/etc/hostname", "inner/../../secret.bin", "link.bin", "/dev/zero", "a\0b"]
+    "location",
+    ["../secret.bin", "/etc/hostname", "inner/../../secret.bin", "link.bin", "/dev/zero", "a\0b"],
 )
 def test_external_weights_elsewhere_are_never_read(tmp_path: Path, location: str) -> None:
     (tmp_path / "secret.bin").write_bytes(weight(4, 3, 1, 1).tobytes())
@@ -240,14 +272,18 @@ def test_the_factors_of_gemm_go_into_its_constants(tmp_path: Path, bias: bool) -
     layer = "Gemm <alpha = 0.5, beta = 3.0, transB = 1>"
     body = f"""pooled = GlobalAveragePool (image) flat = Flatten (pooled) y = {layer} (flat, w{", b" if bias else ""})
       z = Gemm (flat, w2) logits = Add (y, z)"""
-    path = write(tmp_path, body, {"w": weight(4, 3), "w2": weight(3, 4)} | ({"b": weight(4)} if bias else {}))
+    path = write(
+        tmp_path, body, {"w": weight(4, 3), "w2": weight(3, 4)} | ({"b": weight(4)} if bias else {})
+    )
     model = onnx_file(path=path)
     gemm = next(node for node in model.graph if node.op_type == "Gemm")
     assert not {"alpha", "beta"} & set(gemm.attributes)
     assert_same_function(path, model)
 
 
-def test_a_gemm_with_factors_takes_in_the_batch_norm_behind_it_and_leaves_others_their_weight(tmp_path: Path) -> None:
+def test_a_gemm_with_factors_takes_in_the_batch_norm_behind_it_and_leaves_others_their_weight(
+    tmp_path: Path,
+) -> None:
     body = """pooled = GlobalAveragePool (image) flat = Flatten (pooled) x = Gemm <alpha = 0.5, beta = 2.0> (flat, w, b)
       y = BatchNormalization (x, gamma, beta, mean, variance) z = Gemm (flat, w, b) logits = Add (y, z)"""
     path = write(tmp_path, body, {"w": weight(3, 4), "b": weight(4), **batch_norm()})
@@ -266,7 +302,9 @@ def test_the_factor_of_a_bias_that_is_computed_stays(tmp_path: Path) -> None:
     assert_same_function(path, model)
 
 
-def test_external_weights_in_attributes_subgraphs_and_functions_are_read_and_only_from_beside(tmp_path: Path) -> None:
+def test_external_weights_in_attributes_subgraphs_and_functions_are_read_and_only_from_beside(
+    tmp_path: Path,
+) -> None:
     text = """<ir_version: 9, opset_import: ["" : 17, "own" : 1]>
     net (float[1, 3, 8, 8] image) => (float[1, 3, 8, 8] logits) <bool yes = {1}> {
       a = Constant <value = float[1] {1.0}> () b = Add (image, a)
@@ -278,7 +316,10 @@ def test_external_weights_in_attributes_subgraphs_and_functions_are_read_and_onl
     <domain: "own", opset_import: ["" : 17]>
     plus (x) => (y) { k = Constant <value = float[1] {4.0}> () y = Add (x, k) }"""
     model = onnx.parser.parse_model(text)
-    nodes = [*model.graph.node, *(node for branch in model.graph.node[2].attribute for node in branch.g.node)]
+    nodes = [
+        *model.graph.node,
+        *(node for branch in model.graph.node[2].attribute for node in branch.g.node),
+    ]
     nodes += model.functions[0].node
     constants = [node.attribute[0].t for node in nodes if node.op_type == "Constant"]
     assert len(constants) == 4
@@ -290,7 +331,9 @@ def test_external_weights_in_attributes_subgraphs_and_functions_are_read_and_onl
     path = tmp_path / "net.onnx"
     path.write_bytes(model.SerializeToString())
     for place in range(4):
-        with pytest.raises(StageError, match=rf"lies in '{place}.bin', which is missing; put it there"):
+        with pytest.raises(
+            StageError, match=rf"lies in '{place}.bin', which is missing; put it there"
+        ):
             onnx_file(path=path)
         (tmp_path / f"{place}.bin").write_bytes(np.float32([place + 1]).tobytes())
     image = weight(1, 3, 8, 8)
@@ -299,7 +342,9 @@ def test_external_weights_in_attributes_subgraphs_and_functions_are_read_and_onl
     np.testing.assert_allclose(made, outputs(expected, image), rtol=1e-6)
 
 
-def value(name: str, dtype: int = onnx.TensorProto.FLOAT, shape: tuple[int, ...] = (1, 4)) -> onnx.ValueInfoProto:
+def value(
+    name: str, dtype: int = onnx.TensorProto.FLOAT, shape: tuple[int, ...] = (1, 4)
+) -> onnx.ValueInfoProto:
     return onnx.helper.make_tensor_value_info(name, dtype, shape)
 
 
@@ -310,7 +355,9 @@ def network(
     tensors = [onnx.numpy_helper.from_array(array, name) for name, array in arrays.items()]
     graph = onnx.helper.make_graph(nodes, "net", inputs, [value("y")], tensors)
     opsets = [onnx.helper.make_opsetid("", opset), onnx.helper.make_opsetid("own", 1)]
-    model = onnx.helper.make_model(graph, opset_imports=opsets, functions=functions or [], ir_version=9)
+    model = onnx.helper.make_model(
+        graph, opset_imports=opsets, functions=functions or [], ir_version=9
+    )
     (folder / "net.onnx").write_bytes(model.SerializeToString())
     return folder / "net.onnx"
 
@@ -320,30 +367,58 @@ def node(operator: str, *inputs: str, to: str = "c", **attributes: object) -> on
 
 
 @pytest.mark.parametrize("operator", ["ConstantOfShape", "Expand", "Tile", "Pad"])
-def test_a_tensor_beyond_all_memory_is_refused_before_anybody_makes_it(tmp_path: Path, operator: str) -> None:
-    arrays = {"one": np.float32([1]), "size": np.array([1 << 40, 0][: 2 if operator == "Pad" else 1], np.int64)}
+def test_a_tensor_beyond_all_memory_is_refused_before_anybody_makes_it(
+    tmp_path: Path, operator: str
+) -> None:
+    arrays = {
+        "one": np.float32([1]),
+        "size": np.array([1 << 40, 0][: 2 if operator == "Pad" else 1], np.int64),
+    }
     given = ["size"] if operator == "ConstantOfShape" else ["one", "size"]
-    nodes = [node(operator, *given), node("ReduceMax", "c", to="r", keepdims=0), node("Add", "x", "r", to="y")]
-    with pytest.raises(StageError, match=rf"'c', output of {operator} '.+', has 10995116277\d\d elements; qpipe takes"):
+    nodes = [
+        node(operator, *given),
+        node("ReduceMax", "c", to="r", keepdims=0),
+        node("Add", "x", "r", to="y"),
+    ]
+    with pytest.raises(
+        StageError,
+        match=rf"'c', output of {operator} '.+', has 10995116277\d\d elements; qpipe takes",
+    ):
         onnx_file(path=network(tmp_path, nodes, arrays, [value("x")]))
 
 
 def test_what_is_too_much_to_fold_stays_to_be_computed(tmp_path: Path) -> None:
-    arrays = {"size": np.array([1, 64, 256, 256], np.int64), "kernel": np.array([64, 64, 7, 7], np.int64)}
+    arrays = {
+        "size": np.array([1, 64, 256, 256], np.int64),
+        "kernel": np.array([64, 64, 7, 7], np.int64),
+    }
     nodes = [
         node("ConstantOfShape", "size", to="a"), node("ConstantOfShape", "kernel", to="w"), node("Conv", "a", "w"),
         node("ReduceMax", "c", to="r", keepdims=0), node("Add", "x", "r", to="y"),
     ]  # fmt: skip
-    assert kinds(onnx_file(path=network(tmp_path, nodes, arrays, [value("x")])))[-3:] == ["Conv", "ReduceMax", "Add"]
+    assert kinds(onnx_file(path=network(tmp_path, nodes, arrays, [value("x")])))[-3:] == [
+        "Conv",
+        "ReduceMax",
+        "Add",
+    ]
 
 
-def test_functions_that_double_thirty_times_over_are_counted_and_not_inlined(tmp_path: Path) -> None:
+def test_functions_that_double_thirty_times_over_are_counted_and_not_inlined(
+    tmp_path: Path,
+) -> None:
     opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]
-    functions = [onnx.helper.make_function("own", "f0", ["a"], ["b"], [node("Relu", "a", to="b")], opsets)]
+    functions = [
+        onnx.helper.make_function("own", "f0", ["a"], ["b"], [node("Relu", "a", to="b")], opsets)
+    ]
     for level in range(1, 30):
-        calls = [node(f"f{level - 1}", "a", to="c", domain="own"), node(f"f{level - 1}", "c", to="b", domain="own")]
+        calls = [
+            node(f"f{level - 1}", "a", to="c", domain="own"),
+            node(f"f{level - 1}", "c", to="b", domain="own"),
+        ]
         functions.append(onnx.helper.make_function("own", f"f{level}", ["a"], ["b"], calls, opsets))
-    path = network(tmp_path, [node("f29", "x", to="y", domain="own")], {}, [value("x")], functions=functions)
+    path = network(
+        tmp_path, [node("f29", "x", to="y", domain="own")], {}, [value("x")], functions=functions
+    )
     with pytest.raises(StageError, match="536870912 nodes; qpipe takes networks of at most 200000"):
         onnx_file(path=path)
 
@@ -356,7 +431,9 @@ def test_functions_that_double_thirty_times_over_are_counted_and_not_inlined(tmp
         (onnx.TensorProto.STRING, "input 'x' is string; qpipe feeds tensors of float, uint8"),
     ],
 )
-def test_an_input_that_samples_cannot_be_is_refused(tmp_path: Path, dtype: int, reason: str) -> None:
+def test_an_input_that_samples_cannot_be_is_refused(
+    tmp_path: Path, dtype: int, reason: str
+) -> None:
     nodes = [onnx.helper.make_node("Cast", ["x"], ["y"], to=onnx.TensorProto.FLOAT)]
     with pytest.raises(StageError, match=reason):
         onnx_file(path=network(tmp_path, nodes, {}, [value("x", dtype)]))
@@ -365,14 +442,20 @@ def test_an_input_that_samples_cannot_be_is_refused(tmp_path: Path, dtype: int, 
 def test_a_sequence_and_no_input_at_all_are_refused(tmp_path: Path) -> None:
     sequence = onnx.helper.make_tensor_sequence_value_info("x", onnx.TensorProto.FLOAT, (1, 4))
     with pytest.raises(StageError, match="input 'x' is of type sequence; qpipe feeds tensors of"):
-        onnx_file(path=network(tmp_path, [node("ConcatFromSequence", "x", to="y", axis=0)], {}, [sequence]))
+        onnx_file(
+            path=network(
+                tmp_path, [node("ConcatFromSequence", "x", to="y", axis=0)], {}, [sequence]
+            )
+        )
     nodes = [node("ConstantOfShape", "size", to="y")]
     with pytest.raises(StageError, match="the network takes no input; export one that does"):
         onnx_file(path=network(tmp_path, nodes, {"size": np.array([1, 4], np.int64)}, []))
 
 
 def test_an_opset_of_the_future_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=r"opset 99 is newer than onnx [0-9.]+ knows; export it with \d+"):
+    with pytest.raises(
+        StageError, match=r"opset 99 is newer than onnx [0-9.]+ knows; export it with \d+"
+    ):
         onnx_file(path=network(tmp_path, [node("Relu", "x", to="y")], {}, [value("x")], opset=99))
 
 
@@ -399,11 +482,17 @@ def test_ten_thousand_constants_in_a_row_fold_in_seconds(tmp_path: Path) -> None
     )
     model = onnx_file(path=path)
     assert kinds(model) == ["Add"]
-    assert [v.const_value.numpy().item() for v in model.graph.initializers.values() if v.const_value] == [10_000]
+    assert [
+        v.const_value.numpy().item() for v in model.graph.initializers.values() if v.const_value
+    ] == [10_000]
 
 
 def test_a_weight_that_two_layers_read_in_different_ways_is_copied(tmp_path: Path) -> None:
-    nodes = [node("MatMul", "x", "w"), node("Gemm", "c", "w", to="d", transB=1), node("MatMul", "d", "w", to="y")]
+    nodes = [
+        node("MatMul", "x", "w"),
+        node("Gemm", "c", "w", to="d", transB=1),
+        node("MatMul", "d", "w", to="y"),
+    ]
     path = network(tmp_path, nodes, {"w": weight(4, 4)}, [value("x")])
     first, second, third = onnx_file(path=path).graph
     assert first.inputs[1] is third.inputs[1]

@@ -16,7 +16,7 @@ from qpipe.compare.evidence import is_significant
 from qpipe_devices import local
 from qpipe_devices.null import null
 from qpipe_plugins.measure.latency import latency
-from qpipe_plugins.measure.sustained import sustained
+from qpipe_plugins.measure.sustained_load import sustained
 from small_build import nothing, write_build
 
 T_3_DEGREES = 3.182446305284263  # Student's t, 97.5 %, from a table
@@ -69,11 +69,15 @@ class Bench:
         self.work.mkdir()
         self.builds: list[qpipe.Deployed] = []
 
-    def add(self, name: str, rounds: list[list[float]], code: str = PLAYER, is_float: bool = False) -> None:
+    def add(
+        self, name: str, rounds: list[list[float]], code: str = PLAYER, is_float: bool = False
+    ) -> None:
         times = json.dumps({"name": name, "rounds": rounds, "log": str(self.log)})
         files = {"run_player.py": code, "times.json": times}
         build = write_build(self.folder / "builds" / name, "run_player.py", files)
-        self.builds.append(qpipe.Deployed(name, build, self.device.store(build.folder, nothing), is_float))
+        self.builds.append(
+            qpipe.Deployed(name, build, self.device.store(build.folder, nothing), is_float)
+        )
 
     def measure(self, **options: float) -> dict[tuple[str, str], qpipe.Measurement]:
         measured = latency(
@@ -94,7 +98,9 @@ class Bench:
         return [json.loads(line) for line in self.journal.read_text(encoding="utf-8").splitlines()]
 
     def rewrite(self, entries: list[dict[str, Any]]) -> None:
-        self.journal.write_text("".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8")
+        self.journal.write_text(
+            "".join(json.dumps(entry) + "\n" for entry in entries), encoding="utf-8"
+        )
 
     @property
     def ran(self) -> list[str]:
@@ -122,7 +128,9 @@ def test_numbers_are_those_of_numpy(bench):
     assert (one.n, one.unit, one.better) == (4, "ms", "min")
     assert np.sort(one.rounds, axis=0).tolist() == np.sort(INT8, axis=0).tolist()
     assert one.detail["stopped"] == "rounds"
-    assert found["net/int8/ort", "latency_p90_ms"].value == np.quantile(INT8, 0.9, method="inverted_cdf")
+    assert found["net/int8/ort", "latency_p90_ms"].value == np.quantile(
+        INT8, 0.9, method="inverted_cdf"
+    )
     assert found["net/int8/ort", "latency_min_ms"].value == 1.0
     assert found["net/int8/ort", "throughput"].value == 1000 / np.median(INT8)
     assert found["net/int8/ort", "load_ms"].value == 11.5
@@ -183,7 +191,9 @@ def test_disturbed_rounds_are_kept_but_count_for_nothing(bench):
     bench.add("net/int8/ort", [[1.0], [9.0], [1.0], [2.0]])
     bench.measure(rounds=4, values=1)
     entries = bench.entries()
-    for entry in entries:  # as a device that throttled in the second round of one, and the third of the other, says
+    for entry in (
+        entries
+    ):  # as a device that throttled in the second round of one, and the third of the other, says
         if (entry["name"], entry["round"]) in (("net/int8/ort", 1), ("net/float32/ort", 2)):
             entry["result"]["invalid"] = "throttled"
     bench.rewrite(entries)
@@ -234,14 +244,19 @@ def test_each_number_has_its_rounds_and_what_disturbed_them(bench):
     for metric, by_round in expected.items():
         one = found["net/int8/ort", metric]
         assert np.array(one.rounds) == pytest.approx(by_round.reshape(4, 1), rel=1e-12), metric
-        assert [each["invalid"] for each in one.conditions] == [None, "throttled", None, None], metric
+        assert [each["invalid"] for each in one.conditions] == [None, "throttled", None, None], (
+            metric
+        )
         assert one.n == 3, metric
 
 
 @pytest.mark.parametrize("metric", ["latency_p90_ms", "latency_min_ms", "throughput"])
 def test_numbers_other_than_the_median_pair_up_by_round_too(bench, metric):
     for name, base in (("fast", 5.0), ("slow", 5.5)):
-        bench.add(name, [[base + drift, base + drift + 0.1, base + drift + 0.2] for drift in (0, 1, 2, 3, 4)])
+        bench.add(
+            name,
+            [[base + drift, base + drift + 0.1, base + drift + 0.2] for drift in (0, 1, 2, 3, 4)],
+        )
     found = bench.measure(rounds=5, values=3)
     assert is_significant(found["fast", metric], found["slow", metric])
 
@@ -270,7 +285,9 @@ def test_the_ratio_to_float_is_paired_by_round(bench):
     logs = np.log(np.median(INT8, axis=1) / np.median(FLOAT, axis=1))
     half = T_3_DEGREES * logs.std(ddof=1) / 2
     assert ratio.value == pytest.approx(np.exp(logs.mean()), rel=1e-12)
-    assert (ratio.low, ratio.high) == pytest.approx(tuple(np.exp([logs.mean() - half, logs.mean() + half])), rel=1e-9)
+    assert (ratio.low, ratio.high) == pytest.approx(
+        tuple(np.exp([logs.mean() - half, logs.mean() + half])), rel=1e-9
+    )
     assert ratio.n == 4
     assert ("net/float32/ort", "latency_ratio") not in found
 
@@ -295,7 +312,9 @@ def test_a_killed_measurement_goes_on_where_it_was(bench):
         bench.add(name, [[1.0]] * 6)
     bench.measure(rounds=2, values=1)
     lines = bench.journal.read_text(encoding="utf-8").splitlines()
-    bench.journal.write_text("\n".join(lines)[:-20], encoding="utf-8")  # the last line was being written
+    bench.journal.write_text(
+        "\n".join(lines)[:-20], encoding="utf-8"
+    )  # the last line was being written
     bench.measure(rounds=3, values=1)
     assert sorted(bench.ran[4:]) == ["a", "a", "b", "b"]  # the round that was cut, and the third
     before = len(bench.ran)
@@ -304,7 +323,9 @@ def test_a_killed_measurement_goes_on_where_it_was(bench):
 
 
 def test_a_build_that_failed_is_not_compared_with_rounds_taken_before_it_was_back(bench):
-    bench.add("net/float32/ort", [[9.0]] * 2 + [[4.0]] * 2, is_float=True)  # the device was busy at first
+    bench.add(
+        "net/float32/ort", [[9.0]] * 2 + [[4.0]] * 2, is_float=True
+    )  # the device was busy at first
     bench.add("net/int8/ort", [], code="import os; os.abort()")
     with pytest.raises(qpipe.IncompleteError):
         bench.measure(rounds=2, values=1)
@@ -353,7 +374,9 @@ def test_rounds_that_were_followed_without_a_pause_count_however_long_that_took(
     bench.add("a", [[1.0]] * 5)
     bench.measure(rounds=4, values=1)
     entries = bench.entries()
-    for number, entry in enumerate(entries):  # the first ended ninety minutes ago, the last right now
+    for number, entry in enumerate(
+        entries
+    ):  # the first ended ninety minutes ago, the last right now
         entry.update(at=time.time() - 1800 * (3 - number), seconds=1800.0)
     bench.rewrite(entries)
     bench.measure(rounds=4, values=1)
@@ -391,7 +414,9 @@ def test_a_build_that_fails_drops_out_with_its_reason_and_the_others_go_on(bench
 def test_a_build_that_bears_no_sustained_load_keeps_its_other_numbers_and_all_others(bench):
     bench.add("net/good/ort", [[1.0]] * 3)
     bench.add("net/faint/ort", [[2.0]] * 3, code=FAINT)
-    with pytest.raises(qpipe.IncompleteError, match=r"1 of 2 builds did not run: net/faint/ort: .* status 3") as raised:
+    with pytest.raises(
+        qpipe.IncompleteError, match=r"1 of 2 builds did not run: net/faint/ort: .* status 3"
+    ) as raised:
         bench.measure(rounds=2, values=1, sustained_s=1)
     found = {(each.deployed, each.metric): each.value for each in raised.value.measurements}
     assert (found["net/good/ort", "latency_ms"], found["net/faint/ort", "latency_ms"]) == (1.0, 2.0)
@@ -434,18 +459,27 @@ def test_a_device_that_bears_no_sustained_load_gives_its_other_numbers(bench):
 def test_heat_is_no_disturbance_of_a_sustained_load_but_others_are():
     load = "load: other processes took more than 25 % of the 4 cores it may use"
     governor = "clocks changed: governor of policy0 from performance to powersave"
-    reasons = ["throttled: cooling_device0 (cpufreq) state 3", "clocks changed: limit of policy0 from 1800 to 1500 MHz"]
-    taken = qpipe.Round([1.0], 1.0, 1.0, 1, 2.0, 1.0, sustained=[[1.0, 2.0, 500]], invalid="; ".join(reasons))
+    reasons = [
+        "throttled: cooling_device0 (cpufreq) state 3",
+        "clocks changed: limit of policy0 from 1800 to 1500 MHz",
+    ]
+    taken = qpipe.Round(
+        [1.0], 1.0, 1.0, 1, 2.0, 1.0, sustained=[[1.0, 2.0, 500]], invalid="; ".join(reasons)
+    )
     assert sustained(taken, 1.0).conditions[0]["invalid"] is None
     assert "doubt" not in sustained(taken, 1.0).detail
-    spoiled = sustained(replace(taken, invalid="; ".join([reasons[0], governor, reasons[1], load])), 1.0)
+    spoiled = sustained(
+        replace(taken, invalid="; ".join([reasons[0], governor, reasons[1], load])), 1.0
+    )
     assert spoiled.conditions[0]["invalid"] == f"{governor}; {load}"
     assert spoiled.detail["doubt"] == f"all 1 rounds were disturbed: {governor}; {load}"
 
 
 def test_nothing_that_ran_is_an_error_with_the_reason(bench):
     bench.add("net/bad/ort", [], code="import os; os.abort()")
-    with pytest.raises(qpipe.StageError, match=r"^latency: no build ran: board: runner run_player.py was killed"):
+    with pytest.raises(
+        qpipe.StageError, match=r"^latency: no build ran: board: runner run_player.py was killed"
+    ):
         bench.measure(rounds=1, values=1)
 
 
@@ -477,7 +511,9 @@ def test_a_build_that_hangs_is_told_once_and_not_tried_again(bench):
     bench.add("a", [[1.0]])
     hung = "open('tries', 'a').write('.')\nimport time\ntime.sleep(60)"
     bench.add("bad", [], code=hung)
-    with pytest.raises(qpipe.IncompleteError, match="gave no answer within 3 s when asked to load") as error:
+    with pytest.raises(
+        qpipe.IncompleteError, match="gave no answer within 3 s when asked to load"
+    ) as error:
         bench.measure(rounds=1, values=1)
     assert error.value.failure == "artifact"
     assert [path.read_text(encoding="utf-8") for path in bench.folder.rglob("tries")] == ["."]

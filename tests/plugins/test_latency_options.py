@@ -12,7 +12,7 @@ import onnx.parser
 import pytest
 
 import qpipe
-from qpipe.store import Store
+from qpipe.storage.results import Store
 from qpipe_devices import local
 from qpipe_plugins.measure.latency import latency
 from qpipe_plugins.measure.memory import memory
@@ -33,7 +33,10 @@ def bench(tmp_path):
     samples = qpipe.Samples.write(tmp_path / "samples", [qpipe.Sample("0", pixels)], how)
     build = write_build(tmp_path / "build")
     onnx.save(onnx.parser.parse_model(MODEL), build.folder / "model.onnx")
-    own = {**build.manifest, "inputs": [{"name": "image", "dtype": "float32", "shape": ["n", 3, 8, 8]}]}
+    own = {
+        **build.manifest,
+        "inputs": [{"name": "image", "dtype": "float32", "shape": ["n", 3, 8, 8]}],
+    }
     build = qpipe.Build.write(build.folder, own)
     deployed = qpipe.Deployed("net/int8/ort", build, device.store(build.folder, nothing))
     (tmp_path / "work").mkdir()
@@ -44,7 +47,9 @@ def bench(tmp_path):
 def measure(bench, work: Path, **options: object) -> dict[str, qpipe.Measurement]:
     device, deployed, samples = bench
     given = {"rounds": 2, "values": 20, "warmup_s": 0.02, **options}
-    found = latency(qpipe.Deployments([deployed]), device, {deployed.name: samples}, work, nothing, **given)
+    found = latency(
+        qpipe.Deployments([deployed]), device, {deployed.name: samples}, work, nothing, **given
+    )
     return {each.metric: each for each in found}
 
 
@@ -65,12 +70,16 @@ def test_a_sustained_load_is_told_apart_from_a_burst(bench, tmp_path):
     assert one.deployed == "net/int8/ort"
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+@pytest.mark.skipif(
+    not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores"
+)
 def test_the_store_keeps_the_conditions_of_each_round(bench, tmp_path):
     core = min(os.sched_getaffinity(0))
     one = measure(bench, tmp_path / "work", affinity=[core], max_load=1)["latency_ms"]
     with Store(tmp_path / "qpipe.db") as store:
-        run = store.new_run("r", recipe_path="r.yaml", recipe_digest="d", recipe_text="", versions={})
+        run = store.new_run(
+            "r", recipe_path="r.yaml", recipe_digest="d", recipe_text="", versions={}
+        )
         place = {"model": "net", "scheme": "int8", "build": "ort", "device": "board"}
         for _ in range(2):  # recorded anew they are replaced
             store.record_measurements(run, place, [one])

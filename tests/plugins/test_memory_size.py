@@ -58,14 +58,18 @@ def test_size_is_all_that_travels(board, tmp_path):
 def test_memory_grows_by_what_the_model_holds_and_gives(board, tmp_path):
     pixels = {"pixels": np.zeros((8, 8, 3), np.uint8)}
     how = {"pixels": qpipe.Preprocessing(layout="NCHW")}
-    samples = board.store(qpipe.Samples.write(tmp_path / "s", [qpipe.Sample("0", pixels)], how).folder, nothing)
+    samples = board.store(
+        qpipe.Samples.write(tmp_path / "s", [qpipe.Sample("0", pixels)], how).folder, nothing
+    )
     found = []
     for name, megabytes in (("small", 0), ("large", 20)):
         build = write_build(tmp_path / name)
         if megabytes:
             add_weight(build, megabytes)
         deployed = qpipe.Deployed(name, build, copy(build, board, nothing))
-        found.append({each.metric: each for each in memory(deployed, board, samples, nothing, rounds=2)})
+        found.append(
+            {each.metric: each for each in memory(deployed, board, samples, nothing, rounds=2)}
+        )
     small, large = found
     assert small["memory_mb"].value > small["memory_above_runtime_mb"].value > 0
     # the weight, and three times as much of output
@@ -76,7 +80,9 @@ def test_memory_grows_by_what_the_model_holds_and_gives(board, tmp_path):
 def test_memory_is_asked_for_at_the_batch_that_is_measured(board, tmp_path):
     pixels = {"pixels": np.zeros((8, 8, 3), np.uint8)}
     how = {"pixels": qpipe.Preprocessing(layout="NCHW")}
-    samples = board.store(qpipe.Samples.write(tmp_path / "s", [qpipe.Sample("0", pixels)], how).folder, nothing)
+    samples = board.store(
+        qpipe.Samples.write(tmp_path / "s", [qpipe.Sample("0", pixels)], how).folder, nothing
+    )
     build = write_build(tmp_path / "build")
     deployed = qpipe.Deployed("net/int8/ort", build, copy(build, board, nothing))
     expected = r"batch 8: the batch axis of image is 1 in this build; compile it with onnxruntime: {free_batch: true}"
@@ -87,8 +93,14 @@ def test_memory_is_asked_for_at_the_batch_that_is_measured(board, tmp_path):
 def test_a_median_lies_in_its_interval_where_some_processes_need_more(board, tmp_path):
     pixels = {"pixels": np.zeros((8, 8, 3), np.uint8)}
     how = {"pixels": qpipe.Preprocessing(layout="NCHW")}
-    samples = board.store(qpipe.Samples.write(tmp_path / "s", [qpipe.Sample("0", pixels)], how).folder, nothing)
-    build = write_build(tmp_path / "build", "run_player.py", {"run_player.py": PLAYER, "peaks": "10 " * 7 + "20 " * 6})
+    samples = board.store(
+        qpipe.Samples.write(tmp_path / "s", [qpipe.Sample("0", pixels)], how).folder, nothing
+    )
+    build = write_build(
+        tmp_path / "build",
+        "run_player.py",
+        {"run_player.py": PLAYER, "peaks": "10 " * 7 + "20 " * 6},
+    )
     deployed = qpipe.Deployed("net/int8/ort", build, copy(build, board, nothing))
     peak, above = memory(deployed, board, samples, nothing, rounds=13)
     assert (peak.value, above.value) == (10, 9)

@@ -14,7 +14,7 @@ import pytest
 from models import SHAPES, conv_net, images, run, statistics_of
 from qpipe.errors import StageError
 from qpipe.quant import qdq
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import ANY_TARGET, Preprocessing, Sample, Target
 from qpipe_plugins.quantize.correct_bias import correct_bias
 from qpipe_plugins.quantize.mixed import mixed
@@ -35,7 +35,9 @@ def quantized(tmp_path: Path) -> Quantizer:
     given = [Sample(str(at), {"image": array[0]}) for at, array in enumerate(CALIBRATION)]
     samples = Samples.write(tmp_path / "samples", given, {"image": Preprocessing()})
 
-    def quantize(model: ir.Model | None = None, target: Target = ANY_TARGET, **options: object) -> ir.Model:
+    def quantize(
+        model: ir.Model | None = None, target: Target = ANY_TARGET, **options: object
+    ) -> ir.Model:
         return mixed(model or conv_net(), conv_net(), STATISTICS, samples, tmp_path, nothing, target, **options)  # type: ignore[arg-type]  # fmt: skip
 
     return quantize
@@ -54,7 +56,14 @@ def damages(options: tuple[int, ...]) -> dict[str, dict[int, float]]:
         for option in sorted(options):
             method = "minmax" if option == 8 else "mse"
             others = [other for other in COUNTS if other != name]
-            model = symmetric(conv_net(), STATISTICS, bits=option, range=method, activations="none", exclude=others)
+            model = symmetric(
+                conv_net(),
+                STATISTICS,
+                bits=option,
+                range=method,
+                activations="none",
+                exclude=others,
+            )
             model = correct_bias(model, conv_net(), STATISTICS)
             noise = np.stack([each["logits"] for each in run(model, CALIBRATION)]) - exact
             least = min(least, float(np.sum(noise**2) / np.sum(exact**2)))
@@ -63,14 +72,23 @@ def damages(options: tuple[int, ...]) -> dict[str, dict[int, float]]:
 
 
 def choices(options: tuple[int, ...]) -> list[dict[str, int]]:
-    return [dict(zip(COUNTS, each, strict=True)) for each in itertools.product(options, repeat=len(COUNTS))]
+    return [
+        dict(zip(COUNTS, each, strict=True))
+        for each in itertools.product(options, repeat=len(COUNTS))
+    ]
 
 
 @pytest.mark.parametrize("size", [0.5, 0.6, 0.8, 1.0])
-def test_of_all_choices_of_that_size_it_takes_the_one_of_least_damage(size: float, quantized: Quantizer) -> None:
+def test_of_all_choices_of_that_size_it_takes_the_one_of_least_damage(
+    size: float, quantized: Quantizer
+) -> None:
     options = (2, 4, 8)
     own, room = damages(options), size * 8 * sum(COUNTS.values())
-    fitting = [each for each in choices(options) if sum(each[name] * n for name, n in COUNTS.items()) <= room]
+    fitting = [
+        each
+        for each in choices(options)
+        if sum(each[name] * n for name, n in COUNTS.items()) <= room
+    ]
     best = min(fitting, key=lambda each: sum(own[name][each[name]] for name in COUNTS))
     assert bits(quantized(bits=options, size=size)) == best
 
@@ -78,7 +96,11 @@ def test_of_all_choices_of_that_size_it_takes_the_one_of_least_damage(size: floa
 def test_of_all_choices_of_that_sqnr_it_takes_the_smallest(quantized: Quantizer) -> None:
     options, floor = (3, 5, 8), 25.0
     own = damages(options)
-    good = [each for each in choices(options) if sum(own[n][each[n]] for n in COUNTS) <= 10 ** (-floor / 10)]
+    good = [
+        each
+        for each in choices(options)
+        if sum(own[n][each[n]] for n in COUNTS) <= 10 ** (-floor / 10)
+    ]
     best = min(good, key=lambda each: sum(each[name] * n for name, n in COUNTS.items()))
     assert bits(quantized(bits=options, sqnr=floor)) == best
 
@@ -89,7 +111,9 @@ def test_the_layers_that_cost_most_stay_float(count: int, quantized: Quantizer) 
     worst = sorted(own, key=lambda name: own[name][8])[-count:]
     model = quantized(bits=(8, 32), layers=count)
     assert bits(model) == {name: 32 if name in worst else 8 for name in COUNTS}
-    assert all(weight.array.dtype == np.float32 for weight in qdq.weights(model) if weight.name in worst)
+    assert all(
+        weight.array.dtype == np.float32 for weight in qdq.weights(model) if weight.name in worst
+    )
 
 
 def test_weights_are_rounded_to_nearest_and_biases_corrected(quantized: Quantizer) -> None:
@@ -103,11 +127,19 @@ def test_weights_are_rounded_to_nearest_and_biases_corrected(quantized: Quantize
 
 def test_activations_are_quantized_around_what_is_not_float(quantized: Quantizer) -> None:
     model = quantized(bits=(4, 8))
-    assert {n.inputs[0].name for n in model.graph if n.op_type == "QuantizeLinear"} >= {"image", "stem_out", "deep_out"}
+    assert {n.inputs[0].name for n in model.graph if n.op_type == "QuantizeLinear"} >= {
+        "image",
+        "stem_out",
+        "deep_out",
+    }
 
 
-@pytest.mark.parametrize(("levels", "name"), [("power_of_two", "power_of_two"), ("additive", "additive_power_of_two")])
-def test_levels_of_few_bits_may_be_logarithmic(levels: str, name: str, quantized: Quantizer) -> None:
+@pytest.mark.parametrize(
+    ("levels", "name"), [("power_of_two", "power_of_two"), ("additive", "additive_power_of_two")]
+)
+def test_levels_of_few_bits_may_be_logarithmic(
+    levels: str, name: str, quantized: Quantizer
+) -> None:
     books = {
         w.quantized.codebook.bits: w.quantized.codebook.name
         for w in qdq.weights(quantized(bits=(4, 8), levels=levels, size=0.7))
@@ -117,7 +149,9 @@ def test_levels_of_few_bits_may_be_logarithmic(levels: str, name: str, quantized
 
 
 def test_a_target_whose_sums_saturate_has_no_8_bits(quantized: Quantizer) -> None:
-    assert set(bits(quantized(target=Target(saturates=True), bits=(4, 8), sqnr=100.0)).values()) == {7}
+    assert set(
+        bits(quantized(target=Target(saturates=True), bits=(4, 8), sqnr=100.0)).values()
+    ) == {7}
 
 
 def test_a_target_of_one_scale_a_tensor_gets_it(quantized: Quantizer) -> None:
@@ -134,7 +168,9 @@ def test_what_is_excluded_or_quantized_already_is_left_alone(quantized: Quantize
     }  # fmt: skip
 
 
-def test_what_was_measured_before_a_kill_is_not_measured_again(tmp_path: Path, quantized: Quantizer) -> None:
+def test_what_was_measured_before_a_kill_is_not_measured_again(
+    tmp_path: Path, quantized: Quantizer
+) -> None:
     first = bits(quantized(bits=(4, 8), size=0.7))
     journal = tmp_path / "damages.jsonl"
     lines = journal.read_text(encoding="utf-8").splitlines()
@@ -142,7 +178,8 @@ def test_what_was_measured_before_a_kill_is_not_measured_again(tmp_path: Path, q
     least = next(name for name, chosen in first.items() if chosen == 8)
     # lies that a measurement would correct, and a line that the kill cut
     lies = [
-        json.dumps([name, option, 0.0 if name == least else 1.0 / option]) for name, option, _ in map(json.loads, lines)
+        json.dumps([name, option, 0.0 if name == least else 1.0 / option])
+        for name, option, _ in map(json.loads, lines)
     ]
     journal.write_text("\n".join(lies[:-1]) + "\n" + lies[-1][:9], encoding="utf-8")
     assert bits(quantized(bits=(4, 8), size=0.7))[least] == 4

@@ -27,7 +27,7 @@ from processors import (
 from qpipe.quant.arithmetic import sqnr_db
 from qpipe.quant.coverage import coverage
 from qpipe.quant.statistics import Statistics
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import Platform, Preprocessing, Sample, Target
 from qpipe_plugins.calibrate.histogram import histogram
 from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
@@ -71,7 +71,10 @@ FLOAT = {
     "branches": {"If", "Loop", "Conv", "Relu", "GlobalAveragePool", "Gemm"},
 }
 Outputs = dict[str, np.ndarray]
-LEFT = {"products": 3, "branches": 2}  # weights on the left and a computed one; behind the Loop, whose shape is open
+LEFT = {
+    "products": 3,
+    "branches": 2,
+}  # weights on the left and a computed one; behind the Loop, whose shape is open
 
 
 def silent(done: float, total: float | None = None, unit: str = "") -> None:
@@ -79,8 +82,14 @@ def silent(done: float, total: float | None = None, unit: str = "") -> None:
 
 
 def written(folder: Path, given: list[dict[str, np.ndarray]]) -> Samples:
-    samples = (Sample(str(i), {name: array[0] for name, array in one.items()}) for i, one in enumerate(given))
-    how = {name: Preprocessing(dtype=array.dtype.name, layout="none") for name, array in given[0].items()}
+    samples = (
+        Sample(str(i), {name: array[0] for name, array in one.items()})
+        for i, one in enumerate(given)
+    )
+    how = {
+        name: Preprocessing(dtype=array.dtype.name, layout="none")
+        for name, array in given[0].items()
+    }
     return Samples.write(folder, samples, how)
 
 
@@ -90,9 +99,13 @@ def prepared(tmp_path_factory):
     def prepare(name: str) -> tuple[Path, Samples, Statistics]:
         folder = tmp_path_factory.mktemp(name)
         onnx.save(NETWORKS[name](), folder / "theirs.onnx")
-        ir.save(onnx_file(path=folder / "theirs.onnx", shapes=SHAPES.get(name)), folder / "float.onnx")
+        ir.save(
+            onnx_file(path=folder / "theirs.onnx", shapes=SHAPES.get(name)), folder / "float.onnx"
+        )
         # vectors have few values each: their extremes need more samples to be found
-        samples = written(folder / "samples", feeds(name, 128 if name == "products" else 16, seed=1))
+        samples = written(
+            folder / "samples", feeds(name, 128 if name == "products" else 16, seed=1)
+        )
         return folder, samples, histogram(ir.load(folder / "float.onnx"), samples, silent)
 
     return prepare
@@ -133,11 +146,16 @@ def kernels(path: Path, folder: Path) -> Counter[str]:
 def built(model: ir.Model, folder: Path) -> Path:
     folder.mkdir(exist_ok=True)
     ir.save(model, folder / "quantized.onnx")  # between steps it lies in a file
-    return compiled(ir.load(folder / "quantized.onnx"), Platform(), folder / "build").folder / "model.onnx"
+    return (
+        compiled(ir.load(folder / "quantized.onnx"), Platform(), folder / "build").folder
+        / "model.onnx"
+    )
 
 
 def noise(before: dict[str, np.ndarray], after: dict[str, np.ndarray]) -> float:
-    assert {name: array.shape for name, array in before.items()} == {name: a.shape for name, a in after.items()}
+    assert {name: array.shape for name, array in before.items()} == {
+        name: a.shape for name, a in after.items()
+    }
     return min(sqnr_db(array, after[name]) for name, array in before.items())
 
 
@@ -146,7 +164,9 @@ def test_the_network_is_the_same_function_after_import(name, prepared):
     folder, *_ = prepared(name)
     theirs = outputs(folder / "theirs.onnx", name)
     for label, array in outputs(folder / "float.onnx", name).items():
-        np.testing.assert_allclose(array, theirs[label], rtol=1e-4, atol=1e-5 * np.abs(theirs[label]).max())
+        np.testing.assert_allclose(
+            array, theirs[label], rtol=1e-4, atol=1e-5 * np.abs(theirs[label]).max()
+        )
 
 
 def per_tensor(model: ir.Model, statistics: Statistics, target: Target) -> ir.Model:
@@ -183,7 +203,9 @@ def check(least: float, exact: Outputs, defined: Outputs, integer: Outputs) -> N
 
 @both_kinds
 @pytest.mark.parametrize("name", NETWORKS)
-def test_per_channel_its_layers_run_on_integers_and_the_outputs_stay(name, kind, prepared, tmp_path):
+def test_per_channel_its_layers_run_on_integers_and_the_outputs_stay(
+    name, kind, prepared, tmp_path
+):
     folder, _, statistics = prepared(name)
     path = built(quantized(folder / "float.onnx", statistics, "channel", kind), tmp_path)
     defined, integer = outputs(path, name, optimize=False), outputs(path, name, kind)
@@ -263,7 +285,9 @@ def test_what_stays_float_is_logged_in_one_line_with_its_reason(name, words, pre
 def test_hard_swish_by_hand_becomes_the_operator(form, prepared):
     folder, *_ = prepared(f"mobilenet_v3_{form}")
     whole, *_ = prepared("mobilenet_v3")
-    made, expected = (Counter(node.op_type for node in ir.load(f / "float.onnx").graph) for f in (folder, whole))
+    made, expected = (
+        Counter(node.op_type for node in ir.load(f / "float.onnx").graph) for f in (folder, whole)
+    )
     assert made == expected
 
 
@@ -284,9 +308,14 @@ def test_a_mask_of_infinities_leaves_its_tensors_float_and_the_rest_not(tmp_path
       y = Gemm <transB = 1> (p, w) }"""
     random = np.random.default_rng(3)
     arrays = {"w": random.normal(size=(8, 8)).astype(np.float32), "low": np.float32(-np.inf)}
-    model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name=name) for name, array in arrays.items()])
+    model = ir.from_onnx_text(
+        text, initializers=[ir.tensor(array, name=name) for name, array in arrays.items()]
+    )
     ir.save(model, tmp_path / "net.onnx")
-    given = [{name: random.normal(size=(1, 8)).astype(np.float32) + (name == "m") for name in "xm"} for _ in range(64)]
+    given = [
+        {name: random.normal(size=(1, 8)).astype(np.float32) + (name == "m") for name in "xm"}
+        for _ in range(64)
+    ]
     model = onnx_file(path=tmp_path / "net.onnx")
     statistics = histogram(model, written(tmp_path / "samples", given), silent)
     assert "s" not in statistics
@@ -304,7 +333,10 @@ def test_a_tensor_that_would_use_few_levels_stays_float(tmp_path, caplog):
     random = np.random.default_rng(3)
     shape = (1, 4, 8, 8)
     given = [
-        {"x": random.normal(size=shape).astype(np.float32), "m": np.float32(-1e4) * (random.random(shape) < 0.5)}
+        {
+            "x": random.normal(size=shape).astype(np.float32),
+            "m": np.float32(-1e4) * (random.random(shape) < 0.5),
+        }
         for _ in range(4)
     ]
     model = onnx_file(path=tmp_path / "net.onnx")

@@ -11,10 +11,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from qpipe import exchange
+from qpipe.engine import stage_results
+from qpipe.engine.float_reference import float_outputs
 from qpipe.errors import StageError
-from qpipe.preprocess import feeds
-from qpipe.reference import float_outputs
+from qpipe.samples.preprocess import feeds
 from qpipe.types import Dataset
 from qpipe_plugins.samples.npz import npz
 
@@ -56,8 +56,10 @@ def simple(folder: Path, array: Any, **options: Any) -> Dataset:
 def test_several_inputs_of_several_types_reach_the_network_as_they_are(tmp_path: Path) -> None:
     few, many = tokens(2), tokens(3)
     (tmp_path / "out").mkdir()
-    exchange.write("samples", npz(**files(tmp_path, few, many), target="label"), tmp_path / "out")
-    samples = exchange.read("samples", tmp_path / "out")["evaluation"]
+    stage_results.write(
+        "samples", npz(**files(tmp_path, few, many), target="label"), tmp_path / "out"
+    )
+    samples = stage_results.read("samples", tmp_path / "out")["evaluation"]
     table = np.arange(12, dtype=np.float32).reshape(4, 3)
     expected = table[many["ids"]] * many["mask"][:, :, np.newaxis] + many["extra"][:, np.newaxis]
     outputs = float_outputs(ir.from_onnx_text(TOKENS), samples, lambda *_: None)
@@ -70,7 +72,11 @@ def test_a_folder_holds_one_file_a_sample(tmp_path: Path) -> None:
     for part, count in (("c", 2), ("e", 3)):
         (tmp_path / part).mkdir()
         for number in range(count):
-            arrays = {"x": RANDOM.normal(size=(number + 1, 2)), "boxes": np.ones((number, 4)), "kinds": np.ones(number)}
+            arrays = {
+                "x": RANDOM.normal(size=(number + 1, 2)),
+                "boxes": np.ones((number, 4)),
+                "kinds": np.ones(number),
+            }
             np.savez(tmp_path / part / f"{number}.npz", **arrays)
     targets = {"boxes": "boxes", "labels": "kinds"}
     data = npz(calibration=tmp_path / "c", evaluation=tmp_path / "e", target=targets)
@@ -87,12 +93,16 @@ def test_calibration_needs_no_targets(tmp_path: Path) -> None:
     assert [sample.target for sample in data.evaluation] == ["yes"]
 
 
-@pytest.mark.parametrize("dtype", ["int64", "int32", "bool", "float16", "float32", "float64", "uint8"])
+@pytest.mark.parametrize(
+    "dtype", ["int64", "int32", "bool", "float16", "float32", "float64", "uint8"]
+)
 def test_an_input_keeps_its_type_and_its_bits(tmp_path: Path, dtype: str) -> None:
     array = np.array([[0, 1, 1]]).astype(dtype)
     data = npz(**files(tmp_path, {"x": ~array if dtype == "bool" else array + 1}, {"x": array}))
     (sample,) = data.evaluation
-    fed = feeds(dict(sample.inputs), {name: vars(how) for name, how in data.preprocessing.items()}, ["x"])["x"]
+    fed = feeds(
+        dict(sample.inputs), {name: vars(how) for name, how in data.preprocessing.items()}, ["x"]
+    )["x"]
     assert fed.dtype == array.dtype
     assert fed.tobytes() == array.tobytes()
 
@@ -105,7 +115,11 @@ def test_mean_and_std_apply_to_the_input_they_name(tmp_path: Path) -> None:
         **files(tmp_path, few, many), mean={"image": [1, 2, 3]}, std={"image": 4.0}, layout={"image": "NCHW"}
     )  # fmt: skip
     sample = next(iter(data.calibration))
-    fed = feeds(dict(sample.inputs), {name: vars(how) for name, how in data.preprocessing.items()}, ["image", "id"])
+    fed = feeds(
+        dict(sample.inputs),
+        {name: vars(how) for name, how in data.preprocessing.items()},
+        ["image", "id"],
+    )
     expected = (pixels[0].astype(np.float32) - np.float32([1, 2, 3])) / np.float32(4)
     assert np.array_equal(fed["image"][0], expected.transpose(2, 0, 1))
     assert fed["image"].dtype == np.float32
@@ -133,20 +147,36 @@ def test_a_sample_in_both_files_is_refused(tmp_path: Path) -> None:
     message = "'many-6' of evaluation has the same inputs as 'few-2' of calibration"
     data = npz(**files(tmp_path, {"x": np.arange(3)}, {"x": np.arange(8, 0, -1)}))
     with pytest.raises(StageError, match=re.escape(message)):
-        exchange.write("samples", data, tmp_path)
+        stage_results.write("samples", data, tmp_path)
 
 
 @pytest.mark.parametrize(
     ("evaluation", "options", "message"),
     [
-        ({"x": np.zeros((2, 3)), "y": np.zeros(3)}, {}, "arrays are 'x' [2, 3], 'y' [3]; all must have"),
-        ({"x": np.array(1.0)}, {}, "arrays are 'x' []; all must have the samples along axis 0, and as many"),
+        (
+            {"x": np.zeros((2, 3)), "y": np.zeros(3)},
+            {},
+            "arrays are 'x' [2, 3], 'y' [3]; all must have",
+        ),
+        (
+            {"x": np.array(1.0)},
+            {},
+            "arrays are 'x' []; all must have the samples along axis 0, and as many",
+        ),
         ({"x": np.zeros((0, 3))}, {}, "many.npz has no samples; save at least one"),
         ({}, {}, "many.npz holds no array; save it with numpy.savez(file, name=array)"),
         ({"y": np.zeros((2, 3))}, {}, "sample 'many-0' has no array 'x'; there is y"),
-        ({"x": np.zeros((2, 3))}, {"target": "label"}, "sample 'many-0' has no array 'label'; there is x"),
+        (
+            {"x": np.zeros((2, 3))},
+            {"target": "label"},
+            "sample 'many-0' has no array 'label'; there is x",
+        ),
         ({"x": np.array(["a"])}, {}, "input 'x' of sample 'many-0' is of type <U1; save numbers"),
-        ({"x": np.zeros((2, 3), np.int8)}, {}, "of sample 'many-0' is int8, the first of calibration float64"),
+        (
+            {"x": np.zeros((2, 3), np.int8)},
+            {},
+            "of sample 'many-0' is int8, the first of calibration float64",
+        ),
         ({"x": np.array([None])}, {}, "array 'x' cannot be read: Object arrays cannot be loaded"),
     ],
 )
@@ -164,15 +194,29 @@ def test_arrays_that_do_not_fit_are_named(
     ("options", "message"),
     [
         ({"mean": {"z": 1.0}}, "npz: mean is given for 'z', which is no input; there is x"),
-        ({"std": {"x": [1.0, 0.0, 1.0]}}, "npz: std of input 'x' is [1.0, 0.0, 1.0]; give one number, or 3 for its"),
-        ({"mean": {"x": [1.0, 2.0]}}, "npz: mean of input 'x' is [1.0, 2.0]; give one number, or 3 for its last axis"),
-        ({"mean": {"x": 1.0}, "dtype": {"x": "int8"}}, "npz: input 'x' has mean or std and dtype int8; these make it"),
+        (
+            {"std": {"x": [1.0, 0.0, 1.0]}},
+            "npz: std of input 'x' is [1.0, 0.0, 1.0]; give one number, or 3 for its",
+        ),
+        (
+            {"mean": {"x": [1.0, 2.0]}},
+            "npz: mean of input 'x' is [1.0, 2.0]; give one number, or 3 for its last axis",
+        ),
+        (
+            {"mean": {"x": 1.0}, "dtype": {"x": "int8"}},
+            "npz: input 'x' has mean or std and dtype int8; these make it",
+        ),
         ({"inputs": ["y"]}, "sample 'few-0' has no array 'y'; there is x"),
-        ({"target": "x"}, "few.npz has no array besides the target; save the network's inputs there"),
+        (
+            {"target": "x"},
+            "few.npz has no array besides the target; save the network's inputs there",
+        ),
         ({"evaluate": 0}, "npz: 0 samples asked for; ask for at least 1"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_options_that_mean_nothing_are_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(StageError, match=re.escape(message)):
         list(simple(tmp_path, np.ones((2, 3)), **options).evaluation)
 
@@ -196,7 +240,9 @@ def test_a_damaged_array_is_named(tmp_path: Path) -> None:
 
 def test_a_single_array_is_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", np.ones(3))
-    with pytest.raises(StageError, match=r"x.npy is a single array without a name; save it with numpy.savez"):
+    with pytest.raises(
+        StageError, match=r"x.npy is a single array without a name; save it with numpy.savez"
+    ):
         npz(calibration=tmp_path / "x.npy", evaluation=tmp_path / "x.npy")
 
 
@@ -209,5 +255,7 @@ def test_what_is_no_array_in_the_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match=re.escape(f"npz: no .npz file in {tmp_path}; put some there")):
+    with pytest.raises(
+        StageError, match=re.escape(f"npz: no .npz file in {tmp_path}; put some there")
+    ):
         npz(calibration=tmp_path, evaluation=tmp_path)

@@ -12,7 +12,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from models import conv_net, images, run
 from qpipe.errors import StageError
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import Preprocessing, Sample
 from qpipe_plugins.quantize.onnxruntime_static import onnxruntime_static
 
@@ -33,7 +33,9 @@ Method = Literal["minmax", "moving_average", "percentile", "entropy"]
 
 
 @pytest.mark.parametrize("method", get_args(Method))
-def test_what_it_says_is_for_the_log_alone(samples: Samples, method: Method, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_it_says_is_for_the_log_alone(
+    samples: Samples, method: Method, capfd: pytest.CaptureFixture[str]
+) -> None:
     quantized = onnxruntime_static(network(), samples, method=method)
     assert capfd.readouterr().out == ""
     assert {"QuantizeLinear", "DequantizeLinear"} <= {node.op_type for node in quantized.graph}
@@ -52,7 +54,9 @@ def test_its_weights_have_one_scale_per_channel_or_per_tensor(samples: Samples) 
 
 def test_what_its_quantizer_refuses_is_one_line(samples: Samples) -> None:
     model = network()
-    model.graph.initializers["stem_w"].const_value = ir.tensor(np.zeros((8, 2, 3, 3), np.float32), name="stem_w")
+    model.graph.initializers["stem_w"].const_value = ir.tensor(
+        np.zeros((8, 2, 3, 3), np.float32), name="stem_w"
+    )
     with pytest.raises(StageError, match="onnxruntime_static: its quantizer failed: ") as raised:
         onnxruntime_static(model, samples)
     assert "\n" not in str(raised.value)

@@ -46,7 +46,9 @@ def board(tmp_path_factory):
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
     arrays = (qpipe.Sample(str(i), {"image": array[0]}) for i, array in enumerate(images(6)))
-    return qpipe.Samples.write(tmp_path_factory.mktemp("samples"), arrays, {"image": qpipe.Preprocessing()})
+    return qpipe.Samples.write(
+        tmp_path_factory.mktemp("samples"), arrays, {"image": qpipe.Preprocessing()}
+    )
 
 
 def infer(board, build, samples, count=6):
@@ -88,7 +90,9 @@ def test_quantized_networks_give_the_same_to_a_step_or_two_of_the_output(
     model = quantize(conv_net(21), statistics, kind.target)
     plain = run(model, images(6))
     step = np.ptp([each["logits"] for each in plain]) / 255
-    build = openvino(model, Platform("openvino", max_opset=max_opset, max_ir_version=14), tmp_path / "build")
+    build = openvino(
+        model, Platform("openvino", max_opset=max_opset, max_ir_version=14), tmp_path / "build"
+    )
     for one, other in zip(infer(board, build, samples), plain, strict=True):
         np.testing.assert_allclose(one["logits"], other["logits"], atol=3 * step)
 
@@ -139,7 +143,13 @@ def test_a_round_may_ask_for_threads(board, samples, tmp_path):
 
 
 def test_the_build_says_how_it_is_opened(tmp_path):
-    build = openvino(conv_net(), Platform("openvino"), tmp_path, threads=2, properties={"ENABLE_CPU_PINNING": False})
+    build = openvino(
+        conv_net(),
+        Platform("openvino"),
+        tmp_path,
+        threads=2,
+        properties={"ENABLE_CPU_PINNING": False},
+    )
     assert [path.name for path in build.files] == ["build.json", "model.onnx", "run_openvino.py"]
     assert build.manifest["options"] == {
         "device": "CPU",
@@ -154,7 +164,9 @@ def test_outputs_have_the_names_that_they_have_in_the_network(board, tmp_path, s
     text = """<ir_version: 8, opset_import: ["" : 17]>
     net (float[1, 3, 16, 16] image) => (float[1, 3, 16, 16] twin, float[1, 3, 16, 16] positive)
     { positive = Relu (image) twin = Identity (positive) }"""
-    (outputs,) = infer(board, openvino(ir.from_onnx_text(text), Platform("openvino"), tmp_path), samples, 1)
+    (outputs,) = infer(
+        board, openvino(ir.from_onnx_text(text), Platform("openvino"), tmp_path), samples, 1
+    )
     expected = np.maximum(samples.feeds(0, ["image"])["image"], 0)
     assert list(outputs) == ["twin", "positive"]
     for array in outputs.values():
@@ -164,7 +176,10 @@ def test_outputs_have_the_names_that_they_have_in_the_network(board, tmp_path, s
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"properties": {"WARP_SPEED": 9}}, "NotFound: Unsupported property WARP_SPEED by CPU plugin."),
+        (
+            {"properties": {"WARP_SPEED": 9}},
+            "NotFound: Unsupported property WARP_SPEED by CPU plugin.",
+        ),
         ({"device": "TPU"}, 'Device with "TPU" name is not registered in the OpenVINO Runtime'),
     ],
 )
@@ -189,8 +204,12 @@ def test_a_runtime_that_is_not_installed_there_is_named_with_the_command(board, 
 
 
 def test_the_runner_is_python_3_8_and_needs_nothing_but_openvino():
-    tree = ast.parse(Path(run_openvino.__file__).read_text(encoding="utf-8"), feature_version=(3, 8))
-    plain = [name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names]
+    tree = ast.parse(
+        Path(run_openvino.__file__).read_text(encoding="utf-8"), feature_version=(3, 8)
+    )
+    plain = [
+        name.name for node in ast.walk(tree) if isinstance(node, ast.Import) for name in node.names
+    ]
     taken = [str(node.module) for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert {*plain, *taken} - set(sys.stdlib_module_names) == {"numpy", "openvino", "qpipe_agent"}
 
@@ -214,7 +233,9 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]
         "pareto": {"latency_ms": "min", "map50": "max", "size_mb": "min"},
     }  # fmt: skip
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
-    (folder / "devices.yaml").write_text(f"local: {{local: {{folder: {folder}/board}}}}", encoding="utf-8")
+    (folder / "devices.yaml").write_text(
+        f"local: {{local: {{folder: {folder}/board}}}}", encoding="utf-8"
+    )
     argv = [QPIPE, "run", "recipe.yaml", "--json"]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=250)
     assert done.returncode == 0, done.stderr
@@ -224,11 +245,23 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_both_runtimes_stand_on_one_front_with_numbers_of_their_own(rows):
-    assert set(rows) == {(scheme, build) for scheme in ("float32", "int8") for build in ("ort", "ov")}
-    metrics = {"latency_ms", "latency_ratio", "size_mb", "map50", "agreement", "sqnr_db", "int8_nodes"}
+    assert set(rows) == {
+        (scheme, build) for scheme in ("float32", "int8") for build in ("ort", "ov")
+    }
+    metrics = {
+        "latency_ms",
+        "latency_ratio",
+        "size_mb",
+        "map50",
+        "agreement",
+        "sqnr_db",
+        "int8_nodes",
+    }
     for (scheme, build), row in rows.items():
         assert row["runtime"] == {"ort": "onnxruntime", "ov": "openvino"}[build]
-        assert metrics - ({"latency_ratio"} if scheme == "float32" else set()) <= set(row["metrics"])
+        assert metrics - ({"latency_ratio"} if scheme == "float32" else set()) <= set(
+            row["metrics"]
+        )
     latencies = {row["metrics"]["latency_ms"]["value"] for row in rows.values()}
     assert len(latencies) == 4
 

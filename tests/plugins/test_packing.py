@@ -29,8 +29,12 @@ INPUTS = images(4)
 
 def net() -> ir.Model:
     random = np.random.default_rng(3)
-    arrays = {name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in SHAPES.items()}
-    return ir.from_onnx_text(NET, initializers=[ir.tensor(array, name=name) for name, array in arrays.items()])
+    arrays = {
+        name: random.normal(0, 0.3, shape).astype(np.float32) for name, shape in SHAPES.items()
+    }
+    return ir.from_onnx_text(
+        NET, initializers=[ir.tensor(array, name=name) for name, array in arrays.items()]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -57,13 +61,23 @@ def whole_bytes(model, path):
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7])
 @pytest.mark.parametrize("opset", [17, 24])
-def test_outputs_are_those_of_whole_bytes_and_the_file_is_smaller_by_the_bits(bits, opset, statistics, tmp_path):
+def test_outputs_are_those_of_whole_bytes_and_the_file_is_smaller_by_the_bits(
+    bits, opset, statistics, tmp_path
+):
     platform = Platform(max_opset=opset)
-    packed = onnxruntime(symmetric(net(), statistics, bits=bits), platform, tmp_path / "packed").folder / "model.onnx"
-    whole = whole_bytes(symmetric(net(), statistics, bits=bits), tmp_path / "whole").folder / "model.onnx"
+    packed = (
+        onnxruntime(symmetric(net(), statistics, bits=bits), platform, tmp_path / "packed").folder
+        / "model.onnx"
+    )
+    whole = (
+        whole_bytes(symmetric(net(), statistics, bits=bits), tmp_path / "whole").folder
+        / "model.onnx"
+    )
     found, operators = outputs(packed, tmp_path)
     np.testing.assert_array_equal(found, outputs(whole, tmp_path)[0])
-    kernels = [operator for operator in operators if operator not in ("Transpose", "QuantizeLinear")]
+    kernels = [
+        operator for operator in operators if operator not in ("Transpose", "QuantizeLinear")
+    ]
     assert kernels == ["QLinearConv", "QLinearConv", "DequantizeLinear"]
     saved = whole.stat().st_size - packed.stat().st_size
     tables_and_nodes = 6000
@@ -75,7 +89,9 @@ def test_few_weights_stay_whole_bytes_where_unpacking_parts_would_take_more(tmp_
     for bits in (5, 8):
         model = conv_net()
         build = onnxruntime(
-            symmetric(model, statistics_of(conv_net(), INPUTS), bits=bits), Platform(), tmp_path / str(bits)
+            symmetric(model, statistics_of(conv_net(), INPUTS), bits=bits),
+            Platform(),
+            tmp_path / str(bits),
         )
         sizes[bits] = (build.folder / "model.onnx").stat().st_size
     assert sizes[5] == sizes[8]
@@ -87,13 +103,17 @@ def test_few_and_many_weights_of_one_kind_of_levels_go_into_one_file(tmp_path):
     small = {"wide_w": (16, 3, 3, 3), "deep_w": (32 * 16, 16, 1, 1)}
     text = NET.replace("401", "512")
     assert np.prod(small["wide_w"]) < 4096 < np.prod(small["deep_w"])
-    tensors = [ir.tensor(random.normal(0, 0.3, s).astype(np.float32), name=n) for n, s in small.items()]
+    tensors = [
+        ir.tensor(random.normal(0, 0.3, s).astype(np.float32), name=n) for n, s in small.items()
+    ]
 
     def mixed() -> ir.Model:
         return ir.from_onnx_text(text, initializers=tensors)
 
     statistics = statistics_of(mixed(), INPUTS)
-    packed = onnxruntime(symmetric(mixed(), statistics, bits=3), Platform(), tmp_path / "packed").folder
+    packed = onnxruntime(
+        symmetric(mixed(), statistics, bits=3), Platform(), tmp_path / "packed"
+    ).folder
     whole = whole_bytes(symmetric(mixed(), statistics, bits=3), tmp_path / "whole").folder
     found, expected = (outputs(folder / "model.onnx", tmp_path)[0] for folder in (packed, whole))
     np.testing.assert_array_equal(found, expected)

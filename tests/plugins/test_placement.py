@@ -42,14 +42,18 @@ def placed(board, build):
 
 
 def test_a_quantized_network_runs_in_integers_throughout(statistics, board, tmp_path):
-    measured = placed(board, onnxruntime(symmetric(conv_net(), statistics), Platform(), tmp_path / "build"))
+    measured = placed(
+        board, onnxruntime(symmetric(conv_net(), statistics), Platform(), tmp_path / "build")
+    )
     assert measured.value == measured.detail["of"] == 6  # Conv three times, Add, pooling, Gemm
     assert measured.detail["nodes"]["cpu"]["int8"] == 6
     assert measured.detail["float"] == []
 
 
 def test_the_count_is_that_of_the_graph_that_onnxruntime_wrote(statistics, board, tmp_path):
-    build = onnxruntime(symmetric(conv_net(), statistics, exclude=["middle"]), Platform(), tmp_path / "build")
+    build = onnxruntime(
+        symmetric(conv_net(), statistics, exclude=["middle"]), Platform(), tmp_path / "build"
+    )
     options = ort.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
     options.log_severity_level = 3
@@ -64,7 +68,11 @@ def test_the_count_is_that_of_the_graph_that_onnxruntime_wrote(statistics, board
 
 @pytest.mark.parametrize("compile_", [onnxruntime, openvino])
 def test_a_layer_that_stayed_float_is_called_by_its_name(compile_, statistics, board, tmp_path):
-    build = compile_(symmetric(conv_net(), statistics, exclude=["middle"]), Platform(compile_.__name__), tmp_path / "b")
+    build = compile_(
+        symmetric(conv_net(), statistics, exclude=["middle"]),
+        Platform(compile_.__name__),
+        tmp_path / "b",
+    )
     measured = placed(board, build)
     assert measured.value < measured.detail["of"]
     assert "middle" in measured.detail["float"]
@@ -73,7 +81,9 @@ def test_a_layer_that_stayed_float_is_called_by_its_name(compile_, statistics, b
 
 def test_openvino_computes_in_float_where_weights_have_a_zero_point(statistics, board, tmp_path):
     builds = [
-        openvino(quantizer(conv_net(), statistics), Platform("openvino"), tmp_path / quantizer.__name__)
+        openvino(
+            quantizer(conv_net(), statistics), Platform("openvino"), tmp_path / quantizer.__name__
+        )
         for quantizer in (symmetric, asymmetric)
     ]
     convolutions = {"first", "middle", "point"}
@@ -117,6 +127,8 @@ def test_a_network_with_an_integer_input_is_placed_too(board, tmp_path):
     text = """<ir_version: 8, opset_import: ["" : 17]>
     net (int64[1, 4] tokens) => (float[1, 4, 2] y) { taken = Gather (table, tokens) y = Mul (taken, two) }"""
     arrays = {"table": np.ones((9, 2), np.float32), "two": np.float32([2])}
-    model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name=name) for name, array in arrays.items()])
+    model = ir.from_onnx_text(
+        text, initializers=[ir.tensor(array, name=name) for name, array in arrays.items()]
+    )
     measured = placed(board, onnxruntime(model, Platform(), tmp_path / "build"))
     assert measured.detail["nodes"] == {"cpu": {"float32": 1, "other": 1}}

@@ -11,8 +11,8 @@ import pytest
 import qpipe
 from models import conv_net, images, run
 from processors import machine_kind, session
-from qpipe import options as stage_options
 from qpipe.errors import RecipeError, StageError
+from qpipe.stages import options as stage_options
 from qpipe.types import Platform
 from qpipe_devices import local
 from qpipe_plugins.compile.onnxruntime import onnxruntime
@@ -33,7 +33,9 @@ def board(tmp_path):
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory):
     arrays = (qpipe.Sample(str(i), {"image": array[0]}) for i, array in enumerate(images(2)))
-    return qpipe.Samples.write(tmp_path_factory.mktemp("samples"), arrays, {"image": qpipe.Preprocessing()})
+    return qpipe.Samples.write(
+        tmp_path_factory.mktemp("samples"), arrays, {"image": qpipe.Preprocessing()}
+    )
 
 
 def infer(board, folder, samples, **given):
@@ -49,13 +51,20 @@ def operators_here(folder: Path) -> list[str]:
 
 
 def test_an_unknown_provider_is_refused_before_anything_runs():
-    with pytest.raises(RecipeError, match=r"^r.yaml:7: option 'providers' is \['xnpack'\]; .*'xnnpack'"):
+    with pytest.raises(
+        RecipeError, match=r"^r.yaml:7: option 'providers' is \['xnpack'\]; .*'xnnpack'"
+    ):
         stage_options.check(onnxruntime, {"providers": ["xnpack"]}, "r.yaml:7")
 
 
 def test_options_of_a_provider_that_is_not_asked_for_are_refused(tmp_path):
     with pytest.raises(StageError) as error:
-        onnxruntime(conv_net(), Platform(), tmp_path, provider_options={"xnnpack": {"intra_op_num_threads": 2}})
+        onnxruntime(
+            conv_net(),
+            Platform(),
+            tmp_path,
+            provider_options={"xnnpack": {"intra_op_num_threads": 2}},
+        )
     assert str(error.value) == (
         "compile onnxruntime: provider_options has xnnpack, providers has not; add it there, or take it out"
     )
@@ -77,17 +86,25 @@ def test_options_of_a_provider_that_is_not_asked_for_are_refused(tmp_path):
     ],
     ids=["missing", "left to the cpu", "idle"],
 )
-def test_a_provider_that_does_not_do_its_part_is_an_error(providers, reason, board, samples, tmp_path):
+def test_a_provider_that_does_not_do_its_part_is_an_error(
+    providers, reason, board, samples, tmp_path
+):
     with pytest.raises(qpipe.DeviceError) as error:
         infer(board, tmp_path, samples, providers=providers)
-    assert str(error.value) == f"board: runner run_onnxruntime.py could not load model.onnx: {reason}"
+    assert (
+        str(error.value) == f"board: runner run_onnxruntime.py could not load model.onnx: {reason}"
+    )
 
 
 @pytest.mark.parametrize("providers", [["xnnpack", "cpu"], ["azure"], ["azure", "cpu"]])
-def test_where_fallback_is_allowed_the_cpu_takes_over_and_placement_says_so(providers, board, samples, tmp_path):
+def test_where_fallback_is_allowed_the_cpu_takes_over_and_placement_says_so(
+    providers, board, samples, tmp_path
+):
     stored, outputs = infer(board, tmp_path, samples, providers=providers, fallback="allow")
     expected = run(conv_net(), images(2), optimize=True)
-    assert [each["logits"].tobytes() for each in outputs] == [each["logits"].tobytes() for each in expected]
+    assert [each["logits"].tobytes() for each in outputs] == [
+        each["logits"].tobytes() for each in expected
+    ]
     moving = [operator for operator in operators_here(tmp_path) if operator in MOVING]
     assert board.placement(stored).nodes == {"cpu": {"float32": FLOAT_NODES, "other": len(moving)}}
 
@@ -97,7 +114,9 @@ def test_session_entries_and_threads_arrive(board, samples, tmp_path):
     session = {"session.disable_cpu_ep_fallback": True, "session.intra_op.allow_spinning": False}
     with pytest.raises(qpipe.DeviceError, match="Conflicting session configuration"):
         infer(board, tmp_path, samples, session=session)
-    _, outputs = infer(board, tmp_path / "more", samples, threads=2, session={"session.intra_op.allow_spinning": 0})
+    _, outputs = infer(
+        board, tmp_path / "more", samples, threads=2, session={"session.intra_op.allow_spinning": 0}
+    )
     assert len(outputs) == 2
 
 
@@ -105,5 +124,7 @@ def test_a_session_option_that_this_onnxruntime_lacks_is_named(board, samples, t
     build = onnxruntime(conv_net(), Platform(), tmp_path / "build")
     options = {**build.manifest["options"], "session": {"warp_speed": 9}}
     qpipe.Build.write(build.folder, {**build.manifest, "options": options})
-    with pytest.raises(qpipe.DeviceError, match=r"build.json: this onnxruntime has no session option 'warp_speed'$"):
+    with pytest.raises(
+        qpipe.DeviceError, match=r"build.json: this onnxruntime has no session option 'warp_speed'$"
+    ):
         board.placement(board.store(build.folder, nothing))

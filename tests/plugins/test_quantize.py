@@ -12,8 +12,8 @@ from models import RTN, conv_net, images, run, statistics_of
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import sqnr_db
-from qpipe.registry import load
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
+from qpipe.stages.registry import load
 from qpipe.types import Preprocessing, Sample
 from qpipe_plugins.quantize.activations import activations
 from qpipe_plugins.quantize.asymmetric import asymmetric
@@ -49,17 +49,23 @@ def test_symmetric_per_channel_leaves_less_noise_with_more_bits(statistics):
     assert noise[-1] > 30
 
 
-def test_a_large_channel_costs_the_others_their_precision_per_tensor_and_not_per_channel(statistics):
+def test_a_large_channel_costs_the_others_their_precision_per_tensor_and_not_per_channel(
+    statistics,
+):
     def error(granularity):
         model = conv_net()
         array = model.graph.initializers["flat_w"].const_value.numpy().copy()
         array[0] *= 100
         model.graph.initializers["flat_w"].const_value = ir.tensor(array, name="flat_w")
-        found = weights(symmetric(model, statistics, granularity=granularity, activations="none"))["flat_w"]
+        found = weights(symmetric(model, statistics, granularity=granularity, activations="none"))[
+            "flat_w"
+        ]
         return np.abs(found.array - array)[1:].max(), np.abs(array).max(), np.abs(array[1:]).max()
 
     (tensor, largest, _), (channel, _, largest_other) = error("tensor"), error("channel")
-    assert channel <= largest_other / 127 / 2 * (1 + 1e-6) < tensor <= largest / 127 / 2 * (1 + 1e-6)
+    assert (
+        channel <= largest_other / 127 / 2 * (1 + 1e-6) < tensor <= largest / 127 / 2 * (1 + 1e-6)
+    )
 
 
 @pytest.mark.parametrize("stage", [symmetric, asymmetric, logarithmic])
@@ -76,7 +82,10 @@ def test_weights_that_are_quantized_already_keep_their_codes(stage, statistics):
 @pytest.mark.parametrize("stage", [symmetric, asymmetric, logarithmic])
 def test_what_is_excluded_stays_float_and_so_do_the_tensors_between_two_such(stage, statistics):
     model = stage(conv_net(), statistics, exclude=["stem_w", "middle"])
-    assert [name for name, weight in weights(model).items() if weight.is_quantized] == ["flat_w", "head_w"]
+    assert [name for name, weight in weights(model).items() if weight.is_quantized] == [
+        "flat_w",
+        "head_w",
+    ]
     quantized = {node.inputs[0].name for node in model.graph if node.op_type == "QuantizeLinear"}
     assert "image" not in quantized
     assert "deep_out" in quantized
@@ -92,15 +101,23 @@ def test_asymmetric_is_finer_than_symmetric_where_weights_lean_to_one_side(stati
 
     here = statistics_of(leaning(), CALIBRATION)
     scales = {
-        "symmetric": weights(symmetric(leaning(), here, granularity="tensor"))["flat_w"].quantized.scale,
-        "asymmetric": weights(asymmetric(leaning(), here, granularity="tensor"))["flat_w"].quantized.scale,
+        "symmetric": weights(symmetric(leaning(), here, granularity="tensor"))[
+            "flat_w"
+        ].quantized.scale,
+        "asymmetric": weights(asymmetric(leaning(), here, granularity="tensor"))[
+            "flat_w"
+        ].quantized.scale,
     }
     assert scales["symmetric"] / scales["asymmetric"] == pytest.approx(255 / 127, rel=1e-6)
 
 
-def test_logarithmic_weights_are_powers_of_two_times_a_scale_but_first_and_depthwise_are_uniform(statistics):
+def test_logarithmic_weights_are_powers_of_two_times_a_scale_but_first_and_depthwise_are_uniform(
+    statistics,
+):
     found = weights(logarithmic(conv_net(), statistics))
-    names = {name: (w.quantized.codebook.name, w.quantized.codebook.bits) for name, w in found.items()}
+    names = {
+        name: (w.quantized.codebook.name, w.quantized.codebook.bits) for name, w in found.items()
+    }
     assert names == {
         "stem_w": ("uniform", 8), "deep_w": ("uniform", 8),
         "flat_w": ("power_of_two", 4), "head_w": ("power_of_two", 4),
@@ -112,25 +129,37 @@ def test_logarithmic_weights_are_powers_of_two_times_a_scale_but_first_and_depth
 
 
 def test_first_last_and_depthwise_layers_of_symmetric_have_bits_of_their_own(statistics):
-    found = weights(symmetric(conv_net(), statistics, bits=4, bits_first=8, bits_last=7, bits_depthwise=6))
+    found = weights(
+        symmetric(conv_net(), statistics, bits=4, bits_first=8, bits_last=7, bits_depthwise=6)
+    )
     assert {name: weight.quantized.codebook.bits for name, weight in found.items()} == {
         "stem_w": 8, "deep_w": 6, "flat_w": 4, "head_w": 7,
     }  # fmt: skip
 
 
 def test_additive_levels_leave_less_noise_than_powers_of_two(statistics):
-    one, two = (noise_db(logarithmic(conv_net(), statistics, levels=levels)) for levels in ("power_of_two", "additive"))
+    one, two = (
+        noise_db(logarithmic(conv_net(), statistics, levels=levels))
+        for levels in ("power_of_two", "additive")
+    )
     assert two > one
 
 
 @pytest.mark.parametrize("quantizer", [symmetric, asymmetric, logarithmic])
 def test_correct_bias_brings_the_mean_of_each_output_nearer_to_float(quantizer, statistics):
     plain = quantizer(conv_net(), statistics, bits=3, activations="none")
-    corrected = correct_bias(quantizer(conv_net(), statistics, bits=3, activations="none"), conv_net(), statistics)
-    exact = np.mean([one["flat"] for one in run(conv_net(), CALIBRATION, ["flat"])], axis=(0, 1, 3, 4))
+    corrected = correct_bias(
+        quantizer(conv_net(), statistics, bits=3, activations="none"), conv_net(), statistics
+    )
+    exact = np.mean(
+        [one["flat"] for one in run(conv_net(), CALIBRATION, ["flat"])], axis=(0, 1, 3, 4)
+    )
 
     def shift(model):
-        return np.abs(np.mean([one["flat"] for one in run(model, CALIBRATION, ["flat"])], axis=(0, 1, 3, 4)) - exact)
+        return np.abs(
+            np.mean([one["flat"] for one in run(model, CALIBRATION, ["flat"])], axis=(0, 1, 3, 4))
+            - exact
+        )
 
     assert shift(corrected).mean() < 0.5 * shift(plain).mean()
 
@@ -155,8 +184,12 @@ def test_correct_bias_sees_through_quantized_activations(statistics):
 
 @pytest.mark.parametrize("stage", [activations, correct_bias])
 def test_a_stage_that_needs_quantized_weights_says_so(stage, statistics):
-    given = (conv_net(), statistics) if stage is activations else (conv_net(), conv_net(), statistics)
-    with pytest.raises(StageError, match="no weight is quantized yet; put a stage before it that quantizes them"):
+    given = (
+        (conv_net(), statistics) if stage is activations else (conv_net(), conv_net(), statistics)
+    )
+    with pytest.raises(
+        StageError, match="no weight is quantized yet; put a stage before it that quantizes them"
+    ):
         stage(*given)
 
 
@@ -174,7 +207,9 @@ def test_activations_of_16_bits_leave_less_noise_than_8_and_need_opset_21():
         activations(model, statistics, bits=16)
 
 
-def test_the_smallest_third_party_algorithm_works_in_a_chain_with_activations(tmp_path: Path, statistics):
+def test_the_smallest_third_party_algorithm_works_in_a_chain_with_activations(
+    tmp_path: Path, statistics
+):
     file = tmp_path / "rtn_plugin.py"
     file.write_text(RTN, encoding="utf-8")
     rtn = load([file]).stages["quantize", "rtn"].function
@@ -221,9 +256,13 @@ def test_a_gemm_that_is_more_than_weight_and_bias_keeps_its_bias_and_its_codes(l
     before = symmetric(ir.from_onnx_text(text), found, bits=3)
     given = (Sample(str(i), {"x": array}) for i, array in enumerate(rows))
     samples = Samples.write(tmp_path, given, {"x": Preprocessing()})
-    after = correct_bias(symmetric(ir.from_onnx_text(text), found, bits=3), ir.from_onnx_text(text), found)
+    after = correct_bias(
+        symmetric(ir.from_onnx_text(text), found, bits=3), ir.from_onnx_text(text), found
+    )
     np.testing.assert_array_equal(weights(after)["w"].bias, weights(before)["w"].bias)
-    with pytest.raises(StageError, match="quantize compensate: no quantized weight is one it can round anew"):
+    with pytest.raises(
+        StageError, match="quantize compensate: no quantized weight is one it can round anew"
+    ):
         compensate(before, ir.from_onnx_text(text), samples, tmp_path, quiet)
 
 
@@ -250,12 +289,17 @@ def test_a_bias_that_is_computed_is_kept(statistics):
 
 
 @pytest.mark.parametrize("name", ["correct_bias", "compensate"])
-def test_weights_that_another_quantizer_made_are_said_to_have_no_origin(name, statistics, samples, tmp_path):
+def test_weights_that_another_quantizer_made_are_said_to_have_no_origin(
+    name, statistics, samples, tmp_path
+):
     network = conv_net()
     ShapeInferencePass()(network)
     model = onnxruntime_static(network, samples, samples=2)
     reason = "the quantized weights do not say which float weights they come from; put symmetric, asymmetric"
-    rest = {"compensate": (compensate, (samples, tmp_path, quiet)), "correct_bias": (correct_bias, (statistics,))}
+    rest = {
+        "compensate": (compensate, (samples, tmp_path, quiet)),
+        "correct_bias": (correct_bias, (statistics,)),
+    }
     stage, given = rest[name]
     with pytest.raises(StageError, match=f"^quantize {name}: {reason}"):
         stage(model, conv_net(), *given)

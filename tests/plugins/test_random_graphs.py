@@ -76,8 +76,12 @@ def network(between: str, last: str, seed: int) -> ir.Model:
         "first": (4, 3, 1, 1), "b": (4,), "w": (4, 4, 3, 3), "v": (4, 4, 1, 1), "second": (4, channels, 1, 1),
         "third": (4 * height * width, 5), "bias": (5,),
     }  # fmt: skip
-    fan_in = {name: max(int(np.prod(shape[1:])), 1) for name, shape in shapes.items()} | {"third": shapes["third"][0]}
-    weights = {name: random.normal(0, fan_in[name] ** -0.5, shape) for name, shape in shapes.items()}
+    fan_in = {name: max(int(np.prod(shape[1:])), 1) for name, shape in shapes.items()} | {
+        "third": shapes["third"][0]
+    }
+    weights = {
+        name: random.normal(0, fan_in[name] ** -0.5, shape) for name, shape in shapes.items()
+    }
     arrays = {**CONSTANTS, **{name: array.astype(np.float32) for name, array in weights.items()}}
     body = TEXT.format(between=text, last=LAST[last])
     used = set(re.findall(r"\w+", body)) & set(arrays)

@@ -18,10 +18,10 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from models import conv_net, images, run
 from qpipe.errors import StageError
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import Array, Platform, Preprocessing, Sample, Target
 from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
-from qpipe_plugins.quantize.foreign import contained, excluded, read
+from qpipe_plugins.quantize.external_quantizer import contained, excluded, read
 from qpipe_plugins.quantize.neural_compressor import neural_compressor
 from qpipe_plugins.quantize.nncf import nncf
 from qpipe_plugins.quantize.onnxruntime_static import onnxruntime_static
@@ -41,7 +41,11 @@ def is_there(name: str) -> bool:
 
 def needs(name: str, *options: Any) -> Any:
     why = f"needs {MODULES.get(name)}: {EXTRAS.get(name)}"
-    marks = () if name not in MODULES else (pytest.mark.slow, pytest.mark.skipif(not is_there(name), reason=why))
+    marks = (
+        ()
+        if name not in MODULES
+        else (pytest.mark.slow, pytest.mark.skipif(not is_there(name), reason=why))
+    )
     return pytest.param(name, *options, marks=marks)
 
 
@@ -83,14 +87,18 @@ def state() -> tuple[object, ...]:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_its_network_is_compiled_and_near_to_float(name: str, samples: Samples, tmp_path: Path) -> None:
+def test_its_network_is_compiled_and_near_to_float(
+    name: str, samples: Samples, tmp_path: Path
+) -> None:
     model = built(STAGES[name](network(), samples), tmp_path)
     assert sum(node.op_type == "QuantizeLinear" for node in model.graph) >= 4
     assert sqnr(model) > 15
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_it_leaves_nothing_behind(name: str, samples: Samples, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_leaves_nothing_behind(
+    name: str, samples: Samples, capfd: pytest.CaptureFixture[str]
+) -> None:
     before, files = state(), sorted(Path.cwd().iterdir())
     STAGES[name](network(), samples, samples=4)
     assert state() == before
@@ -115,15 +123,21 @@ def test_the_same_comes_out_twice(name: str, samples: Samples) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_a_node_that_is_excluded_keeps_its_float_weight(name: str, samples: Samples) -> None:
     model = STAGES[name](network(), samples, samples=4, exclude=("middle",))
-    readers = {node.inputs[1].producer() is None: node for node in model.graph if node.op_type == "Conv"}
-    assert readers[True].attributes.get_int("group", 1) == 8  # the depthwise one reads an initializer
+    readers = {
+        node.inputs[1].producer() is None: node for node in model.graph if node.op_type == "Conv"
+    }
+    assert (
+        readers[True].attributes.get_int("group", 1) == 8
+    )  # the depthwise one reads an initializer
     assert False in readers
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_target_of_one_scale_a_tensor_gets_no_other(name: str, samples: Samples) -> None:
     model = STAGES[name](network(), samples, Target(per_tensor_weights=True), samples=4)
-    scales = [node.inputs[1].const_value for node in model.graph if node.op_type == "DequantizeLinear"]
+    scales = [
+        node.inputs[1].const_value for node in model.graph if node.op_type == "DequantizeLinear"
+    ]
     assert all(scale is not None and scale.size == 1 for scale in scales)
 
 
@@ -131,12 +145,22 @@ def test_a_target_of_one_scale_a_tensor_gets_no_other(name: str, samples: Sample
     ("name", "options"),
     [
         needs("nncf", {"bias_correction": "accurate", "preset": "performance"}),
-        needs("nncf", {"granularity": "tensor", "channel_alignment": True, "bias_correction": "none"}),
+        needs(
+            "nncf", {"granularity": "tensor", "channel_alignment": True, "bias_correction": "none"}
+        ),
         needs("nncf", {"activations": "channel"}),
         needs("quark", {"rounding": "adaround", "iterations": 20}),
         needs("quark", {"rounding": "adaquant", "iterations": 20}),
         needs("quark", {"scales": "power_of_two", "activation": "int8"}),
-        needs("quark", {"equalize": True, "bias_correction": True, "granularity": "tensor", "method": "percentile"}),
+        needs(
+            "quark",
+            {
+                "equalize": True,
+                "bias_correction": True,
+                "granularity": "tensor",
+                "method": "percentile",
+            },
+        ),
         needs("neural_compressor", {"smooth": 0.5}),
         needs("neural_compressor", {"method": "percentile"}),
         needs("neural_compressor", {"method": "entropy"}),
@@ -154,8 +178,12 @@ def test_its_options_are_options_of_its_own(
 @pytest.mark.parametrize("name", ALL)
 def test_what_it_refuses_is_one_line(name: str, samples: Samples) -> None:
     model = network()
-    model.graph.initializers["stem_w"].const_value = ir.tensor(np.zeros((8, 2, 3, 3), np.float32), name="stem_w")
-    with pytest.raises(StageError, match=f"^quantize {name}: its quantizer failed: .*; leave this scheme out$"):
+    model.graph.initializers["stem_w"].const_value = ir.tensor(
+        np.zeros((8, 2, 3, 3), np.float32), name="stem_w"
+    )
+    with pytest.raises(
+        StageError, match=f"^quantize {name}: its quantizer failed: .*; leave this scheme out$"
+    ):
         STAGES[name](model, samples)
 
 
@@ -189,7 +217,10 @@ def test_what_a_library_does_to_the_process_is_undone(capfd: pytest.CaptureFixtu
 @pytest.mark.parametrize(
     ("raised", "message"),
     [
-        (ValueError("\n\n  no such node\nmore\n"), "its quantizer failed: no such node; leave this scheme out"),
+        (
+            ValueError("\n\n  no such node\nmore\n"),
+            "its quantizer failed: no such node; leave this scheme out",
+        ),
         (RuntimeError(), "its quantizer failed: RuntimeError; leave this scheme out"),
         (SystemExit(0), "its quantizer failed: 0; leave this scheme out"),
         (ModuleNotFoundError("no", name="py_what"), "py_what is not installed; pip install it"),
@@ -211,9 +242,13 @@ def test_a_network_that_stock_runtimes_cannot_run_is_refused() -> None:
     model = network()
     model.graph.append(ir.node("Odd", [model.graph.outputs[0]], domain="com.strange"))
     model.opset_imports["com.strange"] = 1
-    with pytest.raises(StageError, match=r"^quantize it: it gives an operator Odd of its own domain 'com.strange'"):
+    with pytest.raises(
+        StageError, match=r"^quantize it: it gives an operator Odd of its own domain 'com.strange'"
+    ):
         read(ir.to_proto(model), "quantize it")
-    with pytest.raises(StageError, match=r"^quantize it: its quantizer found nothing to quantize in this network"):
+    with pytest.raises(
+        StageError, match=r"^quantize it: its quantizer found nothing to quantize in this network"
+    ):
         read(ir.to_proto(network()), "quantize it")
 
 

@@ -8,7 +8,7 @@ from itertools import combinations, pairwise
 import numpy as np
 import pytest
 
-from qpipe_plugins.samples.scenes import (
+from qpipe_plugins.samples.scene_drawing import (
     CLASSES,
     SPLIT_SIZE,
     SPLITS,
@@ -21,11 +21,13 @@ from qpipe_plugins.samples.scenes import (
     scene_index,
     visible_items,
 )
-from qpipe_plugins.samples.shapes import SHAPES
+from qpipe_plugins.samples.shape_distances import SHAPES
 
 
 def checksum(scene: Scene) -> str:
-    return hashlib.sha256(scene.image.tobytes() + scene.boxes.tobytes() + scene.labels.tobytes()).hexdigest()
+    return hashlib.sha256(
+        scene.image.tobytes() + scene.boxes.tobytes() + scene.labels.tobytes()
+    ).hexdigest()
 
 
 def test_same_numbers_draw_the_same_scene() -> None:
@@ -108,5 +110,7 @@ def test_splits_do_not_share_an_index() -> None:
 
 @pytest.mark.parametrize("number", [-1, SPLIT_SIZE])
 def test_a_scene_beyond_its_split_is_refused(number: int) -> None:
-    with pytest.raises(ValueError, match=rf"scene {number} of 'calibrate': a split holds 0 to 999999"):
+    with pytest.raises(
+        ValueError, match=rf"scene {number} of 'calibrate': a split holds 0 to 999999"
+    ):
         scene_index("calibrate", number)

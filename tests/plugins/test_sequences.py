@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qpipe
-from qpipe import options
-from qpipe.compare import candidates, pareto, recommend, statistics
-from qpipe.compare.score import Scores
+from qpipe.compare import intervals, measured_rows, pareto, recommend
+from qpipe.compare.scoring import Scores
+from qpipe.stages import options
 from qpipe_plugins.metric.agreement import agreement
 from qpipe_plugins.metric.sqnr import sqnr
 from qpipe_plugins.metric.wer import edits, wer
@@ -30,7 +30,13 @@ def frames(*symbols: int, count: int = 4) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("best", "text"),
-    [([1, 1, 0, 2], "ab"), ([1, 0, 1], "aa"), ([1, 1, 1], "a"), ([0, 0], ""), ([3, 2, 2, 0, 2, 1, 0], "cbba")],
+    [
+        ([1, 1, 0, 2], "ab"),
+        ([1, 0, 1], "aa"),
+        ([1, 1, 1], "a"),
+        ([0, 0], ""),
+        ([3, 2, 2, 0, 2, 1, 0], "cbba"),
+    ],
 )
 def test_repeats_are_merged_and_blanks_separate(best: list[int], text: str) -> None:
     assert ctc_greedy(frames(*best), alphabet="abc") == {"text": text}
@@ -61,7 +67,10 @@ def test_an_alphabet_can_be_a_file_with_a_symbol_a_line(tmp_path: Path) -> None:
 def test_probabilities_and_their_logarithms_decode_alike() -> None:
     logits = np.random.default_rng(0).normal(size=(1, 30, 4))
     shifted = logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
-    texts = {ctc_greedy({"y": scores}, alphabet="abc")["text"] for scores in (logits, shifted, np.exp(shifted))}
+    texts = {
+        ctc_greedy({"y": scores}, alphabet="abc")["text"]
+        for scores in (logits, shifted, np.exp(shifted))
+    }
     assert len(texts) == 1
 
 
@@ -75,7 +84,10 @@ def test_a_frame_that_is_no_number_is_blank() -> None:
     ("options", "message"),
     [
         ({}, "give either alphabet or alphabet_file"),
-        ({"alphabet": "ab"}, "the alphabet has 2 symbols, but there are 4 scores a frame; give 3, or 4 with the blank"),
+        (
+            {"alphabet": "ab"},
+            "the alphabet has 2 symbols, but there are 4 scores a frame; give 3, or 4 with the blank",
+        ),
         ({"alphabet": "abc", "blank": 4}, "blank is 4, but there are 4 scores a frame"),
         ({"alphabet": "abc", "output": "y"}, "no output 'y'; there is logits"),
     ],
@@ -87,7 +99,9 @@ def test_what_does_not_fit_the_scores_is_named(options: dict[str, Any], message:
 
 
 def test_scores_of_another_shape_are_named() -> None:
-    message = r"output 'y' is \[2, 5, 4\]; give one of \[1, frames, symbols\] or \[frames, 1, symbols\]$"
+    message = (
+        r"output 'y' is \[2, 5, 4\]; give one of \[1, frames, symbols\] or \[frames, 1, symbols\]$"
+    )
     with pytest.raises(qpipe.StageError, match=message):
         ctc_greedy({"y": np.zeros((2, 5, 4))}, alphabet="abc")
 
@@ -142,8 +156,8 @@ def test_more_words_than_there_are_to_hear_make_a_rate_beyond_one() -> None:
 def test_a_lower_rate_is_better_and_its_interval_stays_at_zero_or_more() -> None:
     metric = wer()
     contributions = [(0, 10)] * 30 + [(1, 10)]
-    drawn = statistics.resample(contributions, metric.reduce)
-    low, high = statistics.percentiles(drawn, metric.reduce(contributions), 31, statistics.AMOUNT)
+    drawn = intervals.resample(contributions, metric.reduce)
+    low, high = intervals.percentiles(drawn, metric.reduce(contributions), 31, intervals.AMOUNT)
     assert metric.better == "min"
     assert 0 <= low <= metric.reduce(contributions) < high < 0.1
 
@@ -154,17 +168,21 @@ def test_a_lower_rate_is_better_and_its_interval_stays_at_zero_or_more() -> None
      ("a", None, "the target is NoneType")],
 )  # fmt: skip
 def test_what_is_no_text_is_named(prediction: Any, target: Any, message: str) -> None:
-    with pytest.raises(qpipe.StageError, match=f"^metric wer: {message}; it is a text, or a list of tokens"):
+    with pytest.raises(
+        qpipe.StageError, match=f"^metric wer: {message}; it is a text, or a list of tokens"
+    ):
         wer().contribution(prediction, target)
 
 
 # ---- from outputs to the front
 
 
-def heard(noise: float) -> candidates.Candidate:
+def heard(noise: float) -> measured_rows.Candidate:
     """What is measured of a network that says the text of each sample, less well the more noise there is."""
     rng = np.random.default_rng(8)
-    scores = Scores([wer(unit="character"), agreement(), sqnr()], partial(ctc_greedy, alphabet="abc"))
+    scores = Scores(
+        [wer(unit="character"), agreement(), sqnr()], partial(ctc_greedy, alphabet="abc")
+    )
     for number in range(40):
         symbols = rng.integers(1, 4, 12)
         clear = frames(*np.stack([symbols, np.zeros(12, np.int64)], axis=1).ravel().tolist())
@@ -172,7 +190,9 @@ def heard(noise: float) -> candidates.Candidate:
         target = "".join(" abc"[symbol] for symbol in symbols)
         scores.add(qpipe.Sample(str(number), {}, target), noisy, clear)
     measured = {each.metric: each for each in scores.measurements()}
-    return candidates.Candidate("net", f"noise {noise}", "ort", "local", {}, "onnxruntime", not noise, measured)
+    return measured_rows.Candidate(
+        "net", f"noise {noise}", "ort", "local", {}, "onnxruntime", not noise, measured
+    )
 
 
 def test_a_lower_error_rate_is_what_the_front_and_the_advice_are_after() -> None:
@@ -197,4 +217,6 @@ def test_options_are_what_a_recipe_can_say() -> None:
     assert options.check(ctc_greedy, {"alphabet": "abc"}, "here")["alphabet"] == "abc"
     given = options.check(ctc_greedy, {"alphabet": ["a", "b"], "blank": -1}, "here")
     assert (given["alphabet"], given["blank"]) == (["a", "b"], -1)
-    assert options.check(ctc_greedy, {"alphabet_file": "x/letters"}, "here")["alphabet_file"] == Path("x/letters")
+    assert options.check(ctc_greedy, {"alphabet_file": "x/letters"}, "here")[
+        "alphabet_file"
+    ] == Path("x/letters")

@@ -49,16 +49,24 @@ def test_the_output_that_is_named_comes_first_and_the_others_stay() -> None:
     [
         ((1, 3, 8, 8), None, "output 'y' is [1, 3, 8, 8]; set axis to that of its classes"),
         ((1, 1), None, "output 'y' is [1, 1]; set axis to that of its classes"),
-        ((1, 9, 1, 1), -1, "output 'y' is [1, 9, 1, 1]: axis -1 has length 1; set axis to that of its classes"),
+        (
+            (1, 9, 1, 1),
+            -1,
+            "output 'y' is [1, 9, 1, 1]: axis -1 has length 1; set axis to that of its classes",
+        ),
         ((1, 9), 2, "output 'y' is [1, 9], it has no axis 2; set axis to one from -2 to 1"),
     ],
 )
-def test_an_axis_that_is_not_clear_is_asked_for(shape: tuple[int, ...], axis: int | None, message: str) -> None:
+def test_an_axis_that_is_not_clear_is_asked_for(
+    shape: tuple[int, ...], axis: int | None, message: str
+) -> None:
     with pytest.raises(qpipe.StageError) as raised:
         softmax({"y": np.zeros(shape, np.float32)}, axis=axis)
     assert str(raised.value) == f"postprocess softmax: {message}"
 
 
 def test_an_output_that_is_not_there_is_named() -> None:
-    with pytest.raises(qpipe.StageError, match=r"^postprocess softmax: no output 'z'; there is x, y$"):
+    with pytest.raises(
+        qpipe.StageError, match=r"^postprocess softmax: no output 'z'; there is x, y$"
+    ):
         softmax({"x": np.zeros(2), "y": np.zeros(2)}, output="z")

@@ -12,7 +12,7 @@ import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
 from networks import NETWORKS, SHAPES, feeds
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import Preprocessing, Sample
 from qpipe_plugins.models.onnx_file import onnx_file
 from qpipe_plugins.transform.split import split
@@ -24,7 +24,11 @@ net (float[1, 3, 8, 8] x) => (float[1, 4, 8, 8] y) {{
   {between}
   y = Conv <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (c, second)
 }}"""
-RELU, SWISH, GATE = "c = Relu (a)", "c = HardSwish (a)", "g = GlobalAveragePool (a) h = Sigmoid (g) c = Mul (a, h)"
+RELU, SWISH, GATE = (
+    "c = Relu (a)",
+    "c = HardSwish (a)",
+    "g = GlobalAveragePool (a) h = Sigmoid (g) c = Mul (a, h)",
+)
 DEEP = """<ir_version: 8, opset_import: ["" : 17]>
 net (float[1, 3, 8, 8] x) => (float[1, 4] y) <float zero = {{0.0}}, float six = {{6.0}}, int64[2] flat = {{1, 16}}> {{
   a = Conv <kernel_shape = [1, 1]> (x, first, b)
@@ -53,7 +57,10 @@ def deep(activation: str = "Relu") -> ir.Model:
     arrays |= {"deep": random.uniform(-1, 1, (16, 1, 3, 3)), "b2": random.uniform(-1, 1, 16)}
     arrays["deep"][3] *= 8
     arrays["second"] = random.uniform(-1, 1, (16, 4))
-    return made(DEEP.format(activation=activation, bounds=", zero, six" if activation == "Clip" else ""), arrays)
+    return made(
+        DEEP.format(activation=activation, bounds=", zero, six" if activation == "Clip" else ""),
+        arrays,
+    )
 
 
 def made(text: str, arrays: Arrays) -> ir.Model:
@@ -65,12 +72,17 @@ def made(text: str, arrays: Arrays) -> ir.Model:
 
 def inputs(count: int = 8, loudness: float = 1.0) -> list[Arrays]:
     random = np.random.default_rng(7)
-    return [{"x": random.normal(0, loudness, (1, 3, 8, 8)).astype(np.float32)} for _ in range(count)]
+    return [
+        {"x": random.normal(0, loudness, (1, 3, 8, 8)).astype(np.float32)} for _ in range(count)
+    ]
 
 
 def stored(folder: Path, given: list[Arrays]) -> Samples:
     how = {name: Preprocessing(dtype=array.dtype.name) for name, array in given[0].items()}
-    stream = (Sample(str(i), {name: array[0] for name, array in one.items()}) for i, one in enumerate(given))
+    stream = (
+        Sample(str(i), {name: array[0] for name, array in one.items()})
+        for i, one in enumerate(given)
+    )
     return Samples.write(folder / "samples", stream, how)
 
 
@@ -86,7 +98,9 @@ def silent(done: float, total: float | None = None, unit: str = "") -> None:
 def outputs(model: ir.Model, given: list[Arrays]) -> np.ndarray:
     proto = ir.to_proto(model)
     onnx.checker.check_model(proto, full_check=True)  # the shapes it says are those it has
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        proto.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     return np.concatenate([array.ravel() for one in given for array in session.run(None, one)])
 
 
@@ -111,18 +125,24 @@ def test_an_outlier_before_the_second_layer_becomes_several_and_the_function_sta
 
 
 @pytest.mark.parametrize("activation", ["Relu", "Clip"])
-def test_a_depthwise_outlier_becomes_several_where_the_activation_lets_it(activation: str, samples: Samples) -> None:
+def test_a_depthwise_outlier_becomes_several_where_the_activation_lets_it(
+    activation: str, samples: Samples
+) -> None:
     model = split(deep(activation), samples, silent, multiple=1, share=0.5)
     largest = np.abs(array(model, "deep")).max() / np.abs(array(deep(), "deep")).max()
     assert largest == 1 if activation == "Clip" else largest < 1 / 3
     assert_same(outputs(model, inputs()), outputs(deep(activation), inputs()))
 
 
-def test_with_a_tolerance_a_channel_below_its_bound_is_split_before_relu6_too(tmp_path: Path) -> None:
+def test_with_a_tolerance_a_channel_below_its_bound_is_split_before_relu6_too(
+    tmp_path: Path,
+) -> None:
     quiet = inputs(loudness=0.02)
     model = deep("Clip")
     for name in ("b", "b2"):
-        model.graph.initializers[name].const_value = ir.tensor(np.full(16, 0.1, np.float32), name=name)
+        model.graph.initializers[name].const_value = ir.tensor(
+            np.full(16, 0.1, np.float32), name=name
+        )
     before = outputs(model, quiet)
     model = split(model, stored(tmp_path, quiet), silent, multiple=1, share=0.5, tolerance=1e-9)
     assert array(model, "deep").shape[0] > 16
@@ -133,7 +153,10 @@ def test_parts_of_a_weight_round_together_as_the_whole_would(samples: Samples) -
     model = split(pair(), samples, silent, multiple=1, share=0.5, bits=4)
     parts, whole = array(model, "second"), array(pair(), "second")
     step = (np.abs(parts).max() - 0) / 7
-    origin = [np.flatnonzero((array(pair(), "first") == row).all(axis=(1, 2, 3)))[0] for row in array(model, "first")]
+    origin = [
+        np.flatnonzero((array(pair(), "first") == row).all(axis=(1, 2, 3)))[0]
+        for row in array(model, "first")
+    ]
     copies = np.flatnonzero(np.array(origin) == 5)
     assert len(copies) > 2
     together = np.rint(parts[:, copies] / step).sum(axis=1) * step
@@ -144,12 +167,18 @@ def test_parts_of_a_weight_round_together_as_the_whole_would(samples: Samples) -
 
 
 def test_no_more_channels_are_added_than_the_share_allows(samples: Samples) -> None:
-    sizes = [len(array(split(pair(), samples, silent, multiple=1, share=share), "first")) for share in (0.0, 0.05, 0.2)]
+    sizes = [
+        len(array(split(pair(), samples, silent, multiple=1, share=share), "first"))
+        for share in (0.0, 0.05, 0.2)
+    ]
     assert sizes == [16, 17, 19]
 
 
 def test_a_number_of_channels_that_kernels_like_stays_one(samples: Samples) -> None:
-    sizes = [len(array(split(pair(), samples, silent, share=share, multiple=8), "first")) for share in (0.2, 0.3, 0.8)]
+    sizes = [
+        len(array(split(pair(), samples, silent, share=share, multiple=8), "first"))
+        for share in (0.2, 0.3, 0.8)
+    ]
     assert sizes == [16, 24, 32]  # the nearest multiple
     model = split(pair(), samples, silent, share=0.5)
     assert_same(outputs(model, inputs()), outputs(pair(), inputs()))
@@ -157,10 +186,17 @@ def test_a_number_of_channels_that_kernels_like_stays_one(samples: Samples) -> N
 
 def test_where_nothing_stands_out_nothing_is_split(samples: Samples) -> None:
     model = pair()
-    model.graph.initializers["second"].const_value = ir.tensor(np.ones((4, 16, 3, 3), np.float32), name="second")
-    model.graph.initializers["first"].const_value = ir.tensor(np.ones((16, 3, 1, 1), np.float32), name="first")
+    model.graph.initializers["second"].const_value = ir.tensor(
+        np.ones((4, 16, 3, 3), np.float32), name="second"
+    )
+    model.graph.initializers["first"].const_value = ir.tensor(
+        np.ones((16, 3, 1, 1), np.float32), name="first"
+    )
     before = ir.to_proto(model).SerializeToString()
-    assert ir.to_proto(split(model, samples, silent, multiple=1, share=0.5)).SerializeToString() == before
+    assert (
+        ir.to_proto(split(model, samples, silent, multiple=1, share=0.5)).SerializeToString()
+        == before
+    )
 
 
 def test_one_scale_per_tensor_serves_split_weights_better(samples: Samples) -> None:
@@ -178,7 +214,10 @@ def test_one_scale_per_tensor_serves_split_weights_better(samples: Samples) -> N
 def test_what_it_costs_is_logged(samples: Samples, caplog: pytest.LogCaptureFixture) -> None:
     split(pair(), samples, silent, multiple=1, share=0.05)
     (record,) = [record for record in caplog.records if record.name.endswith("split")]
-    assert record.getMessage() == "split: 1 channels more, 6.2 % more weights and work in the layers around them"
+    assert (
+        record.getMessage()
+        == "split: 1 channels more, 6.2 % more weights and work in the layers around them"
+    )
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -187,7 +226,9 @@ def test_networks_of_all_kinds_stay_the_function_they_are(name: str, tmp_path: P
     model = onnx_file(path=tmp_path / "net.onnx", shapes=SHAPES.get(name))
     given = feeds(name, 2)
     before = outputs(model, given)
-    assert_same(outputs(split(model, stored(tmp_path, given), silent, multiple=1, share=0.3), given), before)
+    assert_same(
+        outputs(split(model, stored(tmp_path, given), silent, multiple=1, share=0.3), given), before
+    )
 
 
 def test_what_a_branch_reads_keeps_its_channels(samples: Samples) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import qpipe
-from qpipe_plugins.postprocess.boxes import non_maximum_suppression
+from qpipe_plugins.postprocess.non_max_suppression import non_maximum_suppression
 from qpipe_plugins.postprocess.ssd_boxes import decode, default_boxes, ssd_boxes
 
 # two cells a side at stride 8, one at stride 16; ratio 1 alone, so two boxes a cell
@@ -89,7 +89,9 @@ def test_suppression_keeps_what_brute_force_keeps(threshold: float) -> None:
     for seed in range(20):
         rng = np.random.default_rng(seed)
         corners = rng.uniform(0, 60, (50, 2))
-        boxes = np.concatenate([corners, corners + rng.uniform(5, 40, (50, 2))], axis=1).astype(np.float32)
+        boxes = np.concatenate([corners, corners + rng.uniform(5, 40, (50, 2))], axis=1).astype(
+            np.float32
+        )
         scores = rng.uniform(0, 1, 50).astype(np.float32)
         kept = non_maximum_suppression(boxes, scores, threshold)
         assert kept.tolist() == suppressed_one_by_one(boxes.astype(np.float64), scores, threshold)
@@ -103,7 +105,9 @@ def test_a_suppressed_box_suppresses_nothing() -> None:
 def test_more_boxes_than_are_compared_at_once_are_suppressed_alike() -> None:
     rng = np.random.default_rng(4)
     corners = rng.uniform(0, 80, (700, 2))
-    boxes = np.concatenate([corners, corners + rng.uniform(20, 60, (700, 2))], axis=1).astype(np.float32)
+    boxes = np.concatenate([corners, corners + rng.uniform(20, 60, (700, 2))], axis=1).astype(
+        np.float32
+    )
     scores = rng.uniform(0, 1, 700).astype(np.float32)
     expected = suppressed_one_by_one(boxes, scores, 0.5)
     assert non_maximum_suppression(boxes, scores, 0.5).tolist() == expected
@@ -123,7 +127,11 @@ def test_labels_count_from_the_first_class_after_the_background() -> None:
 
 def test_background_is_no_detection() -> None:
     answer = ssd_boxes(network_outputs({}), **SMALL)
-    assert {name: value.shape for name, value in answer.items()} == {"boxes": (0, 4), "scores": (0,), "labels": (0,)}
+    assert {name: value.shape for name, value in answer.items()} == {
+        "boxes": (0, 4),
+        "scores": (0,),
+        "labels": (0,),
+    }
 
 
 def test_score_is_the_softmax_probability_and_boxes_are_pixels() -> None:
@@ -144,7 +152,9 @@ def test_boxes_are_clipped_to_the_image() -> None:
 
 
 def test_no_more_than_max_detections_best_first() -> None:
-    answer = ssd_boxes(network_outputs({0: [0, 3, 0], 2: [0, 5, 0], 4: [0, 4, 0]}), **SMALL, max_detections=2)
+    answer = ssd_boxes(
+        network_outputs({0: [0, 3, 0], 2: [0, 5, 0], 4: [0, 4, 0]}), **SMALL, max_detections=2
+    )
     np.testing.assert_array_equal(answer["boxes"][:, :2], [[10, 2], [2, 10]])
     assert answer["scores"][0] > answer["scores"][1]
 

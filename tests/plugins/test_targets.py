@@ -9,8 +9,8 @@ import pytest
 
 from models import conv_net, images, run, statistics_of
 from qpipe.errors import StageError
-from qpipe.quant.demands import check_target
 from qpipe.quant.statistics import Statistics
+from qpipe.quant.target_check import check_target
 from qpipe.types import Array, Target
 from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.logarithmic import logarithmic
@@ -33,7 +33,9 @@ def statistics(inputs: list[Array]) -> Statistics:
 def pairs(model: ir.Model) -> list[tuple[str, Array, Array]]:
     """operator, scale and zero point of each quantizing and dequantizing node, read by onnx itself."""
     proto = ir.to_proto(model)
-    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer}
+    constants = {
+        tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in proto.graph.initializer
+    }
     found = []
     for node in proto.graph.node:
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
@@ -52,9 +54,13 @@ def test_every_scale_and_zero_point_is_what_the_target_takes(stage, statistics: 
     check_target(stage(conv_net(), statistics, STRICT), STRICT)
 
 
-def test_no_value_is_lost_to_a_scale_that_is_a_power_of_two(statistics: Statistics, inputs: list[Array]) -> None:
+def test_no_value_is_lost_to_a_scale_that_is_a_power_of_two(
+    statistics: Statistics, inputs: list[Array]
+) -> None:
     """minmax ranges: the levels of the wider scale still reach the extremes, so the error is at most half a step."""
-    exact, wide = (symmetric(conv_net(), statistics, t) for t in (Target(), Target(power_of_two_scales=True)))
+    exact, wide = (
+        symmetric(conv_net(), statistics, t) for t in (Target(), Target(power_of_two_scales=True))
+    )
     for (_, scale, _), (_, power, _) in zip(pairs(exact), pairs(wide), strict=True):
         assert (power >= scale * (1 - 1e-6)).all()
         assert (power < scale * 2).all()
@@ -63,12 +69,18 @@ def test_no_value_is_lost_to_a_scale_that_is_a_power_of_two(statistics: Statisti
 def test_eight_bit_weights_have_seven_where_sums_saturate(statistics: Statistics) -> None:
     def largest(model: ir.Model) -> int:
         tensors = [onnx.numpy_helper.to_array(t) for t in ir.to_proto(model).graph.initializer]
-        return max(int(np.abs(t.astype(np.int64)).max()) for t in tensors if t.dtype == np.int8 and t.ndim > 1)
+        return max(
+            int(np.abs(t.astype(np.int64)).max())
+            for t in tensors
+            if t.dtype == np.int8 and t.ndim > 1
+        )
 
     saturating = Target(saturates=True)
     assert largest(symmetric(conv_net(), statistics)) == 127
     assert largest(symmetric(conv_net(), statistics, saturating)) == 63
-    assert largest(symmetric(conv_net(), statistics, saturating, bits=8)) == 127  # who asks for 8 gets 8
+    assert (
+        largest(symmetric(conv_net(), statistics, saturating, bits=8)) == 127
+    )  # who asks for 8 gets 8
     assert largest(asymmetric(conv_net(), statistics, saturating)) <= 64
     assert largest(logarithmic(conv_net(), statistics, saturating)) <= 64
 
@@ -81,7 +93,10 @@ def test_two_products_of_seven_bit_weights_never_saturate_sixteen_bits() -> None
     ("target", "message"),
     [
         (Target(per_tensor_weights=True), "a scale per channel, but the target takes one a tensor"),
-        (Target(power_of_two_scales=True), "a scale that is no power of two, but the target takes no other"),
+        (
+            Target(power_of_two_scales=True),
+            "a scale that is no power of two, but the target takes no other",
+        ),
         (Target(symmetric_only=True), "a zero point off the middle, but the target takes no other"),
     ],
 )
@@ -102,7 +117,9 @@ def test_a_network_for_a_strict_target_still_computes_what_float_does(
 ) -> None:
     name = conv_net().graph.outputs[0].name or ""
     models = conv_net(), symmetric(conv_net(), statistics, STRICT)
-    exact, strict = (np.concatenate([each[name] for each in run(model, inputs)]) for model in models)
+    exact, strict = (
+        np.concatenate([each[name] for each in run(model, inputs)]) for model in models
+    )
     assert sqnr(exact, strict) > 15
 
 

@@ -49,7 +49,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
-from qpipe import registry
+from qpipe.stages import registry
 
 given = json.load(sys.stdin)
 weight = np.array(given["weight"], np.float32)
@@ -75,7 +75,9 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     own = run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
     here = sysconfig.get_path("purelib")
     # addsitedir, for an editable install is a .pth file in there
-    (Path(own) / "here.pth").write_text(f"import site; site.addsitedir({here!r})\n", encoding="utf-8")
+    (Path(own) / "here.pth").write_text(
+        f"import site; site.addsitedir({here!r})\n", encoding="utf-8"
+    )
     projects = []
     for name, text in (("rtn_plugin", RTN), ("broken_plugin", BROKEN), ("clash_plugin", CLASH)):
         project = folder / name
@@ -83,7 +85,16 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (project / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
         (project / f"{name}.py").write_text(text, encoding="utf-8")
         projects.append(project)
-    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check", "install", "--quiet"]
+    pip = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        python,
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+    ]
     run([*pip, "--no-deps", "--no-build-isolation", "--no-index", *projects])
     return python
 
@@ -97,7 +108,9 @@ def run(words: list[Any], text: str | None = None) -> str:
 @pytest.fixture(scope="module")
 def plugins(python: Path) -> Any:
     """What `qpipe plugins --json` says in there."""
-    return json.loads(run([python, "-c", "from qpipe.cli import main; main()", "plugins", "--json"]))
+    return json.loads(
+        run([python, "-c", "from qpipe.cli import main; main()", "plugins", "--json"])
+    )
 
 
 def test_an_installed_plugin_is_found(plugins: Any) -> None:

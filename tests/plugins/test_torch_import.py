@@ -79,7 +79,9 @@ def export(torch: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Calla
 
 
 def outputs(model: ir.Model, **inputs: np.ndarray) -> np.ndarray:
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(
+        ir.to_proto(model).SerializeToString(), providers=["CPUExecutionProvider"]
+    )
     return np.asarray(session.run(None, inputs)[0])
 
 
@@ -100,8 +102,15 @@ def test_weights_are_loaded_and_the_export_computes_what_the_module_does(
 ) -> None:
     module = trained(torch, tmp_path)
     state = module.state_dict()
-    state = {f"module.{name}": value for name, value in state.items()} if wrap == "DataParallel" else state
-    torch.save({"state_dict": state, "epoch": 3} if wrap == "state_dict" else state, tmp_path / "weights.pt")
+    state = (
+        {f"module.{name}": value for name, value in state.items()}
+        if wrap == "DataParallel"
+        else state
+    )
+    torch.save(
+        {"state_dict": state, "epoch": 3} if wrap == "state_dict" else state,
+        tmp_path / "weights.pt",
+    )
     model = export(weights=tmp_path / "weights.pt")
     image = np.random.default_rng(0).normal(size=(1, 3, 16, 16)).astype(np.float32)
     with torch.no_grad():
@@ -117,12 +126,16 @@ def test_arguments_reach_the_function(export: Callable[..., ir.Model]) -> None:
 
 
 @pytest.mark.parametrize(("function", "classes"), [("Net", 5), ("ready", 3)])
-def test_a_class_and_a_module_serve_as_well(export: Callable[..., ir.Model], function: str, classes: int) -> None:
+def test_a_class_and_a_module_serve_as_well(
+    export: Callable[..., ir.Model], function: str, classes: int
+) -> None:
     assert export(function=function).graph.outputs[0].shape == [1, classes]
 
 
 def test_several_inputs_have_types_of_their_own(export: Callable[..., ir.Model]) -> None:
-    model = export(function="words", shapes={"ids": [1, 6], "scale": [1, 6, 4]}, types={"ids": "int64"})
+    model = export(
+        function="words", shapes={"ids": [1, 6], "scale": [1, 6, 4]}, types={"ids": "int64"}
+    )
     assert [(value.name, value.dtype) for value in model.graph.inputs] == [
         ("ids", ir.DataType.INT64), ("scale", ir.DataType.FLOAT),
     ]  # fmt: skip
@@ -135,7 +148,9 @@ def test_random_weights_are_the_same_every_time(export: Callable[..., ir.Model])
     assert np.array_equal(outputs(export(), image=image), outputs(export(), image=image))
 
 
-def test_a_folder_is_imported_as_a_package_and_stays_as_it_was(export: Callable[..., ir.Model], tmp_path: Path) -> None:
+def test_a_folder_is_imported_as_a_package_and_stays_as_it_was(
+    export: Callable[..., ir.Model], tmp_path: Path
+) -> None:
     package = tmp_path / "nets"
     package.mkdir()
     (package / "__init__.py").write_text("from .inner import model\n", encoding="utf-8")
@@ -160,9 +175,13 @@ def test_weights_that_bring_code_are_refused_and_it_does_not_run(
     assert not (tmp_path / "ran").exists()
 
 
-def test_weights_that_do_not_fit_are_refused(torch: Any, export: Callable[..., ir.Model], tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_refused(
+    torch: Any, export: Callable[..., ir.Model], tmp_path: Path
+) -> None:
     torch.save(trained(torch, tmp_path, 4).state_dict(), tmp_path / "weights.pt")
-    with pytest.raises(StageError, match=r"weights.pt does not fit: .*size mismatch.*; check model and arguments"):
+    with pytest.raises(
+        StageError, match=r"weights.pt does not fit: .*size mismatch.*; check model and arguments"
+    ):
         export(weights=tmp_path / "weights.pt")
 
 
@@ -189,7 +208,9 @@ def test_what_cannot_be_meant_is_refused(
         export(**options)
 
 
-def test_a_module_that_lies_beside_the_file_is_not_seen(export: Callable[..., ir.Model], tmp_path: Path) -> None:
+def test_a_module_that_lies_beside_the_file_is_not_seen(
+    export: Callable[..., ir.Model], tmp_path: Path
+) -> None:
     (tmp_path / "layers.py").write_text("", encoding="utf-8")
     (tmp_path / "net.py").write_text("import layers\n", encoding="utf-8")
     message = r"net.py: no module named 'layers'; install it; what lies beside the file is not seen: give their folder"
@@ -200,7 +221,10 @@ def test_a_module_that_lies_beside_the_file_is_not_seen(export: Callable[..., ir
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "arguments"),
-    [("torchvision:mobilenet_v3_small", {"num_classes": 7}), ("timm:mobilenetv3_small_050", {"num_classes": 7})],
+    [
+        ("torchvision:mobilenet_v3_small", {"num_classes": 7}),
+        ("timm:mobilenetv3_small_050", {"num_classes": 7}),
+    ],
 )
 def test_a_model_of_a_library_is_built_with_its_arguments(
     torch: Any, export: Callable[..., ir.Model], model: str, arguments: dict[str, Any]
@@ -211,11 +235,17 @@ def test_a_model_of_a_library_is_built_with_its_arguments(
         pytest.skip(f"{model.partition(':')[0]} does not import: {error}")
     exported = export(model=model, arguments=arguments, shapes={"image": [1, 3, 64, 64]})
     assert exported.graph.outputs[0].shape == [1, 7]
-    with pytest.raises(StageError, match=f"torch: {model.partition(':')[0]} has no model 'mobilenet_v9'; "):
+    with pytest.raises(
+        StageError, match=f"torch: {model.partition(':')[0]} has no model 'mobilenet_v9'; "
+    ):
         export(model=f"{model.partition(':')[0]}:mobilenet_v9")
 
 
-def test_without_torch_the_error_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_torch_the_error_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(StageError, match=re.escape("torch is not installed; pip install 'qpipe-edge[torch]'")):
+    with pytest.raises(
+        StageError, match=re.escape("torch is not installed; pip install 'qpipe-edge[torch]'")
+    ):
         torch_module(tmp_path, model="torchvision:resnet18", shapes={"image": [1, 3, 64, 64]})

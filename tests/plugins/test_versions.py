@@ -17,7 +17,9 @@ from qpipe_plugins.compile.openvino import openvino
 from qpipe_plugins.quantize.logarithmic import logarithmic
 from qpipe_plugins.quantize.symmetric import symmetric
 
-OLD = Platform(max_opset=19, max_ir_version=9)  # ONNX Runtime 1.16, the last on some boards of Python 3.8
+OLD = Platform(
+    max_opset=19, max_ir_version=9
+)  # ONNX Runtime 1.16, the last on some boards of Python 3.8
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,9 @@ def newer(opset: int) -> ir.Model:
 
 @pytest.mark.parametrize("bits", [8, 4])
 @pytest.mark.parametrize("quantizer", [symmetric, logarithmic])
-def test_a_quantized_network_is_brought_down_without_changing_a_bit_or_growing(quantizer, bits, statistics, tmp_path):
+def test_a_quantized_network_is_brought_down_without_changing_a_bit_or_growing(
+    quantizer, bits, statistics, tmp_path
+):
     if quantizer is logarithmic and bits == 8:
         bits = 3
     old, new = (quantizer(model, statistics, bits=bits) for model in (conv_net(17), newer(23)))
@@ -40,7 +44,9 @@ def test_a_quantized_network_is_brought_down_without_changing_a_bit_or_growing(q
     proto = onnx.load(second)
     assert (proto.opset_import[0].version, proto.ir_version) == (19, 9)
     onnx.checker.check_model(proto, full_check=True)
-    for one, other in zip(run(ir.load(first), images(4)), run(ir.load(second), images(4)), strict=True):
+    for one, other in zip(
+        run(ir.load(first), images(4)), run(ir.load(second), images(4)), strict=True
+    ):
         np.testing.assert_array_equal(one["logits"], other["logits"])
     assert abs(second.stat().st_size - first.stat().st_size) < 10
 
@@ -52,9 +58,9 @@ def test_an_operator_that_changed_its_form_is_rewritten(tmp_path):
     proto = onnx.load(build.folder / "model.onnx")
     assert proto.opset_import[0].version == 17
     given = np.random.default_rng(0).normal(size=(1, 3, 4)).astype(np.float32)
-    (made,) = ort.InferenceSession(build.folder / "model.onnx", providers=["CPUExecutionProvider"]).run(
-        None, {"x": given}
-    )
+    (made,) = ort.InferenceSession(
+        build.folder / "model.onnx", providers=["CPUExecutionProvider"]
+    ).run(None, {"x": given})
     np.testing.assert_allclose(made, given.mean(2, keepdims=True), rtol=1e-6)
 
 
@@ -78,15 +84,24 @@ def test_an_operator_that_the_runtime_lacks_is_named_with_its_opset(opset, body,
 
 
 def test_an_ir_version_that_the_runtime_does_not_load_is_told(tmp_path):
-    with pytest.raises(StageError, match=r"^compile onnxruntime: the network needs IR version 8, .* loads up to 7; "):
+    with pytest.raises(
+        StageError,
+        match=r"^compile onnxruntime: the network needs IR version 8, .* loads up to 7; ",
+    ):
         onnxruntime(conv_net(17), Platform(max_opset=17, max_ir_version=7), tmp_path)
 
 
-@pytest.mark.parametrize(("max_opset", "native"), [(28, True), (24, True), (23, False), (21, False)])
-def test_int4_is_in_the_file_only_where_the_runtime_can_cast_it(max_opset, native, statistics, tmp_path):
+@pytest.mark.parametrize(
+    ("max_opset", "native"), [(28, True), (24, True), (23, False), (21, False)]
+)
+def test_int4_is_in_the_file_only_where_the_runtime_can_cast_it(
+    max_opset, native, statistics, tmp_path
+):
     model = symmetric(conv_net(21), statistics, bits=4)
     build = onnxruntime(model, Platform(max_opset=max_opset, max_ir_version=10), tmp_path)
-    kinds = {tensor.data_type for tensor in onnx.load(build.folder / "model.onnx").graph.initializer}
+    kinds = {
+        tensor.data_type for tensor in onnx.load(build.folder / "model.onnx").graph.initializer
+    }
     assert (onnx.TensorProto.INT4 in kinds) == native
 
 

@@ -21,7 +21,11 @@ def score(metric: qpipe.Metric, pairs: Pairs) -> float:
 def found(*rows: tuple[float, float, float, float, int, float]) -> dict[str, Any]:
     """Rows of x1, y1, x2, y2, label, score."""
     table = np.array(rows, np.float64).reshape(-1, 6)
-    return {"boxes": table[:, :4].astype(np.float32), "labels": table[:, 4].astype(np.int64), "scores": table[:, 5]}
+    return {
+        "boxes": table[:, :4].astype(np.float32),
+        "labels": table[:, 4].astype(np.int64),
+        "scores": table[:, 5],
+    }
 
 
 def overlap(one: Any, other: Any) -> float:
@@ -39,12 +43,20 @@ def vocevaldet(pairs: Pairs, label: int, least: float) -> tuple[np.ndarray, np.n
     for _, target in pairs:
         difficult = target.get("difficult", [0] * len(target["labels"]))
         rows = zip(target["boxes"], target["labels"], difficult, strict=True)
-        truths.append([{"box": box, "difficult": hard, "detected": False} for box, of, hard in rows if of == label])
+        truths.append(
+            [
+                {"box": box, "difficult": hard, "detected": False}
+                for box, of, hard in rows
+                if of == label
+            ]
+        )
     npos = sum(not truth["difficult"] for image in truths for truth in image)
     table = [
         (confidence, image, box)
         for image, (prediction, _) in enumerate(pairs)
-        for box, of, confidence in zip(*(prediction[n] for n in ("boxes", "labels", "scores")), strict=True)
+        for box, of, confidence in zip(
+            *(prediction[n] for n in ("boxes", "labels", "scores")), strict=True
+        )
         if of == label
     ]
     table.sort(key=lambda row: -row[0])
@@ -69,7 +81,11 @@ def vocap(rec: np.ndarray, prec: np.ndarray) -> float:
     mrec, mpre = np.array([0, *rec, 1]), np.array([0, *prec, 0])
     for i in range(len(mpre) - 2, -1, -1):
         mpre[i] = max(mpre[i], mpre[i + 1])
-    return float(sum((mrec[i] - mrec[i - 1]) * mpre[i] for i in range(1, len(mrec)) if mrec[i] != mrec[i - 1]))
+    return float(
+        sum(
+            (mrec[i] - mrec[i - 1]) * mpre[i] for i in range(1, len(mrec)) if mrec[i] != mrec[i - 1]
+        )
+    )
 
 
 def eleven(rec: np.ndarray, prec: np.ndarray) -> float:
@@ -85,7 +101,9 @@ def devkit(pairs: Pairs, least: float, points: Any) -> float:
     wanted = set()
     for _, target in pairs:
         difficult = target.get("difficult", [0] * len(target["labels"]))
-        wanted |= {label for label, hard in zip(target["labels"], difficult, strict=True) if not hard}
+        wanted |= {
+            label for label, hard in zip(target["labels"], difficult, strict=True) if not hard
+        }
     average = eleven if points == 11 else vocap
     return float(np.mean([average(*vocevaldet(pairs, label, least)) for label in sorted(wanted)]))
 
@@ -99,12 +117,23 @@ def scenes(count: int, seed: int) -> Pairs:
         corner = rng.uniform(0, 100, (wanted, 2))
         boxes = np.hstack([corner, corner + rng.uniform(10, 60, (wanted, 2))])
         labels = rng.integers(0, LABELS, wanted)
-        target = {"boxes": boxes.tolist(), "labels": labels.tolist(), "difficult": (rng.random(wanted) < 0.2).tolist()}
+        target = {
+            "boxes": boxes.tolist(),
+            "labels": labels.tolist(),
+            "difficult": (rng.random(wanted) < 0.2).tolist(),
+        }
         near = rng.integers(0, wanted, guesses) if wanted else np.zeros(0, int)
         noisy = boxes[near] + rng.normal(0, 5, (len(near), 4))
         noisy[:, 2:] = np.maximum(noisy[:, 2:], noisy[:, :2] + 1)
-        guessed = np.where(rng.random(len(near)) < 0.8, labels[near], rng.integers(0, LABELS + 1, len(near)))
-        pairs.append(({"boxes": noisy, "labels": guessed, "scores": np.round(rng.random(len(near)), 2)}, target))
+        guessed = np.where(
+            rng.random(len(near)) < 0.8, labels[near], rng.integers(0, LABELS + 1, len(near))
+        )
+        pairs.append(
+            (
+                {"boxes": noisy, "labels": guessed, "scores": np.round(rng.random(len(near)), 2)},
+                target,
+            )
+        )
     return pairs
 
 
@@ -114,7 +143,9 @@ def test_it_is_what_the_devkit_computes(iou: float, points: Any) -> None:
     for seed in range(5):
         pairs = scenes(25, seed)
         # sums of at most a thousand terms below 1
-        assert score(voc_map(iou=iou, points=points), pairs) == pytest.approx(devkit(pairs, iou, points), abs=1e-12)
+        assert score(voc_map(iou=iou, points=points), pairs) == pytest.approx(
+            devkit(pairs, iou, points), abs=1e-12
+        )
 
 
 def test_a_resample_scores_as_if_the_samples_had_been_there_twice() -> None:
@@ -122,7 +153,9 @@ def test_a_resample_scores_as_if_the_samples_had_been_there_twice() -> None:
     contributions = [metric.contribution(*pair) for pair in pairs]
     draw = np.random.default_rng(3).integers(0, 12, 12)
     twice = [pairs[i] for i in draw]
-    assert metric.reduce([contributions[i] for i in draw]) == pytest.approx(devkit(twice, 0.5, "all"), abs=1e-12)
+    assert metric.reduce([contributions[i] for i in draw]) == pytest.approx(
+        devkit(twice, 0.5, "all"), abs=1e-12
+    )
 
 
 BOX, AWAY = (0, 0, 10, 10), (50, 50, 60, 60)
@@ -167,8 +200,13 @@ def test_the_name_says_the_overlap_and_the_points() -> None:
 
 
 def test_what_does_not_fit_is_named() -> None:
-    with pytest.raises(qpipe.StageError, match=r"^metric voc_map: a target has int; it has boxes, labels"):
+    with pytest.raises(
+        qpipe.StageError, match=r"^metric voc_map: a target has int; it has boxes, labels"
+    ):
         voc_map().contribution(found(), 3)
     target = {"boxes": [list(BOX)], "labels": [1], "difficult": [1, 0]}
-    with pytest.raises(qpipe.StageError, match=r"a target has 1 boxes, but difficult is \[2\]; give one for each box$"):
+    with pytest.raises(
+        qpipe.StageError,
+        match=r"a target has 1 boxes, but difficult is \[2\]; give one for each box$",
+    ):
         voc_map().contribution(found(), target)

@@ -37,16 +37,31 @@ def noise(file: Path, count: int = RATE, rate: int = RATE) -> np.ndarray:
 
 
 def riff(
-    code: int, bits: int, data: bytes, *, channels: int = 1, extensible: bool = False, extra: bytes = b""
+    code: int,
+    bits: int,
+    data: bytes,
+    *,
+    channels: int = 1,
+    extensible: bool = False,
+    extra: bytes = b"",
 ) -> bytes:
     """A WAV file by hand: what comes between format and data is `extra`."""
     frame = channels * bits // 8
-    form = struct.pack("<HHIIHH", 0xFFFE if extensible else code, channels, RATE, RATE * frame, frame, bits)
+    form = struct.pack(
+        "<HHIIHH", 0xFFFE if extensible else code, channels, RATE, RATE * frame, frame, bits
+    )
     if extensible:
         guid = struct.pack("<H", code) + bytes.fromhex("000000001000800000aa00389b71")
         form += struct.pack("<HHI", 22, bits, 4) + guid
     body = (
-        b"WAVE" + b"fmt " + struct.pack("<I", len(form)) + form + extra + b"data" + struct.pack("<I", len(data)) + data
+        b"WAVE"
+        + b"fmt "
+        + struct.pack("<I", len(form))
+        + form
+        + extra
+        + b"data"
+        + struct.pack("<I", len(data))
+        + data
     )
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
@@ -54,7 +69,11 @@ def riff(
 def dataset(folder: Path, **options: Any) -> Dataset:
     if not (folder / "c").exists():
         noise(folder / "c" / "a.wav")
-    return wav(calibration=folder / "c", evaluation=folder / "e", **{"rate": RATE, "seconds": 1.0, **options})
+    return wav(
+        calibration=folder / "c",
+        evaluation=folder / "e",
+        **{"rate": RATE, "seconds": 1.0, **options},
+    )
 
 
 def heard(folder: Path, **options: Any) -> np.ndarray:
@@ -70,10 +89,18 @@ def written(folder: Path, content: bytes) -> Path:
     return file
 
 
-@pytest.mark.parametrize(("width", "low", "high"), [(1, 0, 256), (2, -(2**15), 2**15), (4, -(2**31), 2**31)])
-def test_pcm_becomes_numbers_of_full_scale_one(tmp_path: Path, width: int, low: int, high: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "low", "high"), [(1, 0, 256), (2, -(2**15), 2**15), (4, -(2**31), 2**31)]
+)
+def test_pcm_becomes_numbers_of_full_scale_one(
+    tmp_path: Path, width: int, low: int, high: int
+) -> None:
     numbers = RANDOM.integers(low, high, RATE)
-    store(tmp_path / "e" / "b.wav", numbers.astype({1: "u1", 2: "<i2", 4: "<i4"}[width]).tobytes(), width=width)
+    store(
+        tmp_path / "e" / "b.wav",
+        numbers.astype({1: "u1", 2: "<i2", 4: "<i4"}[width]).tobytes(),
+        width=width,
+    )
     middle = (low + high) / 2
     expected = ((numbers - middle) / (high - middle)).astype(np.float32)
     assert np.array_equal(heard(tmp_path), expected)
@@ -83,7 +110,9 @@ def test_twenty_four_bits_are_read_with_their_sign(tmp_path: Path) -> None:
     numbers = [0, 1, -1, 2**23 - 1, -(2**23)]
     data = b"".join(number.to_bytes(3, "little", signed=True) for number in numbers)
     store(tmp_path / "e" / "b.wav", data, width=3)
-    assert np.array_equal(heard(tmp_path, seconds=5 / RATE), np.float32(numbers) / np.float32(2**23))
+    assert np.array_equal(
+        heard(tmp_path, seconds=5 / RATE), np.float32(numbers) / np.float32(2**23)
+    )
 
 
 @pytest.mark.parametrize("extensible", [False, True])
@@ -102,14 +131,18 @@ def test_extensible_pcm_is_read(tmp_path: Path) -> None:
 
 def test_other_chunks_of_odd_lengths_are_skipped(tmp_path: Path) -> None:
     numbers = RANDOM.integers(-(2**15), 2**15, RATE).astype("<i2")
-    written(tmp_path, riff(1, 16, numbers.tobytes(), extra=b"LIST" + struct.pack("<I", 3) + b"abc\0"))
+    written(
+        tmp_path, riff(1, 16, numbers.tobytes(), extra=b"LIST" + struct.pack("<I", 3) + b"abc\0")
+    )
     assert np.array_equal(heard(tmp_path), numbers.astype(np.float32) / 2**15)
 
 
 def test_data_of_unknown_length_goes_on_to_the_end(tmp_path: Path) -> None:
     numbers = RANDOM.integers(-(2**15), 2**15, RATE).astype("<i2")
     content = riff(1, 16, numbers.tobytes())
-    written(tmp_path, content.replace(b"data" + struct.pack("<I", 2 * RATE), b"data\xff\xff\xff\xff"))
+    written(
+        tmp_path, content.replace(b"data" + struct.pack("<I", 2 * RATE), b"data\xff\xff\xff\xff")
+    )
     assert np.array_equal(heard(tmp_path), numbers.astype(np.float32) / 2**15)
 
 
@@ -164,13 +197,19 @@ def spectrum(frame: np.ndarray, n_fft: int) -> np.ndarray:
     return np.abs(waves @ (frame * hann))
 
 
-def filtered(spectrum: np.ndarray, n_fft: int, mels: int, fmin: float, fmax: float, scale: str) -> np.ndarray:
+def filtered(
+    spectrum: np.ndarray, n_fft: int, mels: int, fmin: float, fmax: float, scale: str
+) -> np.ndarray:
     lowest, highest = mel_of(fmin, scale), mel_of(fmax, scale)
-    points = [hertz_of(lowest + (highest - lowest) * i / (mels + 1), scale) for i in range(mels + 2)]
+    points = [
+        hertz_of(lowest + (highest - lowest) * i / (mels + 1), scale) for i in range(mels + 2)
+    ]
     sums = []
     for low, peak, high in zip(points, points[1:], points[2:], strict=False):
         height = 1.0 if scale == "htk" else 2 / (high - low)
-        weights = np.interp(np.arange(len(spectrum)) * RATE / n_fft, [low, peak, high], [0, height, 0])
+        weights = np.interp(
+            np.arange(len(spectrum)) * RATE / n_fft, [low, peak, high], [0, height, 0]
+        )
         sums.append(weights @ spectrum)
     return np.array(sums)
 
@@ -184,14 +223,18 @@ OPTIONS = [
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("features", ["log_mel", "mfcc"])
-def test_features_are_those_of_the_formulas(tmp_path: Path, options: dict[str, Any], features: str) -> None:
+def test_features_are_those_of_the_formulas(
+    tmp_path: Path, options: dict[str, Any], features: str
+) -> None:
     noise(tmp_path / "e" / "b.wav")
     sound = heard(tmp_path, seconds=0.25).astype(np.float64)
     sizes = {"n_fft": 256, "hop": 100, "mels": 20, "coefficients": 7, "fmin": 60.0, "fmax": 3800.0}
     found = heard(tmp_path, seconds=0.25, features=features, **sizes, **options)
     window = options["window"] or 256
     if options["center"]:
-        sound = np.concatenate([sound[window // 2 : 0 : -1], sound, sound[-2 : -2 - window // 2 : -1]])
+        sound = np.concatenate(
+            [sound[window // 2 : 0 : -1], sound, sound[-2 : -2 - window // 2 : -1]]
+        )
     rows = []
     for start in range(0, len(sound) - window + 1, 100):
         power = spectrum(sound[start : start + window], 256) ** options["power"]
@@ -199,7 +242,9 @@ def test_features_are_those_of_the_formulas(tmp_path: Path, options: dict[str, A
         row = row if options["log"] == "ln" else 10 * row / np.log(10)
         if features == "mfcc":
             places = (np.arange(20) + 0.5) * np.pi / 20
-            row = np.array([np.sqrt((1 + (k > 0)) / 20) * np.sum(row * np.cos(k * places)) for k in range(7)])
+            row = np.array(
+                [np.sqrt((1 + (k > 0)) / 20) * np.sum(row * np.cos(k * places)) for k in range(7)]
+            )
         rows.append(row)
     assert found.shape == (len(rows), 7 if features == "mfcc" else 20)
     assert len(rows) == (1 + 2000 // 100 if options["center"] else 1 + (2000 - window) // 100)
@@ -222,7 +267,9 @@ def test_a_tone_is_loudest_where_its_frequency_lies(tmp_path: Path) -> None:
         ("log_mel", "FT", (30, 94)), ("log_mel", "CFT", (1, 30, 94)), ("mfcc", "CTF", (1, 94, 10)),
     ],
 )  # fmt: skip
-def test_the_layout_orders_the_axes(tmp_path: Path, features: str, layout: Any, shape: tuple[int, ...]) -> None:
+def test_the_layout_orders_the_axes(
+    tmp_path: Path, features: str, layout: Any, shape: tuple[int, ...]
+) -> None:
     noise(tmp_path / "e" / "b.wav")
     settings = {"features": features, "mels": 30, "hop": 80}
     found = heard(tmp_path, **settings, layout=layout)
@@ -241,8 +288,14 @@ def test_the_layout_orders_the_axes(tmp_path: Path, features: str, layout: Any, 
         (b"", "empty"),
         (b"no sound", "no WAV file"),
         (b"RIFX" + riff(1, 16, b"ab")[4:], "no WAV file"),
-        (riff(7, 8, b"ab"), "format 7 of 8 bits; PCM of 8, 16, 24, 32 bits and floats of 32, 64 are read"),
-        (riff(1, 12, b"ab"), "format 1 of 12 bits; PCM of 8, 16, 24, 32 bits and floats of 32, 64 are read"),
+        (
+            riff(7, 8, b"ab"),
+            "format 7 of 8 bits; PCM of 8, 16, 24, 32 bits and floats of 32, 64 are read",
+        ),
+        (
+            riff(1, 12, b"ab"),
+            "format 1 of 12 bits; PCM of 8, 16, 24, 32 bits and floats of 32, 64 are read",
+        ),
         (riff(1, 16, b"abcd", channels=0), "0 channels at 8000 Hz"),
         (riff(1, 16, b"abcd")[:-2], "cut short: 2 of 4 bytes of 'data'"),
         (riff(1, 16, b"")[:-8], "it has no data"),
@@ -250,16 +303,23 @@ def test_the_layout_orders_the_axes(tmp_path: Path, features: str, layout: Any, 
         (riff(3, 32, np.float32([np.nan]).tobytes()), "it holds NaN or infinity"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_named_with_why(tmp_path: Path, content: bytes, why: str) -> None:
+def test_a_file_that_cannot_be_read_is_named_with_why(
+    tmp_path: Path, content: bytes, why: str
+) -> None:
     file = written(tmp_path, content)
     with pytest.raises(StageError) as caught:
         heard(tmp_path)
-    assert str(caught.value) == f"wav: 1 of 1 files cannot be read: {file} ({why}); replace or remove them"
+    assert (
+        str(caught.value)
+        == f"wav: 1 of 1 files cannot be read: {file} ({why}); replace or remove them"
+    )
 
 
 def test_another_rate_is_refused(tmp_path: Path) -> None:
     noise(tmp_path / "e" / "b.wav", rate=44100)
-    message = r"wav: .*b.wav has 44100 Hz, not 8000; set rate, or convert it: ffmpeg -i IN -ar 8000 OUT"
+    message = (
+        r"wav: .*b.wav has 44100 Hz, not 8000; set rate, or convert it: ffmpeg -i IN -ar 8000 OUT"
+    )
     with pytest.raises(StageError, match=message):
         heard(tmp_path)
 
@@ -268,17 +328,43 @@ def test_another_rate_is_refused(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"layout": "TF"}, "wav: layout TF with features none; F is the axis of features"),
-        ({"features": "mfcc", "layout": "CT"}, "wav: layout CT with features mfcc; F is the axis of features"),
-        ({"seconds": 0.0}, "wav: seconds 0, rate 8000, std 1, coefficients 10 of 40 mels; all must be above 0"),
-        ({"coefficients": 41}, "coefficients 41 of 40 mels; all must be above 0, and no more coefficients than mels"),
-        ({"features": "mfcc", "window": 600}, "wav: window 600 and hop 160 must be above 0, and window at most n_fft"),
-        ({"features": "mfcc", "fmax": 5000.0}, "wav: fmin 20 and fmax 5000 must lie in order from 0 to 4000"),
-        ({"features": "mfcc", "n_fft": 64}, "wav: mel 0 of 40 holds no frequency; take fewer mels or a larger n_fft"),
-        ({"features": "mfcc", "seconds": 0.01}, "wav: 80 samples are no window of 512; set more seconds"),
-        ({"features": "mfcc", "hop": 0}, "wav: window 512 and hop 0 must be above 0, and window at most n_fft"),
+        (
+            {"features": "mfcc", "layout": "CT"},
+            "wav: layout CT with features mfcc; F is the axis of features",
+        ),
+        (
+            {"seconds": 0.0},
+            "wav: seconds 0, rate 8000, std 1, coefficients 10 of 40 mels; all must be above 0",
+        ),
+        (
+            {"coefficients": 41},
+            "coefficients 41 of 40 mels; all must be above 0, and no more coefficients than mels",
+        ),
+        (
+            {"features": "mfcc", "window": 600},
+            "wav: window 600 and hop 160 must be above 0, and window at most n_fft",
+        ),
+        (
+            {"features": "mfcc", "fmax": 5000.0},
+            "wav: fmin 20 and fmax 5000 must lie in order from 0 to 4000",
+        ),
+        (
+            {"features": "mfcc", "n_fft": 64},
+            "wav: mel 0 of 40 holds no frequency; take fewer mels or a larger n_fft",
+        ),
+        (
+            {"features": "mfcc", "seconds": 0.01},
+            "wav: 80 samples are no window of 512; set more seconds",
+        ),
+        (
+            {"features": "mfcc", "hop": 0},
+            "wav: window 512 and hop 0 must be above 0, and window at most n_fft",
+        ),
     ],
 )
-def test_options_that_mean_nothing_are_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+def test_options_that_mean_nothing_are_refused(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
     noise(tmp_path / "e" / "b.wav")
     with pytest.raises(StageError, match=re.escape(message)):
         heard(tmp_path, **options)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import qpipe
-from qpipe import options as stage_options
+from qpipe.stages import options as stage_options
 from qpipe_plugins.postprocess.yolo_boxes import yolo_boxes
 
 Row = tuple[float, ...]
@@ -31,14 +31,20 @@ def v8(*rows: Row, boxes: int = 21) -> dict[str, np.ndarray]:
 
 def rows_of(found: Any) -> list[list[float]]:
     """x1, y1, x2, y2, label, score."""
-    table = zip(found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True)
+    table = zip(
+        found["boxes"].tolist(), found["labels"].tolist(), found["scores"].tolist(), strict=True
+    )
     return [[*box, label, round(score, 5)] for box, label, score in table]
 
 
 def test_objectness_times_class_score_is_the_score_of_v5() -> None:
     found = yolo_boxes(v5((50, 40, 20, 10, 0.8, 0.1, 0.5)), score_threshold=0.1)
     assert rows_of(found) == [[40, 35, 60, 45, 1, 0.4]]
-    assert [found[name].dtype for name in ("boxes", "scores", "labels")] == [np.float32, np.float32, np.int64]
+    assert [found[name].dtype for name in ("boxes", "scores", "labels")] == [
+        np.float32,
+        np.float32,
+        np.int64,
+    ]
 
 
 def test_v8_has_a_column_a_box_and_no_objectness() -> None:
@@ -79,7 +85,11 @@ def test_corners_are_taken_as_they_are_and_cut_at_the_border() -> None:
 
 def test_nothing_above_the_threshold_is_no_detection() -> None:
     found = yolo_boxes(v8((5, 5, 1, 1, 0.0, 0.0)))
-    assert {name: array.shape for name, array in found.items()} == {"boxes": (0, 4), "scores": (0,), "labels": (0,)}
+    assert {name: array.shape for name, array in found.items()} == {
+        "boxes": (0, 4),
+        "scores": (0,),
+        "labels": (0,),
+    }
 
 
 def overlap(one: np.ndarray, other: np.ndarray) -> float:
@@ -92,15 +102,24 @@ def overlap(one: np.ndarray, other: np.ndarray) -> float:
 @pytest.mark.parametrize("version", ["v5", "v8"])
 def test_what_is_left_is_what_a_straight_program_leaves(version: str) -> None:
     rng = np.random.default_rng(11)
-    boxes = np.hstack([rng.uniform(0, 100, (252, 2)), rng.uniform(10, 60, (252, 2))]).astype(np.float32)
-    objectness, classes = rng.random((252, 1)).astype(np.float32), rng.random((252, 3)).astype(np.float32)
+    boxes = np.hstack([rng.uniform(0, 100, (252, 2)), rng.uniform(10, 60, (252, 2))]).astype(
+        np.float32
+    )
+    objectness, classes = (
+        rng.random((252, 1)).astype(np.float32),
+        rng.random((252, 3)).astype(np.float32),
+    )
     table = np.hstack([boxes, objectness, classes] if version == "v5" else [boxes, classes])
     scores = classes * objectness if version == "v5" else classes
     left = []
-    for score, box, label in sorted(((scores[i, c], i, c) for i in range(252) for c in range(3)), reverse=True):
+    for score, box, label in sorted(
+        ((scores[i, c], i, c) for i in range(252) for c in range(3)), reverse=True
+    ):
         x, y, w, h = boxes[box]
         corners = np.float32([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
-        if score > 0.25 and not any(label == of and overlap(corners, kept) > 0.5 for kept, of, _ in left):
+        if score > 0.25 and not any(
+            label == of and overlap(corners, kept) > 0.5 for kept, of, _ in left
+        ):
             left.append((corners, label, score))
     output = table[None] if version == "v5" else table.T[None]
     found = yolo_boxes({"y": output}, score_threshold=0.25, iou_threshold=0.5, max_detections=756)
@@ -117,7 +136,9 @@ def test_what_is_left_is_what_a_straight_program_leaves(version: str) -> None:
     [((1, 25200, 85), "v5"), ((1, 8400, 85), None), ((1, 84, 8400), "v8"), ((1, 5, 2100), "v8"), ((1, 6300, 6), "v5"),
      ((1, 300, 6), None), ((1, 8400, 84), None), ((1, 84, 84), None), ((1, 65, 3549), "v8"), ((1, 100, 4), None)],
 )  # fmt: skip
-def test_the_version_is_found_by_the_shape_or_asked_for(shape: tuple[int, ...], version: str | None) -> None:
+def test_the_version_is_found_by_the_shape_or_asked_for(
+    shape: tuple[int, ...], version: str | None
+) -> None:
     output = {"y": np.zeros(shape, np.float32)}
     if version:
         marked = output["y"][0] if version == "v5" else output["y"][0].T
@@ -139,7 +160,9 @@ def test_the_version_is_found_by_the_shape_or_asked_for(shape: tuple[int, ...], 
      ("v5", (1, 84, 8400), "v5 is [1, boxes, 5 + classes]; set another version"),
      ("v10", (1, 300, 7), "v10 is [1, boxes, 6]; set another version"), ("v3", (1, 300, 85), "give anchors")],
 )  # fmt: skip
-def test_an_output_that_the_version_does_not_have_is_named(version: Any, shape: tuple[int, ...], right: str) -> None:
+def test_an_output_that_the_version_does_not_have_is_named(
+    version: Any, shape: tuple[int, ...], right: str
+) -> None:
     with pytest.raises(qpipe.StageError) as raised:
         yolo_boxes({"y": np.zeros(shape, np.float32)}, version=version)
     assert str(raised.value) == f"postprocess yolo_boxes: output 'y' is {list(shape)}; {right}"
@@ -150,7 +173,9 @@ def test_of_several_outputs_the_one_of_three_axes_is_taken_or_named() -> None:
     assert len(yolo_boxes({"raw": raw, **v5((5, 4, 2, 1, 1, 1, 1))})["scores"]) == 2
     two = {**v5((5, 4, 2, 1, 1, 1, 1)), "proto": np.zeros((1, 63, 7), np.float32)}
     assert len(yolo_boxes(two, output="output0")["scores"]) == 2
-    message = r"which output\? there is output0 \[1, 63, 7\], proto \[1, 63, 7\]; set output to the one"
+    message = (
+        r"which output\? there is output0 \[1, 63, 7\], proto \[1, 63, 7\]; set output to the one"
+    )
     with pytest.raises(qpipe.StageError, match=message):
         yolo_boxes(two)
 
@@ -163,7 +188,9 @@ ANCHORS = [[10, 13, 16, 30], [30, 61, 62, 45], [116, 90, 156, 198]]
 def heads(seed: int, classes: int = 2, size: int = 64) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     return {
-        f"stride{stride}": rng.normal(0, 1, (1, 2, size // stride, size // stride, 5 + classes)).astype(np.float32)
+        f"stride{stride}": rng.normal(
+            0, 1, (1, 2, size // stride, size // stride, 5 + classes)
+        ).astype(np.float32)
         for stride in (8, 16, 32)
     }
 
@@ -185,7 +212,10 @@ def decoded(outputs: dict[str, np.ndarray], version: str) -> list[list[float]]:
             else:
                 cx, cy = ((sigmoid(t[i]) + cell) * stride for i, cell in ((0, x), (1, y)))
                 w, h = (math.exp(t[2 + i]) * anchor[i] for i in range(2))
-            rows += [[cx, cy, w, h, label, sigmoid(t[4]) * sigmoid(t[5 + label])] for label in range(len(t) - 5)]
+            rows += [
+                [cx, cy, w, h, label, sigmoid(t[4]) * sigmoid(t[5 + label])]
+                for label in range(len(t) - 5)
+            ]
     return sorted(rows, key=lambda row: -row[5])
 
 
@@ -195,18 +225,30 @@ def test_raw_heads_decode_as_the_formula_says(version: Any, channels_first: bool
     outputs = heads(1)
     expected = decoded(outputs, version)
     if channels_first:  # as the last convolution gives them
-        outputs = {name: np.moveaxis(array, -1, 2).reshape(1, -1, *array.shape[2:4]) for name, array in outputs.items()}
+        outputs = {
+            name: np.moveaxis(array, -1, 2).reshape(1, -1, *array.shape[2:4])
+            for name, array in outputs.items()
+        }
     shuffled = dict(reversed(list(outputs.items())))
     found = yolo_boxes(
-        shuffled, version=version, anchors=ANCHORS, score_threshold=0.0, iou_threshold=1.0, max_detections=2000
+        shuffled,
+        version=version,
+        anchors=ANCHORS,
+        score_threshold=0.0,
+        iou_threshold=1.0,
+        max_detections=2000,
     )
     table = np.array(expected)
     assert found["labels"].tolist() == table[:, 4].astype(int).tolist()
     # float32, a dozen roundings of numbers up to the size of the largest box
     bound = 16 * 2.0**-24 * max(1, np.abs(table[:, :4]).max())
     np.testing.assert_allclose(found["scores"], table[:, 5], rtol=1e-5)
-    np.testing.assert_allclose((found["boxes"][:, :2] + found["boxes"][:, 2:]) / 2, table[:, :2], rtol=0, atol=bound)
-    np.testing.assert_allclose(found["boxes"][:, 2:] - found["boxes"][:, :2], table[:, 2:4], rtol=1e-5, atol=bound)
+    np.testing.assert_allclose(
+        (found["boxes"][:, :2] + found["boxes"][:, 2:]) / 2, table[:, :2], rtol=0, atol=bound
+    )
+    np.testing.assert_allclose(
+        found["boxes"][:, 2:] - found["boxes"][:, :2], table[:, 2:4], rtol=1e-5, atol=bound
+    )
 
 
 @pytest.mark.parametrize(
@@ -234,6 +276,12 @@ def test_anchors_that_do_not_fit_are_named(options: dict[str, Any], message: str
 
 
 def test_options_are_what_a_recipe_can_say() -> None:
-    given = {"size": [640, 480], "anchors": ANCHORS, "strides": [8, 16, 32], "box_format": "xyxy", "version": "v5"}
+    given = {
+        "size": [640, 480],
+        "anchors": ANCHORS,
+        "strides": [8, 16, 32],
+        "box_format": "xyxy",
+        "version": "v5",
+    }
     checked = stage_options.check(yolo_boxes, given, "here")
     assert (checked["size"], [list(own) for own in checked["anchors"]]) == ((640, 480), ANCHORS)

@@ -17,28 +17,47 @@ from typing import IO, Any, Callable, Dict, Iterator, Mapping  # noqa: UP035  (P
 import numpy as np
 
 from . import failures, lease, machine, wire
-from .conditions import Conditions, check_followed
+from .blob_store import Shelf
 from .failures import AgentError
 from .guard import Guard
-from .journal import Journal
-from .runner import TIMED, Runner, environment
-from .settings import Settings
-from .shelf import Shelf
+from .round_conditions import Conditions, check_followed
+from .round_journal import Journal
+from .round_settings import Settings
+from .runner_process import TIMED, Runner, environment
 from .stored_samples import StoredSamples
 
 Fields = Dict[str, Any]  # noqa: UP006
-UNTIMED = ("do", "id", "key", "build", "samples", "deadline_s", "options")  # of a `round`: not what its runner is asked
+UNTIMED = (
+    "do",
+    "id",
+    "key",
+    "build",
+    "samples",
+    "deadline_s",
+    "options",
+)  # of a `round`: not what its runner is asked
 
 
 def main() -> None:
     """Take the device, say so, and serve until stdin ends."""
     parser = argparse.ArgumentParser("qpipe_agent", description=__doc__)
-    parser.add_argument("--root", type=Path, required=True, help="folder for all that qpipe keeps here")
+    parser.add_argument(
+        "--root", type=Path, required=True, help="folder for all that qpipe keeps here"
+    )
     parser.add_argument("--holder", default="somebody", help="who asks, for the others to read")
-    parser.add_argument("--silence", type=float, default=30.0, help="end when the host is silent for so many seconds")
-    parser.add_argument("--session", default=uuid.uuid4().hex, help="of the host: it ends its own earlier agent")
+    parser.add_argument(
+        "--silence",
+        type=float,
+        default=30.0,
+        help="end when the host is silent for so many seconds",
+    )
+    parser.add_argument(
+        "--session", default=uuid.uuid4().hex, help="of the host: it ends its own earlier agent"
+    )
     parser.add_argument("--lock", type=Path, help="a lock that other users' agents take too")
-    parser.add_argument("--despite-hold", action="store_true", help="for who holds or releases the device")
+    parser.add_argument(
+        "--despite-hold", action="store_true", help="for who holds or releases the device"
+    )
     given = parser.parse_args()
     source, sink = wire.claim()
     sink.write(b"\n" + wire.MAGIC + b"ready\n")
@@ -52,7 +71,11 @@ def main() -> None:
     except (AgentError, OSError) as error:
         wire.write(sink, {"id": 0, "error": failures.said(error), "failure": failures.of(error)})
         return
-    hello = {"root": str(agent.shelf.root), "incoming": str(agent.shelf.incoming), "token": own.token}
+    hello = {
+        "root": str(agent.shelf.root),
+        "incoming": str(agent.shelf.incoming),
+        "token": own.token,
+    }
     wire.write(sink, {"id": 0, **hello})
     agent.serve()
 
@@ -60,9 +83,15 @@ def main() -> None:
 class Agent:
     """One conversation with one host. A thread listens, so that the host's end is noticed whatever else goes on."""
 
-    def __init__(self, root: Path, own: lease.Lease, guard: Guard | None, source: IO[bytes], sink: IO[bytes]) -> None:
-        self.lease, self.source, self.sink, self.silence_s = own, source, sink, own.asker.silence_s
-        self.shelf, self.journal = Shelf(root, own.token), Journal(root / "journal", own.asker.session)
+    def __init__(
+        self, root: Path, own: lease.Lease, guard: Guard | None, source: IO[bytes], sink: IO[bytes]
+    ) -> None:
+        self.lease = own
+        self.source = source
+        self.sink = sink
+        self.silence_s = own.asker.silence_s
+        self.shelf = Shelf(root, own.token)
+        self.journal = Journal(root / "journal", own.asker.session)
         self.guard = guard
         self.requests: queue.Queue[Fields] = queue.Queue()
         self.sending = threading.Lock()
@@ -86,9 +115,14 @@ class Agent:
         verbs: Mapping[str, Callable[[Fields], Fields]] = {
             "capabilities": lambda asked: machine.capabilities(Path(asked.get("sysfs") or "/")),
             "clock": lambda _: {"now_ns": time.monotonic_ns()},
-            "missing": lambda asked: {"missing": self.shelf.missing(asked["files"]), "free": self.shelf.free()},
+            "missing": lambda asked: {
+                "missing": self.shelf.missing(asked["files"]),
+                "free": self.shelf.free(),
+            },
             "take": lambda asked: {"taken": self.shelf.take(asked["digest"])},
-            "folder": lambda asked: {"path": str(self.shelf.folder(asked["digest"], asked["files"]))},
+            "folder": lambda asked: {
+                "path": str(self.shelf.folder(asked["digest"], asked["files"]))
+            },
             "clean": lambda asked: {"bytes": self.shelf.clean(**asked.get("what", {}))},
             "infer": self._infer,
             "round": self._journalled,
@@ -103,7 +137,12 @@ class Agent:
             answer = verbs[request["do"]](request)
         except BrokenPipeError:
             raise
-        except (AgentError, OSError, ValueError, MemoryError) as error:  # ValueError: samples that are cut short
+        except (
+            AgentError,
+            OSError,
+            ValueError,
+            MemoryError,
+        ) as error:  # ValueError: samples that are cut short
             answer = {"error": failures.said(error), "failure": failures.of(error)}
         except Exception as error:  # noqa: BLE001  our own bug ends the request, not the conversation
             traceback.print_exc()
@@ -119,7 +158,10 @@ class Agent:
                 feeds = samples.feeds(index, runner.loaded["inputs"])
                 outputs = runner.ask(f"run sample {index}", {"do": "run"}, feeds).arrays
                 if set(outputs) != set(runner.loaded["outputs"]):
-                    said, gave = (", ".join(names) or "nothing" for names in (runner.loaded["outputs"], outputs))
+                    said, gave = (
+                        ", ".join(names) or "nothing"
+                        for names in (runner.loaded["outputs"], outputs)
+                    )
                     wrong = f"runner {runner.name} said that it gives {said}, it gave {gave}"
                     raise AgentError(wrong, "wrong answer")
                 self._send({"id": asked["id"], "index": index}, outputs)
@@ -136,7 +178,8 @@ class Agent:
         return answer
 
     def _round(self, asked: Fields) -> Fields:
-        samples, options = StoredSamples(Path(asked["samples"])), asked.get("options") or {}
+        samples = StoredSamples(Path(asked["samples"]))
+        options = asked.get("options") or {}
         conditions = Conditions(options, self.settings)
         with conditions.settled(), self._running(asked) as runner:
             check_followed(options, "threads", runner.loaded, "threads", runner.name)
@@ -144,9 +187,13 @@ class Agent:
             wanted = {**options, **{key: asked[key] for key in asked if key not in UNTIMED}}
             seconds = asked["budget_s"] + options.get("sustained_s", 0)
             with conditions.watched(runner.process.pid):
-                timed = runner.ask(f"time {runner.model}", {"do": "time", **wanted}, feeds, seconds, TIMED)
+                timed = runner.ask(
+                    f"time {runner.model}", {"do": "time", **wanted}, feeds, seconds, TIMED
+                )
             if not timed.fields["values_ns"]:
-                raise AgentError(f"runner {runner.name} gave no value when asked to time {runner.model}")
+                raise AgentError(
+                    f"runner {runner.name} gave no value when asked to time {runner.model}"
+                )
             check_followed(options, "sustained_s", timed.fields, "sustained", runner.name)
             return {**runner.loaded, **conditions.told(timed.fields)}
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Set, Tuple  # noqa: UP035  (Python 3.8 on the board)
 
 CPU = "sys/devices/system/cpu"
-SLOWING = re.compile("processor|cpufreq|devfreq|cpuidle|throttle|powerclamp", re.IGNORECASE)  # not: fans, screens
+SLOWING = re.compile(
+    "processor|cpufreq|devfreq|cpuidle|throttle|powerclamp", re.IGNORECASE
+)  # not: fans, screens
 CPU_HEAT = re.compile("cpu|soc|pkg|package|core|k10temp|big|little|cluster|zenpower", re.IGNORECASE)
 CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
 BOOT_ID = "proc/sys/kernel/random/boot_id"
@@ -49,7 +51,10 @@ def snapshot(root: Path, group: int | None = None) -> Snapshot:
 
 def disturbances(before: Snapshot, after: Snapshot) -> List[str]:  # noqa: UP006
     """Why a round between two snapshots is not to be believed: it was throttled, or its clocks were changed."""
-    return [*_throttled(before.get("throttling", {}), after.get("throttling", {})), *_changed(before, after)]
+    return [
+        *_throttled(before.get("throttling", {}), after.get("throttling", {})),
+        *_changed(before, after),
+    ]
 
 
 def _throttled(before: Mapping[str, int], after: Mapping[str, int]) -> Iterable[str]:
@@ -92,7 +97,8 @@ def _frequencies(policy: Path) -> Dict[str, int]:  # noqa: UP006
 
 
 def _boost(root: Path) -> bool | None:
-    boost, no_turbo = number(root / CPU / "cpufreq/boost"), number(root / CPU / "intel_pstate/no_turbo")
+    boost = number(root / CPU / "cpufreq/boost")
+    no_turbo = number(root / CPU / "intel_pstate/no_turbo")
     if boost is None and no_turbo is None:
         return None
     return bool(boost) if no_turbo is None else not no_turbo
@@ -103,7 +109,9 @@ def temperatures(root: Path) -> Dict[str, float]:  # noqa: UP006
     found: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         _note_hottest(found, text(zone / "type") or zone.name, number(zone / "temp"))
-    has_cpu = any(CPU_HEAT.search(name) for name in found)  # others may be the firmware's, or the Wi-Fi's
+    has_cpu = any(
+        CPU_HEAT.search(name) for name in found
+    )  # others may be the firmware's, or the Wi-Fi's
     for sensor in [] if has_cpu else sorted((root / "sys/class/hwmon").glob("hwmon*")):
         if text(sensor / "name") in CPU_SENSORS:
             for own in sorted(sensor.glob("temp*_input")):
@@ -143,7 +151,9 @@ def _throttle_counts(root: Path) -> Dict[str, int]:  # noqa: UP006
     cores: list[int] = []
     packages: dict[int | None, int] = {}
     for core in (root / CPU).glob("cpu[0-9]*"):
-        own, package = (number(core / f"thermal_throttle/{of}_throttle_count") for of in ("core", "package"))
+        own, package = (
+            number(core / f"thermal_throttle/{of}_throttle_count") for of in ("core", "package")
+        )
         if own is not None:
             cores.append(own)
         if package is not None:
@@ -156,11 +166,15 @@ def _throttle_counts(root: Path) -> Dict[str, int]:  # noqa: UP006
 def _pi_word(root: Path) -> int | None:
     """What a Raspberry Pi's firmware says, by the kernel or by its own command; hexadecimal."""
     said = text(root / PI_WORD)
-    command = next((str(root / each) for each in PI_COMMANDS if shutil.which(str(root / each))), None)
+    command = next(
+        (str(root / each) for each in PI_COMMANDS if shutil.which(str(root / each))), None
+    )
     try:
         if said is None and command:
             asked = [command, "get_throttled"]
-            said = subprocess.run(asked, capture_output=True, text=True, timeout=5, check=False).stdout
+            said = subprocess.run(
+                asked, capture_output=True, text=True, timeout=5, check=False
+            ).stdout
         return int((said or "").rpartition("=")[2], 16)
     except (ValueError, OSError, subprocess.TimeoutExpired):
         return None
@@ -183,12 +197,17 @@ class Load:
     """How busy others keep the cores that a runner may use, from one moment on."""
 
     def __init__(self, root: Path, group: int, cores: Iterable[int], now: float) -> None:
-        self.root, self.group, self.cores, self.start = root, group, sorted(cores), now
-        self.busy, self.own = self._busy(), self._own()
+        self.root = root
+        self.group = group
+        self.cores = sorted(cores)
+        self.start = now
+        self.busy = self._busy()
+        self.own = self._own()
 
     def others(self, now: float) -> float | None:
         """The share of those cores that neither the runner nor this process took; None where nobody can tell."""
-        seconds, busy = now - self.start, self._busy()
+        seconds = now - self.start
+        busy = self._busy()
         if busy is None or self.busy is None or not self.cores or seconds < SHORTEST_S:
             return None
         others = (busy - self.busy) - (self._own() - self.own)
@@ -209,7 +228,9 @@ class Load:
 
     def _own(self) -> float:
         times = os.times()
-        ticks = sum(sum(int(word) for word in each[11:15]) for _, each in _members(self.root, self.group))
+        ticks = sum(
+            sum(int(word) for word in each[11:15]) for _, each in _members(self.root, self.group)
+        )
         return ticks / os.sysconf("SC_CLK_TCK") + times.user + times.system
 
 
@@ -226,7 +247,9 @@ def _switches(root: Path, group: int | None) -> Dict[str, int]:  # noqa: UP006
     found: dict[str, int] = {}
     members = [] if group is None else [folder for folder, _ in _members(root, group)]
     for thread in (path for folder in members for path in folder.glob("task/*/status")):
-        fields = dict(line.split(":", 1) for line in (text(thread) or "").splitlines() if ":" in line)
+        fields = dict(
+            line.split(":", 1) for line in (text(thread) or "").splitlines() if ":" in line
+        )
         for word, name in SWITCHES.items():
             if name in fields:
                 found[word] = found.get(word, 0) + int(fields[name])

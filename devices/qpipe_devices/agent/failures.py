@@ -7,14 +7,24 @@ from pathlib import Path
 
 # of what the operating system says; all else is of what was asked for
 OF_ERRNO = {
-    errno.ENOSPC: "no room", errno.EDQUOT: "no room", errno.ENOMEM: "out of memory", errno.EIO: "died",
-    errno.EROFS: "configuration", errno.EACCES: "configuration", errno.EPERM: "configuration",
-}  # fmt: skip
+    errno.ENOSPC: "no room",
+    errno.EDQUOT: "no room",
+    errno.ENOMEM: "out of memory",
+    errno.EIO: "died",
+    errno.EROFS: "configuration",
+    errno.EACCES: "configuration",
+    errno.EPERM: "configuration",
+}
 # how allocators, numpy and the runtimes word it
 NO_MEMORY = (
-    "bad_alloc", "memoryerror", "out of memory", "cannot allocate memory", "unable to allocate", "failed to allocate",
+    "bad_alloc",
+    "memoryerror",
+    "out of memory",
+    "cannot allocate memory",
+    "unable to allocate",
+    "failed to allocate",
     "memory allocation still failed",
-)  # fmt: skip
+)
 
 
 class AgentError(Exception):
@@ -43,7 +53,11 @@ def of(error: BaseException) -> str:
 def said(error: BaseException) -> str:
     """An exception in words."""
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror.lower()}" if error.filename else error.strerror.lower()
+        return (
+            f"{error.filename}: {error.strerror.lower()}"
+            if error.filename
+            else error.strerror.lower()
+        )
     return str(error) or type(error).__name__
 
 

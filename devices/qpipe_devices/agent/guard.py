@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import IO, Mapping, Sequence, Set  # noqa: UP035  (Python 3.8 on the board)
 
-from .settings import Settings
+from .round_settings import Settings
 
 MARK = "QPIPE_CALL"  # by which a host ends all that it started through SSH; this ends by itself, when it is done
 
@@ -27,9 +27,15 @@ class Guard:
     def __init__(self, environment: Mapping[str, str], kept: Sequence[int], folder: Path) -> None:
         own = {name: value for name, value in environment.items() if name != MARK}
         self.process = subprocess.Popen(
-            [sys.executable, "-S", "-m", __name__], env=own, cwd="/", start_new_session=True,
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, pass_fds=tuple(kept),
-        )  # fmt: skip
+            [sys.executable, "-S", "-m", __name__],
+            env=own,
+            cwd="/",
+            start_new_session=True,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            pass_fds=tuple(kept),
+        )
         self._say(json.dumps(str(folder)))
 
     def watch(self, group: int) -> None:

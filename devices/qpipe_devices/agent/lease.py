@@ -53,9 +53,12 @@ class Lease:
     """The device, for one agent. `take` gives it."""
 
     def __init__(self, root: Path, locks: Sequence[int], asker: Asker) -> None:
-        self.path, self.locks, self.asker = root / "lease.json", locks, asker
+        self.path = root / "lease.json"
+        self.locks = locks
+        self.asker = asker
         self.shared = _shared_hold(locks)
-        self.since, self.guard = _written(time.time()), 0
+        self.since = _written(time.time())
+        self.guard = 0
         before = _read(self.path)
         self.token = int(before.get("token", 0)) + 1
         self._write(before.get("hold"))
@@ -83,11 +86,17 @@ class Lease:
 
     def hold(self, seconds: float, reason: str) -> Fields:
         """Keep everybody's runs off the device for so long; again by the same holder, and it lasts from now."""
-        before, now = self.held(), time.time()
+        before = self.held()
+        now = time.time()
         if before and before["holder"] != self.asker.holder:
             raise _busy(before)
         hold = {"holder": self.asker.holder, "since": before["since"] if before else self.since}
-        hold = {**hold, "until": _written(now + seconds), "ends": now + seconds, "reason": reason[:MOST]}
+        hold = {
+            **hold,
+            "until": _written(now + seconds),
+            "ends": now + seconds,
+            "reason": reason[:MOST],
+        }
         self._write(hold)
         self.beat()
         return hold
@@ -103,7 +112,12 @@ class Lease:
         return hold is not None
 
     def _write(self, hold: Fields | None) -> None:
-        record = {"token": self.token, "holder": self.asker.holder, "since": self.since, "hold": hold}
+        record = {
+            "token": self.token,
+            "holder": self.asker.holder,
+            "since": self.since,
+            "hold": hold,
+        }
         content = json.dumps(record).encode() + b"\n"
         aside = self.path.with_suffix(f".{self.token}")
         try:
@@ -114,7 +128,9 @@ class Lease:
                 aside.unlink()
             if not self.path.exists():
                 raise
-            _put(self.path, "r+b", content)  # a full disk has room for what is there: who comes to clean must get in
+            _put(
+                self.path, "r+b", content
+            )  # a full disk has room for what is there: who comes to clean must get in
 
 
 def take(root: Path, shared: Path | None, asker: Asker, despite_hold: bool = False) -> Lease:
@@ -167,7 +183,9 @@ def _opened(path: Path, mode: int) -> int:
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         try:
-            lock = os.open(str(path), flags)  # without O_CREAT: of another user's file in /tmp, kernels refuse that
+            lock = os.open(
+                str(path), flags
+            )  # without O_CREAT: of another user's file in /tmp, kernels refuse that
         except FileNotFoundError:
             lock = os.open(str(path), flags | os.O_CREAT | os.O_EXCL, mode)
             os.fchmod(lock, mode)  # whatever the umask
@@ -175,9 +193,13 @@ def _opened(path: Path, mode: int) -> int:
         return _opened(path, mode)
     except OSError as error:
         fix = "remove it there, or set lock to a file that all users of the board can write"
-        raise AgentError(f"lock {path} cannot be opened: {error.strerror}; {fix}", "configuration") from error
+        raise AgentError(
+            f"lock {path} cannot be opened: {error.strerror}; {fix}", "configuration"
+        ) from error
     found = os.fstat(lock)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # a second name may be that of something precious
+    if (
+        not stat.S_ISREG(found.st_mode) or found.st_nlink > 1
+    ):  # a second name may be that of something precious
         os.close(lock)
         raise AgentError(f"lock {path} is no file of its own; remove it there", "configuration")
     return lock
@@ -195,7 +217,12 @@ def _holder(lock: int) -> Holder | None:
     try:
         found = _parsed(os.pread(lock, LONGEST, 0))
         said = Holder(**{key: value for key, value in found.items() if key != "hold"})
-        return said if SESSION.match(said.session) and said.beat + said.silence_s + said.pid + said.guard > 0 else None
+        return (
+            said
+            if SESSION.match(said.session)
+            and said.beat + said.silence_s + said.pid + said.guard > 0
+            else None
+        )
     except (TypeError, ValueError):
         return None
 
@@ -208,7 +235,9 @@ def _end(holder: Holder) -> None:
         (holder.guard, f"{__package__}.guard", signal.SIGCONT),
     ):
         if pid > 0 and mark in _command(pid):
-            with contextlib.suppress(ProcessLookupError, PermissionError):  # another user's: theirs to end
+            with contextlib.suppress(
+                ProcessLookupError, PermissionError
+            ):  # another user's: theirs to end
                 os.kill(pid, how)
 
 
@@ -222,7 +251,9 @@ def _hold(record: Mapping[str, Any]) -> Fields | None:
     hold = record.get("hold")
     if not isinstance(hold, dict) or not all(isinstance(hold.get(key), str) for key in SAID):
         return None
-    return hold if isinstance(hold.get("ends"), (int, float)) and time.time() < hold["ends"] else None
+    return (
+        hold if isinstance(hold.get("ends"), (int, float)) and time.time() < hold["ends"] else None
+    )
 
 
 def _busy(hold: Mapping[str, Any]) -> AgentError:
@@ -237,7 +268,9 @@ def _command(pid: int) -> str:
     except OSError:  # gone, or no Linux
         pass
     with contextlib.suppress(OSError):
-        shown = subprocess.run(["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False)
+        shown = subprocess.run(
+            ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False
+        )
         return shown.stdout.decode("utf-8", "replace")
     return ""
 

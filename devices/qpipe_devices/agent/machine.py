@@ -19,19 +19,55 @@ from . import environment
 
 # those that decide which kernels a runtime picks
 FEATURES = (
-    "sse4_1", "avx", "fma", "f16c", "avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_int8",
-    "neon", "asimd", "fphp", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2", "svei8mm", "sme", "v",
-)  # fmt: skip
+    "sse4_1",
+    "avx",
+    "fma",
+    "f16c",
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_int8",
+    "neon",
+    "asimd",
+    "fphp",
+    "asimdhp",
+    "asimddp",
+    "i8mm",
+    "bf16",
+    "sve",
+    "sve2",
+    "svei8mm",
+    "sme",
+    "v",
+)
 DARWIN_FEATURES = {
-    "hw.optional.AdvSIMD": "asimd", "hw.optional.arm.FEAT_FP16": "asimdhp", "hw.optional.arm.FEAT_DotProd": "asimddp",
-    "hw.optional.arm.FEAT_I8MM": "i8mm", "hw.optional.arm.FEAT_BF16": "bf16", "hw.optional.avx2_0": "avx2",
-}  # fmt: skip
+    "hw.optional.AdvSIMD": "asimd",
+    "hw.optional.arm.FEAT_FP16": "asimdhp",
+    "hw.optional.arm.FEAT_DotProd": "asimddp",
+    "hw.optional.arm.FEAT_I8MM": "i8mm",
+    "hw.optional.arm.FEAT_BF16": "bf16",
+    "hw.optional.avx2_0": "avx2",
+}
 # MIDR part numbers of the cores that boards carry: /proc/cpuinfo of an ARM has no name for them
 ARM_PARTS = {
-    0xC07: "Cortex-A7", 0xD03: "Cortex-A53", 0xD04: "Cortex-A35", 0xD05: "Cortex-A55", 0xD07: "Cortex-A57",
-    0xD08: "Cortex-A72", 0xD09: "Cortex-A73", 0xD0A: "Cortex-A75", 0xD0B: "Cortex-A76", 0xD0C: "Neoverse-N1",
-    0xD40: "Neoverse-V1", 0xD41: "Cortex-A78", 0xD42: "Cortex-A78AE", 0xD49: "Neoverse-N2", 0xD4F: "Neoverse-V2",
-}  # fmt: skip
+    0xC07: "Cortex-A7",
+    0xD03: "Cortex-A53",
+    0xD04: "Cortex-A35",
+    0xD05: "Cortex-A55",
+    0xD07: "Cortex-A57",
+    0xD08: "Cortex-A72",
+    0xD09: "Cortex-A73",
+    0xD0A: "Cortex-A75",
+    0xD0B: "Cortex-A76",
+    0xD0C: "Neoverse-N1",
+    0xD40: "Neoverse-V1",
+    0xD41: "Cortex-A78",
+    0xD42: "Cortex-A78AE",
+    0xD49: "Neoverse-N2",
+    0xD4F: "Neoverse-V2",
+}
 # bits of getauxval(AT_HWCAP) and (AT_HWCAP2) on aarch64, by the kernel's names of them
 HWCAPS = {
     16: {"asimd": 1, "fphp": 9, "asimdhp": 10, "asimddp": 20, "sve": 22},
@@ -41,14 +77,28 @@ HWCAPS = {
 RUNTIMES = {
     "onnxruntime": {
         f"onnxruntime-{variant}".rstrip("-"): variant
-        for variant in ("", "gpu", "openvino", "qnn", "rocm", "migraphx", "cann", "training", "directml")
+        for variant in (
+            "",
+            "gpu",
+            "openvino",
+            "qnn",
+            "rocm",
+            "migraphx",
+            "cann",
+            "training",
+            "directml",
+        )
     },
     "openvino": {"openvino": ""},
     "iree": {"iree-base-runtime": ""},
 }
 # in the name of a board that is an emulator: QEMU's `virt`, and what _linux says of user-mode emulation
 EMULATORS = ("dummy-virt", " emulated on ")
-NARROW = {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}  # a Python of 32 bits on a kernel of 64
+NARROW = {
+    "aarch64": "armv7l",
+    "armv8l": "armv7l",
+    "x86_64": "i686",
+}  # a Python of 32 bits on a kernel of 64
 
 
 def capabilities(root: Path) -> Dict[str, Any]:  # noqa: UP006
@@ -112,8 +162,14 @@ def _hwcaps() -> list[str]:
         import ctypes
 
         ask = ctypes.CDLL(None).getauxval
-        ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
-        found = {name for kind, bits in HWCAPS.items() for name, bit in bits.items() if ask(kind) >> bit & 1}
+        ask.restype = ctypes.c_ulong
+        ask.argtypes = [ctypes.c_ulong]
+        found = {
+            name
+            for kind, bits in HWCAPS.items()
+            for name, bit in bits.items()
+            if ask(kind) >> bit & 1
+        }
     except (ImportError, OSError, AttributeError):
         return []
     return [feature for feature in FEATURES if feature in found]
@@ -148,9 +204,13 @@ def _runtimes() -> dict[str, str]:
     for runtime, distributions in RUNTIMES.items():
         for place in sys.path:
             versions = {name: _version(name, place) for name in distributions}
-            here = {variant: versions[name] for name, variant in distributions.items() if versions[name]}
+            here = {
+                variant: versions[name] for name, variant in distributions.items() if versions[name]
+            }
             if here:  # variants side by side overwrite each other's files: name them all
-                found[runtime] = _labelled(min(here.items())[1], ".".join(sorted(filter(None, here))))
+                found[runtime] = _labelled(
+                    min(here.items())[1], ".".join(sorted(filter(None, here)))
+                )
                 break
     return found
 

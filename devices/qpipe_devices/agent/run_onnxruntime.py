@@ -30,12 +30,20 @@ class Session:
         self.given = dict(request.get("options") or {})
         if request.get("threads") is not None:
             self.threads = thread_count(request["threads"])
-            self.given["session"] = {**self.given.get("session", {}), "intra_op_num_threads": self.threads}
+            self.given["session"] = {
+                **self.given.get("session", {}),
+                "intra_op_num_threads": self.threads,
+            }
         if request.get("batch") is not None and "batch" in self.given.get("free_dimensions", {}):
-            self.given["free_dimensions"] = {**self.given["free_dimensions"], "batch": request["batch"]}
+            self.given["free_dimensions"] = {
+                **self.given["free_dimensions"],
+                "batch": request["batch"],
+            }
         unknown = sorted(set(self.given) - set(OPTIONS))
         if unknown:
-            raise ValueError(f"build.json: unknown option '{unknown[0]}'; there is {', '.join(OPTIONS)}")
+            raise ValueError(
+                f"build.json: unknown option '{unknown[0]}'; there is {', '.join(OPTIONS)}"
+            )
         self.strict = self.given.get("fallback", "error") == "error"
         self.providers = providers(self.given, self.strict)
         self.session = self._open(session_options(self.given))
@@ -73,7 +81,9 @@ class Session:
             if "fallback to CPU EP has been explicitly disabled" not in str(error):
                 raise
             names = ", ".join(others)
-            raise ValueError(f"{names} takes not all nodes; add cpu to providers, {ALLOW}") from error
+            raise ValueError(
+                f"{names} takes not all nodes; add cpu to providers, {ALLOW}"
+            ) from error
         if self.strict:
             _check_placed(session, others)
         return session
@@ -91,8 +101,12 @@ def providers(given: Mapping[str, Any], strict: bool) -> List[Any]:  # noqa: UP0
     missing = [name for name, _ in wanted if name not in here]
     if missing and strict:
         fix = f"install an onnxruntime that has it, {ALLOW}"
-        raise ValueError(f"there is no provider {missing[0]}, there is {', '.join(sorted(here))}; {fix}")
-    return [(here[name], options) for name, options in wanted if name in here] or [(here["cpu"], {})]
+        raise ValueError(
+            f"there is no provider {missing[0]}, there is {', '.join(sorted(here))}; {fix}"
+        )
+    return [(here[name], options) for name, options in wanted if name in here] or [
+        (here["cpu"], {})
+    ]
 
 
 def _check_placed(session: Any, others: Sequence[str]) -> None:
@@ -104,7 +118,9 @@ def _check_placed(session: Any, others: Sequence[str]) -> None:
         busy = {short(each.ep_name) for each in session.get_provider_graph_assignment_info()}
         for name in others:
             if name not in busy:
-                raise ValueError(f"provider {name} takes no node of this network; leave it out, {ALLOW}")
+                raise ValueError(
+                    f"provider {name} takes no node of this network; leave it out, {ALLOW}"
+                )
 
 
 def session_options(given: Mapping[str, Any]) -> Any:
@@ -138,7 +154,9 @@ def thread_count(wanted: int) -> int:
 def _zeros(wanted: Any) -> np.ndarray:
     """Zeros for an input; dimensions without a size are 1."""
     kind = wanted.type[len("tensor(") : -1]
-    return np.zeros([size if isinstance(size, int) else 1 for size in wanted.shape], TYPES.get(kind, kind))
+    return np.zeros(
+        [size if isinstance(size, int) else 1 for size in wanted.shape], TYPES.get(kind, kind)
+    )
 
 
 if __name__ == "__main__":

@@ -43,7 +43,10 @@ def serve(runtime_name: str, load: Callable[[Mapping[str, Any]], Runtime]) -> No
                 runtime_mb = _import(runtime_name)
                 start = time.perf_counter_ns()
                 runtime = load(message.fields)
-                answer = {"load_ms": (time.perf_counter_ns() - start) / 1e6, "runtime_mb": runtime_mb}
+                answer = {
+                    "load_ms": (time.perf_counter_ns() - start) / 1e6,
+                    "runtime_mb": runtime_mb,
+                }
                 memory = timing.after_load()
                 answer.update(inputs=list(runtime.inputs), outputs=list(runtime.outputs), **memory)
                 if "threads" in message.fields and hasattr(runtime, "threads"):
@@ -65,12 +68,15 @@ def _import(runtime: str) -> float:
         importlib.import_module(runtime)
     except ImportError as error:
         fix = f"install it there: {sys.executable} -m pip install {runtime}"
-        raise failures.RuntimeMissingError(f"{runtime} cannot be imported ({error}); {fix}") from error
+        raise failures.RuntimeMissingError(
+            f"{runtime} cannot be imported ({error}); {fix}"
+        ) from error
     return timing.memory_mb("VmRSS")
 
 
 def _answer(runtime: Runtime, message: wire.Message) -> tuple[dict[str, Any], Feeds]:
-    asked, feeds = message.fields["do"], message.arrays
+    asked = message.fields["do"]
+    feeds = message.arrays
     if asked == "run":
         return {}, dict(zip(runtime.outputs, runtime.infer(feeds)))  # noqa: B905  (Python 3.8)
     if asked == "time":

@@ -19,18 +19,23 @@ class StoredSamples:
             index = json.loads((folder / "samples.json").read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise AgentError(f"{folder} holds no samples: {error}") from error
-        self.preprocessing, self.entries = index["preprocessing"], index["samples"]
+        self.preprocessing = index["preprocessing"]
+        self.entries = index["samples"]
         self.content = np.memmap(str(folder / "inputs.bin"), np.uint8, "r")
 
     def feeds(self, index: int, names: Sequence[str]) -> dict[str, np.ndarray]:
         """Sample `index` as a network with these input names takes it, batch axis added."""
         from .preprocess import feeds  # type: ignore[import-not-found,unused-ignore]  # joins the agent on its way
 
-        inputs = {name: self._array(**where) for name, where in self.entries[index]["inputs"].items()}
+        inputs = {
+            name: self._array(**where) for name, where in self.entries[index]["inputs"].items()
+        }
         try:
             fed: dict[str, np.ndarray] = feeds(inputs, self.preprocessing, names)
         except KeyError as error:
-            raise AgentError(f"the network takes {', '.join(names)}, the samples have {', '.join(inputs)}") from error
+            raise AgentError(
+                f"the network takes {', '.join(names)}, the samples have {', '.join(inputs)}"
+            ) from error
         return fed
 
     def _array(self, offset: int, dtype: str, shape: Sequence[int]) -> np.ndarray:

@@ -42,7 +42,11 @@ def take_values(infer: Callable[[], object], wanted: Mapping[str, Any]) -> dict[
     while len(values) < wanted["values"] and time.monotonic() < end:
         values.append(once())
     ended = time.monotonic_ns()
-    answer: dict[str, Any] = {"first_ms": first / 1e6, "values_ns": values, "window_ns": [began, ended]}
+    answer: dict[str, Any] = {
+        "first_ms": first / 1e6,
+        "values_ns": values,
+        "window_ns": [began, ended],
+    }
     answer.update(warmups=warmup.inferences, steady=warmup.steady)
     if wanted.get("sustained_s"):
         answer["sustained"] = sustain(once, wanted["sustained_s"])
@@ -58,13 +62,17 @@ def warm_up(once: Callable[[], int], seconds: float, most: float) -> Warmup:
     STEADY.
     """
     start = time.monotonic()
-    end, count, before = start + min(PATIENCE * seconds, most), 0, 0.0
+    end = start + min(PATIENCE * seconds, most)
+    count = 0
+    before = 0.0
     steady: bool | None = None
     while True:
-        window, until = [once()], time.monotonic() + seconds / 3
+        window = [once()]
+        until = time.monotonic() + seconds / 3
         while (len(window) < WHOLE or time.monotonic() < until) and time.monotonic() < end:
             window.append(once())
-        count, now = count + len(window), time.monotonic()
+        count = count + len(window)
+        now = time.monotonic()
         if len(window) >= WHOLE and now >= until:
             median = statistics.median(window)
             steady = abs(median / before - 1) < STEADY if before else None
@@ -78,10 +86,13 @@ def sustain(once: Callable[[], int], seconds: float) -> List[List[float]]:  # no
     curve: list[list[float]] = []
     start = time.monotonic()
     while time.monotonic() - start < seconds:
-        values, end = [once()], start + BUCKET_S * (len(curve) + 1)
+        values = [once()]
+        end = start + BUCKET_S * (len(curve) + 1)
         while time.monotonic() < end:
             values.append(once())
-        curve.append([round(time.monotonic() - start, 3), statistics.median(values) / 1e6, len(values)])
+        curve.append(
+            [round(time.monotonic() - start, 3), statistics.median(values) / 1e6, len(values)]
+        )
     return curve
 
 

@@ -22,10 +22,14 @@ class Message(NamedTuple):
     arrays: Dict[str, np.ndarray]  # noqa: UP006
 
 
-def write(stream: IO[bytes], fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None) -> None:
+def write(
+    stream: IO[bytes], fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
+) -> None:
     """Write one message and flush it; arrays travel little-endian and in C order."""
     ready = {name: _little_endian(array) for name, array in (arrays or {}).items()}
-    announced = [[name, array.dtype.str, list(array.shape), array.nbytes] for name, array in ready.items()]
+    announced = [
+        [name, array.dtype.str, list(array.shape), array.nbytes] for name, array in ready.items()
+    ]
     stream.write(json.dumps({**fields, "arrays": announced}).encode() + b"\n")
     for array in ready.values():
         stream.write(array.tobytes())
@@ -41,7 +45,8 @@ def read(stream: IO[bytes]) -> Message | None:
     try:
         fields = json.loads(line)
         announced = [
-            (str(name), np.dtype(kind), shape, int(size)) for name, kind, shape, size in fields.pop("arrays", [])
+            (str(name), np.dtype(kind), shape, int(size))
+            for name, kind, shape, size in fields.pop("arrays", [])
         ]
         arrays = {}
         for name, kind, shape, size in announced:
@@ -56,7 +61,8 @@ def read(stream: IO[bytes]) -> Message | None:
 
 def claim() -> tuple[IO[bytes], IO[bytes]]:
     """This process's stdin and stdout for messages only: what anybody prints from now on goes to stderr."""
-    source, sink = os.fdopen(os.dup(0), "rb"), os.fdopen(os.dup(1), "wb")
+    source = os.fdopen(os.dup(0), "rb")
+    sink = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(2, 1)

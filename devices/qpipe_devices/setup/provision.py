@@ -13,8 +13,8 @@ from typing import Any
 from qpipe.errors import BusyError, DeviceError
 from qpipe.types import Finding
 from qpipe_devices.link import Link
-from qpipe_devices.setup import proof, readiness
-from qpipe_devices.setup.asking import LOOKING_S, ask, look
+from qpipe_devices.setup import proof_network, readiness
+from qpipe_devices.setup.bare_calls import LOOKING_S, ask, look
 from qpipe_devices.setup.wheels import Wheel, check_requirement, described, fetch
 
 ATTEMPTS = 3  # a wheel that arrives damaged so often says that something is broken
@@ -24,11 +24,18 @@ NEEDED = ("numpy", "onnxruntime")
 log = logging.getLogger(__name__)
 
 
-def setup(link: Link, *, wheels: Path | None, runtime: str | None, system_runtime: bool) -> Iterator[Finding]:
+def setup(
+    link: Link, *, wheels: Path | None, runtime: str | None, system_runtime: bool
+) -> Iterator[Finding]:
     """Bring numpy and a runtime to a board that may have nothing but Python, unless they are there, and prove them."""
     requirement = check_requirement(link.name, runtime) if runtime else None
     board = look(link, NEEDED)
-    yield Finding("python", "ok", described(board), {key: board[key] for key in ("python", "abi", "arch", "libc")})
+    yield Finding(
+        "python",
+        "ok",
+        described(board),
+        {key: board[key] for key in ("python", "abi", "arch", "libc")},
+    )
     if board["blocked"]:
         raise DeviceError(f"{link.name}: {readiness.folder(board).said}", failure="configuration")
     if board["holder"] or "version" in board["imports"]["numpy"]:
@@ -43,7 +50,7 @@ def setup(link: Link, *, wheels: Path | None, runtime: str | None, system_runtim
         yield from _install(link, board, requirement or f"onnxruntime<={_host_version()}", wheels)
     else:
         yield _there(board)
-    yield proof.prove(link)
+    yield proof_network.prove(link)
 
 
 def _refuse_busy(link: Link) -> None:
@@ -58,13 +65,16 @@ def _refuse_busy(link: Link) -> None:
         link.close()  # an agent that is running would go on with what it has
 
 
-def _install(link: Link, board: Mapping[str, Any], requirement: str, folder: Path | None) -> Iterator[Finding]:
+def _install(
+    link: Link, board: Mapping[str, Any], requirement: str, folder: Path | None
+) -> Iterator[Finding]:
     if board["system"] != "Linux" or board["implementation"] != "cpython":
         fix = f"install it there: {board['executable']} -m pip install {requirement}, then say --use-system-runtime"
         raise DeviceError(
             f"{link.name}: wheels are brought to CPython on Linux alone, this is {board['implementation']} on "
-            f"{board['system']}; {fix}", failure="configuration",
-        )  # fmt: skip
+            f"{board['system']}; {fix}",
+            failure="configuration",
+        )
     with tempfile.TemporaryDirectory() as fetched:
         wheels = fetch(link.name, board, requirement, Path(fetched), folder)
         yield _fetched(wheels, folder)
@@ -79,35 +89,49 @@ def _install(link: Link, board: Mapping[str, Any], requirement: str, folder: Pat
         yield Finding("earlier runtimes", "ok", f"{said}; {fix}")
 
 
-def _send(link: Link, board: Mapping[str, Any], wheels: Sequence[Wheel], digest: str) -> Iterator[Finding]:
+def _send(
+    link: Link, board: Mapping[str, Any], wheels: Sequence[Wheel], digest: str
+) -> Iterator[Finding]:
     by_digest = {wheel.sha256: wheel for wheel in wheels}
-    total, seconds = 0, 0.0
+    total = 0
+    seconds = 0.0
     for attempt in range(ATTEMPTS + 1):
-        missing = ask(link, "missing", INSTALLING_S, digest=digest, wheels=list(by_digest))["missing"]
+        missing = ask(link, "missing", INSTALLING_S, digest=digest, wheels=list(by_digest))[
+            "missing"
+        ]
         if not missing:
             break
         if attempt == ATTEMPTS:
             fix = "check the device's memory and card"
             name = by_digest[missing[0]].path.name
-            raise DeviceError(f"{link.name}: {name} arrived damaged {ATTEMPTS} times; {fix}", failure="wrong answer")
+            raise DeviceError(
+                f"{link.name}: {name} arrived damaged {ATTEMPTS} times; {fix}",
+                failure="wrong answer",
+            )
         _check_room(link, board, [by_digest[each] for each in missing])
         for wheel in (by_digest[each] for each in missing):
             took = _put(link, board, wheel)
-            total, seconds = total + wheel.size, seconds + took
+            total = total + wheel.size
+            seconds = seconds + took
             facts = {"file": wheel.path.name, "bytes": wheel.size, "seconds": took}
             yield Finding("sending", "ok", f"{wheel.path.name}, {_rate(wheel.size, took)}", facts)
-    yield Finding("sent", "ok", _rate(total, seconds) if total else "0 bytes: it has them", {"bytes": total})
+    yield Finding(
+        "sent", "ok", _rate(total, seconds) if total else "0 bytes: it has them", {"bytes": total}
+    )
 
 
 def _put(link: Link, board: Mapping[str, Any], wheel: Wheel) -> float:
     """Seconds that it took."""
     began = time.monotonic()
-    link.transport.put(wheel.path, f"{board['root']}/python/incoming/{wheel.sha256}", proof.quietly)
+    link.transport.put(
+        wheel.path, f"{board['root']}/python/incoming/{wheel.sha256}", proof_network.quietly
+    )
     return time.monotonic() - began
 
 
 def _check_room(link: Link, board: Mapping[str, Any], wheels: Sequence[Wheel]) -> None:
-    need, free = sum(wheel.size + wheel.unpacked for wheel in wheels), board["free"] - link.spare_mb * 1e6
+    need = sum(wheel.size + wheel.unpacked for wheel in wheels)
+    free = board["free"] - link.spare_mb * 1e6
     if need > free:
         said = f"no room for the runtime ({need / 1e6:.0f} MB, {max(0, free) / 1e6:.0f} MB free in {board['root']})"
         fix = f"free space or run: qpipe devices clean {link.name}"
@@ -119,15 +143,22 @@ def _fetched(wheels: Sequence[Wheel], folder: Path | None) -> Finding:
     size = sum(wheel.size for wheel in wheels)
     source = f"out of {folder}" if folder else "by pip on this machine"
     files = [wheel.path.name for wheel in wheels]
-    return Finding("wheels", "ok", f"{names} ({size / 1e6:.1f} MB), {source}", {"wheels": files, "bytes": size})
+    return Finding(
+        "wheels", "ok", f"{names} ({size / 1e6:.1f} MB), {source}", {"wheels": files, "bytes": size}
+    )
 
 
 def _system(link: Link) -> Finding:
     board = look(link, NEEDED, system=True)
     if not _imported(board):
-        module, reason = next((m, tried["error"]) for m, tried in board["imports"].items() if "error" in tried)
+        module, reason = next(
+            (m, tried["error"]) for m, tried in board["imports"].items() if "error" in tried
+        )
         fix = f"install it there: {board['executable']} -m pip install {module}"
-        raise DeviceError(f"{link.name}: {module} cannot be imported there: {reason}; {fix}", failure="configuration")
+        raise DeviceError(
+            f"{link.name}: {module} cannot be imported there: {reason}; {fix}",
+            failure="configuration",
+        )
     ask(link, "forget", LOOKING_S)
     return _there(board)
 

@@ -9,12 +9,16 @@ from typing import Any
 from qpipe.errors import DeviceError
 from qpipe.types import Finding
 from qpipe_devices.link import Link
-from qpipe_devices.setup.asking import NoPythonError, look
+from qpipe_devices.setup.bare_calls import NoPythonError, look
 from qpipe_devices.setup.wheels import described
 
 SKEWED_S = 60.0
 LOW_MB = 200.0
-RUNTIMES = {"onnxruntime": "onnxruntime", "openvino": "openvino", "iree": "iree.runtime"}  # what imports them
+RUNTIMES = {
+    "onnxruntime": "onnxruntime",
+    "openvino": "openvino",
+    "iree": "iree.runtime",
+}  # what imports them
 
 
 def check(link: Link) -> Iterator[Finding]:
@@ -31,7 +35,9 @@ def check(link: Link) -> Iterator[Finding]:
         return
     ended = time.time()
     yield Finding("connection", "ok", f"in {ended - began:.1f} s", {"seconds": ended - began})
-    python = {key: board[key] for key in ("python", "abi", "arch", "libc", "libc_version", "executable")}
+    python = {
+        key: board[key] for key in ("python", "abi", "arch", "libc", "libc_version", "executable")
+    }
     yield Finding("python", "ok", f"{described(board)} ({board['executable']})", python)
     if board["holder"]:
         said = f"{board['holder']}; nothing was imported, which would disturb a run"
@@ -60,7 +66,9 @@ def _imports(link: Link, board: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding("runtime", "ok", f"{said} ({source})", {"runtimes": there})
     else:
         error = tried["onnxruntime"]["error"]
-        yield Finding("runtime", "bad", f"onnxruntime cannot be imported: {error}; {fix}", {"runtimes": {}})
+        yield Finding(
+            "runtime", "bad", f"onnxruntime cannot be imported: {error}; {fix}", {"runtimes": {}}
+        )
 
 
 def folder(board: Mapping[str, Any]) -> Finding:
@@ -74,7 +82,11 @@ def folder(board: Mapping[str, Any]) -> Finding:
 def _space(link: Link, board: Mapping[str, Any]) -> Finding:
     free = board["free"] / 1e6
     state = "bad" if free < link.spare_mb else "warning" if free < link.spare_mb + LOW_MB else "ok"
-    fix = "" if state == "ok" else f", of which {link.spare_mb:g} stay free; run: qpipe devices clean {link.name}"
+    fix = (
+        ""
+        if state == "ok"
+        else f", of which {link.spare_mb:g} stay free; run: qpipe devices clean {link.name}"
+    )
     return Finding("space", state, f"{free:.0f} MB free{fix}", {"free_mb": free})  # type: ignore[arg-type]
 
 
@@ -82,7 +94,9 @@ def _clock(least: float, most: float) -> Finding:
     """The board's clock was read somewhere between the beginning of the look and its end."""
     skew = 0.0 if least <= 0 <= most else min(least, most, key=abs)
     if abs(skew) <= SKEWED_S:
-        return Finding("clock", "ok", "as the host's" if abs(skew) < 1 else f"{skew:+.0f} s", {"skew_s": skew})
+        return Finding(
+            "clock", "ok", "as the host's" if abs(skew) < 1 else f"{skew:+.0f} s", {"skew_s": skew}
+        )
     said = f"{abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} the host's; set it, as by NTP"
     return Finding("clock", "warning", said, {"skew_s": skew})
 

@@ -17,10 +17,19 @@ from typing import Any
 
 from qpipe.errors import DeviceError
 
-OLDEST_GLIBC = {"aarch64": 17, "armv7l": 17, "x86_64": 5, "i686": 5}  # minor versions that manylinux begins with
+OLDEST_GLIBC = {
+    "aarch64": 17,
+    "armv7l": 17,
+    "x86_64": 5,
+    "i686": 5,
+}  # minor versions that manylinux begins with
 LEGACY = {5: "manylinux1", 12: "manylinux2010", 17: "manylinux2014"}  # names of before PEP 600
 REQUIREMENT = re.compile(r"(onnxruntime[a-z-]*)((==|<=|>=|<|>|~=|!=)[\w.*+,<>=!~]+)?")
-NONE_FITS = ("No matching distribution found", "Could not find a version", "conflicting dependencies")
+NONE_FITS = (
+    "No matching distribution found",
+    "Could not find a version",
+    "conflicting dependencies",
+)
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,9 @@ def check_requirement(name: str, requirement: str) -> str:
     return written
 
 
-def fetch(name: str, board: Mapping[str, Any], requirement: str, folder: Path, wheels: Path | None) -> list[Wheel]:
+def fetch(
+    name: str, board: Mapping[str, Any], requirement: str, folder: Path, wheels: Path | None
+) -> list[Wheel]:
     """The wheels of a requirement and of what it needs, for the Python that `board` (what bare.probe said) describes.
 
     Out of the folder `wheels` alone, or from where pip looks; DeviceError with pip's own word where it finds none.
@@ -61,12 +72,30 @@ def fetch(name: str, board: Mapping[str, Any], requirement: str, folder: Path, w
     platforms = [word for tag in platform_tags(board) for word in ("--platform", tag)]
     ended = subprocess.run(
         [
-            *_pip(name), "download", "--quiet", "--disable-pip-version-check", "--no-input",
-            "--only-binary=:all:", "--implementation", "cp", "--python-version", str(board["python"]),
-            "--abi", str(board["abi"]), *platforms, *source, "--dest", str(folder), requirement, "numpy",
+            *_pip(name),
+            "download",
+            "--quiet",
+            "--disable-pip-version-check",
+            "--no-input",
+            "--only-binary=:all:",
+            "--implementation",
+            "cp",
+            "--python-version",
+            str(board["python"]),
+            "--abi",
+            str(board["abi"]),
+            *platforms,
+            *source,
+            "--dest",
+            str(folder),
+            requirement,
+            "numpy",
         ],
-        capture_output=True, text=True, check=False, env=_unconfigured() if wheels else None,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_unconfigured() if wheels else None,
+    )
     if ended.returncode != 0:
         raise _refused(name, board, requirement, ended.stderr, wheels)
     return [Wheel.read(path) for path in sorted(folder.glob("*.whl"))]
@@ -74,7 +103,8 @@ def fetch(name: str, board: Mapping[str, Any], requirement: str, folder: Path, w
 
 def platform_tags(board: Mapping[str, Any]) -> list[str]:
     """What its wheels may be tagged as, newest first, by PEP 600, 599, 571, 513 and 656."""
-    arch, kind = str(board["arch"]), str(board["libc"])
+    arch = str(board["arch"])
+    kind = str(board["libc"])
     major, _, minor = str(board["libc_version"]).partition(".")
     plain = f"linux_{arch}"
     if not minor.isdigit():
@@ -113,7 +143,7 @@ def _unconfigured() -> dict[str, str]:
 
 def _refused(
     name: str, board: Mapping[str, Any], requirement: str, said: str, wheels: Path | None
-) -> DeviceError:  # fmt: skip
+) -> DeviceError:
     lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it gave no reason"]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
     last = (errors or lines)[-1]
@@ -123,7 +153,9 @@ def _refused(
         reason = f"{place} has no wheels of {requirement} for {described(board)} (pip: {last})"
         return DeviceError(f"{name}: {reason}; {fix}", failure="configuration")
     fix = "see pip's configuration (index-url, proxy, cert), or give a folder by --wheels DIR"
-    return DeviceError(f"{name}: pip could not fetch {requirement}: {last}; {fix}", failure="configuration")
+    return DeviceError(
+        f"{name}: pip could not fetch {requirement}: {last}; {fix}", failure="configuration"
+    )
 
 
 def _unreachable(said: str) -> bool:

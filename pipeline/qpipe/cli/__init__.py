@@ -25,7 +25,9 @@ def main() -> None:
     from qpipe.cli.app import app
     from qpipe.errors import DeviceError, QpipeError, StageError
 
-    logging.getLogger("qpipe_devices").setLevel(logging.INFO)  # what boards say goes to the logs of steps
+    logging.getLogger("qpipe_devices").setLevel(
+        logging.INFO
+    )  # what boards say goes to the logs of steps
     try:
         app(prog_name="qpipe")
     except (StageError, DeviceError) as error:
@@ -38,7 +40,11 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (*UNFIT, *SHORT):
             raise
-        fix = "give another place, or check its permissions" if error.errno in UNFIT else "make room, and go on"
+        fix = (
+            "give another place, or check its permissions"
+            if error.errno in UNFIT
+            else "make room, and go on"
+        )
         what = f"{error.filename or 'a file'}: {(error.strerror or '').lower()}; {fix}"
         _stop(QpipeError(what), 2 if error.errno in UNFIT else 1)
 

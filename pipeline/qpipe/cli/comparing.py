@@ -15,13 +15,16 @@ Row = dict[str, Any]
 ORDER = ("worse", "better", "not comparable", "missing", "new", "tied")
 
 
-def compare(before: str, after: str, device: str | None, metrics: Sequence[str], db: Path, as_json: bool) -> None:
+def compare(
+    before: str, after: str, device: str | None, metrics: Sequence[str], db: Path, as_json: bool
+) -> None:
     """Print a table of all that changed, or every row as JSON."""
-    from qpipe.compare.environments import differing_environments
+    from qpipe.compare.device_changes import differing_environments
     from qpipe.compare.runs import compared
 
     with open_results(db) as store:
-        old, new = find_run(store, before), find_run(store, after)
+        old = find_run(store, before)
+        new = find_run(store, after)
         rows = compared(store, old["id"], new["id"])
         told = differing_environments(store, old["id"], new["id"])
     rows = _picked(rows, "--metric", "metric", metrics)
@@ -29,14 +32,21 @@ def compare(before: str, after: str, device: str | None, metrics: Sequence[str],
     if as_json:
         print_json({"before": old["id"], "after": new["id"], "environment": told, "rows": rows})
         return
-    dull = () if metrics else ("tied", "not comparable")  # these are counted, unless they are asked for
-    changed = sorted((row for row in rows if row["verdict"] not in dull), key=lambda row: ORDER.index(row["verdict"]))
+    dull = (
+        () if metrics else ("tied", "not comparable")
+    )  # these are counted, unless they are asked for
+    changed = sorted(
+        (row for row in rows if row["verdict"] not in dull),
+        key=lambda row: ORDER.index(row["verdict"]),
+    )
     columns = ("row", "metric", "before", "after", "ratio", "verdict")
     if changed:
         print_table(columns, [_cells(row) for row in changed], right=("before", "after", "ratio"))
     counts = [f"{n} {word}" for word in ORDER if (n := sum(row["verdict"] == word for row in rows))]
     print_text(f"{old['id']} to {new['id']}: {', '.join(counts) or 'nothing was measured'}")
-    for reason, number in Counter(" and ".join(row["differs"]) for row in rows if row["differs"]).items():
+    for reason, number in Counter(
+        " and ".join(row["differs"]) for row in rows if row["differs"]
+    ).items():
         print_text(f"{number} cannot be compared: not the same in both is {reason}")
     doubtful = [row for row in rows if row["verdict"] == "not comparable" and not row["differs"]]
     for reason, number in Counter(row["doubt"] for row in doubtful).items():
@@ -54,7 +64,7 @@ def _picked(rows: list[Row], option: str, key: str, wanted: Sequence[str]) -> li
 
 
 def _cells(row: Row) -> list[str]:
-    from qpipe.compare.wording import named
+    from qpipe.compare.formatting import named
 
     name = "/".join(row[part] for part in ("model", "scheme", "build")) + f"@{row['device']}"
     verdict = row["verdict"]

@@ -8,13 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qpipe import inventory, registry
-from qpipe.call import Call
 from qpipe.cli.holding import HOLD, RELEASE
 from qpipe.cli.printing import print_json, print_table, print_text
+from qpipe.engine.targets import VNNI
 from qpipe.errors import BusyError, DeviceError
-from qpipe.store import Store
-from qpipe.target import VNNI
+from qpipe.recipe import inventory
+from qpipe.recipe.stage_call import Call
+from qpipe.stages import registry
+from qpipe.storage.results import Store
 from qpipe.types import Capabilities, Device, Finding, Provisioned
 
 DAY_S = 86400.0
@@ -23,9 +24,14 @@ HELD = "busy: held by "
 CHECKED = "check"  # the event of a check in a device's audit trail
 # CPU features that decide how fast integers are, in words
 WORDS = {
-    "asimddp": "dot product", "i8mm": "i8mm", "svei8mm": "SVE i8mm", "sme": "SME", "avx512_vnni": "VNNI",
-    "avx_vnni": "VNNI", "amx_int8": "AMX int8",
-}  # fmt: skip
+    "asimddp": "dot product",
+    "i8mm": "i8mm",
+    "svei8mm": "SVE i8mm",
+    "sme": "SME",
+    "avx512_vnni": "VNNI",
+    "avx_vnni": "VNNI",
+    "amx_int8": "AMX int8",
+}
 
 
 def show(inventory_file: Path | None, db: Path, as_json: bool) -> None:
@@ -40,11 +46,15 @@ def show(inventory_file: Path | None, db: Path, as_json: bool) -> None:
 
 
 def _entry(store: Store, name: str, call: Call) -> dict[str, Any]:
-    row, health = store.device(name), store.health(name)
+    row = store.device(name)
+    health = store.health(name)
     entry: dict[str, Any] = {
-        "name": name, "driver": call.name, "checked": row["checked"] if row else None,
-        "health": health["health"] if health else None, "holder": _holder(store, name),
-    }  # fmt: skip
+        "name": name,
+        "driver": call.name,
+        "checked": row["checked"] if row else None,
+        "health": health["health"] if health else None,
+        "holder": _holder(store, name),
+    }
     if row:
         entry |= asdict(row["capabilities"])
     return entry
@@ -52,14 +62,26 @@ def _entry(store: Store, name: str, call: Call) -> dict[str, Any]:
 
 def _holder(store: Store, name: str) -> str | None:
     """Who had it, by the last that was seen or done from here."""
-    last = next((e for e in reversed(store.events(name)) if e["event"] in (CHECKED, HOLD, RELEASE)), None)
+    last = next(
+        (e for e in reversed(store.events(name)) if e["event"] in (CHECKED, HOLD, RELEASE)), None
+    )
     return str(last["why"]).removeprefix(HELD) if last and last["now"] in ("busy", "held") else None
 
 
 def _print_devices(entries: list[dict[str, Any]]) -> None:
     columns = (
-        "name", "driver", "arch", "cpu", "cores", "memory MB", "integers", "runtimes", "health", "holder", "checked",
-    )  # fmt: skip
+        "name",
+        "driver",
+        "arch",
+        "cpu",
+        "cores",
+        "memory MB",
+        "integers",
+        "runtimes",
+        "health",
+        "holder",
+        "checked",
+    )
     table = []
     for entry in entries:
         runtimes = ", ".join(f"{k} {v}" for k, v in (entry.get("runtimes") or {}).items())
@@ -67,11 +89,21 @@ def _print_devices(entries: list[dict[str, Any]]) -> None:
             runtimes = f"none: qpipe devices setup {entry['name']}"
         memory = f"{entry['memory_mb']:.0f}" if "memory_mb" in entry else ""
         cpu = " ".join(filter(None, [entry.get("cpu"), _emulated(entry)]))
-        table.append([
-            entry["name"], entry["driver"], entry.get("arch"), cpu, entry.get("cores"), memory,
-            integers(entry.get("arch", ""), entry.get("features", ())), runtimes,
-            entry["health"], entry["holder"], (entry["checked"] or "never")[:16],
-        ])  # fmt: skip
+        table.append(
+            [
+                entry["name"],
+                entry["driver"],
+                entry.get("arch"),
+                cpu,
+                entry.get("cores"),
+                memory,
+                integers(entry.get("arch", ""), entry.get("features", ())),
+                runtimes,
+                entry["health"],
+                entry["holder"],
+                (entry["checked"] or "never")[:16],
+            ]
+        )
     print_table(columns, table, right=("cores", "memory MB"))
 
 
@@ -91,7 +123,8 @@ def integers(arch: str, features: Any) -> str:
 
 def check(names: list[str], inventory_file: Path | None, db: Path, as_json: bool) -> None:
     """Say of each device line by line how ready it is, and record it; exit status 1 where one is not."""
-    failed, entries = {}, []
+    failed = {}
+    entries = []
     with Store(db) as store:
         for name, call in _picked(names, inventory_file).items():
             findings = []
@@ -105,7 +138,11 @@ def check(names: list[str], inventory_file: Path | None, db: Path, as_json: bool
             _record(store, name, findings)
             error = bad[0].said if bad else None
             entries.append(
-                {**_entry(store, name, call), "error": error, "findings": [asdict(each) for each in findings]}
+                {
+                    **_entry(store, name, call),
+                    "error": error,
+                    "findings": [asdict(each) for each in findings],
+                }
             )
     if as_json:
         print_json(entries)
@@ -147,7 +184,12 @@ def _agent(store: Store, device: Device, call: Call) -> Iterator[Finding]:
 
 
 def _cpu(said: Capabilities) -> str:
-    parts = [said.cpu, f"{said.cores} cores", f"{said.memory_mb:.0f} MB", integers(said.arch, said.features)]
+    parts = [
+        said.cpu,
+        f"{said.cores} cores",
+        f"{said.memory_mb:.0f} MB",
+        integers(said.arch, said.features),
+    ]
     if said.emulated:
         parts.append(f"emulated ({said.emulated})")
     return ", ".join(filter(None, parts))
@@ -162,16 +204,24 @@ def _record(store: Store, name: str, findings: list[Finding]) -> None:
 
 
 def setup(
-    name: str, wheels: Path | None, runtime: str | None, system_runtime: bool, inventory_file: Path | None, db: Path,
+    name: str,
+    wheels: Path | None,
+    runtime: str | None,
+    system_runtime: bool,
+    inventory_file: Path | None,
+    db: Path,
     as_json: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Make a device ready, and print each thing that was done; exit status 1 where it could not be."""
     call = _picked([name], inventory_file)[name]
-    device, findings, failed = inventory.open_device(name, call), [], {}
+    device = inventory.open_device(name, call)
+    findings = []
+    failed = {}
     try:
         if not isinstance(device, Provisioned):
             raise DeviceError(
-                f"{name}: a device of kind {call.name} cannot be set up by qpipe", failure="configuration"
+                f"{name}: a device of kind {call.name} cannot be set up by qpipe",
+                failure="configuration",
             )
         for finding in device.setup(wheels=wheels, runtime=runtime, system_runtime=system_runtime):
             findings.append(finding)
@@ -186,22 +236,36 @@ def setup(
     if as_json:
         sent = sum(each.facts.get("bytes", 0) for each in findings if each.what == "sent")
         steps = [asdict(each) for each in findings]
-        print_json({"name": name, "ready": not failed, "sent_bytes": sent, "steps": steps, "error": failed.get(name)})
+        print_json(
+            {
+                "name": name,
+                "ready": not failed,
+                "sent_bytes": sent,
+                "steps": steps,
+                "error": failed.get(name),
+            }
+        )
     elif not failed:
         print_text(f"{name}: ready")
     _end(failed)
 
 
 def clean(
-    names: list[str], older_than: float | None, keep_mb: float | None, dry_run: bool, runtime: bool,
-    inventory_file: Path | None, as_json: bool,
-) -> None:  # fmt: skip
+    names: list[str],
+    older_than: float | None,
+    keep_mb: float | None,
+    dry_run: bool,
+    runtime: bool,
+    inventory_file: Path | None,
+    as_json: bool,
+) -> None:
     """Remove what was stored on devices; exit status 1 where one does not answer or is in use."""
     given = {
         "older_than_s": None if older_than is None else older_than * DAY_S,
         "keep_bytes": None if keep_mb is None else keep_mb * 1e6,
-        "dry_run": dry_run or None, "runtime": runtime or None,
-    }  # fmt: skip
+        "dry_run": dry_run or None,
+        "runtime": runtime or None,
+    }
     what: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     entries: list[dict[str, Any]] = []
     failed: dict[str, str] = {}
@@ -219,7 +283,9 @@ def clean(
         print_json(entries)
     for entry in entries:
         if not (as_json or entry["error"]):
-            print_text(f"{entry['name']}: {entry['freed_mb']:.1f} MB {'would be freed' if dry_run else 'freed'}")
+            print_text(
+                f"{entry['name']}: {entry['freed_mb']:.1f} MB {'would be freed' if dry_run else 'freed'}"
+            )
     _end(failed)
 
 

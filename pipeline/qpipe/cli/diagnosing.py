@@ -9,9 +9,8 @@ from typing import Any
 
 from qpipe.cli.display import display
 from qpipe.cli.printing import print_json, print_table, print_text
-from qpipe.diagnose.case import Case, make_case
 from qpipe.diagnose.ladder import Rung, climb
-from qpipe.diagnose.layers import Losses, losses
+from qpipe.diagnose.layer_errors import Losses, losses
 from qpipe.diagnose.page import (
     LAYER_COLUMNS,
     LAYER_NUMBERS,
@@ -21,18 +20,25 @@ from qpipe.diagnose.page import (
     page,
     saturation_lines,
 )
-from qpipe.diagnose.sums import saturating_layers
-from qpipe.document import shown
-from qpipe.events import Event, Listener
-from qpipe.execute import HOME, Request, open_session
-from qpipe.store import Store
+from qpipe.diagnose.saturation import saturating_layers
+from qpipe.diagnose.scheme_networks import Case, make_case
+from qpipe.engine.events import Event, Listener
+from qpipe.engine.run import HOME, Request, open_session
+from qpipe.recipe.yaml_document import shown
+from qpipe.storage.results import Store
 from qpipe.types import Progress
 
 TOP = 10  # layers in the table
 
 
 def diagnose(
-    asked: Request, scheme: str, model: str | None, build: str | None, device: str | None, count: int, as_json: bool
+    asked: Request,
+    scheme: str,
+    model: str | None,
+    build: str | None,
+    device: str | None,
+    count: int,
+    as_json: bool,
 ) -> None:
     """Write the report, print the ladder and the worst layers."""
     with display() as listener:
@@ -43,11 +49,22 @@ def diagnose(
             count = min(count, len(case.samples))
             indices = [at * len(case.samples) // count for at in range(count)]
             rungs = climb(case, store, indices, _progress("ladder", listener.event), listener.say)
-        found = losses(case.quantized, case.float_model, case.samples, indices, _progress("layers", listener.event))
+        found = losses(
+            case.quantized,
+            case.float_model,
+            case.samples,
+            indices,
+            _progress("layers", listener.event),
+        )
     saturating = saturating_layers(case.quantized, case.samples, indices) if case.saturates else {}
     report = _report(case, count, rungs, found, saturating)
     place = case.deploy.coordinates
-    file = HOME / "diagnose" / session.recipe.name / f"{place['model']}-{scheme}-{place['build']}-{where}.json"
+    file = (
+        HOME
+        / "diagnose"
+        / session.recipe.name
+        / f"{place['model']}-{scheme}-{place['build']}-{where}.json"
+    )
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     readable = file.with_suffix(".html")

@@ -10,10 +10,12 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from qpipe.events import ENDINGS, Event
+from qpipe.engine.events import ENDINGS, Event
 
 SILENCE_S = 4.0  # without a terminal, something is said at least so often
-CROWD_S = 0.5  # steps that are skipped for one cause are told together once no more come for so long
+CROWD_S = (
+    0.5  # steps that are skipped for one cause are told together once no more come for so long
+)
 
 
 class Display(Protocol):
@@ -21,7 +23,10 @@ class Display(Protocol):
 
     def __enter__(self) -> Display: ...
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None: ...
     def event(self, event: Event) -> None: ...
     def say(self, text: str) -> None: ...
@@ -72,8 +77,12 @@ class Skipped:
         """What is to be told by now, once: nothing while more may come."""
         if not at_once and time.monotonic() - self.last < CROWD_S:
             return []
-        steps, self.steps = self.steps, {}
-        return [f"{own[0] if len(own) == 1 else f'{len(own)} steps'}: skipped: {cause}" for cause, own in steps.items()]
+        steps = self.steps
+        self.steps = {}
+        return [
+            f"{own[0] if len(own) == 1 else f'{len(own)} steps'}: skipped: {cause}"
+            for cause, own in steps.items()
+        ]
 
 
 class Lines:
@@ -143,7 +152,11 @@ class Live:
     """A bar for each running step; what ended stays above as a line."""
 
     def __init__(self, console: Console) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(bar_width=24), TextColumn("{task.fields[amount]}"))
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[amount]}"),
+        )
         self.progress = Progress(*columns, console=console, transient=True)
         self.tasks: dict[str, TaskID] = {}
         self.lock = threading.Lock()
@@ -169,10 +182,14 @@ class Live:
             elif event.what == "notice":
                 self.say(f"{event.step}: {event.message}")
             elif event.step not in self.tasks:
-                self.tasks[event.step] = self.progress.add_task(event.step, total=event.total, amount="")
+                self.tasks[event.step] = self.progress.add_task(
+                    event.step, total=event.total, amount=""
+                )
             else:
                 task = self.tasks[event.step]
-                self.progress.update(task, completed=event.done, total=event.total, amount=amount(event))
+                self.progress.update(
+                    task, completed=event.done, total=event.total, amount=amount(event)
+                )
 
     def _print_skipped(self, *, at_once: bool = False) -> None:
         for line in self.skipped.lines(at_once=at_once):

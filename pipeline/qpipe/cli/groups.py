@@ -32,7 +32,9 @@ def runs(
 
 @runs_app.command("tag")
 def runs_tag(
-    run: Annotated[str, typer.Argument(help="A run's id, its beginning, or a tag it has.", show_default=False)],
+    run: Annotated[
+        str, typer.Argument(help="A run's id, its beginning, or a tag it has.", show_default=False)
+    ],
     tags: Annotated[list[str], typer.Argument(help="Words of your own.", show_default=False)],
     remove: Annotated[bool, typer.Option("--remove", help="Take these tags from it.")] = False,
     db: Db = DB,
@@ -46,7 +48,9 @@ def runs_tag(
 
 @db_app.command("merge")
 def db_merge(
-    others: Annotated[list[Path], typer.Argument(help="Databases of other machines.", show_default=False)],
+    others: Annotated[
+        list[Path], typer.Argument(help="Databases of other machines.", show_default=False)
+    ],
     db: Db = DB,
     as_json: Json = False,
 ) -> None:
@@ -70,12 +74,18 @@ def cache(context: typer.Context, cache: CacheFolder = CACHE, as_json: Json = Fa
 def cache_clean(
     kind: Annotated[str | None, typer.Option("--kind", help="Results of this kind alone.")] = None,
     older_than: Annotated[
-        float | None, typer.Option("--older-than", min=0, metavar="DAYS", help="Those unused for so long alone.")
+        float | None,
+        typer.Option("--older-than", min=0, metavar="DAYS", help="Those unused for so long alone."),
     ] = None,
     keep_mb: Annotated[
-        float | None, typer.Option("--keep-mb", min=0, metavar="MB", help="The longest unused, until this is left.")
+        float | None,
+        typer.Option(
+            "--keep-mb", min=0, metavar="MB", help="The longest unused, until this is left."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
     cache: CacheFolder = CACHE,
     as_json: Json = False,
 ) -> None:
@@ -96,11 +106,17 @@ def devices_list(inventory: DevicesFile = None, db: Db = DB, as_json: Json = Fal
 @devices_app.command("add")
 def devices_add(
     name: Annotated[str, typer.Argument(help="What it is to be called.", show_default=False)],
-    address: Annotated[str, typer.Argument(metavar="USER@HOST[:PORT]", help="Where it is.", show_default=False)],
+    address: Annotated[
+        str, typer.Argument(metavar="USER@HOST[:PORT]", help="Where it is.", show_default=False)
+    ],
     key: Annotated[Path | None, typer.Option("--key", help="The key to log in with.")] = None,
-    jump: Annotated[str | None, typer.Option("--jump", help="The host to go through, user@host:port.")] = None,
+    jump: Annotated[
+        str | None, typer.Option("--jump", help="The host to go through, user@host:port.")
+    ] = None,
     python: Annotated[str | None, typer.Option("--python", help="The Python to run there.")] = None,
-    folder: Annotated[str | None, typer.Option("--folder", help="Where qpipe keeps its things there.")] = None,
+    folder: Annotated[
+        str | None, typer.Option("--folder", help="Where qpipe keeps its things there.")
+    ] = None,
     driver: Annotated[str, typer.Option("--driver", help="The kind of device.")] = "ssh",
     yes: Annotated[bool, typer.Option("--yes", help="Trust what it shows without asking.")] = False,
     inventory: DevicesFile = None,
@@ -129,7 +145,9 @@ def devices_rekey(
 
 @devices_app.command("check")
 def devices_check(
-    names: Annotated[list[str] | None, typer.Argument(help="Devices; all otherwise.", show_default=False)] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Devices; all otherwise.", show_default=False)
+    ] = None,
     inventory: DevicesFile = None,
     db: Db = DB,
     as_json: Json = False,
@@ -142,17 +160,31 @@ def devices_check(
 
 @devices_app.command("setup")
 def devices_setup(
-    name: Annotated[str, typer.Argument(help="The device, which needs no more than Python 3.8.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(help="The device, which needs no more than Python 3.8.", show_default=False),
+    ],
     wheels: Annotated[
         Path | None,
-        typer.Option(exists=True, file_okay=False, metavar="DIR", help="Take the wheels out of this folder alone."),
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            metavar="DIR",
+            help="Take the wheels out of this folder alone.",
+        ),
     ] = None,
     runtime: Annotated[
         str | None,
-        typer.Option(metavar="NAME[==VERSION]", help="What to bring; onnxruntime, no newer than here, otherwise."),
+        typer.Option(
+            metavar="NAME[==VERSION]",
+            help="What to bring; onnxruntime, no newer than here, otherwise.",
+        ),
     ] = None,
     use_system_runtime: Annotated[
-        bool, typer.Option("--use-system-runtime", help="Bring nothing: what is installed there is to be used.")
+        bool,
+        typer.Option(
+            "--use-system-runtime", help="Bring nothing: what is installed there is to be used."
+        ),
     ] = False,
     inventory: DevicesFile = None,
     db: Db = DB,
@@ -162,7 +194,9 @@ def devices_setup(
     from qpipe.cli import devices
 
     if use_system_runtime and (wheels or runtime):
-        raise typer.BadParameter("--use-system-runtime brings nothing: leave out --wheels and --runtime")
+        raise typer.BadParameter(
+            "--use-system-runtime brings nothing: leave out --wheels and --runtime"
+        )
     devices.setup(name, wheels, runtime, use_system_runtime, inventory, db, as_json)
 
 
@@ -170,13 +204,23 @@ def devices_setup(
 def devices_clean(
     names: Annotated[list[str], typer.Argument(help="The devices to clean.", show_default=False)],
     older_than: Annotated[
-        float | None, typer.Option("--older-than", min=0, metavar="DAYS", help="What was unused for so long alone.")
+        float | None,
+        typer.Option(
+            "--older-than", min=0, metavar="DAYS", help="What was unused for so long alone."
+        ),
     ] = None,
     keep_mb: Annotated[
-        float | None, typer.Option("--keep-mb", min=0, metavar="MB", help="The longest unused, until this is left.")
+        float | None,
+        typer.Option(
+            "--keep-mb", min=0, metavar="MB", help="The longest unused, until this is left."
+        ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be freed.")] = False,
-    runtime: Annotated[bool, typer.Option("--runtime", help="Also the runtime that setup brought.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be freed.")
+    ] = False,
+    runtime: Annotated[
+        bool, typer.Option("--runtime", help="Also the runtime that setup brought.")
+    ] = False,
     inventory: DevicesFile = None,
     as_json: Json = False,
 ) -> None:
@@ -189,7 +233,9 @@ def devices_clean(
 @devices_app.command("hold")
 def devices_hold(
     name: Annotated[str, typer.Argument(help="The device.", show_default=False)],
-    lasting: Annotated[str, typer.Option("--for", metavar="TIME", help="How long: 45m, 2h, 1d.")] = "8h",
+    lasting: Annotated[
+        str, typer.Option("--for", metavar="TIME", help="How long: 45m, 2h, 1d.")
+    ] = "8h",
     reason: Annotated[str, typer.Option("--reason", help="What for, for the others to read.")] = "",
     inventory: DevicesFile = None,
     db: Db = DB,
@@ -218,7 +264,9 @@ def devices_release(
 @devices_app.command("clear")
 def devices_clear(
     name: Annotated[str, typer.Argument(help="The device.", show_default=False)],
-    note: Annotated[str, typer.Option("--note", help="What was done about it, for the trail.")] = "",
+    note: Annotated[
+        str, typer.Option("--note", help="What was done about it, for the trail.")
+    ] = "",
     db: Db = DB,
     as_json: Json = False,
 ) -> None:
@@ -230,7 +278,9 @@ def devices_clear(
 
 @devices_app.command("log")
 def devices_log(
-    name: Annotated[str, typer.Argument(help="The device.", show_default=False)], db: Db = DB, as_json: Json = False
+    name: Annotated[str, typer.Argument(help="The device.", show_default=False)],
+    db: Db = DB,
+    as_json: Json = False,
 ) -> None:
     """What became of a device, and why: its health, and each time its power was switched."""
     from qpipe.cli import tending
@@ -241,8 +291,12 @@ def devices_log(
 @devices_app.command("power")
 def devices_power(
     name: Annotated[str, typer.Argument(help="The device.", show_default=False)],
-    action: Annotated[str, typer.Argument(metavar="on|off|cycle", help="What to do.", show_default=False)],
-    force: Annotated[bool, typer.Option("--force", help="Even if somebody is at it, whose work is lost.")] = False,
+    action: Annotated[
+        str, typer.Argument(metavar="on|off|cycle", help="What to do.", show_default=False)
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", help="Even if somebody is at it, whose work is lost.")
+    ] = False,
     inventory: DevicesFile = None,
     db: Db = DB,
 ) -> None:

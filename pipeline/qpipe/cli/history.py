@@ -8,10 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from qpipe import document
 from qpipe.cli.printing import print_json, print_table, print_text
 from qpipe.cli.results import find_run, open_results
 from qpipe.errors import QpipeError, suggest
+from qpipe.recipe import yaml_document
 
 Row = dict[str, Any]
 
@@ -32,7 +32,10 @@ def runs(tag: str | None, db: Path, as_json: bool) -> None:
         print_json(found)
         return
     names = ("id", "recipe", "state", "started", "finished", "host", "tags")
-    rows = [{**run, "recipe": f"{run['recipe']}{_smoke(run)}", "tags": ", ".join(run["tags"])} for run in found]
+    rows = [
+        {**run, "recipe": f"{run['recipe']}{_smoke(run)}", "tags": ", ".join(run["tags"])}
+        for run in found
+    ]
     print_table(names, [[str(run[name] or "")[:40] for name in names] for run in rows])
 
 
@@ -44,7 +47,7 @@ def _smoke(run: Row) -> str:
 def tag(run: str, tags: list[str], remove: bool, db: Path, as_json: bool) -> None:
     """Tag a run, or take tags from it, and print those it has now."""
     for each in tags:
-        document.name(each, "runs tag", "tag")
+        yaml_document.name(each, "runs tag", "tag")
     with open_results(db) as store:
         id_ = find_run(store, run)["id"]
         (store.untag if remove else store.tag)(id_, tags)
@@ -61,7 +64,9 @@ def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) 
         row = find_run(store, run)
         steps = store.steps(row["id"])
         devices = {name: asdict(own) for name, own in store.capabilities(row["id"]).items()}
-        numbers = [_number(found) for found in store.measurements(row["id"]) if found["step"] == step]
+        numbers = [
+            _number(found) for found in store.measurements(row["id"]) if found["step"] == step
+        ]
         tries = store.attempts(row["id"], step) if step else []
     if step is None:
         if as_json:
@@ -80,8 +85,13 @@ def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) 
     elif log:
         print_text(text.rstrip("\n") or "it wrote nothing")
     else:
-        told = {**entry, "log": entry["log"] if text else None}  # a step that says nothing has no log
-        print_table(("field", "value"), [(name, value) for name, value in told.items() if value is not None])
+        told = {
+            **entry,
+            "log": entry["log"] if text else None,
+        }  # a step that says nothing has no log
+        print_table(
+            ("field", "value"), [(name, value) for name, value in told.items() if value is not None]
+        )
         print_tries(tries)
         print_numbers(numbers)
 
@@ -89,13 +99,20 @@ def show(step: str | None, run: str | None, log: bool, db: Path, as_json: bool) 
 def no_step(where: str, step: str, steps: Iterable[str], command: str) -> QpipeError:
     """The error for an unknown step: of the many there are, only those that may have been meant."""
     near = difflib.get_close_matches(step, list(steps), n=3, cutoff=0.8)
-    hint = f"did you mean {' or '.join(repr(each) for each in near)}?" if near else f"see them with: {command}"
+    hint = (
+        f"did you mean {' or '.join(repr(each) for each in near)}?"
+        if near
+        else f"see them with: {command}"
+    )
     return QpipeError(f"{where}: no step '{step}'; {hint}")
 
 
 def _number(row: Row) -> Row:
     """What a measurement says, by whom it is of."""
-    said = {name: row[name] for name in ("metric", "value", "low", "high", "unit", "n", "attempt", "emulated")}
+    said = {
+        name: row[name]
+        for name in ("metric", "value", "low", "high", "unit", "n", "attempt", "emulated")
+    }
     return {"of": "/".join(row[part] for part in ("model", "scheme", "build")), **said}
 
 
@@ -115,12 +132,12 @@ def print_numbers(numbers: list[Row]) -> None:
     table = [
         [n["of"], _named(n), f"{n['value']:.6g}", _interval(n), n["unit"] or "", n["n"]]
         for n in numbers
-    ]  # fmt: skip
+    ]
     print_table(("of", "metric", "value", "95 %", "unit", "n"), table, right=("value", "n"))
 
 
 def _named(number: Row) -> str:
-    from qpipe.compare.wording import named
+    from qpipe.compare.formatting import named
 
     return named(number["metric"], number["unit"] or "", number["emulated"])
 

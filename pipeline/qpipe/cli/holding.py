@@ -8,22 +8,29 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from qpipe import inventory, registry
 from qpipe.cli.printing import print_json, print_text
 from qpipe.errors import RecipeError
-from qpipe.store import Store
+from qpipe.recipe import inventory
+from qpipe.stages import registry
+from qpipe.storage.results import Store
 from qpipe.types import Device
 
-HOLD, RELEASE = "hold", "release"  # events of a device's audit trail
+# events of a device's audit trail
+HOLD = "hold"
+RELEASE = "release"
 SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
-def hold(name: str, lasting: str, reason: str, inventory_file: Path | None, db: Path, as_json: bool) -> None:
+def hold(
+    name: str, lasting: str, reason: str, inventory_file: Path | None, db: Path, as_json: bool
+) -> None:
     """Keep all runs off a device for so long."""
     seconds = duration(lasting)
     with _opened(name, inventory_file) as device:
         held = device.hold(seconds, reason)
-    why = f"{held.holder} since {held.since} until {held.until}" + (f" ({reason})" if reason else "")
+    why = f"{held.holder} since {held.since} until {held.until}" + (
+        f" ({reason})" if reason else ""
+    )
     with Store(db) as store:
         store.record_event(name, event=HOLD, now="held", why=why)
     if as_json:
@@ -56,7 +63,9 @@ def duration(text: str) -> float:
 @contextmanager
 def _opened(name: str, inventory_file: Path | None) -> Iterator[Device]:
     file = inventory.find_here(inventory_file)
-    device = inventory.open_device(name, inventory.pick(inventory.load(file, registry.load()), name, file))
+    device = inventory.open_device(
+        name, inventory.pick(inventory.load(file, registry.load()), name, file)
+    )
     try:
         yield device
     finally:

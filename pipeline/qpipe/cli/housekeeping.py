@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qpipe.cache import Cache, Entry
 from qpipe.cli.printing import print_json, print_table, print_text
-from qpipe.document import shown
 from qpipe.errors import RecipeError, suggest
-from qpipe.merge import merge
+from qpipe.recipe.yaml_document import shown
+from qpipe.storage.cache import Cache, Entry
+from qpipe.storage.merge import merge
 
 DAY_S = 24 * 3600
 
@@ -26,7 +26,9 @@ def show_cache(folder: Path, as_json: bool) -> None:
         return
     table = [[k["kind"], k["entries"], f"{k['mb']:.1f}", _ago(k["oldest_use"])] for k in kinds]
     if len(kinds) > 1:
-        table.append(["all", sum(k["entries"] for k in kinds), f"{sum(k['mb'] for k in kinds):.1f}", ""])
+        table.append(
+            ["all", sum(k["entries"] for k in kinds), f"{sum(k['mb'] for k in kinds):.1f}", ""]
+        )
     if not table:
         print_text(f"{shown(folder)}: nothing is cached")
         return
@@ -56,20 +58,38 @@ def _ago(iso: str) -> str:
 
 
 def clean_cache(
-    kind: str | None, older_than: float | None, keep_mb: float | None, dry_run: bool, folder: Path, as_json: bool
+    kind: str | None,
+    older_than: float | None,
+    keep_mb: float | None,
+    dry_run: bool,
+    folder: Path,
+    as_json: bool,
 ) -> None:
     """Remove results and print what that freed."""
     cache = Cache(folder)
     kinds = {entry.kind for entry in cache.entries()}
     if kind is not None and kind not in kinds:
-        raise RecipeError(f"--kind {kind}: {shown(folder)} holds nothing of that kind; {suggest(kind, kinds)}")
+        raise RecipeError(
+            f"--kind {kind}: {shown(folder)} holds nothing of that kind; {suggest(kind, kinds)}"
+        )
     older_than_s = None if older_than is None else older_than * DAY_S
-    gone, in_use = cache.clean(kind, older_than_s, None if keep_mb is None else keep_mb * 1e6, dry_run)
+    gone, in_use = cache.clean(
+        kind, older_than_s, None if keep_mb is None else keep_mb * 1e6, dry_run
+    )
     if as_json:
-        print_json({"removed": _by_kind(gone), "freed_bytes": _size(gone), "in_use": len(in_use), "dry_run": dry_run})
+        print_json(
+            {
+                "removed": _by_kind(gone),
+                "freed_bytes": _size(gone),
+                "in_use": len(in_use),
+                "dry_run": dry_run,
+            }
+        )
         return
     what = "would be freed" if dry_run else "freed"
-    print_text(f"{shown(folder)}: {_size(gone) / 1e6:.1f} MB {what}, {len(gone)} result{'' if len(gone) == 1 else 's'}")
+    print_text(
+        f"{shown(folder)}: {_size(gone) / 1e6:.1f} MB {what}, {len(gone)} result{'' if len(gone) == 1 else 's'}"
+    )
     if in_use:
         print_text(f"{len(in_use)} more ({_size(in_use) / 1e6:.1f} MB) stay: a run is using them")
 

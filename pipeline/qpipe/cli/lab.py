@@ -5,17 +5,19 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
-from qpipe import registry
 from qpipe.cli.printing import print_json, print_table, print_text
 from qpipe.errors import RecipeError, suggest
-from qpipe.options import needs, options
-from qpipe.registry import KINDS, Registry, Stage
+from qpipe.stages import registry
+from qpipe.stages.options import needs, options
+from qpipe.stages.registry import KINDS, Registry, Stage
 
 BESIDE = ("device", "power")  # kinds of which an inventory speaks
 
 
 def _all(plugins: Registry) -> list[Stage]:
-    stages = sorted(plugins.stages.values(), key=lambda stage: (KINDS.index(stage.kind), stage.name))
+    stages = sorted(
+        plugins.stages.values(), key=lambda stage: (KINDS.index(stage.kind), stage.name)
+    )
     beside = [shelf[name] for shelf in (plugins.devices, plugins.powers) for name in sorted(shelf)]
     return [*stages, *beside]
 
@@ -24,15 +26,22 @@ def plugins(as_json: bool) -> None:
     """Print every stage, then what did not load."""
     found = registry.load()
     entries = [
-        {"kind": s.kind, "name": s.name, "help": s.help, "distribution": s.distribution, "version": s.version}
+        {
+            "kind": s.kind,
+            "name": s.name,
+            "help": s.help,
+            "distribution": s.distribution,
+            "version": s.version,
+        }
         for s in _all(found)
     ]
     if as_json:
         print_json({"stages": entries, "broken": found.broken})
         return
-    print_table(("kind", "name", "from", "what it does"), [
-        (e["kind"], e["name"], f"{e['distribution']} {e['version']}", e["help"]) for e in entries
-    ])  # fmt: skip
+    print_table(
+        ("kind", "name", "from", "what it does"),
+        [(e["kind"], e["name"], f"{e['distribution']} {e['version']}", e["help"]) for e in entries],
+    )
     for source, reason in found.broken.items():
         print_text(f"did not load: {source}: {reason}")
 
@@ -54,7 +63,9 @@ def describe(kind: str, name: str | None, as_json: bool) -> None:
     own = options(stage.function)
     required = [] if look_up else needs(stage.function)
     if as_json:
-        schema = {option.name: {**option.schema(), "required": option.required} for option in own.values()}
+        schema = {
+            option.name: {**option.schema(), "required": option.required} for option in own.values()
+        }
         doc = inspect.getdoc(stage.function)
         print_json({"kind": kind, "name": name, "doc": doc, "needs": required, "options": schema})
         return
@@ -64,10 +75,17 @@ def describe(kind: str, name: str | None, as_json: bool) -> None:
         print_text(f"\nneeds: {', '.join(required)}")
     print_text("\noptions:" if own else "\nno options")
     if own:
-        print_table(("name", "type", "default"), [
-            (option.name, option.describe(), "must be given" if option.required else _written(option.default))
-            for option in own.values()
-        ])  # fmt: skip
+        print_table(
+            ("name", "type", "default"),
+            [
+                (
+                    option.name,
+                    option.describe(),
+                    "must be given" if option.required else _written(option.default),
+                )
+                for option in own.values()
+            ],
+        )
 
 
 def _written(value: Any) -> str:

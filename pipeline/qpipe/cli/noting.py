@@ -25,7 +25,9 @@ def noted(group: list[Row]) -> list[str]:
     for (topic, _), told in found.items():
         more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
         whose = f"all {len(group)}" if len(told) == len(group) > 1 else f"{told[0][0]}{more}"
-        lines.append(f"{whose}{' is' if topic == 'slower' else ':'} {_ranging([text for _, text in told])}")
+        lines.append(
+            f"{whose}{' is' if topic == 'slower' else ':'} {_ranging([text for _, text in told])}"
+        )
     return ["", *(f"  {line}" for line in lines)] if lines else []
 
 
@@ -33,7 +35,9 @@ def _ranging(texts: Sequence[str]) -> str:
     """One text for those that differ in numbers alone: from the least to the greatest of each."""
     said = []
     for number, parts in enumerate(zip(*(NUMBER.split(text) for text in texts), strict=True)):
-        least, most = (min(parts, key=float), max(parts, key=float)) if number % 2 else (parts[0], parts[0])
+        least, most = (
+            (min(parts, key=float), max(parts, key=float)) if number % 2 else (parts[0], parts[0])
+        )
         said.append(least if least == most else f"{least} to {most}")
     return "".join(said)
 
@@ -48,4 +52,6 @@ def _tied(ties: dict[str, list[str]]) -> list[str]:
             lines.append(f"{', '.join(first)} and {last} are tied")
         else:
             lines.append(f"{name} is tied with {', '.join(others)}")
-    return list(dict.fromkeys(line for line, others in zip(lines, ties.values(), strict=True) if others))
+    return list(
+        dict.fromkeys(line for line, others in zip(lines, ties.values(), strict=True) if others)
+    )

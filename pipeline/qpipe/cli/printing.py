@@ -27,7 +27,10 @@ def print_text(text: str = "") -> None:
 
 
 def print_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = (), spare: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    right: Iterable[str] = (),
+    spare: Sequence[str] = (),
 ) -> Sequence[str]:
     """A plain table; columns named in `right` hold numbers.
 
@@ -40,7 +43,9 @@ def print_table(
     kept = [number for number in range(len(columns)) if number not in gone]
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in (columns[number] for number in kept):
-        table.add_column(column, justify="right" if column in set(right) else "left", overflow="fold")
+        table.add_column(
+            column, justify="right" if column in set(right) else "left", overflow="fold"
+        )
     for row in cells:
         table.add_row(*(Text(row[number]) for number in kept))
     console.print(table, highlight=False)

@@ -9,26 +9,38 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qpipe import limits
-from qpipe.cache import Cache
 from qpipe.cli.noting import noted
 from qpipe.cli.printing import print_json, print_table, print_text
-from qpipe.compare.candidates import Place
 from qpipe.compare.evidence import Goal
+from qpipe.compare.formatting import cell, groups, heading, is_share, place
+from qpipe.compare.measured_rows import Place
 from qpipe.compare.pareto import objectives_of, pareto_rows
-from qpipe.compare.recommend import Limits, choose, keeps, recommend
-from qpipe.compare.wording import cell, groups, heading, is_share, place
-from qpipe.document import shown
+from qpipe.compare.recommend import choose, keeps, recommend
+from qpipe.engine.run import Finished, Request
 from qpipe.errors import QpipeError, suggest
-from qpipe.execute import Finished, Request
-from qpipe.store import Store
+from qpipe.recipe import limits
+from qpipe.recipe.yaml_document import shown
+from qpipe.storage.cache import Cache
+from qpipe.storage.results import Store
+from qpipe.types import Limits
 
 Row = dict[str, Any]
 
-SMOKE = "a smoke run: that all works is what it shows; its numbers are of too few samples to decide by"
+SMOKE = (
+    "a smoke run: that all works is what it shows; its numbers are of too few samples to decide by"
+)
 DOMINATED = "(dominated: another is better in an objective and worse in none, beyond noise and a small margin)"
 # what is always worth seeing, after the objectives of the recipe and its scores
-ALWAYS = ("latency_ms", "size_mb", "agreement", "latency_ratio", "memory_mb", "sqnr_db", "effective_bits", "int8_nodes")
+ALWAYS = (
+    "latency_ms",
+    "size_mb",
+    "agreement",
+    "latency_ratio",
+    "memory_mb",
+    "sqnr_db",
+    "effective_bits",
+    "int8_nodes",
+)
 
 
 def open_results(db: Path) -> Store:
@@ -58,7 +70,9 @@ class Results:
 
     run: Row
     rows: list[Row]  # of `qpipe pareto --json`
-    objectives: Mapping[Place, Mapping[str, Goal]]  # of each model and device: those that were measured there
+    objectives: Mapping[
+        Place, Mapping[str, Goal]
+    ]  # of each model and device: those that were measured there
     limits: Limits
 
     def missing(self, where: Place) -> list[str]:
@@ -69,13 +83,17 @@ class Results:
         """Those of this device alone; QpipeError where the run has no such."""
         devices = sorted({row["device"] for row in self.rows})
         if device and device not in devices:
-            raise QpipeError(f"run {self.run['id']}: no device '{device}'; {suggest(device, devices)}")
+            raise QpipeError(
+                f"run {self.run['id']}: no device '{device}'; {suggest(device, devices)}"
+            )
         return replace(self, rows=[row for row in self.rows if device in (None, row["device"])])
 
     def misfits(self) -> list[str]:
         """What is wrong with the limits."""
         measured = {metric for row in self.rows for metric in row["metrics"]}
-        return limits.misfits(self.limits, measured, {metric for metric in measured if is_share(metric, self.rows)})
+        return limits.misfits(
+            self.limits, measured, {metric for metric in measured if is_share(metric, self.rows)}
+        )
 
 
 def read(store: Store, run: str, asked: Limits | None = None) -> Results:
@@ -112,7 +130,10 @@ def print_pareto(found: Results) -> None:
         print_text(f"\n{place(group)}{front}")
         several = len({row["build"] for row in group}) > 1
         table = [
-            ["*" if row["on_front"] else "", f"{row['scheme']}{' ' + row['build'] if several else ''}"]
+            [
+                "*" if row["on_front"] else "",
+                f"{row['scheme']}{' ' + row['build'] if several else ''}",
+            ]
             + [cell(row["metrics"].get(metric), is_share(metric, group)) for metric in metrics]
             + [_verdict(row, bool(objectives))]
             for row in group
@@ -127,7 +148,9 @@ def print_pareto(found: Results) -> None:
         for line in noted(group):
             print_text(line)
         missing = found.missing(where)
-        said = [unmeasured(missing, group)] if missing else recommend(group, objectives, found.limits)
+        said = (
+            [unmeasured(missing, group)] if missing else recommend(group, objectives, found.limits)
+        )
         print_text("\n" + "\n".join(said))
     for line in found.misfits() if found.rows else ():
         print_text(line)
@@ -136,7 +159,9 @@ def print_pareto(found: Results) -> None:
 def _verdict(row: Row, judged: bool) -> str:
     """What a row is worth, in words."""
     tied = f", tied with {', '.join(row['ties'])}" if row["ties"] else ""
-    return row["reason"] or (f"on the front{tied}" if row["on_front"] and judged else tied.removeprefix(", "))
+    return row["reason"] or (
+        f"on the front{tied}" if row["on_front"] and judged else tied.removeprefix(", ")
+    )
 
 
 def unmeasured(missing: list[str], group: list[Row]) -> str:
@@ -149,7 +174,9 @@ def unmeasured(missing: list[str], group: list[Row]) -> str:
 def columns(group: list[Row], objectives: Iterable[str]) -> list[str]:
     """The metrics to show: objectives, scores, then what is always worth seeing."""
     measured = {metric: number for row in group for metric, number in row["metrics"].items()}
-    scores = [metric for metric, number in measured.items() if "raw" in number and metric not in ALWAYS]
+    scores = [
+        metric for metric, number in measured.items() if "raw" in number and metric not in ALWAYS
+    ]
     return [m for m in dict.fromkeys([*objectives, *scores, *ALWAYS]) if m in measured]
 
 
@@ -166,7 +193,11 @@ def print_run(store: Store, finished: Finished, asked: Request, command: str) ->
     for reason in finished.unreachable.values():
         print_text(f"  {reason}")
     for device, reason in finished.bad.items():
-        skipped = sum(states[step.id] == "skipped" for step in finished.plan.steps.values() if step.device == device)
+        skipped = sum(
+            states[step.id] == "skipped"
+            for step in finished.plan.steps.values()
+            if step.device == device
+        )
         print_text(f"  {reason} ({skipped} of its steps were skipped)")
     tried = {row["step"]: row["attempts"] or 0 for row in store.steps(finished.run)}
     for step in finished.outcome.failed:
@@ -175,7 +206,9 @@ def print_run(store: Store, finished: Finished, asked: Request, command: str) ->
         print_text(f"  failed: {step}: {finished.outcome.errors[step]} ({failure}{attempts})")
     print_text(f"results: {shown(asked.db)}   cache: {shown(asked.cache)}")
     if finished.state != "done":
-        cleared = "".join(f"{shlex.join(['qpipe', 'devices', 'clear', device])} && " for device in finished.bad)
+        cleared = "".join(
+            f"{shlex.join(['qpipe', 'devices', 'clear', device])} && " for device in finished.bad
+        )
         print_text(f"go on with: {cleared}{command}")
     else:
         print_text(_next(store, found, asked))
@@ -197,13 +230,16 @@ def _next(store: Store, found: Results, asked: Request) -> str:
     numbers = shlex.join(["qpipe", "pareto", "--json", *own_run, *db])
     if best is None:
         return f"next: {numbers}"
-    handed = shlex.join(["qpipe", "export", *_pick(best, found.rows), "-o", "shipped", *own_run, *db, *cache])
+    handed = shlex.join(
+        ["qpipe", "export", *_pick(best, found.rows), "-o", "shipped", *own_run, *db, *cache]
+    )
     return f"next: {handed}   or: {numbers}"
 
 
 def _pick(row: Mapping[str, Any], own: list[Row]) -> list[str]:
     """The options of `qpipe export` that tell a row from all others."""
-    words, left = [], own
+    words = []
+    left = own
     for name in ("device", "scheme", "model", "build"):
         if name in ("device", "scheme") or len({other[name] for other in left}) > 1:
             words += [f"--{name}", row[name]]
@@ -212,16 +248,28 @@ def _pick(row: Mapping[str, Any], own: list[Row]) -> list[str]:
 
 
 def export(
-    device: str, scheme: str, out: Path, model: str | None, build: str | None, run: str | None, db: Path, cache: Path,
+    device: str,
+    scheme: str,
+    out: Path,
+    model: str | None,
+    build: str | None,
+    run: str | None,
+    db: Path,
+    cache: Path,
     force: bool,
-) -> None:  # fmt: skip
+) -> None:
     """Write the bundle and say what is in it."""
-    from qpipe.handover import hand_over
+    from qpipe.export.from_run import hand_over
 
     wanted = {"device": device, "scheme": scheme, "model": model, "build": build}
     with open_results(db) as store, ExitStack() as kept:
-        id_, folder = find_run(store, run)["id"], Cache(cache)
+        id_ = find_run(store, run)["id"]
+        folder = Cache(cache)
         if cache.is_dir():
-            kept.enter_context(folder.kept((step["kind"], step["key"]) for step in store.steps(id_)))
+            kept.enter_context(
+                folder.kept((step["kind"], step["key"]) for step in store.steps(id_))
+            )
         hand_over(store, id_, wanted, folder, out, force=force)
-    print_text(f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}; try it with: python {out}/example.py")
+    print_text(
+        f"{out}: {', '.join(sorted(file.name for file in out.iterdir()))}; try it with: python {out}/example.py"
+    )

@@ -8,19 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from qpipe import execute
-from qpipe.cache import Cache
 from qpipe.cli import history, results
 from qpipe.cli.display import display
 from qpipe.cli.printing import print_json, print_table, print_text
+from qpipe.engine import run as engine_run
+from qpipe.engine.plan import Plan, Step
+from qpipe.engine.run import Request, open_session
+from qpipe.engine.scheduler import wanted
 from qpipe.errors import RecipeError
-from qpipe.execute import Request, open_session
-from qpipe.plan import Plan, Step
-from qpipe.run import wanted
-from qpipe.store import Store
+from qpipe.storage.cache import Cache
+from qpipe.storage.results import Store
 
 if TYPE_CHECKING:
-    from qpipe.compare.recommend import Limits
+    from qpipe.types import Limits
 
 
 def request(
@@ -43,17 +43,33 @@ def request(
         if not equals:
             raise RecipeError(f"--set {setting}: no '='; write --set NAME=VALUE")
         pairs[name] = value
-    return Request(recipe, pairs, device or (), only or (), inventory, db, cache, new, smoke, retries, limits or {})
+    return Request(
+        recipe,
+        pairs,
+        device or (),
+        only or (),
+        inventory,
+        db,
+        cache,
+        new,
+        smoke,
+        retries,
+        limits or {},
+    )
 
 
 def run(asked: Request, as_json: bool) -> None:
     """Run, show progress, end with the table and what to type next."""
-    command = shlex.join(["qpipe", *(word for word in sys.argv[1:] if word != "--new")])  # to go on, not afresh
+    command = shlex.join(
+        ["qpipe", *(word for word in sys.argv[1:] if word != "--new")]
+    )  # to go on, not afresh
     try:
-        with display() as shown:  # before the recipe is read: loading plugins takes seconds on a slow machine
+        with (
+            display() as shown
+        ):  # before the recipe is read: loading plugins takes seconds on a slow machine
             session = open_session(asked)
             with Store(asked.db) as store:
-                finished = execute.run(session, store, shown.event, shown.say)
+                finished = engine_run.run(session, store, shown.event, shown.say)
     except KeyboardInterrupt:
         print(f"\nqpipe: interrupted; what is done is kept, go on with: {command}", file=sys.stderr)  # noqa: T201
         sys.exit(130)
@@ -71,16 +87,24 @@ def plan(asked: Request, as_json: bool) -> None:
     with display() as shown:
         session = open_session(asked)
         with Store(asked.db) as store:
-            planned = execute.prepare(session, store, shown.event)
+            planned = engine_run.prepare(session, store, shown.event)
     work = wanted(planned, session.cache)
     entries = [_entry(step, planned, session.cache, work) for step in planned.steps.values()]
     if as_json:
         print_json(entries)
         return
-    rows = [(e["step"], e["kind"], e["will"], f"{e['bytes'] / 1e6:.2f}" if e["bytes"] else "") for e in entries]
+    rows = [
+        (e["step"], e["kind"], e["will"], f"{e['bytes'] / 1e6:.2f}" if e["bytes"] else "")
+        for e in entries
+    ]
     print_table(("step", "kind", "will", "MB at most"), rows, right=("MB at most",))
-    counts = {will: sum(e["will"] == will for e in entries) for will in ("compute", "measure", "send", "cached")}
-    print_text(f"{len(entries)} steps: " + ", ".join(f"{n} {will}" for will, n in counts.items() if n))
+    counts = {
+        will: sum(e["will"] == will for e in entries)
+        for will in ("compute", "measure", "send", "cached")
+    }
+    print_text(
+        f"{len(entries)} steps: " + ", ".join(f"{n} {will}" for will, n in counts.items() if n)
+    )
 
 
 def _entry(step: Step, planned: Plan, cache: Cache, work: set[str]) -> dict[str, Any]:
@@ -89,10 +113,15 @@ def _entry(step: Step, planned: Plan, cache: Cache, work: set[str]) -> dict[str,
     else:
         will = "compute" if not step.device else "measure" if step.kind == "measure" else "send"
     return {
-        "step": step.id, "kind": step.kind, "stage": step.call.name if step.call else step.kind, "will": will,
-        "key": step.key, "needs": step.dependencies, "bytes": _bytes(step, planned, cache) if will == "send" else None,
+        "step": step.id,
+        "kind": step.kind,
+        "stage": step.call.name if step.call else step.kind,
+        "will": will,
+        "key": step.key,
+        "needs": step.dependencies,
+        "bytes": _bytes(step, planned, cache) if will == "send" else None,
         **step.coordinates,
-    }  # fmt: skip
+    }
 
 
 def _bytes(step: Step, planned: Plan, cache: Cache) -> int | None:
@@ -119,17 +148,34 @@ def why(step: str, run: str | None, db: Path, cache: Path, as_json: bool) -> Non
     changes = compare(old["key_fields"] if old else {}, dict(now.fields))
     hit = now.cacheable and session.cache.has(now.kind, now.key)
     if as_json:
-        print_json({"step": step, "cached": hit, "cacheable": now.cacheable, "key": now.key, "changed": changes})
+        print_json(
+            {
+                "step": step,
+                "cached": hit,
+                "cacheable": now.cacheable,
+                "key": now.key,
+                "changed": changes,
+            }
+        )
         return
     failed = old["error"] if old and old["state"] == "failed" else None
     print_text(f"{step}: {_verdict(now, hit, bool(old), changes, row['id'], failed)}")
     if changes:
-        print_table(("field", f"in {row['id']}", "now"), [(c["field"], c["before"], c["now"]) for c in changes])
+        print_table(
+            ("field", f"in {row['id']}", "now"),
+            [(c["field"], c["before"], c["now"]) for c in changes],
+        )
 
 
-def _verdict(step: Step, hit: bool, ran: bool, changes: list[dict[str, Any]], run: str, failed: str | None) -> str:
+def _verdict(
+    step: Step, hit: bool, ran: bool, changes: list[dict[str, Any]], run: str, failed: str | None
+) -> str:
     if not step.cacheable:
-        return "measured anew in every run: it depends on the moment" if step.volatile else "sends what is not there"
+        return (
+            "measured anew in every run: it depends on the moment"
+            if step.volatile
+            else "sends what is not there"
+        )
     if hit:
         return f"hit; its result under key {step.key[:12]} is used"
     if not ran:
@@ -145,7 +191,11 @@ def compare(before: Any, now: Any, path: str = "") -> list[dict[str, Any]]:
     """The fields that differ, by their path."""
     if isinstance(before, dict) and isinstance(now, dict):
         names = sorted({*before, *now})
-        return [c for n in names for c in compare(before.get(n), now.get(n), f"{path}.{n}" if path else n)]
+        return [
+            c
+            for n in names
+            for c in compare(before.get(n), now.get(n), f"{path}.{n}" if path else n)
+        ]
     return [] if before == now else [{"field": path, "before": _short(before), "now": _short(now)}]
 
 
@@ -156,6 +206,12 @@ def _short(value: Any) -> Any:
 def _request_of(row: dict[str, Any], db: Path, cache: Path) -> Request:
     asked = row["request"]
     return Request(
-        Path(row["recipe_path"]), asked["settings"], asked["devices"], asked["only"],
-        Path(asked["inventory"]) if asked["inventory"] else None, db, cache, smoke=asked["smoke"],
-    )  # fmt: skip
+        Path(row["recipe_path"]),
+        asked["settings"],
+        asked["devices"],
+        asked["only"],
+        Path(asked["inventory"]) if asked["inventory"] else None,
+        db,
+        cache,
+        smoke=asked["smoke"],
+    )

@@ -8,11 +8,13 @@ import time
 from functools import partial
 from pathlib import Path
 
-from qpipe import health, inventory, registry
 from qpipe.cli.printing import print_json, print_table, print_text
 from qpipe.cli.results import open_results
+from qpipe.engine import device_health
 from qpipe.errors import BusyError, DeviceError, QpipeError, RecipeError, suggest
-from qpipe.store import Store
+from qpipe.recipe import inventory
+from qpipe.stages import registry
+from qpipe.storage.results import Store
 from qpipe.types import Device
 
 ACTIONS = ("on", "off", "cycle")
@@ -23,7 +25,9 @@ def clear(name: str, note: str, db: Path, as_json: bool) -> None:
     with open_results(db) as store:
         found = store.health(name)
         if found is None:
-            raise QpipeError(f"{name}: no run has used it; see the devices with: qpipe devices list")
+            raise QpipeError(
+                f"{name}: no run has used it; see the devices with: qpipe devices list"
+            )
         if found["health"] == "bad":
             why = f"cleared by {_who()}" + (f": {note}" if note else "")
             store.record_event(name, event="health", was="bad", now="unknown", why=why)
@@ -39,9 +43,12 @@ def clear(name: str, note: str, db: Path, as_json: bool) -> None:
 def log(name: str, db: Path, as_json: bool) -> None:
     """Print the audit trail of a device, oldest first."""
     with open_results(db) as store:
-        events, known = store.events(name), store.device_names()
+        events = store.events(name)
+        known = store.device_names()
     if name not in known:
-        raise QpipeError(f"{name}: nothing was ever done with such a device; {suggest(name, known)}")
+        raise QpipeError(
+            f"{name}: nothing was ever done with such a device; {suggest(name, known)}"
+        )
     if as_json:
         print_json(events)
         return
@@ -49,7 +56,14 @@ def log(name: str, db: Path, as_json: bool) -> None:
         print_text(f"{name}: nothing has happened to it")
         return
     rows = [
-        (e["at"][:19], e["event"], e["was"], e["now"], e["why"], " ".join(filter(None, (e["during"], e["step"]))))
+        (
+            e["at"][:19],
+            e["event"],
+            e["was"],
+            e["now"],
+            e["why"],
+            " ".join(filter(None, (e["during"], e["step"]))),
+        )
         for e in events
     ]
     print_table(("at", "what", "was", "now", "why", "during"), rows)
@@ -65,7 +79,9 @@ def power(name: str, action: str, force: bool, inventory_file: Path | None, db: 
     switch = inventory.open_power(name, call)
     if switch is None:
         fix = "add, beside its driver, one such as power: {command: {off: ..., on: ...}}"
-        raise DeviceError(f"{name}: the inventory has no power for it; {fix}", failure="configuration")
+        raise DeviceError(
+            f"{name}: the inventory has no power for it; {fix}", failure="configuration"
+        )
     device = inventory.open_device(name, call)
     began = time.monotonic()
     with Store(db) as store:
@@ -73,13 +89,13 @@ def power(name: str, action: str, force: bool, inventory_file: Path | None, db: 
         try:
             before = None if action == "on" else _asked(device, force)
             if action == "cycle":
-                health.cycle(name, device, switch, time.sleep, told, before)
+                device_health.cycle(name, device, switch, time.sleep, told, before)
             elif action == "off":
-                health.switch_off(name, device, switch, time.sleep, told)
+                device_health.switch_off(name, device, switch, time.sleep, told)
             else:
                 switch.on()
                 told("on")
-                health.await_answer(name, device, switch, time.sleep)
+                device_health.await_answer(name, device, switch, time.sleep)
         finally:
             device.close()
     said = "off, it does not answer any more" if action == "off" else "on, it answers"

@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from qpipe.compare import statistics
+from qpipe.compare import intervals
 from qpipe.types import Measurement
 
 Goal = Literal["min", "max"]
@@ -17,15 +17,17 @@ MARGINS: Mapping[Goal, float] = {"min": 0.01, "max": 0.005}
 SURE = 0.95
 
 
-def difference(one: Measurement, other: Measurement) -> statistics.Interval:
+def difference(one: Measurement, other: Measurement) -> intervals.Interval:
     """The interval of one - other: paired over the same samples, resamples or interleaved rounds; else of two numbers
     that know nothing of each other."""
     pairs = _paired(one, other)
     if pairs:
         ones, others = pairs
         if one.raw == "resamples":
-            return statistics.percentiles(np.subtract(ones, others).tolist(), one.value - other.value, one.n)
-        return statistics.paired_difference(ones, others)[1] or statistics.ANYWHERE
+            return intervals.percentiles(
+                np.subtract(ones, others).tolist(), one.value - other.value, one.n
+            )
+        return intervals.paired_difference(ones, others)[1] or intervals.ANYWHERE
     one_low, one_high = bounds(one)
     other_low, other_high = bounds(other)
     return one_low - other_high, one_high - other_low
@@ -35,13 +37,19 @@ def is_significant(one: Measurement, other: Measurement) -> bool:
     """Whether they differ by more than chance: the interval of the difference leaves out zero; of right and wrong on
     the same samples, by McNemar's test."""
     pairs = _paired(one, other)
-    if pairs and one.raw == "samples" and all(each in (0, 1) for series in pairs for each in series):
-        return statistics.mcnemar(*pairs) < 1 - SURE
+    if (
+        pairs
+        and one.raw == "samples"
+        and all(each in (0, 1) for series in pairs for each in series)
+    ):
+        return intervals.mcnemar(*pairs) < 1 - SURE
     low, high = difference(one, other)
     return low > 0 or high < 0
 
 
-def is_better(one: Measurement, other: Measurement, goal: Goal, margin: float | None = None) -> bool:
+def is_better(
+    one: Measurement, other: Measurement, goal: Goal, margin: float | None = None
+) -> bool:
     """Whether one is better significantly and beyond the margin, a part of the other's value."""
     margin = MARGINS[goal] if margin is None else margin
     gain = one.value - other.value if goal == "max" else other.value - one.value
@@ -51,10 +59,13 @@ def is_better(one: Measurement, other: Measurement, goal: Goal, margin: float | 
     return low + high > 0 if goal == "max" else low + high < 0
 
 
-def bounds(measurement: Measurement) -> statistics.Interval:
+def bounds(measurement: Measurement) -> intervals.Interval:
     """Its interval; of what is exact, the value itself; of what was tried but once, anything."""
-    least, most = statistics.ANYWHERE if is_single(measurement) else (measurement.value, measurement.value)
-    low, high = measurement.low, measurement.high
+    least, most = (
+        intervals.ANYWHERE if is_single(measurement) else (measurement.value, measurement.value)
+    )
+    low = measurement.low
+    high = measurement.high
     return (least if low is None else low), (most if high is None else high)
 
 
@@ -67,16 +78,25 @@ def is_single(measurement: Measurement) -> bool:
 
 def disturbed(measurement: Measurement) -> set[int]:
     """The rounds of it that do not count; none where all were disturbed: then it is a number in doubt."""
-    found = {number for number, condition in enumerate(measurement.conditions) if condition.get("invalid")}
+    found = {
+        number
+        for number, condition in enumerate(measurement.conditions)
+        if condition.get("invalid")
+    }
     return found if len(found) < len(measurement.conditions) else set()
 
 
 def _paired(one: Measurement, other: Measurement) -> tuple[Sequence[float], Sequence[float]] | None:
     """The values of both that belong together; None where there are fewer than two of each."""
     left_out = disturbed(one) | disturbed(other)
-    ones, others = _series(one, left_out), _series(other, left_out)
+    ones = _series(one, left_out)
+    others = _series(other, left_out)
     # n is of the rounds that count, which may differ where some were disturbed
-    alike = one.raw == other.raw and (one.n == other.n or bool(left_out)) and len(one.rounds) == len(other.rounds)
+    alike = (
+        one.raw == other.raw
+        and (one.n == other.n or bool(left_out))
+        and len(one.rounds) == len(other.rounds)
+    )
     return (ones, others) if ones and others and alike and len(ones) == len(others) > 1 else None
 
 
@@ -91,12 +111,17 @@ def _series(measurement: Measurement, left_out: Collection[int]) -> Sequence[flo
         return believed[0]
     pooled = np.concatenate(believed)
     medians = {n: float(np.median(values)) for n, values in rounds.items() if n not in own}
-    by_round = measurement.raw == "rounds" and len(pooled) == len(believed)  # the number itself, of each round
+    by_round = measurement.raw == "rounds" and len(pooled) == len(
+        believed
+    )  # the number itself, of each round
     if measurement.raw == "samples":
-        series, middles = believed[0], [np.mean(pooled)]
+        series = believed[0]
+        middles = [np.mean(pooled)]
     else:  # whichever middle a plugin takes of its rounds
         series = [middle for n, middle in medians.items() if n not in left_out]
         taken = list(medians.values())
         middles = [np.median(pooled), np.median(taken), np.mean(taken)]
-    stands = any(math.isclose(float(each), measurement.value, rel_tol=1e-6, abs_tol=1e-9) for each in middles)
+    stands = any(
+        math.isclose(float(each), measurement.value, rel_tol=1e-6, abs_tol=1e-9) for each in middles
+    )
     return series if stands or by_round else None

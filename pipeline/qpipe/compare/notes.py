@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qpipe.compare.candidates import Candidate
 from qpipe.compare.evidence import Goal, difference, disturbed, is_better, is_significant, is_single
+from qpipe.compare.measured_rows import Candidate
 from qpipe.types import SHARE, Measurement
 
 NOISY = 0.10  # a standard deviation of this part of the median says that something is wrong with the machine
@@ -16,7 +16,9 @@ SLOWER = 0.01  # than float, by this part, is worth a word
 SLOW_MS = 100.0  # of such inferences a longer warmup holds too few, unless the rounds may take longer as well
 
 
-def notes(row: Candidate, group: Sequence[Candidate], objectives: Mapping[str, Goal]) -> dict[str, str]:
+def notes(
+    row: Candidate, group: Sequence[Candidate], objectives: Mapping[str, Goal]
+) -> dict[str, str]:
     """By what they are about: noise, rounds, doubt, unlocked, too_warm, warmup, precision, slower, and each score among
     the objectives that float has too."""
     base = next((other for other in group if other.is_float and other.build == row.build), None)
@@ -27,7 +29,8 @@ def notes(row: Candidate, group: Sequence[Candidate], objectives: Mapping[str, G
     if slower := _slower(row, base):
         found["slower"] = slower
     for metric, goal in objectives.items():
-        own, other = row.metrics.get(metric), base.metrics.get(metric)
+        own = row.metrics.get(metric)
+        other = base.metrics.get(metric)
         if own and other and _is_of_answers(own):
             found[metric] = _against_float(metric, own, other, goal)
     return found
@@ -39,7 +42,8 @@ def _is_of_answers(measured: Measurement) -> bool:
 
 
 def _of_times(timed: Measurement) -> list[tuple[str, str]]:
-    detail, found = timed.detail, []
+    detail = timed.detail
+    found = []
     skipped = disturbed(timed)
     believed = [each for n, each in enumerate(timed.rounds) if n not in skipped] or timed.rounds
     values = [value for each in believed for value in each]
@@ -65,7 +69,9 @@ def _of_times(timed: Measurement) -> list[tuple[str, str]]:
 def _precision(timed: Measurement) -> str:
     """How well the median is known, where that is not as well as was asked; and what would help."""
     stopped = timed.detail.get("stopped")
-    ended, option = ("the budget ended", "budget_s") if stopped == "budget" else ("the rounds ended", "rounds")
+    ended, option = (
+        ("the budget ended", "budget_s") if stopped == "budget" else ("the rounds ended", "rounds")
+    )
     if is_single(timed):
         return f"of one round nobody knows how well it is known: raise {option}"
     if timed.low is None or timed.high is None or timed.detail.get("precise", stopped != "budget"):
@@ -86,8 +92,14 @@ def _conditions(timed: Measurement) -> list[tuple[str, str]]:
 
 def _remedy(timed: Measurement) -> str:
     """What to do about noise, by what the device said of its clocks."""
-    before = [each["environment"].get("before", {}) for each in timed.conditions if each.get("environment")]
-    governors = {str(name) for each in before for name in each.get("governor", {}).values()} - {"performance"}
+    before = [
+        each["environment"].get("before", {})
+        for each in timed.conditions
+        if each.get("environment")
+    ]
+    governors = {str(name) for each in before for name in each.get("governor", {}).values()} - {
+        "performance"
+    }
     if governors:
         return f"fix the clocks (governor is {', '.join(sorted(governors))})"
     return "let nothing else run there"
@@ -95,9 +107,14 @@ def _remedy(timed: Measurement) -> str:
 
 def _slower(row: Candidate, base: Candidate) -> str:
     """By the ratio of paired rounds where it was measured; nothing by numbers in doubt."""
-    own, other, ratio = (where.get(m) for where, m in (
-        (row.metrics, "latency_ms"), (base.metrics, "latency_ms"), (row.metrics, "latency_ratio")
-    ))  # fmt: skip
+    own, other, ratio = (
+        where.get(m)
+        for where, m in (
+            (row.metrics, "latency_ms"),
+            (base.metrics, "latency_ms"),
+            (row.metrics, "latency_ratio"),
+        )
+    )
     if any(each.detail.get("doubt") for each in (own, other, ratio) if each):
         return ""
     if ratio and ratio.low is not None and ratio.high is not None:
@@ -115,7 +132,9 @@ def _against_float(metric: str, own: Measurement, base: Measurement, goal: Goal)
     scale, digits, unit = (100, ".1f", "points") if own.unit == SHARE else (1, ".3g", own.unit)
     change = (own.value - base.value) * scale
     sign = 1 if change > 0 or (change == 0 and goal == "min") else -1
-    word = {("max", -1): "loses", ("max", 1): "gains", ("min", 1): "adds", ("min", -1): "saves"}[goal, sign]
+    word = {("max", -1): "loses", ("max", 1): "gains", ("min", 1): "adds", ("min", -1): "saves"}[
+        goal, sign
+    ]
     said = f"{word} {abs(change):{digits}} {unit} of {metric} against float".replace("  ", " ")
     significant = "" if is_significant(own, base) else ", not significant"
     if not math.isfinite(high - low):

@@ -13,15 +13,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qpipe.compare.candidates import Candidate, Place, candidates, grouped
 from qpipe.compare.evidence import MARGINS, Goal, is_better, is_single
+from qpipe.compare.measured_rows import Candidate, Place, candidates, grouped
 from qpipe.compare.notes import notes
-from qpipe.store import COORDINATES, Store
+from qpipe.storage.results import COORDINATES, Store
 from qpipe.types import Measurement
 
 
 def dominates(
-    one: Candidate, other: Candidate, objectives: Mapping[str, Goal], margins: Mapping[str, float] | None = None
+    one: Candidate,
+    other: Candidate,
+    objectives: Mapping[str, Goal],
+    margins: Mapping[str, float] | None = None,
 ) -> bool:
     """Whether one is better in an objective and worse in none; both have all of them."""
     better = False
@@ -34,7 +37,10 @@ def dominates(
 
 
 def is_tied(
-    one: Candidate, other: Candidate, objectives: Mapping[str, Goal], margins: Mapping[str, float] | None = None
+    one: Candidate,
+    other: Candidate,
+    objectives: Mapping[str, Goal],
+    margins: Mapping[str, float] | None = None,
 ) -> bool:
     """Whether neither is better in any objective: evidence and margins do not tell them apart."""
     return not any(
@@ -45,7 +51,9 @@ def is_tied(
 
 
 def verdicts(
-    rows: Sequence[Candidate], objectives: Mapping[str, Goal], margins: Mapping[str, float] | None = None
+    rows: Sequence[Candidate],
+    objectives: Mapping[str, Goal],
+    margins: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """For the store: of each row, against all of its model and device, whether it is on the front, and why not; with
     which others there it is tied; what else to know of it (`notes`).
@@ -55,12 +63,18 @@ def verdicts(
     found = []
     asked = objectives
     for group in grouped(rows, _place).values():
-        objectives = {m: goal for m, goal in asked.items() if any(m in row.metrics for row in group)}
+        objectives = {
+            m: goal for m, goal in asked.items() if any(m in row.metrics for row in group)
+        }
         whole = [row for row in group if objectives.keys() <= row.metrics.keys()]
         # where all are in doubt they are so alike, and still tell more than nothing
         whole = [row for row in whole if not _doubt(row, objectives)] or whole
         by = {
-            row.name: [other for other in whole if other is not row and dominates(other, row, objectives, margins)]
+            row.name: [
+                other
+                for other in whole
+                if other is not row and dominates(other, row, objectives, margins)
+            ]
             for row in whole
         }
         beaten = _beaten(by)
@@ -70,12 +84,21 @@ def verdicts(
             reason = _reason(row, by, beaten, objectives, group)
             others = [other for other in front if other is not row and row in front]
             ties = [other for other in others if is_tied(row, other, objectives, margins)]
-            used = {metric: (margins or {}).get(metric, MARGINS[goal]) for metric, goal in objectives.items()}
-            found.append({
-                **place, "on_front": not reason, "reason": reason, "objectives": dict(objectives), "margins": used,
-                "ties": [_short(other, group) for other in ties],
-                "notes": notes(row, group, objectives),
-            })  # fmt: skip
+            used = {
+                metric: (margins or {}).get(metric, MARGINS[goal])
+                for metric, goal in objectives.items()
+            }
+            found.append(
+                {
+                    **place,
+                    "on_front": not reason,
+                    "reason": reason,
+                    "objectives": dict(objectives),
+                    "margins": used,
+                    "ties": [_short(other, group) for other in ties],
+                    "notes": notes(row, group, objectives),
+                }
+            )
     return found
 
 
@@ -87,12 +110,16 @@ def _beaten(by: Mapping[str, Sequence[Candidate]]) -> dict[str, set[str]]:
     """Of each row, those that dominate it, directly or through others, and are not dominated by it in the same way."""
     above: dict[str, set[str]] = {}
     for name in by:
-        above[name], left = set(), [name]
+        above[name] = set()
+        left = [name]
         while left:
             new = {other.name for other in by[left.pop()]} - above[name]
             above[name] |= new
             left += new
-    return {name: {other for other in others if name not in above[other]} for name, others in above.items()}
+    return {
+        name: {other for other in others if name not in above[other]}
+        for name, others in above.items()
+    }
 
 
 def _reason(
@@ -107,7 +134,10 @@ def _reason(
         if missing is None:
             return _doubt(row, objectives)
         why = [each.detail.get("withheld", {}).get(missing) for each in row.metrics.values()]
-        return next((f"{missing} is withheld: {said}" for said in why if said), f"{missing} was not measured")
+        return next(
+            (f"{missing} is withheld: {said}" for said in why if said),
+            f"{missing} was not measured",
+        )
     if not beaten[row.name]:
         return ""
     # rather one that does so directly, and is itself on the front
@@ -119,7 +149,11 @@ def _reason(
 
 def _doubt(row: Candidate, objectives: Mapping[str, Goal]) -> str:
     """Why one of its numbers is not to be believed; nothing where all are."""
-    told = ((metric, row.metrics[metric].detail.get("doubt")) for metric in objectives if metric in row.metrics)
+    told = (
+        (metric, row.metrics[metric].detail.get("doubt"))
+        for metric in objectives
+        if metric in row.metrics
+    )
     return next((f"{metric} is in doubt: {why}" for metric, why in told if why), "")
 
 
@@ -132,22 +166,36 @@ def _short(row: Candidate, group: Sequence[Candidate]) -> str:
 def pareto_rows(store: Store, run: str) -> list[dict[str, Any]]:
     """What `qpipe pareto --json` prints: one object a row, its coordinates, whether it is on the front and why not, its
     metrics."""
-    recipe, run = store.run(run)["recipe"], store.run(run)["id"]
+    recipe = store.run(run)["recipe"]
+    run = store.run(run)["id"]
     rows = candidates(store, run)
     judged = {_key(verdict): verdict for verdict in _verdicts_of(store, run, rows)}
-    verdict_of = {id(row): judged.get(_key(vars(row)), {"on_front": False, "reason": "not judged"}) for row in rows}
+    verdict_of = {
+        id(row): judged.get(_key(vars(row)), {"on_front": False, "reason": "not judged"})
+        for row in rows
+    }
     return [
         {
-            "recipe": recipe, "run": run, "model": row.model, "scheme": row.scheme, "build": row.build,
-            "runtime": row.runtime, "device": row.device, "emulated": row.emulated, **row.extra,
-            "name": _short(row, group), "is_float": row.is_float,
-            "on_front": bool(verdict_of[id(row)]["on_front"]), "reason": verdict_of[id(row)]["reason"],
-            "ties": verdict_of[id(row)].get("ties") or [], "notes": verdict_of[id(row)].get("notes") or {},
+            "recipe": recipe,
+            "run": run,
+            "model": row.model,
+            "scheme": row.scheme,
+            "build": row.build,
+            "runtime": row.runtime,
+            "device": row.device,
+            "emulated": row.emulated,
+            **row.extra,
+            "name": _short(row, group),
+            "is_float": row.is_float,
+            "on_front": bool(verdict_of[id(row)]["on_front"]),
+            "reason": verdict_of[id(row)]["reason"],
+            "ties": verdict_of[id(row)].get("ties") or [],
+            "notes": verdict_of[id(row)].get("notes") or {},
             "metrics": {name: _told(measured) for name, measured in row.metrics.items()},
         }
         for group in grouped(rows, _place).values()
         for row in group
-    ]  # fmt: skip
+    ]
 
 
 def _told(measured: Measurement) -> dict[str, Any]:
@@ -166,10 +214,15 @@ def objectives_of(store: Store, run: str) -> dict[tuple[str, str], dict[str, Goa
     return {(verdict["model"], verdict["device"]): verdict["objectives"] for verdict in judged}
 
 
-def _verdicts_of(store: Store, run: str, rows: Sequence[Candidate] | None = None) -> list[dict[str, Any]]:
+def _verdicts_of(
+    store: Store, run: str, rows: Sequence[Candidate] | None = None
+) -> list[dict[str, Any]]:
     """Those the run left; of one that has not come to its end, those of what it has measured by now."""
-    asked, left = store.run(run), store.verdicts(run)
-    return left or verdicts(candidates(store, run) if rows is None else rows, asked["objectives"], asked["margins"])
+    asked = store.run(run)
+    left = store.verdicts(run)
+    return left or verdicts(
+        candidates(store, run) if rows is None else rows, asked["objectives"], asked["margins"]
+    )
 
 
 def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:

@@ -5,23 +5,24 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from qpipe.compare.evidence import Goal
-from qpipe.compare.statistics import Z
-from qpipe.compare.wording import groups, is_emulated, is_share, phrase, place
-from qpipe.types import Array
+from qpipe.compare.formatting import groups, is_emulated, is_share, phrase, place
+from qpipe.compare.intervals import Z
+from qpipe.types import Array, Limits
 
 Row = Mapping[str, Any]  # as pareto_rows has them
-Limits = Mapping[str, tuple[Literal["<", "<=", ">", ">="], float]]
 
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 DRAWS = 1000
 
 
-def choose(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None) -> Row | None:
+def choose(
+    rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None
+) -> Row | None:
     """Of one model and device's rows that keep the limits, the one nearest to the best of each other objective.
 
     Objectives are scaled to what the rows on the front span. Where numbers are not exact, it is the row that is the
@@ -29,14 +30,22 @@ def choose(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits |
     not to decide. None where no row keeps the limits.
     """
     limits = limits or {}
-    kept = [row for row in rows if keeps(row, limits) and objectives.keys() <= row["metrics"].keys()]
+    kept = [
+        row for row in rows if keeps(row, limits) and objectives.keys() <= row["metrics"].keys()
+    ]
     kept = [row for row in kept if row["on_front"]] or kept
-    free = {metric: goal for metric, goal in objectives.items() if metric not in limits} or objectives
+    free = {
+        metric: goal for metric, goal in objectives.items() if metric not in limits
+    } or objectives
     times = _times(rows, objectives, limits)
-    return min(kept, key=lambda row: (-times.get(row["name"], 0), _distance(row, kept, free)), default=None)
+    return min(
+        kept, key=lambda row: (-times.get(row["name"], 0), _distance(row, kept, free)), default=None
+    )
 
 
-def recommend(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None) -> list[str]:
+def recommend(
+    rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None
+) -> list[str]:
     """A sentence for each model and device; the objectives are those of their verdicts, which were measured there."""
     return [_sentence(group, objectives, limits or {}) for group in groups(rows).values()]
 
@@ -48,12 +57,18 @@ def _sentence(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limit
         return f"{where}: nothing to choose by was measured"
     asked = " and ".join(f"{metric} {sign} {bound:g}" for metric, (sign, bound) in limits.items())
     if chosen is None:
-        best = ", ".join(filter(None, (_best(rows, metric, sign) for metric, (sign, _) in limits.items())))
+        best = ", ".join(
+            filter(None, (_best(rows, metric, sign) for metric, (sign, _) in limits.items()))
+        )
         return f"{where}: no scheme has {asked}" + (f"; the best is {best}" if best else "")
     why = f"the best with {asked}" if limits else "the nearest to the best of each objective"
     by = [*dict.fromkeys([*objectives, *limits])]
     metrics = ", ".join(_shown(chosen, metric, rows) for metric in by)
-    doubts = (_doubted(chosen, by), _held(chosen, limits), _chosen_again(chosen, rows, objectives, limits))
+    doubts = (
+        _doubted(chosen, by),
+        _held(chosen, limits),
+        _chosen_again(chosen, rows, objectives, limits),
+    )
     return "; ".join([f"{where}: ship {chosen['name']}, {why}: {metrics}", *filter(None, doubts)])
 
 
@@ -72,7 +87,10 @@ def _doubted(row: Row, metrics: Sequence[str]) -> str:
     for metric, why in told.items():
         if why:
             by_reason.setdefault(why, []).append(metric)
-    said = [f"{' and '.join(own)} {'is' if len(own) == 1 else 'are'} in doubt: {why}" for why, own in by_reason.items()]
+    said = [
+        f"{' and '.join(own)} {'is' if len(own) == 1 else 'are'} in doubt: {why}"
+        for why, own in by_reason.items()
+    ]
     return f"but {'; '.join(said)}" if said else ""
 
 
@@ -90,17 +108,24 @@ def _held(row: Row, limits: Limits) -> str:
 
 def _once(rows: Sequence[Row], metrics: Sequence[str]) -> str:
     """Which of the numbers have no interval because they were taken but once: they cannot be drawn anew."""
-    once = [metric for metric in metrics if any(row["metrics"][metric].get("single") for row in rows)]
+    once = [
+        metric for metric in metrics if any(row["metrics"][metric].get("single") for row in rows)
+    ]
     was = "was" if len(once) == 1 else "were"
-    return f"nobody knows how sure that is: {' and '.join(once)} {was} taken but once" if once else ""
+    return (
+        f"nobody knows how sure that is: {' and '.join(once)} {was} taken but once" if once else ""
+    )
 
 
 def _bounds(measured: Mapping[str, Any]) -> tuple[float, float]:
-    low, high = measured["low"], measured["high"]
+    low = measured["low"]
+    high = measured["high"]
     return (measured["value"], measured["value"]) if low is None or high is None else (low, high)
 
 
-def _chosen_again(chosen: Row, rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits) -> str:
+def _chosen_again(
+    chosen: Row, rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits
+) -> str:
     """How often the choice is the same, and what it is else, where each number is drawn anew as its interval has it.
 
     Which rows the front has is left as it is: that was decided by paired evidence, which says more than intervals do.
@@ -132,24 +157,32 @@ def _whole(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
     return [row for row in rows if all(metric in row["metrics"] for metric in metrics)]
 
 
-def _draw(rows: Sequence[Row], metrics: Sequence[str], objectives: Mapping[str, Goal], limits: Limits) -> Array:
+def _draw(
+    rows: Sequence[Row], metrics: Sequence[str], objectives: Mapping[str, Goal], limits: Limits
+) -> Array:
     """Which of the rows each draw chooses, by `choose`'s rule; their number where it chooses none."""
     values = np.array([[row["metrics"][metric]["value"] for metric in metrics] for row in rows])
     ends = np.array([[_bounds(row["metrics"][metric]) for metric in metrics] for row in rows])
     random = np.random.default_rng(0)
-    drawn = values + (ends[..., 1] - ends[..., 0]) / 2 / Z * random.standard_normal((DRAWS, *values.shape))
+    drawn = values + (ends[..., 1] - ends[..., 0]) / 2 / Z * random.standard_normal(
+        (DRAWS, *values.shape)
+    )
     kept = np.ones(drawn.shape[:2], bool)
     for metric, (sign, bound) in limits.items():
         kept &= OPERATORS[sign](drawn[..., metrics.index(metric)], bound)
     front = kept & np.array([row["on_front"] for row in rows])
     kept = np.where(front.any(1, keepdims=True), front, kept)
-    free = {metric: goal for metric, goal in objectives.items() if metric not in limits} or objectives
+    free = {
+        metric: goal for metric, goal in objectives.items() if metric not in limits
+    } or objectives
     apart = 1e-9 * random.random(kept.shape)  # of two that are as near, either
     for metric, goal in free.items():
         own = drawn[..., metrics.index(metric)] * (1 if goal == "min" else -1)
         low = np.where(kept, own, np.inf).min(1, keepdims=True)
         span = np.where(kept, own, -np.inf).max(1, keepdims=True) - low
-        apart += np.square(np.divide(own - low, span, out=np.zeros_like(own), where=np.isfinite(span) & (span > 0)))
+        apart += np.square(
+            np.divide(own - low, span, out=np.zeros_like(own), where=np.isfinite(span) & (span > 0))
+        )
     found: Array = np.where(kept.any(1), np.where(kept, apart, np.inf).argmin(1), len(rows))
     return found
 
@@ -158,9 +191,12 @@ def _distance(row: Row, rows: Sequence[Row], objectives: Mapping[str, Goal]) -> 
     parts = []
     for metric, goal in objectives.items():
         values = [other["metrics"][metric]["value"] for other in rows]
-        low, high = min(values), max(values)
+        low = min(values)
+        high = max(values)
         best = low if goal == "min" else high
-        parts.append(abs(row["metrics"][metric]["value"] - best) / (high - low) if high > low else 0.0)
+        parts.append(
+            abs(row["metrics"][metric]["value"] - best) / (high - low) if high > low else 0.0
+        )
     return math.hypot(*parts)
 
 
@@ -176,4 +212,6 @@ def _best(rows: Sequence[Row], metric: str, sign: str) -> str:
 def _shown(row: Row, metric: str, rows: Sequence[Row]) -> str:
     measured = row["metrics"][metric]
     text = phrase(metric, measured, is_share(metric, rows))
-    return f"emulated {text}" if is_emulated(metric, measured["unit"], row.get("emulated")) else text
+    return (
+        f"emulated {text}" if is_emulated(metric, measured["unit"], row.get("emulated")) else text
+    )

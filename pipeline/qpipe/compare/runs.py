@@ -7,30 +7,35 @@ from typing import Any, Literal
 
 import numpy as np
 
-from qpipe.compare.candidates import measurement
-from qpipe.compare.environments import differing_devices
+from qpipe.compare.device_changes import differing_devices
 from qpipe.compare.evidence import MARGINS, Goal, bounds, difference, is_better
-from qpipe.compare.statistics import Interval, t_quantile
-from qpipe.store import COORDINATES, Row, Store
+from qpipe.compare.intervals import Interval, t_quantile
+from qpipe.compare.measured_rows import measurement
+from qpipe.storage.results import COORDINATES, Row, Store
 from qpipe.types import Measurement
 
 Verdict = Literal["better", "worse", "tied", "not comparable", "new", "missing"]
 
 # digests that must agree, in words; of what is measured with a metric or samples, those too
 SAME = {
-    "model_digest": "the model", "metric_digest": "the metric and its options", "fingerprint": "the device or runtime",
-}  # fmt: skip
+    "model_digest": "the model",
+    "metric_digest": "the metric and its options",
+    "fingerprint": "the device or runtime",
+}
 SCORED = {"evaluation_digest": "the evaluation samples"}
 
 
-def compared(store: Store, before: str, after: str, metrics: Iterable[str] = ()) -> list[dict[str, Any]]:
+def compared(
+    store: Store, before: str, after: str, metrics: Iterable[str] = ()
+) -> list[dict[str, Any]]:
     """A row for each metric of each row of either run: both values, their ratio with its interval, the verdict.
 
     Samples, and resamples of them, are paired where both runs scored the same; times of two runs are of different
     moments, and never are. Not comparable is what is of another model, device, ... (`differs`), or in doubt (`doubt`).
     """
     olds, news = (_by_place(store, run, set(metrics)) for run in (before, after))
-    margins, devices = _margins(store, after), differing_devices(store, before, after)
+    margins = _margins(store, after)
+    devices = differing_devices(store, before, after)
     return [
         _line(store, place, olds.get(place), news.get(place), margins, devices)
         for place in dict.fromkeys([*olds, *news])
@@ -40,14 +45,22 @@ def compared(store: Store, before: str, after: str, metrics: Iterable[str] = ())
 def _by_place(store: Store, run: str, metrics: set[str]) -> dict[tuple[Any, ...], Row]:
     rows = store.measurements(run)
     return {
-        (*(row[name] for name in COORDINATES), tuple(sorted(row["extra"].items())), row["metric"]): row
+        (
+            *(row[name] for name in COORDINATES),
+            tuple(sorted(row["extra"].items())),
+            row["metric"],
+        ): row
         for row in rows
         if not metrics or row["metric"] in metrics
     }
 
 
 def _margins(store: Store, run: str) -> dict[str, float]:
-    return {metric: margin for verdict in store.verdicts(run) for metric, margin in verdict["margins"].items()}
+    return {
+        metric: margin
+        for verdict in store.verdicts(run)
+        for metric, margin in verdict["margins"].items()
+    }
 
 
 def _line(
@@ -59,7 +72,11 @@ def _line(
     devices: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     metric = place[-1]
-    line: dict[str, Any] = {**dict(zip(COORDINATES, place, strict=False)), **dict(place[-2]), "metric": metric}
+    line: dict[str, Any] = {
+        **dict(zip(COORDINATES, place, strict=False)),
+        **dict(place[-2]),
+        "metric": metric,
+    }
     line |= {"before": _shown(old), "after": _shown(new), "unit": (new or old or {})["unit"]}
     line["emulated"] = (new or old or {})["emulated"]
     line |= {"differs": [], "doubt": _doubt(old, new), "difference": None, "ratio": None}
@@ -72,7 +89,9 @@ def _line(
     comparable = not differs and not line["doubt"]
     return {
         **line,
-        "verdict": _verdict(was, now, margins.get(metric), paired, apart) if comparable else "not comparable",
+        "verdict": _verdict(was, now, margins.get(metric), paired, apart)
+        if comparable
+        else "not comparable",
         "differs": [_named(word, devices.get(new["device"], ())) for word in differs],
         "difference": list(apart) if np.isfinite(apart).all() else None,
         "ratio": _ratio(was, now),
@@ -81,7 +100,10 @@ def _line(
 
 def _doubt(old: Row | None, new: Row | None) -> str:
     """Why either number is not to be believed; nothing where both are."""
-    told = {when: ((row or {}).get("detail") or {}).get("doubt") for when, row in (("before", old), ("now", new))}
+    told = {
+        when: ((row or {}).get("detail") or {}).get("doubt")
+        for when, row in (("before", old), ("now", new))
+    }
     return "; ".join(f"{when} {why}" for when, why in told.items() if why)
 
 
@@ -112,11 +134,17 @@ def _apart(now: Measurement, was: Measurement) -> Interval:
     return now.value - was.value - half, now.value - was.value + half
 
 
-def _verdict(was: Measurement, now: Measurement, margin: float | None, paired: bool, apart: Interval) -> Verdict:
+def _verdict(
+    was: Measurement, now: Measurement, margin: float | None, paired: bool, apart: Interval
+) -> Verdict:
     goal: Goal = now.better
     if paired:
         return (
-            "better" if is_better(now, was, goal, margin) else "worse" if is_better(was, now, goal, margin) else "tied"
+            "better"
+            if is_better(now, was, goal, margin)
+            else "worse"
+            if is_better(was, now, goal, margin)
+            else "tied"
         )
     margin = MARGINS[goal] if margin is None else margin
     if apart[0] <= 0 <= apart[1] or abs(now.value - was.value) <= margin * abs(was.value):
@@ -132,8 +160,9 @@ def _ratio(was: Measurement, now: Measurement) -> dict[str, float] | None:
     value = now.value / was.value
     if max(ends[1] - ends[0], ends[3] - ends[2]) == 0:
         return {"value": value, "low": value, "high": value}
-    spreads = [np.log(high / low) / 2 / t_quantile(max(1, each.n - 1)) for each, (low, high) in (
-        (was, ends[:2]), (now, ends[2:])
-    )]  # fmt: skip
+    spreads = [
+        np.log(high / low) / 2 / t_quantile(max(1, each.n - 1))
+        for each, (low, high) in ((was, ends[:2]), (now, ends[2:]))
+    ]
     factor = float(np.exp(t_quantile(max(1, min(was.n, now.n) - 1)) * np.hypot(*spreads)))
     return {"value": value, "low": value / factor, "high": value * factor}

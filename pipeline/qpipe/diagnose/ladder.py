@@ -11,16 +11,18 @@ from typing import Any
 
 import onnx_ir as ir
 
-from qpipe import execute, inventory, keys
-from qpipe.call import Call
-from qpipe.compare.score import Scores
-from qpipe.diagnose.case import Case
+from qpipe.compare.scoring import Scores
+from qpipe.diagnose.scheme_networks import Case
+from qpipe.engine import cache_keys
+from qpipe.engine import run as engine_run
 from qpipe.errors import DeviceError
 from qpipe.quant.inference import session
-from qpipe.recipe import Recipe, scoring
-from qpipe.registry import Registry
-from qpipe.samples import Samples
-from qpipe.store import COORDINATES, Store
+from qpipe.recipe import inventory
+from qpipe.recipe.recipe import Recipe, scoring
+from qpipe.recipe.stage_call import Call
+from qpipe.samples.store import Samples
+from qpipe.stages.registry import Registry
+from qpipe.storage.results import COORDINATES, Store
 from qpipe.types import Array, Metric, Progress
 
 USUAL = ("agreement", "sqnr")  # scored where a recipe asks for no accuracy
@@ -40,7 +42,9 @@ class Rung:
 Say = Callable[[str], None]  # tells the user, as that it waits for the device
 
 
-def climb(case: Case, store: Store, indices: Sequence[int], progress: Progress, say: Say) -> list[Rung]:
+def climb(
+    case: Case, store: Store, indices: Sequence[int], progress: Progress, say: Say
+) -> list[Rung]:
     """Score every rung against the original float network: on the host on these evaluation samples; on the device by
     the newest run that measured this build there, else on the same samples now."""
     scorer = _scorer(case, indices)
@@ -56,12 +60,19 @@ def climb(case: Case, store: Store, indices: Sequence[int], progress: Progress, 
         if network is not None:
             outputs = _infer(network, case.samples, indices, optimize=optimize)
             rungs.append(Rung(name, scorer(outputs, reference), len(indices), note))
-    return [*rungs, _stored(case, store) or _on_device(case, indices, scorer, reference, progress, say)]
+    return [
+        *rungs,
+        _stored(case, store) or _on_device(case, indices, scorer, reference, progress, say),
+    ]
 
 
-def _infer(network: ir.Model, samples: Samples, indices: Sequence[int], *, optimize: bool) -> Iterator[Outputs]:
+def _infer(
+    network: ir.Model, samples: Samples, indices: Sequence[int], *, optimize: bool
+) -> Iterator[Outputs]:
     running = session(network, optimize=optimize)
-    inputs, outputs = ([value.name for value in own] for own in (running.get_inputs(), running.get_outputs()))
+    inputs, outputs = (
+        [value.name for value in own] for own in (running.get_inputs(), running.get_outputs())
+    )
     for index in indices:
         yield dict(zip(outputs, running.run(None, samples.feeds(index, inputs)), strict=True))
 
@@ -90,7 +101,9 @@ def _scorer(case: Case, indices: Sequence[int]) -> Scorer:
     return score
 
 
-def _metrics(recipe: Recipe, plugins: Registry) -> tuple[list[Metric], Callable[[Outputs], Any] | None]:
+def _metrics(
+    recipe: Recipe, plugins: Registry
+) -> tuple[list[Metric], Callable[[Outputs], Any] | None]:
     found = [own for call in recipe.measure if (own := scoring(call))["metric"]]
     if not found:
         return [plugins.stage("metric", name).function() for name in USUAL], None
@@ -110,12 +123,14 @@ def _bound(call: Call | None) -> Callable[[Outputs], Any] | None:
 
 def _stored(case: Case, store: Store) -> Rung | None:
     """What the newest run measured of this very build on the device, on all its evaluation samples."""
-    digest = keys.digest(case.build.folder)
+    digest = cache_keys.digest(case.build.folder)
     for run in store.runs(case.session.recipe.name):
         rows = [
-            row for row in store.measurements(run["id"])
-            if row["build_digest"] == digest and all(row[name] == case.deploy.coordinates[name] for name in COORDINATES)
-        ]  # fmt: skip
+            row
+            for row in store.measurements(run["id"])
+            if row["build_digest"] == digest
+            and all(row[name] == case.deploy.coordinates[name] for name in COORDINATES)
+        ]
         scored = {row["metric"]: row for row in rows if row["raw"] in ("samples", "resamples")}
         if scored:
             values = {name: float(row["value"]) for name, row in scored.items()}
@@ -125,16 +140,25 @@ def _stored(case: Case, store: Store) -> Rung | None:
 
 
 def _on_device(
-    case: Case, indices: Sequence[int], scorer: Scorer, reference: Sequence[Outputs], progress: Progress, say: Say
+    case: Case,
+    indices: Sequence[int],
+    scorer: Scorer,
+    reference: Sequence[Outputs],
+    progress: Progress,
+    say: Say,
 ) -> Rung:
     name = case.deploy.coordinates["device"]
     device = inventory.open_device(name, case.session.devices[name])
     try:
-        execute.reach(device, say)
+        engine_run.reach(device, say)
         with tempfile.TemporaryDirectory() as folder:
             own = case.samples
-            few = Samples.write(Path(folder), [own[index] for index in indices], own.preprocessing, own.classes)
-            build, samples = (device.store(each, progress) for each in (case.build.folder, few.folder))
+            few = Samples.write(
+                Path(folder), [own[index] for index in indices], own.preprocessing, own.classes
+            )
+            build, samples = (
+                device.store(each, progress) for each in (case.build.folder, few.folder)
+            )
             found = scorer(device.infer(build, samples, len(few)), reference)
             return Rung("device", found, len(few), f"inferred on {name} now")
     except DeviceError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from qpipe.compare.wording import EXACT_DB
+from qpipe.compare.formatting import EXACT_DB
 
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
@@ -22,7 +22,16 @@ HOW_TO_READ = (
     "the network's outputs in dB (20 dB: noise is a hundredth of the power) with only this layer rounded, with all but "
     "it, and with only its weights or only what it reads."
 )
-LAYER_COLUMNS = ("layer", "operator", "bits", "only it", "all but it", "weights", "activations", "try")
+LAYER_COLUMNS = (
+    "layer",
+    "operator",
+    "bits",
+    "only it",
+    "all but it",
+    "weights",
+    "activations",
+    "try",
+)
 LAYER_NUMBERS = ("bits", "only it", "all but it", "weights", "activations")
 
 Row = Mapping[str, Any]
@@ -31,7 +40,9 @@ Row = Mapping[str, Any]
 def page(report: Row) -> str:
     """HTML of a diagnosis, as its JSON holds it."""
     title = escape(f"{report['scheme']} of {report['model']} on {report['device']}")
-    saturating = "".join(f'<p class="warning">{escape(line)}</p>\n' for line in saturation_lines(report))
+    saturating = "".join(
+        f'<p class="warning">{escape(line)}</p>\n' for line in saturation_lines(report)
+    )
     told = escape(outputs_line(report))
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}: diagnosis</title>\n'
@@ -104,8 +115,13 @@ def _ladder(report: Row) -> str:
 
 def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str]) -> str:
     styles = [' class="number"' if column in numbers else "" for column in columns]
-    head = "".join(f"<th{style}>{escape(column)}</th>" for style, column in zip(styles, columns, strict=True))
-    lines = (
-        "".join(f"<td{style}>{escape(cell)}</td>" for style, cell in zip(styles, row, strict=True)) for row in rows
+    head = "".join(
+        f"<th{style}>{escape(column)}</th>" for style, column in zip(styles, columns, strict=True)
     )
-    return f"<table><tr>{head}</tr>\n" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table>"
+    lines = (
+        "".join(f"<td{style}>{escape(cell)}</td>" for style, cell in zip(styles, row, strict=True))
+        for row in rows
+    )
+    return (
+        f"<table><tr>{head}</tr>\n" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "\n</table>"
+    )

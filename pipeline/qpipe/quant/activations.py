@@ -19,17 +19,20 @@ from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import quantize, scale_and_zero_point
 from qpipe.quant.coverage import coverage
+from qpipe.quant.integer_operators import PAIR, is_dequantized, only_reader, select, tensors
 from qpipe.quant.ranges import Method, activation_range
 from qpipe.quant.scales import power_of_two
-from qpipe.quant.selection import PAIR, is_dequantized, only_reader, select, tensors
 from qpipe.quant.statistics import Statistics, TensorStatistics
 from qpipe.types import ANY_TARGET, Array, Target
 
-ActivationRange = Literal["minmax", "percentile", "mse", "entropy", "none"]  # what stages take: none leaves them float
+ActivationRange = Literal[
+    "minmax", "percentile", "mse", "entropy", "none"
+]  # what stages take: none leaves them float
 Interval = Callable[[str], tuple[float, float]]  # the real interval of a tensor, by its name
 DTYPES = {8: np.uint8, 16: np.uint16}
 OPSET_16_BITS = 21
-FEWEST_LEVELS, MANY_VALUES = 16, 64
+FEWEST_LEVELS = 16
+MANY_VALUES = 64
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +56,9 @@ def quantize_activations(
     if bits not in DTYPES:
         raise StageError(f"activations: {bits} bits; it takes 8 or 16")
     if bits > 8 and model.opset_imports.get("", 0) < OPSET_16_BITS:
-        raise StageError(f"activations: 16 bits need opset {OPSET_16_BITS}; import the network with a newer opset")
+        raise StageError(
+            f"activations: 16 bits need opset {OPSET_16_BITS}; import the network with a newer opset"
+        )
 
     @cache
     def interval(name: str) -> tuple[float, float]:
@@ -81,7 +86,11 @@ def quantize_activations(
 
 
 def plan(
-    model: ir.Model, statistics: Statistics, interval: Interval, bits: int, exclude: Sequence[str] = ()
+    model: ir.Model,
+    statistics: Statistics,
+    interval: Interval,
+    bits: int,
+    exclude: Sequence[str] = (),
 ) -> tuple[dict[ir.Value, ir.Value], dict[ir.Node, str]]:
     """The tensors to quantize, each with the one whose range it takes (itself, or what was only moved to make it), and
     why the nodes that stay float do."""
@@ -98,15 +107,24 @@ def plan(
     coded = {node for weight in qdq.weights(model) if weight.is_quantized for node in weight.nodes}
     _check_known(model, coded, statistics)
     chosen = select(model, unknown, coded, exclude)
-    found = {value: _source(source, statistics) for value, source in tensors(model, chosen, exclude).items()}
-    wanted = {v: source for v, source in found.items() if source.name in statistics and not _is_done(v)}
+    found = {
+        value: _source(source, statistics)
+        for value, source in tensors(model, chosen, exclude).items()
+    }
+    wanted = {
+        v: source for v, source in found.items() if source.name in statistics and not _is_done(v)
+    }
     return wanted, chosen.reasons
 
 
 def _check_known(model: ir.Model, coded: Container[ir.Node], statistics: Statistics) -> None:
     """StageError where no layer's input has statistics, though calibration gathers them: they are another network's."""
-    inputs = [node.inputs[0] for node in model.graph if node in coded and node.inputs[0] is not None]
-    strange = [v for v in inputs if not is_dequantized(v) and v.shape is not None and v.shape.is_static()]
+    inputs = [
+        node.inputs[0] for node in model.graph if node in coded and node.inputs[0] is not None
+    ]
+    strange = [
+        v for v in inputs if not is_dequantized(v) and v.shape is not None and v.shape.is_static()
+    ]
     if strange and not any(is_dequantized(value) or value.name in statistics for value in inputs):
         raise StageError(
             f"activations: no statistics of tensor '{strange[0].name}'; calibrate the network that is quantized"
@@ -131,9 +149,17 @@ def _too_coarse(tensor: TensorStatistics, interval: tuple[float, float], bits: i
     if len(tensor.bins) <= MANY_VALUES:
         return None
     values = (tensor.bins.astype(np.uint32) << 16).view(np.float32)
-    used = len(np.unique(quantize(values, *scale_and_zero_point(*interval, DTYPES[bits]), dtype=DTYPES[bits])))
+    used = len(
+        np.unique(
+            quantize(values, *scale_and_zero_point(*interval, DTYPES[bits]), dtype=DTYPES[bits])
+        )
+    )
     low, high = interval
-    return None if used >= FEWEST_LEVELS else f"'{tensor.name}' from {low:.3g} to {high:.3g} would use {used} levels"
+    return (
+        None
+        if used >= FEWEST_LEVELS
+        else f"'{tensor.name}' from {low:.3g} to {high:.3g} would use {used} levels"
+    )
 
 
 def _is_done(value: ir.Value) -> bool:
@@ -145,7 +171,8 @@ def _is_done(value: ir.Value) -> bool:
 
 def _mirrored(low: float, high: float, bits: int) -> tuple[float, float]:
     """The interval around zero that puts the zero point in the middle of the codes; these reach one further down."""
-    largest, top = max(-low, high), 2 ** (bits - 1)
+    largest = max(-low, high)
+    top = 2 ** (bits - 1)
     return -largest * top / (top - 1), largest
 
 
@@ -170,9 +197,13 @@ def _insert(model: ir.Model, value: ir.Value, scale: ir.Value, zero_point: ir.Va
     name = value.name
     quantize = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")
     quantize.outputs[0].name = f"{name}_quantized"
-    dequantize = ir.node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{name}_dequantize")
+    dequantize = ir.node(
+        "DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{name}_dequantize"
+    )
     restored = dequantize.outputs[0]
-    restored.name, restored.shape, restored.dtype = f"{name}_dequantized", value.shape, ir.DataType.FLOAT
+    restored.name = f"{name}_dequantized"
+    restored.shape = value.shape
+    restored.dtype = ir.DataType.FLOAT
     is_output = value.is_graph_output()
     for reader, index in list(value.uses()):
         if reader is not quantize:
@@ -180,7 +211,8 @@ def _insert(model: ir.Model, value: ir.Value, scale: ir.Value, zero_point: ir.Va
     if is_output:  # the network's outputs keep their names
         outputs = model.graph.outputs
         outputs[outputs.index(value)] = restored
-        value.name, restored.name = f"{name}_float", name
+        value.name = f"{name}_float"
+        restored.name = name
     producer = value.producer()
     if producer is None:
         model.graph.insert_before(model.graph[0], [quantize, dequantize])

@@ -44,7 +44,9 @@ def quantize(
     return np.clip(steps.astype(np.float64) + zero_points, low, high).astype(dtype)
 
 
-def dequantize(codes: Array, scale: npt.ArrayLike, zero_point: npt.ArrayLike = 0, *, axis: int | None = None) -> Array:
+def dequantize(
+    codes: Array, scale: npt.ArrayLike, zero_point: npt.ArrayLike = 0, *, axis: int | None = None
+) -> Array:
     """(codes - zero_point) * scale in float32, as DequantizeLinear does it."""
     scales = along_axis(np.asarray(scale, np.float32), codes.ndim, axis)
     zero_points = along_axis(np.asarray(zero_point, np.int64), codes.ndim, axis)
@@ -60,11 +62,17 @@ def fake_quantize(
     axis: int | None = None,
 ) -> Array:
     """What is left of x after quantize and dequantize."""
-    return dequantize(quantize(x, scale, zero_point, dtype=dtype, axis=axis), scale, zero_point, axis=axis)
+    return dequantize(
+        quantize(x, scale, zero_point, dtype=dtype, axis=axis), scale, zero_point, axis=axis
+    )
 
 
 def scale_and_zero_point(
-    low: npt.ArrayLike, high: npt.ArrayLike, dtype: npt.DTypeLike = np.uint8, *, bits: int | None = None
+    low: npt.ArrayLike,
+    high: npt.ArrayLike,
+    dtype: npt.DTypeLike = np.uint8,
+    *,
+    bits: int | None = None,
 ) -> tuple[Array, Array]:
     """The float32 scale and the zero point that spread the integers of `dtype` over the real interval [low, high];
     with `bits`, only those integers that fit in so many bits.

@@ -25,7 +25,9 @@ def quantize_biases(model: ir.Model) -> None:
         if weight.quantized is None:
             continue
         channels = weight.array.shape[weight.channel_axis]
-        biases = {node: np.broadcast_to(bias, (channels,)) for node, bias in _float_biases(weight.nodes)}
+        biases = {
+            node: np.broadcast_to(bias, (channels,)) for node, bias in _float_biases(weight.nodes)
+        }
         quantized = _widen(weight.quantized, biases)
         if quantized is not weight.quantized:
             qdq.quantize_weight(model, weight, quantized)
@@ -44,7 +46,9 @@ def _widen(quantized: qdq.QuantizedWeight, biases: Mapping[ir.Node, Array]) -> q
     return qdq.rescale(quantized, np.maximum(scale, needed * (1 + 2**-20)).astype(np.float32))
 
 
-def _quantize_bias(model: ir.Model, node: ir.Node, bias: Array, quantized: qdq.QuantizedWeight) -> None:
+def _quantize_bias(
+    model: ir.Model, node: ir.Node, bias: Array, quantized: qdq.QuantizedWeight
+) -> None:
     name = f"{node.outputs[0].name}_bias"
     # the product in float32, as the kernels form it
     scale = np.asarray(np.float32(_input_scale(node)) * quantized.scale, np.float32)
@@ -90,6 +94,10 @@ def _input_scale(node: ir.Node) -> float:
         return 0.0
     scale = qdq.constant(source.inputs[1])
     zero_point = qdq.constant(source.inputs[2]) if len(source.inputs) > 2 else None
-    if scale is None or scale.size != 1 or (zero_point is not None and zero_point.dtype.itemsize > 1):
+    if (
+        scale is None
+        or scale.size != 1
+        or (zero_point is not None and zero_point.dtype.itemsize > 1)
+    ):
         return 0.0
     return float(scale.reshape(()))

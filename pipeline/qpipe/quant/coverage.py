@@ -10,7 +10,15 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from qpipe.quant import qdq
-from qpipe.quant.selection import PAIR, absorbed, candidates, is_dequantized, is_moving, select, tensors
+from qpipe.quant.integer_operators import (
+    PAIR,
+    absorbed,
+    candidates,
+    is_dequantized,
+    is_moving,
+    select,
+    tensors,
+)
 
 
 class Float(NamedTuple):
@@ -38,7 +46,9 @@ class Coverage:
         for node, operator, reason in self.float:
             groups.setdefault((operator, reason), []).append(node)
         words = [
-            f"{operator} '{nodes[0]}' ({reason})" if len(nodes) == 1 else f"{len(nodes)} {operator} ({reason})"
+            f"{operator} '{nodes[0]}' ({reason})"
+            if len(nodes) == 1
+            else f"{len(nodes)} {operator} ({reason})"
             for (operator, reason), nodes in groups.items()
         ]
         return f"stays float: {', '.join(words)}" if words else ""
@@ -52,9 +62,15 @@ def coverage(model: ir.Model, reasons: Mapping[ir.Node, str] | None = None) -> C
     """
     layers = {node: weight.is_quantized for weight in qdq.weights(model) for node in weight.nodes}
     if any(node.op_type == "QuantizeLinear" for node in model.graph):
-        found = candidates(model, _float, {node for node, is_quantized in layers.items() if is_quantized})
+        found = candidates(
+            model, _float, {node for node, is_quantized in layers.items() if is_quantized}
+        )
         found.read.update(
-            value for node in model.graph if node.op_type == PAIR[0] for value in node.inputs[:1] if value
+            value
+            for node in model.graph
+            if node.op_type == PAIR[0]
+            for value in node.inputs[:1]
+            if value
         )
     else:
         found = select(model, _open, set(layers))
@@ -79,9 +95,15 @@ def _is_float(value: ir.Value) -> bool:
 
 
 def _float(value: ir.Value) -> str | None:
-    is_pair = is_dequantized(value) or any(reader.op_type == "QuantizeLinear" for reader in value.consumers())
+    is_pair = is_dequantized(value) or any(
+        reader.op_type == "QuantizeLinear" for reader in value.consumers()
+    )
     return None if is_pair else f"'{value.name}' is float"
 
 
 def _open(value: ir.Value) -> str | None:
-    return None if value.shape is not None and value.shape.is_static() else f"the shape of '{value.name}' is open"
+    return (
+        None
+        if value.shape is not None and value.shape.is_static()
+        else f"the shape of '{value.name}' is open"
+    )

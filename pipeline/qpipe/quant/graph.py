@@ -34,11 +34,16 @@ def unique_name(graph: ir.Graph, name: str, taken: set[str | None] | None = None
     return unique
 
 
-def add_initializer(graph: ir.Graph, name: str, array: Array, taken: set[str | None] | None = None) -> ir.Value:
+def add_initializer(
+    graph: ir.Graph, name: str, array: Array, taken: set[str | None] | None = None
+) -> ir.Value:
     """A new initializer, called `name` or nearly so."""
     tensor = ir.tensor(array, name=unique_name(graph, name, taken))
     value = ir.Value(
-        name=tensor.name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor
+        name=tensor.name,
+        shape=ir.Shape(array.shape),
+        type=ir.TensorType(tensor.dtype),
+        const_value=tensor,
     )
     graph.register_initializer(value)
     return value
@@ -51,7 +56,12 @@ def replace_constant(
     graph = node.graph
     assert isinstance(graph, ir.Graph)
     old = node.inputs[index] if index < len(node.inputs) else None
-    if old is not None and old.is_initializer() and len(old.uses()) == 1 and not old.is_graph_output():
+    if (
+        old is not None
+        and old.is_initializer()
+        and len(old.uses()) == 1
+        and not old.is_graph_output()
+    ):
         old.const_value = ir.tensor(array, name=old.name)
         old.shape = ir.Shape(array.shape)
         return old

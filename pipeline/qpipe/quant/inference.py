@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.errors import StageError
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
 from qpipe.types import Array
 
 if TYPE_CHECKING:
@@ -38,7 +38,9 @@ def session(
         return onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises classes of its own, by the dozen
         reason = str(error).splitlines()[0][:LONGEST] if str(error) else type(error).__name__
-        raise StageError(f"network '{model.graph.name}': onnxruntime does not load it: {reason}") from error
+        raise StageError(
+            f"network '{model.graph.name}': onnxruntime does not load it: {reason}"
+        ) from error
 
 
 @contextmanager
@@ -64,8 +66,12 @@ def inferences(
         try:
             named = dict(zip(outputs, running.run(None, feeds), strict=True))
         except Exception as error:  # onnxruntime raises classes of its own, by the dozen
-            shapes = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())
+            shapes = ", ".join(
+                f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items()
+            )
             reason = str(error).splitlines()[0][:LONGEST]
-            raise StageError(f"sample '{samples[index].id}': the network does not take {shapes}: {reason}") from error
+            raise StageError(
+                f"sample '{samples[index].id}': the network does not take {shapes}: {reason}"
+            ) from error
         yield named
         del named  # or it would live beside its successor

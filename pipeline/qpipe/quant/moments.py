@@ -14,7 +14,10 @@ from qpipe.types import Array
 
 PRECISION = 1e-6
 PHASE = 0.6180339887498949  # of the golden ratio: samples look at different places, evenly spread
-RIDGES = (np.inf, *(10.0 ** (k / 2) for k in range(6, -7, -1)))  # parts of the mean variance; infinite: no change
+RIDGES = (
+    np.inf,
+    *(10.0 ** (k / 2) for k in range(6, -7, -1)),
+)  # parts of the mean variance; infinite: no change
 
 
 class Moments:
@@ -23,7 +26,8 @@ class Moments:
 
     def __init__(self, groups: int, inputs: int, outputs: int) -> None:
         self.count = 0
-        self.row, self.lack = np.zeros((groups, inputs)), np.zeros((groups, outputs))
+        self.row = np.zeros((groups, inputs))
+        self.lack = np.zeros((groups, outputs))
         self.products = np.zeros((groups, inputs, inputs), np.float32)
         self.lacks = np.zeros((groups, inputs, outputs), np.float32)
 
@@ -45,8 +49,10 @@ class Moments:
         groups, inputs, outputs = self.lacks.shape
         both = Moments(groups, inputs, outputs)
         both.count = self.count + other.count
-        both.row, both.lack = self.row + other.row, self.lack + other.lack
-        both.products, both.lacks = self.products + other.products, self.lacks + other.lacks
+        both.row = self.row + other.row
+        both.lack = self.lack + other.lack
+        both.products = self.products + other.products
+        both.lacks = self.lacks + other.lacks
         return both
 
     def second(self, centred: bool) -> tuple[Array, Array]:
@@ -54,7 +60,8 @@ class Moments:
 
         Positive definite: the diagonal has what sums in float32 are not sure of besides.
         """
-        hessian, lack = self.products.astype(np.float64) / self.count, self.lacks.astype(np.float64) / self.count
+        hessian = self.products.astype(np.float64) / self.count
+        lack = self.lacks.astype(np.float64) / self.count
         floor = PRECISION * mean_variance(hessian) * np.eye(hessian.shape[-1])
         if centred:
             row, missing = self.mean
@@ -76,7 +83,9 @@ def correction(fit: Moments, check: Moments, centred: bool) -> Array:
     hessian, lack = (fit + check).second(centred)
     if np.isinf(ridge):
         return np.zeros_like(lack)
-    change: Array = np.linalg.solve(hessian + ridge * mean_variance(hessian) * np.eye(hessian.shape[-1]), lack)
+    change: Array = np.linalg.solve(
+        hessian + ridge * mean_variance(hessian) * np.eye(hessian.shape[-1]), lack
+    )
     return change
 
 
@@ -86,16 +95,23 @@ def _ridge(fit: Moments, check: Moments, centred: bool) -> float:
     With H = U diag(v) U^T and L what rows and lacks have in common, a ridge r changes weights by U diag(1 / (v + r))
     U^T L. What that leaves is quadratic in the vector 1 / (v + r): one decomposition serves all ridges.
     """
-    (hessian, lack), (checked, still) = fit.second(centred), check.second(centred)
-    values, vectors = (part.astype(np.float64) for part in np.linalg.eigh(hessian.astype(np.float32)))
-    turned, values, unit = vectors.transpose(0, 2, 1), values.clip(0), mean_variance(hessian)[:, :, 0]
+    (hessian, lack) = fit.second(centred)
+    (checked, still) = check.second(centred)
+    values, vectors = (
+        part.astype(np.float64) for part in np.linalg.eigh(hessian.astype(np.float32))
+    )
+    turned = vectors.transpose(0, 2, 1)
+    values = values.clip(0)
+    unit = mean_variance(hessian)[:, :, 0]
     common = turned @ lack
     square = (common @ common.transpose(0, 2, 1)) * (turned @ checked @ vectors)
     linear = np.sum(common * (turned @ still), axis=-1)
 
     def left(ridge: float) -> float:
         inverse = 1 / (values + ridge * unit)
-        return float(np.einsum("gi,gi->", inverse, (square @ inverse[..., np.newaxis])[..., 0] - 2 * linear))
+        return float(
+            np.einsum("gi,gi->", inverse, (square @ inverse[..., np.newaxis])[..., 0] - 2 * linear)
+        )
 
     best: float = min(RIDGES, key=left)
     return best
@@ -120,7 +136,8 @@ def rows(layer: ir.Node, shape: Sequence[int], x: Array, places: int, sample: in
     picked = x[0].reshape(x.shape[1], -1)[:, where.reshape(-1)]  # [C, N * kernel]
     if not inside.all():
         picked[:, ~inside.reshape(-1)] = 0
-    groups, count = x.shape[1] // shape[1], len(where)
+    groups = x.shape[1] // shape[1]
+    count = len(where)
     turned = picked.reshape(groups, shape[1], count, -1).transpose(0, 2, 1, 3)
     return np.ascontiguousarray(turned).reshape(groups, count, -1)
 
@@ -130,16 +147,21 @@ def _where(
 ) -> tuple[Array, Array]:
     """What some outputs of a convolution see of its feature maps laid flat, [N, kernel], and which of it is no padding;
     so nothing else of the maps is touched."""
-    strides, dilations = (layer.attributes.get_ints(name, [1] * len(sizes)) for name in ("strides", "dilations"))
+    strides, dilations = (
+        layer.attributes.get_ints(name, [1] * len(sizes)) for name in ("strides", "dilations")
+    )
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     pads = _pads(layer, sizes, spans, strides)
     each = zip(sizes, pads, spans, strides, strict=True)
     output = [(size + sum(pad) - span) // step + 1 for size, pad, span, step in each]
     chosen = spread(int(np.prod(output)), places, sample)
     if max(kernel) == 1 and output == list(sizes) and not any(map(any, pads)):
-        return chosen[:, np.newaxis], np.ones((len(chosen), 1), np.bool_)  # each output sees its own place
+        return chosen[:, np.newaxis], np.ones(
+            (len(chosen), 1), np.bool_
+        )  # each output sees its own place
     index = np.unravel_index(chosen, output)
-    flat, inside = np.zeros((len(index[0]), 1), np.int64), np.ones((len(index[0]), 1), np.bool_)
+    flat = np.zeros((len(index[0]), 1), np.int64)
+    inside = np.ones((len(index[0]), 1), np.bool_)
     for axis, size in enumerate(sizes):
         steps = np.arange(kernel[axis]) * dilations[axis] - pads[axis][0]
         at = (index[axis] * strides[axis])[:, np.newaxis, np.newaxis] + steps  # [N, 1, k]
@@ -148,12 +170,19 @@ def _where(
     return flat, inside
 
 
-def _pads(layer: ir.Node, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    automatic, axes = layer.attributes.get_string("auto_pad", "NOTSET"), len(sizes)
+def _pads(
+    layer: ir.Node, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]
+) -> list[tuple[int, int]]:
+    automatic = layer.attributes.get_string("auto_pad", "NOTSET")
+    axes = len(sizes)
     if automatic in ("SAME_UPPER", "SAME_LOWER"):
         each = zip(sizes, spans, strides, strict=True)
         totals = [max((-(-size // step) - 1) * step + span - size, 0) for size, span, step in each]
         pairs = [(total // 2, total - total // 2) for total in totals]
         return pairs if automatic == "SAME_UPPER" else [pair[::-1] for pair in pairs]
-    pads = layer.attributes.get_ints("pads", [0] * 2 * axes) if automatic == "NOTSET" else [0] * 2 * axes
+    pads = (
+        layer.attributes.get_ints("pads", [0] * 2 * axes)
+        if automatic == "NOTSET"
+        else [0] * 2 * axes
+    )
     return list(zip(pads[:axes], pads[axes:], strict=True))

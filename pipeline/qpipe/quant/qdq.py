@@ -23,7 +23,9 @@ from qpipe.types import ANY_TARGET, Array, Target
 
 WeightKind = Literal["conv", "depthwise", "gemm", "matmul"]
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-FLOAT_NAME, CODEBOOK, BITS = "qpipe.float", "qpipe.codebook", "qpipe.bits"
+FLOAT_NAME = "qpipe.float"
+CODEBOOK = "qpipe.codebook"
+BITS = "qpipe.bits"
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +74,12 @@ def weights(model: ir.Model) -> list[Weight]:
     """All constant weights of Conv, Gemm and MatMul in the order of the graph; one for all nodes that share it."""
     readers: dict[ir.Value, list[ir.Node]] = {}
     for node in model.graph:
-        if node.domain == "" and node.op_type in WEIGHTED and len(node.inputs) > 1 and node.inputs[1] is not None:
+        if (
+            node.domain == ""
+            and node.op_type in WEIGHTED
+            and len(node.inputs) > 1
+            and node.inputs[1] is not None
+        ):
             readers.setdefault(node.inputs[1], []).append(node)
     found = (_weight(value, nodes) for value, nodes in readers.items())
     return [weight for weight in found if weight is not None]
@@ -82,7 +89,11 @@ def float_weights(model: ir.Model, exclude: Sequence[str] = ()) -> list[Weight]:
     """The weights that are still to quantize, without those that the patterns name or whose nodes they name, and those
     that no integer kernel would read: these would be made float again at each inference."""
     left = {node for node in model.graph if is_excluded(node, exclude)}
-    found = (weight for weight in weights(model) if not weight.is_quantized and left.isdisjoint(weight.nodes))
+    found = (
+        weight
+        for weight in weights(model)
+        if not weight.is_quantized and left.isdisjoint(weight.nodes)
+    )
     return [weight for weight in found if any(why_float(node) is None for node in weight.nodes)]
 
 
@@ -107,7 +118,9 @@ def origins(model: ir.Model, float_model: ir.Model, where: str) -> list[tuple[We
     named = {weight.name: weight for weight in weights(float_model)}
     pairs = [(weight, named[weight.name]) for weight in quantized if weight.name in named]
     if not quantized:
-        raise StageError(f"{where}: no weight is quantized yet; put a stage before it that quantizes them")
+        raise StageError(
+            f"{where}: no weight is quantized yet; put a stage before it that quantizes them"
+        )
     if not pairs:
         raise StageError(
             f"{where}: the quantized weights do not say which float weights they come from; put symmetric, asymmetric "
@@ -132,23 +145,28 @@ def _kind_and_axis(node: ir.Node, array: Array) -> tuple[WeightKind, int]:
         return "matmul", array.ndim - 1
     if node.op_type == "Gemm":
         return "gemm", 0 if node.attributes.get_int("transB", 0) else 1
-    return ("depthwise" if array.shape[1] == 1 and node.attributes.get_int("group", 1) > 1 else "conv"), 0
+    return (
+        "depthwise" if array.shape[1] == 1 and node.attributes.get_int("group", 1) > 1 else "conv"
+    ), 0
 
 
 def _read_quantized(value: ir.Value) -> QuantizedWeight | None:
     node = value.producer()
     if node is None or node.op_type != "DequantizeLinear" or "block_size" in node.attributes:
         return None
-    codes, scale = constant(node.inputs[0]), constant(node.inputs[1])
+    codes = constant(node.inputs[0])
+    scale = constant(node.inputs[1])
     if codes is None or scale is None:
         return None
     zero_point = constant(node.inputs[2]) if len(node.inputs) > 2 else None
     if zero_point is None:
         zero_point = np.zeros(scale.shape, codes.dtype)
-    name, bits = node.metadata_props.get(CODEBOOK, "full_range"), int(node.metadata_props.get(BITS, 8))
+    name = node.metadata_props.get(CODEBOOK, "full_range")
+    bits = int(node.metadata_props.get(BITS, 8))
     axis = node.attributes.get_int("axis", 1) % codes.ndim if scale.size > 1 else None
     if axis is None:
-        scale, zero_point = scale.reshape(()), zero_point.reshape(())
+        scale = scale.reshape(())
+        zero_point = zero_point.reshape(())
     return QuantizedWeight(codes, scale, zero_point, axis, CODEBOOKS.get(name, full_range)(bits))
 
 
@@ -210,13 +228,18 @@ def asymmetric(
     target: Target = ANY_TARGET,
 ) -> QuantizedWeight:
     """Uniform levels over the weights' own interval, any zero point, one for each slice along `axis`."""
-    bits, axis = bits or weight_bits(target), None if target.per_tensor_weights else axis
+    bits = bits or weight_bits(target)
+    axis = None if target.per_tensor_weights else axis
     codebook = full_range(bits)
-    scale, zero_point = asymmetric_scale(weight.array, bits=bits, axis=axis, method=method, percentile=percentile)
+    scale, zero_point = asymmetric_scale(
+        weight.array, bits=bits, axis=axis, method=method, percentile=percentile
+    )
     if target.power_of_two_scales:
         low = (codebook.levels[0] - zero_point.astype(np.float32)) * scale
         scale = power_of_two(scale, clips=method != "minmax")
-        zero_point = np.clip(np.rint(codebook.levels[0] - low / scale), codebook.levels[0], codebook.levels[-1])
+        zero_point = np.clip(
+            np.rint(codebook.levels[0] - low / scale), codebook.levels[0], codebook.levels[-1]
+        )
         zero_point = zero_point.astype(np.int8)
     codes = encode(codebook, weight.array, scale, zero_point, axis=axis)
     return QuantizedWeight(codes, scale, zero_point, axis, codebook)
@@ -224,17 +247,23 @@ def asymmetric(
 
 def rescale(quantized: QuantizedWeight, scale: Array) -> QuantizedWeight:
     """The same weights coded anew for other scales, in the same codebook."""
-    codes = encode(quantized.codebook, quantized.dequantize(), scale, quantized.zero_point, axis=quantized.axis)
+    codes = encode(
+        quantized.codebook, quantized.dequantize(), scale, quantized.zero_point, axis=quantized.axis
+    )
     return replace(quantized, codes=codes.astype(quantized.codes.dtype), scale=scale)
 
 
-def encode(codebook: Codebook, array: Array, scale: Array, zero_point: Array, *, axis: int | None) -> Array:
+def encode(
+    codebook: Codebook, array: Array, scale: Array, zero_point: Array, *, axis: int | None
+) -> Array:
     """The int8 codes nearest to an array's values under a scale and zero point that are given."""
     steps = array / along_axis(scale, array.ndim, axis)
     if not zero_point.any():
         return nearest(codebook, steps)
     offset = along_axis(zero_point.astype(np.int64), array.ndim, axis)
-    codes: Array = np.clip(np.rint(steps) + offset, codebook.levels[0], codebook.levels[-1]).astype(np.int8)
+    codes: Array = np.clip(np.rint(steps) + offset, codebook.levels[0], codebook.levels[-1]).astype(
+        np.int8
+    )
     return codes
 
 
@@ -249,7 +278,11 @@ def quantize_weight(model: ir.Model, weight: Weight, quantized: QuantizedWeight)
     inputs = [
         initializer(model, f"{weight.name}_quantized", quantized.codes),
         initializer(model, f"{weight.name}_scale", np.asarray(quantized.scale, np.float32)),
-        initializer(model, f"{weight.name}_zero_point", np.asarray(quantized.zero_point, quantized.codes.dtype)),
+        initializer(
+            model,
+            f"{weight.name}_zero_point",
+            np.asarray(quantized.zero_point, quantized.codes.dtype),
+        ),
     ]
     node = ir.node(
         "DequantizeLinear",
@@ -321,7 +354,12 @@ def set_bias(model: ir.Model, node: ir.Node, values: Array) -> None:
 
 def is_excluded(node: ir.Node, exclude: Iterable[str]) -> bool:
     """Whether a pattern names this node, its operator, one of its constants or its output (shell wildcards)."""
-    names = {node.name, node.op_type, *(v.name for v in node.outputs), *map(_origin, node.inputs)} - {None}
+    names = {
+        node.name,
+        node.op_type,
+        *(v.name for v in node.outputs),
+        *map(_origin, node.inputs),
+    } - {None}
     return any(fnmatchcase(str(name), pattern) for name in names for pattern in exclude)
 
 
@@ -338,4 +376,6 @@ def check_exclude(model: ir.Model, exclude: Sequence[str], where: str) -> None:
     """StageError for a pattern that names nothing in the network."""
     for pattern in exclude:
         if not any(is_excluded(node, [pattern]) for node in model.graph):
-            raise StageError(f"{where}: exclude '{pattern}' names no node, weight or operator of the network")
+            raise StageError(
+                f"{where}: exclude '{pattern}' names no node, weight or operator of the network"
+            )

@@ -23,7 +23,8 @@ def activation_range(
     expected squared error of quantizing. entropy: the least Kullback-Leibler divergence.
     """
     if method == "minmax":
-        low, high = tensor.minimum, tensor.maximum
+        low = tensor.minimum
+        high = tensor.maximum
     elif method == "percentile":
         low, high = percentile_range(tensor, percentile)
     elif method == "mse":
@@ -93,14 +94,17 @@ def mse_range(tensor: TensorStatistics, bits: int = 8) -> tuple[float, float]:
         return 0.0, 0.0
     best = np.ones(2)
     both = np.ones((1, 2))
-    for axis in ([both] if len(movable) == 2 else []) + [np.eye(2)[end : end + 1] for end in movable] * 2:
+    for axis in ([both] if len(movable) == 2 else []) + [
+        np.eye(2)[end : end + 1] for end in movable
+    ] * 2:
         best = _shrink(mass, ends, best, axis, bits)
     return float(ends[0] * best[0]), float(ends[1] * best[1])
 
 
 def _shrink(mass: Masses, ends: Array, start: Array, axis: Array, bits: int) -> Array:
     """The best factors of the two ends along one direction from `start`, looked for twice, coarse and fine."""
-    best, reach = start, np.linspace(-1, 1, 33)
+    best = start
+    reach = np.linspace(-1, 1, 33)
     for width in (0.97, 0.06):
         factors = best + axis * reach[:, np.newaxis] * width
         factors = factors[((factors > 0.001) & (factors <= 1)).all(axis=1)]
@@ -118,7 +122,8 @@ def quantization_error(mass: Masses, intervals: Array, bits: int = 8) -> Array:
     levels = 2**bits - 1
     step = ((intervals[:, 1] - intervals[:, 0]) / levels)[:, np.newaxis]
     lowest = np.rint(intervals[:, :1] / step)
-    lower, upper = mass.lower / step, mass.upper / step
+    lower = mass.lower / step
+    upper = mass.upper / step
     width = upper - lower
     from_lower, point = _integral(lower, lowest, levels)
     to_upper, _ = _integral(upper, lowest, levels)
@@ -151,7 +156,11 @@ def entropy_range(tensor: TensorStatistics, bits: int = 8) -> tuple[float, float
     if levels >= FINE_BINS or not fine.any():
         return tensor.minimum, tensor.maximum
     cuts = np.arange(levels, FINE_BINS + 1, 16)
-    threshold = reach * cuts[int(np.argmin([_divergence(fine, int(cut), levels) for cut in cuts]))] / FINE_BINS
+    threshold = (
+        reach
+        * cuts[int(np.argmin([_divergence(fine, int(cut), levels) for cut in cuts]))]
+        / FINE_BINS
+    )
     return max(tensor.minimum, -threshold), min(tensor.maximum, threshold)
 
 
@@ -168,7 +177,8 @@ def _magnitudes(mass: Masses, reach: float) -> Array:
         if counts.size:
             total = np.cumsum(counts)
             ends = np.maximum(upper, np.nextafter(lower, np.inf))
-            points, heights = np.stack([lower, ends], 1).reshape(-1), np.stack([total - counts, total], 1).reshape(-1)
+            points = np.stack([lower, ends], 1).reshape(-1)
+            heights = np.stack([total - counts, total], 1).reshape(-1)
             below = np.interp(edges, points, heights, left=0)
             below[-1] = total[-1]
             fine += np.diff(below)
@@ -184,6 +194,7 @@ def _divergence(fine: Array, cut: int, levels: int) -> float:
     spread = np.bincount(level, inside, levels) / np.maximum(filled, 1)
     through = np.where(seen > 0, spread[level], 0)
     # Q keeps P's total: were it scaled up to one, a cut that leaves a single bin inside would lose nothing
-    p, q = seen / seen.sum(), through / seen.sum()
+    p = seen / seen.sum()
+    q = through / seen.sum()
     some = p > 0
     return float(np.sum(p[some] * np.log(p[some] / np.maximum(q[some], 1e-9))))

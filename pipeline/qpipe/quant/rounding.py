@@ -19,7 +19,9 @@ from qpipe.types import Array
 Fit = Literal["none", "output", "tensor"]
 BLOCK = 64  # inputs after which what is left of the weights is brought up to date
 SWEEPS = 2
-CANDIDATES = tuple(2 ** (k / 8) for k in range(-24, 5))  # parts of the scale that the largest weight asks for
+CANDIDATES = tuple(
+    2 ** (k / 8) for k in range(-24, 5)
+)  # parts of the scale that the largest weight asks for
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,8 @@ class Grid:
         steps = x / self.scale
         if not self.zero_point.any():
             return nearest(self.codebook, steps).astype(np.float64)
-        low, high = self.codebook.levels[0], self.codebook.levels[-1]
+        low = self.codebook.levels[0]
+        high = self.codebook.levels[-1]
         whole: Array = np.clip(np.rint(steps), low - self.zero_point, high - self.zero_point)
         return whole
 
@@ -72,7 +75,9 @@ class Grid:
         """The grid of some inputs, [G, n] of them."""
         if self.scale.shape[1] == 1:
             return self
-        scale, zero_point = (np.take_along_axis(p, index[..., np.newaxis], 1) for p in (self.scale, self.zero_point))
+        scale, zero_point = (
+            np.take_along_axis(p, index[..., np.newaxis], 1) for p in (self.scale, self.zero_point)
+        )
         return replace(self, scale=scale, zero_point=zero_point)
 
 
@@ -84,7 +89,9 @@ def rounded(target: Array, grid: Grid, hessian: Hessian, fit: Fit = "none") -> t
     values = _settled(target, _compensated(target, grid, hessian), grid, hessian)
     if fit != "none":
         steps = grid.steps(values)
-        grid = replace(grid, scale=_least_squares(target, steps, grid.scale, hessian, fit == "tensor"))
+        grid = replace(
+            grid, scale=_least_squares(target, steps, grid.scale, hessian, fit == "tensor")
+        )
         values = _settled(target, steps * grid.scale, grid, hessian)
     return grid.steps(values) + grid.zero_point, grid.scale
 
@@ -94,7 +101,8 @@ def _compensated(target: Array, grid: Grid, hessian: Hessian) -> Array:
 
     Method: Frantar et al. 2022, GPTQ (arXiv 2210.17323): the optimal brain surgeon (Hassibi, Stork 1992) in one order.
     """
-    order, factor = hessian.order, hessian.factor
+    order = hessian.order
+    factor = hessian.factor
     left = np.take_along_axis(target, order[..., np.newaxis], 1)
     chosen = np.empty_like(left)
     for start in range(0, left.shape[1], BLOCK):
@@ -114,7 +122,9 @@ def _settled(target: Array, values: Array, grid: Grid, hessian: Hessian) -> Arra
 
     Method: Behdin et al. 2023, QuantEase (arXiv 2309.01885). Never worse than what it starts from.
     """
-    values, curvature, diagonal = values.copy(), hessian.array, hessian.diagonal
+    values = values.copy()
+    curvature = hessian.array
+    diagonal = hessian.diagonal
     pull = curvature @ (target - values)
     for _ in range(SWEEPS):
         before = values.copy()
@@ -123,7 +133,9 @@ def _settled(target: Array, values: Array, grid: Grid, hessian: Hessian) -> Arra
             block = pull[:, start:stop].copy()
             for j in range(start, stop):
                 old = values[:, j : j + 1]
-                wanted = old + block[:, j - start, np.newaxis] / diagonal[:, j, np.newaxis, np.newaxis]
+                wanted = (
+                    old + block[:, j - start, np.newaxis] / diagonal[:, j, np.newaxis, np.newaxis]
+                )
                 move = grid.inputs(np.full((len(values), 1), j)).nearest(wanted) - old
                 if move.any():
                     values[:, j : j + 1] += move
@@ -141,17 +153,25 @@ def _weighted_scale(target: Array, grid: Grid, hessian: Hessian, shared: bool) -
     """The candidate that, rounding to nearest, leaves the least error with each input weighted by its variance."""
     axes = (0, 1, 2) if shared else (1,)
     top = np.abs(target).max(axis=axes, keepdims=True) / grid.codebook.largest
-    start = np.where(top > np.finfo(np.float32).tiny, top, grid.scale) if not grid.zero_point.any() else grid.scale
-    best, least = start, np.full(grid.scale.shape, np.inf)
+    start = (
+        np.where(top > np.finfo(np.float32).tiny, top, grid.scale)
+        if not grid.zero_point.any()
+        else grid.scale
+    )
+    best = start
+    least = np.full(grid.scale.shape, np.inf)
     for part in CANDIDATES:
         scale = _single(start * part)
         away = target - replace(grid, scale=scale).nearest(target)
         error = np.sum(hessian.diagonal[..., np.newaxis] * away**2, axis=axes, keepdims=True)
-        best, least = np.where(error < least, scale, best), np.minimum(error, least)
+        best = np.where(error < least, scale, best)
+        least = np.minimum(error, least)
     return best
 
 
-def _least_squares(target: Array, steps: Array, scale: Array, hessian: Hessian, shared: bool) -> Array:
+def _least_squares(
+    target: Array, steps: Array, scale: Array, hessian: Hessian, shared: bool
+) -> Array:
     """The scale s with the least error of s times the steps c: c^T H t / c^T H c; as it was where that is nothing."""
     axes = (0, 1, 2) if shared else (1,)
     seen = hessian.array @ steps

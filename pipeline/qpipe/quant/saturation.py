@@ -23,7 +23,9 @@ BLOCK = 1 << 22  # products looked at together
 
 def saturating_product(activations: Array, weights: Array) -> Array:
     """uint8 [M, K] times int8 [K, N] as int32 [M, N], each pair of products (0 and 1, 2 and 3, ...) saturated."""
-    sums = [np.clip(pairs, LIMITS.min, LIMITS.max).sum(axis=1) for pairs in _pairs(activations, weights)]
+    sums = [
+        np.clip(pairs, LIMITS.min, LIMITS.max).sum(axis=1) for pairs in _pairs(activations, weights)
+    ]
     return np.concatenate(sums).astype(np.int32)
 
 
@@ -39,7 +41,9 @@ def saturating_share(activations: Array, weights: Array) -> float:
 def _pairs(activations: Array, weights: Array) -> Iterator[Array]:
     """Exact sums of two products, int32 [m, ceil(K / 2), N], for some rows at a time; an odd K is padded by zero."""
     if activations.dtype != np.uint8 or weights.dtype != np.int8:
-        raise StageError(f"saturation: codes of {activations.dtype} and {weights.dtype}; give uint8 and int8")
+        raise StageError(
+            f"saturation: codes of {activations.dtype} and {weights.dtype}; give uint8 and int8"
+        )
     odd = activations.shape[1] % 2
     left = np.pad(activations, ((0, 0), (0, odd))).astype(np.int32)
     right = np.pad(weights, ((0, odd), (0, 0))).astype(np.int32)

@@ -27,7 +27,12 @@ def power_of_two(scale: Array, *, clips: bool = False) -> Array:
 
 
 def symmetric_scale(
-    array: Array, codebook: Codebook, *, axis: int | None, method: Method = "minmax", percentile: float = 99.99
+    array: Array,
+    codebook: Codebook,
+    *,
+    axis: int | None,
+    method: Method = "minmax",
+    percentile: float = 99.99,
 ) -> Array:
     """float32 scales, one ([]) or one per slice of `axis` ([C]); zero point 0. "mse" takes the least squared error,
     "percentile" the interval that holds so many percent of the weights.
@@ -48,7 +53,12 @@ def symmetric_scale(
 
 
 def asymmetric_scale(
-    array: Array, *, bits: int, axis: int | None, method: Method = "minmax", percentile: float = 99.99
+    array: Array,
+    *,
+    bits: int,
+    axis: int | None,
+    method: Method = "minmax",
+    percentile: float = 99.99,
 ) -> tuple[Array, Array]:
     """float32 scales and int8 zero points that spread 2^bits levels over the weights' own interval; "percentile" leaves
     (100 - percentile) / 2 percent of them out on each side."""
@@ -57,7 +67,8 @@ def asymmetric_scale(
         out = (100 - check_percentile(percentile)) / 2
         lows, highs = np.percentile(rows, [out, 100 - out], axis=1)
     else:
-        lows, highs = rows.min(axis=1), rows.max(axis=1)
+        lows = rows.min(axis=1)
+        highs = rows.max(axis=1)
     if method == "mse":
         lows, highs = _shrink(rows, lows, highs, bits)
     scales, zero_points = scale_and_zero_point(lows, highs, np.int8, bits=bits)
@@ -71,7 +82,8 @@ def _rows(array: Array, axis: int | None) -> Array:
 
 
 def _least_squares(rows: Array, start: Array, codebook: Codebook) -> Array:
-    best, least = start, np.full(len(rows), np.inf)
+    best = start
+    least = np.full(len(rows), np.inf)
     for part in SHRUNK if codebook.is_uniform else SHRUNK + WIDENED:
         scales = (start * np.float32(part))[:, np.newaxis]
         error = _squared_error(rows, nearest(codebook, rows / scales) * scales)
@@ -81,11 +93,14 @@ def _least_squares(rows: Array, start: Array, codebook: Codebook) -> Array:
 
 
 def _shrink(rows: Array, lows: Array, highs: Array, bits: int) -> tuple[Array, Array]:
-    best, least = np.ones(len(rows)), np.full(len(rows), np.inf)
-    bottom, top = -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
+    best = np.ones(len(rows))
+    least = np.full(len(rows), np.inf)
+    bottom = -(2 ** (bits - 1))
+    top = 2 ** (bits - 1) - 1
     for part in SHRUNK:
         scale, zero_point = scale_and_zero_point(lows * part, highs * part, np.int8, bits=bits)
-        scales, zero_points = scale[:, np.newaxis], zero_point[:, np.newaxis].astype(np.float32)
+        scales = scale[:, np.newaxis]
+        zero_points = zero_point[:, np.newaxis].astype(np.float32)
         codes = np.clip(np.rint(rows / scales) + zero_points, bottom, top)
         error = _squared_error(rows, (codes - zero_points) * scales)
         best = np.where(error < least, part, best)

@@ -16,8 +16,8 @@ import onnx_ir as ir
 from qpipe.quant import qdq
 from qpipe.quant.graph import is_plain
 from qpipe.quant.inference import session
-from qpipe.quant.selection import PAIR, is_moving
-from qpipe.samples import Samples
+from qpipe.quant.integer_operators import PAIR, is_moving
+from qpipe.samples.store import Samples
 from qpipe.types import Array
 
 BOUND_DB = 200.0
@@ -68,9 +68,16 @@ class Probe:
         one that is computed, are left alone."""
         given: dict[str, Array] = {name: np.array(False) for name in self._switches.values()}
         if exchange is not None:
-            given |= {self._weights[name]: np.asarray(w, np.float32) for name, w in exchange.weights.items()}
+            given |= {
+                self._weights[name]: np.asarray(w, np.float32)
+                for name, w in exchange.weights.items()
+            }
             biases = {self._biases.get(layer): bias for layer, bias in exchange.biases.items()}
-            given |= {name: np.asarray(bias, np.float32) for name, bias in biases.items() if name is not None}
+            given |= {
+                name: np.asarray(bias, np.float32)
+                for name, bias in biases.items()
+                if name is not None
+            }
             given |= {self._switches[layer]: np.array(True) for layer in exchange.rounded}
         for feeds in self._feeds:
             yield dict(zip(self._outputs, self._session.run(None, {**feeds, **given}), strict=True))
@@ -80,7 +87,9 @@ class Probe:
         return relative_noise(self._reference, self.outputs(exchange))
 
 
-def relative_noise(reference: Sequence[Mapping[str, Array]], outputs: Iterator[Mapping[str, Array]]) -> float:
+def relative_noise(
+    reference: Sequence[Mapping[str, Array]], outputs: Iterator[Mapping[str, Array]]
+) -> float:
     """Power of the difference over that of the reference, over all samples, the mean over outputs; 0 where the
     reference has no power at all, infinite where an output is no number."""
     signal: dict[str, float] = dict.fromkeys(reference[0], 0.0)
@@ -110,9 +119,12 @@ def layer_name(node: ir.Node) -> str:
     return node.outputs[0].name or ""
 
 
-def _open_layers(model: ir.Model, origins: Mapping[str, qdq.Weight]) -> tuple[dict[str, str], dict[str, str]]:
+def _open_layers(
+    model: ir.Model, origins: Mapping[str, qdq.Weight]
+) -> tuple[dict[str, str], dict[str, str]]:
     """Put float weights and biases where the network's own are, as inputs that need not be fed; the names of these."""
-    weights, biases = {}, {}
+    weights = {}
+    biases = {}
     for weight in qdq.weights(model):
         origin = origins.get(weight.name)
         if origin is None:
@@ -124,7 +136,9 @@ def _open_layers(model: ir.Model, origins: Mapping[str, qdq.Weight]) -> tuple[di
             if node.op_type != "MatMul" and is_plain(source):
                 own = qdq.bias(source)
                 channels = np.zeros(weight.array.shape[weight.channel_axis], np.float32)
-                bias = _input(model, f"{layer_name(node)}_exchanged", channels + (0 if own is None else own))
+                bias = _input(
+                    model, f"{layer_name(node)}_exchanged", channels + (0 if own is None else own)
+                )
                 node.resize_inputs(max(3, len(node.inputs)))
                 node.replace_input_with(2, bias)
                 biases[layer_name(node)] = bias.name or ""
@@ -137,16 +151,24 @@ def _open_roundings(model: ir.Model) -> dict[str, str]:
     for node in list(model.graph):
         if node.op_type in PAIR:
             continue
-        passes_on = is_moving(node) and all(r.op_type == "QuantizeLinear" for r in node.outputs[0].consumers())
+        passes_on = is_moving(node) and all(
+            r.op_type == "QuantizeLinear" for r in node.outputs[0].consumers()
+        )
         for index, value in enumerate(node.inputs):
             exact = _unrounded(value)
             if exact is None:
                 continue
-            if passes_on and not node.outputs[0].is_graph_output():  # they are rounded behind it, to the same values
+            if (
+                passes_on and not node.outputs[0].is_graph_output()
+            ):  # they are rounded behind it, to the same values
                 node.replace_input_with(index, exact)
                 continue
-            switch = switches.setdefault(layer_name(node), _switch(model, layer_name(node), switches))
-            node.replace_input_with(index, _choice(model, switch, value, exact, f"{layer_name(node)}_{index}"))
+            switch = switches.setdefault(
+                layer_name(node), _switch(model, layer_name(node), switches)
+            )
+            node.replace_input_with(
+                index, _choice(model, switch, value, exact, f"{layer_name(node)}_{index}")
+            )
     for index, value in enumerate(model.graph.outputs):
         exact = _unrounded(value)
         if exact is not None:
@@ -164,18 +186,24 @@ def _unrounded(value: ir.Value | None) -> ir.Value | None:
     if restored is None or restored.op_type != "DequantizeLinear" or restored.inputs[0] is None:
         return None
     rounded = restored.inputs[0].producer()
-    return rounded.inputs[0] if rounded is not None and rounded.op_type == "QuantizeLinear" else None
+    return (
+        rounded.inputs[0] if rounded is not None and rounded.op_type == "QuantizeLinear" else None
+    )
 
 
 def _switch(model: ir.Model, layer: str, known: Mapping[str, ir.Value]) -> ir.Value:
     return known[layer] if layer in known else _input(model, f"{layer}_switch", np.array(False))
 
 
-def _choice(model: ir.Model, switch: ir.Value, rounded: ir.Value | None, exact: ir.Value, name: str) -> ir.Value:
+def _choice(
+    model: ir.Model, switch: ir.Value, rounded: ir.Value | None, exact: ir.Value, name: str
+) -> ir.Value:
     """The rounded tensor where the switch is on, the exact one where it is off."""
     node = ir.node("Where", [switch, rounded, exact], name=f"{name}_choice")
     chosen = node.outputs[0]
-    chosen.name, chosen.shape, chosen.type = f"{name}_chosen", exact.shape, exact.type
+    chosen.name = f"{name}_chosen"
+    chosen.shape = exact.shape
+    chosen.type = exact.type
     reader = rounded.producer() if rounded is not None else None
     assert reader is not None
     model.graph.insert_after(reader, node)
@@ -185,6 +213,7 @@ def _choice(model: ir.Model, switch: ir.Value, rounded: ir.Value | None, exact: 
 def _input(model: ir.Model, name: str, array: Array) -> ir.Value:
     """A constant that may be another at each inference."""
     value = qdq.initializer(model, name, array)
-    value.dtype, value.shape = ir.DataType.from_numpy(array.dtype), ir.Shape(array.shape)
+    value.dtype = ir.DataType.from_numpy(array.dtype)
+    value.shape = ir.Shape(array.shape)
     model.graph.inputs.append(value)
     return value

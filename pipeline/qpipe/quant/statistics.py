@@ -16,9 +16,15 @@ from qpipe.types import Array
 BINS = 1 << 16  # one for each upper half of a float32 pattern: sign, exponent, 7 bits of mantissa
 BLOCK = 1 << 17  # values looked at together: what they need besides stays in the processor's cache
 HUGE = 1e12  # above this, squares need more than float32 holds
-INDEX, ARRAYS = "statistics.json", "statistics.npz"
+INDEX = "statistics.json"
+ARRAYS = "statistics.npz"
 SPARSE = {"bins": "<u2", "counts": "<i8"}
-PER_CHANNEL = {"channel_mean": "<f8", "channel_variance": "<f8", "channel_minimum": "<f4", "channel_maximum": "<f4"}
+PER_CHANNEL = {
+    "channel_mean": "<f8",
+    "channel_variance": "<f8",
+    "channel_minimum": "<f4",
+    "channel_maximum": "<f4",
+}
 COLUMNS = {**SPARSE, **PER_CHANNEL}
 
 
@@ -65,7 +71,9 @@ class Tally:
     def __init__(self, name: str) -> None:
         self.name = name
         self.count = 0
-        self._histogram = np.zeros(0, np.int64)  # as long as the highest bin: a quarter of all after ReLU6
+        self._histogram = np.zeros(
+            0, np.int64
+        )  # as long as the highest bin: a quarter of all after ReLU6
         self._mean = self._squares = np.zeros(0)  # squares: of the distances to the mean, summed
         self._minimum = self._maximum = np.zeros(0, np.float32)
 
@@ -82,12 +90,15 @@ class Tally:
             return
         values = _by_channel(np.asarray(array, np.float32))
         size = max(1, BLOCK // values.shape[1])
-        blocks = [self._block(values[first : first + size]) for first in range(0, len(values), size)]
+        blocks = [
+            self._block(values[first : first + size]) for first in range(0, len(values), size)
+        ]
         self._merge(values.size, *(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
     def _block(self, values: Array) -> tuple[Array, Array, Array, Array]:
         """Count some channels' values; their means, squares around these, minima and maxima."""
-        minimum, maximum = values.min(axis=1), values.max(axis=1)
+        minimum = values.min(axis=1)
+        maximum = values.max(axis=1)
         # a NaN goes through min and max
         if not (np.isfinite(minimum).all() and np.isfinite(maximum).all()):
             is_nan = np.isnan(minimum).any() or np.isnan(maximum).any()
@@ -106,7 +117,9 @@ class Tally:
     def include(self, other: TensorStatistics) -> None:
         """Take in what another pass gathered; StageError where the channels do not agree."""
         squares = other.channel_variance * (other.count / max(len(other.channel_mean), 1))
-        self._merge(other.count, other.channel_mean, squares, other.channel_minimum, other.channel_maximum)
+        self._merge(
+            other.count, other.channel_mean, squares, other.channel_minimum, other.channel_maximum
+        )
         self._count(other.histogram)
 
     def _count(self, counts: Array) -> None:
@@ -114,11 +127,16 @@ class Tally:
             counts, self._histogram = self._histogram, counts
         self._histogram[: counts.size] += counts
 
-    def _merge(self, count: int, mean: Array, squares: Array, minimum: Array, maximum: Array) -> None:
+    def _merge(
+        self, count: int, mean: Array, squares: Array, minimum: Array, maximum: Array
+    ) -> None:
         # Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances"
         if self.count == 0:
-            self.count, self._mean, self._squares = count, mean, squares
-            self._minimum, self._maximum = minimum, maximum
+            self.count = count
+            self._mean = mean
+            self._squares = squares
+            self._minimum = minimum
+            self._maximum = maximum
             return
         if mean.shape != self._mean.shape:
             raise StageError(
@@ -127,14 +145,19 @@ class Tally:
         total = self.count + count
         distance = mean - self._mean
         self._mean = self._mean + distance * (count / total)
-        self._squares = self._squares + squares + distance**2 * (self.count / total * count / len(mean))
-        self._minimum, self._maximum = np.minimum(self._minimum, minimum), np.maximum(self._maximum, maximum)
+        self._squares = (
+            self._squares + squares + distance**2 * (self.count / total * count / len(mean))
+        )
+        self._minimum = np.minimum(self._minimum, minimum)
+        self._maximum = np.maximum(self._maximum, maximum)
         self.count = total
 
     def statistics(self) -> TensorStatistics:
         """What was gathered so far; StageError where that is nothing."""
         if self.count == 0:
-            raise StageError(f"tensor '{self.name}': no values to calibrate with; it is empty on every sample")
+            raise StageError(
+                f"tensor '{self.name}': no values to calibrate with; it is empty on every sample"
+            )
         bins = np.flatnonzero(self._histogram)
         return TensorStatistics(
             name=self.name,
@@ -188,7 +211,9 @@ class Statistics(Mapping[str, TensorStatistics]):
         """Statistics over both sets of samples; StageError unless both are of the same tensors."""
         odd = sorted(set(self) ^ set(other))
         if odd:
-            raise StageError(f"statistics: tensor '{odd[0]}' is in one of the two only; both must be of one network")
+            raise StageError(
+                f"statistics: tensor '{odd[0]}' is in one of the two only; both must be of one network"
+            )
         return Statistics(self[name] + other[name] for name in self)
 
     def write(self, folder: Path) -> None:
@@ -196,11 +221,14 @@ class Statistics(Mapping[str, TensorStatistics]):
         folder.mkdir(parents=True, exist_ok=True)
         tensors = list(self.values())
         entries = [
-            {"name": t.name, "count": t.count, "bins": len(t.bins), "channels": len(t.channel_mean)} for t in tensors
+            {"name": t.name, "count": t.count, "bins": len(t.bins), "channels": len(t.channel_mean)}
+            for t in tensors
         ]
         (folder / INDEX).write_text(json.dumps(entries), encoding="utf-8")
         arrays: dict[str, Array] = {
-            column: np.concatenate([np.zeros(0), *(getattr(t, column) for t in tensors)], dtype=dtype, casting="unsafe")
+            column: np.concatenate(
+                [np.zeros(0), *(getattr(t, column) for t in tensors)], dtype=dtype, casting="unsafe"
+            )
             for column, dtype in COLUMNS.items()
         }
         arrays["extremes"] = np.array([(t.minimum, t.maximum) for t in tensors], np.float64)
@@ -212,12 +240,16 @@ class Statistics(Mapping[str, TensorStatistics]):
         entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         with np.load(folder / ARRAYS, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        tensors, first_bin, first_channel = [], 0, 0
+        tensors = []
+        first_bin = 0
+        first_channel = 0
         for entry, (minimum, maximum) in zip(entries, arrays["extremes"], strict=True):
             bins = slice(first_bin, first_bin := first_bin + entry["bins"])
             channels = slice(first_channel, first_channel := first_channel + entry["channels"])
             sparse = (arrays["bins"][bins], arrays["counts"][bins])
             per_channel = (arrays[column][channels] for column in PER_CHANNEL)
             extremes = (float(minimum), float(maximum))
-            tensors.append(TensorStatistics(entry["name"], entry["count"], *extremes, *sparse, *per_channel))
+            tensors.append(
+                TensorStatistics(entry["name"], entry["count"], *extremes, *sparse, *per_channel)
+            )
         return cls(tensors)

@@ -29,10 +29,14 @@ def unpack(folder: Path, force: bool = False) -> Path:
     """Copy the demo into a folder; the recipe to run. RecipeError where something lies there already."""
     is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
     if not is_free and not (force and folder.is_dir()):
-        raise RecipeError(f"{folder}: exists already; give another --out, or --force to write into it")
+        raise RecipeError(
+            f"{folder}: exists already; give another --out, or --force to write into it"
+        )
     shipped = dict(_files(recipes()))
     if RECIPE not in shipped:
-        raise RecipeError("the demo is not installed; install qpipe again, or run it in a clone of its repository")
+        raise RecipeError(
+            "the demo is not installed; install qpipe again, or run it in a clone of its repository"
+        )
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         for name, content in shipped.items():

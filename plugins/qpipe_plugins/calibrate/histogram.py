@@ -8,12 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 import onnx_ir as ir
 
-from qpipe.amounts import Count, Threads
 from qpipe.quant.activations import limited
 from qpipe.quant.inference import inferences, session
 from qpipe.quant.qdq import WEIGHTED
 from qpipe.quant.statistics import InfinityError, Statistics, Tally
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
+from qpipe.stages.bounds import Count, Threads
 from qpipe.types import Array, Progress
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,9 @@ def histogram(
     total = len(calibration_samples) if samples is None else min(samples, len(calibration_samples))
     layers = {node.outputs[0].name for node in model.graph if node.op_type in WEIGHTED}
     for done, arrays in enumerate(_ahead(inferences(running, calibration_samples, total))):
-        _take(tallies, calibration_samples.feeds(done, inputs) if inputs else {}, {*inputs, *layers})
+        _take(
+            tallies, calibration_samples.feeds(done, inputs) if inputs else {}, {*inputs, *layers}
+        )
         _take(tallies, arrays, {*inputs, *layers})
         progress(done + 1, total, "samples")
     return Statistics(tally.statistics() for tally in tallies.values() if tally.count)

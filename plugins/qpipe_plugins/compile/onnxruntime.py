@@ -8,23 +8,44 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from qpipe.amounts import Threads
 from qpipe.errors import StageError
+from qpipe.stages.bounds import Threads
 from qpipe.types import Build, Platform
-from qpipe_plugins.compile.batch import BATCH
-from qpipe_plugins.compile.network import write_network
+from qpipe_plugins.compile.dynamic_batch import BATCH
+from qpipe_plugins.compile.model_file import write_network
 
 LEVELS = {
-    "disable": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED",
+    "disable": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
     "all": "ORT_ENABLE_ALL",
-}  # fmt: skip
+}
 # else it quantizes the weights of a layer between quantized activations itself, also of one that was to stay float
 FAITHFUL = {"optimization.disable_specified_optimizers": "WeightBiasQuantization"}
 # ONNX Runtime's own names, in small letters and without ExecutionProvider
 Provider = Literal[
-    "cpu", "xnnpack", "cuda", "tensorrt", "nvtensorrtrtx", "migraphx", "rocm", "openvino", "coreml", "qnn", "nnapi",
-    "acl", "armnn", "dnnl", "dml", "rknpu", "vsinpu", "vitisai", "cann", "webgpu", "azure",
-]  # fmt: skip
+    "cpu",
+    "xnnpack",
+    "cuda",
+    "tensorrt",
+    "nvtensorrtrtx",
+    "migraphx",
+    "rocm",
+    "openvino",
+    "coreml",
+    "qnn",
+    "nnapi",
+    "acl",
+    "armnn",
+    "dnnl",
+    "dml",
+    "rknpu",
+    "vsinpu",
+    "vitisai",
+    "cann",
+    "webgpu",
+    "azure",
+]
 Value = str | int | float | bool
 
 
@@ -54,7 +75,9 @@ def onnxruntime(
     where = "compile onnxruntime"
     extra = sorted(set(provider_options or {}) - set(providers))
     if extra:
-        raise StageError(f"{where}: provider_options has {extra[0]}, providers has not; add it there, or take it out")
+        raise StageError(
+            f"{where}: provider_options has {extra[0]}, providers has not; add it there, or take it out"
+        )
     options: dict[str, object] = {
         "session": {
             "intra_op_num_threads": threads,
@@ -62,17 +85,23 @@ def onnxruntime(
             "graph_optimization_level": LEVELS[optimization],
         },
         "config": {**FAITHFUL, **_texts(session)},
-        "providers": [[provider, _texts((provider_options or {}).get(provider))] for provider in providers],
+        "providers": [
+            [provider, _texts((provider_options or {}).get(provider))] for provider in providers
+        ],
         "fallback": fallback,
     }
     if free_batch:
         options["free_dimensions"] = {BATCH: 1}
     network = write_network(model, platform, workdir, where, free_batch=free_batch)
     return Build.write(
-        workdir, {"runtime": "onnxruntime", "runner": "run_onnxruntime.py", "options": options, **network}
+        workdir,
+        {"runtime": "onnxruntime", "runner": "run_onnxruntime.py", "options": options, **network},
     )
 
 
 def _texts(values: Mapping[str, Value] | None) -> dict[str, str]:
     """As ONNX Runtime takes them: texts, truth as 1 and 0."""
-    return {key: str(int(value)) if isinstance(value, bool) else str(value) for key, value in (values or {}).items()}
+    return {
+        key: str(int(value)) if isinstance(value, bool) else str(value)
+        for key, value in (values or {}).items()
+    }

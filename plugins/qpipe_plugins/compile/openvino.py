@@ -9,10 +9,10 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from qpipe.amounts import Threads
+from qpipe.stages.bounds import Threads
 from qpipe.types import Build, Platform
 from qpipe_plugins.compile import run_openvino
-from qpipe_plugins.compile.network import write_network
+from qpipe_plugins.compile.model_file import write_network
 
 
 def openvino(
@@ -35,8 +35,14 @@ def openvino(
     network = write_network(model, platform, workdir, "compile openvino")
     runner = Path(run_openvino.__file__)
     shutil.copyfile(runner, workdir / runner.name)
-    own = {"INFERENCE_NUM_THREADS": threads, "INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
+    own = {
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": precision,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
     if processor != "CPU":
         del own["INFERENCE_NUM_THREADS"]
     options = {"device": processor, "properties": {**own, **(properties or {})}}
-    return Build.write(workdir, {"runtime": "openvino", "runner": runner.name, "options": options, **network})
+    return Build.write(
+        workdir, {"runtime": "openvino", "runner": runner.name, "options": options, **network}
+    )

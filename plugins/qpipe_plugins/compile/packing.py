@@ -10,7 +10,9 @@ from qpipe.types import Array
 
 # how a code that no whole number of which fills a byte is cut: as many bits of each part do; lowest bits first
 PARTS = {3: (1, 2), 5: (1, 4), 6: (2, 4), 7: (1, 2, 4)}
-WORTH_PARTS = 4096  # weights; with fewer, the nodes that put parts together take more room than they save
+WORTH_PARTS = (
+    4096  # weights; with fewer, the nodes that put parts together take more room than they save
+)
 
 
 def is_smaller_packed(quantized: qdq.QuantizedWeight) -> bool:
@@ -39,7 +41,9 @@ def pack(model: ir.Model, weight: qdq.Weight, quantized: qdq.QuantizedWeight, na
 
 
 def _unpack_int4(model: ir.Model, name: str, codes: Array) -> list[ir.Node]:
-    packed = ir.val(f"{name}_int4", const_value=ir.tensor(codes, dtype=ir.DataType.INT4, name=f"{name}_int4"))
+    packed = ir.val(
+        f"{name}_int4", const_value=ir.tensor(codes, dtype=ir.DataType.INT4, name=f"{name}_int4")
+    )
     model.graph.register_initializer(packed)
     return [node("Cast", [packed], f"{name}_int8", to=ir.DataType.INT8)]
 
@@ -51,7 +55,9 @@ def _unpack_table(model: ir.Model, name: str, quantized: qdq.QuantizedWeight) ->
     width = 8 // per_byte
     index = np.searchsorted(book.levels, quantized.codes.ravel()).astype(np.uint8)
     index = np.pad(index, (0, -len(index) % per_byte)).reshape(-1, per_byte)
-    packed = np.bitwise_or.reduce(index << (width * np.arange(per_byte, dtype=np.uint8)), axis=1).astype(np.uint8)
+    packed = np.bitwise_or.reduce(
+        index << (width * np.arange(per_byte, dtype=np.uint8)), axis=1
+    ).astype(np.uint8)
     shape = np.array(quantized.codes.shape, np.int64)
     inputs = [
         qdq.initializer(model, f"{name}_packed", packed),
@@ -80,11 +86,14 @@ def _unpack_parts(model: ir.Model, name: str, quantized: qdq.QuantizedWeight) ->
     code: ir.Value | None = None
     shift = 0
     for width in PARTS[book.bits]:
-        own = _unpack_part(model, f"{name}_{shift}", (index >> shift) & (2**width - 1), width, shift)
+        own = _unpack_part(
+            model, f"{name}_{shift}", (index >> shift) & (2**width - 1), width, shift
+        )
         nodes += own
         if code is not None:
             nodes.append(node("Add", [code, own[-1].outputs[0]], f"{name}_{shift}_sum"))
-        code, shift = nodes[-1].outputs[0], shift + width
+        code = nodes[-1].outputs[0]
+        shift = shift + width
     levels = _shared(model, f"levels_{book.name}_{book.bits}", np.array(book.levels, np.int8))
     shape = np.array(quantized.codes.shape, np.int64)
     nodes.append(node("Gather", [levels, code], f"{name}_levels"))
@@ -99,18 +108,35 @@ def _unpack_part(model: ir.Model, name: str, part: Array, width: int, shift: int
     packed = np.bitwise_or.reduce(padded << (width * np.arange(per_byte)), axis=1).astype(np.uint8)
     values = (np.arange(256)[:, np.newaxis] >> (width * np.arange(per_byte))) & (2**width - 1)
     table = _shared(model, f"part_{width}_{shift}", (values << shift).astype(np.uint8))
-    cast = node("Cast", [qdq.initializer(model, f"{name}_packed", packed)], f"{name}_bytes", to=ir.DataType.INT32)
+    cast = node(
+        "Cast",
+        [qdq.initializer(model, f"{name}_packed", packed)],
+        f"{name}_bytes",
+        to=ir.DataType.INT32,
+    )
     gather = node("Gather", [table, cast.outputs[0]], f"{name}_values")
     wide = node("Cast", [gather.outputs[0]], f"{name}_wide", to=ir.DataType.INT32)  # what Add takes
-    return [cast, gather, wide, *_flat(model, wide.outputs[0], len(part), len(part) % per_byte > 0, name)]
+    return [
+        cast,
+        gather,
+        wide,
+        *_flat(model, wide.outputs[0], len(part), len(part) % per_byte > 0, name),
+    ]
 
 
-def _flat(model: ir.Model, values: ir.Value, count: int, is_padded: bool, name: str) -> list[ir.Node]:
+def _flat(
+    model: ir.Model, values: ir.Value, count: int, is_padded: bool, name: str
+) -> list[ir.Node]:
     """Nodes that lay codes end to end, and cut off those that only fill the last byte."""
-    flat = node("Reshape", [values, _shared(model, "flat", np.array([-1], np.int64))], f"{name}_flat")
+    flat = node(
+        "Reshape", [values, _shared(model, "flat", np.array([-1], np.int64))], f"{name}_flat"
+    )
     if not is_padded:
         return [flat]
-    bounds = [_shared(model, "zero", np.array([0], np.int64)), _shared(model, f"end_{count}", np.array([count]))]
+    bounds = [
+        _shared(model, "zero", np.array([0], np.int64)),
+        _shared(model, f"end_{count}", np.array([count])),
+    ]
     return [flat, node("Slice", [flat.outputs[0], *bounds], f"{name}_cut")]
 
 

@@ -10,7 +10,12 @@ if TYPE_CHECKING:
     import numpy as np
 
 NOT_RUN = {"Const", "Input", "Output"}
-NOISE = ("Exception from ", "Check '", "Summary:", "FrontEnd API failed")  # lines that say where in OpenVINO, not what
+NOISE = (
+    "Exception from ",
+    "Check '",
+    "Summary:",
+    "FrontEnd API failed",
+)  # lines that say where in OpenVINO, not what
 
 
 class Model:
@@ -21,13 +26,17 @@ class Model:
 
         folder = Path(request["build"])
         manifest = json.loads((folder / "build.json").read_text(encoding="utf-8"))
-        self.inputs, self.outputs = ([each["name"] for each in manifest[key]] for key in ("inputs", "outputs"))
+        self.inputs, self.outputs = (
+            [each["name"] for each in manifest[key]] for key in ("inputs", "outputs")
+        )
         given = request["options"]
         properties = dict(given["properties"])
         if request.get("threads") is not None and given["device"] == "CPU":
             self.threads = properties["INFERENCE_NUM_THREADS"] = request["threads"]
         try:
-            self.compiled = openvino.Core().compile_model(str(folder / request["model"]), given["device"], properties)
+            self.compiled = openvino.Core().compile_model(
+                str(folder / request["model"]), given["device"], properties
+            )
         except RuntimeError as error:
             raise ValueError(_said(str(error))) from error
         self.request = self.compiled.create_infer_request()

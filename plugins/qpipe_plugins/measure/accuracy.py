@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import qpipe
-from qpipe.compare.score import Scores
+from qpipe.compare.scoring import Scores
 from qpipe.types import Array
 
 Outputs = Mapping[str, Array]
@@ -20,7 +20,9 @@ def accuracy(
     float_outputs: Sequence[Outputs],
     progress: qpipe.Progress,
     *,
-    postprocess: Annotated[Callable[[Outputs], Any] | None, qpipe.StageOption("postprocess")] = None,
+    postprocess: Annotated[
+        Callable[[Outputs], Any] | None, qpipe.StageOption("postprocess")
+    ] = None,
     metric: Annotated[Sequence[qpipe.Metric], qpipe.StageOption("metric")] = (),
     always: Annotated[Sequence[qpipe.Metric], qpipe.StageOption("metric")] = ("agreement", "sqnr"),  # type: ignore[assignment]
 ) -> list[qpipe.Measurement]:
@@ -30,11 +32,14 @@ def accuracy(
     Intervals are over samples: Wilson's for shares, bootstrap else. Cost: one inference a sample, on the device.
     """
     scores = Scores(metric, postprocess, usual=always)
-    count, done = len(evaluation_samples), 0
+    count = len(evaluation_samples)
+    done = 0
     for outputs in device.infer(deployed.stored, device_samples, count):
         scores.add(evaluation_samples[done], outputs, float_outputs[done])
         done += 1
         progress(done, count, "samples")
     if done < count:
-        raise qpipe.StageError(f"accuracy: {device.name} gave outputs of {done} of {count} samples; see the step's log")
+        raise qpipe.StageError(
+            f"accuracy: {device.name} gave outputs of {done} of {count} samples; see the step's log"
+        )
     return scores.measurements()

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import qpipe
-from qpipe.amounts import Core, Count, Seconds, Share, Threads, Wait
-from qpipe_plugins.measure.conditions import round_options
-from qpipe_plugins.measure.interleaved import Interleaved
-from qpipe_plugins.measure.rounds import Journal, interval
-from qpipe_plugins.measure.timed import doubt, kept
+from qpipe.stages.bounds import Core, Count, Seconds, Share, Threads, Wait
+from qpipe_plugins.measure.interleaved_rounds import Interleaved
+from qpipe_plugins.measure.round_journal import Journal, interval
+from qpipe_plugins.measure.round_options import round_options
+from qpipe_plugins.measure.timing_metrics import doubt, kept
 
 METRICS = ("energy_mj", "energy_net_mj", "power_w")
 MOST_VALUES = 100_000  # a round has no more inferences
@@ -54,21 +54,38 @@ def energy(
     `max_load` are as for latency. Cost: builds x rounds x (idle + round).
     """
     if command_on == "host" and not command:
-        raise qpipe.StageError("energy: a meter at the host is a command; give one, or leave command_on out")
+        raise qpipe.StageError(
+            "energy: a meter at the host is a command; give one, or leave command_on out"
+        )
     own = {
-        "source": source, "rails": list(rails), "command": command, "command_on": command_on, "unit": unit,
-        "idle_s": idle_s, "period_s": period_s, "updates": updates,
-    }  # fmt: skip
-    options = {**round_options(threads, batch, affinity, governor, cool_to_c, max_load), "energy": own}
+        "source": source,
+        "rails": list(rails),
+        "command": command,
+        "command_on": command_on,
+        "unit": unit,
+        "idle_s": idle_s,
+        "period_s": period_s,
+        "updates": updates,
+    }
+    options = {
+        **round_options(threads, batch, affinity, governor, cool_to_c, max_load),
+        "energy": own,
+    }
     asked = {"warmup_s": warmup_s, "values": MOST_VALUES, "budget_s": round_s, "options": options}
     journal = Journal(workdir / "rounds.jsonl", asked)
     metering = Interleaved("energy", deployments.present, device, device_samples, journal, asked)
     for _ in metering.take(rounds, progress):
         if not all(taken[-1].energy for taken in metering.taken.values() if taken):
-            raise qpipe.StageError(f"energy: {device.name} measures no energy; take energy out of measure")
-    return metering.complete([
-        _measurement(metric, metering.taken[each.name], each.name) for each in metering.running for metric in METRICS
-    ])  # fmt: skip
+            raise qpipe.StageError(
+                f"energy: {device.name} measures no energy; take energy out of measure"
+            )
+    return metering.complete(
+        [
+            _measurement(metric, metering.taken[each.name], each.name)
+            for each in metering.running
+            for metric in METRICS
+        ]
+    )
 
 
 def _measurement(metric: str, taken: Sequence[qpipe.Round], deployed: str) -> qpipe.Measurement:
@@ -79,17 +96,29 @@ def _measurement(metric: str, taken: Sequence[qpipe.Round], deployed: str) -> qp
     low, high = interval(median, values) or (None, None)
     first = believed[0].energy
     detail = {
-        "source": first["source"], "rails": first["rails"], "period_s": first["period_s"],
-        "updates": [each.energy["updates"] for each in taken], "seconds": [each.energy["seconds"] for each in taken],
+        "source": first["source"],
+        "rails": first["rails"],
+        "period_s": first["period_s"],
+        "updates": [each.energy["updates"] for each in taken],
+        "seconds": [each.energy["seconds"] for each in taken],
         "inferences": [each.energy["inferences"] for each in taken],
-        "idle_w": [each.energy["idle_w"] for each in taken], **doubt([each.invalid for each in taken]),
-    }  # fmt: skip
+        "idle_w": [each.energy["idle_w"] for each in taken],
+        **doubt([each.invalid for each in taken]),
+    }
     conditions = [{"invalid": each.invalid, "environment": each.environment} for each in taken]
     raw = [[_of(metric, each)] for each in taken]
     return qpipe.Measurement(
-        metric, median, "W" if metric == "power_w" else "mJ", low, high, len(values), deployed=deployed, rounds=raw,
-        detail=detail, conditions=conditions,
-    )  # fmt: skip
+        metric,
+        median,
+        "W" if metric == "power_w" else "mJ",
+        low,
+        high,
+        len(values),
+        deployed=deployed,
+        rounds=raw,
+        detail=detail,
+        conditions=conditions,
+    )
 
 
 def _of(metric: str, taken: qpipe.Round) -> float:

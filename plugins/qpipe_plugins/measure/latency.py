@@ -7,18 +7,25 @@ from dataclasses import replace
 from pathlib import Path
 
 import qpipe
-from qpipe.amounts import Core, Count, Seconds, Share, Threads, Wait
-from qpipe.compare.rounds import FEWEST, looks
-from qpipe_plugins.measure.conditions import round_options
-from qpipe_plugins.measure.interleaved import Interleaved
-from qpipe_plugins.measure.rounds import Journal
-from qpipe_plugins.measure.sustained import sustained
-from qpipe_plugins.measure.timed import is_precise, measurements
+from qpipe.compare.round_statistics import FEWEST, looks
+from qpipe.stages.bounds import Core, Count, Seconds, Share, Threads, Wait
+from qpipe_plugins.measure.interleaved_rounds import Interleaved
+from qpipe_plugins.measure.round_journal import Journal
+from qpipe_plugins.measure.round_options import round_options
+from qpipe_plugins.measure.sustained_load import sustained
+from qpipe_plugins.measure.timing_metrics import is_precise, measurements
 
 METRICS = (
-    "latency_ms", "latency_p90_ms", "latency_p99_ms", "latency_min_ms", "throughput", "load_ms", "first_ms",
-    "latency_ratio", "sustained_ms",
-)  # fmt: skip
+    "latency_ms",
+    "latency_p90_ms",
+    "latency_p99_ms",
+    "latency_min_ms",
+    "throughput",
+    "load_ms",
+    "first_ms",
+    "latency_ratio",
+    "sustained_ms",
+)
 
 
 def latency(
@@ -65,9 +72,14 @@ def latency(
     looked = bool(precision and looks(rounds - 1))
     found: list[qpipe.Measurement] = []
     running = timing.running
-    loads = timing.again(workdir / "sustained.jsonl", progress, sustained_s=sustained_s) if sustained_s else {}
+    loads = (
+        timing.again(workdir / "sustained.jsonl", progress, sustained_s=sustained_s)
+        if sustained_s
+        else {}
+    )
     for each in running:
-        own, floats = timing.taken[each.name], timing.taken.get(float_of(each, running))
+        own = timing.taken[each.name]
+        floats = timing.taken.get(float_of(each, running))
         told = measurements(own, floats, stopped, precision, looked=looked)
         if each.name in loads and loads[each.name].sustained:
             told.append(sustained(loads[each.name], told[0].value))
@@ -75,11 +87,15 @@ def latency(
     return timing.complete(found)
 
 
-def _time(timing: Interleaved, rounds: int, precision: float, budget_s: float, progress: qpipe.Progress) -> str:
+def _time(
+    timing: Interleaved, rounds: int, precision: float, budget_s: float, progress: qpipe.Progress
+) -> str:
     """Take rounds until all are precise, or the budget is over, or there are enough; says which."""
     planned = looks(rounds - 1) if precision else []
     for count in timing.take(rounds, progress):
-        if count in planned and all(is_precise(timing.taken[each.name], precision) for each in timing.running):
+        if count in planned and all(
+            is_precise(timing.taken[each.name], precision) for each in timing.running
+        ):
             return "precision"
         if FEWEST <= count < rounds and timing.journal.seconds > budget_s:
             return "budget"

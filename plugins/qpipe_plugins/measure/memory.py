@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import qpipe
-from qpipe.amounts import Count, Threads
-from qpipe_plugins.measure.conditions import round_options
-from qpipe_plugins.measure.rounds import interval
+from qpipe.stages.bounds import Count, Threads
+from qpipe_plugins.measure.round_journal import interval
+from qpipe_plugins.measure.round_options import round_options
 
 METRICS = ("memory_mb", "memory_above_runtime_mb", "memory_load_mb", "memory_run_mb")
 
@@ -51,4 +51,6 @@ def _measurement(metric: str, values: Sequence[float], deployed: str) -> qpipe.M
     median = statistics.median(values)
     low, high = interval(median, values) or (None, None)
     rounds = [[value] for value in values]
-    return qpipe.Measurement(metric, median, "MB", low, high, len(values), deployed=deployed, rounds=rounds)
+    return qpipe.Measurement(
+        metric, median, "MB", low, high, len(values), deployed=deployed, rounds=rounds
+    )

@@ -33,7 +33,11 @@ def placement(deployed: qpipe.Deployed, device: qpipe.Device) -> list[qpipe.Meas
         "float": _own_names(deployed.build, placed.float_nodes[:LONGEST]),
     }
     value = float(by_precision.get("int8", 0))
-    return [qpipe.Measurement("int8_nodes", value, "nodes", better="max", deployed=deployed.name, detail=detail)]
+    return [
+        qpipe.Measurement(
+            "int8_nodes", value, "nodes", better="max", deployed=deployed.name, detail=detail
+        )
+    ]
 
 
 def _own_names(build: qpipe.Build, names: Sequence[str]) -> list[str]:
@@ -50,5 +54,11 @@ def _called(node: ir.Node) -> str:
     """Its name, or what it does to what."""
     source = node.inputs[0] if node.inputs else None
     maker = source.producer() if source is not None else None
-    of = maker.name if maker is not None and maker.name else source.name if source is not None else ""
+    of = (
+        maker.name
+        if maker is not None and maker.name
+        else source.name
+        if source is not None
+        else ""
+    )
     return node.name or f"{node.op_type} of {of}"

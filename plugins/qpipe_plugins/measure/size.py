@@ -15,5 +15,9 @@ def size(deployed: qpipe.Deployed) -> list[qpipe.Measurement]:
     weights = deployed.build.manifest.get("weights") or {}
     if weights.get("count"):
         mean = weights["bits"] / weights["count"]
-        found.append(qpipe.Measurement("effective_bits", mean, "bits", n=weights["count"], deployed=deployed.name))
+        found.append(
+            qpipe.Measurement(
+                "effective_bits", mean, "bits", n=weights["count"], deployed=deployed.name
+            )
+        )
     return found

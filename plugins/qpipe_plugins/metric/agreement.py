@@ -23,7 +23,11 @@ def agreement(*, iou: float = 0.5, score: float = 0.5, axis: int | None = None) 
     """
 
     def contribution(prediction: Any, reference: Any) -> float:
-        if isinstance(prediction, Mapping) and isinstance(reference, Mapping) and _detects(prediction):
+        if (
+            isinstance(prediction, Mapping)
+            and isinstance(reference, Mapping)
+            and _detects(prediction)
+        ):
             return _shared(_confident(prediction, score), _confident(reference, score), iou)
         return _same(_named(prediction), _named(reference), axis)
 
@@ -51,7 +55,8 @@ def _same(outputs: Mapping[str, Array], references: Mapping[str, Array], axis: i
         raise _unclear(f"no highest score in {shapes}")
     shares = []
     for name in answering:
-        one, other = outputs[name], references[name]
+        one = outputs[name]
+        other = references[name]
         if one.shape != other.shape:
             shares.append(0.0)
             continue
@@ -75,7 +80,9 @@ def _class_axis(name: str, shape: tuple[int, ...], axis: int | None) -> int:
         # a network from TensorFlow may have its classes last
         if channels > 1 and (channels < min(height, width) or height == width != channels):
             return 1
-    raise _unclear(f"which axis of output '{name}' {list(shape)} is that of the classes? set axis, or postprocess")
+    raise _unclear(
+        f"which axis of output '{name}' {list(shape)} is that of the classes? set axis, or postprocess"
+    )
 
 
 def _answer(array: Array, axis: int | None) -> Array:

@@ -25,9 +25,11 @@ def coco_map(*, iou: float | Literal["0.50:0.95"] = 0.5) -> qpipe.Metric:
     Boxes of all areas, 100 detections a label and sample (Lin et al. 2014, arXiv 1405.0312; pycocotools).
     """
     if iou == "0.50:0.95":
-        name, thresholds = "map", np.linspace(0.5, 0.95, 10)
+        name = "map"
+        thresholds = np.linspace(0.5, 0.95, 10)
     else:
-        name, thresholds = f"map{100 * float(iou):g}", np.array([float(iou)])
+        name = f"map{100 * float(iou):g}"
+        thresholds = np.array([float(iou)])
 
     def contribution(prediction: Mapping[str, Array], target: Mapping[str, Any]) -> Matches:
         found = read_boxes("coco_map", prediction, "a prediction", "scores")
@@ -51,8 +53,10 @@ def _matches(found: Mapping[str, Array], wanted: Mapping[str, Array], thresholds
     for label in sorted({label for _, label in (*evaluation._gts, *evaluation._dts)}):
         evaluation.ious[0, label] = evaluation.computeIoU(0, label)
         image = evaluation.evaluateImg(0, label, everything, limit)
-        matched, ignored = image["dtMatches"] > 0, image["dtIgnore"].astype(bool)
-        scores, counted = np.array(image["dtScores"], np.float64), np.count_nonzero(image["gtIgnore"] == 0)
+        matched = image["dtMatches"] > 0
+        ignored = image["dtIgnore"].astype(bool)
+        scores = np.array(image["dtScores"], np.float64)
+        counted = np.count_nonzero(image["gtIgnore"] == 0)
         labels = np.full(len(scores), label), np.full(counted, label)
         parts.append(Matches(scores, labels[0], matched & ~ignored, ~matched & ~ignored, labels[1]))
     return joined(parts, len(thresholds))
@@ -64,12 +68,20 @@ def _fill(shelf: dict[tuple[int, int], list[dict[str, Any]]], boxes: Mapping[str
     scores = boxes.get("scores", crowds)
     corners = boxes["boxes"]
     sized = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    rows = zip(sized.tolist(), boxes["labels"].tolist(), scores.tolist(), crowds.tolist(), strict=True)
+    rows = zip(
+        sized.tolist(), boxes["labels"].tolist(), scores.tolist(), crowds.tolist(), strict=True
+    )
     for number, (box, label, score, crowd) in enumerate(rows, start=1):
-        shelf[0, label].append({
-            "id": number, "bbox": box, "area": box[2] * box[3], "score": score,
-            "iscrowd": int(crowd), "ignore": int(crowd),
-        })  # fmt: skip
+        shelf[0, label].append(
+            {
+                "id": number,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "score": score,
+                "iscrowd": int(crowd),
+                "ignore": int(crowd),
+            }
+        )
 
 
 def _average_precision(true: Array, false: Array, count: int) -> Array:

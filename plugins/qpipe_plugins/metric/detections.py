@@ -29,7 +29,9 @@ def read_boxes(metric: str, given: Any, what: str, *more: str, flag: str = "") -
     names = ("boxes", "labels", *more)
     if not isinstance(given, Mapping) or not set(names) <= given.keys():
         there = ", ".join(given) if isinstance(given, Mapping) else type(given).__name__
-        raise qpipe.StageError(f"metric {metric}: {what} has {there}; it has {', '.join(names)} (set postprocess)")
+        raise qpipe.StageError(
+            f"metric {metric}: {what} has {there}; it has {', '.join(names)} (set postprocess)"
+        )
     boxes = np.asarray(given["boxes"], np.float64).reshape(-1, 4)
     arrays = {name: np.asarray(given[name]) for name in (*names[1:], flag) if name in given}
     for name, array in arrays.items():
@@ -47,14 +49,21 @@ def joined(parts: Sequence[Matches], thresholds: int) -> Matches:
     return Matches(np.zeros(0), np.zeros(0, np.int64), none, none, np.zeros(0, np.int64))
 
 
-def mean_average_precision(contributions: Sequence[Matches], average_precision: AveragePrecision) -> float:
+def mean_average_precision(
+    contributions: Sequence[Matches], average_precision: AveragePrecision
+) -> float:
     """The mean over thresholds and the labels that there are to be found; 0 where there is nothing to be found."""
-    scores, labels, true, false, truths = (np.concatenate(p, axis=-1) for p in zip(*contributions, strict=True))
+    scores, labels, true, false, truths = (
+        np.concatenate(p, axis=-1) for p in zip(*contributions, strict=True)
+    )
     # stable: of equal scores the earlier sample comes first, as in pycocotools
     order = np.lexsort((-scores, labels))
-    labels, true, false = labels[order], true[:, order], false[:, order]
+    labels = labels[order]
+    true = true[:, order]
+    false = false[:, order]
     found, counts = np.unique(truths, return_counts=True)
-    starts, ends = np.searchsorted(labels, found, "left"), np.searchsorted(labels, found, "right")
+    starts = np.searchsorted(labels, found, "left")
+    ends = np.searchsorted(labels, found, "right")
     precisions = [
         average_precision(true[:, start:end], false[:, start:end], int(count))
         for start, end, count in zip(starts, ends, counts, strict=True)

@@ -10,13 +10,15 @@ import numpy as np
 
 import qpipe
 from qpipe.types import Array
-from qpipe_plugins.metric.scores import class_scores, label_index
+from qpipe_plugins.metric.class_scores import class_scores, label_index
 
 Average = Literal["macro", "micro", "binary"]
 TRUE, FALSE, MISSED = range(3)
 
 
-def f1(*, average: Average = "macro", threshold: float | None = None, first: int = 0) -> qpipe.Metric:
+def f1(
+    *, average: Average = "macro", threshold: float | None = None, first: int = 0
+) -> qpipe.Metric:
     """F1 of classes, 2 TP / (2 TP + FP + FN): macro their mean, micro of all counts, binary of label 1 alone.
 
     The answer is the highest score of the first output, its target a label as topk has it (`first` too). With
@@ -36,7 +38,8 @@ def f1(*, average: Average = "macro", threshold: float | None = None, first: int
         else:
             wanted, answered = _one(scores >= threshold, target)
         if average == "binary":
-            wanted, answered = wanted & {1}, answered & {1}
+            wanted = wanted & {1}
+            answered = answered & {1}
         return _counted(wanted, answered)
 
     name = "f1" if average == "binary" else f"f1_{average}"
@@ -61,7 +64,9 @@ def _one(above: Array, target: Any) -> tuple[set[int], set[int]]:
 def _counted(wanted: set[int], answered: set[int]) -> Array:
     """What counts in one sample: 3 * class + TRUE, FALSE or MISSED."""
     parts = {TRUE: wanted & answered, FALSE: answered - wanted, MISSED: wanted - answered}
-    return np.array([3 * label + kind for kind, labels in parts.items() for label in sorted(labels)], np.int64)
+    return np.array(
+        [3 * label + kind for kind, labels in parts.items() for label in sorted(labels)], np.int64
+    )
 
 
 def _f1(contributions: Sequence[Array], macro: bool) -> float:

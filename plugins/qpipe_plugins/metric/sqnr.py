@@ -25,7 +25,9 @@ def _powers(outputs: Mapping[str, Array], float_outputs: Mapping[str, Array]) ->
     """Sums over one sample, [outputs, 2]: signal, noise."""
     missing = sorted(set(float_outputs) - set(outputs))
     if missing:
-        raise qpipe.StageError(f"metric sqnr: output '{missing[0]}' of float is missing; there is {', '.join(outputs)}")
+        raise qpipe.StageError(
+            f"metric sqnr: output '{missing[0]}' of float is missing; there is {', '.join(outputs)}"
+        )
     powers = [_power(name, outputs[name], reference) for name, reference in float_outputs.items()]
     return np.asarray(np.nan_to_num(powers, nan=np.inf, posinf=np.inf))
 
@@ -33,8 +35,11 @@ def _powers(outputs: Mapping[str, Array], float_outputs: Mapping[str, Array]) ->
 def _power(name: str, output: Array, reference: Array) -> tuple[float, float]:
     if np.shape(output) != np.shape(reference):
         reason = f"output '{name}' is {list(np.shape(output))}, that of float {list(np.shape(reference))}"
-        raise qpipe.StageError(f"metric sqnr: {reason}; leave sqnr out by accuracy's option always: [agreement]")
-    ours, signal = np.asarray(output, np.float64), np.asarray(reference, np.float64)
+        raise qpipe.StageError(
+            f"metric sqnr: {reason}; leave sqnr out by accuracy's option always: [agreement]"
+        )
+    ours = np.asarray(output, np.float64)
+    signal = np.asarray(reference, np.float64)
     same = ours == signal  # so are infinities, such as those of masks, which have no power
     noise = np.subtract(ours, signal, out=np.zeros_like(signal), where=~same)
     signal = np.where(np.isinf(signal), 0, signal)
@@ -42,7 +47,9 @@ def _power(name: str, output: Array, reference: Array) -> tuple[float, float]:
 
 
 def _worst(contributions: Sequence[Array]) -> float:
-    return min(_decibels(signal, noise) for signal, noise in np.sum(np.stack(contributions), axis=0))
+    return min(
+        _decibels(signal, noise) for signal, noise in np.sum(np.stack(contributions), axis=0)
+    )
 
 
 def _decibels(signal: float, noise: float) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 import qpipe
 from qpipe.types import Array
-from qpipe_plugins.metric.scores import class_scores, label_index
+from qpipe_plugins.metric.class_scores import class_scores, label_index
 
 
 def topk(*, k: int = 1, first: int = 0) -> qpipe.Metric:
@@ -29,4 +29,6 @@ def topk(*, k: int = 1, first: int = 0) -> qpipe.Metric:
         # of equal scores the first wins, as argmax has it
         return float(wanted in np.argsort(-scores, kind="stable")[:k])
 
-    return qpipe.Metric(f"top{k}", contribution, lambda contributions: float(np.mean(contributions)), unit="share")
+    return qpipe.Metric(
+        f"top{k}", contribution, lambda contributions: float(np.mean(contributions)), unit="share"
+    )

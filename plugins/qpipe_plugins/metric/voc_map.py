@@ -10,7 +10,13 @@ import numpy as np
 
 import qpipe
 from qpipe.types import Array
-from qpipe_plugins.metric.detections import Matches, joined, mean_average_precision, overlaps, read_boxes
+from qpipe_plugins.metric.detections import (
+    Matches,
+    joined,
+    mean_average_precision,
+    overlaps,
+    read_boxes,
+)
 
 RECALLS = np.arange(11) / 10
 
@@ -32,17 +38,26 @@ def voc_map(*, iou: float = 0.5, points: Literal[11, "all"] = "all") -> qpipe.Me
     name = f"voc_map{100 * iou:g}" + ("_11" if points == 11 else "")
     average = _at_eleven if points == 11 else _over_all
     return qpipe.Metric(
-        name, contribution, partial(mean_average_precision, average_precision=average), unit="share", resamples=200
+        name,
+        contribution,
+        partial(mean_average_precision, average_precision=average),
+        unit="share",
+        resamples=200,
     )
 
 
-def _matches(found: Mapping[str, Array], wanted: Mapping[str, Array], label: int, iou: float) -> Matches:
+def _matches(
+    found: Mapping[str, Array], wanted: Mapping[str, Array], label: int, iou: float
+) -> Matches:
     """A detection is of the box that it overlaps most, and true where it overlaps enough and is the first of it."""
-    ours, theirs = found["labels"] == label, wanted["labels"] == label
+    ours = found["labels"] == label
+    theirs = wanted["labels"] == label
     order = np.argsort(-found["scores"][ours], kind="stable")
-    scores, boxes = found["scores"][ours][order], found["boxes"][ours][order]
+    scores = found["scores"][ours][order]
+    boxes = found["boxes"][ours][order]
     difficult = wanted.get("difficult", np.zeros(len(theirs)))[theirs].astype(bool)
-    true, false = np.zeros(len(boxes), bool), np.ones(len(boxes), bool)
+    true = np.zeros(len(boxes), bool)
+    false = np.ones(len(boxes), bool)
     seen: set[int] = set()
     if difficult.size and len(boxes):
         shares = overlaps(boxes, wanted["boxes"][theirs])
@@ -53,7 +68,9 @@ def _matches(found: Mapping[str, Array], wanted: Mapping[str, Array], label: int
             false[rank] = nearest in seen  # a difficult box is never seen
             seen |= set() if difficult[nearest] else {nearest}
     truths = np.full(np.count_nonzero(~difficult), label)
-    return Matches(np.asarray(scores, np.float64), np.full(len(boxes), label), true[None], false[None], truths)
+    return Matches(
+        np.asarray(scores, np.float64), np.full(len(boxes), label), true[None], false[None], truths
+    )
 
 
 def _curve(true: Array, false: Array, count: int) -> tuple[Array, Array]:

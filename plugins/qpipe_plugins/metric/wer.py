@@ -46,7 +46,9 @@ def edits(one: Sequence[Any], other: Sequence[Any]) -> int:
     wanted = np.array([codes[token] for token in other], np.int64)
     row = columns
     for token in one:
-        row = np.concatenate([row[:1] + 1, np.minimum(row[1:] + 1, row[:-1] + (wanted != codes[token]))])
+        row = np.concatenate(
+            [row[:1] + 1, np.minimum(row[1:] + 1, row[:-1] + (wanted != codes[token]))]
+        )
         row = np.minimum.accumulate(row - columns) + columns  # insertions, from left to right
     return int(row[-1])
 

@@ -39,7 +39,9 @@ def download(
     """
     where = _shown(url)
     if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
-        raise StageError(f"{where}: sha256 is '{sha256}'; it has 64 hexadecimal digits: sha256sum FILE")
+        raise StageError(
+            f"{where}: sha256 is '{sha256}'; it has 64 hexadecimal digits: sha256sum FILE"
+        )
     _check(url, where)
     file = workdir / "network.onnx"
     try:
@@ -48,7 +50,9 @@ def download(
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise StageError(f"{where}: {_told(error, timeout_s)}") from error
     if found != sha256.lower():
-        raise StageError(f"{where}: its sha256 is {found}, not {sha256.lower()}; set that one only if you trust it")
+        raise StageError(
+            f"{where}: its sha256 is {found}, not {sha256.lower()}; set that one only if you trust it"
+        )
     return read_network(file, shapes, where)
 
 
@@ -65,18 +69,30 @@ def _shown(url: str) -> str:
 def _check(url: str, where: str) -> None:
     try:
         parts = urlsplit(url)
-        named = parts.hostname and parts.username is None and parts.port != 0  # to ask for it is to check it
+        named = (
+            parts.hostname and parts.username is None and parts.port != 0
+        )  # to ask for it is to check it
     except ValueError as error:
         raise StageError(f"{where}: {error}; give https://HOST/PATH") from error
     if parts.scheme == "http":
-        raise StageError(f"{where}: http is refused: anybody on the way can read and change it; give an https url")
+        raise StageError(
+            f"{where}: http is refused: anybody on the way can read and change it; give an https url"
+        )
     if parts.scheme != "https" or not named or re.search(r"[\s\x00-\x1f]", url):
-        raise StageError(f"{where}: is no url that is fetched; give https://HOST/PATH, without a user or blanks")
+        raise StageError(
+            f"{where}: is no url that is fetched; give https://HOST/PATH, without a user or blanks"
+        )
 
 
 class _StayWithHttps(urllib.request.HTTPRedirectHandler):
     def redirect_request(
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+        self,
+        req: urllib.request.Request,
+        fp: IO[bytes],
+        code: int,
+        msg: str,
+        headers: Any,
+        newurl: str,
     ) -> urllib.request.Request | None:
         _check(newurl, f"{_shown(req.full_url)}: it redirects to {_shown(newurl)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
@@ -91,7 +107,8 @@ def _copy(answer: Any, out: IO[bytes], where: str, limit: float, progress: Progr
     """The sha256 of what was copied; StageError where that is too long or cut short."""
     announced = answer.headers.get("Content-Length", "")
     total = int(announced) if announced.isdigit() else None
-    sha, done = hashlib.sha256(), 0
+    sha = hashlib.sha256()
+    done = 0
     while done <= limit and (total is None or total <= limit) and (piece := answer.read(PIECE)):
         out.write(piece)
         sha.update(piece)
@@ -112,8 +129,6 @@ def _told(error: Exception, timeout: float) -> str:
     if isinstance(reason, TimeoutError):
         return f"nothing came for {timeout:g} s; run it again, or set timeout_s"
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return (
-            f"its certificate is not trusted: {reason.verify_message}; name an authority of your own in SSL_CERT_FILE"
-        )
+        return f"its certificate is not trusted: {reason.verify_message}; name an authority of your own in SSL_CERT_FILE"
     text = " ".join(str(reason).split()) or type(reason).__name__
     return f"cannot be fetched: {text}; check the url, the network, and https_proxy where there is a proxy"

@@ -54,13 +54,21 @@ def torch_module(
     if weights is not None:
         _load(made, weights)
     kinds = _kinds(types or {}, shapes)
-    inputs = tuple(torch.zeros(shape, dtype=getattr(torch, kinds[name])) for name, shape in shapes.items())
+    inputs = tuple(
+        torch.zeros(shape, dtype=getattr(torch, kinds[name])) for name, shape in shapes.items()
+    )
     exported = workdir / "network.onnx"
     with torch.no_grad():
         torch.onnx.export(
-            made.eval(), inputs, exported, input_names=list(shapes), opset_version=opset, dynamo=True,
-            external_data=False, verbose=False,
-        )  # fmt: skip
+            made.eval(),
+            inputs,
+            exported,
+            input_names=list(shapes),
+            opset_version=opset,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
     return read_network(exported, None, f"torch: {where}")
 
 
@@ -77,11 +85,15 @@ def _built(model: str, arguments: Mapping[str, Any]) -> torch.nn.Module:
     home, _, name = model.partition(":")
     if home == "torchvision":
         models = _imported("torchvision.models")
-        known, build = models.list_models(), models.get_model
+        known = models.list_models()
+        build = models.get_model
     elif home == "timm":
-        known, build = (timm := _imported("timm")).list_models(), timm.create_model
+        known = (timm := _imported("timm")).list_models()
+        build = timm.create_model
     else:
-        raise StageError(f"torch: model is '{model}'; give torchvision:NAME or timm:NAME, or file for your own")
+        raise StageError(
+            f"torch: model is '{model}'; give torchvision:NAME or timm:NAME, or file for your own"
+        )
     if name not in known:
         raise StageError(f"torch: {home} has no model '{name}'; {suggest(name, known):.300}")
     made: torch.nn.Module = build(name, **arguments)
@@ -94,12 +106,18 @@ def _own(file: Path, function: str, arguments: Mapping[str, Any]) -> torch.nn.Mo
 
     code = _run(file)
     if not hasattr(code, function):
-        names = [name for name, value in vars(code).items() if callable(value) and not name.startswith("_")]
+        names = [
+            name
+            for name, value in vars(code).items()
+            if callable(value) and not name.startswith("_")
+        ]
         raise StageError(f"torch: {file} has no '{function}'; {suggest(function, names)}")
     made = getattr(code, function)
     made = made if isinstance(made, nn.Module) else made(**arguments)
     if not isinstance(made, nn.Module):
-        raise StageError(f"torch: {file}:{function} gave {type(made).__name__}; it must give a torch.nn.Module")
+        raise StageError(
+            f"torch: {file}:{function} gave {type(made).__name__}; it must give a torch.nn.Module"
+        )
     return made
 
 
@@ -109,10 +127,14 @@ def _run(file: Path) -> ModuleType:
     name = f"qpipe_torch_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, start, submodule_search_locations=home)
     if spec is None or spec.loader is None or not start.is_file():
-        raise StageError(f"torch: {file} is no Python file; give one, or a folder with an __init__.py")
+        raise StageError(
+            f"torch: {file} is no Python file; give one, or a folder with an __init__.py"
+        )
     code = importlib.util.module_from_spec(spec)
     sys.modules[name] = code  # dataclasses, and imports within a folder, look there
-    written, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # it would change the folder, and so the key
+    # it would change the folder, and so the key
+    written = sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
     try:
         spec.loader.exec_module(code)
     except ModuleNotFoundError as error:
@@ -130,22 +152,34 @@ def _load(made: torch.nn.Module, file: Path) -> None:
         found = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # of pickle, zipfile, struct and torch, as the file pleases
         hint = "save them with torch.save(model.state_dict(), FILE)"
-        raise StageError(f"torch: {file} cannot be read as weights: {_line(error)}; {hint}") from error
+        raise StageError(
+            f"torch: {file} cannot be read as weights: {_line(error)}; {hint}"
+        ) from error
     for wrapper in ("state_dict", "model"):
         found = found.get(wrapper, found) if isinstance(found, dict) else found
-    if not isinstance(found, dict) or not all(isinstance(value, torch.Tensor) for value in found.values()):
-        raise StageError(f"torch: {file} holds no state dict; save it with torch.save(model.state_dict(), FILE)")
-    plain = {name.removeprefix("module."): value for name, value in found.items()}  # that of DataParallel
+    if not isinstance(found, dict) or not all(
+        isinstance(value, torch.Tensor) for value in found.values()
+    ):
+        raise StageError(
+            f"torch: {file} holds no state dict; save it with torch.save(model.state_dict(), FILE)"
+        )
+    plain = {
+        name.removeprefix("module."): value for name, value in found.items()
+    }  # that of DataParallel
     try:
         made.load_state_dict(plain)
     except RuntimeError as error:
-        raise StageError(f"torch: {file} does not fit: {_line(error)}; check model and arguments") from error
+        raise StageError(
+            f"torch: {file} does not fit: {_line(error)}; check model and arguments"
+        ) from error
 
 
 def _kinds(types: Mapping[str, Type], shapes: Mapping[str, list[int]]) -> dict[str, str]:
     for name in types:
         if name not in shapes:
-            raise StageError(f"torch: types names input '{name}', which shapes has not; {suggest(name, shapes)}")
+            raise StageError(
+                f"torch: types names input '{name}', which shapes has not; {suggest(name, shapes)}"
+            )
     return {name: types.get(name, "float32") for name in shapes}
 
 

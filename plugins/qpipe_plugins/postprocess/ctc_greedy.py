@@ -9,7 +9,7 @@ import numpy as np
 
 import qpipe
 from qpipe.types import Array
-from qpipe_plugins.postprocess.outputs import output as chosen
+from qpipe_plugins.postprocess.output_choice import output as chosen
 
 
 def ctc_greedy(
@@ -29,7 +29,9 @@ def ctc_greedy(
     name, array = chosen(outputs, output, "ctc_greedy")
     if array.ndim != 3 or 1 not in array.shape[:2]:
         right = "give one of [1, frames, symbols] or [frames, 1, symbols]"
-        raise qpipe.StageError(f"postprocess ctc_greedy: output '{name}' is {list(array.shape)}; {right}")
+        raise qpipe.StageError(
+            f"postprocess ctc_greedy: output '{name}' is {list(array.shape)}; {right}"
+        )
     frames = array[0] if array.shape[0] == 1 else array[:, 0]
     symbols = _symbols(alphabet, alphabet_file, frames.shape[1], blank)
     best = np.where(np.isnan(frames).any(axis=1), blank % len(symbols), frames.argmax(axis=1))
@@ -37,18 +39,24 @@ def ctc_greedy(
     return {"text": "".join(symbols[index] for index in best[begins])}
 
 
-def _symbols(alphabet: str | list[str] | None, file: Path | None, count: int, blank: int) -> list[str]:
+def _symbols(
+    alphabet: str | list[str] | None, file: Path | None, count: int, blank: int
+) -> list[str]:
     """A symbol for each of `count` scores, that of the blank empty."""
     if (alphabet is None) == (file is None):
         raise qpipe.StageError("postprocess ctc_greedy: give either alphabet or alphabet_file")
     symbols = list(alphabet or "") if file is None else _lines(file)
     if not -count <= blank < count:
-        raise qpipe.StageError(f"postprocess ctc_greedy: blank is {blank}, but there are {count} scores a frame")
+        raise qpipe.StageError(
+            f"postprocess ctc_greedy: blank is {blank}, but there are {count} scores a frame"
+        )
     if len(symbols) == count - 1:
         symbols.insert(blank % count, "")
     if len(symbols) != count:
         reason = f"the alphabet has {len(symbols)} symbols, but there are {count} scores a frame"
-        raise qpipe.StageError(f"postprocess ctc_greedy: {reason}; give {count - 1}, or {count} with the blank")
+        raise qpipe.StageError(
+            f"postprocess ctc_greedy: {reason}; give {count - 1}, or {count} with the blank"
+        )
     symbols[blank] = ""
     return symbols
 

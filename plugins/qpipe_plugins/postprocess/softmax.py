@@ -8,7 +8,7 @@ import numpy as np
 
 import qpipe
 from qpipe.types import Array
-from qpipe_plugins.postprocess.outputs import output as chosen
+from qpipe_plugins.postprocess.output_choice import output as chosen
 
 
 def probabilities(logits: Array, axis: int = -1) -> Array:
@@ -17,7 +17,9 @@ def probabilities(logits: Array, axis: int = -1) -> Array:
     return np.asarray(powers / powers.sum(axis=axis, keepdims=True), np.float32)
 
 
-def softmax(outputs: Mapping[str, Array], *, output: str | None = None, axis: int | None = None) -> dict[str, Array]:
+def softmax(
+    outputs: Mapping[str, Array], *, output: str | None = None, axis: int | None = None
+) -> dict[str, Array]:
     """The outputs with one (the first unless `output` names it) as probabilities, which comes first.
 
     `axis` is that of the classes; it need not be given where only one axis is longer than 1. A network whose outputs
@@ -36,7 +38,11 @@ def _axis(name: str, shape: tuple[int, ...], axis: int | None) -> int:
             raise qpipe.StageError(f"{of}; set axis to that of its classes")
         return long[0]
     if not -len(shape) <= axis < len(shape):
-        raise qpipe.StageError(f"{of}, it has no axis {axis}; set axis to one from {-len(shape)} to {len(shape) - 1}")
+        raise qpipe.StageError(
+            f"{of}, it has no axis {axis}; set axis to one from {-len(shape)} to {len(shape) - 1}"
+        )
     if shape[axis] < 2:
-        raise qpipe.StageError(f"{of}: axis {axis} has length {shape[axis]}; set axis to that of its classes")
+        raise qpipe.StageError(
+            f"{of}: axis {axis} has length {shape[axis]}; set axis to that of its classes"
+        )
     return axis

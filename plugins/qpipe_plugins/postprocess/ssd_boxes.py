@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 import qpipe
-from qpipe_plugins.postprocess.boxes import Detections, Floats, above, suppressed
-from qpipe_plugins.postprocess.outputs import output
+from qpipe_plugins.postprocess.non_max_suppression import Detections, Floats, above, suppressed
+from qpipe_plugins.postprocess.output_choice import output
 from qpipe_plugins.postprocess.softmax import probabilities
 
 STRIDES = (8, 16, 32, 64)
@@ -84,4 +84,6 @@ def ssd_boxes(
     found = above(corners, probabilities(logits)[:, 1:], score_threshold)
     # beyond this many candidates none can reach the best max_detections in practice
     most = 4 * max_detections
-    return suppressed(found, iou_threshold=iou_threshold, max_detections=max_detections, candidates=most)
+    return suppressed(
+        found, iou_threshold=iou_threshold, max_detections=max_detections, candidates=most
+    )

@@ -9,8 +9,8 @@ import numpy as np
 
 import qpipe
 from qpipe.types import Array
-from qpipe_plugins.postprocess.boxes import Detections, Floats, above, suppressed
-from qpipe_plugins.postprocess.outputs import output as chosen
+from qpipe_plugins.postprocess.non_max_suppression import Detections, Floats, above, suppressed
+from qpipe_plugins.postprocess.output_choice import output as chosen
 from qpipe_plugins.postprocess.yolo_heads import raw_heads
 
 LAYOUTS = {"v5": "[1, boxes, 5 + classes]", "v8": "[1, 4 + classes, boxes]", "v10": "[1, boxes, 6]"}
@@ -56,7 +56,11 @@ def yolo_boxes(
         found["boxes"] = np.clip(found["boxes"], 0, np.array([size[1], size[0]] * 2, np.float32))
     most = 1.0 if version == "v10" else iou_threshold
     return suppressed(
-        found, iou_threshold=most, max_detections=max_detections, candidates=CANDIDATES, by_label=by_label
+        found,
+        iou_threshold=most,
+        max_detections=max_detections,
+        candidates=CANDIDATES,
+        by_label=by_label,
     )
 
 
@@ -77,13 +81,25 @@ def _decoded(name: str, array: Array, version: str, threshold: float) -> Detecti
     """All boxes above the threshold, in the format that they have."""
     table = np.asarray(array[0].T if version == "v8" else array[0], np.float32)
     boxes, columns = table.shape
-    fits = {"v5": boxes >= columns >= 6, "v8": boxes >= columns >= 5, "v10": columns == 6}.get(version, False)
+    fits = {"v5": boxes >= columns >= 6, "v8": boxes >= columns >= 5, "v10": columns == 6}.get(
+        version, False
+    )
     if not fits:
-        right = "give anchors" if version == "v3" else f"{version} is {LAYOUTS[version]}; set another version"
-        raise qpipe.StageError(f"postprocess yolo_boxes: output '{name}' is {list(array.shape)}; {right}")
+        right = (
+            "give anchors"
+            if version == "v3"
+            else f"{version} is {LAYOUTS[version]}; set another version"
+        )
+        raise qpipe.StageError(
+            f"postprocess yolo_boxes: output '{name}' is {list(array.shape)}; {right}"
+        )
     if version == "v10":
         sure = table[table[:, 4] > threshold]
-        return {"boxes": sure[:, :4], "scores": sure[:, 4], "labels": np.rint(sure[:, 5]).astype(np.int64)}
+        return {
+            "boxes": sure[:, :4],
+            "scores": sure[:, 4],
+            "labels": np.rint(sure[:, 5]).astype(np.int64),
+        }
     scores = table[:, 5:] * table[:, 4:5] if version == "v5" else table[:, 4:]
     return above(table[:, :4], scores, threshold)
 

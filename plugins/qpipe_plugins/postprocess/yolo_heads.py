@@ -9,11 +9,14 @@ import numpy as np
 
 import qpipe
 from qpipe.types import Array
-from qpipe_plugins.postprocess.boxes import Floats
+from qpipe_plugins.postprocess.non_max_suppression import Floats
 
 
 def raw_heads(
-    outputs: Mapping[str, Array], anchors: Sequence[Sequence[float]], strides: Sequence[int], version: str
+    outputs: Mapping[str, Array],
+    anchors: Sequence[Sequence[float]],
+    strides: Sequence[int],
+    version: str,
 ) -> tuple[Floats, Floats]:
     """Boxes [N, 4] (centre x, centre y, width, height in pixels) and scores [N, C] of all heads, the finest first.
 
@@ -21,7 +24,9 @@ def raw_heads(
     in pixels, a list for each stride (Redmon & Farhadi 2018, arXiv 1804.02767; github.com/ultralytics/yolov5).
     """
     if version not in ("auto", "v3", "v5"):
-        raise _wrong(f"anchors are not for version {version}; leave them out, or set version v5 or v3")
+        raise _wrong(
+            f"anchors are not for version {version}; leave them out, or set version v5 or v3"
+        )
     if not len(anchors) == len(strides) == len(outputs):
         counts = f"{len(outputs)} outputs, anchors for {len(anchors)} and {len(strides)} strides"
         raise _wrong(f"{counts}; give a list of anchors and a stride for each output")
@@ -37,14 +42,18 @@ def raw_heads(
     return boxes, scores
 
 
-def _head(name: str, array: Array, anchors: Floats, stride: int, is_v3: bool) -> tuple[Floats, Floats]:
+def _head(
+    name: str, array: Array, anchors: Floats, stride: int, is_v3: bool
+) -> tuple[Floats, Floats]:
     """Of one head: w and h are the anchor's times (2 s)^2, or e^t in v3; s is the sigmoid of t."""
     count = len(anchors)
     if array.ndim == 4 and array.shape[1] % count == 0:
         array = np.moveaxis(array.reshape(count, -1, *array.shape[2:]), 1, -1)[None]
     if array.ndim != 5 or array.shape[1] != count or array.shape[-1] < 6:
         right = f"[1, {count} * (5 + classes), height, width] or [1, {count}, height, width, 5 + classes]"
-        raise _wrong(f"output '{name}' is {list(array.shape)}; a head of {count} anchors is {right}")
+        raise _wrong(
+            f"output '{name}' is {list(array.shape)}; a head of {count} anchors is {right}"
+        )
     t = np.asarray(array[0], np.float32)
     s = 1 / (1 + np.exp(-np.clip(t, -60, 60)))
     cells = np.stack(np.meshgrid(np.arange(t.shape[2]), np.arange(t.shape[1])), axis=-1)

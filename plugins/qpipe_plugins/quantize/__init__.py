@@ -20,8 +20,17 @@ from qpipe_plugins.quantize.symmetric import symmetric
 def register_stages(register: qpipe.Register) -> None:
     """Bring this folder's stages."""
     stages = (
-        symmetric, asymmetric, logarithmic, mixed, activations, compensate, correct_bias, onnxruntime_static,
-        nncf, quark, neural_compressor,
-    )  # fmt: skip
+        symmetric,
+        asymmetric,
+        logarithmic,
+        mixed,
+        activations,
+        compensate,
+        correct_bias,
+        onnxruntime_static,
+        nncf,
+        quark,
+        neural_compressor,
+    )
     for stage in stages:
         register("quantize", stage)

@@ -6,11 +6,11 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from qpipe.amounts import Percent
 from qpipe.errors import StageError
 from qpipe.quant import qdq, ranges
 from qpipe.quant.activations import quantize_activations
 from qpipe.quant.statistics import Statistics
+from qpipe.stages.bounds import Percent
 from qpipe.types import ANY_TARGET, Target
 
 
@@ -30,8 +30,16 @@ def activations(
     """
     qdq.check_exclude(model, exclude, "quantize activations")
     if not any(weight.is_quantized for weight in qdq.weights(model)):
-        raise StageError("quantize activations: no weight is quantized yet; put a stage before it that quantizes them")
+        raise StageError(
+            "quantize activations: no weight is quantized yet; put a stage before it that quantizes them"
+        )
     quantize_activations(
-        model, statistics, method=range, bits=bits, percentile=percentile, exclude=exclude, target=target
+        model,
+        statistics,
+        method=range,
+        bits=bits,
+        percentile=percentile,
+        exclude=exclude,
+        target=target,
     )
     return model

@@ -6,11 +6,11 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from qpipe.amounts import Bits, Percent
 from qpipe.errors import StageError
 from qpipe.quant import qdq, scales
 from qpipe.quant.activations import ActivationRange, quantize_activations
 from qpipe.quant.statistics import Statistics
+from qpipe.stages.bounds import Bits, Percent
 from qpipe.types import ANY_TARGET, Target
 
 
@@ -33,14 +33,23 @@ def asymmetric(
     Method: Jacob et al. 2018 (arXiv 1712.05877), per-channel as in Krishnamoorthi 2018 (arXiv 1806.08342).
     """
     if target.symmetric_only:
-        raise StageError("quantize asymmetric: the device's target takes zero points in the middle only; use symmetric")
+        raise StageError(
+            "quantize asymmetric: the device's target takes zero points in the middle only; use symmetric"
+        )
     qdq.check_exclude(model, exclude, "quantize asymmetric")
     for weight in qdq.float_weights(model, exclude):
         axis = weight.channel_axis if granularity == "channel" else None
-        codes = qdq.asymmetric(weight, bits=bits, axis=axis, method=range, percentile=percentile, target=target)
+        codes = qdq.asymmetric(
+            weight, bits=bits, axis=axis, method=range, percentile=percentile, target=target
+        )
         qdq.quantize_weight(model, weight, codes)
     if activations != "none":
         quantize_activations(
-            model, statistics, method=activations, percentile=percentile, exclude=exclude, target=target
+            model,
+            statistics,
+            method=activations,
+            percentile=percentile,
+            exclude=exclude,
+            target=target,
         )
     return model

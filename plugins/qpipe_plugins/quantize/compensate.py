@@ -25,21 +25,23 @@ import numpy as np
 import onnx_ir as ir
 from pydantic import Field
 
-from qpipe.amounts import Count, Threads
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import along_axis
 from qpipe.quant.codebook import full_range
 from qpipe.quant.graph import is_plain
-from qpipe.quant.mirrored import Mirrored
+from qpipe.quant.horizontal_flip import Mirrored
 from qpipe.quant.moments import Moments, correction, mean_variance, rows
+from qpipe.quant.piecewise_inference import Room, Segments
 from qpipe.quant.rounding import Fit, Grid, Hessian, rounded
-from qpipe.quant.segments import Room, Segments
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
+from qpipe.stages.bounds import Count, Threads
 from qpipe.types import ANY_TARGET, Array, Progress, Target
 
 CHECK = 5  # of so many samples one is not fitted to, but checks the fit
-MEMORY_MB, PLACES = 512, 32  # of activations, and of each feature map, where only means are wanted
+# of activations, and of each feature map, where only means are wanted
+MEMORY_MB = 512
+PLACES = 32
 LARGEST = 8192  # inputs of an output channel whose moments are still affordable: half a gigabyte
 
 
@@ -58,13 +60,17 @@ class Layer:
 
     def stacked(self, array: Array) -> Array:
         """Weights, or what broadcasts to them, as [groups, inputs of an output, outputs of a group]."""
-        whole = np.moveaxis(np.broadcast_to(array, self.weight.array.shape), self.weight.channel_axis, 0)
+        whole = np.moveaxis(
+            np.broadcast_to(array, self.weight.array.shape), self.weight.channel_axis, 0
+        )
         return whole.reshape(self.groups, len(whole) // self.groups, -1).transpose(0, 2, 1)
 
     def unstacked(self, stack: Array) -> Array:
         """The same, in the shape of the weights again."""
         moved = np.moveaxis(self.weight.array, self.weight.channel_axis, 0).shape
-        return np.ascontiguousarray(np.moveaxis(stack.transpose(0, 2, 1).reshape(moved), 0, self.weight.channel_axis))
+        return np.ascontiguousarray(
+            np.moveaxis(stack.transpose(0, 2, 1).reshape(moved), 0, self.weight.channel_axis)
+        )
 
 
 def compensate(
@@ -93,18 +99,29 @@ def compensate(
     relying on what few samples tell. `mirror` takes pictures a second time, left and right exchanged: twice the time,
     and a little better where few are at hand and nothing in them has a side, as writing has.
     """
-    rescale = rescale and not target.power_of_two_scales  # those that a target takes are chosen already
+    rescale = (
+        rescale and not target.power_of_two_scales
+    )  # those that a target takes are chosen already
     layers = _layers(model, float_model)
-    views, room = 1 + mirror, Room(workdir, memory_mb << 20)
-    given = Mirrored(calibration_samples.folder, "quantize compensate") if mirror else calibration_samples
+    views = 1 + mirror
+    room = Room(workdir, memory_mb << 20)
+    given = (
+        Mirrored(calibration_samples.folder, "quantize compensate")
+        if mirror
+        else calibration_samples
+    )
     count = min(samples * views, len(given))
     now = Segments(model, [layer.node for layer in layers], given, count, room, threads=threads)
-    then = Segments(float_model, [layer.source for layer in layers], given, count, room, threads=threads)
+    then = Segments(
+        float_model, [layer.source for layer in layers], given, count, room, threads=threads
+    )
     chosen: dict[qdq.Weight, qdq.QuantizedWeight] = {}
     with now, then:
         for done, layer in enumerate(layers):
             progress(done, len(layers), "layers")
-            fit, check = _observe(layer, now.inputs(layer.node), then.inputs(layer.source), positions, views)
+            fit, check = _observe(
+                layer, now.inputs(layer.node), then.inputs(layer.source), positions, views
+            )
             if layer.weight not in chosen:
                 wanted = _wanted(layer, fit, check if drift else None)
                 chosen[layer.weight] = _round(layer, wanted, fit + check, damping, rescale)
@@ -115,10 +132,19 @@ def compensate(
 
 
 def shift_biases(
-    model: ir.Model, float_model: ir.Model, samples: Samples, count: int, workdir: Path, progress: Progress
+    model: ir.Model,
+    float_model: ir.Model,
+    samples: Samples,
+    count: int,
+    workdir: Path,
+    progress: Progress,
 ) -> None:
     """Step 4 alone, by so many samples: put what each layer's outputs lack on average into its bias."""
-    layers = [each for each in _layers(model, float_model, "correct_bias") if each.node.op_type != "MatMul"]
+    layers = [
+        each
+        for each in _layers(model, float_model, "correct_bias")
+        if each.node.op_type != "MatMul"
+    ]
     room = Room(workdir, MEMORY_MB << 20)
     now = Segments(model, [layer.node for layer in layers], samples, count, room)
     then = Segments(float_model, [layer.source for layer in layers], samples, count, room)
@@ -126,18 +152,23 @@ def shift_biases(
         for done, layer in enumerate(layers):
             progress(done, len(layers), "layers")
             assert layer.weight.quantized is not None
-            row, float_row = _mean_row(layer, now.inputs(layer.node)), _mean_row(layer, then.inputs(layer.source))
+            row = _mean_row(layer, now.inputs(layer.node))
+            float_row = _mean_row(layer, then.inputs(layer.source))
             lack = np.einsum("gko,gk->go", layer.stacked(layer.origin.array), float_row - row)
             _shift_bias(model, layer, layer.weight.quantized, (row, lack))
 
 
 def _mean_row(layer: Layer, inputs: Iterator[Array]) -> Array:
     """The mean of what the layer multiplies, [G, K]."""
-    shape, count, total = layer.weight.array.shape, 0, np.zeros(())
+    shape = layer.weight.array.shape
+    count = 0
+    total = np.zeros(())
     for sample, array in enumerate(inputs):
         picked = rows(layer.node, shape, array, PLACES, sample)
         count += picked.shape[1]
-        total = total + (np.ones((1, picked.shape[1]), np.float32) @ picked)[:, 0]  # many times faster than sum()
+        total = (
+            total + (np.ones((1, picked.shape[1]), np.float32) @ picked)[:, 0]
+        )  # many times faster than sum()
     return np.asarray(total / count)
 
 
@@ -165,7 +196,8 @@ def _observe(
     """Moments of what the layer multiplies and of what its outputs lack: to fit by, and to check by.
 
     Views of one sample, so many after each other, are on the same side."""
-    shape, float_weights = layer.weight.array.shape, layer.stacked(layer.origin.array).astype(np.float32)
+    shape = layer.weight.array.shape
+    float_weights = layer.stacked(layer.origin.array).astype(np.float32)
     groups, size, outputs = float_weights.shape
     moments = Moments(groups, size, outputs), Moments(groups, size, outputs)
     for sample, (x, f) in enumerate(zip(inputs, float_inputs, strict=True)):
@@ -176,7 +208,11 @@ def _observe(
 
 def _wanted(layer: Layer, fit: Moments, check: Moments | None) -> Array:
     wanted = layer.stacked(layer.origin.array).astype(np.float64)
-    return wanted if check is None or not check.count else wanted + correction(fit, check, _is_centred(layer))
+    return (
+        wanted
+        if check is None or not check.count
+        else wanted + correction(fit, check, _is_centred(layer))
+    )
 
 
 def _is_centred(layer: Layer) -> bool:
@@ -184,18 +220,23 @@ def _is_centred(layer: Layer) -> bool:
     return layer.node.op_type != "MatMul"
 
 
-def _round(layer: Layer, wanted: Array, moments: Moments, damping: float, rescale: bool) -> qdq.QuantizedWeight:
+def _round(
+    layer: Layer, wanted: Array, moments: Moments, damping: float, rescale: bool
+) -> qdq.QuantizedWeight:
     quantized = layer.weight.quantized
     assert quantized is not None
     hessian, _ = moments.second(_is_centred(layer))
     hessian += damping * mean_variance(hessian) * np.eye(hessian.shape[-1])
     scale, zero_point = (
-        layer.stacked(along_axis(parameter, quantized.codes.ndim, quantized.axis)).astype(np.float64)
+        layer.stacked(along_axis(parameter, quantized.codes.ndim, quantized.axis)).astype(
+            np.float64
+        )
         for parameter in (quantized.scale, quantized.zero_point)
     )
     fit: Fit = "none"
     if quantized.axis in (None, layer.weight.channel_axis):
-        scale, zero_point = scale[:, :1], zero_point[:, :1]
+        scale = scale[:, :1]
+        zero_point = zero_point[:, :1]
         fit = ("tensor" if quantized.axis is None else "output") if rescale else "none"
     book = quantized.codebook
     if fit != "none" and book.name == "uniform" and book.bits < 8:
@@ -207,10 +248,14 @@ def _round(layer: Layer, wanted: Array, moments: Moments, damping: float, rescal
     return replace(quantized, codes=layer.unstacked(codes).astype(quantized.codes.dtype))
 
 
-def _shift_bias(model: ir.Model, layer: Layer, quantized: qdq.QuantizedWeight, mean: tuple[Array, Array]) -> None:
+def _shift_bias(
+    model: ir.Model, layer: Layer, quantized: qdq.QuantizedWeight, mean: tuple[Array, Array]
+) -> None:
     """Put what a layer's outputs lack on average into its bias, by the means of its rows [G, K] and of their lack."""
     row, lack = mean
-    change = layer.stacked(layer.origin.array) - layer.stacked(quantized.dequantize()).astype(np.float64)
+    change = layer.stacked(layer.origin.array) - layer.stacked(quantized.dequantize()).astype(
+        np.float64
+    )
     bias = qdq.bias(layer.source)
     shift = lack + np.einsum("gko,gk->go", change, row)
     qdq.set_bias(model, layer.node, (0 if bias is None else bias) + shift.reshape(-1))

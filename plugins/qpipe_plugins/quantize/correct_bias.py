@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.amounts import Count
 from qpipe.quant import qdq
 from qpipe.quant.graph import is_plain
 from qpipe.quant.statistics import Statistics
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
+from qpipe.stages.bounds import Count
 from qpipe.types import Array, Progress
 from qpipe_plugins.quantize.compensate import shift_biases
 
@@ -63,7 +63,9 @@ def _input_means(node: ir.Node, statistics: Statistics) -> Array | None:
 def _shift(weight: qdq.Weight, node: ir.Node, error: Array, means: Array) -> Array | None:
     """What the error in the weights adds to each output channel on average, [C]; None where channels do not match."""
     if weight.kind in ("conv", "depthwise"):
-        per_input = error.reshape(*error.shape[:2], -1).sum(axis=2, dtype=np.float64)  # [out, in of its group]
+        per_input = error.reshape(*error.shape[:2], -1).sum(
+            axis=2, dtype=np.float64
+        )  # [out, in of its group]
         groups = node.attributes.get_int("group", 1)
         if means.size != per_input.shape[1] * groups:
             return None

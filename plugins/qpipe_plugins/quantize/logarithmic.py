@@ -6,12 +6,12 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from qpipe.amounts import Bits, LogarithmicBits, Percent
 from qpipe.quant import qdq, scales
 from qpipe.quant.activations import ActivationRange, quantize_activations
 from qpipe.quant.codebook import Codebook, additive_powers_of_two, powers_of_two, uniform
-from qpipe.quant.layers import own_bits
+from qpipe.quant.sensitive_layers import own_bits
 from qpipe.quant.statistics import Statistics
+from qpipe.stages.bounds import Bits, LogarithmicBits, Percent
 from qpipe.types import ANY_TARGET, Target
 
 
@@ -41,16 +41,25 @@ def logarithmic(
     qdq.check_exclude(model, exclude, "quantize logarithmic")
     codebook = powers_of_two(bits) if levels == "power_of_two" else additive_powers_of_two(bits)
     fine = qdq.weight_bits(target)
-    finer = own_bits(model, first=bits_first or fine, last=bits_last, depthwise=bits_depthwise or fine)
+    finer = own_bits(
+        model, first=bits_first or fine, last=bits_last, depthwise=bits_depthwise or fine
+    )
     for weight in qdq.float_weights(model, exclude):
         own = finer.get(weight.name)
         book: Codebook = codebook if own is None else uniform(own)
         method: scales.Method = range if own is None or own < fine else "minmax"
         axis = weight.channel_axis if granularity == "channel" else None
-        codes = qdq.to_codebook(weight, book, axis=axis, method=method, percentile=percentile, target=target)
+        codes = qdq.to_codebook(
+            weight, book, axis=axis, method=method, percentile=percentile, target=target
+        )
         qdq.quantize_weight(model, weight, codes)
     if activations != "none":
         quantize_activations(
-            model, statistics, method=activations, percentile=percentile, exclude=exclude, target=target
+            model,
+            statistics,
+            method=activations,
+            percentile=percentile,
+            exclude=exclude,
+            target=target,
         )
     return model

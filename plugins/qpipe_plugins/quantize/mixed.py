@@ -13,15 +13,15 @@ from typing import Annotated, Literal
 import onnx_ir as ir
 from pydantic import Field
 
-from qpipe.amounts import Count, Percent
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.activations import ActivationRange, quantize_activations
-from qpipe.quant.allocation import cheapest, least_damage
 from qpipe.quant.codebook import Codebook, additive_powers_of_two, powers_of_two, uniform
+from qpipe.quant.knapsack import cheapest, least_damage
 from qpipe.quant.sensitivity import Exchange, Probe, decibels, layer_name
 from qpipe.quant.statistics import Statistics
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
+from qpipe.stages.bounds import Count, Percent
 from qpipe.types import ANY_TARGET, Progress, Target
 from qpipe_plugins.quantize.correct_bias import correct_bias
 
@@ -76,22 +76,33 @@ def mixed(
     for option in options:
         if option != FLOAT:
             made = ir.from_proto(ir.to_proto(float_model))
-            _to_nearest(made, weights, _codebook(levels, option), granularity, option >= fine, target)
+            _to_nearest(
+                made, weights, _codebook(levels, option), granularity, option >= fine, target
+            )
             networks[option] = correct_bias(made, float_model, statistics)
     count = min(samples, len(calibration_samples))
     indices = [at * len(calibration_samples) // count for at in range(count)]
     own = {weight.name: weight for weight in qdq.weights(float_model)}
     probe = Probe(float_model, {w.name: own[w.name] for w in weights}, calibration_samples, indices)
     journal = Journal(workdir / "damages.jsonl")
-    damages = _damages([weight.name for weight in weights], options, networks, probe, journal, progress)
-    chosen = _chosen(options, [weight.array.size for weight in weights], damages, size, sqnr, layers)
+    damages = _damages(
+        [weight.name for weight in weights], options, networks, probe, journal, progress
+    )
+    chosen = _chosen(
+        options, [weight.array.size for weight in weights], damages, size, sqnr, layers
+    )
     _tell(weights, options, chosen, damages)
     for weight, option in zip(weights, chosen, strict=True):
         if options[option] != FLOAT:
             _take_over(model, weight, networks[options[option]])
     if activations != "none":
         quantize_activations(
-            model, statistics, method=activations, percentile=percentile, exclude=exclude, target=target
+            model,
+            statistics,
+            method=activations,
+            percentile=percentile,
+            exclude=exclude,
+            target=target,
         )
     return model
 
@@ -103,17 +114,26 @@ def _codebook(levels: Levels, bits: int) -> Codebook:
     """That of the levels, where it can tell so many bits apart, uniform beyond."""
     if levels == "power_of_two" and bits <= 4:
         return powers_of_two(bits)
-    return additive_powers_of_two(bits) if levels == "additive" and 3 <= bits <= 5 else uniform(bits)
+    return (
+        additive_powers_of_two(bits) if levels == "additive" and 3 <= bits <= 5 else uniform(bits)
+    )
 
 
 def _to_nearest(
-    model: ir.Model, chosen: Sequence[qdq.Weight], book: Codebook, granularity: Granularity, fine: bool, target: Target
+    model: ir.Model,
+    chosen: Sequence[qdq.Weight],
+    book: Codebook,
+    granularity: Granularity,
+    fine: bool,
+    target: Target,
 ) -> None:
     names = {weight.name for weight in chosen}
     for weight in qdq.weights(model):
         if weight.name in names:
             axis = weight.channel_axis if granularity == "channel" else None
-            codes = qdq.to_codebook(weight, book, axis=axis, method="minmax" if fine else "mse", target=target)
+            codes = qdq.to_codebook(
+                weight, book, axis=axis, method="minmax" if fine else "mse", target=target
+            )
             qdq.quantize_weight(model, weight, codes)
 
 
@@ -165,7 +185,9 @@ def _damages(
     for done, name in enumerate(names):
         progress(done, len(names), "layers measured")
         own = [
-            0.0 if option == FLOAT else journal.damage(name, option, partial(probe.damage, exchanges[option][name]))
+            0.0
+            if option == FLOAT
+            else journal.damage(name, option, partial(probe.damage, exchanges[option][name]))
             for option in options
         ]
         found.append([min(own[: at + 1]) for at in range(len(own))])
@@ -177,7 +199,11 @@ def _exchanges(network: ir.Model) -> dict[str, Exchange]:
     return {
         weight.name: Exchange(
             {weight.name: weight.array},
-            {layer_name(node): bias for node in weight.nodes if (bias := qdq.bias(node)) is not None},
+            {
+                layer_name(node): bias
+                for node in weight.nodes
+                if (bias := qdq.bias(node)) is not None
+            },
         )
         for weight in qdq.weights(network)
     }
@@ -197,19 +223,32 @@ def _chosen(
     """The option of each layer."""
     costs = [[option * each for option in options] for each in sizes]
     if layers is not None:
-        return least_damage([[int(option > options[0]) for option in options]] * len(sizes), damages, layers)
+        return least_damage(
+            [[int(option > options[0]) for option in options]] * len(sizes), damages, layers
+        )
     if sqnr is not None:
         return cheapest(costs, damages, 10 ** (-sqnr / 10))
     return least_damage(costs, damages, (size or USUAL_SIZE) * 8 * sum(sizes))
 
 
 def _tell(
-    weights: Sequence[qdq.Weight], options: Sequence[int], chosen: Sequence[int], damages: Sequence[Sequence[float]]
+    weights: Sequence[qdq.Weight],
+    options: Sequence[int],
+    chosen: Sequence[int],
+    damages: Sequence[Sequence[float]],
 ) -> None:
     total = sum(own[option] for own, option in zip(damages, chosen, strict=True))
-    bits = sum(options[option] * weight.array.size for weight, option in zip(weights, chosen, strict=True))
+    bits = sum(
+        options[option] * weight.array.size for weight, option in zip(weights, chosen, strict=True)
+    )
     mean = bits / max(sum(weight.array.size for weight in weights), 1)
-    log.warning("%.2f bits a weight; %.1f dB expected of these alone, rounded to nearest", mean, decibels(total))
+    log.warning(
+        "%.2f bits a weight; %.1f dB expected of these alone, rounded to nearest",
+        mean,
+        decibels(total),
+    )
     for weight, option, own in zip(weights, chosen, damages, strict=True):
-        each = ", ".join(f"{bits}: {decibels(damage):.1f} dB" for bits, damage in zip(options, own, strict=True))
+        each = ", ".join(
+            f"{bits}: {decibels(damage):.1f} dB" for bits, damage in zip(options, own, strict=True)
+        )
         log.warning("%s: %d bits (%s)", weight.name, options[option], each)

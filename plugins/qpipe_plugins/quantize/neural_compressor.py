@@ -6,14 +6,16 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from qpipe.amounts import Count, Share
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
+from qpipe.stages.bounds import Count, Share
 from qpipe.types import ANY_TARGET, Target
-from qpipe_plugins.quantize.foreign import contained, excluded, read, reader
+from qpipe_plugins.quantize.external_quantizer import contained, excluded, read, reader
 
 WHERE = "quantize neural_compressor"
 # it asks for numpy below 2, though it runs with newer ones: pip cannot bring both at once
-INSTALL = "pip install 'qpipe-edge[neural-compressor]', then pip install --no-deps onnx-neural-compressor"
+INSTALL = (
+    "pip install 'qpipe-edge[neural-compressor]', then pip install --no-deps onnx-neural-compressor"
+)
 
 
 def neural_compressor(
@@ -37,7 +39,13 @@ def neural_compressor(
     """
     feed = reader(model, calibration_samples, samples)
     with contained(WHERE, INSTALL) as folder:
-        from onnx_neural_compressor.quantization import CalibrationMethod, QuantFormat, QuantType, config, quantize
+        from onnx_neural_compressor.quantization import (
+            CalibrationMethod,
+            QuantFormat,
+            QuantType,
+            config,
+            quantize,
+        )
 
         types = {"uint8": QuantType.QUInt8, "int8": QuantType.QInt8}
         methods = {
@@ -46,7 +54,11 @@ def neural_compressor(
             "entropy": CalibrationMethod.Entropy,
         }
         nodes = excluded(model, exclude, WHERE)
-        smoothing = {"SmoothQuant": True, "SmoothQuantAlpha": smooth, "SmoothQuantCalibIter": len(feed)}
+        smoothing = {
+            "SmoothQuant": True,
+            "SmoothQuantAlpha": smooth,
+            "SmoothQuantCalibIter": len(feed),
+        }
         options = config.StaticQuantConfig(
             calibration_data_reader=feed,
             calibrate_method=methods[method],

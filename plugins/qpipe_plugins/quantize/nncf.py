@@ -7,12 +7,13 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from qpipe.amounts import Count
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
+from qpipe.stages.bounds import Count
 from qpipe.types import ANY_TARGET, Target
-from qpipe_plugins.quantize.foreign import contained, excluded, read, reader
+from qpipe_plugins.quantize.external_quantizer import contained, excluded, read, reader
 
-WHERE, INSTALL = "quantize nncf", "pip install 'qpipe-edge[nncf]'"
+WHERE = "quantize nncf"
+INSTALL = "pip install 'qpipe-edge[nncf]'"
 
 
 def nncf(
@@ -41,7 +42,10 @@ def nncf(
         # it would tell its makers of each call, and count them in a file at home
         os.environ |= {"NNCF_CI": "1", "CI": "true"}
         import nncf as library
-        from nncf.quantization.advanced_parameters import AdvancedQuantizationParameters, OverflowFix
+        from nncf.quantization.advanced_parameters import (
+            AdvancedQuantizationParameters,
+            OverflowFix,
+        )
         from nncf.quantization.advanced_parameters import QuantizationParameters as Parameters
 
         per_tensor = granularity == "tensor" or target.per_tensor_weights
@@ -50,7 +54,9 @@ def nncf(
             overflow_fix=OverflowFix.ENABLE if target.saturates else OverflowFix.DISABLE,
             disable_bias_correction=bias_correction == "none",
             disable_channel_alignment=not channel_alignment,
-            activations_quantization_params=Parameters(per_channel=False) if activations == "tensor" else None,
+            activations_quantization_params=Parameters(per_channel=False)
+            if activations == "tensor"
+            else None,
             weights_quantization_params=Parameters(per_channel=False) if per_tensor else None,
         )
         quantized = library.quantize(

@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
-from qpipe.amounts import Count, Percent
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
+from qpipe.stages.bounds import Count, Percent
 from qpipe.types import ANY_TARGET, Target
-from qpipe_plugins.quantize.foreign import contained, excluded, read, reader
+from qpipe_plugins.quantize.external_quantizer import contained, excluded, read, reader
 
 STRIDE = 8  # samples whose activations its histograms hold in memory at once
 WHERE = "quantize onnxruntime_static"
@@ -37,11 +37,19 @@ def onnxruntime_static(
     """
     feed = reader(model, calibration_samples, samples)
     with contained(WHERE, "pip install onnxruntime") as folder:
-        from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization import (
+            CalibrationMethod,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
 
         types = {
-            "uint8": QuantType.QUInt8, "int8": QuantType.QInt8, "uint16": QuantType.QUInt16, "int16": QuantType.QInt16,
-        }  # fmt: skip
+            "uint8": QuantType.QUInt8,
+            "int8": QuantType.QInt8,
+            "uint16": QuantType.QUInt16,
+            "int16": QuantType.QInt16,
+        }
         methods = {
             "minmax": CalibrationMethod.MinMax,
             "moving_average": CalibrationMethod.MinMax,
@@ -49,7 +57,9 @@ def onnxruntime_static(
             "entropy": CalibrationMethod.Entropy,
         }
         nodes = excluded(model, exclude, WHERE)
-        extra: dict[str, Any] = {"ActivationSymmetric": symmetric_activations or target.symmetric_only}
+        extra: dict[str, Any] = {
+            "ActivationSymmetric": symmetric_activations or target.symmetric_only
+        }
         if method == "moving_average":
             extra["CalibMovingAverage"] = True
         elif method != "minmax":

@@ -8,13 +8,14 @@ from typing import Annotated, Any, Literal
 import onnx_ir as ir
 from pydantic import Field
 
-from qpipe.amounts import Count
 from qpipe.errors import StageError
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
+from qpipe.stages.bounds import Count
 from qpipe.types import ANY_TARGET, Target
-from qpipe_plugins.quantize.foreign import contained, excluded, read, reader
+from qpipe_plugins.quantize.external_quantizer import contained, excluded, read, reader
 
-WHERE, INSTALL = "quantize quark", "pip install 'qpipe-edge[quark]'"
+WHERE = "quantize quark"
+INSTALL = "pip install 'qpipe-edge[quark]'"
 log = logging.getLogger(__name__)
 Rate = Annotated[float, Field(gt=0, le=10)]
 
@@ -49,7 +50,12 @@ def quark(
 
         shifts = scales == "power_of_two" or target.power_of_two_scales
         chosen = method or ("mse" if shifts else "minmax")
-        names = {"minmax": "MinMax", "percentile": "Percentile", "entropy": "Entropy", "mse": "MinMSE"}
+        names = {
+            "minmax": "MinMax",
+            "percentile": "Percentile",
+            "entropy": "Entropy",
+            "mse": "MinMSE",
+        }
         if (chosen == "mse") != shifts:
             raise StageError(
                 f"{WHERE}: it has method mse for scales power_of_two, and no other there; leave method out"
@@ -68,7 +74,9 @@ def quark(
         algorithms += [library.AdaRoundConfig(**tuning)] if rounding == "adaround" else []
         algorithms += [library.AdaQuantConfig(**tuning)] if rounding == "adaquant" else []
         if target.saturates:
-            log.warning("%s: it has no weights of 7 bits, which the target's sums need to be exact", WHERE)
+            log.warning(
+                "%s: it has no weights of 7 bits, which the target's sums need to be exact", WHERE
+            )
         nodes = excluded(model, exclude, WHERE)
         config = library.QConfig(
             global_config=library.QLayerConfig(
@@ -79,5 +87,7 @@ def quark(
             algo_config=algorithms,
         )
         ir.save(model, folder / "float.onnx")
-        library.ModelQuantizer(config).quantize_model(str(folder / "float.onnx"), str(folder / "quantized.onnx"), feed)
+        library.ModelQuantizer(config).quantize_model(
+            str(folder / "float.onnx"), str(folder / "quantized.onnx"), feed
+        )
         return read(folder / "quantized.onnx", WHERE)

@@ -6,11 +6,11 @@ from typing import Literal
 
 import onnx_ir as ir
 
-from qpipe.amounts import Bits, Percent
 from qpipe.quant import qdq, scales
 from qpipe.quant.activations import ActivationRange, quantize_activations
-from qpipe.quant.layers import own_bits
+from qpipe.quant.sensitive_layers import own_bits
 from qpipe.quant.statistics import Statistics
+from qpipe.stages.bounds import Bits, Percent
 from qpipe.types import ANY_TARGET, Target
 
 
@@ -41,11 +41,19 @@ def symmetric(
     qdq.check_exclude(model, exclude, "quantize symmetric")
     own = own_bits(model, first=bits_first, last=bits_last, depthwise=bits_depthwise)
     for weight in qdq.float_weights(model, exclude):
-        axis, each = weight.channel_axis if granularity == "channel" else None, own.get(weight.name, bits)
-        codes = qdq.symmetric(weight, bits=each, axis=axis, method=range, percentile=percentile, target=target)
+        axis = weight.channel_axis if granularity == "channel" else None
+        each = own.get(weight.name, bits)
+        codes = qdq.symmetric(
+            weight, bits=each, axis=axis, method=range, percentile=percentile, target=target
+        )
         qdq.quantize_weight(model, weight, codes)
     if activations != "none":
         quantize_activations(
-            model, statistics, method=activations, percentile=percentile, exclude=exclude, target=target
+            model,
+            statistics,
+            method=activations,
+            percentile=percentile,
+            exclude=exclude,
+            target=target,
         )
     return model

@@ -6,7 +6,7 @@ import qpipe
 from qpipe_plugins.samples.coco import coco
 from qpipe_plugins.samples.images import images
 from qpipe_plugins.samples.npz import npz
-from qpipe_plugins.samples.scene_samples import scenes
+from qpipe_plugins.samples.scenes import scenes
 from qpipe_plugins.samples.wav import wav
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from qpipe.errors import StageError
 from qpipe.types import Dataset, Sample
-from qpipe_plugins.samples import pictures
-from qpipe_plugins.samples.annotations import Annotated, read
-from qpipe_plugins.samples.labelled import check_disjoint, find, spread
+from qpipe_plugins.samples import picture_files
+from qpipe_plugins.samples.coco_annotations import Annotated, read
+from qpipe_plugins.samples.labelled_files import check_disjoint, find, spread
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -25,9 +25,9 @@ def coco(
     std: float | list[float],
     calibration: Path | None = None,
     fit: Literal["stretch", "letterbox"] = "stretch",
-    layout: pictures.Layout = "NCHW",
-    colours: pictures.Colours = "RGB",
-    dtype: pictures.Fed = "float32",
+    layout: picture_files.Layout = "NCHW",
+    colours: picture_files.Colours = "RGB",
+    dtype: picture_files.Fed = "float32",
     calibrate: int = 256,
     evaluate: int | None = None,
 ) -> Dataset:
@@ -45,26 +45,34 @@ def coco(
     if calibration is None:
         chosen, rest = _split(everything, calibrate, annotations)
     else:
-        found = find("coco", "image", pictures.SUFFIXES, calibration)
-        chosen = [Annotated(each.file, each.name) for each in spread("coco", "image", found, calibrate)]
+        found = find("coco", "image", picture_files.SUFFIXES, calibration)
+        chosen = [
+            Annotated(each.file, each.name) for each in spread("coco", "image", found, calibrate)
+        ]
         rest = everything
     scored = spread("coco", "image", rest, evaluate)
     files = [[each.file for each in part] for part in (chosen, scored)]
-    pictures.check_readable("coco", [*files[0], *files[1]])
+    picture_files.check_readable("coco", [*files[0], *files[1]])
     check_disjoint("coco", *files)
-    how = pictures.preprocessing("coco", mean, std, layout, dtype)
-    place = pictures.letterbox if fit == "letterbox" else pictures.stretch
+    how = picture_files.preprocessing("coco", mean, std, layout, dtype)
+    place = picture_files.letterbox if fit == "letterbox" else picture_files.stretch
     room = (size, size) if isinstance(size, int) else size
 
     def stream(part: Sequence[Annotated]) -> Iterator[Sample]:
-        for each, image in pictures.decoded("coco", part, _read):
+        for each, image in picture_files.decoded("coco", part, _read):
             placed = place(image, room)
-            yield Sample(each.name, {"image": pictures.pixels(placed.image, colours)}, _target(each, placed))
+            yield Sample(
+                each.name,
+                {"image": picture_files.pixels(placed.image, colours)},
+                _target(each, placed),
+            )
 
     return Dataset(stream(chosen), stream(scored), {"image": how}, classes)
 
 
-def _split(everything: list[Annotated], calibrate: int, annotations: Path) -> tuple[list[Annotated], list[Annotated]]:
+def _split(
+    everything: list[Annotated], calibrate: int, annotations: Path
+) -> tuple[list[Annotated], list[Annotated]]:
     if calibrate >= len(everything):
         has = f"{annotations} has {len(everything)} images, calibrate takes {calibrate} and leaves none to evaluate"
         raise StageError(f"coco: {has}; set a smaller calibrate, or a folder calibration")
@@ -74,7 +82,7 @@ def _split(everything: list[Annotated], calibrate: int, annotations: Path) -> tu
 
 
 def _read(each: Annotated) -> Image:
-    image = pictures.upright(each.file, each.size)
+    image = picture_files.upright(each.file, each.size)
     if each.size is not None and image.size != each.size:
         said, there = (f"{width} x {height}" for width, height in (each.size, image.size))
         raise StageError(
@@ -83,10 +91,11 @@ def _read(each: Annotated) -> Image:
     return image
 
 
-def _target(each: Annotated, placed: pictures.Placed) -> dict[str, list[Any]]:
+def _target(each: Annotated, placed: picture_files.Placed) -> dict[str, list[Any]]:
     boxes = []
     for x, y, width, height in each.boxes:
-        left, top = x * placed.across + placed.left, y * placed.down + placed.top
+        left = x * placed.across + placed.left
+        top = y * placed.down + placed.top
         boxes.append([left, top, left + width * placed.across, top + height * placed.down])
     crowds = {"iscrowd": each.crowds} if any(each.crowds) else {}
     return {"boxes": boxes, "labels": each.labels, **crowds}

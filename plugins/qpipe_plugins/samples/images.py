@@ -8,8 +8,16 @@ from typing import TYPE_CHECKING, Literal
 
 from qpipe.errors import StageError
 from qpipe.types import Dataset, Sample
-from qpipe_plugins.samples import pictures
-from qpipe_plugins.samples.labelled import Labelled, check_disjoint, class_names, divided, find, spread, target
+from qpipe_plugins.samples import picture_files
+from qpipe_plugins.samples.labelled_files import (
+    Labelled,
+    check_disjoint,
+    class_names,
+    divided,
+    find,
+    spread,
+    target,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -26,9 +34,9 @@ def images(
     size: int | tuple[int, int] = 224,
     resize: int | None = None,
     crop: Literal["center", "none"] = "center",
-    layout: pictures.Layout = "NCHW",
-    colours: pictures.Colours = "RGB",
-    dtype: pictures.Fed = "float32",
+    layout: picture_files.Layout = "NCHW",
+    colours: picture_files.Colours = "RGB",
+    dtype: picture_files.Fed = "float32",
     calibrate: int | None = None,
     evaluate: int | None = None,
 ) -> Dataset:
@@ -44,9 +52,13 @@ def images(
     """
     room = (size, size) if isinstance(size, int) else size
     if crop == "center" and room[0] != room[1]:
-        raise StageError(f"images: size is {list(room)}, which is no square to crop; set crop: none")
+        raise StageError(
+            f"images: size is {list(room)}, which is no square to crop; set crop: none"
+        )
     if crop == "center" and resize is not None and resize < room[0]:
-        raise StageError(f"images: resize is {resize}, less than size {room[0]}; make it at least that")
+        raise StageError(
+            f"images: resize is {resize}, less than size {room[0]}; make it at least that"
+        )
     apart = _find(calibration, calibration_labels) if calibration else None
     everything = rest = _find(evaluation, evaluation_labels)
     if apart is None:
@@ -55,26 +67,30 @@ def images(
         chosen = spread("images", "image", apart, calibrate)
     scored = spread("images", "image", rest, evaluate)
     files = [[each.file for each in part] for part in (chosen, scored)]
-    pictures.check_readable("images", [*files[0], *files[1]])
+    picture_files.check_readable("images", [*files[0], *files[1]])
     check_disjoint("images", *files)
-    classes = class_names(everything)  # of all: a class keeps its number however few images are taken
-    how = pictures.preprocessing("images", mean, std, layout, dtype)
+    classes = class_names(
+        everything
+    )  # of all: a class keeps its number however few images are taken
+    how = picture_files.preprocessing("images", mean, std, layout, dtype)
 
     def stream(part: Sequence[Labelled]) -> Iterator[Sample]:
-        for each, image in pictures.decoded("images", part, lambda item: pictures.upright(item.file)):
-            array = pictures.pixels(_fitted(image, room, resize, crop), colours)
+        for each, image in picture_files.decoded(
+            "images", part, lambda item: picture_files.upright(item.file)
+        ):
+            array = picture_files.pixels(_fitted(image, room, resize, crop), colours)
             yield Sample(each.name, {"image": array}, target(each, classes))
 
     return Dataset(stream(chosen), stream(scored), {"image": how}, classes)
 
 
 def _find(folder: Path, labels: Path | None) -> list[Labelled]:
-    return find("images", "image", pictures.SUFFIXES, folder, labels)
+    return find("images", "image", picture_files.SUFFIXES, folder, labels)
 
 
 def _fitted(image: Image, size: tuple[int, int], resize: int | None, crop: str) -> Image:
     if crop == "none":
-        return pictures.stretch(image, size).image
+        return picture_files.stretch(image, size).image
     if resize is None and image.size == size:
         return image
-    return pictures.crop(image, size[0], resize or size[0])
+    return picture_files.crop(image, size[0], resize or size[0])

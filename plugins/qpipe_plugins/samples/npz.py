@@ -13,9 +13,11 @@ import numpy as np
 
 from qpipe.errors import StageError, suggest
 from qpipe.types import Array, Dataset, Preprocessing, Sample
-from qpipe_plugins.samples.labelled import find, spread
+from qpipe_plugins.samples.labelled_files import find, spread
 
-Type = Literal["float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "bool"]
+Type = Literal[
+    "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "bool"
+]
 Numbers = float | list[float]
 HOW = "numpy.savez(file, name=array)"
 Row = tuple[str, dict[str, Array]]  # a sample's id and arrays
@@ -48,16 +50,24 @@ def npz(
     first = next(rows)
     names = inputs or sorted(set(first[1]) - set(targets))
     if not names:
-        raise StageError(f"npz: {calibration} has no array besides the target; save the network's inputs there")
+        raise StageError(
+            f"npz: {calibration} has no array besides the target; save the network's inputs there"
+        )
     _check_inputs(first, names, f"npz: {calibration}", targets)
     for option, value in {"mean": mean, "std": std, "layout": layout, "dtype": dtype}.items():
         for name in sorted(set(value or {}) - set(names)):
-            raise StageError(f"npz: {option} is given for '{name}', which is no input; {suggest(name, names)}")
+            raise StageError(
+                f"npz: {option} is given for '{name}', which is no input; {suggest(name, names)}"
+            )
     how = {}
     for name in names:
-        settings = {key: each[name] for key, each in (("mean", mean), ("std", std)) if each and name in each}
+        settings = {
+            key: each[name] for key, each in (("mean", mean), ("std", std)) if each and name in each
+        }
         kind = (dtype or {}).get(name)
-        how[name] = _preprocessing(name, first[1][name], settings, (layout or {}).get(name, "none"), kind)
+        how[name] = _preprocessing(
+            name, first[1][name], settings, (layout or {}).get(name, "none"), kind
+        )
 
     def stream(part: Iterator[Row], where: Path, wanted: Sequence[str]) -> Iterator[Sample]:
         for identity, arrays in part:
@@ -65,15 +75,23 @@ def npz(
             yield Sample(identity, {name: arrays[name] for name in names}, _target(arrays, target))
 
     return Dataset(
-        stream(chain([first], rows), calibration, ()), stream(_rows(evaluation, evaluate), evaluation, targets), how
+        stream(chain([first], rows), calibration, ()),
+        stream(_rows(evaluation, evaluate), evaluation, targets),
+        how,
     )
 
 
 def _preprocessing(
-    name: str, array: Array, settings: Mapping[str, Numbers], layout: Literal["NCHW", "none"], dtype: str | None
+    name: str,
+    array: Array,
+    settings: Mapping[str, Numbers],
+    layout: Literal["NCHW", "none"],
+    dtype: str | None,
 ) -> Preprocessing:
     if settings and dtype not in (None, "float32"):
-        raise StageError(f"npz: input '{name}' has mean or std and dtype {dtype}; these make it float32")
+        raise StageError(
+            f"npz: input '{name}' has mean or std and dtype {dtype}; these make it float32"
+        )
     numbers = {}
     for option, value in settings.items():
         numbers[option] = tuple(map(float, value)) if isinstance(value, list) else (float(value),)
@@ -82,25 +100,37 @@ def _preprocessing(
             raise StageError(
                 f"npz: {option} of input '{name}' is {value}; give one number, or {last} for its last axis"
             )
-    return Preprocessing(**numbers, layout=layout, dtype="float32" if settings else dtype or array.dtype.name)
+    return Preprocessing(
+        **numbers, layout=layout, dtype="float32" if settings else dtype or array.dtype.name
+    )
 
 
 def _check_inputs(
-    row: Row, wanted: Sequence[str], where: str, targets: Sequence[str], model: Mapping[str, Array] | None = None
+    row: Row,
+    wanted: Sequence[str],
+    where: str,
+    targets: Sequence[str],
+    model: Mapping[str, Array] | None = None,
 ) -> None:
     """StageError where the sample lacks an array, or an input is no number or of another type than in `model`."""
     identity, arrays = row
     for name in wanted:
         if name not in arrays:
-            raise StageError(f"{where}: sample '{identity}' has no array '{name}'; {suggest(name, arrays)}")
+            raise StageError(
+                f"{where}: sample '{identity}' has no array '{name}'; {suggest(name, arrays)}"
+            )
         kind = arrays[name].dtype
         if name in targets:
             continue
         if kind.kind not in "biuf":
-            raise StageError(f"{where}: input '{name}' of sample '{identity}' is of type {kind}; save numbers")
+            raise StageError(
+                f"{where}: input '{name}' of sample '{identity}' is of type {kind}; save numbers"
+            )
         if model is not None and kind != model[name].dtype:
             is_not = f"is {kind}, the first of calibration {model[name].dtype}"
-            raise StageError(f"{where}: input '{name}' of sample '{identity}' {is_not}; save all in one type")
+            raise StageError(
+                f"{where}: input '{name}' of sample '{identity}' {is_not}; save all in one type"
+            )
 
 
 def _target(arrays: Mapping[str, Array], target: str | dict[str, str] | None) -> Any:
@@ -122,7 +152,9 @@ def _rows(path: Path, count: int | None) -> Iterator[Row]:
     lengths = {name: len(array) if array.ndim else None for name, array in arrays.items()}
     if len(set(lengths.values())) != 1 or None in lengths.values():
         said = ", ".join(f"'{name}' {list(array.shape)}" for name, array in arrays.items())
-        raise StageError(f"npz: {path}: arrays are {said}; all must have the samples along axis 0, and as many")
+        raise StageError(
+            f"npz: {path}: arrays are {said}; all must have the samples along axis 0, and as many"
+        )
     (length,) = set(lengths.values())
     if not length:
         raise StageError(f"npz: {path} has no samples; save at least one")
@@ -135,10 +167,14 @@ def _load(file: Path) -> dict[str, Array]:
         with file.open("rb") as stream:  # numpy would leave a file that is no archive open
             opened = np.load(stream, allow_pickle=False)
             if not isinstance(opened, np.lib.npyio.NpzFile):
-                raise StageError(f"npz: {file} is a single array without a name; save it with {HOW}")
+                raise StageError(
+                    f"npz: {file} is a single array without a name; save it with {HOW}"
+                )
             arrays = {name: _array(file, opened, name) for name in opened.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StageError(f"npz: {file} cannot be read: {_line(error)}; save it with {HOW}") from error
+        raise StageError(
+            f"npz: {file} cannot be read: {_line(error)}; save it with {HOW}"
+        ) from error
     if not arrays:
         raise StageError(f"npz: {file} holds no array; save it with {HOW}")
     return arrays
@@ -149,7 +185,9 @@ def _array(file: Path, opened: np.lib.npyio.NpzFile, name: str) -> Array:
         return np.asarray(opened[name])
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
         hint = "save it again, as numbers: nothing is unpickled"
-        raise StageError(f"npz: {file}: array '{name}' cannot be read: {_line(error)}; {hint}") from error
+        raise StageError(
+            f"npz: {file}: array '{name}' cannot be read: {_line(error)}; {hint}"
+        ) from error
 
 
 def _line(error: Exception) -> str:

@@ -33,7 +33,9 @@ class Spectra:
 
     def __post_init__(self) -> None:
         if not 0 < self.window <= self.n_fft or self.hop < 1:
-            raise StageError(f"wav: window {self.window} and hop {self.hop} must be above 0, and window at most n_fft")
+            raise StageError(
+                f"wav: window {self.window} and hop {self.hop} must be above 0, and window at most n_fft"
+            )
         if not 0 <= self.fmin < self.fmax <= self.rate / 2:
             raise StageError(
                 f"wav: fmin {self.fmin:g} and fmax {self.fmax:g} must lie in order from 0 to {self.rate / 2:g}"
@@ -50,8 +52,12 @@ class Spectra:
         lowest, highest = _mel(np.array([self.fmin, self.fmax]), self.scale).tolist()
         points = _hertz(np.linspace(lowest, highest, self.mels + 2), self.scale)
         bins = np.arange(self.n_fft // 2 + 1) * (self.rate / self.n_fft)
-        low, peak, high = points[:-2, np.newaxis], points[1:-1, np.newaxis], points[2:, np.newaxis]
-        heights = np.maximum(0, np.minimum((bins - low) / (peak - low), (high - bins) / (high - peak)))
+        low = points[:-2, np.newaxis]
+        peak = points[1:-1, np.newaxis]
+        high = points[2:, np.newaxis]
+        heights = np.maximum(
+            0, np.minimum((bins - low) / (peak - low), (high - bins) / (high - peak))
+        )
         return np.asarray(heights * (2 / (high - low)) if self.scale == "slaney" else heights)
 
     def log_mel(self, sound: NDArray[np.float32]) -> Floats:
@@ -60,7 +66,9 @@ class Spectra:
         if self.center:
             samples = np.pad(samples, self.window // 2, mode="reflect")
         if len(samples) < self.window:
-            raise StageError(f"wav: {len(samples)} samples are no window of {self.window}; set more seconds")
+            raise StageError(
+                f"wav: {len(samples)} samples are no window of {self.window}; set more seconds"
+            )
         frames = np.lib.stride_tricks.sliding_window_view(samples, self.window)[:: self.hop]
         hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(self.window) / self.window)
         spectra = np.abs(np.fft.rfft(frames * hann, self.n_fft)) ** self.power
@@ -69,7 +77,8 @@ class Spectra:
 
     def mfcc(self, sound: NDArray[np.float32], coefficients: int) -> Floats:
         """[frames, coefficients]: the orthonormal cosine transform (DCT-II) of the log-mel spectra."""
-        order, place = np.arange(coefficients)[:, np.newaxis], np.arange(self.mels) + 0.5
+        order = np.arange(coefficients)[:, np.newaxis]
+        place = np.arange(self.mels) + 0.5
         cosines = np.cos(np.pi / self.mels * order * place) * np.sqrt(2 / self.mels)
         cosines[0] /= np.sqrt(2)
         return np.asarray(self.log_mel(sound) @ cosines.T)
@@ -79,7 +88,11 @@ def _mel(hertz: Floats, scale: str) -> Floats:
     if scale == "htk":
         return np.asarray(2595 * np.log10(1 + hertz / 700))
     # Slaney's Auditory Toolbox (1998): linear up to 1 kHz, 15 mel; then 27 logarithmic steps for each factor of 6.4
-    return np.where(hertz < 1000, hertz * 3 / 200, 15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / np.log(6.4))
+    return np.where(
+        hertz < 1000,
+        hertz * 3 / 200,
+        15 + 27 * np.log(np.maximum(hertz, 1000) / 1000) / np.log(6.4),
+    )
 
 
 def _hertz(mel: Floats, scale: str) -> Floats:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from qpipe.errors import StageError
 from qpipe.types import Array, Dataset, Preprocessing, Sample
-from qpipe_plugins.samples.labelled import (
+from qpipe_plugins.samples.labelled_files import (
     Labelled,
     check_disjoint,
     class_names,
@@ -21,8 +21,8 @@ from qpipe_plugins.samples.labelled import (
     spread,
     target,
 )
-from qpipe_plugins.samples.sound import read_sound
 from qpipe_plugins.samples.spectra import Spectra
+from qpipe_plugins.samples.wav_file import read_sound
 
 Layout = Literal["T", "CT", "TC", "TF", "CTF", "TFC", "FT", "CFT"]
 
@@ -70,7 +70,8 @@ def wav(
     if seconds * rate < 1 or not std or not 0 < coefficients <= mels:
         given = f"seconds {seconds:g}, rate {rate}, std {std:g}, coefficients {coefficients} of {mels} mels"
         raise StageError(f"wav: {given}; all must be above 0, and no more coefficients than mels")
-    spectra, length = None, round(seconds * rate)
+    spectra = None
+    length = round(seconds * rate)
     if features != "none":
         triangles = mels, fmin, fmax or rate / 2, scale
         spectra = Spectra(rate, n_fft, window or n_fft, hop, *triangles, power, center, log, offset)
@@ -91,12 +92,16 @@ def wav(
         return found.astype(np.float32)
 
     def stream(part: Sequence[Labelled]) -> Iterator[Sample]:
-        read = read_each("wav", "file", part, lambda each: _sound(each.file, rate), (OSError, ValueError))
+        read = read_each(
+            "wav", "file", part, lambda each: _sound(each.file, rate), (OSError, ValueError)
+        )
         for each, sound in read:
             fitted = np.pad(sound[:length], (0, max(0, length - len(sound))))
             yield Sample(each.name, {"audio": _arranged(hear(fitted), axes)}, target(each, classes))
 
-    return Dataset(stream(chosen), stream(scored), {"audio": Preprocessing((mean,), (std,))}, classes)
+    return Dataset(
+        stream(chosen), stream(scored), {"audio": Preprocessing((mean,), (std,))}, classes
+    )
 
 
 def _find(folder: Path, labels: Path | None) -> list[Labelled]:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.amounts import Count
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
+from qpipe.stages.bounds import Count
 from qpipe.types import Array, Progress
-from qpipe_plugins.transform.chains import Chain, chains
-from qpipe_plugins.transform.limits import limit
+from qpipe_plugins.transform.layer_chains import Chain, chains
+from qpipe_plugins.transform.scaling_limits import limit
 
 
 def equalize(
@@ -36,7 +36,9 @@ def equalize(
     for _ in range(iterations):
         if max((_rescale(chain) for chain in found), default=0.0) < 1e-3:
             break
-    for layer in {id(layer): layer for chain in found for layer in (*chain.producers, *chain.consumers)}.values():
+    for layer in {
+        id(layer): layer for chain in found for layer in (*chain.producers, *chain.consumers)
+    }.values():
         layer.store()
     return model
 
@@ -47,10 +49,12 @@ def _rescale(chain: Chain) -> float:
     behind = _joint(layer.input_ranges() for layer in chain.consumers)
     alive = (before > 0) & (behind > 0)  # a dead channel has no best factor
     factors = np.ones(len(before))
-    least, most = np.broadcast_to(chain.least, alive.shape)[alive], np.broadcast_to(chain.most, alive.shape)[alive]
+    least = np.broadcast_to(chain.least, alive.shape)[alive]
+    most = np.broadcast_to(chain.most, alive.shape)[alive]
     if alive.any():
         factors[alive] = _best(before[alive], behind[alive], least, most)
-    chain.least, chain.most = chain.least / factors, chain.most / factors
+    chain.least = chain.least / factors
+    chain.most = chain.most / factors
     for layer in chain.producers:
         layer.scale_outputs(1 / factors)
     for layer in chain.consumers:
@@ -68,11 +72,14 @@ def _best(before: Array, behind: Array, least: Array, most: Array) -> Array:
     if not (least > 0).any() and np.isinf(most).all():
         balanced: Array = np.sqrt(before / behind)
         return balanced
-    low, high = float((before / most).max()), float((before * behind).max() / max((behind * least).max(), 1e-30))
+    low = float((before / most).max())
+    high = float((before * behind).max() / max((behind * least).max(), 1e-30))
     first = low if low >= high else float(np.sqrt(max(low, high / 1e3) * high))
     needed = np.maximum(least, before / first)
     second = float((behind * needed).max())
-    factors: Array = np.sqrt(before / first * second / behind).clip(needed, np.minimum(most, second / behind))
+    factors: Array = np.sqrt(before / first * second / behind).clip(
+        needed, np.minimum(most, second / behind)
+    )
     return factors
 
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.amounts import Bits, Count, Share
 from qpipe.quant.graph import constant, replace_constant
-from qpipe.samples import Samples
+from qpipe.samples.store import Samples
+from qpipe.stages.bounds import Bits, Count, Share
 from qpipe.types import Array, Progress
-from qpipe_plugins.transform.chains import CHANNELWISE, Chain, Layer, chains
-from qpipe_plugins.transform.limits import limit
+from qpipe_plugins.transform.layer_chains import CHANNELWISE, Chain, Layer, chains
+from qpipe_plugins.transform.scaling_limits import limit
 
 WORTH = 0.01  # a channel more must narrow a layer's range by this part
 log = logging.getLogger(__name__)
@@ -39,10 +39,20 @@ class Run:
         return {layer for chain in self.chains for layer in (*chain.producers, *chain.consumers)}
 
     def heads(self) -> list[tuple[Layer, Chain]]:
-        return [(layer, chain) for chain in self.chains for layer in chain.producers if not layer.is_depthwise]
+        return [
+            (layer, chain)
+            for chain in self.chains
+            for layer in chain.producers
+            if not layer.is_depthwise
+        ]
 
     def tails(self) -> list[tuple[Layer, Chain]]:
-        return [(layer, chain) for chain in self.chains for layer in chain.consumers if not layer.is_depthwise]
+        return [
+            (layer, chain)
+            for chain in self.chains
+            for layer in chain.consumers
+            if not layer.is_depthwise
+        ]
 
     def behind(self, chain: Chain) -> list[Chain]:
         """The chain, and those that are made of it."""
@@ -88,7 +98,11 @@ def split(
         _apply(run, bits)
     more = sum(int(run.copies.sum()) - len(run.copies) for run in joined)
     grown = 100 * (_size(joined) / before - 1) if before else 0.0
-    log.warning("split: %d channels more, %.1f %% more weights and work in the layers around them", more, grown)
+    log.warning(
+        "split: %d channels more, %.1f %% more weights and work in the layers around them",
+        more,
+        grown,
+    )
     return model
 
 
@@ -98,18 +112,32 @@ def _runs(found: list[Chain]) -> Iterator[Run]:
     takes = {layer: chain for chain in found for layer in chain.consumers}
     left = list(found)
     while left:
-        run, reached = Run([], [], np.zeros(0, np.int64)), [left[0]]
+        run = Run([], [], np.zeros(0, np.int64))
+        reached = [left[0]]
         while reached:
             chain = reached.pop()
             if chain in left:
                 left.remove(chain)
                 run.chains.append(chain)
-                linked = [layer for layer in (*chain.producers, *chain.consumers) if layer.is_depthwise]
-                reached += [other[layer] for layer in linked for other in (gives, takes) if layer in other]
-        run.links = [(x, takes[x], gives[x]) for x in run.layers if x.is_depthwise and x in takes and x in gives]
+                linked = [
+                    layer for layer in (*chain.producers, *chain.consumers) if layer.is_depthwise
+                ]
+                reached += [
+                    other[layer] for layer in linked for other in (gives, takes) if layer in other
+                ]
+        run.links = [
+            (x, takes[x], gives[x])
+            for x in run.layers
+            if x.is_depthwise and x in takes and x in gives
+        ]
         linking = {layer for layer, _, _ in run.links}
         whole = all(len(layer.weight) == 1 or layer in linking for layer in run.layers)
-        single = all(not value.uses() for chain in run.chains for node in chain.passing for value in node.outputs[1:])
+        single = all(
+            not value.uses()
+            for chain in run.chains
+            for node in chain.passing
+            for value in node.outputs[1:]
+        )
         if whole and single and run.heads() and run.tails():
             channels = len(run.heads()[0][0].output_ranges())
             run.copies = np.ones(channels, np.int64)
@@ -123,7 +151,9 @@ def _runs(found: list[Chain]) -> Iterator[Run]:
 def _plan(run: Run, budget: int) -> None:
     """Spend the budget where a channel more narrows some layer's range most."""
     while budget:
-        plans = [(*_best(ranges, run, carried, budget), carried) for ranges, carried in _candidates(run)]
+        plans = [
+            (*_best(ranges, run, carried, budget), carried) for ranges, carried in _candidates(run)
+        ]
         gain, channels, carried = max(plans, key=lambda plan: plan[0])
         if gain < WORTH:
             return
@@ -155,7 +185,9 @@ def _candidates(run: Run) -> Iterator[tuple[Array, list[Chain]]]:
 
 def _best(ranges: Array, run: Run, carried: list[Chain], budget: int) -> tuple[float, list[int]]:
     """The channels to copy, one after the other, that narrow the range most by copy; and how much that is."""
-    copies, whole = run.copies.copy(), ranges * run.copies  # what a channel would be with one copy
+    # what a channel would be with one copy
+    copies = run.copies.copy()
+    whole = ranges * run.copies
     room = np.full(ranges.shape, np.inf)
     for chain in carried:
         room = np.minimum(room, chain.most * run.parts[chain])
@@ -209,11 +241,15 @@ def _widen(chain: Chain, count: int) -> None:
     """Tell the tensors of the chain how many channels they have."""
     for value in chain.tensors:
         if value.shape is not None and len(value.shape) > 1:
-            value.shape = ir.Shape([count if axis == 1 else size for axis, size in enumerate(value.shape)])
+            value.shape = ir.Shape(
+                [count if axis == 1 else size for axis, size in enumerate(value.shape)]
+            )
     for node in chain.passing:
         if node.op_type == "Reshape" and constant(node.inputs[1]) is not None:
             rank = len(node.outputs[0].shape or (1, count))
-            replace_constant(node, 1, np.array([-1 if axis == 1 else 1 for axis in range(rank)], np.int64))
+            replace_constant(
+                node, 1, np.array([-1 if axis == 1 else 1 for axis in range(rank)], np.int64)
+            )
 
 
 def _size(joined: list[Run]) -> int:

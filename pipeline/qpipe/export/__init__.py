@@ -1,0 +1,1 @@
+"""Hand over a build: the bundle of a measured row."""

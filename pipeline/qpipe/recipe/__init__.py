@@ -1,0 +1,1 @@
+"""YAML in, checked objects with file:line out: recipes and inventories."""

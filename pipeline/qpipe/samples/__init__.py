@@ -1,0 +1,1 @@
+"""Samples in a folder, and how they are fed to a network."""

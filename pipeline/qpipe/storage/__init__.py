@@ -1,0 +1,1 @@
+"""The results in SQLite, and the content-addressed cache."""
