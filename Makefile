@@ -3,16 +3,24 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: run test quick test-slow lint fix docs build bench clean
+# two at a time; the tests of one group, which share what is slow to make, in one process
+PARALLEL := -n 2 --dist loadgroup
+# COVERAGE=1 also measures which lines the tests run, processes that they start included
+COVER := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
+
+.PHONY: run test quick coverage test-slow lint fix docs build bench clean
 
 run: $(VENV)/installed
 	$(BIN)/qpipe run recipes/mobilenet_ssd.yaml
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest -n 2 --durations=10
+	$(BIN)/pytest $(PARALLEL) --durations=10 $(COVER)
+
+coverage:
+	$(MAKE) test COVERAGE=1
 
 quick: $(VENV)/installed-dev
-	$(BIN)/pytest -n 2 -m "not slow and not lab"
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not lab"
 
 # all of them, also on virtual boards and through every fault: as root, an hour or two; what is missing here is said
 test-slow: $(VENV)/installed-dev

@@ -12,7 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-pytestmark = pytest.mark.timeout(900)  # a bound for a busy machine; nothing waits for it
+pytestmark = [
+    pytest.mark.timeout(900),
+    pytest.mark.xdist_group("end to end"),
+]  # a bound for a busy machine; nothing waits for it
 ROOT = Path(__file__).parents[1]
 RECIPE = "mobilenet_ssd.yaml"
 QPIPE = Path(sys.executable).parent / "qpipe"

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import ast
 import importlib
+import inspect
+import re
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -95,6 +99,38 @@ def test_every_command_and_each_of_its_options_has_help() -> None:
         left += [(f"{name} {word}", sub) for word, sub in getattr(command, "commands", {}).items()]
         for parameter in command.params:
             assert getattr(parameter, "help", None), f"{name}: {parameter.name}"
+
+
+def commands(group: typer.Typer, prefix: str = "") -> dict[str, Any]:
+    """The function of each command, by the words of the command joined by an underscore."""
+    functions = {}
+    for command in group.registered_commands:
+        name = command.name or command.callback.__name__
+        functions[f"{prefix}{name}"] = command.callback
+    for subgroup in group.registered_groups:
+        name = f"{prefix}{subgroup.name}"
+        if subgroup.typer_instance.registered_callback:
+            functions[name] = subgroup.typer_instance.registered_callback.callback
+        functions |= commands(subgroup.typer_instance, f"{name}_")
+    return functions
+
+
+def test_every_command_has_a_file_of_its_own_with_its_signature_and_body() -> None:
+    from qpipe.cli.app import app
+
+    functions = commands(app)
+    assert {"run", "runs", "runs_tag", "devices_add", "cache_clean"} <= functions.keys()
+    for name, function in functions.items():
+        file = ROOT / "pipeline/qpipe/cli" / f"{name}.py"
+        assert inspect.getsourcefile(function) == str(file)
+        assert function.__name__ == name
+        (definition,) = ast.parse(inspect.getsource(function)).body
+        assert isinstance(definition, ast.FunctionDef)
+        body = definition.body[1:]  # after the docstring
+        statements = [node for node in body if not isinstance(node, ast.ImportFrom | ast.Import)]
+        forwards = len(statements) == 1 and isinstance(statements[0], ast.Expr | ast.Return)
+        assert statements, name
+        assert not forwards, f"{name} only forwards to another function"
 
 
 def test_every_stage_and_device_says_what_it_does() -> None:
@@ -203,3 +239,111 @@ def test_the_wheel_holds_three_packages_the_recipes_and_nothing_else(tmp_path: P
     assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} <= inside
     assert {"qpipe/py.typed", "qpipe_plugins/py.typed", "qpipe_devices/py.typed"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
+
+
+# ---- the map, the words, the files
+
+
+def core_rooms() -> set[str]:
+    """The packages and modules of the core by name, but for its `__init__`."""
+    entries = (ROOT / "pipeline" / "qpipe").iterdir()
+    names = {path.stem for path in entries if path.is_dir() or path.suffix == ".py"}
+    return {name for name in names if not name.startswith("__") and name != "py"}
+
+
+def test_the_map_shows_every_room_of_the_core_and_no_other() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    table = text.partition("## The rooms of the engine")[2].partition("\n## ")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    shown = [line.split("`")[1] for line in rows]
+    assert sorted(shown) == sorted(core_rooms())
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
+    layers = next(
+        contract["layers"] for contract in contracts if contract.get("containers") == ["qpipe"]
+    )
+    floors = {room: floor for floor, layer in enumerate(layers) for room in layer.split(" | ")}
+    assert [floors[room] for room in shown] == sorted(floors[room] for room in shown)
+
+
+def test_every_file_that_the_documents_name_is_there() -> None:
+    for document in ("docs/architecture.md", "CONTRIBUTING.md"):
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for name in re.findall(r"`([\w./-]+(?:\.(?:py|md|toml)|/))`", text):
+            places = [ROOT / name, ROOT / "pipeline" / "qpipe" / name, ROOT / "devices" / name]
+            assert any(place.exists() for place in places), f"{document}: {name}"
+
+
+FORBIDDEN_WORDS = {
+    "session", "manager", "handler", "helper", "helpers", "util", "utils", "processor", "context", "artifact", "impl",
+}  # fmt: skip
+# terms of other libraries: ONNX Runtime's session, the kernel's context switches, pluggy's manager, urllib's handler
+ALLOWED_NAMES = {
+    "open_session", "_open_session", "Session", "session_options", "context_switches", "_plugin_manager",
+    "_DigestAuthHandler",
+}  # fmt: skip
+
+
+def words_of(name: str) -> set[str]:
+    """The words of a name in snake case or camel case, in lower case."""
+    return {word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", name)}
+
+
+def definitions(path: Path) -> list[tuple[str, ast.AST]]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    return [(node.name, node) for node in ast.walk(tree) if isinstance(node, kinds)]
+
+
+def test_no_class_function_or_file_has_a_word_that_says_nothing() -> None:
+    found = []
+    for path in SOURCES:
+        names = [path.stem, *(name for name, _ in definitions(path))]
+        found += [
+            f"{path}: {name}"
+            for name in names
+            if words_of(name) & FORBIDDEN_WORDS and name not in ALLOWED_NAMES
+        ]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "root", ["pipeline/qpipe", "plugins/qpipe_plugins", "devices/qpipe_devices"]
+)
+def test_files_and_classes_of_one_name_hold_one_thing(root: str) -> None:
+    paths = [
+        path for path in SOURCES if path.is_relative_to(ROOT / root) and path.stem != "__init__"
+    ]
+    # a command's file is named as the command
+    stems = [path.stem for path in paths if "cli" not in path.parts]
+    assert not {stem for stem in stems if stems.count(stem) > 1}
+    classes = [
+        name
+        for path in paths
+        for name, node in definitions(path)
+        if isinstance(node, ast.ClassDef) and not name.startswith("_")
+    ]
+    assert not {name for name in classes if classes.count(name) > 1}
+
+
+def test_functions_are_not_all_called_read_or_run() -> None:
+    for path in SOURCES:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for outer in ast.walk(tree):
+            if isinstance(outer, ast.FunctionDef):
+                inner = {
+                    node.name
+                    for node in ast.walk(outer)
+                    if isinstance(node, ast.FunctionDef) and node is not outer
+                }
+                assert not inner & {"run", "read"}, f"{path}: {outer.name}"
+    top_level = [
+        node.name
+        for path in SOURCES
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef)
+    ]
+    for name in ("read", "run"):
+        assert top_level.count(name) <= 2, (
+            f"{name} is the name of {top_level.count(name)} functions"
+        )

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from qpipe.engine import cache_keys, plan
-from qpipe.errors import LONGEST, QpipeError
+from qpipe.errors import LONGEST_LINE, QpipeError
 from qpipe.recipe import recipe, stage_call
 from qpipe.stages import options, registry
 
@@ -38,7 +38,7 @@ ODD = (
     "[null]", "{null: null}", "{'': ''}", "{a: {b: {c: d}}}", "[1, 'a', null]", "{1: 2}", "{a: 1, a: 2}",
     "[latency, latency]", "{symmetric: {bits: 8}}", "{onnx: {}}", "{onnx: {path: .}}", "symmetric", "equalize",
     "compensate", "histogram", "latency", "onnxruntime", "ssd_boxes", "local", "board", "min",
-    "{value: 1, tolerance: -1}", "{value: .nan, tolerance: .inf}", "{images: {}}", "{scenes: {calibrate: 0}}",
+    "{value: 1, tolerance: -1}", "{value: .nan, tolerance: .inf}", "{images: {}}", "{scenes: {calibration_count: 0}}",
     "!!binary aGk=", "!!set {a}",
     "!!omap [a: 1]", "!!pairs [a: 1]", "!!timestamp x", "!!float x", "!!null x", "!!int '1_'", "!!float '1:'",
 )  # fmt: skip
@@ -192,12 +192,10 @@ def planned(
         monkeypatch.setattr(
             module, "options", remembered(options.options, lambda function: function)
         )
-    for name, known_by in (
-        ("code", attrgetter("function")),
-        ("package", attrgetter("function")),
-        ("digest", str),
-    ):
-        monkeypatch.setattr(cache_keys, name, remembered(getattr(cache_keys, name), known_by))
+    for name, digested in (("stage_code", cache_keys), ("driver_code", plan)):
+        known = remembered(getattr(digested, name), attrgetter("function"))
+        monkeypatch.setattr(digested, name, known)
+    monkeypatch.setattr(cache_keys, "digest", remembered(cache_keys.digest, str))
     monkeypatch.delenv("QPIPE_NOT_SET", raising=False)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
@@ -210,7 +208,7 @@ def planned(
     def load(path: Path, settings: Mapping[str, str]) -> plan.Plan:
         loaded, _ = recipe.load(path, settings)
         assert loaded.digest
-        return plan.make(loaded, [board])
+        return plan.make_plan(loaded, [board])
 
     return load
 
@@ -231,7 +229,7 @@ def test_a_damaged_recipe_is_a_recipe_or_one_line_of_ours_at_once(
         except QpipeError as error:
             said = str(error)
             assert said.isprintable(), f"seed {seed}: {said!r}\n{raw!r}"
-            assert len(said) <= LONGEST, f"seed {seed}: {said!r}\n{raw!r}"
+            assert len(said) <= LONGEST_LINE, f"seed {seed}: {said!r}\n{raw!r}"
         except Exception as error:
             raise AssertionError(f"seed {seed}:\n{raw.decode('utf-8', 'replace')}") from error
         spent = time.process_time() - began

@@ -16,7 +16,7 @@ from models import conv_net, run
 from qpipe.compare import evidence, measured_rows
 from qpipe.storage.results import Store
 
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("own metric")]
 COUNT = 24
 T_23 = 2.0686576  # Student's t, 97.5 %, 23 degrees of freedom
 METRIC = '''
@@ -44,7 +44,7 @@ SAMPLES = '''
 import numpy as np
 import qpipe
 
-def noise(*, evaluate: int = 24) -> qpipe.Dataset:
+def noise(*, evaluation_count: int = 24) -> qpipe.Dataset:
     """Draw noise of different loudness."""
     def draw(part, count):
         random = np.random.default_rng(len(part))
@@ -52,7 +52,7 @@ def noise(*, evaluate: int = 24) -> qpipe.Dataset:
             loud = 1 + 3 * random.random()
             yield qpipe.Sample(f"{part}{i}", {"image": (loud * random.normal(size=(3, 16, 16))).astype(np.float32)})
 
-    return qpipe.Dataset(draw("c", 16), draw("ev", evaluate), {"image": qpipe.Preprocessing()})
+    return qpipe.Dataset(draw("c", 16), draw("ev", evaluation_count), {"image": qpipe.Preprocessing()})
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:

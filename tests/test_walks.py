@@ -21,7 +21,7 @@ from PIL import Image
 
 import learned
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.xdist_group("walks"), pytest.mark.slow, pytest.mark.timeout(300)]
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 RTN, MISCOUNT = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
 MY_NET = next(
@@ -148,7 +148,7 @@ def test_a_classifier_and_folders_of_pictures_come_to_a_front(with_pictures: Pat
         {"- latency\n": f"- {QUICK}\n", "builds:\n": "  int2: [{symmetric: {bits: 2}}]\nbuilds:\n"},
     )
     looked = qpipe("samples", "recipe.yaml", at=with_pictures)
-    assert "float puts the label first" in looked
+    assert "float ranks the label first" in looked
     printed = qpipe(
         "run", "recipe.yaml", "--only", "int8-channel", "--only", "int2", at=with_pictures
     )
@@ -184,7 +184,7 @@ def my_net(with_pictures: Path, tmp_path: Path) -> Path:
 
 def test_the_recipe_and_the_plugin_of_the_readme_run(my_net: Path) -> None:
     # compensated it would be the only one on the front: small, and as exact
-    edit(my_net / "recipe.yaml", {"levels: additive}}, compensate]": "levels: power_of_two}}]"})
+    edit(my_net / "recipe.yaml", {"levels: apot}}, compensate]": "levels: pot}}]"})
     printed = qpipe("run", "recipe.yaml", "--only", "mine", "--only", "log4", at=my_net)
     found = check_front(my_net, printed, {"latency_ms", "agreement"})
     assert (

@@ -125,7 +125,7 @@ def test_the_recipe_that_is_spoilt_here_is_good(qpipe: Spoilt) -> None:
 # ---- the recipe's text: (what is replaced, by what, what is said)
 
 KEYS = ", ".join(recipe.KEYS)
-UNFIT = "not a directory; give another place, or check its permissions"
+UNFIT = "not a directory; give another path, or check its permissions"
 BOMB = "&a [x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join(9 * [f'*{old}'])}]\n" for old, new in ("ab", "bc", "cd", "de", "ef")
 )
@@ -149,8 +149,8 @@ TEXTS: dict[str, tuple[str, str, str]] = {
     "an unknown samples stage": ("{images:", "{image:", "recipe.yaml:2: no plugin offers samples 'image'; "
                                  "did you mean 'images'?"),
     "an unknown option": ("[symmetric]", "[{symmetric: {bit: 8}}]", "recipe.yaml:7: quantize symmetric: unknown option "
-                          "'bit'; it takes bits, granularity, range, bits_first, bits_last, bits_depthwise, "
-                          "activations, percentile, exclude"),
+                          "'bit'; it takes bits, granularity, weight_range, bits_first, bits_last, bits_depthwise, "
+                          "activation_range, percentile, exclude"),
     "an option of the wrong type": ("[symmetric]", "[{symmetric: {bits: many}}]", "recipe.yaml:7: quantize symmetric: "
                                     "option 'bits' is 'many'; give a whole number or null"),
     "an unknown device": ("[board]", "[bord]", "devices.yaml: no device 'bord'; did you mean 'board'?; "
@@ -175,12 +175,12 @@ TEXTS: dict[str, tuple[str, str, str]] = {
                                       f"recipe.yaml:8: build name '/etc/x' {NAMES}"),
     "a device's name that is a path": ("[board]", "[../board]", f"recipe.yaml:9: device name '../board' {NAMES}"),
     "no such model": ("m.onnx", "n.onnx", "recipe.yaml:4: import onnx: option 'path': no such file or folder: n.onnx; "
-                      "give one that exists, relative to the recipe (with --set, to the working directory)"),
+                      "give an existing path, relative to the recipe (with --set, to the working directory)"),
     "no such folder": ("evaluation: evaluation", "evaluation: eval", "recipe.yaml:2: samples images: option "
                        "'evaluation': no such file or folder: eval; "
-                       "give one that exists, relative to the recipe (with --set, to the working directory)"),
+                       "give an existing path, relative to the recipe (with --set, to the working directory)"),
     "the whole machine": ("evaluation: evaluation", "evaluation: /", "recipe.yaml:2: samples images: option "
-                          "'evaluation' is '/', the whole machine; give a folder in it"),
+                          "'evaluation' is '/', the root of the file system; give a folder in it"),
     "no such plugin": ("name: r", "name: r\nplugins: [mine.py]", "recipe.yaml:2: no such plugin file 'mine.py'; "
                        "give the path of a Python file, relative to the recipe"),
 }  # fmt: skip
@@ -246,7 +246,7 @@ LINES = {
     "plan .": ".: cannot be read: [Errno 21] Is a directory: '.'; give a YAML file in UTF-8",
     "plan m.onnx": r"m\.onnx: cannot be read: 'utf-8' codec can't decode byte .*; give a YAML file in UTF-8",
     "plan /dev/zero": "/dev/zero: longer than 1000000 characters; give a YAML file",
-    "plan recipe.yaml --set x": "--set x: no '='; write --set NAME=VALUE",
+    "plan recipe.yaml --set x": "--set x: '=' is missing; write --set NAME=VALUE",
     "plan recipe.yaml --set x=1": "--set x: no such variable in recipe.yaml; there is none",
     "plan recipe.yaml --only int4": "--only: no scheme 'int4' in recipe.yaml; did you mean 'int8'?",
     "plan recipe.yaml --device ../x": "devices.yaml: no device '../x'; there is board, local; "
@@ -257,8 +257,8 @@ LINES = {
     "plan recipe.yaml --db .": ".: cannot open the database: unable to open database file; "
                                "give a file in a writable folder",
     "plan recipe.yaml --db m.onnx/x.db": r"m.onnx/x.db: cannot open the database: .*; give a file in a writable folder",
-    "plan recipe.yaml --cache m.onnx": f"m.onnx: cannot be the cache: {UNFIT}",
-    "plan recipe.yaml --cache m.onnx/x": f"m.onnx/x: cannot be the cache: {UNFIT}",
+    "plan recipe.yaml --cache m.onnx": f"m.onnx: cannot be used as the cache: {UNFIT}",
+    "plan recipe.yaml --cache m.onnx/x": f"m.onnx/x: cannot be used as the cache: {UNFIT}",
 }  # fmt: skip
 
 
@@ -355,7 +355,7 @@ def nest(path: Path) -> None:
 
 
 NOT_ONNX = "not an ONNX file, or"
-IN_FOLDER = "it must lie in the model's folder"
+IN_FOLDER = "it must be in the model's folder"
 MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), NOT_ONNX),
     "cut short": (lambda path: path.write_bytes(path.read_bytes()[:900]), NOT_ONNX),
@@ -368,7 +368,7 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a weight above": (outside("../secret.bin"), IN_FOLDER),
     "a weight anywhere": (outside("/etc/passwd"), IN_FOLDER),
     "a weight behind a link": (outside("away.bin"), IN_FOLDER),
-    "a weight that is missing": (outside("gone.bin"), "weight 'zero' lies in 'gone.bin', which is missing"),
+    "a weight that is missing": (outside("gone.bin"), "weight 'zero' is in 'gone.bin', which is missing"),
     "a weight that is NaN": (damaged(spoil_weight(np.nan)), "weight 'head_b' holds NaN or infinity"),
     "a weight that is infinite": (damaged(spoil_weight(np.inf)), "weight 'head_b' holds NaN or infinity"),
     "a weight of gigantic size": (damaged(lambda m: m.graph.initializer[0].dims.append(2**40)), "not a valid network"),
@@ -382,7 +382,7 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an opset of none": (damaged(lambda m: setattr(m.opset_import[0], "version", 0)), "domain_version of 0"),
     "four samples at once": (
         damaged(lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 4)),
-        r"input 'image' takes 4 samples at once; qpipe feeds one: shapes: \{image: \[1, 3, 16, 16\]\}, or export it so",
+        r"input 'image' takes 4 samples at once, but must take one; set shapes: \{image: \[1, 3, 16, 16\]\}, or export it so",
     ),
     "an open dimension": (
         damaged(lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[2], "dim_param", "h")),
@@ -478,7 +478,7 @@ def wrong_columns(folder: Path) -> None:
 
 
 SAMPLES: dict[str, tuple[Callable[[Path], None], tuple[str, str], str]] = {
-    "none": (no_pictures, ("", ""), "images: no image in FOLDER/evaluation; put some there"),
+    "none": (no_pictures, ("", ""), "images: no image in FOLDER/evaluation; add at least one"),
     "unreadable among good ones": (unreadable, ("", ""), "images: 2 of 6 images cannot be read: .*broken.*text"),
     "the same in both": (in_both, ("", ""), "images: .*0.png"),
     "labels with wrong columns": (
@@ -582,7 +582,7 @@ def test_a_place_where_nothing_can_be_written(place: str, qpipe: Spoilt) -> None
     if not Path(place).parent.is_dir():
         pytest.skip(f"no {Path(place).parent} here")
     said = qpipe.refused(f"plan recipe.yaml --cache {place}")
-    assert re.fullmatch(rf"{place}.*: .*; give another place, or check its permissions", said), said
+    assert re.fullmatch(rf"{place}.*: .*; give another path, or check its permissions", said), said
     said = qpipe.refused(f"plan recipe.yaml --db {place}/results.db")
     assert re.match(
         f"{place}/results.db: cannot open the database: .*; give a file in a writable folder", said

@@ -1,4 +1,4 @@
-"""The host's side of one conversation with an agent: starts it, asks, listens, and knows when the line is dead."""
+"""The host's side of one conversation with an agent: it starts it, requests, and listens."""
 
 from __future__ import annotations
 
@@ -7,146 +7,193 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
-from typing import IO, Any, get_args
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import IO, Any, NamedTuple, cast, get_args
 
 from qpipe.errors import BusyError, DeviceError, Failure
 from qpipe.types import Process, Transport
 from qpipe_devices import agent_package
 from qpipe_devices.agent import wire
+from qpipe_devices.agent.messages import Greeting
 from qpipe_devices.reconnecting import ConnectionLostError
 
-START_S = 60.0  # a slow board imports numpy in seconds
-LOST = "the connection was lost"
-AGAIN = "run again to continue"
-OTHER_VERSION = "version "  # what is made of the magic of another one
-# what the last line of a Python that could not start the agent may say
-OF_START: Sequence[tuple[str, Failure, str]] = (
-    ("No space left", "no room", "free some there"),
-    ("Disk quota exceeded", "no room", "free some there"),
-    ("Read-only file system", "configuration", "set folder to a place that can be written"),
-    ("Permission denied", "configuration", "set folder to a place that can be written"),
+START_S = 60.0  # a slow board takes seconds to import numpy
+OTHER_VERSION = "version "  # stands before the number where an agent has another magic
+MOST_WAITING = 16  # messages that wait here for their reader; then the device waits
+BEATS = 5  # so many in the time that either side may be silent
+
+
+class Loss(NamedTuple):
+    """Why a conversation ended, and what would help."""
+
+    reason: str
+    fix: str = "run again to continue"
+
+
+CONNECTION_LOST = Loss("the connection was lost")
+
+
+class StartFailure(NamedTuple):
+    """A failure to start the agent, by a phrase in the last line of Python."""
+
+    phrase: str
+    failure: Failure
+    fix: str
+
+
+START_FAILURES = (
+    StartFailure("No space left", "no room", "free some there"),
+    StartFailure("Disk quota exceeded", "no room", "free some there"),
+    StartFailure(
+        "Read-only file system", "configuration", "set folder to a place that can be written"
+    ),
+    StartFailure("Permission denied", "configuration", "set folder to a place that can be written"),
 )
-WINDOW = 16  # messages that wait here for whoever asked; beyond that the device waits
 
 log = logging.getLogger(__name__)
 
 
 class Conversation:
-    """One agent process. One request at a time; messages that belong to an earlier one are skipped."""
+    """One agent process: one request at a time; messages for an earlier request are skipped."""
 
     def __init__(
-        self, name: str, transport: Transport, start: Sequence[str], silence_s: float
+        self, name: str, transport: Transport, start_command: Sequence[str], silence_s: float
     ) -> None:
         self.name = name
         self.silence_s = silence_s
-        self.tail: deque[str] = deque(maxlen=200)
-        self.messages: queue.Queue[wire.Message | None] = queue.Queue(WINDOW)
-        self.heard = time.monotonic()
+        self.last_lines: deque[str] = deque(maxlen=200)  # of the agent's stderr
+        self.messages: queue.Queue[wire.Message | None] = queue.Queue(MOST_WAITING)
+        self.last_message_at = time.monotonic()
         self.sending = threading.Lock()
-        self.ended = threading.Event()
+        self.closed = threading.Event()
         self.last_id = 0
         self.is_lost = False
-        self.process: Process = transport.start(start)
-        targets = (self._listen, self._log, self._beat)
-        self.listener, self.scribe, self.beater = (
-            threading.Thread(target=target, daemon=True) for target in targets
-        )
+        self.process: Process = transport.start(start_command)
+        self.listener = threading.Thread(target=self._listen, daemon=True)
+        self.log_thread = threading.Thread(target=self._forward_log, daemon=True)
+        self.beater = threading.Thread(target=self._beat, daemon=True)
         self.listener.start()
-        self.scribe.start()
+        self.log_thread.start()
         try:
-            hello = self._open(start[0])
+            greeting = self._open(start_command[0])
         except BaseException:
             self.close()
             raise
-        self.root = str(hello["root"])
-        self.incoming = str(hello["incoming"])
+        self.root = str(greeting["root"])
+        self.incoming = str(greeting["incoming"])
         self.beater.start()
 
-    def ask(self, do: str, seconds: float, **fields: Any) -> dict[str, Any]:
-        """The answer to a request that has one answer; DeviceError with the agent's reason, or after `seconds`."""
-        which = self._request(do, fields)
-        end = time.monotonic() + seconds
-        while True:
-            message = self._next(seconds, end=end)
-            if message.fields["id"] == which:
-                return self._checked(message)
+    def request(self, verb: str, seconds: float, **fields: Any) -> dict[str, Any]:
+        """Return the answer to a request that has one answer.
 
-    def stream(self, do: str, seconds: float, **fields: Any) -> Generator[wire.Message]:
-        """The messages that answer a request, each within `seconds`; leaving early cancels it on the device."""
-        which = self._request(do, fields)
-        ended = False
+        Raise DeviceError with the agent's reason, or after `seconds`.
+        """
+        request_id = self._send_request(verb, fields)
+        deadline = time.monotonic() + seconds
+        while True:
+            message = self._next_message(seconds, deadline=deadline)
+            if message.fields["id"] == request_id:
+                return self._checked_fields(message)
+
+    def stream(self, verb: str, seconds: float, **fields: Any) -> Generator[wire.Message]:
+        """Yield the messages that answer a request, each within `seconds`.
+
+        Closing the generator early cancels the request on the device.
+        """
+        request_id = self._send_request(verb, fields)
+        is_complete = False
         try:
             while True:
-                message = self._next(seconds)
-                if message.fields["id"] != which:
+                message = self._next_message(seconds)
+                if message.fields["id"] != request_id:
                     continue
-                ended = bool(message.fields.get("last"))
-                self._checked(message)
-                if ended:
+                is_complete = bool(message.fields.get("last"))
+                self._checked_fields(message)
+                if is_complete:
                     return
                 yield message
         finally:
-            if not ended and not self.is_lost and not self.ended.is_set():
-                self._send({"do": "cancel", "which": which})
+            if not is_complete and not self.is_lost and not self.closed.is_set():
+                self._send({"do": "cancel", "which": request_id})
 
     def close(self) -> None:
         """End the agent, and with it all it started."""
-        self.ended.set()
+        self.closed.set()
         try:
             self.process.stdin.close()
             self.process.wait(0.5 if self.is_lost else 5)
         except (OSError, TimeoutError, EOFError):
             log.debug("%s: the agent did not end by itself", self.name)
         self.process.kill()
-        end = time.monotonic() + 5
-        while self.listener.is_alive() and time.monotonic() < end:
-            self._drain()  # it may be waiting for room
+        deadline = time.monotonic() + 5
+        while self.listener.is_alive() and time.monotonic() < deadline:
+            self._drop_messages()  # the listener may be waiting for room
             self.listener.join(0.05)
-        self.scribe.join(1)
+        self.log_thread.join(1)
         for stream in (self.process.stdout, self.process.stderr):
             stream.close()
 
-    def _open(self, python: str) -> dict[str, Any]:
-        no_start = f"'{python}' does not start the agent", "set python to one that has numpy"
-        boot = self._boot(no_start)
-        if boot == "send":
+    # ---- starting
+
+    def _open(self, python: str) -> Greeting:
+        no_start = Loss(f"'{python}' does not start the agent", "set python to one that has numpy")
+        state = self._next_boot_state(no_start)
+        if state == "send":
             self._write(agent_package.package())
-            boot = self._boot(no_start)
-        while boot != "ready":
-            boot = self._boot(no_start)
-        return self._checked(self._next(START_S, no_start))
+        while state != "ready":
+            state = self._next_boot_state(no_start)
+        greeting = self._checked_fields(self._next_message(START_S, loss=no_start))
+        return cast("Greeting", greeting)
 
-    def _boot(self, no_start: tuple[str, str]) -> str:
-        word = str(self._next(START_S, no_start).fields["boot"])
-        if word.startswith(OTHER_VERSION):
-            version = word.removeprefix(OTHER_VERSION)
-            wrong = f"the agent there speaks version {version} of the protocol, this qpipe version {wire.VERSION}"
+    def _next_boot_state(self, no_start: Loss) -> str:
+        """Return have, send or ready; raise DeviceError where the agent has another protocol."""
+        state = str(self._next_message(START_S, loss=no_start).fields["boot"])
+        if state.startswith(OTHER_VERSION):
+            version = state.removeprefix(OTHER_VERSION)
             raise DeviceError(
-                f"{self.name}: {wrong}; update the older one", failure="configuration"
+                f"{self.name}: the agent there speaks version {version} of the protocol, "
+                f"this qpipe version {wire.VERSION}; update the older one",
+                failure="configuration",
             )
-        return word
+        return state
 
-    def _request(self, do: str, fields: dict[str, Any]) -> int:
+    def _start_error(self, loss: Loss) -> ConnectionLostError:
+        """Return the error of an agent that ended before the first request.
+
+        It goes by the last line on stderr, which is all there is to know.
+        """
+        try:
+            has_failed = self.process.wait(2) > 0
+        except (TimeoutError, OSError, EOFError):
+            has_failed = False
+        self.log_thread.join(0.5)
+        last_line = self.last_lines[-1] if self.last_lines else ""
+        for start_failure in START_FAILURES:
+            if start_failure.phrase in last_line:
+                known_loss = Loss(loss.reason, start_failure.fix)
+                return self._loss_error(known_loss, start_failure.failure)
+        return self._loss_error(loss, "configuration" if has_failed else "died")
+
+    # ---- sending
+
+    def _send_request(self, verb: str, fields: Mapping[str, Any]) -> int:
+        """Send a request; return its id."""
         self.last_id += 1
-        self.tail.clear()  # what was said before has nothing to do with it
-        self._send({"do": do, "id": self.last_id, **fields})
+        self.last_lines.clear()  # earlier lines have nothing to do with it
+        self._send({"do": verb, "id": self.last_id, **fields})
         return self.last_id
 
-    def _send(self, fields: dict[str, Any]) -> None:
-        # who does not read blocks who writes, once the pipe is full
+    def _send(self, fields: Mapping[str, Any]) -> None:
+        # an agent that does not read blocks this write, once the pipe is full
         timer = threading.Timer(self.silence_s, self.process.kill)
         timer.daemon = True
         timer.start()
         try:
             with self.sending:
-                wire.write(self.process.stdin, fields)
-        except (
-            OSError,
-            ValueError,
-            EOFError,
-        ) as error:  # broken pipe, closed file, the transport's own end
-            raise self._lost(LOST) from error
+                wire.write_message(self.process.stdin, fields)
+        # a broken pipe, a closed file, the transport's own end
+        except (OSError, ValueError, EOFError) as error:
+            raise self._loss_error(CONNECTION_LOST) from error
         finally:
             timer.cancel()
 
@@ -155,93 +202,98 @@ class Conversation:
             self.process.stdin.write(content)
             self.process.stdin.flush()
         except (OSError, EOFError) as error:
-            raise self._lost(LOST) from error
-
-    def _next(
-        self, seconds: float, ended: tuple[str, str] = (LOST, AGAIN), end: float | None = None
-    ) -> wire.Message:
-        """The next message; ConnectionLostError at their end, in silence, and after `seconds` or at `end`."""
-        deadline = time.monotonic() + seconds if end is None else end
-        while True:
-            try:
-                message = self.messages.get(timeout=0.5)
-            except queue.Empty:
-                now = time.monotonic()
-                if now > deadline:
-                    raise self._lost(f"no answer within {seconds:g} s", failure="timeout") from None
-                if now - self.heard > max(self.silence_s, 0 if self.last_id else START_S):
-                    raise self._lost(f"nothing was heard of it for {self.silence_s:g} s") from None
-                continue
-            if message is None:
-                self.messages.put(None)  # whoever asks again is told again
-                raise self._lost(*ended) if self.last_id else self._not_started(*ended)
-            return message
-
-    def _checked(self, message: wire.Message) -> dict[str, Any]:
-        if "error" in message.fields:
-            reason = str(message.fields["error"])
-            kind = BusyError if reason.startswith("busy: ") else DeviceError
-            failure = message.fields.get("failure")
-            raise kind(
-                f"{self.name}: {reason}", failure=failure if failure in get_args(Failure) else "bug"
-            )
-        return message.fields
-
-    def _not_started(self, reason: str, fix: str) -> ConnectionLostError:
-        """The end before the first request: by the last line, for that is all there is to know."""
-        try:
-            failed_by_itself = self.process.wait(2) > 0
-        except (TimeoutError, OSError, EOFError):
-            failed_by_itself = False
-        self.scribe.join(0.5)
-        last = self.tail[-1] if self.tail else ""
-        for words, failure, remedy in OF_START:
-            if words in last:
-                return self._lost(reason, remedy, failure)
-        return self._lost(reason, fix, "configuration" if failed_by_itself else "died")
-
-    def _lost(
-        self, reason: str, fix: str = AGAIN, failure: Failure | None = None
-    ) -> ConnectionLostError:
-        self.scribe.join(0.5)  # its last words may still be on their way
-        last = f" (its last line: {self.tail[-1]})" if self.tail else ""
-        self.is_lost = True
-        return ConnectionLostError(f"{self.name}: {reason}{last}; {fix}", failure=failure)
-
-    def _listen(self) -> None:
-        stream = self.process.stdout
-        try:
-            for word in _boot_words(stream):
-                self.messages.put(wire.Message({"boot": word, "id": 0}, {}))
-            while message := wire.read(stream):
-                self.heard = time.monotonic()
-                if message.fields["id"] >= 0:
-                    self.messages.put(message)
-                    self.heard = time.monotonic()  # whoever asked may have let it wait for long
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            log.debug(
-                "%s: %r", self.name, error
-            )  # cut in the middle, or no message: the same as its end
-        self.messages.put(None)
-
-    def _log(self) -> None:
-        try:
-            for line in iter(self.process.stderr.readline, b""):
-                text = line.decode("utf-8", "replace").rstrip()
-                if text:
-                    self.tail.append(text)
-                    log.info("%s: %s", self.name, text)
-        except (OSError, ValueError):  # closed under our hands
-            return
+            raise self._loss_error(CONNECTION_LOST) from error
 
     def _beat(self) -> None:
-        while not self.ended.wait(self.silence_s / 5):
+        while not self.closed.wait(self.silence_s / BEATS):
             try:
                 self._send({"do": "beat"})
             except ConnectionLostError:
                 return
 
-    def _drain(self) -> None:
+    # ---- receiving
+
+    def _next_message(
+        self, seconds: float, *, loss: Loss = CONNECTION_LOST, deadline: float | None = None
+    ) -> wire.Message:
+        """Return the next message.
+
+        Raise ConnectionLostError at the end of the messages, where the agent is silent for too
+        long, and at the `deadline`, by default in `seconds`.
+        """
+        if deadline is None:
+            deadline = time.monotonic() + seconds
+        while True:
+            try:
+                message = self.messages.get(timeout=0.5)
+            except queue.Empty:
+                self._check_time(seconds, deadline)
+                continue
+            if message is not None:
+                return message
+            self.messages.put(None)  # for the next reader
+            if self.last_id:
+                raise self._loss_error(loss)
+            raise self._start_error(loss)
+
+    def _check_time(self, seconds: float, deadline: float) -> None:
+        """Raise ConnectionLostError after the deadline, and after too long a silence."""
+        now = time.monotonic()
+        if now > deadline:
+            late = Loss(f"no answer within {seconds:g} s")
+            raise self._loss_error(late, failure="timeout") from None
+        silence_s = self.silence_s
+        if not self.last_id:  # it is starting
+            silence_s = max(silence_s, START_S)
+        if now - self.last_message_at > silence_s:
+            silent = Loss(f"no message came for {self.silence_s:g} s")
+            raise self._loss_error(silent) from None
+
+    def _checked_fields(self, message: wire.Message) -> dict[str, Any]:
+        """Return the fields of an answer; raise DeviceError where it is an error."""
+        if "error" not in message.fields:
+            return message.fields
+        reason = str(message.fields["error"])
+        failure = message.fields.get("failure")
+        if failure not in get_args(Failure):
+            failure = "bug"
+        error_class = BusyError if reason.startswith("busy: ") else DeviceError
+        raise error_class(f"{self.name}: {reason}", failure=failure)
+
+    def _loss_error(self, loss: Loss, failure: Failure | None = None) -> ConnectionLostError:
+        self.log_thread.join(0.5)  # its last lines may still be on their way
+        last_line = f" (its last line: {self.last_lines[-1]})" if self.last_lines else ""
+        self.is_lost = True
+        return ConnectionLostError(
+            f"{self.name}: {loss.reason}{last_line}; {loss.fix}", failure=failure
+        )
+
+    def _listen(self) -> None:
+        stream = self.process.stdout
+        try:
+            for state in _boot_states(stream):
+                self.messages.put(wire.Message({"boot": state, "id": 0}, {}))
+            while message := wire.read_message(stream):
+                self.last_message_at = time.monotonic()
+                if message.fields["id"] >= 0:
+                    self.messages.put(message)
+                    self.last_message_at = time.monotonic()  # its reader may have let it wait
+        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+            # cut in the middle, or not a message: the same as the end
+            log.debug("%s: %r", self.name, error)
+        self.messages.put(None)
+
+    def _forward_log(self) -> None:
+        try:
+            for line in iter(self.process.stderr.readline, b""):
+                text = line.decode("utf-8", "replace").rstrip()
+                if text:
+                    self.last_lines.append(text)
+                    log.info("%s: %s", self.name, text)
+        except (OSError, ValueError):  # it was closed meanwhile
+            return
+
+    def _drop_messages(self) -> None:
         try:
             while True:
                 self.messages.get_nowait()
@@ -249,13 +301,18 @@ class Conversation:
             return
 
 
-def _boot_words(stream: IO[bytes]) -> Iterator[str]:
-    """What the boot line says, up to "ready"; all that a login shell prints before and between is skipped."""
+def _boot_states(stream: IO[bytes]) -> Iterator[str]:
+    """Yield what the boot program reports, up to "ready".
+
+    What a login shell prints before and between is skipped.
+    """
     for line in iter(stream.readline, b""):
         if line.startswith(wire.MAGIC):
-            word = line[len(wire.MAGIC) :].decode().strip()
-            yield word
-            if word == "ready":
+            state = line[len(wire.MAGIC) :].decode().strip()
+            yield state
+            if state == "ready":
                 return
-        elif other := wire.ANY_MAGIC.match(line):
-            yield OTHER_VERSION + other[1].decode()
+        else:
+            other_version = wire.MAGIC_OF_ANY_VERSION.match(line)
+            if other_version:
+                yield OTHER_VERSION + other_version[1].decode()

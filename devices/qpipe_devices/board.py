@@ -1,4 +1,4 @@
-"""A device behind a transport that can also be looked at, and made ready, before an agent runs there."""
+"""A device behind a transport that can be checked and set up before an agent runs there."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from qpipe_devices.setup import provision, readiness
 
 
 class Board(Link):
-    """What the drivers give."""
+    """The device that the drivers local and ssh return: a Link with check and setup."""
 
     def check(self) -> Iterator[Finding]:
-        """How ready it is, line by line, whatever it lacks."""
+        """Yield how ready the device is, one finding at a time, whatever it lacks."""
         return readiness.check(self)
 
     def setup(
         self, *, wheels: Path | None, runtime: str | None, system_runtime: bool
     ) -> Iterator[Finding]:
-        """Bring numpy and a runtime there, unless it has them, and prove them."""
-        return provision.setup(self, wheels=wheels, runtime=runtime, system_runtime=system_runtime)
+        """Install numpy and a runtime on the device, unless it has them, and test them."""
+        return provision.set_up(
+            self, wheel_folder=wheels, runtime=runtime, system_runtime=system_runtime
+        )

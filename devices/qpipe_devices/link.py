@@ -1,40 +1,52 @@
-"""A device as stages see it, over any transport: the agent's requests in the words of qpipe's Device."""
+"""A device as stages use it, over any transport: qpipe's Device in requests to the agent."""
 
 from __future__ import annotations
 
 import getpass
-import hashlib
-import json
 import socket
 import threading
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from qpipe.digests import digest_file, digest_json
 from qpipe.errors import DeviceError
-from qpipe.types import Array, Capabilities, Hold, Placement, Progress, Round, Stored, Transport
+from qpipe.types import (
+    Array,
+    Capabilities,
+    Hold,
+    Placement,
+    Progress,
+    Round,
+    RoundOptions,
+    Stored,
+    Transport,
+)
 from qpipe_devices import agent_package
 from qpipe_devices.agent.energy_meter import IDLE_S
+from qpipe_devices.agent.messages import CleanOptions, MissingAnswer, PlacementAnswer, RoundAnswer
+from qpipe_devices.agent.round_conditions import COOLING_S
 from qpipe_devices.agent_connection import Conversation
-from qpipe_devices.host_energy_meter import metered
-from qpipe_devices.reconnecting import ConnectionLostError, Patience
+from qpipe_devices.host_energy_meter import measure_round
+from qpipe_devices.reconnecting import ConnectionLostError, Retries
 
-ATTEMPTS = 3  # a file that arrives damaged so often says that something is broken
-COOLING_S = 600.0  # how long a device may take to cool down, where a round is to start cool
+SEND_ATTEMPTS = 3  # a file that arrives damaged so often shows that something is broken
+ANSWER_S = 60.0  # for requests that are answered at once
 HASHING_S = 600.0  # a slow card under a large folder
-PATIENCE_S = 30.0  # with a line that was lost
+RETRY_S = 30.0  # after a connection was lost
 
 
 class Link:
-    """A device behind a transport. It connects when first asked, and again after a connection was lost.
+    """A device behind a transport.
 
-    A round, or what is left of an inference, is asked for again for `patience_s` after the line was lost. Agents that
-    name the same `lock`, a file there, have the device one at a time, whatever their folders.
+    It connects at the first request, and again after a connection was lost. A round, or the rest of
+    an inference, is requested again for `patience_s` after a loss. Agents with the same `lock`, a
+    file on the device, use the device one at a time, whatever their folders.
 
-    One caller at a time: outputs of infer are read to their end, or given up, before the next request.
+    It serves one caller at a time: outputs of infer are read to their end, or dropped, before the
+    next request.
     """
 
     def __init__(
@@ -46,7 +58,7 @@ class Link:
         folder: str = ".qpipe",
         deadline_s: float = 120,
         silence_s: float = 30,
-        spare_mb: float = 64,
+        min_free_mb: float = 64,
         lock: str = "",
         shares_host: bool = False,
         sysfs: Path | None = None,
@@ -58,60 +70,69 @@ class Link:
         self.folder = folder.removeprefix("~/")
         self.deadline_s = deadline_s
         self.silence_s = silence_s
-        self.spare_mb = spare_mb
+        self.min_free_mb = min_free_mb
         self.sysfs = str(sysfs) if sysfs else ""
         self.lock = lock
-        self.patience_s = PATIENCE_S
+        self.patience_s = RETRY_S
         self.session = uuid.uuid4().hex
-        self.keys = 0
+        self.last_key = 0
         self.given_up = threading.Event()
         self._conversation: Conversation | None = None
 
+    # ---- qpipe.types.Device
+
     def capabilities(self) -> Capabilities:
-        """Ask the device what it is; raises DeviceError where it cannot be reached or lacks python or numpy."""
-        answer = self._ask("capabilities", 60, sysfs=self.sysfs)
+        """Ask the device what it is.
+
+        Raise DeviceError where it cannot be reached or lacks Python or numpy.
+        """
+        answer = self._request("capabilities", ANSWER_S, sysfs=self.sysfs)
         fields: dict[str, Any] = {key: answer[key] for key in Capabilities.__dataclass_fields__}
-        return Capabilities(**{**fields, "features": tuple(answer["features"])})
+        fields["features"] = tuple(answer["features"])
+        return Capabilities(**fields)
 
     def store(self, folder: Path, progress: Progress) -> Stored:
-        """Bring a folder's files there, each under its sha256, verified on the device; what is there is not sent."""
-        paths = {
-            path.relative_to(folder).as_posix(): path
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
-        files = {name: (_sha256(path), path.stat().st_size) for name, path in paths.items()}
-        sources = {digest: paths[name] for name, (digest, _) in files.items()}
-        sent = self._bring(files, sources, progress)
-        digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
-        path = self._ask("folder", HASHING_S, digest=digest, files=files)["path"]
-        return Stored(path, digest, sum(size for _, size in files.values()), sent)
+        """Send a folder's files, each under its sha256, verified on the device.
+
+        Files that are there already are not sent.
+        """
+        files: dict[str, tuple[str, int]] = {}
+        sources: dict[str, Path] = {}
+        for path in sorted(folder.rglob("*")):
+            if path.is_file():
+                digest = digest_file(path)
+                files[path.relative_to(folder).as_posix()] = (digest, path.stat().st_size)
+                sources[digest] = path
+        sent = self._send_missing(files, sources, progress)
+        folder_digest = digest_json(files)
+        answer = self._request("folder", HASHING_S, digest=folder_digest, files=files)
+        size = sum(size for _, size in files.values())
+        return Stored(answer["path"], folder_digest, size, sent)
 
     def infer(self, build: Stored, samples: Stored, count: int) -> Iterator[dict[str, Array]]:
-        """Run the first `count` stored samples in order, giving the outputs of each by name as they arrive."""
-        asked = {
+        """Run the first `count` stored samples; yield the outputs of each by name, in order."""
+        fields = {
             "build": build.path,
             "samples": samples.path,
             "count": count,
             "deadline_s": self.deadline_s,
         }
-        patience = self._patience()
+        retries = self._new_retries()
         first = 0
         while True:
-            conversation = self._reached(patience)
+            conversation = self._reconnected(retries)
+            # the first answer comes after a start, a load and a run
+            stream = conversation.stream("infer", 3 * self.deadline_s, first=first, **fields)
             try:
-                # the first answer comes after a start, a load and a run
-                with closing(
-                    conversation.stream("infer", 3 * self.deadline_s, first=first, **asked)
-                ) as answers:
+                with closing(stream) as answers:
                     for answer in answers:
                         first += 1
-                        patience.renew()
+                        retries.reset()
                         yield answer.arrays
                 return
             except ConnectionLostError as error:
                 self._disconnect()
-                patience.take(error)
+                retries.wait_or_raise(error)
 
     def round(
         self,
@@ -121,45 +142,49 @@ class Link:
         warmup_s: float,
         values: int,
         budget_s: float,
-        options: Mapping[str, Any] = {},
+        options: RoundOptions | None = None,
     ) -> Round:
-        """Time `values` inferences of one sample in a fresh process, after at least `warmup_s` seconds of warmup."""
-        wanted = {
-            "values": values,
-            "warmup_s": warmup_s,
-            "budget_s": budget_s,
-            "deadline_s": self.deadline_s,
-        }
-        seconds = 3 * self.deadline_s + budget_s + longer(options)
-        asked = {**options, **({"sysfs": self.sysfs} if self.sysfs else {})}
-        take = partial(
-            self._journalled, "round", seconds, build=build.path, samples=samples.path, **wanted
-        )
-        if options.get("energy", {}).get("command_on") == "host":
-            energy = asked.pop("energy")
-            asked["rest_s"] = energy.get("idle_s", IDLE_S)
-            answer = metered(self.name, energy, partial(take, options=asked), self._clock)
-        else:
-            answer = take(options=asked)
-        fields = {
-            key: answer[key]
-            for key in Round.__dataclass_fields__
-            if key != "values_ms" and key in answer
-        }
-        return Round([value / 1e6 for value in answer["values_ns"]], **fields)
+        """Time `values` inferences of one sample in a fresh process.
+
+        At least `warmup_s` seconds of warmup come first.
+        """
+        round_options = options or RoundOptions()
+        seconds = 3 * self.deadline_s + budget_s + extra_seconds(round_options)
+
+        def take_round(options: RoundOptions) -> RoundAnswer:
+            answer = self._request_journalled(
+                "round",
+                seconds,
+                build=build.path,
+                samples=samples.path,
+                values=values,
+                warmup_s=warmup_s,
+                budget_s=budget_s,
+                deadline_s=self.deadline_s,
+                options=options,
+            )
+            return cast("RoundAnswer", answer)
+
+        answer = self._take_with_energy(take_round, round_options)
+        return _round_from(answer)
 
     def placement(self, build: Stored) -> Placement | None:
-        """Where the build's nodes run and in which precision, by the word of its runtime; None where it has none."""
-        answer = self._ask(
+        """Return where the build's nodes run and in which precision, as its runtime reports it.
+
+        None where the runtime does not.
+        """
+        answer = self._request(
             "placement", 3 * self.deadline_s, build=build.path, deadline_s=self.deadline_s
         )
         if "nodes" not in answer:
             return None
         try:
-            return placement_of(answer)
+            return placement_from(cast("PlacementAnswer", answer))
         except (TypeError, ValueError, AttributeError) as error:
-            wrong = f"{self.name}: what the runner says of placement is not as PROTOCOL.md has it"
-            raise DeviceError(wrong, failure="wrong answer") from error
+            raise DeviceError(
+                f"{self.name}: the runner's answer to placement does not follow PROTOCOL.md",
+                failure="wrong answer",
+            ) from error
 
     def clean(
         self,
@@ -169,28 +194,121 @@ class Link:
         dry_run: bool = False,
         runtime: bool = False,
     ) -> int:
-        """Remove what was stored on the device; the bytes that this freed, or would."""
-        what = {
+        """Remove what is stored on the device; return the bytes that this frees, or would."""
+        options: CleanOptions = {
             "older_than_s": older_than_s,
             "keep_bytes": keep_bytes,
             "dry_run": dry_run,
             "runtime": runtime,
         }
-        return int(self._ask("clean", HASHING_S, what=what)["bytes"])
+        return int(self._request("clean", HASHING_S, what=options)["bytes"])
 
     def hold(self, seconds: float, reason: str = "") -> Hold:
-        """Keep all runs off the device for so long; BusyError where a run is at it, or somebody else holds it."""
-        answer = self._ask("hold", 60, lasts_s=seconds, reason=reason)
-        return Hold(*(str(answer[key]) for key in ("holder", "since", "until", "reason")))
+        """Keep all runs off the device for `seconds`.
+
+        Raise BusyError where a run uses it, or another person holds it.
+        """
+        answer = self._request("hold", ANSWER_S, lasts_s=seconds, reason=reason)
+        return Hold(
+            holder=str(answer["holder"]),
+            since=str(answer["since"]),
+            until=str(answer["until"]),
+            reason=str(answer["reason"]),
+        )
 
     def release(self, *, force: bool = False) -> bool:
-        """End one's own hold, or anybody's by force; whether there was one."""
-        return bool(self._ask("release", 60, force=force)["released"])
+        """End one's own hold, or anybody's by force; return whether there was one."""
+        return bool(self._request("release", ANSWER_S, force=force)["released"])
 
     def close(self) -> None:
-        """Let go of the device; nothing is left running there."""
-        self.given_up.set()  # a thread that waits for the line to come back waits no more
+        """Disconnect from the device; nothing is left running there."""
+        self.given_up.set()  # a thread that waits for the connection to come back stops waiting
         self._disconnect()
+
+    # ---- requests
+
+    def _request(self, verb: str, seconds: float, **fields: Any) -> dict[str, Any]:
+        try:
+            conversation = self._connected(despite_hold=verb in ("hold", "release"))
+            return conversation.request(verb, seconds, **fields)
+        except ConnectionLostError:
+            self._disconnect()
+            raise
+
+    def _request_journalled(self, verb: str, seconds: float, **fields: Any) -> dict[str, Any]:
+        """Return the answer to a request that is repeated after a loss, under a key of its own.
+
+        By the key the device does not do again what it finished while the connection was lost.
+        """
+        self.last_key += 1
+        key = self.last_key
+        retries = self._new_retries()
+        while True:
+            conversation = self._reconnected(retries)
+            try:
+                return conversation.request(verb, seconds, key=key, **fields)
+            except ConnectionLostError as error:
+                self._disconnect()
+                retries.wait_or_raise(error)
+
+    def _take_with_energy(
+        self, take_round: Callable[[RoundOptions], RoundAnswer], options: RoundOptions
+    ) -> RoundAnswer:
+        """Take a round; where the meter is at the host, its energy is measured here."""
+        device_options = options.copy()
+        if self.sysfs:
+            device_options["sysfs"] = self.sysfs
+        energy = options.get("energy")
+        if not energy or energy.get("command_on") != "host":
+            return take_round(device_options)
+        del device_options["energy"]
+        device_options["rest_s"] = energy.get("idle_s", IDLE_S)
+        return measure_round(
+            self.name,
+            energy,
+            take_round=lambda: take_round(device_options),
+            read_clock=self._read_clock,
+        )
+
+    def _read_clock(self) -> int:
+        """Return the device's monotonic clock, in ns."""
+        return int(self._request("clock", ANSWER_S)["now_ns"])
+
+    # ---- the connection
+
+    def _connected(self, *, despite_hold: bool = False) -> Conversation:
+        if self._conversation is None:
+            command = self._start_command(despite_hold=despite_hold)
+            try:
+                conversation = Conversation(self.name, self.transport, command, self.silence_s)
+            except DeviceError:
+                self.transport.close()
+                raise
+            self._conversation = conversation
+        return self._conversation
+
+    def _start_command(self, *, despite_hold: bool) -> list[str]:
+        command = agent_package.start_command(
+            self.python, folder=self.folder, holder=_holder(), silence_s=self.silence_s
+        )
+        command += ["--session", self.session]
+        if self.lock:
+            command += ["--lock", self.lock]
+        if despite_hold:
+            command.append("--despite-hold")
+        return command
+
+    def _reconnected(self, retries: Retries) -> Conversation:
+        """Connect, at once or once the connection is back."""
+        while True:
+            try:
+                return self._connected()
+            except DeviceError as error:
+                retries.wait_or_raise(error)
+
+    def _new_retries(self) -> Retries:
+        self.given_up.clear()
+        return Retries(self.patience_s, self.given_up)
 
     def _disconnect(self) -> None:
         conversation = self._conversation
@@ -199,119 +317,93 @@ class Link:
             conversation.close()
         self.transport.close()
 
-    def _patience(self) -> Patience:
-        self.given_up.clear()
-        return Patience(self.patience_s, self.given_up)
+    # ---- sending files
 
-    def _reached(self, patience: Patience) -> Conversation:
-        """Connected, at once or once the line is back."""
-        while True:
-            try:
-                return self._connected()
-            except DeviceError as error:
-                patience.take(error)
-
-    def _connected(self, despite_hold: bool = False) -> Conversation:
-        if self._conversation is None:
-            start = agent_package.start_command(self.python, self.folder, _holder(), self.silence_s)
-            start += ["--session", self.session, *(["--lock", self.lock] if self.lock else [])]
-            start += ["--despite-hold"] if despite_hold else []
-            try:
-                self._conversation = Conversation(self.name, self.transport, start, self.silence_s)
-            except DeviceError:
-                self.transport.close()
-                raise
-        return self._conversation
-
-    def _ask(self, do: str, seconds: float, **fields: Any) -> dict[str, Any]:
-        try:
-            return self._connected(despite_hold=do in ("hold", "release")).ask(
-                do, seconds, **fields
-            )
-        except ConnectionLostError:
-            self._disconnect()
-            raise
-
-    def _clock(self) -> int:
-        """The device's monotonic clock, in ns."""
-        return int(self._ask("clock", 60)["now_ns"])
-
-    def _journalled(self, do: str, seconds: float, **fields: Any) -> dict[str, Any]:
-        """Asked for under a key of its own: what the device finished while the line was lost is not done again."""
-        self.keys += 1
-        patience = self._patience()
-        key = self.keys
-        while True:
-            conversation = self._reached(patience)
-            try:
-                return conversation.ask(do, seconds, key=key, **fields)
-            except ConnectionLostError as error:
-                self._disconnect()
-                patience.take(error)
-
-    def _bring(
-        self, files: dict[str, tuple[str, int]], sources: dict[str, Path], progress: Progress
+    def _send_missing(
+        self,
+        files: Mapping[str, tuple[str, int]],
+        sources: Mapping[str, Path],
+        progress: Progress,
     ) -> int:
-        """Send what is missing; the bytes that were."""
-        missing = self._missing(files, sources)
-        total = 0
-        sizes = dict(files.values())
-        expected = sum(sizes[digest] for digest in missing)
-        for digest in missing:
-            self._send(digest, sources[digest], _part_of(progress, total, expected))
-            total += sizes[digest]
-        return total
+        """Send the files {path: (sha256, size)} that the device lacks; return their bytes.
 
-    def _missing(self, files: dict[str, tuple[str, int]], sources: dict[str, Path]) -> list[str]:
-        answer = self._ask("missing", HASHING_S, files=files)
+        `sources` has the file of each sha256.
+        """
+        missing = self._missing_digests(files, sources)
+        sizes = dict(files.values())
+        total = sum(sizes[digest] for digest in missing)
+        sent = 0
+        for digest in missing:
+            self._send_file(digest, sources[digest], _progress_of_part(progress, sent, total))
+            sent += sizes[digest]
+        return sent
+
+    def _missing_digests(
+        self, files: Mapping[str, tuple[str, int]], sources: Mapping[str, Path]
+    ) -> list[str]:
+        """Return the digests that the device lacks; raise DeviceError where it has no room."""
+        answer = cast("MissingAnswer", self._request("missing", HASHING_S, files=files))
         missing = list(answer["missing"])
         sizes = dict(files.values())
-        free = float(answer["free"]) - self.spare_mb * 1e6
+        free = max(0.0, float(answer["free"]) - self.min_free_mb * 1e6)
         if missing and sum(sizes[digest] for digest in missing) > free:
             largest = max(missing, key=lambda digest: sizes[digest])
+            room = f"{_rounded_size(free)} free in {self._connected().root}"
             raise DeviceError(
-                f"{self.name}: no room for {sources[largest].name} ({_rounded(sizes[largest])}, "
-                f"{_rounded(max(0.0, free))} free in {self._connected().root}); "
+                f"{self.name}: no room for {sources[largest].name} "
+                f"({_rounded_size(sizes[largest])}, {room}); "
                 f"free space or run: qpipe devices clean {self.name}",
                 failure="no room",
             )
         return missing
 
-    def _send(self, digest: str, source: Path, progress: Progress) -> None:
-        for _ in range(ATTEMPTS):
+    def _send_file(self, digest: str, source: Path, progress: Progress) -> None:
+        for _ in range(SEND_ATTEMPTS):
             self.transport.put(source, f"{self._connected().incoming}/{digest}", progress)
-            if self._ask("take", HASHING_S, digest=digest)["taken"]:
+            if self._request("take", HASHING_S, digest=digest)["taken"]:
                 return
-        fix = "check the device's memory and card"
         raise DeviceError(
-            f"{self.name}: {source.name} arrived damaged {ATTEMPTS} times; {fix}", failure="died"
+            f"{self.name}: {source.name} arrived damaged {SEND_ATTEMPTS} times; "
+            "check the device's memory and card",
+            failure="died",
         )
 
 
-def longer(options: Mapping[str, Any]) -> float:
-    """Seconds that a round with these options may take beyond its own budget."""
-    cooling = options.get("cool_s", COOLING_S) if options.get("cool_to_c") is not None else 0
-    return float(
-        options.get("sustained_s", 0) + cooling + options.get("energy", {}).get("idle_s", 0)
-    )
+def extra_seconds(options: RoundOptions) -> float:
+    """Return the seconds that a round with these options may take beyond its own budget."""
+    seconds = float(options.get("sustained_s", 0))
+    if options.get("cool_to_c") is not None:
+        seconds += options.get("cool_s", COOLING_S)
+    if "energy" in options:
+        seconds += options["energy"].get("idle_s", 0)
+    return seconds
+
+
+def placement_from(answer: PlacementAnswer) -> Placement:
+    """Return a runner's answer with every part of it in its type."""
+    nodes: dict[str, dict[str, int]] = {}
+    for provider, by_precision in answer["nodes"].items():
+        counts = {str(precision): int(number) for precision, number in by_precision.items()}
+        nodes[str(provider)] = counts
+    float_nodes = tuple(str(name) for name in answer.get("float_nodes", ()))
+    return Placement(nodes, float_nodes)
+
+
+def _round_from(answer: RoundAnswer) -> Round:
+    """Return the fields of a Round that an answer has."""
+    values_ms = [value / 1e6 for value in answer["values_ns"]]
+    names = Round.__dataclass_fields__
+    fields: dict[str, Any] = {name: value for name, value in answer.items() if name in names}
+    return Round(values_ms, **fields)
 
 
 def _holder() -> str:
-    """Who asks, for the others to read."""
+    """Return who uses the device, for other users to read."""
     return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
-def placement_of(answer: Mapping[str, Any]) -> Placement:
-    """A runner's answer, every part of it in the type it must have."""
-    nodes = {
-        str(provider): {str(precision): int(number) for precision, number in by_precision.items()}
-        for provider, by_precision in answer["nodes"].items()
-    }
-    return Placement(nodes, tuple(str(name) for name in answer.get("float_nodes", ())))
-
-
-def _part_of(progress: Progress, before: int, total: int) -> Progress:
-    """Progress of one file as that of them all."""
+def _progress_of_part(progress: Progress, before: float, total: float) -> Progress:
+    """Return the progress of one file as that of all files."""
 
     def report(done: float, _total: float | None = None, unit: str = "B") -> None:
         progress(before + done, total, unit)
@@ -319,10 +411,7 @@ def _part_of(progress: Progress, before: int, total: int) -> Progress:
     return cast("Progress", report)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _rounded(size: float) -> str:
-    return f"{size / 1e6:.0f} MB" if size >= 1e6 else f"{size / 1e3:.0f} kB"
+def _rounded_size(size: float) -> str:
+    if size >= 1e6:
+        return f"{size / 1e6:.0f} MB"
+    return f"{size / 1e3:.0f} kB"

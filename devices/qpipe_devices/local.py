@@ -1,4 +1,4 @@
-"""The machine qpipe runs on, behind the same agent as any board."""
+"""The machine that qpipe runs on, behind the same agent as any board."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from typing import IO, cast
 from qpipe.errors import DeviceError, Failure
 from qpipe.stages.bounds import Seconds
 from qpipe.types import Device, Process, Progress
-from qpipe_devices.agent import failures
+from qpipe_devices.agent.failures import failure_of
 from qpipe_devices.board import Board
 
-FOLDER = Path("~/.cache/qpipe/device")
+DEFAULT_FOLDER = Path("~/.cache/qpipe/device")
 
 
 def local(
@@ -27,25 +27,24 @@ def local(
     python: str = "",
     folder: Path | None = None,
     deadline_s: Seconds = 120,
-    spare_mb: float = 64,
+    min_free_mb: float = 64,
     lock: str = "",
     sysfs: Path | None = None,
 ) -> Device:
     """This machine, with the Python that runs qpipe unless `python` names another.
 
-    What it stores lies in `folder`, ~/.cache/qpipe/device unless given. Devices that name the same `lock`, a file, are
-    used one at a time, whatever their folders. `sysfs` is the folder that holds its sys and
-    proc, / unless given.
+    `folder` is the folder for its files, ~/.cache/qpipe/device by default; on its disk
+    `min_free_mb` stay free. `deadline_s` limits each inference and each load of a model. Devices
+    that name the same file as `lock` are used one at a time, whatever their folders. `sysfs` is the
+    folder that contains sys and proc, / by default.
     """
-    own = str((folder or FOLDER).expanduser().absolute())
-    transport = LocalTransport(name)
     return Board(
         name,
-        transport,
+        LocalTransport(name),
         python=python or sys.executable,
-        folder=own,
+        folder=str((folder or DEFAULT_FOLDER).expanduser().absolute()),
         deadline_s=deadline_s,
-        spare_mb=spare_mb,
+        min_free_mb=min_free_mb,
         shares_host=True,
         lock=lock,
         sysfs=sysfs,
@@ -59,66 +58,72 @@ class LocalTransport:
         self.name = name
 
     def start(self, argv: Sequence[str]) -> Process:
-        # a session of its own: Ctrl-C ends it by its stdin, after the host has said what it has to say
+        """Start a process in a session of its own.
+
+        Ctrl-C does not reach it there: it ends with its stdin, after the host's last requests.
+        """
         try:
-            return LocalProcess(
-                subprocess.Popen(
-                    list(argv),
-                    cwd=Path.home(),
-                    start_new_session=True,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                )
+            process = subprocess.Popen(
+                list(argv),
+                cwd=Path.home(),
+                start_new_session=True,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
             )
         except OSError as error:
-            reason = f"'{argv[0]}' does not start: {error.strerror}"
-            fix = "set python to one that has numpy"
-            raise DeviceError(f"{self.name}: {reason}; {fix}", failure="configuration") from error
+            raise DeviceError(
+                f"{self.name}: '{argv[0]}' does not start: {error.strerror}; "
+                "set python to one that has numpy",
+                failure="configuration",
+            ) from error
+        return LocalProcess(process)
 
     def put(self, source: Path, path: str, progress: Progress) -> None:
-        try:
-            shutil.copyfile(source, Path.home() / path)
-        except OSError as error:
-            raise self._not_copied(source.name, error) from error
-        progress(source.stat().st_size, source.stat().st_size, "B")
+        """Copy a file."""
+        self._copy(source, Path.home() / path, label=source.name)
+        size = source.stat().st_size
+        progress(size, size, "B")
 
     def get(self, path: str, target: Path) -> None:
-        try:
-            shutil.copyfile(Path.home() / path, target)
-        except OSError as error:
-            raise self._not_copied(path, error) from error
+        """Copy a file."""
+        self._copy(Path.home() / path, target, label=path)
 
     def close(self) -> None:
-        """There is no connection to close."""
+        """Do nothing: there is no connection."""
 
-    def _not_copied(self, file: str, error: OSError) -> DeviceError:
-        failure = cast("Failure", failures.of(error))
-        return DeviceError(
-            f"{self.name}: {file} could not be copied: {error.strerror}", failure=failure
-        )
+    def _copy(self, source: Path, target: Path, *, label: str) -> None:
+        try:
+            shutil.copyfile(source, target)
+        except OSError as error:
+            failure = cast("Failure", failure_of(error))
+            raise DeviceError(
+                f"{self.name}: {label} could not be copied: {error.strerror}", failure=failure
+            ) from error
 
 
 class LocalProcess:
-    """A process of this machine and the process group it leads."""
+    """A process of this machine, and the process group that it leads."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
         assert process.stdin
         assert process.stdout
         assert process.stderr
+        self.process = process
         self.stdin: IO[bytes] = process.stdin
         self.stdout: IO[bytes] = process.stdout
         self.stderr: IO[bytes] = process.stderr
 
     def wait(self, timeout: float) -> int:
+        """Return its exit status; raise TimeoutError after `timeout` seconds."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             raise TimeoutError from None
 
     def kill(self) -> None:
-        # it may be gone (macOS says PermissionError of a zombie)
+        """End the process and its group."""
+        # it may be gone; macOS reports PermissionError for a zombie
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()

@@ -1,18 +1,31 @@
-"""A device that runs nothing and answers at once with numbers one can foresee: for trying the engine and a recipe."""
+"""A device that runs nothing and answers at once with predictable numbers, to try out recipes."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from qpipe.digests import digest_text
 from qpipe.errors import DeviceError
 from qpipe.stages.bounds import Milliseconds
-from qpipe.types import Array, Build, Capabilities, Device, Hold, Progress, Round, Stored
+from qpipe.types import (
+    Array,
+    Build,
+    Capabilities,
+    Device,
+    Hold,
+    Progress,
+    Round,
+    RoundOptions,
+    Stored,
+)
+
+ARM_FEATURES = ("asimd", "asimddp")
+X86_FEATURES = ("avx2", "avx512_vnni")
 
 
 def null(name: str, *, arch: str = "x86_64", latency_ms: Milliseconds = 1.0) -> Device:
@@ -21,57 +34,45 @@ def null(name: str, *, arch: str = "x86_64", latency_ms: Milliseconds = 1.0) -> 
 
 
 class NullDevice:
-    """Keeps what it is given where it lies."""
+    """A device that leaves files where they are, and computes nothing."""
 
     def __init__(self, name: str, arch: str, latency_ms: float) -> None:
         self.name = name
         self.arch = arch
         self.latency_ms = latency_ms
         self.shares_host = False
-        self.known: set[str] = set()
+        self.stored_digests: set[str] = set()
 
     def capabilities(self) -> Capabilities:
-        """The same always."""
-        fingerprint = hashlib.sha256(f"null {self.arch}".encode()).hexdigest()
-        features = ("asimd", "asimddp") if self.arch == "aarch64" else ("avx2", "avx512_vnni")
-        runtimes = {"onnxruntime": "1.23.0"}
+        """Return capabilities that depend on the architecture alone."""
         return Capabilities(
-            self.arch,
-            "null",
-            "null",
-            1,
-            features,
-            1000.0,
-            "3.11",
-            np.__version__,
-            runtimes,
-            fingerprint,
+            arch=self.arch,
+            system="null",
+            cpu="null",
+            cores=1,
+            features=ARM_FEATURES if self.arch == "aarch64" else X86_FEATURES,
+            memory_mb=1000.0,
+            python="3.11",
+            numpy=np.__version__,
+            runtimes={"onnxruntime": "1.23.0"},
+            fingerprint=digest_text(f"null {self.arch}"),
         )
 
     def store(self, folder: Path, progress: Progress) -> Stored:
-        """The folder where it is; a digest it has met before costs nothing."""
-        digest = hashlib.sha256()
-        size = 0
-        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-            content = path.read_bytes()
-            digest.update(
-                json.dumps([path.relative_to(folder).as_posix(), len(content)]).encode() + content
-            )
-            size += len(content)
-        sent = 0 if digest.hexdigest() in self.known else size
-        self.known.add(digest.hexdigest())
+        """Return the folder itself; count its bytes as sent once per digest."""
+        digest, size = _digest_folder(folder)
+        sent = 0 if digest in self.stored_digests else size
+        self.stored_digests.add(digest)
         progress(sent, sent, "B")
-        return Stored(str(folder), digest.hexdigest(), size, sent)
+        return Stored(str(folder), digest, size, sent)
 
     def infer(self, build: Stored, samples: Stored, count: int) -> Iterator[dict[str, Array]]:
-        """Zeros in the shapes that build.json declares, dynamic dimensions as 1."""
+        """Yield zeros in the shapes that build.json declares, with dynamic dimensions as 1."""
         outputs = Build.read(Path(build.path)).manifest["outputs"]
         for _ in range(count):
             yield {
-                each["name"]: np.zeros(
-                    [size if isinstance(size, int) else 1 for size in each["shape"]], each["dtype"]
-                )
-                for each in outputs
+                output["name"]: np.zeros(_static_shape(output["shape"]), output["dtype"])
+                for output in outputs
             }
 
     def round(
@@ -82,16 +83,20 @@ class NullDevice:
         warmup_s: float,
         values: int,
         budget_s: float,
-        options: Mapping[str, Any] = {},
+        options: RoundOptions | None = None,
     ) -> Round:
-        """Every value is the device's latency, whatever the options."""
-        once = self.latency_ms
+        """Return a round in which every value is `latency_ms`, whatever the options."""
         return Round(
-            [once] * values, load_ms=once, first_ms=once, warmups=1, peak_mb=2.0, runtime_mb=1.0
+            [self.latency_ms] * values,
+            load_ms=self.latency_ms,
+            first_ms=self.latency_ms,
+            warmups=1,
+            peak_mb=2.0,
+            runtime_mb=1.0,
         )
 
     def placement(self, build: Stored) -> None:
-        """Nothing runs: nobody knows where."""
+        """Return None: nothing runs, so there is no placement."""
 
     def clean(
         self,
@@ -101,19 +106,37 @@ class NullDevice:
         dry_run: bool = False,
         runtime: bool = False,
     ) -> int:
-        """It holds nothing of its own; what it met before is forgotten."""
-        self.known.clear()
+        """Forget which folders were sent; return 0, because no files are its own."""
+        self.stored_digests.clear()
         return 0
 
     def hold(self, seconds: float, reason: str = "") -> Hold:
-        """It runs nothing: nobody is in anybody's way."""
+        """Raise DeviceError: a device that runs nothing cannot be held."""
         raise DeviceError(
             f"{self.name}: it runs nothing, there is nothing to hold", failure="configuration"
         )
 
     def release(self, *, force: bool = False) -> bool:
-        """There was no hold."""
+        """Return False: there is never a hold."""
         return False
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there is no connection."""
+
+
+def _digest_folder(folder: Path) -> tuple[str, int]:
+    """Return a digest of the names and contents of a folder's files, and their bytes."""
+    digest = hashlib.sha256()
+    size = 0
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in sorted(files):
+        content = path.read_bytes()
+        header = [path.relative_to(folder).as_posix(), len(content)]
+        digest.update(json.dumps(header).encode())
+        digest.update(content)
+        size += len(content)
+    return digest.hexdigest(), size
+
+
+def _static_shape(shape: list[int | str | None]) -> list[int]:
+    return [size if isinstance(size, int) else 1 for size in shape]

@@ -1,9 +1,8 @@
-"""Ways to switch a device's current: a command of the user's, a power socket on the network."""
+"""Switches for the power of a device: shell commands, and power sockets with HTTP."""
 
 from __future__ import annotations
 
 import hashlib
-import http.client
 import os
 import signal
 import subprocess
@@ -12,27 +11,30 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable
-from http.client import HTTPMessage
-from typing import IO
+from http.client import HTTPException, HTTPMessage
+from typing import IO, Literal
 
 from qpipe.errors import DeviceError
 from qpipe.stages.bounds import Seconds
 from qpipe.types import Power
 
-LONGEST = 300  # characters of what a command or a socket said
+LONGEST_OUTPUT = 300  # characters of a command's output, bytes of a response
+
+Action = Literal["off", "on"]
 
 
 def command(
     name: str, *, off: str, on: str, timeout_s: Seconds = 60, boot_s: Seconds = 180
 ) -> Power:
-    """Shell commands on this machine that switch the device's current, by /bin/sh.
+    """Shell commands on this machine that switch the device's power, run by /bin/sh.
 
-    Each ends with status 0 within `timeout_s`, or has failed. `boot_s` after `on` the device answers, at most.
+    A command has failed unless it ends with status 0 within `timeout_s`. The device must answer
+    within `boot_s` after `on`.
     """
-    return Command(name, off, on, timeout_s, boot_s)
+    return CommandSwitch(name, off=off, on=on, timeout_s=timeout_s, boot_s=boot_s)
 
 
-def socket(
+def http(
     name: str,
     *,
     off: str,
@@ -42,21 +44,27 @@ def socket(
     timeout_s: Seconds = 15,
     boot_s: Seconds = 180,
 ) -> Power:
-    """A power socket on the network that is switched by HTTP, as those of Shelly and Tasmota are: two addresses to GET.
+    """A power socket that is switched by HTTP, such as Shelly's and Tasmota's: two URLs to GET.
 
-    As http://10.0.0.5/rpc/Switch.Set?id=0&on=false (Shelly), http://10.0.0.5/cm?cmnd=Power%20off (Tasmota). `user` and
-    `password` log in by HTTP Digest or Basic, whichever the socket asks for (a Shelly's user is admin); give what is
-    secret as ${env:NAME}. `boot_s` after `on` the device answers, at most.
+    For example http://10.0.0.5/rpc/Switch.Set?id=0&on=false (Shelly), or
+    http://10.0.0.5/cm?cmnd=Power%20off (Tasmota). `user` and `password` log in by HTTP Digest or
+    Basic, as the socket requests (the user of a Shelly is admin); write secrets as ${env:NAME}.
+    The device must answer within `boot_s` after `on`.
     """
-    return Socket(name, off, on, (user, password) if user else None, timeout_s, boot_s)
+    credentials = (user, password) if user else None
+    return HttpSwitch(
+        name, off=off, on=on, credentials=credentials, timeout_s=timeout_s, boot_s=boot_s
+    )
 
 
-class Command:
-    """Two lines for the shell."""
+class CommandSwitch:
+    """A power switch by two shell commands."""
 
-    def __init__(self, name: str, off: str, on: str, timeout_s: float, boot_s: float) -> None:
-        self.name = name
-        self.lines = {"off": off, "on": on}
+    def __init__(
+        self, device_name: str, *, off: str, on: str, timeout_s: float, boot_s: float
+    ) -> None:
+        self.device_name = device_name
+        self.commands: dict[Action, str] = {"off": off, "on": on}
         self.timeout_s = timeout_s
         self.boot_s = boot_s
 
@@ -66,54 +74,61 @@ class Command:
     def on(self) -> None:
         self._run("on")
 
-    def _run(self, which: str) -> None:
-        with (
-            tempfile.TemporaryFile() as output
-        ):  # no pipe: what it leaves running may hold that open
+    def _run(self, action: Action) -> None:
+        # a file, not a pipe, which background processes of the command may keep open
+        with tempfile.TemporaryFile() as output_file:
             process = subprocess.Popen(
-                ["/bin/sh", "-c", self.lines[which]],
+                ["/bin/sh", "-c", self.commands[action]],
                 start_new_session=True,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
+                stdout=output_file,
+                stderr=output_file,
             )
-            try:
-                status = process.wait(self.timeout_s)
-            except (
-                BaseException
-            ) as error:  # an interrupt, too: what is late with `off` must not come after `on`
+            status = self._wait(process, action)
+            output_file.seek(0)
+            output = output_file.read().decode("utf-8", "replace")
+        if status != 0:
+            last_line = output.strip().rpartition("\n")[2][:LONGEST_OUTPUT]
+            raise _power_error(
+                self.device_name, action, f"ended with status {status}: {last_line or 'no output'}"
+            )
+
+    def _wait(self, process: subprocess.Popen[bytes], action: Action) -> int:
+        """Return the exit status; end the command where it takes too long or is interrupted.
+
+        It must not go on: a late `off` would come after the next `on`.
+        """
+        try:
+            return process.wait(self.timeout_s)
+        except subprocess.TimeoutExpired:
+            raise _power_error(
+                self.device_name, action, f"did not end within {self.timeout_s:g} s"
+            ) from None
+        finally:
+            if process.returncode is None:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
-                if not isinstance(error, subprocess.TimeoutExpired):
-                    raise
-                raise _failed(
-                    self.name, which, f"did not end within {self.timeout_s:g} s"
-                ) from None
-            output.seek(0)
-            said = output.read()
-        if status:
-            last = (
-                said.decode("utf-8", "replace").strip().rpartition("\n")[2][:LONGEST]
-                or "it said nothing"
-            )
-            raise _failed(self.name, which, f"ended with status {status}: {last}")
 
 
-class Socket:
-    """Two addresses; nothing of them is ever told but the machine: there may be a password in the rest."""
+class HttpSwitch:
+    """A power switch by two URLs.
+
+    Messages name only the host of a URL: the rest may contain a password.
+    """
 
     def __init__(
         self,
-        name: str,
+        device_name: str,
+        *,
         off: str,
         on: str,
-        login: tuple[str, str] | None,
+        credentials: tuple[str, str] | None,
         timeout_s: float,
         boot_s: float,
     ) -> None:
-        self.name = name
-        self.addresses = {"off": off, "on": on}
-        self.login = login
+        self.device_name = device_name
+        self.urls: dict[Action, str] = {"off": off, "on": on}
+        self.credentials = credentials
         self.timeout_s = timeout_s
         self.boot_s = boot_s
 
@@ -123,51 +138,41 @@ class Socket:
     def on(self) -> None:
         self._get("on")
 
-    def _get(self, which: str) -> None:
-        address = self.addresses[which]
-        host = self._host(which)
+    def _get(self, action: Action) -> None:
+        url = self.urls[action]
+        host = _host_of(url)
+        if host is None:
+            raise _power_error(
+                self.device_name,
+                action,
+                "is not an HTTP address; give http://HOST/..., with user and password as options",
+            )
         try:
-            with self._opener(address).open(address, timeout=self.timeout_s) as answer:
-                answer.read(LONGEST)
+            with self._opener(url).open(url, timeout=self.timeout_s) as response:
+                response.read(LONGEST_OUTPUT)
         except urllib.error.HTTPError as error:
             error.close()
-            raise _failed(
-                self.name, which, f"by {host} was answered with {error.code} {error.reason}"
-            ) from None
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            reason = str(getattr(error, "reason", None) or error).strip() or type(error).__name__
-            raise _failed(self.name, which, f"by {host} failed: {reason}") from None
+            problem = f"by {host} was answered with {error.code} {error.reason}"
+            raise _power_error(self.device_name, action, problem) from None
+        except (OSError, ValueError, HTTPException) as error:
+            reason = str(getattr(error, "reason", None) or error).strip()
+            problem = f"by {host} failed: {reason or type(error).__name__}"
+            raise _power_error(self.device_name, action, problem) from None
 
-    def _host(self, which: str) -> str:
-        """The machine that an address is of."""
-        try:
-            parts = urllib.parse.urlsplit(self.addresses[which])
-            if (
-                parts.scheme in ("http", "https")
-                and parts.hostname
-                and not parts.username
-                and parts.port != 0
-            ):
-                return parts.hostname
-        except ValueError:
-            pass
-        raise _failed(
-            self.name,
-            which,
-            "is no address; give http://HOST/..., and user and password as options",
+    def _opener(self, url: str) -> urllib.request.OpenerDirector:
+        """Return an opener that logs in, and uses no proxy: the socket is in the lab's network."""
+        passwords = urllib.request.HTTPPasswordMgrWithDefaultRealm()
+        if self.credentials:
+            passwords.add_password(None, url, *self.credentials)
+        return urllib.request.build_opener(
+            urllib.request.ProxyHandler({}),
+            _DigestAuthHandler(passwords),
+            urllib.request.HTTPBasicAuthHandler(passwords),
         )
 
-    def _opener(self, address: str) -> urllib.request.OpenerDirector:
-        """It is in the lab: no proxy is on the way there."""
-        known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-        if self.login:
-            known.add_password(None, address, *self.login)
-        logins = _Digest(known), urllib.request.HTTPBasicAuthHandler(known)
-        return urllib.request.build_opener(urllib.request.ProxyHandler({}), *logins)
 
-
-class _Digest(urllib.request.HTTPDigestAuthHandler):
-    """With SHA-256 as well, by which a Shelly asks (RFC 7616)."""
+class _DigestAuthHandler(urllib.request.HTTPDigestAuthHandler):
+    """HTTP Digest with SHA-256 as well, which a Shelly requires (RFC 7616)."""
 
     def get_algorithm_impls(
         self, algorithm: str
@@ -183,12 +188,22 @@ class _Digest(urllib.request.HTTPDigestAuthHandler):
     def http_error_401(
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage
     ) -> IO[bytes] | None:
-        with fp:  # which nobody else closes
+        with fp:  # urllib leaves it open
             return super().http_error_401(req, fp, code, msg, headers)
 
 
-def _failed(name: str, which: str, reason: str) -> DeviceError:
-    fix = "try it with: qpipe devices power"
-    return DeviceError(
-        f"{name}: power '{which}' {reason}; {fix} {name} {which}", failure="configuration"
-    )
+def _host_of(url: str) -> str | None:
+    """Return the host of an HTTP URL; None where it is not one, or contains a user."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        is_valid = parts.scheme in ("http", "https") and not parts.username and parts.port != 0
+    except ValueError:
+        return None
+    if not is_valid:
+        return None
+    return parts.hostname
+
+
+def _power_error(device_name: str, action: Action, problem: str) -> DeviceError:
+    fix = f"try it with: qpipe devices power {device_name} {action}"
+    return DeviceError(f"{device_name}: power '{action}' {problem}; {fix}", failure="configuration")

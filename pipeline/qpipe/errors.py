@@ -1,16 +1,17 @@
-"""Every error qpipe raises on purpose, and how it is worded.
+"""Every error that qpipe raises on purpose, and how it is worded.
 
 QpipeError
-├── RecipeError     what the user wrote is wrong (a recipe, an option, an inventory); exit status 2
+├── RecipeError     the user's input is wrong (a recipe, an option, an inventory); exit status 2
 ├── PluginError     a plugin does not load, clashes, or broke its contract
-├── StageError      a stage could not do its work on this input
-│   └── IncompleteError  it did a part, which is kept
-└── DeviceError     a device, or the way to it, failed
-    └── BusyError       another run is at it
+├── StageError      a stage cannot do its work on this input
+│   └── IncompleteError  a part of the work was done, and is kept
+└── DeviceError     a device, or the connection to it, failed
+    └── BusyError       another run uses the device
 
-A message is one line: `<where>: <what is wrong>; <what would be right>`, lower case, naming the value given and the
-values allowed. Where is file:line, a step or a device. Several wrong things are several arguments, a line each.
-Anything that is not a QpipeError is a bug and keeps its traceback.
+A message is one line: `<where>: <what is wrong>; <what would be right>`, lower case, naming the
+value given and the values allowed. <where> is file:line, a step or a device. Several faults are
+several arguments, one line each. Anything that is not a QpipeError is a bug and keeps its
+traceback.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ import difflib
 from collections.abc import Iterable
 from typing import Any, Literal
 
-# what a failure is the fault of; only the transient ones may pass by themselves
+# the cause of a failure; only transient failures may pass by themselves
 Failure = Literal[
     "configuration",
-    "artifact",
+    "build",
     "unreachable",
     "died",
     "timeout",
@@ -34,13 +35,13 @@ Failure = Literal[
 ]
 TRANSIENT: frozenset[Failure] = frozenset({"unreachable", "died", "timeout", "throttled"})
 
-LONGEST = 2000  # characters of a line: what a user gave may be of any length
+LONGEST_LINE = 2000  # characters; quoted input may be of any length
 
 
 class QpipeError(Exception):
-    """The one class to catch; its text is a sentence for the user, or several in a line each.
+    """The base class to catch; its text is one sentence for the user, or several, a line each.
 
-    `failure` is its type: that of its class, unless who raises it knows better.
+    `failure` is the type of the failure: that of the class, unless the raiser gives another.
     """
 
     failure: Failure = "bug"
@@ -51,26 +52,35 @@ class QpipeError(Exception):
             self.failure = failure
 
     def __str__(self) -> str:
-        return "\n".join(_line(str(argument)) for argument in self.args)
+        return "\n".join(_one_line(str(argument)) for argument in self.args)
 
 
-def _line(text: str) -> str:
-    """Fit for a terminal, whatever is quoted in it: one line, its end kept."""
-    text = printable(text)
-    return (
-        text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[6 - LONGEST // 2 :]}"
-    )
+def _one_line(text: str) -> str:
+    """Return text as one printable line; a long one loses its middle."""
+    line = printable(text)
+    if len(line) <= LONGEST_LINE:
+        return line
+    half = LONGEST_LINE // 2
+    return f"{line[:half]} ... {line[6 - half :]}"
 
 
 def printable(text: str) -> str:
-    """One line with nothing in it that a terminal obeys."""
+    """Return text as one line without control characters, so that a terminal only shows it."""
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else " " if c.isspace() else ascii(c)[1:-1] for c in text)
+    return "".join(_printable_character(character) for character in text)
+
+
+def _printable_character(character: str) -> str:
+    if character.isprintable():
+        return character
+    if character.isspace():
+        return " "
+    return ascii(character)[1:-1]
 
 
 class RecipeError(QpipeError):
-    """What the user wrote cannot be meant; nothing has run yet."""
+    """The user's input is wrong; nothing has run yet."""
 
     failure: Failure = "configuration"
 
@@ -84,11 +94,11 @@ class PluginError(QpipeError):
 class StageError(QpipeError):
     """A stage cannot do its work on this input; its branch of the run stops here."""
 
-    failure: Failure = "artifact"
+    failure: Failure = "build"
 
 
 class IncompleteError(StageError):
-    """A measuring stage could not do all of its work: what it has is kept, and the step counts as failed."""
+    """A measuring stage did a part of its work: its measurements are kept, and the step failed."""
 
     def __init__(
         self, message: str, measurements: list[Any], failure: Failure | None = None
@@ -98,19 +108,21 @@ class IncompleteError(StageError):
 
 
 class DeviceError(QpipeError):
-    """A device, or the way to it, failed; it says nothing about the network."""
+    """A device, or the connection to it, failed; it says nothing about the network."""
 
     failure: Failure = "unreachable"
 
 
 class BusyError(DeviceError):
-    """Another run is at the device; it will be free when that ends."""
+    """Another run uses the device; it is free when that run ends."""
 
 
-def suggest(given: str, known: Iterable[str]) -> str:
-    """The second half of a message about an unknown name: the near miss, or all that there is."""
-    names = sorted(known)
-    near = difflib.get_close_matches(given, names, n=1, cutoff=0.75)
-    if near:
-        return f"did you mean '{near[0]}'?"
-    return f"there is {', '.join(names)}" if names else "there is none"
+def suggest(name: str, known_names: Iterable[str]) -> str:
+    """Return the second half of a message about an unknown name: a near miss, or all names."""
+    names = sorted(known_names)
+    near_misses = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+    if near_misses:
+        return f"did you mean '{near_misses[0]}'?"
+    if names:
+        return f"there is {', '.join(names)}"
+    return "there is none"

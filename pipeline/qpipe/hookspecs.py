@@ -1,4 +1,4 @@
-"""The whole plugin API: every hook, what it is handed, and when it is called."""
+"""The plugin API: every hook, its arguments, and when it is called."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ hookimpl = pluggy.HookimplMarker("qpipe")
 
 
 class Register(Protocol):
-    """Hands a stage to qpipe; its name in recipes is the function's own unless given.
+    """Registers a stage; its name in recipes is the function's own unless `name` is given.
 
-    For a measuring stage: `cached=False` where its result depends on the moment, as latency does (it is called in every
-    run), `gives` the metrics it measures, for a recipe's `pareto` to be checked before anything runs (those of an
-    option that takes metrics need no naming). For a compile stage: `demands`, what its runtime asks of quantization,
-    as fields of Target, and `runtime`, what must be installed on a device for its builds to run there, as a device's
-    capabilities call it.
+    For a measuring stage: `cached=False` where its result depends on the moment, as latency does
+    (it is then called in every run); `gives` lists the metrics that it measures, so that a
+    recipe's `pareto` is checked before anything runs (metrics of an option that takes metric
+    stages need not be listed). For a compile stage: `demands`, what its runtime requires of
+    quantization, as fields of Target; `runtime`, what must be installed on a device for its builds
+    to run there, by its name in a device's capabilities.
     """
 
     def __call__(
@@ -38,10 +39,10 @@ class Register(Protocol):
 
 
 class RegisterDevice(Protocol):
-    """Hands a way to reach devices to qpipe: a function whose keyword-only parameters are its options in devices.yaml,
-    called with the device's name, giving a Device.
+    """Registers a device driver: a function that takes the device's name and returns a Device.
 
-    `enrol` is for devices that must be trusted before they are used (`qpipe devices add` and `rekey`).
+    Its keyword-only parameters are its options in devices.yaml. `enrol` is for devices that must
+    be trusted before they are used (`qpipe devices add` and `rekey`).
     """
 
     def __call__(
@@ -50,10 +51,11 @@ class RegisterDevice(Protocol):
 
 
 class Enrol(Protocol):
-    """Asks a device what it is to be known by; nothing is trusted yet. DeviceError where it cannot be reached.
+    """Asks a device for the identity by which to trust it; nothing is trusted yet.
 
-    A new device comes with the address that the user typed and the options that were given with it, its Introduction
-    has all options; `folder` is that of devices.yaml. One of the inventory comes without address, with its options.
+    A new device comes with the address that the user typed and the options given with it; its
+    Introduction holds all options. `folder` is that of devices.yaml. A device of the inventory
+    comes without an address, with its options. Raise DeviceError where it cannot be reached.
     """
 
     def __call__(
@@ -62,27 +64,33 @@ class Enrol(Protocol):
 
 
 class RegisterPower(Protocol):
-    """Hands a way to switch a device's current to qpipe: a function whose keyword-only parameters are its options in
-    devices.yaml (beside the driver, as `power: {name: {options}}`), called with the device's name, giving a Power."""
+    """Registers a power switch: a function that takes the device's name and returns a Power.
+
+    Its keyword-only parameters are its options in devices.yaml, written beside the driver as
+    `power: {name: {options}}`.
+    """
 
     def __call__(self, function: Callable[..., Any], *, name: str | None = None) -> None: ...
 
 
 @hookspec
 def register_stages(register: Register) -> None:
-    """Called once, when plugins are loaded: register every stage you bring."""
+    """Register every stage that the plugin has; called once, when plugins are loaded."""
 
 
 @hookspec
 def register_devices(register: RegisterDevice) -> None:
-    """Called once, when plugins are loaded: register every kind of device you bring."""
+    """Register every device driver that the plugin has; called once, when plugins are loaded."""
 
 
 @hookspec
 def register_power(register: RegisterPower) -> None:
-    """Called once, when plugins are loaded: register every way you bring to switch a device off and on."""
+    """Register every power switch that the plugin has; called once, when plugins are loaded."""
 
 
 @hookspec
 def step_finished(step: str, state: str, seconds: float, coordinates: Mapping[str, str]) -> None:
-    """Called in the main process as each step of a run ends; state is done, cached, failed or skipped."""
+    """Learn of the end of a step; called in the main process for each step of a run.
+
+    state is done, cached, failed or skipped.
+    """

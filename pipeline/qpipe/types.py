@@ -1,4 +1,4 @@
-"""What stages and devices exchange; everything here can be written to a folder and read back."""
+"""The values that stages and devices exchange. Each can be written to a folder and read back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, runtime_checkable
+from typing import IO, Any, Literal, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 
@@ -22,7 +22,7 @@ Kind = Literal[
     "metric",
     "measure",
 ]
-# what the clock of an emulated device counts: the time of the machine it is emulated on, or its own instructions
+# what the clock of an emulated device counts: the host's time, or executed instructions
 Emulation = Literal["wall", "instructions"]
 Array = np.ndarray[Any, np.dtype[Any]]
 
@@ -32,10 +32,11 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How one input goes from its source type to the network: (x - mean) / std by channel, then the layout.
+    """How one input is converted from its source type: (x - mean) / std by channel, then layout.
 
-    Sources of images are uint8 [H, W, C]; layout "none" leaves the axes alone. The network is fed `dtype`: with another
-    than "float32" the values as they are, without mean and std.
+    Images come as uint8 [H, W, C]; layout "none" keeps the order of axes. The network receives
+    values of type `dtype`. With a type other than "float32" the values are passed on unchanged,
+    without mean and std.
     """
 
     mean: tuple[float, ...] = (0.0,)
@@ -46,7 +47,10 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample in its source type, no batch axis; the target is whatever JSON can hold (a label, boxes, text)."""
+    """One sample in its source type, without a batch axis.
+
+    The target is any value that JSON can hold: a label, boxes, text.
+    """
 
     id: str
     inputs: Mapping[str, Array]
@@ -55,7 +59,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a samples stage gives: two disjoint streams, how their inputs are fed, and the names of the labels."""
+    """The result of a samples stage: two disjoint streams, their preprocessing, label names."""
 
     calibration: Iterable[Sample]
     evaluation: Iterable[Sample]
@@ -63,32 +67,33 @@ class Dataset:
     classes: Sequence[str] = ()
 
 
-# ---- what a device and its runtime ask of a network
+# ---- what a device and its runtime require of a network
 
 
 @dataclass(frozen=True)
 class Target:
-    """What quantization must respect on a device with a runtime: only what no compiler can make up for without loss.
+    """What quantization must respect on a device with a runtime.
 
-    Devices with one target share their quantized networks.
+    It holds only what no compiler can make up for without loss. Devices with the same target
+    share their quantized networks.
     """
 
-    saturates: bool = (
-        False  # u8 x s8 sums saturate at 16 bits (x86 without VNNI): weights of 7 bits avoid it
-    )
-    symmetric_only: bool = (
-        False  # zero points are the middle of the codes, of weights and of activations
-    )
-    per_tensor_weights: bool = False  # one scale a weight
-    power_of_two_scales: bool = False  # scales are shifts
+    # sums of u8 x s8 products saturate at 16 bits (x86 without VNNI); 7-bit weights avoid it
+    saturates: bool = False
+    # zero points of weights and activations are the middle of the range of codes
+    symmetric_only: bool = False
+    # one scale for a whole weight
+    per_tensor_weights: bool = False
+    # scales are bit shifts
+    power_of_two_scales: bool = False
 
 
-ANY_TARGET = Target()  # no demands
+ANY_TARGET = Target()  # no requirement
 
 
 @dataclass(frozen=True)
 class Platform:
-    """What a build must fit: the runtime on a device, what it loads, and whose kernels it has."""
+    """What a build must fit: the runtime on a device, the versions it loads, its architecture."""
 
     runtime: str = "onnxruntime"
     arch: str = "x86_64"
@@ -98,7 +103,7 @@ class Platform:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a device said of itself at its last check."""
+    """What a device reported about itself at its last check."""
 
     arch: str
     system: str
@@ -109,11 +114,12 @@ class Capabilities:
     python: str
     numpy: str
     runtimes: Mapping[str, str]  # runtime -> version
-    fingerprint: str  # digest of what can change a result: architecture, features, cpu, versions
-    emulated: Emulation | None = (
-        None  # times are of an emulator, and no device's; None for hardware
-    )
-    boot_id: str | None = None  # another after each start of the system; None where it does not say
+    # digest of everything that can change a result: architecture, features, cpu, versions
+    fingerprint: str
+    # what the clock of an emulator counts; None for hardware
+    emulated: Emulation | None = None
+    # changes with each start of the system; None where the device does not report it
+    boot_id: str | None = None
 
 
 # ---- builds and devices
@@ -121,10 +127,10 @@ class Capabilities:
 
 @dataclass(frozen=True)
 class Build:
-    """What compile makes for one runtime: a folder with a build.json beside its files.
+    """What compile makes for one runtime: a folder with a build.json beside its other files.
 
-    build.json holds runtime, runner (a file in the folder, or one the agent brings), model (file name), options
-    (session options, threads) and whatever else its runner wants.
+    build.json holds runtime, runner (a file in the folder, or one that the agent brings), model
+    (file name), options (session options, threads) and anything else that its runner reads.
     """
 
     folder: Path
@@ -132,7 +138,7 @@ class Build:
 
     @classmethod
     def read(cls, folder: Path) -> Build:
-        """The build in a folder that compile wrote."""
+        """Return the build in a folder that compile wrote."""
         return cls(folder, json.loads((folder / "build.json").read_text(encoding="utf-8")))
 
     @classmethod
@@ -150,105 +156,175 @@ class Build:
 
 @dataclass(frozen=True)
 class Stored:
-    """A folder as it lies on a device, under the digest of its content."""
+    """A folder stored on a device under the digest of its content."""
 
     path: str
     digest: str
     size: int  # bytes of the folder's files
-    sent: int  # bytes that had to travel for it: 0 where the device had them all
+    sent: int  # bytes that were sent for it: 0 where the device had them all
 
 
 @dataclass(frozen=True)
 class Deployed:
     """A build on a device."""
 
-    name: str  # model/scheme/build: what the row is called
+    name: str  # model/scheme/build: the name of its row
     build: Build
     stored: Stored
-    is_float: bool = False  # this is the float reference of its model
+    is_float: bool = False  # whether it is the float reference of its model
 
 
 @dataclass(frozen=True)
 class Deployments:
-    """The fan-in: all builds that reached a device, and the names of those that should have."""
+    """A fan-in: all builds that reached a device, and the names of those that did not."""
 
     present: Sequence[Deployed]
     missing: Sequence[str] = ()
 
 
+class EnergyOptions(TypedDict, total=False):
+    """How the energy of a round is measured; a missing key takes its default."""
+
+    source: Literal["auto", "hwmon", "rapl"]
+    rails: Sequence[str]
+    command: str | None  # a meter: prints one number a line
+    command_on: Literal["device", "host"]
+    unit: Literal["W", "J"]  # of the numbers that the command prints
+    period_s: float
+    idle_s: float
+    updates: int  # new values of the sensor that a round needs
+
+
+class RoundOptions(TypedDict, total=False):
+    """What a round is run with beside its number of values; a missing key asks for nothing."""
+
+    threads: int  # of one inference
+    batch: int  # samples in each inference
+    affinity: Sequence[int]  # cores
+    governor: str
+    max_load: float  # share of those cores that other processes may take
+    cool_to_c: float
+    cool_s: float
+    sustained_s: float
+    energy: EnergyOptions
+    # set by a device's driver, not by a stage
+    rest_s: float  # idle time for a meter at the host
+    sysfs: str  # the folder that holds sys and proc
+
+
+class EnergyReading(TypedDict, total=False):
+    """The energy of one round; empty where none was measured."""
+
+    joules: float
+    seconds: float
+    inferences: int  # samples
+    idle_w: float
+    source: str  # hwmon, rapl or command
+    rails: Sequence[str]
+    updates: int
+    period_s: float
+
+
+class EnvironmentSnapshot(TypedDict, total=False):
+    """The state of a device at one moment; what the device does not report is missing."""
+
+    governor: Mapping[str, str]  # by cpufreq policy
+    frequency_khz: Mapping[str, Mapping[str, int]]  # cur, min and max by cpufreq policy
+    boost: bool
+    temperature_c: Mapping[str, float]  # by thermal zone
+    throttling: Mapping[str, int]
+    load: Sequence[float]  # averages over 1, 5 and 15 minutes
+    memory_available_mb: float
+    switches: Mapping[str, int]  # context switches of the runner
+    kernel: str
+    boot_id: str
+    uptime_s: float
+
+
+class RoundEnvironment(TypedDict, total=False):
+    """The device around one round, and what was set for it."""
+
+    before: EnvironmentSnapshot
+    after: EnvironmentSnapshot
+    governor: str
+    affinity: Sequence[int]
+    start_c: float  # temperature at the start
+    waited_s: float  # time spent to cool down
+    unlocked: str  # what could not be set, and why
+    too_warm: str
+    others: float  # share of the cores that other processes took
+
+
 @dataclass(frozen=True)
 class Round:
-    """One fresh process of timed inferences on a device; times by the device's monotonic clock."""
+    """One fresh process of timed inferences on a device, by the device's monotonic clock."""
 
     values_ms: Sequence[float]
     load_ms: float
     first_ms: float  # the first inference, before any warmup
     warmups: int
     peak_mb: float  # peak resident memory of the process
-    runtime_mb: float  # the same process with the runtime imported and nothing loaded
-    load_peak_mb: float | None = (
-        None  # its peak until the model was loaded; None where its runner does not say
-    )
-    run_peak_mb: float | None = (
-        None  # its peak after that; None where the system cannot tell it from the one before
-    )
-    steady: bool | None = (
-        None  # whether warmup ended because times were steady; None where it was too short to tell
-    )
+    runtime_mb: float  # resident memory with the runtime imported and nothing loaded
+    # peak until the model was loaded; None where the runner does not report it
+    load_peak_mb: float | None = None
+    # peak after loading; None where the system cannot tell it from the peak before
+    run_peak_mb: float | None = None
+    # whether warmup ended because times were steady; None where it was too short to tell
+    steady: bool | None = None
     batch: int = 1  # samples in each inference
-    sustained: Sequence[
-        Sequence[float]
-    ] = ()  # without pause: each second's [end in s, median in ms, inferences]
-    invalid: str | None = (
-        None  # why it is not to be believed: `throttled: ..; clocks changed: ..; load: ..`
-    )
-    environment: Mapping[str, Any] = field(
-        default_factory=dict, compare=False
-    )  # before and after it, and what was set
-    energy: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # joules, seconds, inferences, idle_w, and of which sensor
+    # load without pause, one entry a second: [end in s, median in ms, inferences]
+    sustained: Sequence[Sequence[float]] = ()
+    # why it must not be used: `throttled: ..; clocks changed: ..; load: ..`
+    invalid: str | None = None
+    # the device before and after the round, and what was set for it
+    environment: RoundEnvironment = field(default_factory=RoundEnvironment, compare=False)
+    energy: EnergyReading = field(default_factory=EnergyReading)
 
 
 @dataclass(frozen=True)
 class Placement:
-    """The runtime's word on who runs a build's nodes, of the graph as it really runs.
+    """Which provider runs how many nodes of a build, as the runtime reports for the loaded graph.
 
-    nodes: provider -> precision -> number. A precision is int8, int4, int16, float32, float16, bfloat16, float64;
-    `other` are nodes that move, convert or index values, `compiled` parts of which nobody says in what they compute.
+    nodes: provider -> precision -> count. A precision is int8, int4, int16, float32, float16,
+    bfloat16, float64; `other` counts nodes that move, convert or index values, `compiled` counts
+    parts whose precision is not reported.
     """
 
     nodes: Mapping[str, Mapping[str, int]]
-    float_nodes: Sequence[
-        str
-    ] = ()  # names of nodes that compute in float; not more than the runner says
+    # names of nodes that compute in float, as far as the runner reports them
+    float_nodes: Sequence[str] = ()
 
 
 class Progress(Protocol):
-    """How a stage says where it is; call it as often as it pleases, it is throttled."""
+    """How a stage reports its progress. Calls are throttled, so a stage may call often."""
 
     def __call__(self, done: float, total: float | None = None, unit: str = "") -> None: ...
 
 
 @runtime_checkable
 class Device(Protocol):
-    """What stages may ask of a device, whatever the way to it."""
+    """What stages may ask of a device, whatever connects to it."""
 
     name: str
-    shares_host: (
-        bool  # it is the machine qpipe runs on: nothing else is computed while it is measured
-    )
+    # whether it is the machine that qpipe runs on: nothing else computes while it is measured
+    shares_host: bool
 
     def capabilities(self) -> Capabilities:
-        """Ask the device what it is; raises DeviceError where it cannot be reached or lacks python or numpy."""
+        """Ask the device what it is.
+
+        Raise DeviceError where it cannot be reached, or lacks python or numpy.
+        """
         ...
 
     def store(self, folder: Path, progress: Progress) -> Stored:
-        """Bring a folder's files there, each under its sha256, verified on the device; what is there is not sent."""
+        """Copy a folder's files to the device, each under its sha256, and verify them there.
+
+        Files that the device has already are not sent.
+        """
         ...
 
     def infer(self, build: Stored, samples: Stored, count: int) -> Iterator[dict[str, Array]]:
-        """Run the first `count` stored samples in order, giving the outputs of each by name as they arrive."""
+        """Run the first `count` stored samples in order; yield the outputs of each by name."""
         ...
 
     def round(
@@ -259,18 +335,20 @@ class Device(Protocol):
         warmup_s: float,
         values: int,
         budget_s: float,
-        options: Mapping[str, Any] = {},
+        options: RoundOptions | None = None,
     ) -> Round:
-        """Time `values` inferences of one sample in a fresh process, after at least `warmup_s` seconds of warmup.
+        """Time `values` inferences of one sample in a fresh process.
 
-        `options` are what else is asked of the round, each left out where it is not: threads, batch, affinity (cores),
-        governor, max_load (share of the cores that others may take), cool_to_c and cool_s, sustained_s, energy
-        (source, rails, command, command_on: device or host, unit, period_s, idle_s, updates).
+        At least `warmup_s` seconds of warmup come first. `options` are further requests for the
+        round, each left out where it does not apply: threads, batch, affinity (cores), governor,
+        max_load (share of the cores that other processes may take), cool_to_c and cool_s,
+        sustained_s, energy (source, rails, command, command_on: device or host, unit, period_s,
+        idle_s, updates).
         """
         ...
 
     def placement(self, build: Stored) -> Placement | None:
-        """Where the build's nodes run and in which precision; None where its runner does not say."""
+        """Return where the build's nodes run, in which precision; None where it is not reported."""
         ...
 
     def clean(
@@ -281,26 +359,33 @@ class Device(Protocol):
         dry_run: bool = False,
         runtime: bool = False,
     ) -> int:
-        """Remove what was stored on the device: all, or the longest unused, of those unused for so long, until so much
-        is left; with `runtime` also what setup brought. The bytes that this freed, or would."""
+        """Remove what was stored on the device, and return the number of bytes freed.
+
+        Everything goes unless `older_than_s` keeps what was used since, or `keep_bytes` ends the
+        removal, longest unused first, once so much is left. `runtime` also removes what setup
+        installed. `dry_run` only counts.
+        """
         ...
 
     def hold(self, seconds: float, reason: str = "") -> Hold:
-        """Keep all runs off the device for so long; BusyError where a run is at it, or somebody else holds it."""
+        """Keep all runs off the device for `seconds`.
+
+        Raise BusyError where a run uses it, or somebody else holds it.
+        """
         ...
 
     def release(self, *, force: bool = False) -> bool:
-        """End one's own hold, or anybody's by force; whether there was one."""
+        """End one's own hold, or anybody's with `force`; return whether there was one."""
         ...
 
     def close(self) -> None:
-        """Let go of the device; nothing is left running there. Who asks it again connects anew."""
+        """Close the connection and leave nothing running there. A later call connects again."""
         ...
 
 
 @dataclass(frozen=True)
 class Hold:
-    """A device kept for a human; the times are by the device's clock, as text."""
+    """A device reserved for a person; times are text, by the device's clock."""
 
     holder: str  # user@host
     since: str
@@ -310,7 +395,7 @@ class Hold:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of what looking at a device found, or of what setting it up did; what is bad says what to do."""
+    """One line of a check or setup of a device; a bad one says what to do."""
 
     what: str  # python, numpy, clock, ...
     state: Literal["ok", "warning", "bad"]
@@ -320,46 +405,53 @@ class Finding:
 
 @runtime_checkable
 class Provisioned(Protocol):
-    """A device that can say how ready it is, and be made so. Both give their lines as they come, and go on after a bad
-    one where that makes sense."""
+    """A device that can be checked for readiness and set up.
+
+    Both methods yield their lines as they come, and go on after a bad one where that makes sense.
+    """
 
     def check(self) -> Iterator[Finding]:
-        """What is ready there, looked at before any agent is started."""
+        """Check what is ready there, before any agent is started."""
         ...
 
     def setup(
         self, *, wheels: Path | None, runtime: str | None, system_runtime: bool
     ) -> Iterator[Finding]:
-        """Bring numpy and the requirement `runtime` there, out of the folder `wheels` or a registry, and prove them."""
+        """Install numpy and the requirement `runtime`, and verify that they compute.
+
+        Wheels come from the folder `wheels` where given, else from a package registry.
+        """
         ...
 
 
 class Power(Protocol):
-    """What switches the current of a device, where its inventory names such a thing; DeviceError where it cannot."""
+    """A switch for the power supply of a device; raises DeviceError where it cannot switch."""
 
-    boot_s: float  # seconds after which a device whose current is back answers again, at most
+    boot_s: float  # seconds until the device answers again after power is restored, at most
 
     def off(self) -> None:
-        """Take the current away."""
+        """Switch the power off."""
         ...
 
     def on(self) -> None:
-        """Give it back."""
+        """Switch the power on."""
         ...
 
 
 @dataclass(frozen=True)
 class Introduction:
-    """What a device shows to be known by, before it is trusted: the user compares `shown` with what the device says."""
+    """The identity that a device shows before it is trusted.
 
-    options: Mapping[str, Any]  # for its entry in devices.yaml; paths relative to that
+    The user compares `shown` with what the device itself displays.
+    """
+
+    options: Mapping[str, Any]  # for its entry in devices.yaml; paths are relative to that file
     shown: str  # as other tools print it: ED25519 SHA256:...
-    known: Sequence[str]  # what it was known by until now
-    is_known: bool  # what it shows is trusted already
-    compare: str  # how to see it on the device itself
-    accept: Callable[
-        [], str
-    ]  # trust what was shown, in place of what was known, and log in; says where it is noted
+    known: Sequence[str]  # identities trusted so far
+    is_known: bool  # whether the identity it shows is trusted already
+    compare: str  # how to display it on the device itself
+    # trust the shown identity in place of the known ones, and log in; return where it is recorded
+    accept: Callable[[], str]
 
 
 class Process(Protocol):
@@ -370,43 +462,53 @@ class Process(Protocol):
     stderr: IO[bytes]
 
     def wait(self, timeout: float) -> int:
-        """Its exit status, negative where a signal ended it; TimeoutError once `timeout` seconds are over,
-        ConnectionError where the way to it was lost before."""
+        """Return its exit status, negative where a signal ended it.
+
+        Raise TimeoutError after `timeout` seconds, ConnectionError where the connection was lost.
+        """
         ...
 
     def kill(self) -> None:
-        """End it and all it started."""
+        """End it and all processes that it started."""
         ...
 
 
 class Transport(Protocol):
-    """The way to a device: all that a new kind of connection must implement."""
+    """A connection to a device: all that a new kind of connection must implement."""
 
-    def start(self, argv: Sequence[str]) -> Process: ...
-
-    def put(self, source: Path, path: str, progress: Progress) -> None:
-        """Copy a file to a path below the device's home (or an absolute one)."""
+    def start(self, argv: Sequence[str]) -> Process:
+        """Start a process on the device."""
         ...
 
-    def get(self, path: str, target: Path) -> None: ...
+    def put(self, source: Path, path: str, progress: Progress) -> None:
+        """Copy a file to a path relative to the device's home, or an absolute one."""
+        ...
 
-    def close(self) -> None: ...
+    def get(self, path: str, target: Path) -> None:
+        """Copy a file from the device."""
+        ...
+
+    def close(self) -> None:
+        """Close the connection."""
+        ...
 
 
 # ---- measuring
 
-SHARE = "share"  # the unit of what lies between 0 and 1 by its nature: people read it as percent
+# the unit of values that lie between 0 and 1 by definition; they are shown in percent
+SHARE = "share"
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A score as two functions: one contribution per sample, and what reduces them.
+    """A score as two functions: a contribution per sample, and a reduction over samples.
 
-    Resampled contributions give the interval, differences give the paired test, so both work for anybody's metric.
-    `contribution(prediction, reference)` gets what postprocess made of one sample's outputs (the outputs themselves
-    where there is no postprocess) and, by `against`, the sample's target, what float predicted, or the raw outputs of
-    float (then the prediction is raw outputs too). The unit "share" says that the number, and that of any samples, lies
-    between 0 and 1: it is shown in percent, and its interval stays there.
+    Resampled contributions give the interval, differences of contributions the paired test, so
+    both work for any metric. `contribution(prediction, reference)` gets the postprocessed outputs
+    of one sample (the raw outputs where there is no postprocess) and a reference by `against`: the
+    sample's target, the prediction of the float network, or its raw outputs (the prediction is raw
+    outputs then, too). The unit "share" states that the value, for any samples, lies between 0 and
+    1: it is shown in percent, and its interval stays within these bounds.
     """
 
     name: str
@@ -415,12 +517,12 @@ class Metric:
     unit: str = ""
     better: Literal["max", "min"] = "max"
     against: Literal["target", "float", "float_outputs"] = "target"
-    resamples: int = 1000  # bootstrap resamples for its interval; a slow reduce asks for fewer
+    resamples: int = 1000  # bootstrap resamples for its interval; fewer suit a slow reduction
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number of one deployed build, with its 95 % interval where there is one."""
+    """One value of one deployed build, with its 95 % interval where there is one."""
 
     metric: str
     value: float
@@ -429,22 +531,20 @@ class Measurement:
     high: float | None = None
     n: int = 1
     better: Literal["max", "min"] = "min"
-    deployed: str = ""  # a fan-in stage names whose number it is
+    deployed: str = ""  # the row it belongs to, where a fan-in stage measures several
     rounds: Sequence[Sequence[float]] = field(default=())  # raw values
-    raw: Literal["rounds", "samples", "resamples"] = (
-        "rounds"  # they are: timed values round by round, one per sample
-    )
-    # in one list, or one per bootstrap resample in one list (drawn alike for all schemes, so that schemes pair up)
-    detail: Mapping[str, Any] = field(
-        default_factory=dict
-    )  # what stands behind the number, as plain JSON
-    # of each of `rounds`: {"invalid": why it was left out of the number or None, "environment": before, after, set}
+    # what the raw values are: timed values by round; one value per sample, in one list; or one
+    # per bootstrap resample, in one list (the same draws for all schemes, so that they pair up)
+    raw: Literal["rounds", "samples", "resamples"] = "rounds"
+    # what the value was computed from, as plain JSON
+    detail: Mapping[str, Any] = field(default_factory=dict)
+    # for each of `rounds`: {"invalid": reason to leave it out, or None, "environment": ...}
     conditions: Sequence[Mapping[str, Any]] = field(default=())
 
     def to_json(self) -> dict[str, Any]:
-        """As plain JSON."""
+        """Return it as plain JSON."""
         return asdict(self)
 
 
-# what a recommendation has to keep: metric -> sign and bound
+# what a recommendation must satisfy: metric -> comparison and bound
 Limits = Mapping[str, tuple[Literal["<", "<=", ">", ">="], float]]

@@ -36,7 +36,8 @@ from qpipe_plugins.samples.scene_drawing import CLASSES, Scene, draw_scene, scen
 SIZE = 192
 BOXES_PER_CELL = 4
 
-# expansion, channels, repeats, stride: MobileNetV2 of width 0.5, but 24 channels at stride 8, where small shapes are
+# expansion, channels, repeats, stride: MobileNetV2 of width 0.5, but with 24 channels at
+# stride 8, where small shapes are detected
 STAGES = ((1, 8, 1, 1), (6, 16, 2, 2), (6, 24, 3, 2), (6, 32, 4, 2), (6, 48, 3, 1), (6, 80, 3, 2))
 
 
@@ -70,7 +71,7 @@ class InvertedResidual(nn.Module):
 
 
 class Predictor(nn.Module):
-    """SSDLite head for one map: depthwise 3x3, then pointwise to `values` numbers per default box."""
+    """SSDLite head for one map: depthwise 3x3, then pointwise to `values` a default box."""
 
     def __init__(self, inputs: int, values: int) -> None:
         super().__init__()
@@ -117,7 +118,8 @@ class MobileNetSSD(nn.Module):
             if block.stride == 2:
                 wide_maps.append(wide)
         last = self.last(image)
-        # as in SSDLite, strides 8 and 16 are read inside the block that ends them; the first two are strides 2 and 4
+        # as in SSDLite, strides 8 and 16 are read inside the block that ends them; the first two
+        # are strides 2 and 4
         maps = [*wide_maps[2:], last, self.extra(last)]
         boxes = torch.cat(
             [head(features) for head, features in zip(self.box_heads, maps, strict=True)], dim=1
@@ -140,7 +142,10 @@ def normalize(images: Tensor) -> Tensor:
 
 
 def turned(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """One of the eight turns and flips, with the colours exchanged and perhaps inverted: no label changes."""
+    """Return one of the eight turns and flips, colors exchanged and perhaps inverted.
+
+    No label changes.
+    """
     image = scene.image
     boxes = scene.boxes
     if rng.random() < 0.5:
@@ -159,7 +164,10 @@ def turned(scene: Scene, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
 def batches(
     scenes: list[Scene], size: int, rng: np.random.Generator
 ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Images, boxes [B, M, 4] and labels [B, M], padded with label -1; the last, short batch is left out."""
+    """Yield images, boxes [B, M, 4] and labels [B, M], padded with label -1.
+
+    The last batch is left out if it is short.
+    """
     order = rng.permutation(len(scenes))
     for start in range(0, len(order) - size + 1, size):
         chosen = [scenes[index] for index in order[start : start + size]]
@@ -190,9 +198,10 @@ def overlaps(priors: Tensor, boxes: Tensor) -> Tensor:
 
 
 def match(priors: Tensor, boxes: Tensor, labels: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
-    """For each default box the offsets to learn, [B, N, 4], and its class, 0 for background, [B, N].
+    """Return for each default box the offsets to learn, [B, N, 4], and its class, [B, N].
 
-    A default box takes the object it overlaps best, if by `threshold`; each object has its best default box at least.
+    Class 0 is the background. A default box takes the object it overlaps best, if by `threshold`;
+    each object has its best default box at least.
     """
     overlap = overlaps(corners(priors), boxes).masked_fill(labels[:, None] < 0, -1)
     best, which = overlap.max(dim=2)
@@ -211,7 +220,10 @@ def match(priors: Tensor, boxes: Tensor, labels: Tensor, threshold: float) -> tu
 
 
 def multibox_loss(offsets: Tensor, logits: Tensor, wanted: Tensor, classes: Tensor) -> Tensor:
-    """Smooth L1 on the objects, cross entropy on them and on the three times as many hardest background boxes."""
+    """Return smooth L1 on the objects, plus cross entropy on them and on hard background boxes.
+
+    These are the hardest ones, three times as many as objects.
+    """
     positive = classes > 0
     count = positive.sum().clamp(min=1)
     location = functional.smooth_l1_loss(offsets[positive], wanted[positive], reduction="sum")
@@ -240,7 +252,7 @@ def follow(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 def export(model: nn.Module, path: Path) -> None:
-    """Write one ONNX file with batch 1, without the names of files and the stack traces that torch notes in it."""
+    """Write one ONNX file with batch 1, without the file names and stack traces of torch."""
     model = copy.deepcopy(model).eval().cpu()
     program = torch.onnx.export(
         model,
@@ -274,7 +286,7 @@ def export(model: nn.Module, path: Path) -> None:
 
 
 def name_by_module(graph: onnx_ir.Graph) -> None:
-    """Call each node, and what it gives, after its module: a report on layers then names what this file names."""
+    """Name each node and its outputs after its module, as reports on layers then show them."""
     outputs = set(graph.outputs)
     for node in graph:
         *_, module, _ = ast.literal_eval(node.metadata_props["pkg.torch.onnx.name_scopes"])

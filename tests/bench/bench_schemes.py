@@ -13,7 +13,8 @@ import tempfile
 from collections import defaultdict
 from pathlib import Path
 
-from qpipe.storage.results import Row, Store
+from qpipe.storage.results import Store
+from qpipe.storage.rows import Row
 
 METRICS = ("agreement", "sqnr_db", "latency_ratio", "size_mb", "effective_bits")
 MAKES = ("transform", "calibrate", "quantize")

@@ -79,7 +79,7 @@ def stopping(machine: Machine, most: int, trials: int, seed: int = 0) -> tuple[f
     middle = flat.truth(random, 2)[0.5]
     covered, taken = 0, 0
     for session in machine.session(random, most, trials):
-        for count in [*round_statistics.looks(most - 1), most]:
+        for count in [*round_statistics.check_points(most - 1), most]:
             value, found = round_statistics.median(session[:count], round_statistics.WHEN_STOPPING)
             if found and (found[1] - found[0]) / 2 <= PRECISION * value:
                 break

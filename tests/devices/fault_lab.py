@@ -202,7 +202,7 @@ class Site:
         options = {
             "host": self.address, "port": self.port, "user": getpass.getuser(), "key": str(self.folder / "user_key"),
             "known_hosts": str(self.folder / "known_hosts"), "python": sys.executable, "folder": str(self.board),
-            "lock": f"{self.board}.lock", "connect_timeout": 10, "silence_s": 3, "deadline_s": 20, "spare_mb": 1,
+            "lock": f"{self.board}.lock", "connect_timeout": 10, "silence_s": 3, "deadline_s": 20, "min_free_mb": 1,
         }  # fmt: skip
         entry = {"board": {"ssh": {**options, **self.options}, **self.beside}}
         (self.host / "devices.yaml").write_text(json.dumps(entry), encoding="utf-8")

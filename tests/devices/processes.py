@@ -14,9 +14,9 @@ DEAF = """
 import subprocess, sys, time
 from qpipe_agent import wire
 source, sink = wire.claim()
-wire.read(source)
-wire.write(sink, {"load_ms": 1.0, "runtime_mb": 1.0, "inputs": ["image"], "outputs": ["y"]})
-wire.read(source)
+wire.read_message(source)
+wire.write_message(sink, {"load_ms": 1.0, "runtime_mb": 1.0, "inputs": ["image"], "outputs": ["y"]})
+wire.read_message(source)
 subprocess.Popen(["sleep", "300"])
 time.sleep(300)
 """

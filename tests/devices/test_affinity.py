@@ -29,7 +29,7 @@ def test_a_round_runs_on_the_cores_that_are_asked_for(board):
 
 def test_a_core_that_is_not_there_is_named(board):
     with pytest.raises(
-        qpipe.DeviceError, match=r"^board: affinity: there is no core 4000 to run on; there is 0"
+        qpipe.DeviceError, match=r"^board: affinity: core 4000 is not usable; usable cores are 0"
     ):
         board.round(affinity=[0, 4000])
 
@@ -43,7 +43,9 @@ def test_a_core_may_be_asked_for_though_others_are_switched_off(tmp_path, monkey
     )  # it counts those that are switched on: here one less
     try:
         os.sched_setaffinity(0, own - {highest})
-        with round_settings.Settings(tmp_path).applied({"affinity": [highest]}, tmp_path) as told:
+        with round_settings.RoundSettings(tmp_path).applied(
+            {"affinity": [highest]}, tmp_path
+        ) as told:
             assert told == {"affinity": [highest]}
     finally:
         os.sched_setaffinity(0, own)
@@ -75,7 +77,7 @@ def test_no_thread_of_onnxruntime_leaves_the_cores_that_are_asked_for(threads, t
     watcher = threading.Thread(target=watch)
     watcher.start()
     options = {"affinity": [core], "threads": threads}
-    answer = board.device._journalled(
+    answer = board.device._request_journalled(
         "round", 60, build=build.path, samples=board.samples.path, warmup_s=0, values=10**6, budget_s=0.5,
         deadline_s=30, options=options,
     )  # fmt: skip

@@ -12,7 +12,7 @@ import qpipe
 from qpipe_devices import local
 from qpipe_devices.agent import lease
 from qpipe_devices.agent.agent import Agent
-from qpipe_devices.agent.runner_process import Runner
+from qpipe_devices.agent.runner_process import RunnerProcess
 from qpipe_devices.agent.wire import MAGIC
 from qpipe_devices.reconnecting import ConnectionLostError
 
@@ -52,28 +52,28 @@ def test_a_message_that_is_none_ends_the_conversation(tmp_path: Path, nonsense: 
 class Brief(Agent):
     """An agent whose runner is let go of right after somebody looked at it."""
 
-    def __init__(self, folder: Path, runner: Runner) -> None:
-        own = lease.take(folder, None, lease.Asker("somebody", "0" * 32, 30))
-        super().__init__(folder, own, None, io.BytesIO(), io.BytesIO())
-        self.seen: list[Runner | None] = [runner]
+    def __init__(self, folder: Path, runner: RunnerProcess) -> None:
+        own = lease.take_lease(folder, None, lease.Client("somebody", "0" * 32, 30))
+        super().__init__(folder, own, None, source=io.BytesIO(), sink=io.BytesIO())
+        self.seen: list[RunnerProcess | None] = [runner]
 
     @property  # type: ignore[override]
-    def runner(self) -> Runner | None:
+    def runner(self) -> RunnerProcess | None:
         return self.seen.pop() if self.seen else None
 
     @runner.setter
-    def runner(self, runner: Runner | None) -> None:
+    def runner(self, runner: RunnerProcess | None) -> None:
         self.seen = [runner]
 
 
 def test_a_runner_that_is_let_go_of_meanwhile_is_ended_all_the_same(
     tmp_path: Path, build: qpipe.Build
 ) -> None:
-    runner = Runner(build.folder, 10)
+    runner = RunnerProcess(build.folder, 10)
     agent = Brief(tmp_path, runner)
-    agent._kill()
+    agent._kill_runner()
     assert runner.process.wait(5) < 0
-    agent._kill()
+    agent._kill_runner()
     runner.close()
     for stream in (runner.process.stdout, runner.process.stderr):
         stream.close()

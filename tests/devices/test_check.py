@@ -83,7 +83,7 @@ def test_a_folder_that_cannot_be_written_is_said(bare_python, tmp_path):
 
 
 def test_little_space_is_a_warning_and_none_is_bad(bare_python, tmp_path):
-    device = local("board", python=str(bare_python), folder=tmp_path / "board", spare_mb=1e9)
+    device = local("board", python=str(bare_python), folder=tmp_path / "board", min_free_mb=1e9)
     space = by_what(device.check())["space"]
     device.close()
     assert space.state == "bad"

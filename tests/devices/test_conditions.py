@@ -56,18 +56,19 @@ def test_a_round_starts_once_the_board_is_cool(board):
 
 def test_options_that_a_runner_does_not_know_are_told(board):
     with pytest.raises(
-        qpipe.DeviceError, match=r"^board: runner run_actor.py does not know threads; leave it out"
+        qpipe.DeviceError,
+        match=r"^board: runner run_actor.py does not support threads; leave it out",
     ):
         board.round(threads=2)
     with pytest.raises(
         qpipe.DeviceError,
-        match=r"^board: runner run_actor.py does not know sustained_s; leave it out",
+        match=r"^board: runner run_actor.py does not support sustained_s; leave it out",
     ):
         board.round(sustained_s=0.1)
 
 
 def test_a_fixed_batch_axis_is_told(board):
-    expected = r"^board: batch 4: the batch axis of image is 1 in this build; compile it with onnxruntime: {free_batch: true}"
+    expected = r"^board: batch 4: the batch axis of image is 1 in this build; compile it with onnxruntime: {dynamic_batch: true}"
     with pytest.raises(qpipe.DeviceError, match=expected):
         board.round(batch=4)
 

@@ -99,7 +99,7 @@ def test_progress_counts_the_bytes_that_travel(device, samples):
 
 
 def test_no_room_says_what_where_and_how_much(open_device, build, tmp_path):
-    device = open_device(spare_mb=1e9)  # all that the disk has is kept free
+    device = open_device(min_free_mb=1e9)  # all that the disk has is kept free
     with pytest.raises(qpipe.DeviceError) as error:
         device.store(build.folder, nothing)
     assert str(error.value) == (

@@ -83,7 +83,7 @@ def test_a_jetson_tells_voltage_and_current_of_its_rails(rails, watts, tmp_path)
 
 def names(root: Path, source: str = "hwmon") -> list[str]:
     """Of the rails that would be added up."""
-    return [rail.name for rail in power_sensors.rails(root, source, ())[1]]
+    return [rail.name for rail in power_sensors.select_rails(root, source, ())[1]]
 
 
 def test_the_sum_that_an_ina3221_tells_itself_is_no_rail(tmp_path):
@@ -133,23 +133,28 @@ def test_channels_without_labels_are_told_apart(tmp_path):
 def test_zones_of_one_name_are_told_apart_by_their_package(tmp_path):
     root = boards.server(tmp_path)
     assert names(root, "rapl") == ["package-0", "package-1"]
-    expected = "energy: rapl has no rail dram; there is package-0, package-0/dram, package-1, package-1/dram"
+    expected = "energy: rapl has no rail dram; available rails are package-0, package-0/dram, package-1, package-1/dram"
     with pytest.raises(AgentError, match=expected):
-        power_sensors.rails(root, "rapl", ["dram"])
-    both = power_sensors.rails(root, "rapl", ["package-0/dram", "package-1/dram"])[1]
-    assert [rail.read() for rail in both] == [0.001, 0.001]
+        power_sensors.select_rails(root, "rapl", ["dram"])
+    both = power_sensors.select_rails(root, "rapl", ["package-0/dram", "package-1/dram"])[1]
+    assert [rail.read_value() for rail in both] == [0.001, 0.001]
 
 
 def test_a_rail_that_is_asked_for_twice_counts_once(tmp_path):
     assert (
-        len(power_sensors.rails(boards.jetson(tmp_path), "hwmon", ["VDD_SOC", "VDD_SOC"])[1]) == 1
+        len(power_sensors.select_rails(boards.jetson(tmp_path), "hwmon", ["VDD_SOC", "VDD_SOC"])[1])
+        == 1
     )
 
 
 def test_power_that_changes_is_summed_by_trapezoids():
-    samples = [(0, 1.0), (10**9, 3.0), (2 * 10**9, 3.0)]
-    assert energy_meter._integrated(samples, 0, 2 * 10**9) == 2.0 + 3.0
-    assert energy_meter._integrated(samples, 5 * 10**8, 15 * 10**8) == (2.0 + 3.0) / 2 * 0.5 + 1.5
+    samples = [
+        energy_meter.PowerSample(*sample) for sample in [(0, 1.0), (10**9, 3.0), (2 * 10**9, 3.0)]
+    ]
+    assert energy_meter.integrate_power(samples, 0, 2 * 10**9) == 2.0 + 3.0
+    assert (
+        energy_meter.integrate_power(samples, 5 * 10**8, 15 * 10**8) == (2.0 + 3.0) / 2 * 0.5 + 1.5
+    )
 
 
 def test_a_counter_that_begins_anew_goes_on(tmp_path):
@@ -200,7 +205,7 @@ def test_a_command_ends_with_its_meter_and_with_whoever_started_it(tmp_path):
         assert process
         assert process.stdin
     assert process.poll() is not None
-    left = energy_meter._start("while :; do echo 1; sleep 0.01; done")
+    left = energy_meter.start_command_meter("while :; do echo 1; sleep 0.01; done")
     assert left.stdin
     assert left.stdout
     left.stdin.close()  # as the system does when this process is gone
@@ -213,11 +218,11 @@ def test_a_command_ends_with_its_meter_and_with_whoever_started_it(tmp_path):
     [
         (
             {},
-            "energy: this device has no sensor of hwmon or rapl; set source: command for a meter of your own, or ",
+            "energy: this device has no sensor of hwmon or rapl; set command to use a meter of your own, or ",
         ),
         (
             {"command": "echo 5"},
-            "energy: command gave no values for the whole of a round; see that it tells more",
+            "energy: command gave no values for a part of a round; it must give values all the time",
         ),
     ],
 )
@@ -228,7 +233,9 @@ def test_without_a_sensor_or_its_values_there_is_no_energy(asked, message, tmp_p
 
 
 def test_a_rail_that_is_not_there_is_named(tmp_path):
-    expected = "energy: hwmon has no rail VDD_OUT; there is VDD_IN, VDD_CPU_GPU_CV, VDD_SOC"
+    expected = (
+        "energy: hwmon has no rail VDD_OUT; available rails are VDD_IN, VDD_CPU_GPU_CV, VDD_SOC"
+    )
     with pytest.raises(AgentError, match=expected):
         energy_meter.Meter({"rails": ["VDD_OUT"]}, boards.jetson(tmp_path))
 
@@ -239,6 +246,6 @@ def test_a_sensor_that_is_not_ours_to_read_is_named(tmp_path):
     counter.mkdir()
     with pytest.raises(
         AgentError,
-        match=r"energy: .*energy_uj cannot be read \(Is a directory\); let this user read",
+        match=r"energy: .*energy_uj cannot be read \(Is a directory\); give this user permission",
     ):
         energy_meter.Meter({"source": "rapl"}, tmp_path)

@@ -13,7 +13,7 @@ from pathlib import Path
 import boards_sysfs as boards
 import pytest
 
-from qpipe_devices.agent import environment
+from qpipe_devices.agent import cpu_load, environment
 from waiting import ended_at_last, wait_until
 
 Tree = Callable[[Path], Path]
@@ -165,7 +165,7 @@ def test_load_is_what_others_took_of_the_cores_that_count(tmp_path):
     boards.write(
         tmp_path, {"proc/stat": ticks({0: 0, 1: 0, 2: 0}), "proc/900/stat": stat.format(0)}
     )
-    load = environment.Load(tmp_path, 77, {0, 1}, now=10.0)
+    load = cpu_load.CpuLoad(tmp_path, 77, {0, 1}, now=10.0)
     # in 100 s: all of core 0 and half of core 1 were busy; the runner's group took 90 s of that
     after = ticks({0: 100 * tick, 1: 50 * tick, 2: 100 * tick})
     boards.write(tmp_path, {"proc/stat": after, "proc/900/stat": stat.format(90 * tick)})
@@ -180,7 +180,7 @@ def test_load_is_not_told_where_cores_are_shared_by_quota_or_the_kernel_says_not
 ):
     if quota:
         boards.write(tmp_path, {"proc/stat": ticks({0: 0}), "sys/fs/cgroup/cpu.max": quota})
-    assert environment.Load(tmp_path, 1, {0}, 0.0).others(10.0) is None
+    assert cpu_load.CpuLoad(tmp_path, 1, {0}, 0.0).others(10.0) is None
 
 
 def ticks_of(pid: int) -> int:
@@ -190,7 +190,7 @@ def ticks_of(pid: int) -> int:
 
 
 def test_a_busy_neighbour_is_noticed_on_this_machine():
-    if environment.Load(Path("/"), 0, os.sched_getaffinity(0), 0.0).busy is None:
+    if cpu_load.CpuLoad(Path("/"), 0, os.sched_getaffinity(0), 0.0).busy is None:
         pytest.skip("this machine does not tell its load")
     core = {min(os.sched_getaffinity(0))}
     script = f"import os\nos.sched_setaffinity(0, {core})\nprint(flush=True)\nwhile True: pass"
@@ -200,8 +200,8 @@ def test_a_busy_neighbour_is_noticed_on_this_machine():
     with ended_at_last(neighbour), ended_at_last(idle):
         assert neighbour.stdout
         assert neighbour.stdout.readline() == b"\n"
-        load = environment.Load(Path("/"), idle.pid, core, time.monotonic())
-        load_beside_it = environment.Load(Path("/"), neighbour.pid, core, time.monotonic())
+        load = cpu_load.CpuLoad(Path("/"), idle.pid, core, time.monotonic())
+        load_beside_it = cpu_load.CpuLoad(Path("/"), neighbour.pid, core, time.monotonic())
         before = ticks_of(neighbour.pid)
         assert wait_until(lambda: ticks_of(neighbour.pid) >= before + 20)
         now = time.monotonic()

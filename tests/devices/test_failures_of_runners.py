@@ -15,9 +15,9 @@ LOADS = """
 import os, signal, sys, time
 from qpipe_agent import wire
 source, sink = wire.claim()
-wire.read(source)
-wire.write(sink, {"load_ms": 1.0, "runtime_mb": 1.0, "inputs": ["image"], "outputs": ["y"]})
-asked = wire.read(source)
+wire.read_message(source)
+wire.write_message(sink, {"load_ms": 1.0, "runtime_mb": 1.0, "inputs": ["image"], "outputs": ["y"]})
+asked = wire.read_message(source)
 """
 SERVES = """
 import sys
@@ -35,27 +35,27 @@ def serves(what: str, runtime: str = "numpy") -> str:
 
 
 KILLED = (
-    "died" if failures.oom_kills() is not None else "out of memory"
+    "died" if failures.count_oom_kills() is not None else "out of memory"
 )  # nobody counts: it is the likelier one
 CASES = {
-    "a crash": (LOADS + "os.abort()", "artifact"),
+    "a crash": (LOADS + "os.abort()", "build"),
     "killed by somebody": (LOADS + "os.kill(os.getpid(), signal.SIGKILL)", KILLED),
     "asked to end by somebody": (LOADS + "os.kill(os.getpid(), signal.SIGTERM)", "died"),
-    "a status": (LOADS + "sys.exit('no such kernel')", "artifact"),
+    "a status": (LOADS + "sys.exit('no such kernel')", "build"),
     "no memory, in C++": (LOADS + "print('what():  std::bad_alloc', file=sys.stderr, flush=True); os.abort()",
                           "out of memory"),
     "no memory, in Python": (LOADS + "raise MemoryError", "out of memory"),
     "no memory, in OpenBLAS": (LOADS + "sys.exit('OpenBLAS error: Memory allocation still failed after 10 retries')",
                                "out of memory"),
     "no memory, in numpy": (serves("import numpy; numpy.zeros(1 << 60, 'u1')"), "out of memory"),
-    "an error of the runtime": (serves("raise RuntimeError('bad shape')"), "artifact"),
+    "an error of the runtime": (serves("raise RuntimeError('bad shape')"), "build"),
     "no room": (serves("import errno; raise OSError(errno.ENOSPC, 'No space left on device')"), "no room"),
     "no runtime": (serves("pass", "tensorflow_of_mars"), "configuration"),
-    "a hang": (LOADS + "time.sleep(600)", "artifact"),
+    "a hang": (LOADS + "time.sleep(600)", "build"),
     "nonsense": (LOADS + "sink.write(b'hello\\n'); sink.flush(); time.sleep(600)", "wrong answer"),
-    "other outputs": (LOADS + "wire.write(sink, {}, {}); wire.read(source)", "wrong answer"),
-    "a failure of its own naming": (LOADS + "wire.write(sink, {'error': 'hot', 'failure': 'throttled'})", "throttled"),
-    "a failure that is none": (LOADS + "wire.write(sink, {'error': 'hot', 'failure': 'sunspots'})", "bug"),
+    "other outputs": (LOADS + "wire.write_message(sink, {}, {}); wire.read_message(source)", "wrong answer"),
+    "a failure of its own naming": (LOADS + "wire.write_message(sink, {'error': 'hot', 'failure': 'throttled'})", "throttled"),
+    "a failure that is none": (LOADS + "wire.write_message(sink, {'error': 'hot', 'failure': 'sunspots'})", "bug"),
 }  # fmt: skip
 
 
@@ -86,7 +86,7 @@ def test_a_failure_of_a_runner_has_its_kind_and_the_device_goes_on(case, tmp_pat
     ids=str,
 )
 def test_what_the_system_says_has_its_kind(error, failure):
-    assert failures.of(error) == failure
+    assert failures.failure_of(error) == failure
 
 
 def test_a_full_disk_where_the_agent_goes_is_no_room(tmp_path):

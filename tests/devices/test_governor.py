@@ -32,9 +32,9 @@ def test_a_governor_that_is_not_there_is_told_and_not_fatal(tmp_path):
     root = boards.pi4(tmp_path / "tree")
     (root / GOVERNOR).unlink()
     (root / GOVERNOR).mkdir()  # whoever writes it is refused, root too
-    with round_settings.Settings(tmp_path).applied({"governor": "turbo"}, root) as told:
+    with round_settings.RoundSettings(tmp_path).applied({"governor": "turbo"}, root) as told:
         pass
-    expected = "governor turbo was not set (policy0: there is powersave ondemand performance)"
+    expected = "governor turbo was not set (policy0: available governors are powersave ondemand performance)"
     assert told == {"governor": "unknown", "unlocked": expected}
 
 
@@ -77,7 +77,7 @@ def test_nothing_but_governors_is_put_back(tmp_path):
     boot_id = BOOT_ID.read_text().strip() if BOOT_ID.is_file() else None
     remembered = {"boot_id": boot_id, "before": {str(other): "theirs"}}
     (tmp_path / "restore.json").write_text(json.dumps(remembered))
-    round_settings.Settings(tmp_path)
+    round_settings.RoundSettings(tmp_path)
     assert other.read_text() == "mine"
 
 
@@ -86,7 +86,7 @@ def test_nothing_but_governors_is_put_back(tmp_path):
 )
 def test_a_file_that_remembers_nothing_stops_nobody(content, tmp_path):
     (tmp_path / "restore.json").write_text(content)
-    round_settings.Settings(tmp_path)
+    round_settings.RoundSettings(tmp_path)
     assert not (tmp_path / "restore.json").exists()
 
 

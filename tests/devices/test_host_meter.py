@@ -12,7 +12,7 @@ import pytest
 from qpipe.errors import DeviceError
 from qpipe_devices import host_energy_meter
 from qpipe_devices.agent.energy_meter import Meter, RoundEnergy
-from qpipe_devices.host_energy_meter import metered
+from qpipe_devices.host_energy_meter import measure_round
 from waiting import wait_until
 
 BEHIND = 1_000 * 10**9  # the device's clock, in ns
@@ -72,7 +72,7 @@ def write(power: Path, watts: float) -> None:
 
 
 def test_the_window_is_found_though_the_clocks_differ(worker, tmp_path):
-    answer = metered("board", meter(tmp_path / "power"), worker, clock)
+    answer = measure_round("board", meter(tmp_path / "power"), take_round=worker, read_clock=clock)
     energy = answer["energy"]
     start, end = answer["window_ns"]
     assert energy["joules"] == pytest.approx(6 * energy["seconds"], rel=1e-6)
@@ -86,9 +86,9 @@ def test_a_line_that_is_too_slow_for_a_clock_is_refused(worker, tmp_path):
         time.sleep(0.06)
         return clock()
 
-    expected = r"^board: energy: its clock is told no sooner than in \d+ ms, too late for a meter at the host; run the"
+    expected = r"^board: energy: reading the clock of the device takes at least \d+ ms, too long for a meter at the host; run the"
     with pytest.raises(DeviceError, match=expected):
-        metered("board", meter(tmp_path / "power"), worker, slow)
+        measure_round("board", meter(tmp_path / "power"), take_round=worker, read_clock=slow)
 
 
 def test_a_round_that_fails_leaves_no_meter_behind(tmp_path):
@@ -98,7 +98,7 @@ def test_a_round_that_fails_leaves_no_meter_behind(tmp_path):
     told = tmp_path / "told"
     power = {"command": f"while :; do date +%N >> {told}; echo 2; sleep 0.01; done", "updates": 1}
     with pytest.raises(DeviceError, match="it died"):
-        metered("board", power, fails, clock)
+        measure_round("board", power, take_round=fails, read_clock=clock)
     size = told.stat().st_size
     time.sleep(0.1)
     assert told.stat().st_size == size

@@ -12,7 +12,7 @@ import pytest
 from processes import agents, when
 
 import qpipe
-from qpipe_devices.agent import round_journal
+from qpipe_devices.agent import answer_journal
 from small_build import nothing, write_build
 from waiting import wait_until
 
@@ -31,17 +31,17 @@ def tell(word):
         hang.unlink()
         time.sleep(600)
 while True:
-    asked = wire.read(source)
+    asked = wire.read_message(source)
     if asked is None:
         break
     do = asked.fields["do"]
     tell(do)
     if do == "load":
-        wire.write(sink, {{"load_ms": 1.0, "runtime_mb": 1.0, "inputs": ["image"], "outputs": ["y"]}})
+        wire.write_message(sink, {{"load_ms": 1.0, "runtime_mb": 1.0, "inputs": ["image"], "outputs": ["y"]}})
     elif do == "run":
-        wire.write(sink, {{}}, {{"y": asked.arrays["image"]}})
+        wire.write_message(sink, {{}}, {{"y": asked.arrays["image"]}})
     else:
-        wire.write(sink, {{"first_ms": 1.0, "warmups": 0, "values_ns": [10**6] * 3, "peak_mb": 2.0}})
+        wire.write_message(sink, {{"first_ms": 1.0, "warmups": 0, "values_ns": [10**6] * 3, "peak_mb": 2.0}})
         tell("timed")
 """
 
@@ -169,37 +169,37 @@ ASKED = {"do": "round", "id": 7, "key": 1, "deadline_s": 5, "build": "/b", "valu
 
 
 def test_what_was_kept_is_found_again_under_another_id_and_deadline(tmp_path):
-    round_journal.Journal(tmp_path / "journal", "a").keep(ASKED, {"values_ns": [1]})
+    answer_journal.AnswerJournal(tmp_path / "journal", "a").append(ASKED, {"values_ns": [1]})
     again = {**ASKED, "id": 1, "deadline_s": 9}
-    assert round_journal.Journal(tmp_path / "journal", "a").find(again) == {"values_ns": [1]}
+    assert answer_journal.AnswerJournal(tmp_path / "journal", "a").find(again) == {"values_ns": [1]}
 
 
 @pytest.mark.parametrize(
     "other", [{"build": "/c"}, {"key": 2}, {"options": {"threads": 2}}], ids=str
 )
 def test_an_answer_to_something_else_is_not_given(tmp_path, other):
-    round_journal.Journal(tmp_path / "journal", "a").keep(ASKED, {"values_ns": [1]})
-    assert round_journal.Journal(tmp_path / "journal", "a").find({**ASKED, **other}) is None
-    assert round_journal.Journal(tmp_path / "journal", "b").find(ASKED) is None
+    answer_journal.AnswerJournal(tmp_path / "journal", "a").append(ASKED, {"values_ns": [1]})
+    assert answer_journal.AnswerJournal(tmp_path / "journal", "a").find({**ASKED, **other}) is None
+    assert answer_journal.AnswerJournal(tmp_path / "journal", "b").find(ASKED) is None
 
 
 def test_a_line_that_was_cut_costs_itself_alone(tmp_path):
-    kept = round_journal.Journal(tmp_path / "journal", "a")
-    kept.keep(ASKED, {"values_ns": [1]})
-    kept.keep({**ASKED, "key": 2}, {"values_ns": [2]})
+    kept = answer_journal.AnswerJournal(tmp_path / "journal", "a")
+    kept.append(ASKED, {"values_ns": [1]})
+    kept.append({**ASKED, "key": 2}, {"values_ns": [2]})
     kept.path.write_bytes(kept.path.read_bytes()[:-9])
-    again = round_journal.Journal(tmp_path / "journal", "a")
+    again = answer_journal.AnswerJournal(tmp_path / "journal", "a")
     assert again.find(ASKED) == {"values_ns": [1]}
     assert again.find({**ASKED, "key": 2}) is None
-    again.keep({**ASKED, "key": 3}, {"values_ns": [3]})
-    assert round_journal.Journal(tmp_path / "journal", "a").find({**ASKED, "key": 3}) == {
+    again.append({**ASKED, "key": 3}, {"values_ns": [3]})
+    assert answer_journal.AnswerJournal(tmp_path / "journal", "a").find({**ASKED, "key": 3}) == {
         "values_ns": [3]
     }
 
 
 def test_old_journals_go(tmp_path):
-    kept = round_journal.Journal(tmp_path / "journal", "a")
-    kept.keep(ASKED, {})
+    kept = answer_journal.AnswerJournal(tmp_path / "journal", "a")
+    kept.append(ASKED, {})
     os.utime(kept.path, (time.time() - 3700,) * 2)
-    round_journal.Journal(tmp_path / "journal", "b")
+    answer_journal.AnswerJournal(tmp_path / "journal", "b")
     assert not kept.path.exists()

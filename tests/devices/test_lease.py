@@ -92,8 +92,8 @@ def test_another_user_takes_the_same_lock_and_reads_who_has_it(open_local, tmp_p
     program = (
         "import os, sys\nfrom pathlib import Path\nfrom qpipe_devices.agent import lease\n"
         f"os.setgroups([]); os.setgid({user}); os.setuid({user})\n"
-        "asker = lease.Asker('them@there', 'e' * 32, 30)\n"
-        f"held = lease.take(Path({str(tmp_path / 'theirs')!r}), Path({str(lock)!r}), asker)\n"
+        "asker = lease.Client('them@there', 'e' * 32, 30)\n"
+        f"held = lease.take_lease(Path({str(tmp_path / 'theirs')!r}), Path({str(lock)!r}), asker)\n"
         "print('ready', flush=True)\nsys.stdin.read()\n"
     )
     command = [sys.executable, "-c", program]
@@ -120,7 +120,8 @@ def test_a_lock_that_is_another_name_of_a_file_is_not_written(open_local, tmp_pa
     (tmp_path / "precious").write_bytes(b"precious")
     os.link(tmp_path / "precious", tmp_path / "shared")
     with pytest.raises(
-        qpipe.DeviceError, match=r"^board: lock \S+ is no file of its own; remove it there$"
+        qpipe.DeviceError,
+        match=r"^board: lock \S+ is not a regular file with a single name; remove it there$",
     ):
         open_local("board", lock=str(tmp_path / "shared")).capabilities()
     assert (tmp_path / "precious").read_bytes() == b"precious"
@@ -186,11 +187,11 @@ def test_a_holder_that_comes_back_late_can_write_no_result(open_local, tmp_path)
 
 def test_a_round_during_which_the_lease_was_lost_is_no_result(open_local, samples, tmp_path):
     slow = (
-        "import os, time\nfrom qpipe_agent import wire\nsource, sink = wire.claim()\nwire.read(source)\n"
-        "wire.write(sink, {'load_ms': 1.0, 'runtime_mb': 1.0, 'inputs': ['image'], 'outputs': ['y']})\n"
-        f"wire.read(source)\nopen({str(tmp_path / 'began')!r}, 'w')\n"
+        "import os, time\nfrom qpipe_agent import wire\nsource, sink = wire.claim()\nwire.read_message(source)\n"
+        "wire.write_message(sink, {'load_ms': 1.0, 'runtime_mb': 1.0, 'inputs': ['image'], 'outputs': ['y']})\n"
+        f"wire.read_message(source)\nopen({str(tmp_path / 'began')!r}, 'w')\n"
         f"while not os.path.exists({str(tmp_path / 'given away')!r}): time.sleep(0.01)\n"
-        "wire.write(sink, {'first_ms': 1.0, 'warmups': 0, 'values_ns': [1], 'peak_mb': 2.0})\nwire.read(source)\n"
+        "wire.write_message(sink, {'first_ms': 1.0, 'warmups': 0, 'values_ns': [1], 'peak_mb': 2.0})\nwire.read_message(source)\n"
     )
     build = write_build(tmp_path / "build", "run_slow.py", {"run_slow.py": slow})
     device = open_local("late")
@@ -228,7 +229,7 @@ def test_what_a_lock_says_is_not_believed(tmp_path, monkeypatch):
     with ended_at_last(victim), lock.open() as held:
         lease.fcntl.flock(held, lease.fcntl.LOCK_EX)
         with pytest.raises(AgentError, match=r"^busy: held by x since now, silent for \d+ s$"):
-            lease.take(tmp_path / "board", lock, lease.Asker("me", "1" * 32, 30))
+            lease.take_lease(tmp_path / "board", lock, lease.Client("me", "1" * 32, 30))
         assert victim.poll() is None
 
 
@@ -337,7 +338,7 @@ def test_who_does_not_read_is_given_up_in_time(open_local, tmp_path):
     os.kill(agent_of(tmp_path / "board"), signal.SIGSTOP)
     files = {str(index): ["0" * 64, 1] for index in range(20_000)}  # more than a pipe holds
     with pytest.raises(qpipe.DeviceError, match=r"^board: ") as error:
-        device._ask("missing", 600, files=files)
+        device._request("missing", 600, files=files)
     assert error.value.failure == "died"
 
 
@@ -353,7 +354,7 @@ def test_who_comes_to_clean_gets_in_although_the_disk_is_full(open_local, tmp_pa
     ).returncode:
         pytest.skip("may not mount")
     try:
-        device = open_local("board", folder="disk/board", spare_mb=0)
+        device = open_local("board", folder="disk/board", min_free_mb=0)
         device.store(build.folder, nothing)
         device.close()
         with contextlib.suppress(OSError), (disk / "filler").open("wb") as filler:

@@ -112,7 +112,7 @@ def test_an_agent_that_falls_silent_is_a_lost_connection(tmp_path):
     device._conversation.silence_s = 1.0
     os.kill(agent, signal.SIGSTOP)
     with pytest.raises(
-        qpipe.DeviceError, match=r"^board: nothing was heard of it for 1 s; run again to continue$"
+        qpipe.DeviceError, match=r"^board: no message came for 1 s; run again to continue$"
     ):
         device.capabilities()
     device.close()

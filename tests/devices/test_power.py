@@ -47,7 +47,7 @@ def test_a_command_is_run_by_the_shell(tmp_path: Path) -> None:
     ("line", "timeout_s", "reason"),
     [
         ("echo no relay >&2; exit 3", 60, "ended with status 3: no relay"),
-        ("false", 60, "ended with status 1: it said nothing"),
+        ("false", 60, "ended with status 1: no output"),
         ("sleep 600", 0.3, "did not end within 0.3 s"),
     ],
 )
@@ -120,7 +120,7 @@ def relay() -> Iterator[HTTPServer]:
 
 def socket(port: int, password: str = "secret") -> str:
     at = f"http://127.0.0.1:{port}/rpc/Switch.Set?id=0&on"
-    return f"{{socket: {{off: '{at}=false', on: '{at}=true', user: lab, password: '{password}'}}}}"
+    return f"{{http: {{off: '{at}=false', on: '{at}=true', user: lab, password: '{password}'}}}}"
 
 
 def test_a_socket_is_switched_by_http(
@@ -158,9 +158,9 @@ def test_an_address_that_is_none_is_told_without_what_is_secret_in_it(
     address: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DeviceError) as error:
-        power(f"{{socket: {{off: '{address}', on: '{address}'}}}}", tmp_path).off()
-    fix = "give http://HOST/..., and user and password as options"
-    assert str(error.value) == f"rpi: power 'off' is no address; {fix}; {TRY} off"
+        power(f"{{http: {{off: '{address}', on: '{address}'}}}}", tmp_path).off()
+    fix = "give http://HOST/..., with user and password as options"
+    assert str(error.value) == f"rpi: power 'off' is not an HTTP address; {fix}; {TRY} off"
 
 
 def test_a_socket_that_speaks_no_http_is_told(tmp_path: Path) -> None:
@@ -202,6 +202,7 @@ def test_a_socket_that_is_not_there_is_told(tmp_path: Path) -> None:
     ("text", "kind", "message"),
     [
         ("comand", PluginError, "no plugin offers power 'comand'; did you mean 'command'?"),
+        ("socket", PluginError, "power 'socket' is now named 'http'"),
         ("{command: {off: x}}", RecipeError, "power command: option 'on' is missing; give text"),
         (
             "{command: {off: x, on: y, of: z}}",

@@ -6,19 +6,19 @@ import pytest
 
 import qpipe
 from qpipe_devices import local
-from qpipe_devices.agent.failures import oom_kills
+from qpipe_devices.agent.failures import count_oom_kills
 from small_build import nothing, write_build
 
 LOADS = """
 import os, signal, sys, time
 from qpipe_agent import wire
 source, sink = wire.claim()
-wire.read(source)
-wire.write(sink, {"load_ms": 1.0, "runtime_mb": 1.0, "inputs": ["image"], "outputs": ["y"]})
-asked = wire.read(source)
+wire.read_message(source)
+wire.write_message(sink, {"load_ms": 1.0, "runtime_mb": 1.0, "inputs": ["image"], "outputs": ["y"]})
+asked = wire.read_message(source)
 """
 LOADED = '{"load_ms": 1.5, "runtime_mb": 2, "inputs": ["image"], "outputs": [], "arrays": []}'
-UNCOUNTED = "" if oom_kills() is not None else " (out of memory?)"
+UNCOUNTED = "" if count_oom_kills() is not None else " (out of memory?)"
 FAILURES = {
     "abort": ("print('about to fail', file=sys.stderr, flush=True); os.abort()",
               "was killed by SIGABRT when asked to run sample 0; its last line: about to fail"),
@@ -26,7 +26,7 @@ FAILURES = {
                f"was killed by SIGKILL{UNCOUNTED} when asked to run sample 0"),
     "exit": ("raise SystemExit('no such kernel')",
              "ended with status 1 when asked to run sample 0; its last line: no such kernel"),
-    "error": ("wire.write(sink, {'error': 'bad\\nshape'})", "could not run sample 0: bad shape"),
+    "error": ("wire.write_message(sink, {'error': 'bad\\nshape'})", "could not run sample 0: bad shape"),
 }  # fmt: skip
 
 
@@ -62,7 +62,7 @@ def test_the_device_goes_on_after_a_crash(tmp_path, build, samples):
 
 
 def test_what_a_runner_prints_does_not_disturb_it(board, tmp_path, samples):
-    code = "print('hello' * 100); os.write(1, b'{}\\n'); wire.write(sink, {}, {'y': asked.arrays['image']})"
+    code = "print('hello' * 100); os.write(1, b'{}\\n'); wire.write_message(sink, {}, {'y': asked.arrays['image']})"
     build = write_build(tmp_path / "build", "run_mine.py", {"run_mine.py": LOADS + code})
     places = board.store(build.folder, nothing), board.store(samples.folder, nothing)
     (outputs,) = board.infer(*places, 1)
@@ -88,7 +88,7 @@ def test_an_unknown_runner_is_named(board, tmp_path, samples):
     with pytest.raises(qpipe.DeviceError) as error:
         list(board.infer(*places, 1))
     assert str(error.value) == (
-        "board: there is no runner 'run_nothing.py'; it must lie in the build or be run_onnxruntime.py"
+        "board: runner 'run_nothing.py' does not exist; it must be a file of the build or run_onnxruntime.py"
     )
 
 

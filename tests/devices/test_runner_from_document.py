@@ -18,6 +18,9 @@ from qpipe_devices import local
 from qpipe_devices.agent import wire
 from small_build import nothing, write_build
 
+# its tests share fixtures that are slow to make
+pytestmark = pytest.mark.xdist_group("runner from document")
+
 DOCUMENT = (Path(wire.__file__).parent / "PROTOCOL.md").read_text(encoding="utf-8")
 QPIPE = Path(sys.executable).parent / "qpipe"
 # the standard library, numpy and the runtime it is for: nothing of qpipe, and not a Python file by its name
@@ -222,7 +225,7 @@ def test_the_message_that_the_document_shows_is_what_is_sent(tmp_path):
     example = DOCUMENT.partition("## Messages")[2].splitlines()
     (line,) = [line.strip() for line in example if line.startswith("    {")]
     with (tmp_path / "pipe").open("wb") as stream:
-        wire.write(stream, {"do": "run"}, {"image": np.zeros((1, 3, 192, 192), np.float32)})
+        wire.write_message(stream, {"do": "run"}, {"image": np.zeros((1, 3, 192, 192), np.float32)})
     assert (tmp_path / "pipe").read_bytes().startswith(line.encode() + b"\n")
 
 
@@ -230,25 +233,25 @@ LOADED = '{"load_ms": 1, "runtime_mb": 2, "inputs": ["image"], "outputs": ["y"],
 WRONG = {
     "it prints before its message": (
         ["echo Loading the model"],
-        "answered with something that is no message (Loading the model) when asked to load model.onnx",
+        "gave an answer that is not a message (Loading the model) when asked to load model.onnx",
     ),
-    "a number": (["echo 42"], "answered with something that is no message (42) when asked to load model.onnx"),
+    "a number": (["echo 42"], "gave an answer that is not a message (42) when asked to load model.onnx"),
     "an array of no type": (
         ["""echo '{"arrays": [["x", "<q9", [1], 0]]}'"""],
-        'answered with something that is no message ({"arrays": [["x", "<q9", [1], 0]]}) when asked to load model.onnx',
+        'gave an answer that is not a message ({"arrays": [["x", "<q9", [1], 0]]}) when asked to load model.onnx',
     ),
     "an answer without all that belongs to it": (
         ["""echo '{"load_ms": 1, "runtime_mb": 2, "outputs": []}'"""],
-        "did not load model.onnx as PROTOCOL.md says: its answer lacks inputs",
+        "did not load model.onnx as PROTOCOL.md requires: its answer lacks inputs",
     ),
     "a text for a number": (
         [f"echo '{LOADED}'", "head -n 1 > /dev/null", "echo '{\"first_ms\": \"1\"}'"],
-        "did not time model.onnx as PROTOCOL.md says: its answer has first_ms '1'",
+        "did not time model.onnx as PROTOCOL.md requires: its answer has first_ms '1'",
     ),
     "no value": (
         [f"echo '{LOADED}'", "head -n 1 > /dev/null",
          """echo '{"first_ms": 1, "warmups": 0, "values_ns": [], "peak_mb": 1}'"""],
-        "gave no value when asked to time model.onnx",
+        "returned no value when asked to time model.onnx",
     ),
 }  # fmt: skip
 
@@ -274,4 +277,4 @@ def test_outputs_of_other_names_than_it_said_are_told(board, samples, tmp_path):
         list(
             board.infer(board.store(build.folder, nothing), board.store(samples.folder, nothing), 1)
         )
-    assert str(error.value) == "board: runner runner said that it gives y, it gave nothing"
+    assert str(error.value) == "board: runner runner announced the outputs y, it returned nothing"

@@ -33,23 +33,23 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_variants_of_a_runtime_are_told_apart(install):
     install("site", onnxruntime_gpu="1.23.1", openvino="2026.4.1")
-    assert machine._runtimes() == {"onnxruntime": "1.23.1+gpu", "openvino": "2026.4.1"}
+    assert machine._runtime_versions() == {"onnxruntime": "1.23.1+gpu", "openvino": "2026.4.1"}
 
 
 def test_a_local_version_keeps_its_own_label(install):
     install("site", onnxruntime_gpu="1.19.0+cu118")
-    assert machine._runtimes() == {"onnxruntime": "1.19.0+cu118.gpu"}
+    assert machine._runtime_versions() == {"onnxruntime": "1.19.0+cu118.gpu"}
 
 
 def test_what_comes_first_on_the_path_counts(install):
     install("brought", onnxruntime="1.32.0")
     install("system", onnxruntime_gpu="1.23.1")
-    assert machine._runtimes() == {"onnxruntime": "1.32.0"}
+    assert machine._runtime_versions() == {"onnxruntime": "1.32.0"}
 
 
 def test_variants_side_by_side_are_both_named(install):
     install("site", onnxruntime="1.32.0", onnxruntime_gpu="1.31.0")
-    assert machine._runtimes() == {"onnxruntime": "1.32.0+gpu"}
+    assert machine._runtime_versions() == {"onnxruntime": "1.32.0+gpu"}
 
 
 def test_a_labelled_version_still_says_what_it_loads():
@@ -63,7 +63,7 @@ def test_a_labelled_version_still_says_what_it_loads():
 
 
 def test_a_kernel_without_cpuinfo_is_no_error(tmp_path):
-    assert machine._cpuinfo(tmp_path / "cpuinfo") == {}
+    assert machine._cpuinfo_fields(tmp_path / "cpuinfo") == {}
 
 
 def test_the_probe_and_the_agent_agree_on_the_architecture():

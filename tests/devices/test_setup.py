@@ -14,7 +14,7 @@ from bare_board import bring, set_up, write_wheel
 import qpipe
 from qpipe_devices import local, ssh
 from qpipe_devices.setup import proof_network
-from qpipe_devices.setup.wheels import fetch, platform_tags
+from qpipe_devices.setup.wheels import download_wheels, platform_tags
 from small_build import nothing
 
 ARMV7 = {
@@ -174,7 +174,7 @@ def select_runtime(board: Path) -> Path:
 
 
 def test_no_room_is_said_before_anything_is_sent(bare_python, tiny_wheels, tmp_path):
-    device = local("board", python=str(bare_python), folder=tmp_path / "board", spare_mb=1e9)
+    device = local("board", python=str(bare_python), folder=tmp_path / "board", min_free_mb=1e9)
     with pytest.raises(
         qpipe.DeviceError, match=r"^board: no room for the runtime \(\d+ MB, 0 MB free in "
     ) as error:
@@ -188,13 +188,13 @@ def test_a_board_that_no_wheel_fits_is_told_what_else_there_is(tmp_path):
     empty.mkdir()
     asked = {**ARMV7, "abi": "cp399", "python": "3.99.0"}
     with pytest.raises(qpipe.DeviceError) as error:
-        fetch("pi", asked, "onnxruntime", tmp_path / "fetched", empty)
+        download_wheels("pi", asked, "onnxruntime", target=tmp_path / "fetched", wheel_folder=empty)
     text = str(error.value)
     assert text.startswith(
         f"pi: {empty} has no wheels of onnxruntime for Python 3.99.0 on armv7l, glibc 2.36 (pip: "
     )
     fix = (
-        "give wheels of your own by --wheels DIR, or install it there and say --use-system-runtime"
+        "give wheels of your own by --wheels DIR, or install it there and pass --use-system-runtime"
     )
     assert text.endswith(f"; {fix}")
     assert error.value.failure == "configuration"
@@ -204,14 +204,14 @@ def test_a_board_that_no_wheel_fits_is_told_what_else_there_is(tmp_path):
 def test_what_is_no_onnxruntime_is_refused(bare, wanted):
     with pytest.raises(
         qpipe.DeviceError,
-        match="is no runtime that setup knows; give onnxruntime or a variant of it",
+        match="is not a runtime that setup can install; give onnxruntime or a variant of it",
     ):
         set_up(bare, runtime=wanted or " ")
 
 
 def test_wheels_are_asked_for_by_the_tags_of_the_boards_libc():
     def tags(arch: str, libc: str, version: str) -> list[str]:
-        return platform_tags({"arch": arch, "libc": libc, "libc_version": version})
+        return platform_tags(arch, libc=libc, version=version)
 
     assert tags("aarch64", "glibc", "2.19") == [
         "manylinux_2_19_aarch64", "manylinux_2_18_aarch64", "manylinux_2_17_aarch64", "manylinux2014_aarch64",
@@ -231,7 +231,7 @@ def test_wheels_are_asked_for_by_the_tags_of_the_boards_libc():
 @pytest.mark.slow
 def test_pip_fetches_what_another_architecture_needs(tmp_path):
     board = {**ARMV7, "arch": "aarch64"}
-    found = fetch("pi", board, "onnxruntime>=1.20", tmp_path, None)
+    found = download_wheels("pi", board, "onnxruntime>=1.20", target=tmp_path, wheel_folder=None)
     names = [wheel.path.name for wheel in found]
     compiled = [name for name in names if not name.endswith("-any.whl")]
     assert {name.split("-")[0] for name in names} >= {"numpy", "onnxruntime"}
@@ -244,23 +244,23 @@ def test_pip_fetches_what_another_architecture_needs(tmp_path):
 )
 def test_outputs_may_differ_by_one_quantization_step(steps, said):
     there = np.zeros(8)
-    there[3] = steps * proof_network.STEP
-    assert said in proof_network.compared("board", there, np.zeros(8)).said
+    there[3] = steps * proof_network.OUTPUT_SCALE
+    assert said in proof_network.compare_outputs("board", on_device=there, on_host=np.zeros(8)).said
 
 
 def test_outputs_that_differ_by_more_are_a_wrong_answer():
     there = np.zeros(8)
-    there[3] = 2 * proof_network.STEP
+    there[3] = 2 * proof_network.OUTPUT_SCALE
     with pytest.raises(
         qpipe.DeviceError, match="by up to 2 quantization steps; do not measure on it"
     ) as error:
-        proof_network.compared("board", there, np.zeros(8))
+        proof_network.compare_outputs("board", on_device=there, on_host=np.zeros(8))
     assert error.value.failure == "wrong answer"
 
 
 def test_outputs_that_are_no_numbers_are_a_wrong_answer():
     with pytest.raises(qpipe.DeviceError, match="by up to nan quantization steps"):
-        proof_network.compared("board", np.full(8, np.nan), np.zeros(8))
+        proof_network.compare_outputs("board", on_device=np.full(8, np.nan), on_host=np.zeros(8))
 
 
 def test_a_wheel_cannot_write_outside_of_its_folder(board, tmp_path):

@@ -16,8 +16,8 @@ from processes import wait_until
 
 import qpipe
 from qpipe_devices import ssh
-from qpipe_devices.ssh.error_mapping import mapped
-from qpipe_devices.ssh.login import login
+from qpipe_devices.ssh.error_mapping import mapped_errors
+from qpipe_devices.ssh.login import resolve_login
 from small_build import nothing
 
 
@@ -99,7 +99,7 @@ def test_a_key_with_a_passphrase_that_nobody_knows(options, locked):
 def test_the_passphrase_opens_the_key_and_another_does_not(options, locked):
     assert lets_in({**options, "key": locked, "passphrase": "secret"})
     said = refused({**options, "key": locked, "passphrase": "sesame"}, "configuration")
-    assert said.startswith(f"rpi4: the key {locked} is not opened by its passphrase; ")
+    assert said.startswith(f"rpi4: the passphrase does not open the key {locked}; ")
     assert "sesame" not in said
 
 
@@ -173,7 +173,9 @@ def test_a_host_name_that_means_nothing(options):
 
 @pytest.mark.parametrize("name", ["$(reboot)", "-oProxyCommand=x", "a b"])
 def test_a_host_that_a_shell_would_read_is_none(name, options):
-    assert f"'{name}' is no host and no user" in refused({**options, "host": name}, "configuration")
+    assert f"'{name}' is not a valid host or user name" in refused(
+        {**options, "host": name}, "configuration"
+    )
 
 
 def test_every_exception_of_paramiko_becomes_a_device_error():
@@ -194,7 +196,7 @@ def test_every_exception_of_paramiko_becomes_a_device_error():
         error = each(*arguments.get(each.__name__, ("reason",)))
         with (
             pytest.raises(qpipe.DeviceError, match=r"^rpi4: .*; "),
-            mapped("rpi4", login("h"), "it failed"),
+            mapped_errors("rpi4", resolve_login("h")),
         ):
             raise error
 

@@ -12,7 +12,7 @@ import pytest
 from test_ssh import lets_in, new_key, refused
 from test_ssh_host_keys import line
 
-from qpipe_devices.ssh.login import Login, address, login
+from qpipe_devices.ssh.login import Login, parse_address, resolve_login
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_settings_are_those_of_openssh(config, host, user, tmp_path):
     command = ["ssh", "-G", "-F", own / "config", *(["-l", user] if user else []), host]
     said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     expected = dict(line.split(" ", 1) for line in said.splitlines() if " " in line)
-    found = login(host, user=user)
+    found = resolve_login(host, user=user)
     assert (found.host, found.user, str(found.port)) == (
         expected["hostname"],
         expected["user"],
@@ -82,8 +82,8 @@ def test_settings_are_those_of_openssh(config, host, user, tmp_path):
 
 def test_options_win_over_ssh_config(config):
     config("Host shelf\n  User a\n  Port 1\n  ConnectTimeout 3\n  ProxyJump gate\n")
-    found = login("shelf", user="b", port=2, timeout=4, jump="none")
-    assert (found.user, found.port, found.timeout, found.gate) == ("b", 2, 4, None)
+    found = resolve_login("shelf", user="b", port=2, timeout=4, jump="none")
+    assert (found.user, found.port, found.timeout, found.jump_host) == ("b", 2, 4, None)
 
 
 def test_several_keys_and_known_hosts_are_taken_in_their_order(config):
@@ -92,7 +92,7 @@ def test_several_keys_and_known_hosts_are_taken_in_their_order(config):
         "UserKnownHostsFile ~/.ssh/%n /b \nGlobalKnownHostsFile none\n",
         one="", two="",
     )  # fmt: skip
-    found = login("shelf")
+    found = resolve_login("shelf")
     assert found.keys == (folder / "two", folder / "one")
     assert found.known_hosts == (folder / "shelf", Path("/b"))
 
@@ -100,20 +100,19 @@ def test_several_keys_and_known_hosts_are_taken_in_their_order(config):
 def test_match_exec_runs_nothing_and_says_so(config, tmp_path, caplog):
     config(f"Match exec 'touch {tmp_path}/ran'\n  Port 1\nHost *\n  Port 2\n")
     with caplog.at_level(logging.WARNING):
-        assert login("shelf").port == 2
+        assert resolve_login("shelf").port == 2
     assert not (tmp_path / "ran").exists()
     assert (
-        "config:1: what follows is passed over: a condition on 'exec' is not looked into"
-        in caplog.text
+        "config:1: what follows is skipped: conditions on 'exec' are not supported" in caplog.text
     )
 
 
 @pytest.mark.parametrize(("text", "reason"), [
     ("Port x\n", "ssh_config: port is 'x'; give a number"),
-    ("Garbage\n", "config:1: 'Garbage' is no setting; write a keyword and a value"),
+    ("Garbage\n", "config:1: 'Garbage' is not a setting; write a keyword and a value"),
     ("Include config\n", "files include each other more than 16 deep; remove one Include"),
-    ("Host a\n ProxyJump b\nHost b\n ProxyJump a\n", "go round in circles; give the jump host 'ProxyJump none'"),
-    ("ProxyJump a@b@c:d\n", "jump: 'a@b@c:d' is no address; write user@host or user@host:port"),
+    ("Host a\n ProxyJump b\nHost b\n ProxyJump a\n", "form a circle; give the jump host 'ProxyJump none'"),
+    ("ProxyJump a@b@c:d\n", "jump: 'a@b@c:d' is not an address; write user@host or user@host:port"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_told_in_one_line(config, text, reason):
     config(text)
@@ -128,11 +127,11 @@ def test_what_makes_no_sense_is_told_in_one_line(config, text, reason):
     ("fe80::1", (None, "fe80::1", None)),
 ])  # fmt: skip
 def test_addresses(text, parts):
-    assert address(text) == parts
+    assert parse_address(text) == parts
 
 
 def chain(found: Login | None) -> list[str]:
-    return [*chain(found.gate), f"{found.user}@{found.at}"] if found else []
+    return [*chain(found.jump_host), f"{found.user}@{found.address}"] if found else []
 
 
 def test_jumps_follow_each_other_each_by_its_own_entry(config):
@@ -149,12 +148,12 @@ Host zero
 Host two
   ProxyJump nobody
 """)
-    assert chain(login("far")) == ["z@zero", "o@10.0.0.1", "you@two:2222", "f@far"]
+    assert chain(resolve_login("far")) == ["z@zero", "o@10.0.0.1", "you@two:2222", "f@far"]
 
 
 def test_a_jump_host_is_not_reached_through_itself(config):
     config("Host *\n  User u\n  ProxyJump gate\n")
-    assert chain(login("far")) == ["u@gate", "u@far"]
+    assert chain(resolve_login("far")) == ["u@gate", "u@far"]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from processes import running
 import qpipe
 from qpipe_devices import ssh
 from qpipe_devices.ssh import transport as ssh_transport
-from qpipe_devices.ssh.deadlines import Watch, within
+from qpipe_devices.ssh.deadlines import Watchdog, call_within
 from waiting import LONGEST_S, ended_at_last, wait_until
 
 needs_proc = pytest.mark.skipif(not Path("/proc").is_dir(), reason="looks for processes in /proc")
@@ -222,26 +222,26 @@ def test_what_opens_too_late_is_closed_as_well():
         closings.append(len(closings))
 
     with pytest.raises(TimeoutError):
-        within(0.1, open_late, close)
+        call_within(0.1, open_late, cancel=close)
     given_up.set()
     assert wait_until(lambda: len(closings) == 2)
     assert opened == []
 
 
 def test_a_watch_cuts_what_stalls_and_what_takes_too_long_and_nothing_else():
-    watch = Watch(lambda: None, 10, 3)
-    began = watch.began
-    watch.last = began + 2
-    assert watch.overdue(began + 4.9) == ""
-    assert watch.overdue(began + 5) == "nothing moved for 3 s"
-    watch.last = began + 9
-    assert watch.overdue(began + 9.9) == ""
-    assert watch.overdue(began + 10) == "not done within 10 s"
+    watch = Watchdog(lambda: None, 10, 3)
+    began = watch.started_at
+    watch.last_progress_at = began + 2
+    assert watch.reason_to_cancel(began + 4.9) == ""
+    assert watch.reason_to_cancel(began + 5) == "nothing moved for 3 s"
+    watch.last_progress_at = began + 9
+    assert watch.reason_to_cancel(began + 9.9) == ""
+    assert watch.reason_to_cancel(began + 10) == "not done within 10 s"
 
 
 def test_a_watch_ends_with_what_it_watches():
     cuts: list[int] = []
-    with Watch(lambda: cuts.append(1), 2 * LONGEST_S) as watch:
-        watch.moved()
+    with Watchdog(lambda: cuts.append(1), 2 * LONGEST_S) as watch:
+        watch.note_progress()
     assert wait_until(lambda: not watch.thread.is_alive())
     assert not cuts

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from qpipe.engine.device_health import reach
+from qpipe.engine.device_health import wait_for_turn
 from qpipe.errors import BusyError
 from qpipe_devices import local
 from qpipe_devices.null import NullDevice
@@ -35,7 +35,7 @@ def test_a_run_waits_for_a_device_in_use_and_says_whose_it_is(tmp_path: Path) ->
     holder, waiting = local("here", folder=tmp_path), local("here", folder=tmp_path)
     holder.capabilities()
     messages: list[str] = []
-    assert reach(waiting, messages.append, pause=lambda _: holder.close()).cores > 0
+    assert wait_for_turn(waiting, messages.append, pause=lambda _: holder.close()).cores > 0
     waiting.close()
     (message,) = messages
     assert message.startswith("here: busy: held by ")
@@ -45,7 +45,7 @@ def test_a_run_waits_for_a_device_in_use_and_says_whose_it_is(tmp_path: Path) ->
 def test_who_waits_long_says_every_minute_for_how_long() -> None:
     device = BusyDevice(free_at=150)
     messages: list[str] = []
-    reach(device, messages.append, pause=device.pause, clock=device.clock)
+    wait_for_turn(device, messages.append, pause=device.pause, clock=device.clock)
     busy = "board: busy: held by them@there; waiting"
     assert messages == [busy, f"{busy} for 1 min", f"{busy} for 2 min"]
     assert device.now == 150
@@ -54,5 +54,5 @@ def test_who_waits_long_says_every_minute_for_how_long() -> None:
 def test_patience_ends() -> None:
     device = BusyDevice(free_at=150)
     with pytest.raises(BusyError, match="held by them@there"):
-        reach(device, lambda _: None, 100, device.pause, device.clock)
+        wait_for_turn(device, lambda _: None, 100, pause=device.pause, clock=device.clock)
     assert device.now == 101

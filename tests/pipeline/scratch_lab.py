@@ -38,7 +38,7 @@ tiny (float[1,4] x) => (float[1,4] y)
 
 
 def noise(
-    *, calibrate: int = 2, evaluate: int = 3, data: Path | None = None, sources: list[Path] = []
+    *, calibration_count: int = 2, evaluation_count: int = 3, data: Path | None = None, sources: list[Path] = []
 ) -> qpipe.Dataset:
     """Random numbers."""
     random = np.random.default_rng(0)
@@ -46,7 +46,7 @@ def noise(
     def draw(part: str, count: int) -> list[qpipe.Sample]:
         return [qpipe.Sample(f"{part}{i}", {"x": random.random(4, np.float32)}) for i in range(count)]
 
-    return qpipe.Dataset(draw("c", calibrate), draw("e", evaluate), {"x": qpipe.Preprocessing()})
+    return qpipe.Dataset(draw("c", calibration_count), draw("e", evaluation_count), {"x": qpipe.Preprocessing()})
 
 
 def tiny(*, path: Path | None = None, scale: float = 1.0) -> ir.Model:
@@ -173,8 +173,8 @@ def register_stages(register: qpipe.Register) -> None:
 RECIPE = """
 name: lab
 plugins: [stages.py]
-variables: {bits: 8, evaluate: 3, factor: 1}
-samples: {noise: {evaluate: "${evaluate}"}}
+variables: {bits: 8, evaluation_count: 3, factor: 1}
+samples: {noise: {evaluation_count: "${evaluation_count}"}}
 models: {tiny: tiny}
 schemes:
   float32: []

@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from qpipe.quant.knapsack import CELLS, cheapest, least_damage
+from qpipe.quant.knapsack import BUDGET_STEPS, minimize_cost, minimize_damage
 
 
 def random_items(seed, largest, items=6, options=3):
@@ -29,7 +29,7 @@ def choices(costs):
 def test_the_least_damage_within_a_budget_is_found(seed):
     costs, damages = random_items(seed, 100)
     budget = total(costs, [1] * 6)
-    chosen = least_damage(costs, damages, budget)
+    chosen = minimize_damage(costs, damages, budget)
     assert total(costs, chosen) <= budget
     best = min(total(damages, each) for each in choices(costs) if total(costs, each) <= budget)
     assert total(damages, chosen) == pytest.approx(best)
@@ -39,7 +39,7 @@ def test_the_least_damage_within_a_budget_is_found(seed):
 def test_the_least_cost_within_a_damage_is_found(seed):
     costs, damages = random_items(seed, 100)
     limit = total(damages, [1] * 6)
-    chosen = cheapest(costs, damages, limit)
+    chosen = minimize_cost(costs, damages, limit)
     assert total(damages, chosen) <= limit + 1e-12
     assert total(costs, chosen) == min(
         total(costs, each) for each in choices(costs) if total(damages, each) <= limit
@@ -50,9 +50,9 @@ def test_the_least_cost_within_a_damage_is_found(seed):
 def test_costs_too_large_to_tell_apart_keep_to_the_budget_and_lose_next_to_nothing(seed):
     costs, damages = random_items(seed, 10**9)
     budget = total(costs, [1] * 6)
-    chosen = least_damage(costs, damages, budget)
+    chosen = minimize_damage(costs, damages, budget)
     assert total(costs, chosen) <= budget
-    narrower = budget * (1 - 6 / CELLS)
+    narrower = budget * (1 - 6 / BUDGET_STEPS)
     best = min(total(damages, each) for each in choices(costs) if total(costs, each) <= narrower)
     assert total(damages, chosen) <= best + 1e-12
 
@@ -61,19 +61,19 @@ def test_costs_too_large_to_tell_apart_keep_to_the_budget_and_lose_next_to_nothi
 def test_a_count_of_items_is_used_up(count):
     random = np.random.default_rng(0)
     damages = [[float(each), 0.0] for each in random.permutation(np.arange(1, 21))]
-    chosen = least_damage([[0, 1]] * 20, damages, count)
+    chosen = minimize_damage([[0, 1]] * 20, damages, count)
     assert {damages[i][0] for i, option in enumerate(chosen) if option} == set(
         range(21 - count, 21)
     )
 
 
 def test_where_nothing_keeps_to_the_budget_the_cheapest_are_taken():
-    assert least_damage([[3, 2], [5, 9]], [[0.0, 1.0], [1.0, 0.0]], 6) == [1, 0]
+    assert minimize_damage([[3, 2], [5, 9]], [[0.0, 1.0], [1.0, 0.0]], 6) == [1, 0]
 
 
 def test_where_nothing_keeps_to_the_damage_the_least_is_taken():
-    assert cheapest([[1, 2], [1, 2]], [[5.0, 1.0], [5.0, 1.0]], 0.5) == [1, 1]
+    assert minimize_cost([[1, 2], [1, 2]], [[5.0, 1.0], [5.0, 1.0]], 0.5) == [1, 1]
 
 
 def test_what_does_no_damage_costs_nothing():
-    assert cheapest([[1, 2], [4, 8]], [[0.0, 0.0], [0.0, 0.0]], 0.0) == [0, 0]
+    assert minimize_cost([[1, 2], [4, 8]], [[0.0, 0.0], [0.0, 0.0]], 0.0) == [0, 0]

@@ -122,7 +122,7 @@ def test_what_was_half_removed_is_in_nobodys_way(cache: Cache) -> None:
 
 def test_a_writer_that_is_killed_leaves_no_result(cache: Cache) -> None:
     script = (
-        "import os, signal, sys\nfrom pathlib import Path\nfrom qpipe.cache import Cache\n"
+        "import os, signal, sys\nfrom pathlib import Path\nfrom qpipe.storage.cache import Cache\n"
         "with Cache(Path(sys.argv[1])).put('import', 'k1') as folder:\n"
         "    (folder / 'a').write_text('half')\n    os.kill(os.getpid(), signal.SIGKILL)\n"
     )
@@ -135,7 +135,7 @@ def test_a_writer_that_is_killed_leaves_no_result(cache: Cache) -> None:
 
 def test_many_processes_may_write_one_key_at_once(cache: Cache) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom qpipe.cache import Cache\ncache = Cache(Path(sys.argv[1]))\n"
+        "import sys\nfrom pathlib import Path\nfrom qpipe.storage.cache import Cache\ncache = Cache(Path(sys.argv[1]))\n"
         "for i in range(40):\n"
         "    with cache.put('import', f'k{i}') as folder:\n        (folder / 'a').write_text(sys.argv[2])\n"
         "    assert cache.get('import', f'k{i}'), i\n"
@@ -190,7 +190,7 @@ def test_entries_are_told_with_their_bytes_the_longest_unused_first(aged: Cache)
         assert entry.size == sum(
             file.stat().st_size for file in folder.rglob("*") if file.is_file()
         )
-    assert found[0].used == pytest.approx(time.time() - 3 * 24 * 3600, abs=60)
+    assert found[0].last_used == pytest.approx(time.time() - 3 * 24 * 3600, abs=60)
 
 
 def test_a_cache_that_is_not_there_is_empty_and_stays_away(tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_what_a_killed_cleaner_left_of_a_result_is_removed(cache: Cache) -> None
 
 
 def test_what_a_run_counts_on_is_never_removed(aged: Cache) -> None:
-    with aged.kept([("import", "d3"), ("import", "to come")]):
+    with aged.protect([("import", "d3"), ("import", "to come")]):
         put(aged, key="to come")
         gone, in_use = aged.clean()
         assert {entry.key for entry in gone} == {"d1", "d2"}
@@ -256,7 +256,7 @@ def test_what_a_run_counts_on_is_never_removed(aged: Cache) -> None:
 
 
 def test_to_be_counted_on_is_a_use(aged: Cache) -> None:
-    with aged.kept([("import", "d3")]):
+    with aged.protect([("import", "d3")]):
         pass
     assert keys(aged) == ["d2", "d1", "d3"]
 
@@ -265,7 +265,7 @@ KEEPER = """
 import sys, time
 from pathlib import Path
 from qpipe.storage.cache import Cache
-with Cache(Path(sys.argv[1])).kept([("import", "d3")]):
+with Cache(Path(sys.argv[1])).protect([("import", "d3")]):
     print("kept", flush=True)
     time.sleep(600)
 """
@@ -285,9 +285,9 @@ def test_another_process_keeps_its_results_until_it_is_killed(aged: Cache) -> No
 
 def test_runs_and_cleaners_at_once_never_meet(tmp_path: Path) -> None:
     script = (
-        "import sys\nfrom pathlib import Path\nfrom qpipe.cache import Cache\ncache = Cache(Path(sys.argv[1]))\n"
+        "import sys\nfrom pathlib import Path\nfrom qpipe.storage.cache import Cache\ncache = Cache(Path(sys.argv[1]))\n"
         "for i in range(30):\n"
-        "    with cache.kept([('import', 'k')]):\n"
+        "    with cache.protect([('import', 'k')]):\n"
         "        if cache.get('import', 'k') is None:\n"
         "            with cache.put('import', 'k') as folder:\n                (folder / 'a').write_text('x')\n"
         "        for j in range(20):\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qpipe.cli import devices
+from qpipe.cli.device_entries import describe_integer_support
 from qpipe.recipe import inventory
 from qpipe.stages import registry
 from shell import Shell
@@ -141,7 +141,8 @@ def test_a_device_that_is_not_ready_is_status_1_and_the_others_are_checked(qpipe
     out, err = qpipe("devices", "check", "dead", "nothing", status=1)
     assert "nothing: ok      agent" in out
     assert (
-        err == "qpipe: dead: not ready: python: '/bin/false' does not run there: it says nothing; "
+        err
+        == "qpipe: dead: not ready: python: '/bin/false' does not run there: it prints nothing; "
         "set python to one of 3.8 or newer\n"
     )
 
@@ -163,8 +164,8 @@ def test_setup_says_in_a_line_why_it_cannot(qpipe: Runs) -> None:
 
 
 def test_list_says_what_the_cpu_does_for_integers() -> None:
-    assert devices.integers("x86_64", ("avx2", "avx512_vnni")) == "VNNI"
-    assert devices.integers("x86_64", ("avx2",)) == "no VNNI"
-    assert devices.integers("aarch64", ("asimd", "asimddp", "i8mm")) == "dot product, i8mm"
-    assert devices.integers("aarch64", ("asimd",)) == "no dot product"
-    assert devices.integers("riscv64", ()) == ""
+    assert describe_integer_support("x86_64", ("avx2", "avx512_vnni")) == "VNNI"
+    assert describe_integer_support("x86_64", ("avx2",)) == "no VNNI"
+    assert describe_integer_support("aarch64", ("asimd", "asimddp", "i8mm")) == "dot product, i8mm"
+    assert describe_integer_support("aarch64", ("asimd",)) == "no dot product"
+    assert describe_integer_support("riscv64", ()) == ""

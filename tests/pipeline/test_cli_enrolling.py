@@ -51,7 +51,7 @@ def answering(command: list[str], answer: str) -> tuple[int, str]:
     )
     os.close(theirs)
     said = b""
-    while b"Is it the same?" not in said:
+    while b"Are they the same?" not in said:
         said += os.read(ours, 4096)
     os.write(ours, answer.encode() + b"\n")
     while True:
@@ -94,7 +94,7 @@ def test_it_asks_on_a_terminal_and_no_is_no(qpipe, server, address) -> None:
     assert status == 2
     assert f"rpi4 shows         {fingerprint(server.host_key)}" in said
     assert "ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub" in said
-    assert said.rstrip().endswith("qpipe: rpi4: not accepted; nothing was changed")
+    assert said.rstrip().endswith("qpipe: rpi4: not trusted; nothing was changed")
     assert not Path("devices.yaml").exists()
     status, said = answering(command, "y")
     assert status == 0, said
@@ -104,8 +104,10 @@ def test_it_asks_on_a_terminal_and_no_is_no(qpipe, server, address) -> None:
 def test_nobody_to_ask_is_no_yes(qpipe, server, address) -> None:
     _, err = qpipe(f"devices add rpi4 {address}", 2)
     shown, how = fingerprint(server.host_key), "`ssh-keygen -lf /etc/ssh/ssh_host_ed25519_key.pub`"
-    fix = f"compare it with that of {how} there, then give --yes"
-    assert err == f"qpipe: rpi4: it shows {shown}, and nobody is asked here; {fix}\n"
+    fix = f"compare it with the output of {how} there, then give --yes"
+    assert (
+        err == f"qpipe: rpi4: shows {shown}, which cannot be confirmed without a terminal; {fix}\n"
+    )
     assert not Path("devices.yaml").exists()
     assert not Path("known_hosts").exists()
 
@@ -135,9 +137,9 @@ def test_a_name_that_is_taken_is_refused(qpipe, address) -> None:
     _, err = qpipe(f"devices add rpi4 {address} --yes", 2)
     assert (
         err
-        == "qpipe: devices.yaml: there is a device 'rpi4' already; give another name, or change its entry\n"
+        == "qpipe: devices.yaml: device 'rpi4' exists already; give another name, or change its entry\n"
     )
-    assert "a device 'local' already" in qpipe(f"devices add local {address} --yes", 2)[1]
+    assert "device 'local' exists already" in qpipe(f"devices add local {address} --yes", 2)[1]
 
 
 @pytest.mark.parametrize(("before", "fits"), [
@@ -154,7 +156,8 @@ def test_an_inventory_of_any_form_is_kept_or_left_alone(qpipe, address, before, 
     else:
         assert text == before
         assert (
-            "nothing can be added at its end; write into it: rpi4: {ssh: {host: 127.0.0.1, " in err
+            "nothing can be appended to this file; write into it: rpi4: {ssh: {host: 127.0.0.1, "
+            in err
         )
 
 
@@ -165,7 +168,7 @@ def test_a_board_set_up_anew_is_known_by_its_new_key(qpipe, server, address) -> 
     kept = f"# the shelf\nelsewhere {' '.join(other)}\n"
     Path("known_hosts").write_text(f"{kept}{name} {' '.join(other)}\n", encoding="utf-8")
     _, err = qpipe("devices rekey rpi4", 2)
-    assert f"it shows {fingerprint(server.host_key)}, and nobody is asked here" in err
+    assert f"shows {fingerprint(server.host_key)}, which cannot be confirmed" in err
     status, said = answering([*QPIPE, "devices", "rekey", "rpi4"], "y")
     assert status == 0, said
     assert f"rpi4 was known by  {fingerprint(server.key)}" in said
@@ -173,21 +176,21 @@ def test_a_board_set_up_anew_is_known_by_its_new_key(qpipe, server, address) -> 
     host_key = server.host_key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2]
     assert Path("known_hosts").read_text(encoding="utf-8") == f"{kept}{name} {' '.join(host_key)}\n"
     out, _ = qpipe("devices rekey rpi4")
-    assert out == f"rpi4: it is known by {fingerprint(server.host_key)} already, and lets us in\n"
+    assert out == f"rpi4: {fingerprint(server.host_key)} is trusted already, and the login works\n"
 
 
 def test_a_kind_of_device_that_is_not_enrolled_says_so(qpipe) -> None:
     _, err = qpipe("devices rekey local", 2)
     assert (
         err
-        == "qpipe: devices of kind 'local' are not enrolled; write the entry into devices.yaml\n"
+        == "qpipe: devices of kind 'local' have no key to trust; write the entry into devices.yaml\n"
     )
-    assert "'null' are not enrolled" in qpipe("devices add x y --driver null", 2)[1]
+    assert "'null' have no key to trust" in qpipe("devices add x y --driver null", 2)[1]
 
 
 def test_an_address_that_is_none(qpipe) -> None:
     _, err = qpipe("devices add rpi4 a@b@c:d", 1)
-    assert err == "qpipe: rpi4: 'a@b@c:d' is no address; write user@host or user@host:port\n"
+    assert err == "qpipe: rpi4: 'a@b@c:d' is not an address; write user@host or user@host:port\n"
 
 
 def test_a_key_in_the_home_folder_is_found_from_there(qpipe, server) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qpipe.cli.holding import duration
+from qpipe.cli.devices_hold import parse_duration
 from qpipe.engine import device_health
 from qpipe.errors import RecipeError
 from qpipe.recipe import inventory
@@ -42,10 +42,10 @@ def test_a_hold_outlives_its_command_keeps_others_off_and_is_released(qpipe: Run
     )
     assert json.loads(qpipe("devices", "hold", "board", "--json")[0])["reason"] == ""
     assert qpipe("devices", "release", "board")[0] == "board: released\n"
-    assert qpipe("devices", "release", "board")[0] == "board: nobody held it\n"
+    assert qpipe("devices", "release", "board")[0] == "board: was not held\n"
     assert json.loads(qpipe("devices", "list", "--json")[0])[0]["holder"] is None
     assert "a new fan" in qpipe("devices", "log", "board")[0]
-    expected = "qpipe: bord: nothing was ever done with such a device; did you mean 'board'?\n"
+    expected = "qpipe: bord: there are no records of this device; did you mean 'board'?\n"
     assert qpipe("devices", "log", "bord", status=2)[1] == expected
     assert qpipe("devices", "clean", "board")[1] == ""
 
@@ -60,15 +60,16 @@ def test_what_runs_nothing_cannot_be_held(qpipe: Runs) -> None:
     ("text", "seconds"), [("90s", 90), ("45m", 2700), ("2h", 7200), ("1.5d", 129600)]
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert duration(text) == seconds
+    assert parse_duration(text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "-2h", "0h", "2 weeks"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(
-        RecipeError, match=r"^--for is '.*'; give a number and s, m, h or d, such as 2h$"
+        RecipeError,
+        match=r"^--for '.*': not a duration; give a number and s, m, h or d, such as 2h$",
     ):
-        duration(text)
+        parse_duration(text)
 
 
 @pytest.fixture
@@ -81,7 +82,7 @@ def switched(qpipe: Runs, monkeypatch: pytest.MonkeyPatch) -> Runs:
         .replace("board: {", f"board: {{{power}, ", 1)
     )
     Path("devices.yaml").write_text(text, encoding="utf-8")
-    monkeypatch.setattr(device_health, "LEAVING_S", 0.1)
+    monkeypatch.setattr(device_health, "SILENCE_S", 0.1)
     return qpipe
 
 

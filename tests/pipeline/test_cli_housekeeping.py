@@ -63,7 +63,7 @@ def test_the_cache_is_shown_by_kind_the_largest_first(filled: LabShell) -> None:
 
 
 def test_an_empty_cache_is_said_to_be_so_and_not_made(qpipe: LabShell) -> None:
-    assert qpipe("cache")[0] == ".qpipe/cache: nothing is cached\n"
+    assert qpipe("cache")[0] == ".qpipe/cache: the cache is empty\n"
     assert qpipe("cache clean")[0] == ".qpipe/cache: 0.0 MB freed, 0 results\n"
     assert not Path(".qpipe").exists()
 
@@ -98,7 +98,7 @@ def test_an_unknown_kind_is_told(filled: LabShell) -> None:
     _, err = filled("cache clean --kind compiled", 2)
     assert (
         err
-        == "qpipe: --kind compiled: .qpipe/cache holds nothing of that kind; did you mean 'compile'?\n"
+        == "qpipe: --kind compiled: .qpipe/cache holds no results of this kind; did you mean 'compile'?\n"
     )
 
 
@@ -113,7 +113,7 @@ def test_what_a_running_run_needs_survives_cleaning(qpipe: LabShell) -> None:
         assert process.poll() is None, process.communicate()
         out, _ = qpipe("cache clean")
         assert ".qpipe/cache: 1.0 MB freed, 1 result\n" in out
-        assert "stay: a run is using them" in out
+        assert "are kept: a run is using them" in out
         Path("hold").unlink()
         output, errors = process.communicate(timeout=LONGEST_S)
         assert process.returncode == 0, f"{output}\n{errors}"
@@ -207,7 +207,7 @@ def test_a_run_is_tagged_found_by_its_tag_and_untagged(ran: tuple[LabShell, list
     assert qpipe("runs tag nightly nightly --remove")[0] == f"run {newest}: no tags\n"
     assert qpipe.json("show --run nightly")["id"] == oldest
     _, err = qpipe("runs --tag nightli", 2)
-    assert err == "qpipe: --tag nightli: no run has it; did you mean 'nightly'?\n"
+    assert err == "qpipe: --tag nightli: no run has this tag; did you mean 'nightly'?\n"
     _, err = qpipe(f"runs tag {newest} ../x", 2)
     assert (
         err

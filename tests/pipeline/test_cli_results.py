@@ -6,12 +6,14 @@ import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe.cli.results import print_pareto, read
+from qpipe.cli.pareto_table import print_pareto, read_results
+from qpipe.compare import pareto
 from qpipe.storage.results import Store
 from qpipe.types import Measurement
 from shell import Shell
@@ -37,7 +39,7 @@ def test_what_a_database_says_does_not_command_the_terminal(qpipe: Shell) -> Non
         run = store.new_run(
             "a\x1b[31m", recipe_path="", recipe_digest="", recipe_text="", versions={}
         )
-        store.record_step(run, "z/import", state="done\x1b]0;title\x07")
+        store.record_step(run, "z/import", state="failed", error="hot\x1b]0;title\x07")
         place = {"model": "net\x1b[2J", "scheme": "int8\x1b[2J", "build": "ort", "device": "rpi4"}
         store.record_measurements(run, place, [Measurement("latency_ms", 1.0, "ms")])
     for words in ("runs", "pareto", "show"):
@@ -55,6 +57,48 @@ def test_a_run_that_was_cut_is_judged_by_what_it_has(qpipe: Shell) -> None:
     out, _ = qpipe("pareto")
     assert "tiny on one  (* = on the Pareto front of latency_ms, weight)" in out
     assert "tiny on one: ship " in out
+
+
+def test_a_run_that_was_cut_is_judged_once_and_anew_only_when_it_has_measured_more(
+    qpipe: Shell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    qpipe("run recipe.yaml")
+    judged: list[int] = []
+    verdicts = pareto.verdicts
+
+    def counted(*given: Any) -> Any:
+        judged.append(len(given[0]))
+        return verdicts(*given)
+
+    monkeypatch.setattr(pareto, "verdicts", counted)
+    with Store(DB) as store:
+        (run,) = store.runs()
+        store.record_verdicts(run["id"], [])  # as after a kill: judging comes last
+    first = qpipe("pareto --json")
+    assert len(judged) == 1
+    assert qpipe("pareto --json") == first
+    qpipe("pareto")
+    assert len(judged) == 1
+    place = {"model": "tiny", "scheme": "late", "build": "packed", "device": "one"}
+    with Store(DB) as store:
+        store.record_measurements(run["id"], place, [Measurement("weight", 1.0, "B")])
+    assert any(row["scheme"] == "late" for row in json.loads(qpipe("pareto --json")[0]))
+    assert len(judged) == 2
+    with Store(DB) as store:
+        store.resume_run(run["id"])
+        assert store.verdicts(run["id"]) == []
+
+
+def test_verdicts_on_what_a_run_had_before_do_not_replace_newer_ones(qpipe: Shell) -> None:
+    qpipe("run recipe.yaml")
+    with Store(DB) as store:
+        (run,) = store.runs()
+        basis = store.verdict_basis(run["id"])
+        place = {"model": "tiny", "scheme": "late", "build": "packed", "device": "one"}
+        store.record_measurements(run["id"], place, [Measurement("weight", 1.0, "B")])
+        before = store.verdicts(run["id"])
+        store.record_verdicts(run["id"], [], judged_on=basis)
+        assert store.verdicts(run["id"]) == before
 
 
 @pytest.mark.parametrize(
@@ -138,7 +182,7 @@ def test_a_table_keeps_to_the_terminal_and_leaves_the_least_out(
         run = store.new_run("net", **recipe, versions={}, objectives=objectives)
         for scheme in ("float32", "int8-equalized"):
             add(store, run, scheme)
-        print_pareto(read(store, run))
+        print_pareto(read_results(store, run))
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     table = lines[2:5]
     assert [len(line.rstrip()) <= width for line in table] == [True] * 3
@@ -179,7 +223,7 @@ def test_ties_and_notes_are_told_below_the_table(
             place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
             noisy = Measurement("latency_ms", 1.5, "ms", 1.4, 1.6, 4, rounds=values)
             store.record_measurements(run, place, [noisy], is_float=scheme == "float32")
-        print_pareto(read(store, run))
+        print_pareto(read_results(store, run))
     out = capsys.readouterr().out
     assert "tied with int8, log4" in out
     assert "\n  float32, int8 and log4 are tied\n" in out
@@ -214,7 +258,7 @@ def test_verdicts_are_sentences_that_a_person_can_act_on(
         for scheme, own in measured.items():
             place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
             store.record_measurements(run, place, own, is_float=scheme == "float32")
-        print_pareto(read(store, run))
+        print_pareto(read_results(store, run))
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     noise = "std dev is 14 % of the median over 200 runs: fix the clocks (governor is powersave)"
     slower = "int8-tensor is slower than float here (1.08x, 1.05 to 1.11)"

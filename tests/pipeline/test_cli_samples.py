@@ -26,7 +26,7 @@ colours (float[1,3,16,16] image) => (float[1,3] scores)
 
 RECIPE = """
 name: colours
-variables: {mean: 127.5, std: 127.5, colours: RGB}
+variables: {mean: 127.5, std: 127.5, color_order: RGB}
 samples:
   images:
     calibration: calibration
@@ -34,7 +34,7 @@ samples:
     size: 16
     mean: "${mean}"
     std: "${std}"
-    colours: "${colours}"
+    color_order: "${color_order}"
 models: {colours: {onnx: {path: colours.onnx}}}
 schemes: {int8: [symmetric]}
 measure: [{accuracy: {metric: topk}}]
@@ -119,17 +119,16 @@ def test_the_table_says_where_the_page_is_and_what_looks_wrong(qpipe: Shell) -> 
         for channel in range(3)
     ]
     assert (
-        "float puts the label first in 8 of these 24 samples" in lines
+        "float ranks the label first in 8 of these 24 samples" in lines
     )  # blue and red are numbered the other way
     assert any(
-        line.startswith("look: image: mean ") and "this looks unnormalised" in line
-        for line in lines
+        line.startswith("warning: image: mean ") and "looks unnormalised" in line for line in lines
     )
     assert lines[-1] == "look at: seen/index.html"
 
 
 def test_a_wrong_order_of_colours_is_seen(qpipe: Shell) -> None:
-    found = look(qpipe, "--set", "colours=BGR")
+    found = look(qpipe, "--set", "color_order=BGR")
     sample = found["models"][0]["samples"][0]
     source = np.asarray(Image.open(Path(sample["part"]) / sample["id"]))
     shown = np.asarray(Image.open(Path(found["folder"]) / sample["files"][0]))
@@ -161,7 +160,7 @@ def test_a_postprocess_that_breaks_is_told_on_the_page(qpipe: Shell) -> None:
     found = look(qpipe, "--count", "1")
     assert found["models"][0]["decoded"] is True
     assert {sample["reason"].partition(": ")[0] for sample in found["models"][0]["samples"]} == {
-        "the postprocess broke"
+        "the postprocess failed"
     }
 
 

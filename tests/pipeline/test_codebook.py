@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 from qpipe.errors import StageError
 from qpipe.quant.codebook import (
     CODEBOOKS,
-    additive_powers_of_two,
+    apot,
     full_range,
     nearest,
-    powers_of_two,
+    pot,
     uniform,
 )
 from qpipe.quant.scales import asymmetric_scale, symmetric_scale
@@ -23,10 +23,10 @@ from qpipe.quant.scales import asymmetric_scale, symmetric_scale
         (uniform(2), [-1, 0, 1]),
         (uniform(4), list(range(-7, 8))),
         (full_range(4), list(range(-8, 8))),
-        (powers_of_two(2), [-1, 0, 1]),
-        (powers_of_two(3), [-4, -2, -1, 0, 1, 2, 4]),
-        (powers_of_two(4), [-64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64]),
-        (additive_powers_of_two(4), [-10, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 10]),
+        (pot(2), [-1, 0, 1]),
+        (pot(3), [-4, -2, -1, 0, 1, 2, 4]),
+        (pot(4), [-64, -32, -16, -8, -4, -2, -1, 0, 1, 2, 4, 8, 16, 32, 64]),
+        (apot(4), [-10, -8, -6, -4, -3, -2, -1, 0, 1, 2, 3, 4, 6, 8, 10]),
     ],
     ids=lambda value: getattr(value, "name", ""),
 )
@@ -37,12 +37,12 @@ def test_levels_are_exactly_these(codebook, levels):
 def test_five_bits_of_additive_powers_of_two_are_16_magnitudes_of_the_paper():
     first, second = (0, 1 / 2, 1 / 8, 1 / 32), (0, 1 / 4, 1 / 16, 1 / 64)
     magnitudes = sorted({round((a + b) * 64) for a in first for b in second})
-    assert [level for level in additive_powers_of_two(5).levels if level >= 0] == magnitudes
+    assert [level for level in apot(5).levels if level >= 0] == magnitudes
 
 
 def test_a_codebook_of_impossible_bits_names_the_range():
-    with pytest.raises(StageError, match=r"^codebook power_of_two: 5 bits; it takes 2 to 4$"):
-        powers_of_two(5)
+    with pytest.raises(StageError, match=r"^codebook pot: bits is 5; it must be 2 to 4$"):
+        pot(5)
 
 
 @given(
@@ -59,18 +59,15 @@ def test_no_level_is_nearer_than_the_nearest(name, x):
 
 def test_ties_go_to_the_smaller_magnitude_where_levels_are_uneven_and_to_even_where_they_are_not():
     halves = np.array([-6.0, -3.0, -1.5, 0.5, 1.5, 3.0, 6.0, 48.0], np.float32)
-    assert nearest(powers_of_two(4), halves).tolist() == [-4, -2, -1, 0, 1, 2, 4, 32]
+    assert nearest(pot(4), halves).tolist() == [-4, -2, -1, 0, 1, 2, 4, 32]
     assert nearest(uniform(4), halves).tolist() == [-6, -3, -2, 0, 2, 3, 6, 7]
 
 
 def test_per_channel_scales_are_those_of_each_channel_alone():
     array = np.random.default_rng(1).normal(size=(6, 4, 3, 3)).astype(np.float32)
     for method in ("minmax", "percentile", "mse"):
-        together = symmetric_scale(array, powers_of_two(4), axis=0, method=method)
-        alone = [
-            symmetric_scale(channel, powers_of_two(4), axis=None, method=method)
-            for channel in array
-        ]
+        together = symmetric_scale(array, pot(4), axis=0, method=method)
+        alone = [symmetric_scale(channel, pot(4), axis=None, method=method) for channel in array]
         np.testing.assert_array_equal(together, alone)
 
 
@@ -78,9 +75,7 @@ def test_minmax_puts_the_largest_magnitude_on_the_largest_level():
     assert symmetric_scale(np.array([[0.5, -2.0]]), uniform(8), axis=None) == np.float32(2 / 127)
 
 
-@pytest.mark.parametrize(
-    "codebook", [uniform(4), powers_of_two(4), additive_powers_of_two(4)], ids=lambda c: c.name
-)
+@pytest.mark.parametrize("codebook", [uniform(4), pot(4), apot(4)], ids=lambda c: c.name)
 def test_least_squares_is_no_worse_than_minmax(codebook):
     array = np.random.default_rng(2).standard_t(3, size=(1, 5000)).astype(np.float32)
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from qpipe.cli.comparing import compare
+from qpipe.cli.compare import compare
 from qpipe.compare.device_changes import differing_environments
 from qpipe.compare.runs import compared
 from qpipe.storage.results import Store

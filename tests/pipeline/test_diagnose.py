@@ -29,7 +29,7 @@ schemes:
   channel: [{symmetric: {granularity: channel}}]
   eight: [{symmetric: {bits: 8}}]
   few: [{symmetric: {bits: 3}}]
-  clipped: [{symmetric: {activations: percentile, percentile: 90}}]
+  clipped: [{symmetric: {activation_range: percentile, percentile: 90}}]
   equalized: [equalize, symmetric]
 measure: [{accuracy: {metric: []}}, size]
 devices: [local]
@@ -186,7 +186,7 @@ def test_a_range_that_clips_is_named_with_the_share_of_values(
     assert layer["clipped"] == pytest.approx(share)
     assert (
         layer["remedy"]
-        == f"the range of 'image' clips {100 * share:.2g} %: use activations: minmax"
+        == f"the range of 'image' clips {100 * share:.2g} %: use activation_range: minmax"
     )
     assert report["sqnr_db"]["activations"] < report["sqnr_db"]["weights"]
 

@@ -152,6 +152,6 @@ def test_a_text_that_begins_with_a_value_of_the_command_line_is_from_there() -> 
 )
 def test_a_name_that_could_be_a_path_is_refused(name: object) -> None:
     with pytest.raises(RecipeError) as error:
-        yaml_document.name(name, "r.yaml:1", "scheme")
+        yaml_document.checked_name(name, "r.yaml:1", "scheme")
     allowed = "use letters, digits, '.', '_' and '-'"
     assert str(error.value) == f"r.yaml:1: scheme name {name!r} is not allowed; {allowed}"

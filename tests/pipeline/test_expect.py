@@ -17,7 +17,7 @@ def peak(*, label: int = 3) -> qpipe.Metric:
 RECIPE = (
     ("measure: [pace,", "measure: [{score: {metric: peak}}, pace,"),
     ("devices: [one]", "devices: [one]\nexpect: {peak: {value: 0.6, tolerance: 0.2}}"),
-    ("evaluate: 3", "evaluate: 40"),
+    ("evaluation_count: 3", "evaluation_count: 40"),
 )
 
 
@@ -135,7 +135,7 @@ def test_one_of_two_models_that_cannot_be_read_fails_alone_in_a_run_and_is_told_
 
 
 def test_one_network_fed_in_two_ways_stops_only_where_its_score_is_wrong(qpipe: LabShell) -> None:
-    own = "{tiny: {}, samples: {noise: {evaluate: %d}}}"
+    own = "{tiny: {}, samples: {noise: {evaluation_count: %d}}}"
     qpipe.lab.edit("recipe.yaml", "{tiny: tiny}", f"{{tiny: {own % 40}, other: {own % 41}}}")
     right, wrong = "{peak: {value: 0.6, tolerance: 0.2}}", "{peak: {value: 0.99, tolerance: 0.001}}"
     qpipe.lab.edit("recipe.yaml", f"expect: {right}", f"expect: {{tiny: {wrong}, other: {right}}}")

@@ -309,7 +309,7 @@ def test_a_broken_build_is_not_handed_over_and_leaves_the_old_export(
     before = (out / "net.onnx").read_bytes()
     broken = make_build(tmp_path / "broken", last="Log")  # of negative numbers
     with pytest.raises(
-        QpipeError, match=r"^export: y of sample 's0' is no number; the build is broken$"
+        QpipeError, match=r"^export: y of sample 's0' is not a number; the build is broken$"
     ):
         write_bundle(out, broken, samples, FACTS)
     assert (out / "net.onnx").read_bytes() == before
@@ -319,7 +319,7 @@ def test_a_broken_build_is_not_handed_over_and_leaves_the_old_export(
 def test_a_build_for_another_runtime_is_refused(samples: Samples, tmp_path: Path) -> None:
     build = make_build(tmp_path / "build", runtime="iree")
     expected = (
-        r"^export: the build is for iree; only those for onnxruntime and openvino are exported$"
+        r"^export: the build is for iree; only those for onnxruntime and openvino can be exported$"
     )
     with pytest.raises(QpipeError, match=expected):
         write_bundle(tmp_path / "out", build, samples, FACTS)

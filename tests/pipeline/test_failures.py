@@ -12,7 +12,7 @@ from faulty_lab import FLOAT, SNAPPED, FaultyLab
 from waiting import LONGEST_S
 
 LOOK = f"{FLOAT}/look"
-PAUSE = "from qpipe import attempts\nattempts.BACK_OFF_S = (600.0,)"
+PAUSE = "from qpipe.engine import retry\nretry.BACK_OFF_S = (600.0,)"
 
 
 @pytest.fixture
@@ -27,12 +27,12 @@ def test_each_failed_step_says_what_kind_of_failure_it_was(lab: FaultyLab) -> No
     schemes = "\n".join(f"  s{n}: [{{snap: {options}}}]" for n, options in enumerate(breaking))
     lab.lab.edit("recipe.yaml", '  snapped: [{snap: {bits: "${bits}"}}]', schemes)
     out, _ = lab("run recipe.yaml", 1)
-    assert "failed: tiny/s0/snap: too hot (artifact)\n" in out
+    assert "failed: tiny/s0/snap: too hot (build)\n" in out
     steps = lab.steps()
     failures = [steps[f"tiny/s{n}/snap"]["failure"] for n in range(3)]
-    assert failures == ["artifact", "out of memory", "bug"]
+    assert failures == ["build", "out of memory", "bug"]
     assert {step["failure"] for step in steps.values() if step["state"] != "failed"} == {None}
-    assert lab.json("runs")[0]["failures"] == {"artifact": 1, "out of memory": 1, "bug": 1}
+    assert lab.json("runs")[0]["failures"] == {"build": 1, "out of memory": 1, "bug": 1}
     assert {step["attempts"] for step in steps.values() if step["state"] == "failed"} == {1}, (
         "no retry on the host"
     )
@@ -41,7 +41,7 @@ def test_each_failed_step_says_what_kind_of_failure_it_was(lab: FaultyLab) -> No
 def test_what_may_pass_is_tried_again_and_each_attempt_is_a_row(lab: FaultyLab) -> None:
     lab.fault("one", "placement:died:", "placement:timeout:")
     _, err = lab("run recipe.yaml")
-    assert f"{LOOK}: failed, will be tried again" in err
+    assert f"{LOOK}: failed, will be retried" in err
     shown = lab.json(f"show {LOOK}")
     assert (shown["state"], shown["attempts"], shown["error"]) == ("done", 3, None)
     tries = [(each["attempt"], each["state"], each["failure"]) for each in shown["tries"]]
@@ -51,7 +51,7 @@ def test_what_may_pass_is_tried_again_and_each_attempt_is_a_row(lab: FaultyLab) 
 
 
 @pytest.mark.parametrize(
-    "failure", ["artifact", "out of memory", "wrong answer", "no room", "configuration"]
+    "failure", ["build", "out of memory", "wrong answer", "no room", "configuration"]
 )
 def test_what_does_not_pass_is_not_tried_again_and_leaves_the_device_good(
     failure: str, lab: FaultyLab
@@ -102,7 +102,7 @@ def test_ctrl_c_ends_a_pause_between_two_attempts(lab: FaultyLab) -> None:
     process = lab.lab.start("run", "recipe.yaml")
     try:
         assert process.stderr
-        assert any("will be tried again" in line for line in iter(process.stderr.readline, ""))
+        assert any("will be retried" in line for line in iter(process.stderr.readline, ""))
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=LONGEST_S)
     finally:
@@ -130,7 +130,7 @@ def test_a_smoke_run_says_that_it_leaves_the_float_score_alone(lab: FaultyLab) -
     )
     _, err = lab("run recipe.yaml --smoke")
     assert (
-        "smoke: what is expected of the float network is not checked, for so few samples tell nothing\n"
+        "smoke: the expected score of the float network is not checked; so few samples tell nothing\n"
         in err
     )
     lab("run recipe.yaml", 1)  # where it is checked

@@ -11,10 +11,11 @@ import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe.engine import run as engine_run
 from qpipe.engine import stage_results
 from qpipe.engine.events import Event
 from qpipe.engine.recorder import Recorder
+from qpipe.engine.request import Request, ResolvedRequest, resolve_request
+from qpipe.engine.run import Finished, run_recipe
 from qpipe.errors import QpipeError
 from qpipe.export.from_run import hand_over
 from qpipe.storage.results import Store
@@ -30,25 +31,30 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
     return scratch_lab.lab(tmp_path)
 
 
-def run(new: bool = False) -> tuple[engine_run.Session, engine_run.Finished]:
-    session = engine_run.open_session(engine_run.Request(Path("recipe.yaml"), new=new))
+def run(new: bool = False) -> tuple[ResolvedRequest, Finished]:
+    resolved = resolve_request(Request(Path("recipe.yaml"), new=new))
     with Store(DB) as store:
-        return session, engine_run.run(session, store, lambda _: None)
+        return resolved, run_recipe(resolved, store, lambda _: None)
 
 
-def export(session: engine_run.Session, run_id: str) -> None:
+def export(resolved: ResolvedRequest, run_id: str) -> None:
     with Store(DB) as store:
-        hand_over(store, run_id, SNAPPED, session.cache, Path("shipped"))
+        hand_over(store, run_id, SNAPPED, resolved.cache, Path("shipped"))
 
 
-def recorder(
-    store: Store, session: engine_run.Session, finished: engine_run.Finished, run_id: str
-) -> Recorder:
+def recorder(store: Store, resolved: ResolvedRequest, finished: Finished, run_id: str) -> Recorder:
     """Of another run of the same plan."""
     capabilities = {
-        name: row["capabilities"] for name in session.devices if (row := store.device(name))
+        name: row["capabilities"] for name in resolved.devices if (row := store.device(name))
     }
-    return Recorder(store, run_id, finished.plan, session.cache, capabilities, Path("runs"))
+    return Recorder(
+        store,
+        run_id,
+        finished.plan,
+        cache=resolved.cache,
+        capabilities=capabilities,
+        workdir=Path("runs"),
+    )
 
 
 def another_run(store: Store) -> str:
@@ -56,8 +62,8 @@ def another_run(store: Store) -> str:
 
 
 def test_the_folder_holds_the_build_that_was_measured(lab: Lab) -> None:
-    session, finished = run()
-    export(session, finished.run)
+    resolved, finished = run()
+    export(resolved, finished.run)
     done = subprocess.run(
         [sys.executable, "shipped/example.py"], capture_output=True, text=True, check=False
     )
@@ -67,24 +73,24 @@ def test_the_folder_holds_the_build_that_was_measured(lab: Lab) -> None:
 
 
 def test_a_model_with_samples_of_its_own_is_exported_with_those(lab: Lab) -> None:
-    own = "{tiny: {}, samples: {noise: {evaluate: %d}}}"
+    own = "{tiny: {}, samples: {noise: {evaluation_count: %d}}}"
     lab.edit("recipe.yaml", "{tiny: tiny}", f"{{tiny: {own % 3}, other: {own % 2}}}")
-    session, finished = run()
+    resolved, finished = run()
     for model, count in (("tiny", 3), ("other", 2)):
         with Store(DB) as store:
             manifest = hand_over(
-                store, finished.run, {**SNAPPED, "model": model}, session.cache, Path(model)
+                store, finished.run, {**SNAPPED, "model": model}, resolved.cache, Path(model)
             )
         assert manifest["golden"]["samples"] == [f"e{i}" for i in range(count)]
 
 
 def test_another_build_in_its_place_is_refused(lab: Lab) -> None:
-    session, finished = run()
+    resolved, finished = run()
     key = finished.plan.steps["tiny/snapped/packed"].key
-    build = session.cache.folder("compile", key) / "value"
+    build = resolved.cache.value_folder("compile", key)
     model = (build / "model.onnx").read_bytes()
-    session.cache.remove("compile", key)
-    with session.cache.put("compile", key) as out:
+    resolved.cache.remove("compile", key)
+    with resolved.cache.put("compile", key) as out:
         (out / "model.onnx").write_bytes(
             model + b"\x72\x00"
         )  # an empty field that ONNX does not know
@@ -93,8 +99,8 @@ def test_another_build_in_its_place_is_refused(lab: Lab) -> None:
             {"runtime": "onnxruntime", "runner": "none.py", "model": "model.onnx", "options": {}},
         )
     with pytest.raises(QpipeError) as error:
-        export(session, finished.run)
-    cache = session.cache.root
+        export(resolved, finished.run)
+    cache = resolved.cache.root
     assert str(error.value) == (
         f"export: the build of tiny/snapped/packed in {cache} is not the one measured; run the recipe again"
     )
@@ -104,25 +110,25 @@ def test_another_build_in_its_place_is_refused(lab: Lab) -> None:
 def test_a_run_that_found_all_in_the_cache_can_be_exported(lab: Lab) -> None:
     lab.edit("recipe.yaml", "measure: [pace, {", "measure: [{")
     lab.edit("recipe.yaml", "{latency_ms: min, weight: min}", "{weight: min}")
-    session, finished = run()
+    resolved, finished = run()
     with Store(DB) as store:
         again = another_run(store)
-        recording = recorder(store, session, finished, again)
-        recording.begin()
+        recording = recorder(store, resolved, finished, again)
+        recording.record_plan()
         for step in finished.plan.steps.values():
             if step.kind == "measure":
-                recording.event(Event(step.id, "cached"))
-                folder = session.cache.folder("measure", step.key) / "value"
-                recording.measured(step, stage_results.read("measure", folder))
-    export(session, again)
+                recording.record_event(Event(step.id, "cached"))
+                folder = resolved.cache.value_folder("measure", step.key)
+                recording.record_measurements(step, stage_results.read("measure", folder))
+    export(resolved, again)
     assert Path("shipped/model.onnx").exists()
 
 
 def test_all_steps_are_known_before_the_first_runs(lab: Lab) -> None:
-    session, finished = run()
+    resolved, finished = run()
     with Store(DB) as store:
         again = another_run(store)
-        recorder(store, session, finished, again).begin()
+        recorder(store, resolved, finished, again).record_plan()
         steps = store.steps(again)
     assert [step["step"] for step in steps] == list(finished.plan.steps)
     assert {step["state"] for step in steps} == {"pending"}
@@ -137,13 +143,13 @@ def test_all_steps_are_known_before_the_first_runs(lab: Lab) -> None:
 
 
 def test_a_run_that_goes_on_keeps_what_it_is_through_with(lab: Lab) -> None:
-    session, finished = run()
+    resolved, finished = run()
     with Store(DB) as store:
         store.record_step(
             finished.run, "tiny/snapped/snap", state="failed", error="too hot", seconds=3.0
         )
         store.record_step(finished.run, "tiny/snapped/packed", key="of an older recipe")
-        recorder(store, session, finished, finished.run).begin()
+        recorder(store, resolved, finished, finished.run).record_plan()
         steps = {step["step"]: step for step in store.steps(finished.run)}
     pending = {name for name, step in steps.items() if step["state"] == "pending"}
     assert pending == {"tiny/snapped/snap", "tiny/snapped/packed"}
@@ -155,20 +161,20 @@ def test_a_run_that_goes_on_keeps_what_it_is_through_with(lab: Lab) -> None:
 
 
 def test_a_run_whose_steps_are_not_known_is_one_line(lab: Lab) -> None:
-    session, _ = run()
+    resolved, _ = run()
     with Store(DB) as store:
         bare = another_run(store)
         place = {"model": "tiny", "scheme": "snapped", "build": "packed", "device": "one"}
         store.record_measurements(bare, place, [Measurement("weight", 1.0, "B")])
     with pytest.raises(QpipeError) as error:
-        export(session, bare)
+        export(resolved, bare)
     assert str(error.value) == (
-        f"export: run {bare} kept nothing of how tiny/snapped/packed@one was made; run the recipe again"
+        f"export: run {bare} has no record of how tiny/snapped/packed@one was made; run the recipe again"
     )
 
 
 def test_rows_that_only_a_sweep_tells_apart_are_one_line(lab: Lab) -> None:
-    session, _ = run()
+    resolved, _ = run()
     with Store(DB) as store:
         swept = another_run(store)
         for seed in ("1", "2"):
@@ -181,6 +187,6 @@ def test_rows_that_only_a_sweep_tells_apart_are_one_line(lab: Lab) -> None:
             }
             store.record_measurements(swept, place, [Measurement("weight", 1.0, "B")])
     with pytest.raises(
-        QpipeError, match=r"^export: several rows of a sweep fit; export from a run"
+        QpipeError, match=r"^export: several rows of a sweep match; export from a run"
     ):
-        export(session, swept)
+        export(resolved, swept)

@@ -67,11 +67,11 @@ def test_a_bad_device_is_not_used_until_it_is_cleared(lab: FaultyLab) -> None:
     assert line.endswith("Z: nobody answers; clear it with: qpipe devices clear one")
     assert lab.calls("one") == []
     assert {step["state"] for step in lab.steps().values()} == {"done", "cached"}
-    assert "one: cleared, it was bad since " in lab("devices clear one --note 'new card'")[0]
+    assert "one: cleared; it was bad since " in lab("devices clear one --note 'new card'")[0]
     assert lab.json("devices log one")[-1]["why"].endswith(": new card")
     lab("run recipe.yaml")
     assert lab.trail("one") == [GOOD, UNKNOWN, BAD, UNKNOWN, GOOD]
-    assert lab("devices clear one") == ("one: it is good, there is nothing to clear\n", "")
+    assert lab("devices clear one") == ("one: its health is good; there is nothing to clear\n", "")
 
 
 def test_a_device_that_was_changed_in_the_middle_of_a_run_is_bad(lab: FaultyLab) -> None:
@@ -126,7 +126,7 @@ def test_a_device_that_stays_dead_when_its_power_comes_back_is_bad(lab: FaultyLa
     lab.fault("switched", "placement:died:dying")
     out, _ = lab("run recipe.yaml --device switched", 1)
     assert (
-        "switched is bad: it does not answer 0.3 s after its current is back; look at it; clear it with"
+        "switched is bad: it does not answer 0.3 s after its power is back; look at it; clear it with"
         in out
     )
     assert lab.trail("switched") == [GOOD, UNKNOWN, OFF, ON, BAD]
@@ -135,7 +135,7 @@ def test_a_device_that_stays_dead_when_its_power_comes_back_is_bad(lab: FaultyLa
 def test_a_switch_that_does_not_switch_is_told(
     lab: FaultyLab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(device_health, "LEAVING_S", 0.1)
+    monkeypatch.setattr(device_health, "SILENCE_S", 0.1)
     lab.lab.write("devices.yaml", "one: {'null': {}, power: {command: {off: 'true', on: 'true'}}}")
     _, err = lab("devices power one off", 1)
     what = "its power switch does not switch it: it still answers 0.1 s after 'off'"
@@ -144,4 +144,4 @@ def test_a_switch_that_does_not_switch_is_told(
 
 def test_a_device_that_nobody_used_has_nothing_to_clear(lab: FaultyLab) -> None:
     lab("run recipe.yaml")
-    assert "qpipe: two: no run has used it; " in lab("devices clear two", 2)[1]
+    assert "qpipe: two: no run has used this device; " in lab("devices clear two", 2)[1]

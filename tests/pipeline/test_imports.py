@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from qpipe.engine.python_imports import imported
+from qpipe.engine.code_digest import files_of_plugin
 
 FILES = {
     "beside.py": "import second\n",
@@ -57,7 +57,7 @@ def names(folder: Path, text: str) -> set[str]:
     """What a file with this text runs of its folder, without .py and itself."""
     file = folder / "plugin.py"
     file.write_text(text, encoding="utf-8")
-    found = imported(file)
+    found = files_of_plugin(file)
     assert file in found
     return {path.relative_to(folder).as_posix().removesuffix(".py") for path in found - {file}}
 

@@ -62,9 +62,9 @@ def test_a_secret_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) ->
         ("a:\n  ssh:\n    host: x\n    port: many", "d.yaml:4: device ssh: option 'port' is 'many'; "
          "give a whole number or null"),
         ("a: {'null': {latency_ms: 0}}", "d.yaml:1: device null: option 'latency_ms' is 0; give more than 0.0"),
-        ("a: {host: x}", "d.yaml:1: 'host' is no driver, and nothing that stands beside one; write {ssh: {host: ...}}"),
+        ("a: {host: x}", "d.yaml:1: 'host' is neither a driver nor a setting of a device; write {ssh: {host: ...}}"),
         ("a: {ssh: {host: x}, powr: {}}",
-         "d.yaml:1: 'powr' is no driver, and nothing that stands beside one; did you mean 'power'?"),
+         "d.yaml:1: 'powr' is neither a driver nor a setting of a device; did you mean 'power'?"),
         ("a: null", "d.yaml:1: None names no device; write name, or {name: {option: value}}"),
         ("a: {ssh: {host: '${host}'}}", "d.yaml:1: unknown variable 'host'; there is none"),
     ],

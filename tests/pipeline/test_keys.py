@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +18,12 @@ import scratch_lab
 from onnx import numpy_helper
 from scratch_lab import Lab
 
-from qpipe.engine import cache_keys
+from qpipe.engine import cache_keys, code_digest
+from qpipe.engine.code_digest import stage_files
 from qpipe.quant.external_data import external_files
 from qpipe.recipe import recipe
 from qpipe.recipe.stage_call import Call
+from qpipe.stages import registry
 
 
 @pytest.fixture
@@ -188,35 +194,140 @@ def test_the_fields_of_a_stage_can_be_read(lab: Lab) -> None:
     assert list(fields["code"]) == ["quantize snap"]
 
 
-def test_the_code_of_a_built_in_is_its_module_and_the_core_arithmetic(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from qpipe.stages import registry
-
-    found = registry.load()
-    seen: list[list[Path]] = []
-    monkeypatch.setattr(cache_keys, "_digest_code", lambda files: seen.append(list(files)))
-    cache_keys.code(found.stage("quantize", "symmetric"))
-    cache_keys.code(found.stage("measure", "latency"))
-    quantize, latency = ({"/".join(path.parts[-2:]) for path in paths} for paths in seen)
+def test_the_code_of_a_built_in_is_its_module_and_what_that_imports() -> None:
+    plugins = registry.load()
+    quantize = stage_files(plugins.stage("quantize", "symmetric"))
+    latency = stage_files(plugins.stage("measure", "latency"))
     assert {
-        "quantize/symmetric.py",
-        "quant/qdq.py",
-        "quant/ranges.py",
-        "engine/stage_results.py",
-    } <= quantize
-    assert {"measure/latency.py", "measure/round_journal.py"} <= latency
-    assert not any(path.startswith("measure/") for path in quantize)
+        "qpipe_plugins/quantize/symmetric.py",
+        "qpipe/quant/qdq.py",
+        "qpipe/quant/ranges.py",
+        "qpipe/engine/stage_results.py",
+    } <= quantize.keys()
+    assert {
+        "qpipe_plugins/measure/latency.py",
+        "qpipe_plugins/measure/round_journal.py",
+        "qpipe/compare/round_statistics.py",
+    } <= latency.keys()
+    assert not any(name.startswith("qpipe_plugins/measure/") for name in quantize)
+    assert "qpipe_plugins/quantize/__init__.py" not in quantize
 
 
-def test_a_plugins_key_has_the_core_arithmetic_that_it_may_call(
-    lab: Lab, monkeypatch: pytest.MonkeyPatch
+def test_what_every_result_passes_through_is_code_of_every_stage(lab: Lab) -> None:
+    plugins = registry.load([lab.folder / "stages.py"])
+    passed = {
+        "qpipe/engine/host_step.py",
+        "qpipe/engine/measurement_check.py",
+        "qpipe/samples/store.py",
+        "qpipe/types.py",
+    }
+    for stage in plugins.stages.values():
+        files = stage_files(stage).keys()
+        assert passed <= files, stage.name
+        rooms = {name.split("/")[1] for name in files if name.startswith("qpipe/")}
+        assert not rooms & {"cli", "report", "recipe", "storage", "diagnose"}, stage.name
+
+
+def test_a_plugins_key_has_what_it_uses_of_qpipe_by_whatever_name(lab: Lab) -> None:
+    def used() -> set[str]:
+        plugins = registry.load([lab.folder / "stages.py"])
+        return set(stage_files(plugins.stage("quantize", "snap")))
+
+    assert "stages.py" in used()
+    assert "qpipe/quant/knapsack.py" not in used()
+    lab.edit("stages.py", "import qpipe", "import qpipe.quant.knapsack\nimport qpipe")
+    assert "qpipe/quant/knapsack.py" in used()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("import qpipe\nqpipe.Sample", {"qpipe/types.py"}),
+        ("import qpipe as q\nq.StageOption", {"qpipe/stages/options.py"}),
+        ("from qpipe import Samples", {"qpipe/samples/store.py"}),
+        ("import qpipe\ngetattr(qpipe, 'Sample')", {"qpipe/types.py", "qpipe/samples/store.py"}),
+        ("import qpipe\nqpipe.__version__", {"qpipe/__init__.py"}),
+        ("import qpipe", set()),
+        ("from qpipe.quant import knapsack", {"qpipe/quant/knapsack.py"}),
+        ("import qpipe.quant.knapsack as k", {"qpipe/quant/knapsack.py"}),
+        ("import importlib", {"qpipe/quant/knapsack.py"}),
+        ("from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import qpipe.cli.app", set()),
+    ],
+)
+def test_what_a_plugin_file_uses_of_qpipe_is_followed(
+    text: str, expected: set[str], tmp_path: Path
 ) -> None:
-    stage = snapped(recipe.load(lab.recipe)[0]).stage
-    seen: list[Path] = []
-    monkeypatch.setattr(cache_keys, "_digest_code", lambda files: seen.extend(files))
-    cache_keys.code(stage)
-    assert {"stages.py", "qdq.py", "worker.py"} <= {path.name for path in seen}
+    file = tmp_path / "plugin.py"
+    file.write_text(text, encoding="utf-8")
+    files = code_digest._used_of_qpipe([file]).keys()
+    assert expected <= files
+    assert bool(files) == bool(expected)
+    assert not any(name.startswith("qpipe/cli/") for name in files)
+
+
+# in a copy of qpipe: what stands in a file is changed, and the digests are printed before and after
+EDITS = """
+import json, sys
+from pathlib import Path
+from qpipe.engine.code_digest import driver_code, stage_code
+from qpipe.stages import registry
+
+plugins = registry.load()
+stages = {f"{kind} {name}": stage for (kind, name), stage in plugins.stages.items()}
+
+def digests():
+    codes = {name: stage_code(stage) for name, stage in stages.items()}
+    return codes | {f"device {name}": driver_code(stage) for name, stage in plugins.devices.items()}
+
+changed = {}
+for name in sys.argv[1:]:
+    before = digests()
+    file = Path(name)
+    file.write_text(file.read_text(encoding="utf-8") + "\\n# changed\\n", encoding="utf-8")
+    changed[name] = [stage for stage, code in digests().items() if code != before[stage]]
+print(json.dumps(changed))
+"""
+
+
+def test_a_change_of_a_file_changes_the_keys_of_what_depends_on_it_alone(tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    for package in ("pipeline/qpipe", "plugins/qpipe_plugins", "devices/qpipe_devices"):
+        shutil.copytree(root / package, tmp_path / Path(package).name)
+    constants = tmp_path / "qpipe_plugins/quantize/some_constants.py"
+    constants.write_text("LEAST = 1\n", encoding="utf-8")
+    symmetric = tmp_path / "qpipe_plugins/quantize/symmetric.py"
+    text = symmetric.read_text(encoding="utf-8")
+    statement = "from qpipe_plugins.quantize.some_constants import LEAST  # noqa: F401\n"
+    first = text.index("import onnx_ir")
+    symmetric.write_text(text[:first] + statement + text[first:], encoding="utf-8")
+    edited = [
+        "qpipe_plugins/quantize/some_constants.py",
+        "qpipe/types.py",
+        "qpipe/engine/measurement_check.py",
+        "qpipe_devices/agent/timing.py",
+        "qpipe/cli/__init__.py",
+        "qpipe/report/__init__.py",
+        "qpipe/engine/scheduler.py",
+        "qpipe_plugins/quantize/__init__.py",
+    ]
+    process = subprocess.run(
+        [sys.executable, "-c", EDITS, *edited],
+        cwd=tmp_path, check=True, capture_output=True, text=True,
+        env={**os.environ, "PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"},
+    )  # fmt: skip
+    changed = json.loads(process.stdout)
+    dependent = changed.pop("qpipe_plugins/quantize/some_constants.py")
+    assert "quantize symmetric" in dependent
+    assert not {"quantize asymmetric", "measure latency", "device local"} & set(dependent)
+    everything = changed.pop("qpipe/types.py")
+    assert {"quantize symmetric", "measure latency", "samples npz", "device local"} <= set(
+        everything
+    )
+    checked = changed.pop("qpipe/engine/measurement_check.py")
+    assert set(checked) == {name for name in everything if not name.startswith("device ")}
+    driven = changed.pop("qpipe_devices/agent/timing.py")
+    assert set(driven) == {name for name in everything if name.startswith("device ")}
+    assert set(map(len, changed.values())) == {0}, changed
 
 
 def test_a_package_beside_a_plugin_file_is_part_of_its_code_where_it_imports_by_name(
@@ -231,9 +342,9 @@ def test_a_package_beside_a_plugin_file_is_part_of_its_code_where_it_imports_by_
 
 
 def test_the_versions_of_what_another_distribution_requires_count() -> None:
-    assert cache_keys._required("pytest").keys() >= {"pluggy", "iniconfig"}
-    assert cache_keys._required("no-such-distribution") == {}
-    assert cache_keys._required("qpipe-edge") == {}
+    assert cache_keys._required_versions("pytest").keys() >= {"pluggy", "iniconfig"}
+    assert cache_keys._required_versions("no-such-distribution") == {}
+    assert cache_keys._required_versions("qpipe-edge") == {}
 
 
 def test_the_host_contributes_versions_and_instructions() -> None:

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from qpipe.errors import QpipeError
-from qpipe.storage.merge import merge
-from qpipe.storage.migrations import MIGRATIONS, TABLES, VIEWS
+from qpipe.storage.merge import REPLACED_TABLES, RUN_TABLES, SHARED_TABLES, merge
 from qpipe.storage.results import Store
 from qpipe.types import Capabilities, Measurement
 
@@ -165,6 +164,17 @@ def test_merging_twice_changes_nothing(here: Path, there: Path) -> None:
     assert content(here) == before
 
 
+def test_a_run_that_was_only_judged_since_is_the_same(here: Path, there: Path) -> None:
+    run = new(here)
+    copied(here, there)
+    with Store(there) as store:
+        store.record_verdicts(run, [])
+    (merged,) = merge(here, [there])
+    assert (merged.same, merged.told) == (1, [])
+    with Store(here) as store:
+        assert len(store.verdicts(run)) == 1
+
+
 def test_several_files_are_merged_at_once_into_a_new_one(
     here: Path, there: Path, tmp_path: Path
 ) -> None:
@@ -182,7 +192,7 @@ def test_a_run_that_is_done_wins_whole_over_one_that_was_cut(here: Path, there: 
     copied(here, there)
     with Store(there) as store:
         store.resume_run(run)
-        store.forget_strangers(run, (), ())
+        store.forget_other_measurements(run, steps=(), unreachable_devices=())
         measure(store, run, "int8")
         store.finish_run(run, "done")
         wanted = content(there)
@@ -237,26 +247,59 @@ def test_a_device_known_here_keeps_its_last_check(here: Path, there: Path) -> No
         assert [(store.device(name) or {})["kind"] for name in ("local", "rpi4")] == ["ours", "ssh"]
 
 
-def test_an_older_database_is_brought_up_to_date_on_a_copy(here: Path, there: Path) -> None:
+def test_a_database_from_before_the_release_is_refused_and_untouched(
+    here: Path, there: Path
+) -> None:
     with closing(sqlite3.connect(there)) as db:
-        db.executescript(TABLES + VIEWS)
+        db.execute("CREATE TABLE runs (id TEXT PRIMARY KEY, recipe TEXT)")
+        db.execute("CREATE TABLE _sqlite_migrations (id INTEGER, migration_set, name, applied_at)")
         db.execute(
-            "CREATE TABLE _sqlite_migrations (id INTEGER PRIMARY KEY, migration_set, name, applied_at)"
-        )
-        applied = [(name,) for name, _ in MIGRATIONS[:2]]
-        db.executemany(
-            "INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('qpipe', ?)", applied
-        )
-        db.execute(
-            "INSERT INTO runs (id, recipe, state, started) VALUES ('20250101-000000-aaaaaa', 'a', 'done', '2025')"
+            "INSERT INTO _sqlite_migrations (migration_set, name) VALUES ('qpipe', 'tables')"
         )
         db.commit()
     untouched = beside(there)
-    (merged,) = merge(here, [there])
-    assert merged.added == 1
-    assert beside(there) == untouched
+    message = (
+        f"{there}: made by a qpipe from before its first release, which this one cannot read; "
+        "give a new file with --db, or keep the older qpipe for this one"
+    )
+    for refused in (lambda: merge(here, [there]), lambda: Store(there)):
+        with pytest.raises(QpipeError) as error:
+            refused()
+        assert str(error.value) == message
+        assert beside(there) == untouched
+
+
+def test_every_table_of_the_store_is_merged_or_stays_with_its_file(here: Path) -> None:
+    new(here)
+    merged = {*RUN_TABLES, *SHARED_TABLES}
+    assert set(content(here)) - merged == {"device_events"}
+    with closing(sqlite3.connect(here)) as db:
+        for table in RUN_TABLES:
+            owners = {row[2] for row in db.execute(f'PRAGMA foreign_key_list("{table}")')}
+            assert table == "runs" or table in REPLACED_TABLES or owners & set(REPLACED_TABLES)
+
+
+def test_more_files_than_sqlite_attaches_are_refused(here: Path, there: Path) -> None:
+    files = [there.with_name(f"{number}.db") for number in range(11)]
+    for file in files:
+        new(file)
+    with pytest.raises(
+        QpipeError, match=r"^11 files at once are too many for SQLite; merge at most 10 at a time$"
+    ):
+        merge(here, files)
     with Store(here) as store:
-        assert [row["id"] for row in store.runs()] == ["20250101-000000-aaaaaa"]
+        assert store.runs() == []
+    assert [merged.added for merged in merge(here, files[:10])] == [1] * 10
+
+
+def test_a_view_in_place_of_a_table_is_not_read(here: Path, there: Path) -> None:
+    new(there)
+    with closing(sqlite3.connect(there)) as db:
+        db.execute("ALTER TABLE tags RENAME TO words")
+        db.execute("CREATE VIEW tags AS SELECT * FROM words")
+        db.commit()
+    with pytest.raises(QpipeError, match="not a database of qpipe: it has no table tags; give"):
+        merge(here, [there])
 
 
 def test_a_database_that_is_being_written_is_merged_as_it_stands(here: Path, there: Path) -> None:
@@ -286,8 +329,8 @@ def newer(path: Path) -> None:
     ("make", "message"),
     [
         (lambda path: path.write_text("buy milk\n" * 200), "not a database of qpipe: file is not a database; give"),
-        (lambda path: path.touch(), "not a database of qpipe: no such table: runs; give another file"),
-        (theirs, "not a database of qpipe: no such column: id; give another file"),
+        (lambda path: path.touch(), "not a database of qpipe: it has no table runs; give another file"),
+        (theirs, "not a database of qpipe: runs has no finished; give another file"),
         (newer, "made by a newer qpipe, which added energy; upgrade qpipe-edge, or give another file"),
         (lambda path: path.mkdir(), "there is no such database; give one that qpipe wrote"),
         (lambda path: None, "there is no such database; give one that qpipe wrote"),
@@ -325,17 +368,43 @@ def test_a_busy_database_is_waited_for(here: Path, there: Path) -> None:
     assert merged.added == 1
 
 
+def drop_constraints(db: sqlite3.Connection) -> None:
+    """Replace the tables by some with the same columns and rows, and no constraints."""
+    db.execute("PRAGMA legacy_alter_table=ON")
+    for view in ("pareto", "latest", "device_health"):
+        db.execute(f"DROP VIEW {view}")
+    for table in (*RUN_TABLES, *SHARED_TABLES):
+        db.execute(f'ALTER TABLE "{table}" RENAME TO old')
+        db.execute(f'CREATE TABLE "{table}" AS SELECT * FROM old')
+        db.execute("DROP TABLE old")
+
+
 @pytest.mark.parametrize(
     ("sql", "wrong"),
     [
-        ("UPDATE measurements SET value = 'abc'", "measurements.value is 'abc'"),
+        (
+            "UPDATE measurements SET value = 'abc'",
+            "measurements: cannot store TEXT value in REAL column measurements.value",
+        ),
         ("UPDATE measurements SET metric = x'00ff'", "measurements.metric is b'\\x00\\xff'"),
-        ("UPDATE measurements SET extra = 'nope'", "measurements.extra is 'nope'"),
-        ("UPDATE measurements SET model = NULL", "measurements.model is None"),
-        ("UPDATE runs SET versions = '{'", "runs.versions is '{'"),
+        ("UPDATE measurements SET extra = 'nope'", "measurements: malformed JSON"),
+        (
+            "UPDATE measurements SET model = NULL",
+            "measurements: NOT NULL constraint failed: measurements.model",
+        ),
+        (
+            "UPDATE measurements SET low = 2.0, high = 1.0",
+            "measurements: CHECK constraint failed: low <= high",
+        ),
+        (
+            "UPDATE measurements SET better = 'most'",
+            "measurements: CHECK constraint failed: better",
+        ),
+        ("UPDATE runs SET state = 'lost'", "runs: CHECK constraint failed: state IN ("),
+        ("UPDATE runs SET versions = '{'", "runs: malformed JSON"),
         (
             "INSERT INTO rounds SELECT id, 0, NULL, '[]' FROM measurements",
-            "rounds.environment is '[]'",
+            "rounds: CHECK constraint failed: json_type(environment) = 'object'",
         ),
         (
             "INSERT INTO rounds SELECT id, 0, x'00', '{}' FROM measurements",
@@ -355,7 +424,7 @@ def test_a_file_that_holds_what_qpipe_does_not_write_brings_nothing_in(
     new(here)
     new(there)
     with closing(sqlite3.connect(there)) as db:
-        db.executescript("DROP VIEW pareto; DROP VIEW latest")
+        drop_constraints(db)
         db.execute(sql)
         db.commit()
     before = content(here)

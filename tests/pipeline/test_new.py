@@ -20,9 +20,9 @@ from PIL import Image
 
 from qpipe.recipe import recipe
 from qpipe.start import demo
-from qpipe.start.network_facts import Tensor, read
-from qpipe.start.network_family import family
-from qpipe.start.recipe_text import value_of
+from qpipe.start.network_facts import Tensor, read_network
+from qpipe.start.network_family import guess_family
+from qpipe.start.recipe_text import yaml_value
 from shell import Shell
 
 ROOT = Path(__file__).parents[2]
@@ -167,20 +167,20 @@ def test_everything_in_it_has_a_comment_where_nobody_but_the_user_knows(
     pictures(tmp_path / "data", 6)
     out, _ = qpipe("new net.onnx --samples images:data")
     text = Path("recipe.yaml").read_text(encoding="utf-8")
-    assert "    # CHECK: the file does not say how pixels are scaled" in text
-    assert "    # CHECK: BGR for networks from OpenCV and Caffe\n    colours: RGB\n" in text
-    assert "marked CHECK: mean, colours\n" in out
+    assert "    # CHECK: the file does not tell how pixels are scaled" in text
+    assert "    # CHECK: BGR for networks from OpenCV and Caffe\n    color_order: RGB\n" in text
+    assert "marked CHECK: mean, color_order\n" in out
     assert "next: qpipe samples recipe.yaml" in out
 
 
 def test_what_is_given_is_not_asked_for_again(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx", ["n", 3, "h", "w"])
     pictures(tmp_path / "data", 6)
-    given = "--size 12x12 --mean 1,2,3 --std 4.5 --calibrate 2 --evaluate 3"
+    given = "--size 12x12 --mean 1,2,3 --std 4.5 --calibration-count 2 --evaluation-count 3"
     qpipe(f"new net.onnx --samples images:data {given}")
     content, options = written(), samples_of()
     assert (options["size"], options["mean"], options["std"]) == (12, [1.0, 2.0, 3.0], 4.5)
-    assert content["variables"] == {"calibrate": 2, "evaluate": 3}
+    assert content["variables"] == {"calibration_count": 2, "evaluation_count": 3}
     assert content["models"]["net"]["onnx"]["shapes"] == {"image": [1, 3, 12, 12]}
     assert "how pixels are scaled" not in Path("recipe.yaml").read_text(encoding="utf-8")
 
@@ -194,7 +194,7 @@ def test_what_is_given_is_not_asked_for_again(qpipe: Shell, tmp_path: Path) -> N
         ),
         ({"classes": 1001}, {"mean": 127.5, "std": 127.5}),
         ({"shape": [1, 8, 8, 3], "nhwc": True}, {"mean": 127.5, "std": 127.5, "layout": "NHWC"}),
-        ({"shape": [1, 1, 8, 8]}, {"mean": 0, "std": 255, "colours": "grey"}),
+        ({"shape": [1, 1, 8, 8]}, {"mean": 0, "std": 255, "color_order": "grey"}),
         ({"dtype": TensorProto.UINT8}, {"mean": 0, "std": 1, "dtype": "uint8"}),
         ({"first": "Sub"}, {"mean": 0, "std": 1}),
         ({"shape": ["n", 3, 8, 8]}, {"size": 8}),
@@ -228,7 +228,7 @@ def test_a_device_that_no_inventory_has_is_told_with_its_line(qpipe: Shell, tmp_
     (tmp_path / "devices.yaml").write_text("rack: 'null'\n", encoding="utf-8")
     out, _ = qpipe("new net.onnx --samples images:data --device rack --device desk")
     assert (
-        "no device 'desk' yet; put into devices.yaml beside the recipe:\n  desk: {ssh: {host: ADDRESS"
+        "there is no device 'desk' yet; put it into devices.yaml beside the recipe:\n  desk: {ssh: {host: ADDRESS"
         in out
     )
     assert "no device 'rack'" not in out
@@ -242,7 +242,7 @@ def test_one_folder_is_split_and_no_picture_is_in_both_parts(qpipe: Shell, tmp_p
     network(tmp_path / "net.onnx")
     pictures(tmp_path / "data", 9)
     qpipe("new net.onnx --samples images:data")
-    assert written()["variables"] == {"calibrate": 3, "evaluate": 6}
+    assert written()["variables"] == {"calibration_count": 3, "evaluation_count": 6}
     call = recipe.load(Path("recipe.yaml"))[0].samples
     made = call.stage.function(**call.resolved())
     parts = [{sample.id for sample in part} for part in (made.calibration, made.evaluation)]
@@ -491,8 +491,7 @@ def test_it_tells_what_it_saw(qpipe: Shell, tmp_path: Path) -> None:
     assert told["file"].split() == f"file net.onnx: {size / 1e6:.2f} MB".split()
     assert told["versions"].split() == ["versions", "opset", "17,", "IR", "8"]
     assert (
-        told["input"].partition(" ")[2].strip()
-        == "image float32 [batch, 3, 8, 8], pictures as NCHW"
+        told["input"].partition(" ")[2].strip() == "image float32 [batch, 3, 8, 8], images as NCHW"
     )
     assert told["parameters"].split()[1] == f"{4 * 3 * 3 * 3 + 4 * 1000:,}"
     assert "a classifier of 1000 classes, as ImageNet's, giving probabilities" in out
@@ -522,7 +521,7 @@ def test_families_are_told_by_the_shapes_of_outputs(
     outputs: dict[str, Any], size: tuple[int, int], name: str, postprocess: dict[str, Any]
 ) -> None:
     tensors = [Tensor(each, "float32", shape) for each, shape in outputs.items()]
-    found = family([Tensor("x", "float32", (1, 3, *size))], tensors, {}, size)
+    found = guess_family([Tensor("x", "float32", (1, 3, *size))], tensors, {}, size)
     assert (found.name, found.postprocess) == (name, postprocess)
 
 
@@ -531,7 +530,7 @@ def test_three_raw_heads_are_yolo_with_anchors() -> None:
         Tensor(f"h{stride}", "float32", (1, 3 * 85, 640 // stride, 640 // stride))
         for stride in (8, 16, 32)
     ]
-    found = family([Tensor("x", "float32", (1, 3, 640, 640))], heads, {}, (640, 640))
+    found = guess_family([Tensor("x", "float32", (1, 3, 640, 640))], heads, {}, (640, 640))
     (options,) = found.postprocess.values()
     assert (found.classes, len(options["anchors"])) == (80, 3)
 
@@ -560,7 +559,7 @@ def test_weights_beside_the_file_count_to_its_size(tmp_path: Path) -> None:
     onnx.save(
         onnx.load(file), file, save_as_external_data=True, location="net.data", size_threshold=0
     )
-    seen = read(file)
+    seen = read_network(file)
     assert seen.size == file.stat().st_size + (tmp_path / "net.data").stat().st_size
     assert seen.parameters == 4 * 3 * 3 * 3 + 4 * 1000
 
@@ -599,7 +598,7 @@ def test_names_of_files_and_tensors_stay_names(qpipe: Shell, tmp_path: Path) -> 
     ],
 )
 def test_a_value_in_a_recipe_reads_back_as_it_was(value: Any) -> None:
-    text = value_of(value)
+    text = yaml_value(value)
     assert "\n" not in text
     assert yaml.safe_load(f"a: {{b: {text}}}") == {"a": {"b": value}} or yaml.safe_load(
         f"a: {text}"
@@ -630,7 +629,7 @@ def test_an_old_recipe_is_replaced_only_by_force_and_only_by_one_that_is_whole(
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("net.onnx", "--samples is missing; give what to calibrate and evaluate on: images:PATH, coco:PATH, npz:PATH, "
+        ("net.onnx", "--samples is missing; give the samples to calibrate and evaluate on: images:PATH, coco:PATH, npz:PATH, "
          "wav:PATH"),
         ("no.onnx --samples images:data", "no.onnx: no such file; give an ONNX file"),
         ("data/0.png --samples images:data", "data/0.png: not an ONNX file, or cut short; export or copy it again"),
@@ -640,7 +639,7 @@ def test_an_old_recipe_is_replaced_only_by_force_and_only_by_one_that_is_whole(
         ("net.onnx --samples images:net.onnx", "--samples images:net.onnx: a file; give the folder of your images"),
         ("net.onnx --samples wav:data", "--samples wav:data: no wav in data; put some there"),
         ("net.onnx --samples npz:data", "--samples npz:data: which are for calibration, which for evaluation? give a "
-         "folder with calibration.npz and evaluation.npz, or with folders of one .npz a sample so called"),
+         "folder with calibration.npz and evaluation.npz, or with folders of these names that hold one .npz a sample"),
         ("net.onnx --samples coco:data", "--samples coco:data: no annotations; put instances_val.json there, or give "
          "its path"),
         ("net.onnx --samples coco:data/0.png", "--samples coco:data/0.png: no COCO annotations; give COCO's instances "
@@ -648,9 +647,9 @@ def test_an_old_recipe_is_replaced_only_by_force_and_only_by_one_that_is_whole(
         ("net.onnx --samples images:data --labels no.csv", "--labels no.csv: no such file; give a CSV with the columns "
          "file,label"),
         ("net.onnx --samples images:data --size 9", "--size 9x9: the network takes 8x8; leave --size out"),
-        ("net.onnx --samples images:data --size big", "--size big: no size; give pixels, or HEIGHTxWIDTH, as 224 or "
+        ("net.onnx --samples images:data --size big", "--size big: not a size; give pixels, or HEIGHTxWIDTH, such as 224 or "
          "320x640"),
-        ("net.onnx --samples images:data --std 0", "--std 0: no std; give one number, or three as 123.7,116.3,103.5"),
+        ("net.onnx --samples images:data --std 0", "--std 0: not a valid std; give one number, or three such as 123.7,116.3,103.5"),
         ("net.onnx --samples images:data --out no/r.yaml", "--out no/r.yaml: there is no folder no; give the path of a "
          "new file in a folder that exists"),
         ("net.onnx --samples images:data --out data", "--out data: is a folder; give the path of a new file in a "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -151,6 +151,58 @@ def test_a_value_out_of_bounds_is_told_the_bound(given: dict[str, Any], reason: 
     with pytest.raises(RecipeError) as error:
         check(bounded, given, "here")
     assert str(error.value) == f"here: option '{name}' is {value!r}; {reason}"
+
+
+def renamed(
+    *,
+    weight_range: str = "minmax",
+    activation_range: str = "minmax",
+    levels: Literal["uniform", "pot", "apot"] = "pot",
+) -> None:
+    """A stage with options that had other names once."""
+
+
+def renamed_activations(*, activation_range: str = "minmax") -> None:
+    """A stage whose option had the old name of another stage's option."""
+
+
+@pytest.mark.parametrize(
+    ("function", "given", "message"),
+    [
+        (renamed, {"range": "mse"}, "here: option 'range' is now named 'weight_range'"),
+        (
+            renamed,
+            {"activations": "mse"},
+            "here: option 'activations' is now named 'activation_range'",
+        ),
+        (
+            renamed_activations,
+            {"range": "mse"},
+            "here: option 'range' is now named 'activation_range'",
+        ),
+        (
+            renamed,
+            {"levels": "additive"},
+            "here: option 'levels' is 'additive', which is now named 'apot'",
+        ),
+        (
+            renamed,
+            {"levels": "power_of_two"},
+            "here: option 'levels' is 'power_of_two', which is now named 'pot'",
+        ),
+        (
+            renamed_activations,
+            {"mirror": True},
+            "here: unknown option 'mirror'; it takes activation_range",
+        ),
+    ],
+)
+def test_an_old_name_of_an_option_is_told_the_new_one(
+    function: Callable[..., None], given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RecipeError) as raised:
+        check(function, given, "here")
+    assert str(raised.value) == message
 
 
 def test_an_option_without_a_type_is_the_plugins_fault() -> None:

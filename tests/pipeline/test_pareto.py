@@ -81,7 +81,10 @@ def test_a_run_that_left_no_verdicts_is_judged_when_it_is_read(bench: Bench) -> 
         "map50",
         "size_mb",
     ]
-    assert bench.store.verdicts(bench.run) == [], "who reads does not write"
+    assert len(bench.store.verdicts(bench.run)) == 4, "it is judged once"
+    bench.add("int4", latency(4.0), map50(0.87), size(1.0))
+    rows = pareto.pareto_rows(bench.store, bench.run)
+    assert [row["scheme"] for row in rows if row["on_front"]] == ["int4"], "and again with more"
 
 
 def test_a_run_that_left_no_verdicts_is_judged_with_the_margins_of_its_recipe(bench: Bench) -> None:

@@ -10,8 +10,8 @@ import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe.engine import cache_keys
-from qpipe.engine.plan import DeviceInPlan, Plan, Step, make
+from qpipe.engine import code_digest
+from qpipe.engine.plan import DeviceInPlan, Plan, Step, make_plan
 from qpipe.engine.targets import platform_of, target_of
 from qpipe.errors import PluginError
 from qpipe.recipe import inventory, recipe
@@ -31,7 +31,7 @@ def expand(lab: Lab, *devices: str, digests: dict[str, str] | None = None, **set
     names = devices or loaded.devices
     opened = {name: inventory.open_device(name, known[name]) for name in names}
     in_plan = [DeviceInPlan(name, known[name], opened[name].capabilities()) for name in names]
-    return make(loaded, in_plan, lambda _: digests or {})
+    return make_plan(loaded, in_plan, lambda _: digests or {})
 
 
 def schemes(lab: Lab, text: str) -> None:
@@ -189,7 +189,7 @@ def test_what_a_runtime_demands_of_quantization_is_in_its_target(lab: Lab) -> No
     assert expand(lab).steps["tiny/a/aimed"].target == Target(per_tensor_weights=True)
 
 
-OWN = "{left: {tiny: {}, samples: {noise: {evaluate: 2}}}, right: {tiny: {scale: 2}}, third: {tiny: {scale: 3}}}"
+OWN = "{left: {tiny: {}, samples: {noise: {evaluation_count: 2}}}, right: {tiny: {scale: 2}}, third: {tiny: {scale: 3}}}"
 
 
 def test_a_model_may_bring_samples_of_its_own_and_the_others_share(lab: Lab) -> None:
@@ -208,11 +208,11 @@ def test_a_model_may_bring_samples_of_its_own_and_the_others_share(lab: Lab) -> 
         "one/samples",
         "one/samples",
     ]
-    lab.edit("recipe.yaml", 'samples: {noise: {evaluate: "${evaluate}"}}\n', "")
+    lab.edit("recipe.yaml", 'samples: {noise: {evaluation_count: "${evaluation_count}"}}\n', "")
     lab.edit(
         "recipe.yaml",
         "{tiny: {scale: 2}}, third: {tiny: {scale: 3}}",
-        "{tiny: {}, samples: {noise: {evaluate: 2}}}",
+        "{tiny: {}, samples: {noise: {evaluation_count: 2}}}",
     )
     assert ids(expand(lab), "samples") == ["left/samples"]  # the same ones
 
@@ -240,7 +240,7 @@ def test_a_fan_in_waits_for_all_that_is_deployed_there_and_needs_none(lab: Lab) 
 
 def test_a_device_that_is_dropped_takes_its_steps_along(lab: Lab) -> None:
     plan = expand(lab, "one", "two")
-    plan.drop({"two"})
+    plan.drop_devices({"two"})
     assert {step.device for step in plan.steps.values()} == {None, "one"}
 
 
@@ -277,7 +277,7 @@ def test_more_evaluation_samples_are_no_reason_to_calibrate_again(lab: Lab) -> N
     schemes(lab, "  a: [ranged]\n")
     lab.edit("recipe.yaml", "measure: [", "measure: [{accuracy: {metric: closeness}}, ")
     before = expand(lab, digests={"calibration": "c", "evaluation": "e3"})
-    after = expand(lab, digests={"calibration": "c", "evaluation": "e5"}, evaluate="5")
+    after = expand(lab, digests={"calibration": "c", "evaluation": "e5"}, evaluation_count="5")
     kinds = {after.steps[step].kind for step in changed(before, after)}
     assert {"samples", "reference", "upload"} <= kinds
     assert not {"calibrate", "quantize", "compile"} & kinds
@@ -289,7 +289,7 @@ def test_another_fingerprint_measures_again_and_computes_nothing(lab: Lab) -> No
 
     def with_fingerprint(text: str) -> Plan:
         found = inventory.open_device("one", call).capabilities()
-        return make(
+        return make_plan(
             loaded,
             [DeviceInPlan("one", call, Capabilities(**{**vars(found), "fingerprint": text}))],
         )
@@ -352,10 +352,10 @@ def test_float_outputs_are_computed_anew_when_the_code_that_computes_them_change
     lab.edit("recipe.yaml", "measure: [pace,", "measure: [near, pace,")
     before = expand(lab).steps["tiny/reference"].key
     assert expand(lab).steps["tiny/reference"].key == before
-    hashed: list[Path] = []
-    monkeypatch.setattr(cache_keys, "_digest_code", lambda files: hashed.extend(files) or "another")
+    hashed: list[str] = []
+    monkeypatch.setattr(code_digest, "_digest", lambda files: hashed.extend(files) or "another")
     assert expand(lab).steps["tiny/reference"].key != before
-    assert Path(cache_keys.__file__).with_name("float_reference.py") in hashed
+    assert "qpipe/engine/float_reference.py" in hashed
 
 
 @pytest.mark.parametrize("version", ["", "unknown", "2"])

@@ -69,7 +69,7 @@ def lab(
     """Its device `board` has a server of its own, which runs."""
     server = start_sshd("ed25519")
     lab = FaultyLab(tmp_path, monkeypatch, capsys)
-    monkeypatch.setattr(device_health, "LEAVING_S", 20.0)
+    monkeypatch.setattr(device_health, "SILENCE_S", 20.0)
     config = server.key.parent / "config"
     sshd = Path(f"/proc/{server.process}/exe").readlink()
     lab.lab.write(

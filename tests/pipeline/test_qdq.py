@@ -11,7 +11,7 @@ from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.activations import quantize_activations
 from qpipe.quant.biases import quantize_biases
-from qpipe.quant.codebook import powers_of_two
+from qpipe.quant.codebook import pot
 
 
 def by_name(model):
@@ -65,7 +65,7 @@ def test_a_quantized_weight_is_what_the_reference_evaluator_reads_and_survives_t
         made = {
             "symmetric": lambda w: qdq.symmetric(w, bits=5, axis=axis),
             "asymmetric": lambda w: qdq.asymmetric(w, bits=5, axis=axis),
-            "logarithmic": lambda w: qdq.to_codebook(w, powers_of_two(4), axis=axis, method="mse"),
+            "logarithmic": lambda w: qdq.to_codebook(w, pot(4), axis=axis, method="mse"),
         }[quantizer](weight)
         qdq.quantize_weight(model, weight, made)
     ir.save(model, tmp_path / "model.onnx")
@@ -225,6 +225,6 @@ def test_exclude_by_operator():
 
 def test_a_pattern_that_names_nothing_is_an_error():
     with pytest.raises(
-        StageError, match=r"^quantize symmetric: exclude 'deap' names no node, weight or operator"
+        StageError, match=r"^quantize symmetric: exclude 'deap' matches no node, weight or operator"
     ):
         qdq.check_exclude(conv_net(), ["deap"], "quantize symmetric")

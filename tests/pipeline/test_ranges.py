@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from qpipe.errors import StageError
-from qpipe.quant.ranges import Method, activation_range, masses, quantization_error
+from qpipe.quant.ranges import Method, activation_range, histogram_intervals, quantization_error
 from qpipe.quant.statistics import TensorStatistics, gather
 
 METHODS: list[Method] = ["minmax", "percentile", "mse", "entropy"]
@@ -80,7 +80,7 @@ def test_the_histogram_tells_the_quantization_error_of_the_values(
     low, high = activation_range(statistics(values), "minmax")
     for part in (1.0, 0.7, 0.4):
         told = quantization_error(
-            masses(statistics(values)), np.array([[low * part, high * part]]), bits
+            histogram_intervals(statistics(values)), np.array([[low * part, high * part]]), bits
         )[0]
         assert told == pytest.approx(error(values, low * part, high * part, bits), rel=0.02)
 
@@ -136,7 +136,8 @@ def test_a_percentile_that_means_nothing_is_refused(percentile: float) -> None:
 
 def test_an_unknown_method_is_refused() -> None:
     with pytest.raises(
-        StageError, match="range method is 'max'; there is minmax, percentile, mse, entropy"
+        StageError,
+        match="range method 'max' is not known; valid methods are minmax, percentile, mse, entropy",
     ):
         activation_range(statistics(NORMAL), "max")  # type: ignore[arg-type]
 

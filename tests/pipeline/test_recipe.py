@@ -108,6 +108,25 @@ def test_a_mistake_is_told_with_its_place_and_what_would_be_right(case: str, lab
     assert refusal(lab, text) == message
 
 
+@pytest.mark.parametrize(
+    ("stage", "old", "new"),
+    [
+        ("noise", "calibrate", "calibration_count"),
+        ("noise", "evaluate", "evaluation_count"),
+        ("scenes", "calibrate", "calibration_count"),
+        ("images", "evaluate", "evaluation_count"),
+        ("images", "colours", "color_order"),
+        ("coco", "colours", "color_order"),
+    ],
+)
+def test_the_old_name_of_a_samples_option_is_refused_with_the_new_one(
+    stage: str, old: str, new: str, lab: Lab
+) -> None:
+    text = HEAD.replace("noise", f"{{{stage}: {{{old}: 2}}}}") + TAIL
+    message = f"r.yaml:2: samples {stage}: option '{old}' is now named '{new}'"
+    assert refusal(lab, text) == message
+
+
 def test_the_image_recipe_asks_for_its_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(RECIPES.parent)
     with pytest.raises(RecipeError) as error:
@@ -178,14 +197,19 @@ def test_paths_in_a_list_are_relative_to_the_recipe_too(lab: Lab) -> None:
 def test_a_file_to_read_that_is_not_there_is_told_before_anything_runs(lab: Lab) -> None:
     message = (
         "r.yaml:3: import tiny: option 'path': no such file or folder: m.onnx; "
-        "give one that exists, relative to the recipe (with --set, to the working directory)"
+        "give an existing path, relative to the recipe (with --set, to the working directory)"
     )
     assert refusal(lab, HEAD.replace("tiny}", "{tiny: {path: m.onnx}}}") + TAIL) == message
 
 
 def test_options_are_filled_in_with_their_defaults(lab: Lab) -> None:
     loaded, _ = recipe.load(lab.recipe)
-    assert loaded.samples.options == {"calibrate": 2, "evaluate": 3, "data": None, "sources": []}
+    assert loaded.samples.options == {
+        "calibration_count": 2,
+        "evaluation_count": 3,
+        "data": None,
+        "sources": [],
+    }
 
 
 def test_the_smallest_recipe_gets_the_rest(lab: Lab) -> None:

@@ -131,7 +131,7 @@ def test_a_limit_that_one_round_keeps_is_not_kept_surely(bench: Bench) -> None:
         "6.00 ±?",
     ]
     (sentence,) = recommend(rows, OBJECTIVES, {"latency_ms": ("<=", 20)})
-    assert sentence.endswith("; nobody knows how sure that is: latency_ms was taken but once")
+    assert sentence.endswith("; its certainty is not known: latency_ms was measured only once")
     assert "surely" not in sentence
 
 

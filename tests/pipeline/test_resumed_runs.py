@@ -25,7 +25,7 @@ def rows(lab: FaultyLab) -> set[tuple[str, str]]:
 def partial(lab: FaultyLab) -> set[tuple[str, str]]:
     """A run on two devices, on the second of which one scheme failed."""
     lab.lab.edit("recipe.yaml", "devices: [one]", "devices: [one, two]")
-    lab.fault("two", "placement:artifact:")
+    lab.fault("two", "placement:build:")
     lab("run recipe.yaml", 1)
     found = rows(lab)
     assert len(found) == 3
@@ -54,7 +54,7 @@ def test_a_device_that_dies_when_a_run_goes_on_keeps_its_numbers(lab: FaultyLab)
 def test_numbers_of_what_was_changed_since_are_not_kept(lab: FaultyLab) -> None:
     partial(lab)
     lab.lab.edit("stages.py", '("looks", 1.0, "")', '("looks", 2.0, "")')
-    lab.fault("one", "placement:artifact:", "placement:artifact:")
+    lab.fault("one", "placement:build:", "placement:build:")
     lab("run recipe.yaml", 1)
     assert {device for device, _ in rows(lab)} == {"two"}
 

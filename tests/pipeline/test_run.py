@@ -13,8 +13,9 @@ import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe.engine import run as engine_run
 from qpipe.engine.events import Event
+from qpipe.engine.request import Request, resolve_request
+from qpipe.engine.run import Finished, run_recipe
 from qpipe.storage.results import Store
 from waiting import LONGEST_S, wait_until
 
@@ -29,15 +30,13 @@ def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Lab:
 
 def run(
     lab: Lab, *, new: bool = False, only: tuple[str, ...] = (), **settings: str
-) -> tuple[engine_run.Finished, list[Event]]:
+) -> tuple[Finished, list[Event]]:
     """A run in this process, and what it said of its steps' ends."""
     events: list[Event] = []
-    session = engine_run.open_session(
-        engine_run.Request(Path("recipe.yaml"), settings, only=only, new=new)
-    )
+    resolved = resolve_request(Request(Path("recipe.yaml"), settings, only=only, new=new))
     with Store(Path(".qpipe/results.db")) as store:
-        finished = engine_run.run(
-            session, store, lambda e: events.append(e) if e.what != "progress" else None
+        finished = run_recipe(
+            resolved, store, lambda e: events.append(e) if e.what != "progress" else None
         )
     return finished, events
 
@@ -46,7 +45,7 @@ def ended(events: list[Event], what: str) -> set[str]:
     return {event.step for event in events if event.what == what}
 
 
-def rows(finished: engine_run.Finished) -> dict[tuple[str, str], float]:
+def rows(finished: Finished) -> dict[tuple[str, str], float]:
     """value by (scheme, metric), as the store has it."""
     with Store(Path(".qpipe/results.db")) as store:
         return {
@@ -199,7 +198,7 @@ def test_a_stage_that_gives_the_wrong_thing_is_told(lab: Lab) -> None:
         ('"", deployed=each.name) for each', '"", deployed=each.name, detail={"x": {1}}) for each',
          "latency_ms of tiny/float32/packed: detail['x'] is {1}; give plain JSON"),
         ('"", deployed=each.name) for each', '"", deployed="nobody") for each',
-         "one/pace: it gave a number of 'nobody'; give those of what was deployed, by name"),
+         "one/pace: it gave a number of 'nobody'; give numbers of what was deployed, by name"),
     ],
 )  # fmt: skip
 def test_a_measurement_that_is_none_fails_its_step_alone(
@@ -251,7 +250,7 @@ def test_a_listener_hears_of_every_step(lab: Lab) -> None:
 def test_more_evaluation_samples_compute_no_calibration_again(lab: Lab) -> None:
     lab.edit("recipe.yaml", '[{snap: {bits: "${bits}"}}]', "[ranged]")
     run(lab)
-    _, events = run(lab, evaluate="5")
+    _, events = run(lab, evaluation_count="5")
     again = ended(events, "done")
     assert "samples" in again
     assert not {"tiny/histogram", "tiny/snapped/ranged", "tiny/snapped/packed"} & again
@@ -396,7 +395,9 @@ def test_ctrl_c_ends_with_130_and_leaves_nothing_running(
     _, err = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "qpipe: interrupted; what is done is kept, go on with: qpipe run recipe.yaml" in err
+    assert (
+        "qpipe: interrupted; finished steps are kept, continue with: qpipe run recipe.yaml" in err
+    )
     assert wait_until(lambda: is_over(stage))
     assert wait_until(lambda: is_empty(process.pid))
     with Store(Path(".qpipe/results.db")) as store:

@@ -36,7 +36,7 @@ def test_arrays_are_read_back_as_they_were(tmp_path: Path, dtype: str) -> None:
 
 def test_a_sample_of_both_parts_is_refused_and_both_ids_are_named(tmp_path: Path) -> None:
     one = np.arange(4, dtype=np.float32)
-    message = "samples: 'e' of evaluation has the same inputs as 'c' of calibration; evaluate on what calibration never"
+    message = "samples: 'e' of evaluation has the same inputs as 'c' of calibration; evaluate on samples that calibration does not use"
     with pytest.raises(StageError, match=re.escape(message)):
         stage_results.write("samples", dataset(one, one.copy()), tmp_path)
 
@@ -75,7 +75,9 @@ def test_the_digest_covers_arrays_ids_targets_and_preprocessing(
 
 
 def test_what_is_no_number_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StageError, match="sample 'a': input 'x' is of type object; give numbers"):
+    with pytest.raises(
+        StageError, match="sample 'a': input 'x' has type object; it must be numeric"
+    ):
         Samples.write(tmp_path, [Sample("a", {"x": np.array([None])})], HOW)
 
 

@@ -26,7 +26,7 @@ from processors import (
     machine_target,
     session,
 )
-from qpipe.diagnose.saturation import saturating_layers
+from qpipe.diagnose.saturating_layers import saturating_layers
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.saturation import saturating_product, saturating_share
@@ -111,7 +111,7 @@ def test_many_rows_are_taken_in_parts_and_give_the_same() -> None:
 
 def test_other_codes_than_u8_and_s8_are_refused() -> None:
     with pytest.raises(
-        StageError, match=r"^saturation: codes of int8 and int8; give uint8 and int8$"
+        StageError, match=r"^saturation: codes are int8 and int8; they must be uint8 and int8$"
     ):
         saturating_share(np.zeros((1, 2), np.int8), np.zeros((2, 1), np.int8))
 

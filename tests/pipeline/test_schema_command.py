@@ -25,10 +25,10 @@ Command = Callable[..., Any]
 GOOD = """
 name: good
 variables: {count: 3, bits: 8, path: m.onnx}
-samples: {images: {calibration: ., evaluation: ., size: "${count}", mean: [1, 2, 3], std: 4.5, calibrate: null}}
+samples: {images: {calibration: ., evaluation: ., size: "${count}", mean: [1, 2, 3], std: 4.5, calibration_count: null}}
 models:
   a: {onnx: {path: "${path}", shapes: {x: [1, 3, 8, 8]}}}
-  b: {onnx: {path: m.onnx}, samples: {scenes: {calibrate: 2}}}
+  b: {onnx: {path: m.onnx}, samples: {scenes: {calibration_count: 2}}}
 calibrate: histogram
 schemes:
   float32: []
@@ -106,7 +106,7 @@ def test_all_that_a_recipe_may_hold_is_valid_and_loads(printed: Command, tmp_pat
         ("std: 4.5, ", ""),
         ("mean: [1, 2, 3]", "mean: {a: 1}"),
         ("{onnx: {path: m.onnx}, samples:", "{onnx: {path: m.onnx}, sample:"),
-        ("{onnx: {path: m.onnx}, samples: {scenes: {calibrate: 2}}}", "onnx"),
+        ("{onnx: {path: m.onnx}, samples: {scenes: {calibration_count: 2}}}", "onnx"),
         ("latency_ms: min", "latency_ms: low"),
         ("tolerance: 0.02", "tolerance: -1"),
         (", tolerance: 0.02", ""),

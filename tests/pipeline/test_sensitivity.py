@@ -8,7 +8,8 @@ import pytest
 
 from models import conv_net, images, run, statistics_of
 from qpipe.quant import qdq
-from qpipe.quant.sensitivity import Exchange, Probe, decibels, relative_noise
+from qpipe.quant.graph import constant
+from qpipe.quant.sensitivity import Probe, Substitution, decibels, relative_noise
 from qpipe.samples.store import Samples
 from qpipe.types import Preprocessing, Sample
 from qpipe_plugins.quantize.correct_bias import correct_bias
@@ -40,26 +41,26 @@ def damage(model: ir.Model) -> float:
     return float(np.sum((found - exact) ** 2) / np.sum(exact**2))
 
 
-def everything(model: ir.Model, probe: Probe) -> Exchange:
+def everything(model: ir.Model, probe: Probe) -> Substitution:
     weights = {weight.name: weight.array for weight in qdq.weights(model) if weight.is_quantized}
     biases = {
         node.outputs[0].name: qdq.bias(node)
         for weight in qdq.weights(model)
         for node in weight.nodes
     }
-    return Exchange(weights, biases, probe.roundings)
+    return Substitution(weights, biases, probe.rounded_layers)
 
 
 def test_without_an_exchange_it_is_the_float_network(samples: Samples) -> None:
     probe = Probe(symmetric(conv_net(), STATISTICS, bits=4), origins(), samples, range(6))
     for found, exact in zip(probe.outputs(), run(conv_net(), INPUTS), strict=True):
         np.testing.assert_allclose(found["logits"], exact["logits"], rtol=1e-4, atol=1e-5)
-    assert probe.damage(Exchange()) == 0
+    assert probe.damage(Substitution()) == 0
 
 
 @pytest.mark.parametrize("activations", ["none", "minmax", "percentile"])
 def test_with_all_exchanged_it_is_the_quantized_network(activations: str, samples: Samples) -> None:
-    model = symmetric(conv_net(), STATISTICS, bits=4, activations=activations, percentile=99.0)
+    model = symmetric(conv_net(), STATISTICS, bits=4, activation_range=activations, percentile=99.0)
     model = correct_bias(model, conv_net(), STATISTICS)
     probe = Probe(model, origins(), samples, range(6))
     assert probe.damage(everything(model, probe)) == pytest.approx(damage(model), rel=0.02)
@@ -68,22 +69,24 @@ def test_with_all_exchanged_it_is_the_quantized_network(activations: str, sample
 @pytest.mark.parametrize("name", ["stem_w", "deep_w", "flat_w", "head_w"])
 def test_one_weight_alone(name: str, samples: Samples) -> None:
     others = [other for other in origins() if other != name]
-    model = symmetric(conv_net(), STATISTICS, bits=3, activations="none", exclude=others)
+    model = symmetric(conv_net(), STATISTICS, bits=3, activation_range="none", exclude=others)
     (weight,) = (weight for weight in qdq.weights(model) if weight.is_quantized)
     probe = Probe(conv_net(), origins(), samples, range(6))
-    assert probe.damage(Exchange({name: weight.array})) == pytest.approx(damage(model), rel=1e-3)
+    assert probe.damage(Substitution({name: weight.array})) == pytest.approx(
+        damage(model), rel=1e-3
+    )
 
 
 def test_what_one_layer_reads_alone(samples: Samples) -> None:
-    model = symmetric(conv_net(), STATISTICS, activations="percentile", percentile=90.0)
+    model = symmetric(conv_net(), STATISTICS, activation_range="percentile", percentile=90.0)
     probe = Probe(model, origins(), samples, range(6))
-    assert set(probe.roundings) == {"stem", "deep", "flat", "joined", "pooled", "logits"}
-    found = probe.damage(Exchange(rounded=["flat"]))
+    assert set(probe.rounded_layers) == {"stem", "deep", "flat", "joined", "pooled", "logits"}
+    found = probe.damage(Substitution(rounded=["flat"]))
     alone = conv_net()
     quantizer = next(
         n for n in model.graph if n.op_type == "QuantizeLinear" and n.inputs[0].name == "deep_out"
     )
-    scale, zero_point = (qdq.constant(quantizer.inputs[at]) for at in (1, 2))
+    scale, zero_point = (constant(quantizer.inputs[at]) for at in (1, 2))
     inner = run(alone, INPUTS, ["deep_out"])
     flat = qdq.weights(conv_net())[2]
     exact, rounded = [], []
@@ -123,17 +126,17 @@ def test_outputs_that_are_rounded_last_have_a_switch_and_keep_their_names(sample
         return ir.from_onnx_text(ENDS_IN_CONV, initializers=[ir.tensor(array, name="w")])
 
     model = symmetric(
-        net(), statistics_of(net(), INPUTS), activations="percentile", percentile=90.0
+        net(), statistics_of(net(), INPUTS), activation_range="percentile", percentile=90.0
     )
     probe = Probe(model, {weight.name: weight for weight in qdq.weights(net())}, samples, range(6))
-    assert set(probe.roundings) == {"y_float", "y"}
+    assert set(probe.rounded_layers) == {"y_float", "y"}
     assert [list(each) for each in probe.outputs()] == [["y"]] * 6
     exact = np.stack([each["y"] for each in run(net(), INPUTS)])
     quantizer = next(
         n for n in model.graph if n.op_type == "QuantizeLinear" and n.inputs[0].name == "y_float"
     )
-    scale, zero_point = (qdq.constant(quantizer.inputs[at]) for at in (1, 2))
+    scale, zero_point = (constant(quantizer.inputs[at]) for at in (1, 2))
     rounded = (np.clip(np.rint(exact / scale) + zero_point, 0, 255) - zero_point) * scale
     expected = np.sum((rounded - exact) ** 2) / np.sum(exact**2)
-    assert probe.damage(Exchange(rounded=["y"])) == pytest.approx(expected, rel=1e-3)
+    assert probe.damage(Substitution(rounded=["y"])) == pytest.approx(expected, rel=1e-3)
     assert [value.name for value in model.graph.outputs] == ["y"], "the model is as before"

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from typing import Any
 
 import pytest
 from front_bench import Bench, map50
 
-from qpipe.cli.results import columns
+from qpipe.cli.pareto_table import metric_columns
 from qpipe.compare.formatting import cell, heading, is_share, phrase
 from qpipe.stages import registry
 from qpipe.storage.results import Store
@@ -40,7 +38,7 @@ def test_every_score_has_its_column_share_or_not(bench: Bench) -> None:
         Measurement("miscount", 2.0, "boxes", 1.0, 3.0, 50, raw="samples"),
         map50(0.5),
     )
-    assert columns(bench.rows(), ["map50"]) == ["map50", "peak_db", "miscount"]
+    assert metric_columns(bench.rows(), ["map50"]) == ["map50", "peak_db", "miscount"]
 
 
 @pytest.mark.parametrize(
@@ -52,18 +50,15 @@ def test_the_shares_among_the_metrics_say_so(name: str, options: dict[str, Any])
     assert stage.function(**options).unit == "share"
 
 
-def test_what_an_older_qpipe_showed_in_percent_still_is(bench: Bench) -> None:
+def test_a_number_in_a_file_stays_a_share_or_none_as_it_said(bench: Bench) -> None:
     rates = {
-        "top1": ("", "max", 0.7),
+        "top1": ("share", "max", 0.7),
         "wer": ("", "min", 0.1),
         "sqnr_db": ("dB", "max", 0.5),
-        "map": ("", "max", 1.0),
+        "score": ("", "max", 0.7),
     }
     for name, (unit, better, value) in rates.items():
         bench.add("int8", Measurement(name, value, unit, better=better, raw="resamples"))  # type: ignore[arg-type]
-    with closing(sqlite3.connect(bench.store.path)) as connection:
-        connection.execute("DELETE FROM _sqlite_migrations WHERE name = 'shares'")
-        connection.commit()
     with Store(bench.store.path) as store:
         units = {row["metric"]: row["unit"] for row in store.measurements(bench.run)}
-    assert units == {"top1": "share", "wer": "", "sqnr_db": "dB", "map": "share"}
+    assert units == {"top1": "share", "wer": "", "sqnr_db": "dB", "score": ""}

@@ -50,10 +50,12 @@ def test_student_t_of_many_degrees_holds_what_it_says_of_the_density(
 
 @pytest.mark.parametrize("level", [0.5, 0.95, 0.999])
 def test_the_expansion_goes_on_where_the_series_ends(level: float) -> None:
-    last, first = (intervals.t_quantile(intervals.MANY + more, level) for more in (0, 1))
+    last, first = (intervals.t_quantile(intervals.EXPANDED_FROM + more, level) for more in (0, 1))
     beyond = intervals.t_quantile(2**60, level)
     # t falls to the normal quantile as one over the degrees
-    assert (last - beyond) / (first - beyond) == pytest.approx(1 + 1 / intervals.MANY, abs=1e-5)
+    assert (last - beyond) / (first - beyond) == pytest.approx(
+        1 + 1 / intervals.EXPANDED_FROM, abs=1e-5
+    )
     assert beyond == pytest.approx(NormalDist().inv_cdf((1 + level) / 2), abs=1e-12)
 
 

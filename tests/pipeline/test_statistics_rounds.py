@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from qpipe.compare import intervals, round_statistics
+from qpipe.compare import evidence, intervals, round_statistics
 
 TRIALS = 300  # three standard errors of a share of 0.95 in so many are 0.038
 
@@ -55,7 +55,7 @@ def test_who_stops_once_it_is_precise_still_covers() -> None:
     covered, taken = 0, []
     for _ in range(TRIALS):
         whole = session(random, 16, 0.01)  # 1 % is what about ten rounds give
-        for count in [*round_statistics.looks(15), 16]:
+        for count in [*round_statistics.check_points(15), 16]:
             value, found = round_statistics.median(whole[:count], round_statistics.WHEN_STOPPING)
             assert found is not None
             if found[1] - found[0] <= 0.02 * value:
@@ -67,8 +67,8 @@ def test_who_stops_once_it_is_precise_still_covers() -> None:
 
 
 def test_the_looks_are_few_and_planned() -> None:
-    assert round_statistics.looks(100) == [6, 10, 16, 26, 42, 68]
-    assert round_statistics.looks(5) == []
+    assert round_statistics.check_points(100) == [6, 10, 16, 26, 42, 68]
+    assert round_statistics.check_points(5) == []
 
 
 def test_of_few_rounds_the_interval_is_student_ts_about_the_median() -> None:
@@ -137,7 +137,7 @@ def test_a_single_round_has_no_interval() -> None:
 def test_mcnemars_mid_p_is_that_of_the_literature(lost: int, gained: int, table: float) -> None:
     before = [1.0] * lost + [0.0] * gained + [1.0] * 9
     after = [0.0] * lost + [1.0] * gained + [1.0] * 9
-    assert intervals.mcnemar(after, before) == pytest.approx(table, abs=5e-5)
+    assert evidence.mcnemar(after, before) == pytest.approx(table, abs=5e-5)
 
 
 @pytest.mark.parametrize(("degrees", "table"), [(1, 63.657), (5, 4.032), (30, 2.750)])

@@ -15,9 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qpipe.errors import QpipeError
+from qpipe.storage import database
 from qpipe.storage.results import Store
 from qpipe.types import Capabilities, Measurement
 
@@ -134,7 +136,7 @@ def test_what_belongs_to_no_step_is_forgotten_but_for_devices_that_were_not_aske
             run, {**HERE, "device": device}, [metric(step, rounds=[[1.0]])], step=step
         )
     store.record_measurements(run, HERE, [metric("of an older qpipe")])
-    store.forget_strangers(run, ["here"], ["off"])
+    store.forget_other_measurements(run, steps=["here"], unreachable_devices=["off"])
     assert [row["step"] for row in store.measurements(run)] == ["here", "off/latency"]
     assert ask(store, 'SELECT count(*) FROM "values"') == [(2,)]
     store.forget_measurements(run, ["off/latency", "never"])
@@ -169,10 +171,10 @@ def test_a_step_keeps_what_was_recorded_of_it_before(store: Store) -> None:
         "quantize/net",
         kind="quantize",
         stage="symmetric",
-        state="started",
+        state="running",
         key_fields={"bits": 8},
     )
-    store.record_step(run, "compile/net", state="started")
+    store.record_step(run, "compile/net", state="running")
     store.record_step(run, "quantize/net", state="done", seconds=1.5)
     first, second = store.steps(run)
     assert (first["step"], first["stage"]) == ("quantize/net", "symmetric")
@@ -230,7 +232,9 @@ def test_a_number_that_is_none_is_refused_and_nothing_is_written(
     store: Store, number: float
 ) -> None:
     run = store.new_run("a", **RECIPE)
-    message = "^net/int8-channel/ort/rpi4: top1 is not a number; a metric gives a finite one$"
+    message = (
+        "^net/int8-channel/ort/rpi4: top1 is not a number; a metric must give a finite number$"
+    )
     with pytest.raises(QpipeError, match=message):
         store.record_measurements(run, HERE, [metric(), metric("top1", number)])
     with pytest.raises(QpipeError, match=message):
@@ -522,3 +526,76 @@ def test_a_tag_that_is_also_the_beginning_of_another_run_is_an_error(store: Stor
 def test_a_run_that_is_not_there_gets_no_tag(store: Store) -> None:
     with pytest.raises(sqlite3.IntegrityError):
         store.tag("nowhere", ["nightly"])
+
+
+def test_what_belongs_to_a_run_goes_with_it(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    store.record_attempt(run, "one", 1, state="done")
+    timed = metric(rounds=[[1.0], [2.0]], conditions=[{"invalid": None}, {"invalid": "throttled"}])
+    store.record_measurements(run, HERE, [timed])
+    store.record_devices(run, {"rpi4": BOARD})
+    verdict = {**HERE, "on_front": True, "reason": "", "objectives": {}, "margins": {}}
+    store.record_verdicts(run, [verdict])  # type: ignore[list-item]
+    store.tag(run, ["nightly"])
+    tables = (
+        "runs", "steps", "attempts", "measurements", '"values"', "rounds", "verdicts", "tags", "run_devices"
+    )  # fmt: skip
+    assert all(ask(store, f"SELECT count(*) FROM {table}") != [(0,)] for table in tables)
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("DELETE FROM runs")
+        connection.commit()
+    assert all(ask(store, f"SELECT count(*) FROM {table}") == [(0,)] for table in tables)
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "UPDATE runs SET state = 'lost'",
+        "UPDATE runs SET recipe = NULL",
+        "UPDATE runs SET versions = '[]'",
+        "UPDATE steps SET state = 'lost'",
+        "UPDATE measurements SET value = 'fast'",
+        "UPDATE measurements SET better = 'most'",
+        "UPDATE measurements SET raw = 'none'",
+        "UPDATE measurements SET is_float = 2",
+        "UPDATE measurements SET low = 2.0, high = 1.0",
+        "UPDATE measurements SET run = 'nowhere'",
+        "INSERT INTO attempts (run, step, attempt, state) SELECT id, 'no step', 1, 'done' FROM runs",
+    ],
+)
+def test_no_client_writes_what_qpipe_would_not(store: Store, sql: str) -> None:
+    run = store.new_run("a", **RECIPE)
+    store.record_step(run, "one", state="done")
+    store.record_measurements(run, HERE, [metric()])
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute("PRAGMA foreign_keys=ON")
+        with pytest.raises(sqlite3.IntegrityError):
+            connection.execute(sql)
+
+
+def test_an_interval_that_is_upside_down_is_refused(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    message = (
+        "^net/int8-channel/ort/rpi4: the interval of top1 is 0.9 to 0.8; low must not exceed high$"
+    )
+    with pytest.raises(QpipeError, match=message):
+        store.record_measurements(run, HERE, [metric("top1", 0.85, low=0.9, high=0.8)])
+
+
+def test_numbers_of_numpy_are_stored_as_numbers(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    numbers = {"low": np.float32(4.0), "high": np.float64(5.0), "n": np.int64(3)}
+    store.record_measurements(run, HERE, [metric(value=np.float32(4.5), **numbers)])  # type: ignore[arg-type]
+    (row,) = store.measurements(run)
+    assert (row["value"], row["low"], row["high"], row["n"]) == (4.5, 4.0, 5.0, 3)
+
+
+def test_a_sqlite_without_strict_tables_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "OLDEST_SQLITE", (99, 1, 0))
+    with pytest.raises(
+        QpipeError, match=r"is too old for the database; use a Python with SQLite 99\.1 or newer$"
+    ):
+        Store(tmp_path / "qpipe.db")

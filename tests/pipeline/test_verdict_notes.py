@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from front_bench import Bench, latency, map50, per_sample, size
 
-from qpipe.cli.noting import noted
+from qpipe.cli.row_notes import note_lines
 from qpipe.compare import measured_rows, pareto
 from qpipe.types import Measurement
 
@@ -140,7 +140,7 @@ def test_one_round_is_said_to_be_one(bench: Bench) -> None:
         "one", Measurement("latency_ms", 5.0, "ms", rounds=[[5.0]], detail={"stopped": "rounds"})
     )
     note = bench.rows()[0]["notes"]["precision"]
-    assert note == "of one round nobody knows how well it is known: raise rounds"
+    assert note == "measured in one round only, so its interval is not known: raise rounds"
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_notes_that_differ_in_numbers_alone_are_one_line_with_their_range() -> N
         ),
         row("c", {"precision": half.format("2.0").replace("budget", "rounds")}),
     ]
-    assert noted(rows) == [
+    assert note_lines(rows) == [
         "",
         "  a (and 1 more): known to ±1.3 to 12.0 % when the budget ended: raise budget_s",
         "  a (and 1 more): not set there: governor",
@@ -197,7 +197,7 @@ def test_a_number_in_doubt_keeps_off_the_front_unless_all_are(bench: Bench) -> N
     reasons = bench.reasons({"latency_ms": "min"})
     assert reasons == {"fast": f"latency_ms is in doubt: {doubt['doubt']}", "slow": ""}
     assert bench.store.verdicts(bench.run)[0]["notes"] == {
-        "doubt": f"do not believe its times: {doubt['doubt']}"
+        "doubt": f"do not trust its times: {doubt['doubt']}"
     }
 
 

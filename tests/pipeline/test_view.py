@@ -17,7 +17,7 @@ from PIL import Image
 
 from qpipe import report
 from qpipe.errors import QpipeError
-from qpipe.report import Look, Subject, input_statistics, predictions
+from qpipe.report import FedSample, SamplesOfModel, input_statistics, predictions
 from qpipe.samples.preprocess import network_input
 from qpipe.types import Array, Preprocessing
 
@@ -34,14 +34,16 @@ def fed(source: Array, how: Preprocessing) -> Array:
     return network_input(source, asdict(how))
 
 
-def subject(looks: Sequence[Look], how: Preprocessing, **more: Any) -> Subject:
-    return Subject("net", {name: how for look in looks for name in look.fed}, looks, **more)
+def subject(looks: Sequence[FedSample], how: Preprocessing, **more: Any) -> SamplesOfModel:
+    return SamplesOfModel(
+        "net", {name: how for look in looks for name in look.inputs}, looks, **more
+    )
 
 
 def one(folder: Path, tensor: Array, how: Preprocessing, **more: Any) -> dict[str, Any]:
     """What is written of a single sample."""
-    looks = [Look("a", "evaluation", {"x": tensor}, **more)]
-    found = report.write(folder, "recipe", [subject(looks, how)])
+    looks = [FedSample("a", "evaluation", {"x": tensor}, **more)]
+    found = report.write_samples_report(folder, "recipe", [subject(looks, how)])
     return dict(found["models"][0]["samples"][0])
 
 
@@ -80,7 +82,7 @@ def test_an_image_of_undeclared_layout_is_stretched_and_says_so(tmp_path: Path) 
     tensor = np.linspace(-2, 2, 3 * 8 * 8, dtype=np.float32).reshape(1, 3, 8, 8)
     shown = one(tmp_path, tensor, PLAIN)["inputs"][0]
     assert shown["note"].startswith(
-        "no mean, std and layout are declared: shown from its least value, -2, "
+        "no mean, std and layout are declared; shown from the lowest value, -2, "
     )
     pixels = np.asarray(Image.open(tmp_path / shown["files"][0]))
     assert (pixels.shape, pixels.min(), pixels.max()) == ((8, 8, 3), 0, 255)
@@ -88,8 +90,10 @@ def test_an_image_of_undeclared_layout_is_stretched_and_says_so(tmp_path: Path) 
 
 def test_sound_is_written_at_its_rate(tmp_path: Path) -> None:
     wanted = np.sin(np.linspace(0, 100, 2000)).astype(np.float32)
-    looks = [Look("a", "evaluation", {"x": wanted[None, None]})]
-    found = report.write(tmp_path, "recipe", [subject(looks, PLAIN, rate=8000)])
+    looks = [FedSample("a", "evaluation", {"x": wanted[None, None]})]
+    found = report.write_samples_report(
+        tmp_path, "recipe", [subject(looks, PLAIN, sample_rate=8000)]
+    )
     shown = found["models"][0]["samples"][0]["inputs"][0]
     with wave.open(str(tmp_path / shown["files"][0])) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (8000, 1, 2)
@@ -100,7 +104,7 @@ def test_sound_is_written_at_its_rate(tmp_path: Path) -> None:
 def test_sound_of_16_bits_keeps_its_values_and_an_unknown_rate_is_said(tmp_path: Path) -> None:
     wanted = np.arange(-1500, 1500, dtype=np.int16)
     shown = one(tmp_path, wanted[None], replace(PLAIN, dtype="int16"))["inputs"][0]
-    assert shown["note"] == "its rate is not known: written as 16000 Hz"
+    assert shown["note"] == "the sample rate is not known; written as 16000 Hz"
     with wave.open(str(tmp_path / shown["files"][0])) as file:
         assert np.frombuffer(file.readframes(3000), "<i2").tolist() == wanted.tolist()
 
@@ -122,8 +126,8 @@ def test_a_heat_map_of_channels_says_the_range_of_each_one_drawn(tmp_path: Path)
     shown = one(tmp_path, tensor, PLAIN)["inputs"][0]
     ranges = ", ".join(f"0 to {top}" for top in range(1, 9))
     assert shown["note"] == (
-        "rows by columns as in the tensor, the first 8 of 10 channels; dark is the least value of each, yellow its "
-        f"greatest: {ranges}"
+        "rows by columns as in the tensor, the first 8 of 10 channels; dark is the lowest value of each "
+        f"channel, yellow the highest: {ranges}"
     )
     tile = np.asarray(Image.open(tmp_path / shown["files"][0]))[:, :96]
     assert (tile[0, 0].tolist(), tile[-1, -1].tolist()) == ([68, 1, 84], [253, 231, 37])
@@ -141,7 +145,9 @@ def test_tokens_are_kept_as_numbers(tmp_path: Path) -> None:
 
 def test_statistics_are_of_each_channel_as_fed() -> None:
     tensors = [fed(photo(seed), IMAGENET) for seed in range(3)]
-    found = input_statistics.rows("x", "evaluation", tensors, IMAGENET)
+    found = input_statistics.channel_statistics(
+        tensors, IMAGENET, input_name="x", part="evaluation"
+    )
     assert [row["channel"] for row in found] == [0, 1, 2]
     sources = np.stack([photo(seed) for seed in range(3)])
     for channel, row in enumerate(found):
@@ -152,22 +158,21 @@ def test_statistics_are_of_each_channel_as_fed() -> None:
 
 
 def test_statistics_of_anything_else_are_of_all_values() -> None:
-    (row,) = input_statistics.rows("x", "evaluation", [np.array([[1.0, 3.0, np.inf]])], PLAIN)
+    (row,) = input_statistics.channel_statistics(
+        [np.array([[1.0, 3.0, np.inf]])], PLAIN, input_name="x", part="evaluation"
+    )
     assert (row["channel"], row["mean"], row["not_finite"], row["clipped"]) == (None, 2.0, 1, None)
 
 
 def told(
     how: Preprocessing, sources: Sequence[Array], calibration: Sequence[Array] = ()
 ) -> list[str]:
-    found = input_statistics.rows("x", "evaluation", [fed(source, how) for source in sources], how)
-    if calibration:
-        found = (
-            input_statistics.rows(
-                "x", "calibration", [fed(source, how) for source in calibration], how
-            )
-            + found
-        )
-    return input_statistics.warnings(found, {"x": how})
+    rows = []
+    for part, pictures in (("calibration", calibration), ("evaluation", sources)):
+        if pictures:
+            tensors = [fed(source, how) for source in pictures]
+            rows += input_statistics.channel_statistics(tensors, how, input_name="x", part=part)
+    return input_statistics.input_warnings(rows, {"x": how})
 
 
 PHOTOS = [photo(seed) for seed in range(3)]
@@ -189,10 +194,10 @@ def test_what_networks_are_commonly_fed_with_is_right(how: Preprocessing) -> Non
 @pytest.mark.parametrize(
     ("how", "reason"),
     [
-        (Preprocessing(layout="NCHW"), "this looks unnormalised; set mean and std"),
+        (Preprocessing(layout="NCHW"), "looks unnormalised; set mean and std"),
         (Preprocessing((127.5,), (1.0,), "NCHW"), "centred, but not scaled; set std"),
-        (Preprocessing((0.485,), (0.229,), "NCHW"), "pixels here go from 0 to 255; multiply both by 255"),
-        (Preprocessing((127.5,), (32512.5,), "NCHW"), "nearly the same everywhere, as of pixels scaled twice"),
+        (Preprocessing((0.485,), (0.229,), "NCHW"), "pixels here are from 0 to 255; multiply both by 255"),
+        (Preprocessing((127.5,), (32512.5,), "NCHW"), "nearly the same everywhere, as if pixels were scaled twice"),
     ],
 )  # fmt: skip
 def test_preprocessing_that_is_no_networks_is_told(how: Preprocessing, reason: str) -> None:
@@ -210,7 +215,7 @@ def test_a_constant_channel_is_told() -> None:
 
 def test_calibration_of_another_kind_is_told() -> None:
     (line,) = told(PIXELS, PHOTOS, DARK)
-    assert line.startswith("x: calibration and evaluation differ: means -0.9")
+    assert line.startswith("x: calibration and evaluation differ: their means, -0.9")
 
 
 # ---- predictions
@@ -218,10 +223,10 @@ def test_calibration_of_another_kind_is_told() -> None:
 
 def test_the_best_classes_are_named_and_the_target_is_marked() -> None:
     logits = np.log(np.array([[0.1, 0.6, 0.3]], np.float32))
-    said = predictions.describe({"y": logits}, 2, ["cat", "dog", "owl"])
+    said = predictions.describe_prediction({"y": logits}, 2, ["cat", "dog", "owl"])
     assert said.lines[:3] == ["   dog  60.0%", "✓ owl  30.0%", "   cat  10.0%"]
-    assert said.plain["right"] is False
-    assert [(each["label"], each["name"]) for each in said.plain["top"]] == [
+    assert said.json["right"] is False
+    assert [(each["label"], each["name"]) for each in said.json["top"]] == [
         (1, "dog"),
         (2, "owl"),
         (0, "cat"),
@@ -230,8 +235,8 @@ def test_the_best_classes_are_named_and_the_target_is_marked() -> None:
 
 def test_a_target_beyond_the_best_is_told_with_its_rank() -> None:
     scores = np.arange(10, dtype=np.float32)
-    assert "target: 2, at rank 8" in predictions.describe({"y": scores}, 2, []).lines
-    assert "target: 99" in predictions.describe({"y": scores}, 99, []).lines
+    assert "target: 2, at rank 8" in predictions.describe_prediction({"y": scores}, 2, []).lines
+    assert "target: 99" in predictions.describe_prediction({"y": scores}, 99, []).lines
 
 
 def test_weak_boxes_are_counted_and_not_drawn() -> None:
@@ -240,15 +245,17 @@ def test_weak_boxes_are_counted_and_not_drawn() -> None:
         "scores": np.array([0.1, 0.9, 0.5], np.float32),
         "labels": np.array([0, 1, 0]),
     }
-    said = predictions.describe(found, {"boxes": [[0, 0, 8, 8]], "labels": [1]}, ["ring", "disc"])
+    said = predictions.describe_prediction(
+        found, {"boxes": [[0, 0, 8, 8]], "labels": [1]}, ["ring", "disc"]
+    )
     assert said.lines == [
         "2 boxes found (orange), 1 more that score below 0.3",
-        "1 boxes wanted (green)",
+        "1 boxes expected (green)",
     ]
     assert [(box.label, box.is_target) for box in said.boxes] == [
         ("disc", True), ("disc 0.90", False), ("ring 0.50", False)
     ]  # fmt: skip
-    assert said.plain["labels"] == [1, 0]
+    assert said.json["labels"] == [1, 0]
 
 
 def detections(boxes: Sequence[Sequence[float]], scores: Sequence[float]) -> dict[str, Array]:
@@ -257,17 +264,21 @@ def detections(boxes: Sequence[Sequence[float]], scores: Sequence[float]) -> dic
 
 
 def test_good_boxes_that_are_too_many_to_draw_are_counted_as_good() -> None:
-    said = predictions.describe(detections([[0, 0, 1, 1]] * 63, [0.9] * 60 + [0.1] * 3), None, [])
+    said = predictions.describe_prediction(
+        detections([[0, 0, 1, 1]] * 63, [0.9] * 60 + [0.1] * 3), None, []
+    )
     assert said.lines == ["60 boxes found (orange), the best 40 drawn, 3 more that score below 0.3"]
     assert len(said.boxes) == 40
 
 
 def test_boxes_that_are_no_numbers_are_counted_and_move_no_other() -> None:
     boxes = [[np.nan, 0, 1, 1], [1, 1, 2, 2], [2, 2, 3, 3], [0, 0, np.inf, 1], [4, 4, 5, 5]]
-    said = predictions.describe(detections(boxes, [0.9, 0.5, 0.8, 0.95, np.nan]), None, [])
-    assert said.lines == ["2 boxes found (orange), 3 more that are no numbers"]
+    said = predictions.describe_prediction(
+        detections(boxes, [0.9, 0.5, 0.8, 0.95, np.nan]), None, []
+    )
+    assert said.lines == ["2 boxes found (orange), 3 more that are not finite"]
     assert [(box.corners[0], box.label) for box in said.boxes] == [(2.0, "2 0.80"), (1.0, "1 0.50")]
-    assert said.plain == {
+    assert said.json == {
         "boxes": [[2, 2, 3, 3], [1, 1, 2, 2]],
         "scores": [0.8, 0.5],
         "labels": [2, 1],
@@ -276,19 +287,19 @@ def test_boxes_that_are_no_numbers_are_counted_and_move_no_other() -> None:
 
 def test_no_boxes_at_all_are_no_trouble() -> None:
     nothing = {"boxes": np.empty((0, 4)), "scores": np.empty(0), "labels": np.empty(0, np.int64)}
-    said = predictions.describe(nothing, {"boxes": [], "labels": []}, [])
+    said = predictions.describe_prediction(nothing, {"boxes": [], "labels": []}, [])
     assert (said.boxes, said.lines[0]) == ([], "0 boxes found (orange)")
 
 
 def test_a_text_is_told_beside_the_one_wanted() -> None:
-    assert predictions.describe({"text": "helo"}, "hello", []).lines == [
+    assert predictions.describe_prediction({"text": "helo"}, "hello", []).lines == [
         "predicted: 'helo'",
         "target: 'hello'",
     ]
 
 
 def test_anything_else_is_told_by_its_range() -> None:
-    assert predictions.describe({"mask": np.zeros((1, 1, 4, 4))}, None, []).lines == [
+    assert predictions.describe_prediction({"mask": np.zeros((1, 1, 4, 4))}, None, []).lines == [
         "mask: [1, 1, 4, 4] from 0 to 0, mean 0"
     ]
 
@@ -300,15 +311,19 @@ def answers(best: Sequence[int], targets: Sequence[int]) -> list[tuple[Any, Any]
 
 def test_labels_that_are_numbered_otherwise_are_told() -> None:
     targets = list(range(10))
-    assert predictions.right(answers(targets, targets)) == (10, 10)
-    assert predictions.warnings(answers(targets, targets)) == []
-    (line,) = predictions.warnings(answers([target + 1 for target in targets], targets))
+    assert predictions.count_correct_labels(answers(targets, targets)) == {
+        "labels": 10,
+        "of": 10,
+    }
+    assert predictions.label_warnings(answers(targets, targets)) == []
+    (line,) = predictions.label_warnings(answers([target + 1 for target in targets], targets))
     assert (
-        line == "labels: most predicted classes are the label +1: the labels are numbered otherwise"
+        line
+        == "labels: most predicted classes are the label +1; the labels are numbered differently from the network's classes"
     )
-    (line,) = predictions.warnings(answers([11] * 10, targets))
-    assert line.startswith("labels: float is right in none of 10 samples: look at the pictures")
-    assert predictions.warnings(answers([11] * 4, targets[:4])) == [], "too few to tell"
+    (line,) = predictions.label_warnings(answers([11] * 10, targets))
+    assert line.startswith("labels: float is right in none of 10 samples; check the pictures")
+    assert predictions.label_warnings(answers([11] * 4, targets[:4])) == [], "too few to tell"
 
 
 # ---- the folder
@@ -328,17 +343,17 @@ class Links(HTMLParser):
         self.links += [unquote(value or "") for name, value in attrs if name in ("src", "href")]
 
 
-def scene() -> Look:
+def scene() -> FedSample:
     target = {"boxes": [[1, 1, 9, 9]], "labels": [0]}
     found = {"boxes": np.array([[2, 2, 8, 8]]), "scores": np.array([0.9]), "labels": np.array([0])}
-    return Look(
+    return FedSample(
         "<script>alert(1)</script>/../..", "evaluation", {"x": fed(photo(), PIXELS)}, target, found
     )
 
 
 def test_the_page_is_escaped_and_refers_to_what_is_there(tmp_path: Path) -> None:
-    found = report.write(
-        tmp_path / "out", "a <b> recipe", [subject([scene()], PIXELS, classes=["<i>ring</i>"])]
+    found = report.write_samples_report(
+        tmp_path / "out", "a <b> recipe", [subject([scene()], PIXELS, class_names=["<i>ring</i>"])]
     )
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     page = Links(text)
@@ -353,10 +368,10 @@ def test_the_page_is_escaped_and_refers_to_what_is_there(tmp_path: Path) -> None
 
 
 def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
-    report.write(
+    report.write_samples_report(
         tmp_path,
         "recipe",
-        [subject([replace(scene(), fed={"x": fed(photo(size=400), PIXELS)})], PIXELS)],
+        [subject([replace(scene(), inputs={"x": fed(photo(size=400), PIXELS)})], PIXELS)],
     )
     drawn = np.asarray(Image.open(tmp_path / "0-000-0-boxes.png")).astype(int)
     plain = np.asarray(Image.open(tmp_path / "0-000-0.png")).astype(int)
@@ -368,9 +383,11 @@ def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
 
 
 def test_a_second_look_replaces_the_first(tmp_path: Path) -> None:
-    report.write(tmp_path, "recipe", [subject([scene(), replace(scene(), id="b")], PIXELS)])
-    report.write(
-        tmp_path, "recipe", [subject([replace(scene(), target=None, predicted=None)], PIXELS)]
+    report.write_samples_report(
+        tmp_path, "recipe", [subject([scene(), replace(scene(), id="b")], PIXELS)]
+    )
+    report.write_samples_report(
+        tmp_path, "recipe", [subject([replace(scene(), target=None, prediction=None)], PIXELS)]
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "0-000-0.png",
@@ -390,20 +407,21 @@ def test_other_peoples_files_stay(index: str | None, tmp_path: Path) -> None:
     if index:
         (folder / "samples.json").write_text(index, encoding="utf-8")
     if index and "kept" in index:
-        report.write(folder, "recipe", [subject([scene()], PIXELS)])
+        report.write_samples_report(folder, "recipe", [subject([scene()], PIXELS)])
     else:
         with pytest.raises(
-            QpipeError, match=r"out: not empty, and not a look at samples; give a new folder$"
+            QpipeError,
+            match=r"out: not empty, and not an earlier samples report; give a new folder$",
         ):
-            report.write(folder, "recipe", [subject([scene()], PIXELS)])
+            report.write_samples_report(folder, "recipe", [subject([scene()], PIXELS)])
     assert (kept.read_text(), (folder / "thesis.txt").read_text()) == ("years of work",) * 2
 
 
 def test_a_prediction_that_broke_says_why(tmp_path: Path) -> None:
     outputs = {"y": np.full((1, 2, 2), np.nan)}
-    reason = "the postprocess broke: KeyError: 'boxes'"
-    sample = one(tmp_path, fed(photo(), PIXELS), PIXELS, predicted=outputs, reason=reason)
+    reason = "the postprocess failed: KeyError: 'boxes'"
+    sample = one(tmp_path, fed(photo(), PIXELS), PIXELS, prediction=outputs, failure=reason)
     assert sample["reason"] == reason
-    assert "the postprocess broke: KeyError: &#x27;boxes&#x27;" in (
+    assert "the postprocess failed: KeyError: &#x27;boxes&#x27;" in (
         tmp_path / "index.html"
     ).read_text(encoding="utf-8")

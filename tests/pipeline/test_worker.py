@@ -14,9 +14,10 @@ from typing import Any
 import pytest
 
 from qpipe.engine import stage_results, worker
-from qpipe.engine.worker import Job
+from qpipe.engine.host_step import ResultFolder, StepInputs
+from qpipe.engine.worker import StepRequest, run_in_worker
 from qpipe.errors import StageError
-from qpipe.recipe.stage_call import Named
+from qpipe.recipe.stage_call import CallByName
 from qpipe.types import Target
 
 PLUGIN = '''
@@ -96,7 +97,7 @@ NETWORK = '<ir_version: 8, opset_import: ["" : 17]> g (float[1] x) => (float[1] 
 
 
 @pytest.fixture
-def job(tmp_path: Path) -> Callable[..., Job]:
+def job(tmp_path: Path) -> Callable[..., StepRequest]:
     """A job of the stage `given`, with these options."""
     import onnx_ir as ir
 
@@ -105,33 +106,35 @@ def job(tmp_path: Path) -> Callable[..., Job]:
     (tmp_path / "model").mkdir()
     stage_results.write("import", ir.from_onnx_text(NETWORK), tmp_path / "model")
 
-    def make(**options: Any) -> Job:
+    def make(**options: Any) -> StepRequest:
         out = tmp_path / "out"
         out.mkdir()
-        needs = {"model": ("import", tmp_path / "model")}
-        target, log = Target(saturates=True), tmp_path / "log"
-        return Job("a step", "quantize", "given", options, needs, target, out, log, [plugin])
+        results = {"model": ResultFolder("import", tmp_path / "model")}
+        inputs = StepInputs(results, Target(saturates=True))
+        return StepRequest(
+            "a step", "quantize", "given", options, inputs, out, tmp_path / "log", [plugin]
+        )
 
     return make
 
 
-def run(job: Job) -> list[tuple[float, float | None, str]]:
+def run(job: StepRequest) -> list[tuple[float, float | None, str]]:
     """To the end; what it said of its progress."""
     heard: list[tuple[float, float | None, str]] = []
-    worker.run(
+    run_in_worker(
         job, lambda done, total=None, unit="": heard.append((done, total, unit)), lambda: False
     )
     return heard
 
 
-def test_what_a_stage_gives_is_written(job: Callable[..., Job]) -> None:
+def test_what_a_stage_gives_is_written(job: Callable[..., StepRequest]) -> None:
     made = job()
     run(made)
     assert stage_results.read("quantize", made.out).metadata_props["saturates"] == "True"
 
 
 def test_all_that_a_stage_prints_goes_to_its_log(
-    job: Callable[..., Job], capfd: pytest.CaptureFixture[str]
+    job: Callable[..., StepRequest], capfd: pytest.CaptureFixture[str]
 ) -> None:
     made = job(what="print")
     run(made)
@@ -149,7 +152,7 @@ def test_all_that_a_stage_prints_goes_to_its_log(
     ],
 )
 def test_a_stage_that_ends_badly_is_told_in_one_line(
-    what: str, reason: str, job: Callable[..., Job]
+    what: str, reason: str, job: Callable[..., StepRequest]
 ) -> None:
     given = job(what=what)
     with pytest.raises(StageError) as error:
@@ -157,14 +160,14 @@ def test_a_stage_that_ends_badly_is_told_in_one_line(
     assert str(error.value) == reason.format(log=given.log)
 
 
-def test_its_workdir_is_empty_and_no_part_of_the_result(job: Callable[..., Job]) -> None:
+def test_its_workdir_is_empty_and_no_part_of_the_result(job: Callable[..., StepRequest]) -> None:
     made = job(what="workdir")
     run(made)
     assert [path.name for path in made.out.iterdir()] == ["model.onnx"]
 
 
 def test_what_it_kept_before_it_was_killed_is_there_for_the_next_try_and_gone_once_it_is_done(
-    job: Callable[..., Job], tmp_path: Path
+    job: Callable[..., StepRequest], tmp_path: Path
 ) -> None:
     made = replace(job(what="count"), scratch=tmp_path / "aside" / "quantize-key")
     for _ in range(2):
@@ -182,7 +185,9 @@ def test_what_it_kept_before_it_was_killed_is_there_for_the_next_try_and_gone_on
     assert not made.scratch.exists()
 
 
-def test_what_failed_by_itself_leaves_nothing(job: Callable[..., Job], tmp_path: Path) -> None:
+def test_what_failed_by_itself_leaves_nothing(
+    job: Callable[..., StepRequest], tmp_path: Path
+) -> None:
     made = replace(job(what="lines"), scratch=tmp_path / "scratch")
     with pytest.raises(StageError, match="one two"):
         run(made)
@@ -190,7 +195,7 @@ def test_what_failed_by_itself_leaves_nothing(job: Callable[..., Job], tmp_path:
 
 
 def test_two_at_the_same_step_do_not_share_a_workdir(
-    job: Callable[..., Job], tmp_path: Path
+    job: Callable[..., StepRequest], tmp_path: Path
 ) -> None:
     made = replace(job(what="workdir"), scratch=tmp_path / "scratch")
     assert made.scratch
@@ -205,32 +210,35 @@ def test_two_at_the_same_step_do_not_share_a_workdir(
     assert [path.name for path in made.scratch.iterdir()] == ["theirs"]
 
 
-def test_progress_is_passed_on(job: Callable[..., Job]) -> None:
+def test_progress_is_passed_on(job: Callable[..., StepRequest]) -> None:
     assert run(job(what="progress")) == [(1, 6, "things")]
 
 
 def test_progress_is_passed_on_no_more_often_than_it_is_looked_at(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    messages: list[tuple[Any, ...]] = []
+    messages: list[Any] = []
     now = 100.0
     monkeypatch.setattr(worker, "time", SimpleNamespace(monotonic=lambda: now))
-    report = worker._Throttled(SimpleNamespace(send=messages.append))  # type: ignore[arg-type]
+    report = worker._ThrottledProgress(SimpleNamespace(send=messages.append))  # type: ignore[arg-type]
     for step in range(7):
         report(step, 6, "things")
         now += 0.75 * worker.TICK_S
-    assert [message[1] for message in messages] == [0, 2, 4, 6]
+    assert [message.done for message in messages] == [0, 2, 4, 6]
 
 
-def test_stages_that_are_options_arrive_made_and_bound(job: Callable[..., Job]) -> None:
-    metrics = [Named("metric", "here", {"unit": "m"}), Named("metric", "here", {"unit": "km"})]
-    run(job(what="stages", metric=metrics, post=Named("postprocess", "times", {"factor": 3})))
+def test_stages_that_are_options_arrive_made_and_bound(job: Callable[..., StepRequest]) -> None:
+    metrics = [
+        CallByName("metric", "here", {"unit": "m"}),
+        CallByName("metric", "here", {"unit": "km"}),
+    ]
+    run(job(what="stages", metric=metrics, post=CallByName("postprocess", "times", {"factor": 3})))
 
 
-def test_a_stage_that_is_cancelled_is_gone_at_once(job: Callable[..., Job]) -> None:
+def test_a_stage_that_is_cancelled_is_gone_at_once(job: Callable[..., StepRequest]) -> None:
     stop = threading.Event()
     with pytest.raises(KeyboardInterrupt):
-        worker.run(job(what="sleep"), lambda *_: stop.set(), stop.is_set)
+        run_in_worker(job(what="sleep"), lambda *_: stop.set(), stop.is_set)
 
 
 def test_a_stage_gets_the_samples_it_names(tmp_path: Path) -> None:
@@ -245,18 +253,17 @@ def test_a_stage_gets_the_samples_it_names(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     (tmp_path / "out").mkdir()
     stage_results.write("samples", data, tmp_path / "samples")
-    needs = {
-        f"{part}_samples": ("samples", tmp_path / "samples")
+    results = {
+        f"{part}_samples": ResultFolder("samples", tmp_path / "samples")
         for part in ("calibration", "evaluation")
     }
     run(
-        Job(
+        StepRequest(
             "a step",
             "import",
             "count",
             {},
-            needs,
-            None,
+            StepInputs(results),
             tmp_path / "out",
             tmp_path / "log",
             [plugin],

@@ -230,7 +230,9 @@ def test_one_sample_has_a_wilson_interval_or_none(tmp_path: Path) -> None:
 
 
 def test_a_device_that_stops_early_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(qpipe.StageError, match=r"^accuracy: here gave outputs of 7 of 40 samples"):
+    with pytest.raises(
+        qpipe.StageError, match=r"^accuracy: here returned outputs of 7 of 40 samples"
+    ):
         Bench(tmp_path).measure(0.1, most=7)
 
 

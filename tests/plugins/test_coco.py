@@ -74,7 +74,7 @@ def change(folder: Path, edit: Callable[[dict[str, Any]], None]) -> None:
 
 
 def dataset(folder: Path, **options: Any) -> Dataset:
-    given = {"mean": 0.0, "std": 1.0, "size": (40, 60), "calibrate": 1, **options}
+    given = {"mean": 0.0, "std": 1.0, "size": (40, 60), "calibration_count": 1, **options}
     return coco(images=folder / "pictures", annotations=folder / "boxes.json", **given)
 
 
@@ -132,7 +132,7 @@ def test_images_without_boxes_are_evaluated_too(folder: Path) -> None:
 
 
 def test_calibration_takes_some_of_the_annotated_and_evaluation_the_rest(folder: Path) -> None:
-    data = dataset(folder, calibrate=2)
+    data = dataset(folder, calibration_count=2)
     assert [sample.id for sample in data.calibration] == ["0.png", "2.png"]
     assert [sample.id for sample in data.evaluation] == ["1.png", "3.png"]
 
@@ -141,16 +141,17 @@ def test_calibration_takes_another_folder_without_annotations(folder: Path) -> N
     (folder / "train").mkdir()
     for name in ("a.png", "b.png", "c.png", "d.png"):
         Image.fromarray(RANDOM.integers(0, 256, (9, 9, 3), np.uint8)).save(folder / "train" / name)
-    data = dataset(folder, calibration=folder / "train", calibrate=2, evaluate=2)
+    data = dataset(folder, calibration=folder / "train", calibration_count=2, evaluation_count=2)
     assert [sample.id for sample in data.calibration] == ["a.png", "c.png"]
     assert [sample.id for sample in data.evaluation] == ["0.png", "2.png"]
 
 
 def test_calibration_on_what_is_evaluated_is_refused(folder: Path) -> None:
     with pytest.raises(
-        StageError, match=r"coco: .* is the same as .*; evaluate on what calibration never saw"
+        StageError,
+        match=r"coco: .* is the same as .*; evaluate on files that calibration does not use",
     ):
-        dataset(folder, calibration=folder / "pictures", calibrate=9)
+        dataset(folder, calibration=folder / "pictures", calibration_count=9)
 
 
 def test_one_picture_under_two_names_is_refused_when_it_is_written(
@@ -192,7 +193,7 @@ def test_a_picture_is_not_turned_where_the_boxes_belong_to_it_as_it_lies(folder:
 def test_a_picture_of_another_size_than_annotated_is_refused(folder: Path) -> None:
     change(folder, lambda content: content["images"][2].update(width=41))
     with pytest.raises(
-        StageError, match=r"1.png is 20 x 40, its annotations are of 41 x 40; give the picture they"
+        StageError, match=r"1.png is 20 x 40, but its annotations are for 41 x 40; give the image"
     ):
         list(dataset(folder).evaluation)
 
@@ -204,7 +205,7 @@ def test_all_missing_and_broken_pictures_are_named_at_once(folder: Path) -> None
     with pytest.raises(StageError) as caught:
         dataset(folder)
     at = folder / "pictures"
-    expected = f"{at}/0.png (no such file), {at}/1.png (empty), {at}/2.png (no image); replace or remove them"
+    expected = f"{at}/0.png (no such file), {at}/1.png (empty), {at}/2.png (not an image); replace or remove them"
     assert str(caught.value) == f"coco: 3 of 4 images cannot be read: {expected}"
 
 
@@ -223,15 +224,15 @@ def test_all_missing_and_broken_pictures_are_named_at_once(folder: Path) -> None
         ({"bbox": [1, 2, float("nan"), 4]}, "annotation 5: bbox is [1, 2, nan, 4]; it must be"),
         (
             {"category_id": 2},
-            "annotation 5: category_id is 2, which no category has; they have 1 to 90",
+            "annotation 5: category_id is 2, but no category has that id; the ids are 1 to 90",
         ),
         (
             {"category_id": [1]},
-            "annotation 5: category_id is [1], which no category has; they have 1 to 90",
+            "annotation 5: category_id is [1], but no category has that id; the ids are 1 to 90",
         ),
         (
             {"image_id": 99},
-            "annotation 5: image_id is 99, which no image has; give each image its entry",
+            "annotation 5: image_id is 99, but no image has that id; add the image to images",
         ),
         ({"iscrowd": "no"}, "annotation 5: iscrowd is 'no'; it must be 0 or 1"),
     ],
@@ -257,8 +258,12 @@ def test_a_wrong_annotation_is_named_by_file_and_id(
             {},
             "no list 'annotations'; COCO annotations have images, annotations and categories",
         ),
-        ("categories", [], "there are 4 images and 0 categories; give some of both"),
-        ("categories", [3], "number 0 of categories is 3; it must be an object"),
+        (
+            "categories",
+            [],
+            "there are 4 images and 0 categories; there must be at least one of each",
+        ),
+        ("categories", [3], "entry 0 of categories is 3; it must be an object"),
         ("categories", [{"id": "1"}], "the id of a category is '1'; it must be a whole number"),
         (
             "images",
@@ -274,7 +279,7 @@ def test_a_wrong_annotation_is_named_by_file_and_id(
         (
             "images",
             [{"id": 1, "file_name": "x"}, {"id": 1, "file_name": "y"}],
-            "two images have the id 1; ids must",
+            "two images have the id 1; ids must be unique",
         ),
     ],
 )
@@ -287,7 +292,7 @@ def test_wrong_parts_of_the_annotations_are_named(
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "no JSON: "), ("[]", "no COCO annotations; "), ("", "no JSON: ")]
+    ("text", "message"), [("{", "not JSON: "), ("[]", "not COCO annotations; "), ("", "not JSON: ")]
 )
 def test_a_file_that_holds_no_annotations_is_named(folder: Path, text: str, message: str) -> None:
     (folder / "boxes.json").write_text(text, encoding="utf-8")
@@ -296,9 +301,9 @@ def test_a_file_that_holds_no_annotations_is_named(folder: Path, text: str, mess
 
 
 def test_calibrating_on_all_that_is_annotated_is_refused(folder: Path) -> None:
-    message = "boxes.json has 4 images, calibrate takes 4 and leaves none to evaluate; set a smaller calibrate, or a "
+    message = "boxes.json has 4 images and calibration_count is 4, which leaves none for evaluation; set a smaller calibration_count, or give a folder"
     with pytest.raises(StageError, match=re.escape(message)):
-        dataset(folder, calibrate=4)
+        dataset(folder, calibration_count=4)
 
 
 def official(annotations: Path, detections: list[dict[str, Any]], images: list[int]) -> float:

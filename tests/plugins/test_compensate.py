@@ -8,10 +8,10 @@ from models import conv_net, images, run, statistics_of
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import sqnr_db
-from qpipe.quant.codebook import additive_powers_of_two, full_range, powers_of_two, uniform
-from qpipe.quant.moments import rows
-from qpipe.quant.piecewise_inference import Room, Segments
-from qpipe.quant.rounding import Grid, Hessian, rounded
+from qpipe.quant.codebook import apot, full_range, pot, uniform
+from qpipe.quant.moments import input_rows
+from qpipe.quant.piecewise_inference import MemoryBudget, PiecewiseInference
+from qpipe.quant.rounding import Grid, Hessian, round_to_grid
 from qpipe.quant.target_check import check_target
 from qpipe.samples.store import Samples
 from qpipe.types import Preprocessing, Sample, Target
@@ -180,7 +180,7 @@ def test_a_matmul_of_constant_weights_is_rounded_too(tmp_path):
 
     model = net()
     (weight,) = qdq.weights(model)
-    qdq.quantize_weight(model, weight, qdq.to_codebook(weight, powers_of_two(4), axis=1))
+    qdq.quantize_weight(model, weight, qdq.to_codebook(weight, pot(4), axis=1))
     (before,) = qdq.weights(model)
     compensate(model, net(), written(tmp_path, "x", given), tmp_path, quiet)
     (after,) = qdq.weights(model)
@@ -226,14 +226,14 @@ def test_a_gemm_that_is_more_than_weight_and_bias_is_refused(tmp_path):
     given = written(tmp_path, "x", [np.ones(3, np.float32)])
     with pytest.raises(
         StageError,
-        match=r"^quantize compensate: no quantized weight is one it can round anew; it takes",
+        match=r"^quantize compensate: no quantized weight belongs to a supported layer; it takes",
     ):
         compensate(model, ir.from_onnx_text(text), given, tmp_path, quiet)
 
 
 def test_weights_that_are_float_still_are_said_to_be_missing(samples, tmp_path):
     with pytest.raises(
-        StageError, match="no weight is quantized yet; put a stage before it that quantizes them"
+        StageError, match="no weight is quantized yet; put a stage that quantizes weights before it"
     ):
         compensate(conv_net(), conv_net(), samples, tmp_path, quiet)
 
@@ -288,17 +288,22 @@ def test_mirrored_pictures_are_as_if_they_lay_among_the_samples(statistics, tmp_
         )
 
     both = [one for picture in pictures for one in (picture, picture[:, ::-1])]
-    nets = compensated("one", pictures, mirror=True), compensated("both", both)
+    nets = compensated("one", pictures, horizontal_flip=True), compensated("both", both)
     for here, there in zip(*map(qdq.weights, nets), strict=True):
         np.testing.assert_array_equal(here.array, there.array)
         np.testing.assert_array_equal(here.bias, there.bias)
 
 
 def test_samples_that_are_no_pictures_have_no_mirror(statistics, samples, tmp_path):
-    reason = "^quantize compensate: mirror, but no input of the samples is a picture; leave it out$"
+    reason = "^quantize compensate: horizontal_flip is set, but no input of the samples is an image; leave it out$"
     with pytest.raises(StageError, match=reason):
         compensate(
-            symmetric(conv_net(), statistics), conv_net(), samples, tmp_path, quiet, mirror=True
+            symmetric(conv_net(), statistics),
+            conv_net(),
+            samples,
+            tmp_path,
+            quiet,
+            horizontal_flip=True,
         )
 
 
@@ -310,7 +315,7 @@ def test_segments_give_what_the_whole_network_gives_and_read_the_weights_of_the_
 ):
     model = symmetric(conv_net(), statistics)
     layers = [node for node in model.graph if node.op_type in ("Conv", "Gemm")]
-    segments = Segments(model, layers, samples, 3, Room(tmp_path, 1 << 20))
+    segments = PiecewiseInference(model, layers, samples, 3, MemoryBudget(tmp_path, 1 << 20))
     for layer, weight in zip(layers, qdq.weights(model), strict=True):
         arrays = list(segments.inputs(layer))
         wanted = run(model, CALIBRATION[:3], [layer.inputs[0].name])
@@ -322,9 +327,9 @@ def test_segments_give_what_the_whole_network_gives_and_read_the_weights_of_the_
 
 
 def test_segments_give_back_the_room_of_what_nobody_reads_any_more(samples, tmp_path):
-    model, room = conv_net(), Room(tmp_path, 1 << 20)
+    model, room = conv_net(), MemoryBudget(tmp_path, 1 << 20)
     layers = [node for node in model.graph if node.op_type in ("Conv", "Gemm")]
-    segments = Segments(model, layers, samples, 3, room)
+    segments = PiecewiseInference(model, layers, samples, 3, room)
     for layer in layers:
         list(segments.inputs(layer))
     assert (1 << 20) - room.free == 3 * 8 * 4  # the last layer's inputs
@@ -350,7 +355,7 @@ def test_rows_times_weights_are_the_convolution(attributes):
     model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w")])
     x = random.normal(size=(1, 4, 9, 8)).astype(np.float32)
     (exact,) = run(model, [x])
-    found = rows(model.graph[0], array.shape, x, 10_000, 0) @ array.reshape(
+    found = input_rows(model.graph[0], array.shape, x, places=10_000, sample=0) @ array.reshape(
         groups, 6 // groups, -1
     ).transpose(0, 2, 1)
     np.testing.assert_allclose(
@@ -368,17 +373,17 @@ def test_rows_of_a_pointwise_convolution_are_the_places_that_it_looks_at(attribu
     model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w")])
     x = np.random.default_rng(1).normal(size=(1, 3, 4, 4)).astype(np.float32)
     (exact,) = run(model, [x])
-    found = rows(model.graph[0], array.shape, x, 10_000, 0)[0] @ array[:, :, 0, 0].T
+    found = (
+        input_rows(model.graph[0], array.shape, x, places=10_000, sample=0)[0] @ array[:, :, 0, 0].T
+    )
     np.testing.assert_allclose(found.T, exact["y"].reshape(5, -1), atol=1e-6)
 
 
-@pytest.mark.parametrize(
-    "book", [uniform(2), uniform(8), powers_of_two(4), additive_powers_of_two(4)]
-)
+@pytest.mark.parametrize("book", [uniform(2), uniform(8), pot(4), apot(4)])
 def test_inputs_that_do_not_correlate_are_rounded_to_nearest(book):
     target = np.random.default_rng(1).normal(size=(2, 9, 5)) * book.largest / 3
     grid = Grid(book, np.ones((2, 1, 5)), np.zeros((2, 1, 5)))
-    codes, _ = rounded(target, grid, Hessian(np.stack([np.diag(np.arange(1.0, 10))] * 2)))
+    codes, _ = round_to_grid(target, grid, Hessian(np.stack([np.diag(np.arange(1.0, 10))] * 2)))
     levels = np.array(book.levels)
     np.testing.assert_array_equal(
         codes, levels[np.abs(target[..., np.newaxis] - levels).argmin(axis=-1)]
@@ -392,7 +397,7 @@ def test_correlated_inputs_err_much_less_than_by_rounding_each_weight_to_nearest
     )
     hessian, target = root.T @ root / 300, random.normal(size=(16, 40))
     grid = Grid(uniform(3), np.ones((1, 1, 40)), np.zeros((1, 1, 40)))
-    codes = rounded(target[np.newaxis], grid, Hessian(hessian[np.newaxis]))[0][0]
+    codes = round_to_grid(target[np.newaxis], grid, Hessian(hessian[np.newaxis]))[0][0]
     chosen, plain = (
         np.sum((root @ (found - target)) ** 2) for found in (codes, np.rint(target).clip(-3, 3))
     )
@@ -407,7 +412,9 @@ def test_weights_that_a_scale_gives_exactly_find_that_scale(fit):
     scale = np.full((1, 1, 3), 0.3) if fit == "tensor" else np.array([[[0.1, 0.2, 3.0]]])
     root = random.normal(size=(40, 12))
     grid = Grid(uniform(4), np.ones((1, 1, 3)), np.zeros((1, 1, 3)))
-    found, scales = rounded(codes * scale, grid, Hessian((root.T @ root / 40)[np.newaxis]), fit)
+    found, scales = round_to_grid(
+        codes * scale, grid, Hessian((root.T @ root / 40)[np.newaxis]), fit
+    )
     np.testing.assert_array_equal(found, codes)
     np.testing.assert_allclose(np.broadcast_to(scales, scale.shape), scale, rtol=1e-6)
 

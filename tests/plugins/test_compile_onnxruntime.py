@@ -46,7 +46,9 @@ def test_onnxruntime_runs_integer_kernels_and_nothing_else(
     quantizer, activations, statistics, tmp_path
 ):
     build = onnxruntime(
-        quantizer(conv_net(), statistics, activations=activations), Platform(), tmp_path / "build"
+        quantizer(conv_net(), statistics, activation_range=activations),
+        Platform(),
+        tmp_path / "build",
     )
     found = operators(build, tmp_path)
     assert found.count("QLinearConv") == 3
@@ -86,8 +88,8 @@ def test_a_clip_whose_range_ends_just_there_is_absorbed(tmp_path):
 
 @pytest.mark.parametrize("opset", [17, 21])
 @pytest.mark.parametrize(("name", "bits"), [
-    ("uniform", 2), ("uniform", 3), ("uniform", 4), ("power_of_two", 2), ("power_of_two", 3), ("power_of_two", 4),
-    ("additive_power_of_two", 3), ("additive_power_of_two", 4),
+    ("uniform", 2), ("uniform", 3), ("uniform", 4), ("pot", 2), ("pot", 3), ("pot", 4),
+    ("apot", 3), ("apot", 4),
 ])  # fmt: skip
 def test_packed_weights_are_decoded_by_onnxruntime_bit_for_bit_and_folded_away(
     name, bits, opset, statistics, tmp_path
@@ -173,7 +175,7 @@ def test_packing_halves_the_weights(statistics, tmp_path):
 
     table = 256 * 2 + 4 * 8
     assert (
-        size(CODEBOOKS["power_of_two"](4), "log") - table
+        size(CODEBOOKS["pot"](4), "log") - table
         == size(CODEBOOKS["uniform"](8), "int8") - 64 * 8 / 2
     )
 

@@ -170,12 +170,12 @@ def test_a_redirect_to_https_is_followed(site: Site, tmp_path: Path) -> None:
     [
         (
             "http://localhost/net.onnx",
-            "it redirects to http://localhost/net.onnx: http is refused: anybody on the way",
+            "it redirects to http://localhost/net.onnx: http is refused, because anybody on the way",
         ),
         ("file:///etc/hostname", "Redirection to url 'file:///etc/hostname' is not allowed"),
         (
             "ftp://localhost/net.onnx",
-            "it redirects to ftp://localhost/net.onnx: is no url that is fetched; give https",
+            "it redirects to ftp://localhost/net.onnx: not a valid url; give https",
         ),
     ],
 )
@@ -192,28 +192,28 @@ def test_a_redirect_to_anything_else_is_refused(
     [
         (
             "http://localhost/a.onnx",
-            "http://localhost/a.onnx: http is refused: anybody on the way can read and change",
+            "http://localhost/a.onnx: http is refused, because anybody on the way can read and change",
         ),
         (
             "file:///etc/hostname",
-            "file:///etc/hostname: is no url that is fetched; give https://HOST/PATH, without a",
+            "file:///etc/hostname: not a valid url; give https://HOST/PATH, without a",
         ),
         (
             "ftp://localhost/a",
-            "ftp://localhost/a: is no url that is fetched; give https://HOST/PATH, without a user or",
+            "ftp://localhost/a: not a valid url; give https://HOST/PATH, without a user or",
         ),
         (
             "https://me:secret@localhost/a",
-            "https://localhost/a: is no url that is fetched; give https://HOST/PATH, wi",
+            "https://localhost/a: not a valid url; give https://HOST/PATH, wi",
         ),
-        ("https:///a.onnx", "https:///a.onnx: is no url that is fetched; give https://HOST/PATH"),
+        ("https:///a.onnx", "https:///a.onnx: not a valid url; give https://HOST/PATH"),
         (
             "https://localhost/a b",
-            "https://localhost/a b: is no url that is fetched; give https://HOST/PATH",
+            "https://localhost/a b: not a valid url; give https://HOST/PATH",
         ),
         (
             "https://me:secret@localhost:none/a",
-            "url 'https://localhost:none/a': is no url that is fetched",
+            "url 'https://localhost:none/a': not a valid url",
         ),
         (
             "https://localhost:none/a",
@@ -230,9 +230,7 @@ def test_other_urls_are_refused_with_the_reason(tmp_path: Path, url: str, messag
 def test_another_digest_is_told_and_nothing_is_parsed(site: Site, tmp_path: Path) -> None:
     site.answers["/net.onnx"] = (200, {}, b"no network at all")
     found = hashlib.sha256(b"no network at all").hexdigest()
-    message = (
-        f"{site.url()}: its sha256 is {found}, not {DIGEST}; set that one only if you trust it"
-    )
+    message = f"{site.url()}: the sha256 of the file is {found}, not {DIGEST}; change the recipe to it only if you trust the file"
     with pytest.raises(StageError, match=re.escape(message)):
         fetch(tmp_path, site.url())
 
@@ -247,7 +245,8 @@ def test_what_is_no_network_is_refused_as_from_a_file(site: Site, tmp_path: Path
 @pytest.mark.parametrize("given", ["", "abc", DIGEST + "0", "sha256:" + DIGEST[7:]])
 def test_a_digest_that_is_none_is_refused(tmp_path: Path, given: str) -> None:
     with pytest.raises(
-        StageError, match=re.escape(f"sha256 is '{given}'; it has 64 hexadecimal digits: sha256sum")
+        StageError,
+        match=re.escape(f"sha256 is '{given}'; it must be 64 hexadecimal digits, as sha256sum"),
     ):
         fetch(tmp_path, "https://localhost/net.onnx", sha256=given)
 
@@ -257,7 +256,7 @@ def test_a_missing_file_is_told_without_what_may_be_secret(site: Site, tmp_path:
         fetch(tmp_path, site.url("/none.onnx?token=hidden"))
     assert (
         str(caught.value)
-        == f"{site.url('/none.onnx')}: the server says 404 Not Found; check the url"
+        == f"{site.url('/none.onnx')}: the server answered 404 Not Found; check the url"
     )
 
 
@@ -268,7 +267,7 @@ def test_what_is_too_large_is_not_read_to_its_end(
     site: Site, tmp_path: Path, headers: dict[str, str]
 ) -> None:
     site.answers["/net.onnx"] = (200, headers, bytes(5_000_000))
-    message = f"{site.url()}: more than 2 MB; set limit_mb if that is right"
+    message = f"{site.url()}: the file has more than 2 MB; raise limit_mb if that is right"
     with pytest.raises(StageError, match=re.escape(message)):
         fetch(tmp_path, site.url(), limit_mb=2)
     assert (tmp_path / "network.onnx").stat().st_size <= 4_000_000
@@ -276,13 +275,13 @@ def test_what_is_too_large_is_not_read_to_its_end(
 
 def test_what_is_cut_short_is_told(site: Site, tmp_path: Path) -> None:
     site.answers["/net.onnx"] = (200, {"Content-Length": "1000"}, NET)
-    message = f"{site.url()}: cut short after {len(NET)} of 1000 bytes; run it again"
+    message = f"{site.url()}: the download ended after {len(NET)} of 1000 bytes; run it again"
     with pytest.raises(StageError, match=re.escape(message)):
         fetch(tmp_path, site.url())
 
 
 def test_a_server_that_says_nothing_is_given_up(site: Site, tmp_path: Path) -> None:
-    message = f"{site.url('/slow.onnx')}: nothing came for 0.5 s; run it again, or set timeout_s"
+    message = f"{site.url('/slow.onnx')}: no data for 0.5 s; run it again, or raise timeout_s"
     with pytest.raises(StageError, match=re.escape(message)):
         fetch(tmp_path, site.url("/slow.onnx"), timeout_s=0.5)
 
@@ -290,7 +289,7 @@ def test_a_server_that_says_nothing_is_given_up(site: Site, tmp_path: Path) -> N
 def test_a_server_that_is_not_there_is_told(site: Site, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    message = f"https://127.0.0.1:{port}/a: cannot be fetched: [Errno 111] Connection refused; check the url, the net"
+    message = f"https://127.0.0.1:{port}/a: cannot be downloaded: [Errno 111] Connection refused; check the url, the net"
     with pytest.raises(StageError, match=re.escape(message).replace("111", r"\d+")):
         fetch(tmp_path, f"https://127.0.0.1:{port}/a")
 
@@ -298,7 +297,7 @@ def test_a_server_that_is_not_there_is_told(site: Site, tmp_path: Path) -> None:
 def test_a_host_that_is_not_known_is_told(site: Site, tmp_path: Path) -> None:
     with pytest.raises(
         StageError,
-        match=r"https://no.such.invalid/a: cannot be fetched: .*; check the url, the network",
+        match=r"https://no.such.invalid/a: cannot be downloaded: .*; check the url, the network",
     ):
         fetch(tmp_path, "https://no.such.invalid/a")
 
@@ -307,7 +306,7 @@ def test_a_certificate_that_nobody_vouches_for_is_refused(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
-    message = r"its certificate is not trusted: .*certificate; name an authority of your own in SSL_CERT_FILE"
+    message = r"the server's certificate is not trusted: .*certificate; name your own authority in SSL_CERT_FILE"
     with pytest.raises(StageError, match=message):
         fetch(tmp_path, site.url())
     assert site.asked == []

@@ -7,7 +7,7 @@ import onnx_ir as ir
 import pytest
 
 from models import SHAPES, conv_net, images, statistics_of
-from qpipe.quant.weight_bits import weight_bits
+from qpipe.quant.weight_bits import weight_count_and_bits
 from qpipe.types import Deployed, Platform, Stored
 from qpipe_plugins.compile.onnxruntime import onnxruntime
 from qpipe_plugins.measure.size import size
@@ -69,7 +69,10 @@ def test_tables_of_other_operators_count_and_biases_and_indices_do_not():
     tables = {"table": (7, 4), "up": (4, 6, 2, 2), "shift": (1, 4, 1, 1)}
     tensors = [ir.tensor(np.ones(shape, np.float32), name=name) for name, shape in tables.items()]
     count = 7 * 4 + 4 * 6 * 2 * 2
-    assert weight_bits(ir.from_onnx_text(TABLES, initializers=tensors)) == (count, 32 * count)
+    assert weight_count_and_bits(ir.from_onnx_text(TABLES, initializers=tensors)) == (
+        count,
+        32 * count,
+    )
 
 
 def test_another_compilers_build_that_does_not_say_has_a_size_alone(tmp_path):

@@ -95,7 +95,7 @@ def test_the_names_tell_the_averages_apart() -> None:
 @pytest.mark.parametrize(
     ("options", "target", "message"),
     [
-        ({}, 3, "label 3 but the network gives 3 scores; labels count from 0, so the last is 2"),
+        ({}, 3, "label 3, but the network gives 3 scores; labels count from 0, so the last is 2"),
         ({}, [0, 1, 0], "target [0, 1, 0] is no label; it is a whole number from 0"),
         (
             {"threshold": 0.5},

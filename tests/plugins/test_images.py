@@ -52,11 +52,11 @@ def test_an_image_of_the_right_size_is_untouched(tmp_path: Path) -> None:
     assert np.array_equal(sample.inputs["image"], pixels)
 
 
-def test_colours_may_come_in_reverse(tmp_path: Path) -> None:
+def test_the_color_order_may_be_reversed(tmp_path: Path) -> None:
     draw(tmp_path / "c" / "a.png")
     pixels = draw(tmp_path / "e" / "b.png")
     assert np.array_equal(
-        only(dataset(tmp_path, colours="BGR").evaluation).inputs["image"], pixels[:, :, ::-1]
+        only(dataset(tmp_path, color_order="BGR").evaluation).inputs["image"], pixels[:, :, ::-1]
     )
 
 
@@ -118,7 +118,7 @@ def test_fewer_images_are_taken_evenly(tmp_path: Path) -> None:
     draw(tmp_path / "c" / "a.png")
     for index in range(9):
         draw(tmp_path / "e" / f"{index}.png")
-    assert [sample.id for sample in dataset(tmp_path, evaluate=3).evaluation] == [
+    assert [sample.id for sample in dataset(tmp_path, evaluation_count=3).evaluation] == [
         "0.png",
         "3.png",
         "6.png",
@@ -138,7 +138,7 @@ def test_a_class_has_the_same_number_however_many_images_are_taken(tmp_path: Pat
     for name in ("c/aardvark/1.png", "c/dog/2.png", "e/ant/1.png", "e/cat/2.png", "e/dog/3.png"):
         draw(tmp_path / name)
     for count in (1, 2, 3, None):
-        data = dataset(tmp_path, evaluate=count)
+        data = dataset(tmp_path, evaluation_count=count)
         assert data.classes == ["ant", "cat", "dog"]
         assert all(
             data.classes[sample.target] == sample.id.partition("/")[0] for sample in data.evaluation
@@ -152,7 +152,8 @@ def test_an_image_in_both_folders_is_refused(tmp_path: Path) -> None:
     (tmp_path / "e" / "b.png").write_bytes((tmp_path / "c" / "a.png").read_bytes())
     same = f"{tmp_path / 'e' / 'b.png'} is the same as {tmp_path / 'c' / 'a.png'}"
     with pytest.raises(
-        StageError, match=re.escape(f"images: {same}; evaluate on what calibration never saw")
+        StageError,
+        match=re.escape(f"images: {same}; evaluate on files that calibration does not use"),
     ):
         dataset(tmp_path)
 
@@ -173,7 +174,7 @@ def test_all_files_that_are_no_images_are_named_before_any_is_decoded(tmp_path: 
         dataset(tmp_path)
     shown = [
         f"{tmp_path}/{name} ({why})"
-        for name, why in zip(bad, ("empty", "no image", "no image"), strict=False)
+        for name, why in zip(bad, ("empty", "not an image", "not an image"), strict=False)
     ]
     end = f"{', '.join(shown)} and 2 more; replace or remove them"
     assert str(caught.value) == f"images: 5 of 8 images cannot be read: {end}"
@@ -259,7 +260,7 @@ def test_an_image_is_turned_as_its_exif_says(tmp_path: Path, orientation: int, t
 def test_pixels_without_a_known_range_are_refused(tmp_path: Path, dtype: type) -> None:
     with pytest.raises(
         StageError,
-        match=r"b.tif \(pixels of 32 bits have no range that is known; convert it to 8 bits",
+        match=r"b.tif \(the range of its 32-bit pixels is not known; convert it to 8 bits",
     ):
         save(tmp_path, Image.fromarray(np.zeros((8, 8), dtype)), "b.tif")
 
@@ -269,7 +270,7 @@ def test_pixels_without_a_known_range_are_refused(tmp_path: Path, dtype: type) -
     [
         ("name,class\nb.png,1\n", "e.csv:1: columns are name, class; they must be file,label"),
         ("file,label\nb.png,1\ngone.png,2\n", "e.csv:3: no file 'gone.png' in "),
-        ("file,label\n", "e.csv; put some there"),
+        ("file,label\n", "e.csv; add at least one"),
         ("file,label\n../c/c.png,1\n", "e.csv:2: '../c/c.png' is not below "),
         ("file,label\nx/../../c/c.png,1\n", "e.csv:2: 'x/../../c/c.png' is not below "),
         ("file,label\n/etc/hostname,1\n", "e.csv:2: '/etc/hostname' is not below "),
@@ -291,7 +292,7 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
         dataset(tmp_path)
     (tmp_path / "c").mkdir()
     with pytest.raises(
-        StageError, match=re.escape(f"images: no image in {tmp_path / 'c'}; put some there")
+        StageError, match=re.escape(f"images: no image in {tmp_path / 'c'}; add at least one")
     ):
         dataset(tmp_path)
 
@@ -300,9 +301,9 @@ def test_missing_and_empty_folders_are_named(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"mean": [1.0, 2.0]}, "images: mean is [1.0, 2.0]; give one number, or three"),
-        ({"std": 0.0}, "images: std is 0.0; give one number, or three"),
-        ({"evaluate": 0}, "images: 0 images asked for; ask for at least 1"),
-        ({"resize": 4}, "images: resize is 4, less than size 8; make it at least that"),
+        ({"std": 0.0}, "images: std is 0.0; give one number that is not 0, or three"),
+        ({"evaluation_count": 0}, "images: evaluation_count is 0; it must be at least 1"),
+        ({"resize": 4}, "images: resize is 4, less than size; it must be at least 8"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(
@@ -315,7 +316,7 @@ def test_options_that_mean_nothing_are_refused(
 
 
 def test_scenes_come_with_boxes_and_survive_storage(tmp_path: Path) -> None:
-    data = scenes(calibrate=2, evaluate=3, size=64)
+    data = scenes(calibration_count=2, evaluation_count=3, size=64)
     stored = Samples.write(tmp_path, data.evaluation, data.preprocessing, data.classes)
     assert [sample.id for sample in stored] == ["evaluate-0", "evaluate-1", "evaluate-2"]
     for sample in stored:

@@ -181,7 +181,9 @@ def test_an_open_dimension_is_pinned_by_shapes(tmp_path: Path) -> None:
 def test_a_batch_that_is_not_one_is_refused(tmp_path: Path) -> None:
     body = f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}"
     path = write(tmp_path, body, {"w": weight(4, 3, 1, 1)}, batch="8")
-    with pytest.raises(StageError, match=r"input 'image' takes 8 samples at once; qpipe feeds one"):
+    with pytest.raises(
+        StageError, match=r"input 'image' takes 8 samples at once, but must take one"
+    ):
         onnx_file(path=path)
 
 
@@ -253,13 +255,13 @@ def test_external_weights_elsewhere_are_never_read(tmp_path: Path, location: str
     folder = tmp_path / "models"
     folder.mkdir()
     (folder / "link.bin").symlink_to(tmp_path / "secret.bin")
-    with pytest.raises(StageError, match=r"it must lie in the model's folder"):
+    with pytest.raises(StageError, match=r"it must be in the model's folder"):
         onnx_file(path=external(folder, location))
 
 
 def test_external_weights_that_are_missing_or_short_are_named(tmp_path: Path) -> None:
     path = external(tmp_path, "weights.bin")
-    with pytest.raises(StageError, match=r"weight 'w' lies in 'weights.bin', which is missing"):
+    with pytest.raises(StageError, match=r"weight 'w' is in 'weights.bin', which is missing"):
         onnx_file(path=path)
     (tmp_path / "weights.bin").write_bytes(b"1234")
     with pytest.raises(StageError) as raised:
@@ -332,7 +334,7 @@ def test_external_weights_in_attributes_subgraphs_and_functions_are_read_and_onl
     path.write_bytes(model.SerializeToString())
     for place in range(4):
         with pytest.raises(
-            StageError, match=rf"lies in '{place}.bin', which is missing; put it there"
+            StageError, match=rf"is in '{place}.bin', which is missing; put it there"
         ):
             onnx_file(path=path)
         (tmp_path / f"{place}.bin").write_bytes(np.float32([place + 1]).tobytes())
@@ -382,7 +384,7 @@ def test_a_tensor_beyond_all_memory_is_refused_before_anybody_makes_it(
     ]
     with pytest.raises(
         StageError,
-        match=rf"'c', output of {operator} '.+', has 10995116277\d\d elements; qpipe takes",
+        match=rf"'c', output of {operator} '.+', has 10995116277\d\d elements; the limit is",
     ):
         onnx_file(path=network(tmp_path, nodes, arrays, [value("x")]))
 
@@ -419,7 +421,7 @@ def test_functions_that_double_thirty_times_over_are_counted_and_not_inlined(
     path = network(
         tmp_path, [node("f29", "x", to="y", domain="own")], {}, [value("x")], functions=functions
     )
-    with pytest.raises(StageError, match="536870912 nodes; qpipe takes networks of at most 200000"):
+    with pytest.raises(StageError, match="the network has 536870912 nodes; the limit is 200000"):
         onnx_file(path=path)
 
 
@@ -428,7 +430,7 @@ def test_functions_that_double_thirty_times_over_are_counted_and_not_inlined(
     [
         (onnx.TensorProto.FLOAT16, "input 'x' is float16; export the network as float32"),
         (onnx.TensorProto.DOUBLE, "input 'x' is double; export the network as float32"),
-        (onnx.TensorProto.STRING, "input 'x' is string; qpipe feeds tensors of float, uint8"),
+        (onnx.TensorProto.STRING, "input 'x' is string; it must be a tensor of float, uint8"),
     ],
 )
 def test_an_input_that_samples_cannot_be_is_refused(
@@ -441,20 +443,20 @@ def test_an_input_that_samples_cannot_be_is_refused(
 
 def test_a_sequence_and_no_input_at_all_are_refused(tmp_path: Path) -> None:
     sequence = onnx.helper.make_tensor_sequence_value_info("x", onnx.TensorProto.FLOAT, (1, 4))
-    with pytest.raises(StageError, match="input 'x' is of type sequence; qpipe feeds tensors of"):
+    with pytest.raises(StageError, match="input 'x' is of type sequence; it must be a tensor of"):
         onnx_file(
             path=network(
                 tmp_path, [node("ConcatFromSequence", "x", to="y", axis=0)], {}, [sequence]
             )
         )
     nodes = [node("ConstantOfShape", "size", to="y")]
-    with pytest.raises(StageError, match="the network takes no input; export one that does"):
+    with pytest.raises(StageError, match="the network has no input; export one that has"):
         onnx_file(path=network(tmp_path, nodes, {"size": np.array([1, 4], np.int64)}, []))
 
 
 def test_an_opset_of_the_future_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
-        StageError, match=r"opset 99 is newer than onnx [0-9.]+ knows; export it with \d+"
+        StageError, match=r"opset 99 is newer than onnx [0-9.]+ supports; export it with \d+"
     ):
         onnx_file(path=network(tmp_path, [node("Relu", "x", to="y")], {}, [value("x")], opset=99))
 

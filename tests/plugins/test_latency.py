@@ -16,7 +16,7 @@ from qpipe.compare.evidence import is_significant
 from qpipe_devices import local
 from qpipe_devices.null import null
 from qpipe_plugins.measure.latency import latency
-from qpipe_plugins.measure.sustained_load import sustained
+from qpipe_plugins.measure.sustained_load import sustained_latency
 from small_build import nothing, write_build
 
 T_3_DEGREES = 3.182446305284263  # Student's t, 97.5 %, from a table
@@ -466,9 +466,9 @@ def test_heat_is_no_disturbance_of_a_sustained_load_but_others_are():
     taken = qpipe.Round(
         [1.0], 1.0, 1.0, 1, 2.0, 1.0, sustained=[[1.0, 2.0, 500]], invalid="; ".join(reasons)
     )
-    assert sustained(taken, 1.0).conditions[0]["invalid"] is None
-    assert "doubt" not in sustained(taken, 1.0).detail
-    spoiled = sustained(
+    assert sustained_latency(taken, 1.0).conditions[0]["invalid"] is None
+    assert "doubt" not in sustained_latency(taken, 1.0).detail
+    spoiled = sustained_latency(
         replace(taken, invalid="; ".join([reasons[0], governor, reasons[1], load])), 1.0
     )
     assert spoiled.conditions[0]["invalid"] == f"{governor}; {load}"
@@ -515,5 +515,5 @@ def test_a_build_that_hangs_is_told_once_and_not_tried_again(bench):
         qpipe.IncompleteError, match="gave no answer within 3 s when asked to load"
     ) as error:
         bench.measure(rounds=1, values=1)
-    assert error.value.failure == "artifact"
+    assert error.value.failure == "build"
     assert [path.read_text(encoding="utf-8") for path in bench.folder.rglob("tries")] == ["."]

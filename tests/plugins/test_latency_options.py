@@ -87,7 +87,7 @@ def test_the_store_keeps_the_conditions_of_each_round(bench, tmp_path):
         kept = store.rounds(row["id"])
         store.resume_run(run)  # it may be that nobody measures them again
         assert store.rounds(row["id"]) == kept
-        store.forget_strangers(run, (), ())
+        store.forget_other_measurements(run, steps=(), unreachable_devices=())
         assert store.rounds(row["id"]) == []
     assert [each["round"] for each in kept] == [0, 1]
     assert [each["environment"]["affinity"] for each in kept] == [[core], [core]]

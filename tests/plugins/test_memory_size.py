@@ -85,7 +85,7 @@ def test_memory_is_asked_for_at_the_batch_that_is_measured(board, tmp_path):
     )
     build = write_build(tmp_path / "build")
     deployed = qpipe.Deployed("net/int8/ort", build, copy(build, board, nothing))
-    expected = r"batch 8: the batch axis of image is 1 in this build; compile it with onnxruntime: {free_batch: true}"
+    expected = r"batch 8: the batch axis of image is 1 in this build; compile it with onnxruntime: {dynamic_batch: true}"
     with pytest.raises(qpipe.DeviceError, match=expected):
         memory(deployed, board, samples, nothing, batch=8)
 

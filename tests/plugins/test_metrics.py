@@ -79,12 +79,10 @@ def test_a_target_that_is_no_label_is_named(target: object) -> None:
 
 
 def test_a_label_without_a_score_says_how_labels_count() -> None:
-    message = (
-        "metric topk: label 3 but the network gives 3 scores; labels count from 0, so the last is 2"
-    )
+    message = "metric topk: label 3, but the network gives 3 scores; labels count from 0, so the last is 2"
     with pytest.raises(qpipe.StageError, match=f"^{message}$"):
         topk().contribution(logits(0.1, 0.2, 0.3), 3)
-    message = "metric topk: label 2 but the network gives 3 scores; labels count from 0 behind the first 1, so the last is 1"
+    message = "metric topk: label 2, but the network gives 3 scores; labels count from 0 after the first 1, so the last is 1"
     with pytest.raises(qpipe.StageError, match=f"^{message}$"):
         topk(first=1).contribution(logits(0.1, 0.2, 0.3), 2)
 

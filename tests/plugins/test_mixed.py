@@ -60,8 +60,8 @@ def damages(options: tuple[int, ...]) -> dict[str, dict[int, float]]:
                 conv_net(),
                 STATISTICS,
                 bits=option,
-                range=method,
-                activations="none",
+                weight_range=method,
+                activation_range="none",
                 exclude=others,
             )
             model = correct_bias(model, conv_net(), STATISTICS)
@@ -117,8 +117,10 @@ def test_the_layers_that_cost_most_stay_float(count: int, quantized: Quantizer) 
 
 
 def test_weights_are_rounded_to_nearest_and_biases_corrected(quantized: Quantizer) -> None:
-    found = quantized(bits=(4,), activations="none")
-    expected = symmetric(conv_net(), STATISTICS, bits=4, range="mse", activations="none")
+    found = quantized(bits=(4,), activation_range="none")
+    expected = symmetric(
+        conv_net(), STATISTICS, bits=4, weight_range="mse", activation_range="none"
+    )
     expected = correct_bias(expected, conv_net(), STATISTICS)
     for one, other in zip(qdq.weights(found), qdq.weights(expected), strict=True):
         np.testing.assert_array_equal(one.array, other.array)
@@ -134,9 +136,7 @@ def test_activations_are_quantized_around_what_is_not_float(quantized: Quantizer
     }
 
 
-@pytest.mark.parametrize(
-    ("levels", "name"), [("power_of_two", "power_of_two"), ("additive", "additive_power_of_two")]
-)
+@pytest.mark.parametrize(("levels", "name"), [("pot", "pot"), ("apot", "apot")])
 def test_levels_of_few_bits_may_be_logarithmic(
     levels: str, name: str, quantized: Quantizer
 ) -> None:
@@ -186,5 +186,7 @@ def test_what_was_measured_before_a_kill_is_not_measured_again(
 
 
 def test_two_goals_are_one_too_many(quantized: Quantizer) -> None:
-    with pytest.raises(StageError, match="several of size, sqnr and layers; give one of them"):
+    with pytest.raises(
+        StageError, match="size, sqnr and layers exclude each other; give one of them"
+    ):
         quantized(size=0.6, layers=2)

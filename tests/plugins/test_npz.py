@@ -62,8 +62,8 @@ def test_several_inputs_of_several_types_reach_the_network_as_they_are(tmp_path:
     samples = stage_results.read("samples", tmp_path / "out")["evaluation"]
     table = np.arange(12, dtype=np.float32).reshape(4, 3)
     expected = table[many["ids"]] * many["mask"][:, :, np.newaxis] + many["extra"][:, np.newaxis]
-    outputs = float_outputs(ir.from_onnx_text(TOKENS), samples, lambda *_: None)
-    assert np.array_equal(outputs["y"][:, 0], expected)
+    outputs = list(float_outputs(ir.from_onnx_text(TOKENS), samples))
+    assert np.array_equal([output["y"][0] for output in outputs], expected)
     assert [sample.target for sample in samples] == many["label"].tolist()
     assert [sample.id for sample in samples] == ["many-0", "many-1", "many-2"]
 
@@ -138,7 +138,7 @@ def test_arrays_that_are_no_inputs_stay_out(tmp_path: Path) -> None:
 
 
 def test_fewer_samples_are_taken_evenly(tmp_path: Path) -> None:
-    data = simple(tmp_path, np.arange(9), calibrate=3, evaluate=2)
+    data = simple(tmp_path, np.arange(9), calibration_count=3, evaluation_count=2)
     assert [int(sample.inputs["x"]) for sample in data.calibration] == [0, 3, 6]
     assert [sample.id for sample in data.evaluation] == ["many-0", "many-4"]
 
@@ -161,7 +161,7 @@ def test_a_sample_in_both_files_is_refused(tmp_path: Path) -> None:
         (
             {"x": np.array(1.0)},
             {},
-            "arrays are 'x' []; all must have the samples along axis 0, and as many",
+            "arrays are 'x' []; all must have the samples along axis 0, and the same",
         ),
         ({"x": np.zeros((0, 3))}, {}, "many.npz has no samples; save at least one"),
         ({}, {}, "many.npz holds no array; save it with numpy.savez(file, name=array)"),
@@ -171,11 +171,15 @@ def test_a_sample_in_both_files_is_refused(tmp_path: Path) -> None:
             {"target": "label"},
             "sample 'many-0' has no array 'label'; there is x",
         ),
-        ({"x": np.array(["a"])}, {}, "input 'x' of sample 'many-0' is of type <U1; save numbers"),
+        (
+            {"x": np.array(["a"])},
+            {},
+            "input 'x' of sample 'many-0' has type <U1; it must hold numbers",
+        ),
         (
             {"x": np.zeros((2, 3), np.int8)},
             {},
-            "of sample 'many-0' is int8, the first of calibration float64",
+            "of sample 'many-0' has type int8, but that of the first calibration sample has float64",
         ),
         ({"x": np.array([None])}, {}, "array 'x' cannot be read: Object arrays cannot be loaded"),
     ],
@@ -193,10 +197,10 @@ def test_arrays_that_do_not_fit_are_named(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"mean": {"z": 1.0}}, "npz: mean is given for 'z', which is no input; there is x"),
+        ({"mean": {"z": 1.0}}, "npz: mean is given for 'z', which is not an input; there is x"),
         (
             {"std": {"x": [1.0, 0.0, 1.0]}},
-            "npz: std of input 'x' is [1.0, 0.0, 1.0]; give one number, or 3 for its",
+            "npz: std of input 'x' is [1.0, 0.0, 1.0]; give one number that is not 0, or 3 for its",
         ),
         (
             {"mean": {"x": [1.0, 2.0]}},
@@ -204,14 +208,14 @@ def test_arrays_that_do_not_fit_are_named(
         ),
         (
             {"mean": {"x": 1.0}, "dtype": {"x": "int8"}},
-            "npz: input 'x' has mean or std and dtype int8; these make it",
+            "npz: input 'x' has mean or std, which make it float32, and dtype int8; remove one",
         ),
         ({"inputs": ["y"]}, "sample 'few-0' has no array 'y'; there is x"),
         (
             {"target": "x"},
-            "few.npz has no array besides the target; save the network's inputs there",
+            "few.npz has no array besides the target; save the network's inputs in it",
         ),
-        ({"evaluate": 0}, "npz: 0 samples asked for; ask for at least 1"),
+        ({"evaluation_count": 0}, "npz: evaluation_count is 0; it must be at least 1"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(
@@ -256,6 +260,6 @@ def test_what_is_no_array_in_the_archive_is_refused(tmp_path: Path) -> None:
 
 def test_an_empty_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(
-        StageError, match=re.escape(f"npz: no .npz file in {tmp_path}; put some there")
+        StageError, match=re.escape(f"npz: no .npz file in {tmp_path}; add at least one")
     ):
         npz(calibration=tmp_path, evaluation=tmp_path)

@@ -57,6 +57,8 @@ def test_what_its_quantizer_refuses_is_one_line(samples: Samples) -> None:
     model.graph.initializers["stem_w"].const_value = ir.tensor(
         np.zeros((8, 2, 3, 3), np.float32), name="stem_w"
     )
-    with pytest.raises(StageError, match="onnxruntime_static: its quantizer failed: ") as raised:
+    with pytest.raises(
+        StageError, match="onnxruntime_static: the library's quantizer failed: "
+    ) as raised:
         onnxruntime_static(model, samples)
     assert "\n" not in str(raised.value)

@@ -27,6 +27,9 @@ from qpipe_plugins.quantize.logarithmic import logarithmic
 from qpipe_plugins.quantize.symmetric import symmetric
 from small_build import nothing, write_build
 
+# its tests share fixtures that are slow to make
+pytestmark = pytest.mark.xdist_group("openvino")
+
 ROOT = Path(__file__).parents[2]
 QPIPE = Path(sys.executable).parent / "qpipe"
 
@@ -220,7 +223,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Any]
     folder = tmp_path_factory.mktemp("recipe")
     recipe = {
         "name": "two_runtimes",
-        "samples": {"scenes": {"calibrate": 8, "evaluate": 8}},
+        "samples": {"scenes": {"calibration_count": 8, "evaluation_count": 8}},
         "models": {"ssd": {"onnx": {"path": str(ROOT / "recipes" / "models" / "mobilenet_ssd.onnx")}}},
         "calibrate": "histogram",
         "schemes": {"float32": [], "int8": ["symmetric"]},

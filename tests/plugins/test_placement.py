@@ -118,7 +118,7 @@ def test_a_kernel_counts_by_the_values_that_it_computes_on(operator, kind, count
         "cat": "Node", "name": "a_token_3_kernel_time",
         "args": {"provider": "CUDAExecutionProvider", "op_name": operator, "input_type_shape": [{kind: [1]}]},
     }  # fmt: skip
-    said = kernels.count(kernels.of_profile([event, {"cat": "Session", "name": "run"}]))
+    said = kernels.count(kernels.kernels_in_profile([event, {"cat": "Session", "name": "run"}]))
     assert said["nodes"] == {"cuda": {counted: 1}}
     assert said["float_nodes"] == (["a"] if "float" in counted else [])
 

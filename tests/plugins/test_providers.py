@@ -66,7 +66,7 @@ def test_options_of_a_provider_that_is_not_asked_for_are_refused(tmp_path):
             provider_options={"xnnpack": {"intra_op_num_threads": 2}},
         )
     assert str(error.value) == (
-        "compile onnxruntime: provider_options has xnnpack, providers has not; add it there, or take it out"
+        "compile onnxruntime: provider_options has xnnpack, which providers has not; add it to providers, or remove its options"
     )
 
 
@@ -75,10 +75,10 @@ def test_options_of_a_provider_that_is_not_asked_for_are_refused(tmp_path):
     [
         (
             ["xnnpack", "cpu"],
-            "there is no provider xnnpack, there is azure, cpu; "
+            "provider xnnpack is not available; available providers are azure, cpu; "
             "install an onnxruntime that has it, or set fallback: allow",
         ),
-        (["azure"], "azure takes not all nodes; add cpu to providers, or set fallback: allow"),
+        (["azure"], "azure does not take all nodes; add cpu to providers, or set fallback: allow"),
         (
             ["azure", "cpu"],
             "provider azure takes no node of this network; leave it out, or set fallback: allow",

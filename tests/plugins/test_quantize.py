@@ -57,9 +57,9 @@ def test_a_large_channel_costs_the_others_their_precision_per_tensor_and_not_per
         array = model.graph.initializers["flat_w"].const_value.numpy().copy()
         array[0] *= 100
         model.graph.initializers["flat_w"].const_value = ir.tensor(array, name="flat_w")
-        found = weights(symmetric(model, statistics, granularity=granularity, activations="none"))[
-            "flat_w"
-        ]
+        found = weights(
+            symmetric(model, statistics, granularity=granularity, activation_range="none")
+        )["flat_w"]
         return np.abs(found.array - array)[1:].max(), np.abs(array).max(), np.abs(array[1:]).max()
 
     (tensor, largest, _), (channel, _, largest_other) = error("tensor"), error("channel")
@@ -120,7 +120,7 @@ def test_logarithmic_weights_are_powers_of_two_times_a_scale_but_first_and_depth
     }
     assert names == {
         "stem_w": ("uniform", 8), "deep_w": ("uniform", 8),
-        "flat_w": ("power_of_two", 4), "head_w": ("power_of_two", 4),
+        "flat_w": ("pot", 4), "head_w": ("pot", 4),
     }  # fmt: skip
     codes = np.abs(found["flat_w"].quantized.codes.astype(int))
     assert set(np.unique(codes)) <= {0, 1, 2, 4, 8, 16, 32, 64}
@@ -139,17 +139,16 @@ def test_first_last_and_depthwise_layers_of_symmetric_have_bits_of_their_own(sta
 
 def test_additive_levels_leave_less_noise_than_powers_of_two(statistics):
     one, two = (
-        noise_db(logarithmic(conv_net(), statistics, levels=levels))
-        for levels in ("power_of_two", "additive")
+        noise_db(logarithmic(conv_net(), statistics, levels=levels)) for levels in ("pot", "apot")
     )
     assert two > one
 
 
 @pytest.mark.parametrize("quantizer", [symmetric, asymmetric, logarithmic])
 def test_correct_bias_brings_the_mean_of_each_output_nearer_to_float(quantizer, statistics):
-    plain = quantizer(conv_net(), statistics, bits=3, activations="none")
+    plain = quantizer(conv_net(), statistics, bits=3, activation_range="none")
     corrected = correct_bias(
-        quantizer(conv_net(), statistics, bits=3, activations="none"), conv_net(), statistics
+        quantizer(conv_net(), statistics, bits=3, activation_range="none"), conv_net(), statistics
     )
     exact = np.mean(
         [one["flat"] for one in run(conv_net(), CALIBRATION, ["flat"])], axis=(0, 1, 3, 4)
@@ -188,7 +187,7 @@ def test_a_stage_that_needs_quantized_weights_says_so(stage, statistics):
         (conv_net(), statistics) if stage is activations else (conv_net(), conv_net(), statistics)
     )
     with pytest.raises(
-        StageError, match="no weight is quantized yet; put a stage before it that quantizes them"
+        StageError, match="no weight is quantized yet; put a stage that quantizes weights before it"
     ):
         stage(*given)
 
@@ -261,7 +260,7 @@ def test_a_gemm_that_is_more_than_weight_and_bias_keeps_its_bias_and_its_codes(l
     )
     np.testing.assert_array_equal(weights(after)["w"].bias, weights(before)["w"].bias)
     with pytest.raises(
-        StageError, match="quantize compensate: no quantized weight is one it can round anew"
+        StageError, match="quantize compensate: no quantized weight belongs to a supported layer"
     ):
         compensate(before, ir.from_onnx_text(text), samples, tmp_path, quiet)
 
@@ -283,7 +282,7 @@ def test_a_bias_that_is_computed_is_kept(statistics):
     w2 = ir.tensor(np.ones((3, 2), np.float32), name="w2")
     found = statistics_of(ir.from_onnx_text(text, initializers=[w2]), [np.ones((1, 3), np.float32)])
     nets = [ir.from_onnx_text(text, initializers=[w2]) for _ in range(2)]
-    model = correct_bias(symmetric(nets[0], found, bits=3, activations="none"), nets[1], found)
+    model = correct_bias(symmetric(nets[0], found, bits=3, activation_range="none"), nets[1], found)
     gemm = next(node for node in model.graph if node.op_type == "Gemm")
     assert gemm.inputs[2].producer().op_type == "MatMul"
 
@@ -295,7 +294,7 @@ def test_weights_that_another_quantizer_made_are_said_to_have_no_origin(
     network = conv_net()
     ShapeInferencePass()(network)
     model = onnxruntime_static(network, samples, samples=2)
-    reason = "the quantized weights do not say which float weights they come from; put symmetric, asymmetric"
+    reason = "the quantized weights do not record which float weights they came from; put symmetric, asymmetric"
     rest = {
         "compensate": (compensate, (samples, tmp_path, quiet)),
         "correct_bias": (correct_bias, (statistics,)),

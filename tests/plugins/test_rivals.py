@@ -21,7 +21,11 @@ from qpipe.errors import StageError
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Platform, Preprocessing, Sample, Target
 from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
-from qpipe_plugins.quantize.external_quantizer import contained, excluded, read
+from qpipe_plugins.quantize.external_quantizer import (
+    isolated_library,
+    name_excluded_nodes,
+    read_quantized,
+)
 from qpipe_plugins.quantize.neural_compressor import neural_compressor
 from qpipe_plugins.quantize.nncf import nncf
 from qpipe_plugins.quantize.onnxruntime_static import onnxruntime_static
@@ -182,7 +186,8 @@ def test_what_it_refuses_is_one_line(name: str, samples: Samples) -> None:
         np.zeros((8, 2, 3, 3), np.float32), name="stem_w"
     )
     with pytest.raises(
-        StageError, match=f"^quantize {name}: its quantizer failed: .*; leave this scheme out$"
+        StageError,
+        match=f"^quantize {name}: the library's quantizer failed: .*; leave this scheme out$",
     ):
         STAGES[name](model, samples)
 
@@ -199,7 +204,7 @@ def test_where_it_is_not_installed_one_line_says_what_to_do(name: str, samples: 
 
 def test_what_a_library_does_to_the_process_is_undone(capfd: pytest.CaptureFixture[str]) -> None:
     before = state()
-    with contained("quantize it", "install it") as folder:
+    with isolated_library("quantize it", "install it") as folder:
         Path("left.bin").write_bytes(b"0")
         assert (folder / "left.bin").exists()
         logging.getLogger().addHandler(logging.NullHandler())
@@ -219,22 +224,22 @@ def test_what_a_library_does_to_the_process_is_undone(capfd: pytest.CaptureFixtu
     [
         (
             ValueError("\n\n  no such node\nmore\n"),
-            "its quantizer failed: no such node; leave this scheme out",
+            "the library's quantizer failed: no such node; leave this scheme out",
         ),
-        (RuntimeError(), "its quantizer failed: RuntimeError; leave this scheme out"),
-        (SystemExit(0), "its quantizer failed: 0; leave this scheme out"),
+        (RuntimeError(), "the library's quantizer failed: RuntimeError; leave this scheme out"),
+        (SystemExit(0), "the library's quantizer failed: 0; leave this scheme out"),
         (ModuleNotFoundError("no", name="py_what"), "py_what is not installed; pip install it"),
         (StageError("quantize it: so and so"), "so and so"),
     ],
 )
 def test_what_a_library_raises_is_one_line(raised: BaseException, message: str) -> None:
-    with pytest.raises(StageError) as caught, contained("quantize it", "pip install it"):
+    with pytest.raises(StageError) as caught, isolated_library("quantize it", "pip install it"):
         raise raised
     assert str(caught.value) == f"quantize it: {message}"
 
 
 def test_memory_that_runs_out_is_said_by_who_knows_better() -> None:
-    with pytest.raises(MemoryError), contained("quantize it", "pip install it"):
+    with pytest.raises(MemoryError), isolated_library("quantize it", "pip install it"):
         raise MemoryError
 
 
@@ -243,21 +248,23 @@ def test_a_network_that_stock_runtimes_cannot_run_is_refused() -> None:
     model.graph.append(ir.node("Odd", [model.graph.outputs[0]], domain="com.strange"))
     model.opset_imports["com.strange"] = 1
     with pytest.raises(
-        StageError, match=r"^quantize it: it gives an operator Odd of its own domain 'com.strange'"
+        StageError,
+        match=r"^quantize it: the result has operator Odd of the library's own domain 'com.strange'",
     ):
-        read(ir.to_proto(model), "quantize it")
+        read_quantized(ir.to_proto(model), "quantize it")
     with pytest.raises(
-        StageError, match=r"^quantize it: its quantizer found nothing to quantize in this network"
+        StageError,
+        match=r"^quantize it: the library's quantizer found nothing to quantize in this network",
     ):
-        read(ir.to_proto(network()), "quantize it")
+        read_quantized(ir.to_proto(network()), "quantize it")
 
 
 def test_nodes_get_names_of_their_own_before_some_are_excluded() -> None:
     model = network()
     for node in model.graph:
         node.name = "same" if node.op_type == "Conv" else None
-    assert excluded(model, ["deep_w"], "quantize it") == ["same_1"]
+    assert name_excluded_nodes(model, ["deep_w"], "quantize it") == ["same_1"]
     names = [node.name for node in model.graph]
     assert len(set(names)) == len(names)
-    with pytest.raises(StageError, match=r"^quantize it: exclude 'deap' names no node"):
-        excluded(model, ["deap"], "quantize it")
+    with pytest.raises(StageError, match=r"^quantize it: exclude 'deap' matches no node"):
+        name_excluded_nodes(model, ["deap"], "quantize it")

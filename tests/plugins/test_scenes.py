@@ -12,14 +12,16 @@ from qpipe_plugins.samples.scene_drawing import (
     CLASSES,
     SPLIT_SIZE,
     SPLITS,
+    Box,
+    DrawnObject,
     Scene,
     bounding_box,
     draw_scene,
     overlap,
-    paint,
-    place,
+    paint_shape,
+    place_shape,
     scene_index,
-    visible_items,
+    visible_objects,
 )
 from qpipe_plugins.samples.shape_distances import SHAPES
 
@@ -67,11 +69,11 @@ def test_box_fits_what_is_painted(name: str) -> None:
     for seed in range(30):
         rng = np.random.default_rng(seed)
         canvas = np.full((3, 192, 192), 100, np.float32)
-        window = place(rng, 192, 14, 120)
+        window = place_shape(rng, 192, smallest=14, largest=120)
         distance = SHAPES[name](window.u, window.v)
         box = bounding_box(distance <= 0, window)
         assert box is not None
-        paint(rng, canvas, window, distance)
+        paint_shape(rng, canvas, window, distance)
         rows, columns = np.nonzero((canvas != 100).any(axis=0))
         # at the sharpest tip, a stretched star's of 11 degrees either side, the soft rim reaches 2.1 pixels ahead, and
         # the last 2.5 are narrower than a pixel
@@ -82,7 +84,7 @@ def test_box_fits_what_is_painted(name: str) -> None:
 
 
 def test_box_is_in_pixels_of_the_image_with_exclusive_ends() -> None:
-    window = place(np.random.default_rng(0), 192, 40, 40)
+    window = place_shape(np.random.default_rng(0), 192, smallest=40, largest=40)
     inside = np.zeros(window.u.shape, np.bool_)
     inside[2:7, 3:12] = True
     left, top = window.columns.start, window.rows.start
@@ -93,13 +95,17 @@ def test_an_object_mostly_covered_by_others_is_dropped() -> None:
     owner = np.zeros((4, 4), np.uint8)
     owner[0] = 1
     owner[1:] = 2
-    assert visible_items(owner, [8, 12]) == [0, 1]
-    assert visible_items(owner, [9, 12]) == [1]
+    box = Box(0, 0, 4, 4)
+    half_covered = DrawnObject(box, label=0, area=8)
+    mostly_covered = DrawnObject(box, label=0, area=9)
+    uncovered = DrawnObject(box, label=1, area=12)
+    assert visible_objects(owner, [half_covered, uncovered]) == [half_covered, uncovered]
+    assert visible_objects(owner, [mostly_covered, uncovered]) == [uncovered]
 
 
 def test_boxes_overlap_by_less_than_a_third_of_the_smaller() -> None:
     for index in range(20):
-        boxes = [tuple(map(int, box)) for box in draw_scene(0, index).boxes]
+        boxes = [Box(*map(int, box)) for box in draw_scene(0, index).boxes]
         assert all(overlap(one, other) <= 0.3 for one, other in combinations(boxes, 2))
 
 
@@ -111,6 +117,6 @@ def test_splits_do_not_share_an_index() -> None:
 @pytest.mark.parametrize("number", [-1, SPLIT_SIZE])
 def test_a_scene_beyond_its_split_is_refused(number: int) -> None:
     with pytest.raises(
-        ValueError, match=rf"scene {number} of 'calibrate': a split holds 0 to 999999"
+        ValueError, match=rf"scene {number} of 'calibrate' does not exist; a split has 0 to 999999"
     ):
         scene_index("calibrate", number)

@@ -17,7 +17,7 @@ from qpipe.compare.scoring import Scores
 from qpipe.stages import options
 from qpipe_plugins.metric.agreement import agreement
 from qpipe_plugins.metric.sqnr import sqnr
-from qpipe_plugins.metric.wer import edits, wer
+from qpipe_plugins.metric.wer import edit_distance, wer
 from qpipe_plugins.postprocess.ctc_greedy import ctc_greedy
 
 # ---- ctc_greedy
@@ -124,7 +124,7 @@ def levenshtein(one: str, other: str) -> int:
 
 @given(st.text("abc", max_size=12), st.text("abc", max_size=12))
 def test_edits_are_levenshteins_distance(one: str, other: str) -> None:
-    assert edits(one, other) == levenshtein(one, other)
+    assert edit_distance(one, other) == levenshtein(one, other)
 
 
 def score(metric: qpipe.Metric, pairs: list[tuple[Any, Any]]) -> float:

@@ -216,7 +216,7 @@ def test_what_it_costs_is_logged(samples: Samples, caplog: pytest.LogCaptureFixt
     (record,) = [record for record in caplog.records if record.name.endswith("split")]
     assert (
         record.getMessage()
-        == "split: 1 channels more, 6.2 % more weights and work in the layers around them"
+        == "split: channels added: 1; 6.2 % more weights and work in the layers around them"
     )
 
 

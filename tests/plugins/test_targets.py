@@ -92,12 +92,18 @@ def test_two_products_of_seven_bit_weights_never_saturate_sixteen_bits() -> None
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        (Target(per_tensor_weights=True), "a scale per channel, but the target takes one a tensor"),
+        (
+            Target(per_tensor_weights=True),
+            "one scale per channel, but the target takes one per tensor",
+        ),
         (
             Target(power_of_two_scales=True),
-            "a scale that is no power of two, but the target takes no other",
+            "a scale that is not a power of two, but the target takes no other",
         ),
-        (Target(symmetric_only=True), "a zero point off the middle, but the target takes no other"),
+        (
+            Target(symmetric_only=True),
+            "a zero point other than the middle, but the target takes no other",
+        ),
     ],
 )
 def test_a_network_that_the_target_does_not_take_is_refused(

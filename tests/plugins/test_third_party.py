@@ -14,6 +14,9 @@ import pytest
 
 from models import RTN
 
+# its tests share fixtures that are slow to make
+pytestmark = pytest.mark.xdist_group("third party")
+
 BROKEN = "import a_library_that_is_not_installed\n"
 CLASH = '''"""Offers a name that is taken."""
 import qpipe

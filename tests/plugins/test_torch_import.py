@@ -180,7 +180,8 @@ def test_weights_that_do_not_fit_are_refused(
 ) -> None:
     torch.save(trained(torch, tmp_path, 4).state_dict(), tmp_path / "weights.pt")
     with pytest.raises(
-        StageError, match=r"weights.pt does not fit: .*size mismatch.*; check model and arguments"
+        StageError,
+        match=r"weights.pt does not fit the module: .*size mismatch.*; check model and arguments",
     ):
         export(weights=tmp_path / "weights.pt")
 
@@ -189,15 +190,15 @@ def test_weights_that_do_not_fit_are_refused(
     ("options", "message"),
     [
         ({"function": "modle"}, "net.py has no 'modle'; did you mean 'model'?"),
-        ({"function": "text"}, "net.py:text gave str; it must give a torch.nn.Module"),
+        ({"function": "text"}, "net.py:text returned str; it must return a torch.nn.Module"),
         (
             {"types": {"imgae": "int64"}},
-            "torch: types names input 'imgae', which shapes has not; did you mean 'image'?",
+            "torch: types names input 'imgae', which shapes does not; did you mean 'image'?",
         ),
         ({"shapes": {}}, "torch: give either model or file, and shapes: {input: [1, 3, 224, 224]}"),
         (
             {"model": "keras:vgg"},
-            "torch: model is 'keras:vgg'; give torchvision:NAME or timm:NAME, or file for your own",
+            "torch: model is 'keras:vgg'; give torchvision:NAME or timm:NAME, or file for your own module",
         ),
     ],
 )
@@ -213,7 +214,7 @@ def test_a_module_that_lies_beside_the_file_is_not_seen(
 ) -> None:
     (tmp_path / "layers.py").write_text("", encoding="utf-8")
     (tmp_path / "net.py").write_text("import layers\n", encoding="utf-8")
-    message = r"net.py: no module named 'layers'; install it; what lies beside the file is not seen: give their folder"
+    message = r"net.py: no module named 'layers'; install it; or, if it is in the same folder, give that folder"
     with pytest.raises(StageError, match=message):
         export()
 

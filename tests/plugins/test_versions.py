@@ -112,5 +112,5 @@ def test_an_operator_of_onnxruntime_goes_to_onnxruntime_alone(tmp_path):
     with pytest.raises(StageError) as error:
         openvino(ir.from_onnx_text(text), Platform("openvino"), tmp_path / "ov")
     assert str(error.value) == (
-        "compile openvino: operator Gelu of com.microsoft is ONNX Runtime's own; compile onnxruntime takes it"
+        "compile openvino: operator Gelu of com.microsoft is ONNX Runtime's own; use compile onnxruntime"
     )

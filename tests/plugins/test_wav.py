@@ -286,15 +286,15 @@ def test_the_layout_orders_the_axes(
     ("content", "why"),
     [
         (b"", "empty"),
-        (b"no sound", "no WAV file"),
-        (b"RIFX" + riff(1, 16, b"ab")[4:], "no WAV file"),
+        (b"no sound", "not a WAV file"),
+        (b"RIFX" + riff(1, 16, b"ab")[4:], "not a WAV file"),
         (
             riff(7, 8, b"ab"),
-            "format 7 of 8 bits; PCM of 8, 16, 24, 32 bits and floats of 32, 64 are read",
+            "format 7 of 8 bits is not supported; use PCM of 8, 16, 24 or 32 bits, or floats of 32 or 64",
         ),
         (
             riff(1, 12, b"ab"),
-            "format 1 of 12 bits; PCM of 8, 16, 24, 32 bits and floats of 32, 64 are read",
+            "format 1 of 12 bits is not supported; use PCM of 8, 16, 24 or 32 bits, or floats of 32 or 64",
         ),
         (riff(1, 16, b"abcd", channels=0), "0 channels at 8000 Hz"),
         (riff(1, 16, b"abcd")[:-2], "cut short: 2 of 4 bytes of 'data'"),
@@ -311,15 +311,13 @@ def test_a_file_that_cannot_be_read_is_named_with_why(
         heard(tmp_path)
     assert (
         str(caught.value)
-        == f"wav: 1 of 1 files cannot be read: {file} ({why}); replace or remove them"
+        == f"wav: 1 of 1 .wav files cannot be read: {file} ({why}); replace or remove them"
     )
 
 
 def test_another_rate_is_refused(tmp_path: Path) -> None:
     noise(tmp_path / "e" / "b.wav", rate=44100)
-    message = (
-        r"wav: .*b.wav has 44100 Hz, not 8000; set rate, or convert it: ffmpeg -i IN -ar 8000 OUT"
-    )
+    message = r"wav: .*b.wav has 44100 Hz, not 8000; set rate to that, or convert it: ffmpeg -i IN -ar 8000 OUT"
     with pytest.raises(StageError, match=message):
         heard(tmp_path)
 
@@ -327,38 +325,42 @@ def test_another_rate_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layout": "TF"}, "wav: layout TF with features none; F is the axis of features"),
+        (
+            {"layout": "TF"},
+            "wav: layout is TF and features is none; a layout has F for the features, and only for them",
+        ),
         (
             {"features": "mfcc", "layout": "CT"},
-            "wav: layout CT with features mfcc; F is the axis of features",
+            "wav: layout is CT and features is mfcc; a layout has F for the features, and only for them",
         ),
         (
             {"seconds": 0.0},
-            "wav: seconds 0, rate 8000, std 1, coefficients 10 of 40 mels; all must be above 0",
+            "wav: seconds is 0 and rate is 8000, which is less than one sample; both must be above 0",
         ),
+        ({"std": 0.0}, "wav: std is 0; give a number that is not 0"),
         (
             {"coefficients": 41},
-            "coefficients 41 of 40 mels; all must be above 0, and no more coefficients than mels",
+            "wav: coefficients is 41; it must be between 1 and mels, 40",
         ),
         (
             {"features": "mfcc", "window": 600},
-            "wav: window 600 and hop 160 must be above 0, and window at most n_fft",
+            "wav: window is 600; it must be between 1 and n_fft, 512",
         ),
         (
             {"features": "mfcc", "fmax": 5000.0},
-            "wav: fmin 20 and fmax 5000 must lie in order from 0 to 4000",
+            "wav: fmin is 20 and fmax is 5000; they must be from 0 to 4000, and fmin less than fmax",
         ),
         (
             {"features": "mfcc", "n_fft": 64},
-            "wav: mel 0 of 40 holds no frequency; take fewer mels or a larger n_fft",
+            "wav: mel 0 of 40 has no frequency of the spectrum; take fewer mels or a larger n_fft",
         ),
         (
             {"features": "mfcc", "seconds": 0.01},
-            "wav: 80 samples are no window of 512; set more seconds",
+            "wav: 80 samples are shorter than the window of 512; set more seconds",
         ),
         (
             {"features": "mfcc", "hop": 0},
-            "wav: window 512 and hop 0 must be above 0, and window at most n_fft",
+            "wav: hop is 0; it must be at least 1",
         ),
     ],
 )

@@ -1,1 +1,4 @@
-"""What runs on a device: standard library and numpy, Python 3.8. It travels as one file, under the name qpipe_agent."""
+"""What runs on a device: it travels as one zip file, in which this package is qpipe_agent.
+
+It needs Python 3.8, the standard library and numpy.
+"""

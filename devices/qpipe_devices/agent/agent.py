@@ -1,4 +1,7 @@
-"""The agent: answers the host's requests on stdin and stdout, one at a time, and leaves nothing running behind it."""
+"""The agent: answers the host's requests on stdin and stdout, one at a time.
+
+It leaves nothing running behind it.
+"""
 
 from __future__ import annotations
 
@@ -11,239 +14,304 @@ import threading
 import time
 import traceback
 import uuid
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, Callable, Dict, Iterator, Mapping  # noqa: UP035  (Python 3.8 on the board)
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from . import failures, lease, machine, wire
-from .blob_store import Shelf
-from .failures import AgentError
+from . import lease, machine, wire
+from .answer_journal import AnswerJournal
+from .blob_store import BlobStore
+from .failures import AgentError, failure_of, message_of
 from .guard import Guard
-from .round_conditions import Conditions, check_followed
-from .round_journal import Journal
-from .round_settings import Settings
-from .runner_process import TIMED, Runner, environment
+from .round_conditions import RoundConditions, check_supported
+from .round_settings import RoundSettings
+from .runner_process import TIME_FIELDS, RunnerProcess, runner_environment
 from .stored_samples import StoredSamples
 
-Fields = Dict[str, Any]  # noqa: UP006
-UNTIMED = (
-    "do",
-    "id",
-    "key",
-    "build",
-    "samples",
-    "deadline_s",
-    "options",
-)  # of a `round`: not what its runner is asked
+if TYPE_CHECKING:
+    from qpipe.types import RoundOptions
+
+    from .messages import (
+        BlobRequest,
+        BuildRequest,
+        CapabilitiesRequest,
+        CleanRequest,
+        FilesRequest,
+        FolderRequest,
+        Greeting,
+        Hold,
+        HoldRequest,
+        InferRequest,
+        MissingAnswer,
+        PlacementAnswer,
+        ReleaseRequest,
+        Request,
+        RoundAnswer,
+        RoundRequest,
+        TimeAnswer,
+    )
+
+SILENCE_S = 30.0
+BEATS = 5  # so many in the time that either side may be silent
+# fields of a `round` that are not passed on to its runner
+AGENT_FIELDS = ("do", "id", "key", "build", "samples", "deadline_s", "options")
 
 
 def main() -> None:
-    """Take the device, say so, and serve until stdin ends."""
-    parser = argparse.ArgumentParser("qpipe_agent", description=__doc__)
-    parser.add_argument(
-        "--root", type=Path, required=True, help="folder for all that qpipe keeps here"
-    )
-    parser.add_argument("--holder", default="somebody", help="who asks, for the others to read")
-    parser.add_argument(
-        "--silence",
-        type=float,
-        default=30.0,
-        help="end when the host is silent for so many seconds",
-    )
-    parser.add_argument(
-        "--session", default=uuid.uuid4().hex, help="of the host: it ends its own earlier agent"
-    )
-    parser.add_argument("--lock", type=Path, help="a lock that other users' agents take too")
-    parser.add_argument(
-        "--despite-hold", action="store_true", help="for who holds or releases the device"
-    )
-    given = parser.parse_args()
+    """Take the lease of the device, greet the host, and serve until stdin ends."""
+    arguments = _parse_arguments()
+    root = arguments.root.resolve()
     source, sink = wire.claim()
     sink.write(b"\n" + wire.MAGIC + b"ready\n")
-    asker = lease.Asker(given.holder, given.session, given.silence)
+    client = lease.Client(arguments.holder, arguments.session, arguments.silence)
     try:
-        own = lease.take(given.root.resolve(), given.lock, asker, given.despite_hold)
-        guard = Guard(environment(), own.locks, given.root.resolve())
-        own.guard = guard.process.pid
-        own.beat()
-        agent = Agent(given.root.resolve(), own, guard, source, sink)
+        device_lease = lease.take_lease(
+            root, arguments.lock, client, despite_hold=arguments.despite_hold
+        )
+        guard = Guard(runner_environment(), lease_locks=device_lease.locks, folder=root)
+        device_lease.guard = guard.process.pid
+        device_lease.beat()
+        agent = Agent(root, device_lease, guard, source=source, sink=sink)
     except (AgentError, OSError) as error:
-        wire.write(sink, {"id": 0, "error": failures.said(error), "failure": failures.of(error)})
+        wire.write_message(sink, {"id": 0, **_error_fields(error)})
         return
-    hello = {
-        "root": str(agent.shelf.root),
-        "incoming": str(agent.shelf.incoming),
-        "token": own.token,
+    greeting: Greeting = {
+        "root": str(agent.blobs.root),
+        "incoming": str(agent.blobs.incoming),
+        "token": device_lease.token,
     }
-    wire.write(sink, {"id": 0, **hello})
+    wire.write_message(sink, {"id": 0, **greeting})
     agent.serve()
 
 
+def _parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser("qpipe_agent", description=__doc__)
+    parser.add_argument(
+        "--root", type=Path, required=True, help="folder for all that qpipe stores on the device"
+    )
+    parser.add_argument("--holder", default="somebody", help="user@host, shown to other users")
+    parser.add_argument(
+        "--silence",
+        type=float,
+        default=SILENCE_S,
+        help="end when the host is silent for so many seconds",
+    )
+    parser.add_argument(
+        "--session",
+        default=uuid.uuid4().hex,
+        help="session of the host, which ends its own earlier agent",
+    )
+    parser.add_argument("--lock", type=Path, help="a lock that other users' agents take too")
+    parser.add_argument(
+        "--despite-hold", action="store_true", help="start although a person holds the device"
+    )
+    return parser.parse_args()
+
+
 class Agent:
-    """One conversation with one host. A thread listens, so that the host's end is noticed whatever else goes on."""
+    """One conversation with one host.
+
+    A thread listens, so that the end of the host is noticed while a request is answered.
+    """
 
     def __init__(
-        self, root: Path, own: lease.Lease, guard: Guard | None, source: IO[bytes], sink: IO[bytes]
+        self,
+        root: Path,
+        device_lease: lease.Lease,
+        guard: Guard | None,
+        *,
+        source: IO[bytes],
+        sink: IO[bytes],
     ) -> None:
-        self.lease = own
+        self.lease = device_lease
         self.source = source
         self.sink = sink
-        self.silence_s = own.asker.silence_s
-        self.shelf = Shelf(root, own.token)
-        self.journal = Journal(root / "journal", own.asker.session)
+        self.silence_s = device_lease.client.silence_s
+        self.blobs = BlobStore(root, device_lease.token)
+        self.journal = AnswerJournal(root / "journal", device_lease.client.session)
         self.guard = guard
-        self.requests: queue.Queue[Fields] = queue.Queue()
+        self.requests: queue.Queue[dict[str, Any]] = queue.Queue()
         self.sending = threading.Lock()
-        self.heard = time.monotonic()
-        self.runner: Runner | None = None
-        self.cancelled = 0
-        self.settings = Settings(root)
+        self.last_message_at = time.monotonic()
+        self.runner: RunnerProcess | None = None
+        self.cancelled_id = 0
+        self.settings = RoundSettings(root)
+        self.answers: Mapping[str, Callable[[Any], Mapping[str, Any]]] = {
+            "capabilities": self._capabilities,
+            "clock": self._clock,
+            "missing": self._missing,
+            "take": self._take,
+            "folder": self._folder,
+            "clean": self._clean,
+            "infer": self._infer,
+            "round": self._round,
+            "placement": self._placement,
+            "hold": self._hold,
+            "release": self._release,
+        }
 
     def serve(self) -> None:
-        """Answer requests; the process ends inside."""
-        for target in (self._listen, self._watch):
+        """Answer requests; the process ends in here."""
+        for target in (self._listen, self._beat):
             threading.Thread(target=target, daemon=True).start()
         while True:
             request = self.requests.get()
             try:
-                self._answer(request)
+                self._answer_request(request)
             except BrokenPipeError:
                 self._end()
 
-    def _answer(self, request: Fields) -> None:
-        verbs: Mapping[str, Callable[[Fields], Fields]] = {
-            "capabilities": lambda asked: machine.capabilities(Path(asked.get("sysfs") or "/")),
-            "clock": lambda _: {"now_ns": time.monotonic_ns()},
-            "missing": lambda asked: {
-                "missing": self.shelf.missing(asked["files"]),
-                "free": self.shelf.free(),
-            },
-            "take": lambda asked: {"taken": self.shelf.take(asked["digest"])},
-            "folder": lambda asked: {
-                "path": str(self.shelf.folder(asked["digest"], asked["files"]))
-            },
-            "clean": lambda asked: {"bytes": self.shelf.clean(**asked.get("what", {}))},
-            "infer": self._infer,
-            "round": self._journalled,
-            "placement": self._placement,
-            "hold": lambda asked: self.lease.hold(asked["lasts_s"], asked["reason"]),
-            "release": lambda asked: {"released": self.lease.release(asked["force"])},
-        }
+    def _answer_request(self, request: Mapping[str, Any]) -> None:
+        """Answer one request, with an error where it fails."""
+        answer: Mapping[str, Any]
         try:
             self.lease.check()
-            if request["do"] not in verbs:
-                raise AgentError(f"unknown request '{request['do']}'; there is {', '.join(verbs)}")
-            answer = verbs[request["do"]](request)
+            if request["do"] not in self.answers:
+                raise AgentError(
+                    f"request '{request['do']}' is not known; valid requests are "
+                    f"{', '.join(self.answers)}"
+                )
+            answer = self.answers[request["do"]](request)
         except BrokenPipeError:
             raise
-        except (
-            AgentError,
-            OSError,
-            ValueError,
-            MemoryError,
-        ) as error:  # ValueError: samples that are cut short
-            answer = {"error": failures.said(error), "failure": failures.of(error)}
-        except Exception as error:  # noqa: BLE001  our own bug ends the request, not the conversation
+        # ValueError: samples that are cut short
+        except (AgentError, OSError, ValueError, MemoryError) as error:
+            answer = _error_fields(error)
+        except Exception as error:  # noqa: BLE001  a bug of ours ends the request, not the agent
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}", "failure": "bug"}
         self._send({**answer, "id": request["id"], "last": True})
 
-    def _infer(self, asked: Fields) -> Fields:
-        samples = StoredSamples(Path(asked["samples"]))
-        with self._running(asked) as runner:
-            for index in range(asked.get("first", 0), asked["count"]):
-                if self.cancelled == asked["id"]:
+    # ---- one method a request
+
+    def _capabilities(self, request: CapabilitiesRequest) -> Mapping[str, Any]:
+        return machine.capabilities(Path(request.get("sysfs") or "/"))
+
+    def _clock(self, _request: Request) -> Mapping[str, int]:
+        return {"now_ns": time.monotonic_ns()}
+
+    def _missing(self, request: FilesRequest) -> MissingAnswer:
+        return {
+            "missing": self.blobs.missing(request["files"]),
+            "free": self.blobs.free_bytes(),
+        }
+
+    def _take(self, request: BlobRequest) -> Mapping[str, bool]:
+        return {"taken": self.blobs.accept(request["digest"])}
+
+    def _folder(self, request: FolderRequest) -> Mapping[str, str]:
+        folder = self.blobs.make_folder(request["digest"], request["files"])
+        return {"path": str(folder)}
+
+    def _clean(self, request: CleanRequest) -> Mapping[str, int]:
+        return {"bytes": self.blobs.clean(request.get("what", {}))}
+
+    def _hold(self, request: HoldRequest) -> Hold:
+        return self.lease.hold(request["lasts_s"], request["reason"])
+
+    def _release(self, request: ReleaseRequest) -> Mapping[str, bool]:
+        return {"released": self.lease.release(force=request["force"])}
+
+    def _infer(self, request: InferRequest) -> Mapping[str, Any]:
+        samples = StoredSamples(Path(request["samples"]))
+        with self._loaded_runner(request) as runner:
+            for index in range(request.get("first", 0), request["count"]):
+                if self.cancelled_id == request["id"]:
                     break
-                feeds = samples.feeds(index, runner.loaded["inputs"])
-                outputs = runner.ask(f"run sample {index}", {"do": "run"}, feeds).arrays
-                if set(outputs) != set(runner.loaded["outputs"]):
-                    said, gave = (
-                        ", ".join(names) or "nothing"
-                        for names in (runner.loaded["outputs"], outputs)
-                    )
-                    wrong = f"runner {runner.name} said that it gives {said}, it gave {gave}"
-                    raise AgentError(wrong, "wrong answer")
-                self._send({"id": asked["id"], "index": index}, outputs)
+                outputs = _infer_sample(runner, samples, index)
+                self._send({"id": request["id"], "index": index}, outputs)
         return {}
 
-    def _journalled(self, asked: Fields) -> Fields:
-        """A round; or what it gave when it was asked for in a conversation that was cut."""
-        earlier = self.journal.find(asked)
+    def _round(self, request: RoundRequest) -> RoundAnswer:
+        """Return a round, or the answer to the same request in a conversation that was cut."""
+        earlier = self.journal.find(request)
         if earlier is not None:
             return earlier
-        answer = self._round(asked)
-        self.lease.check()  # what was measured after another was given the device is nobody's
-        self.journal.keep(asked, answer)
+        answer = self._time_round(request)
+        self.lease.check()  # what was measured after another was given the device does not count
+        self.journal.append(request, answer)
         return answer
 
-    def _round(self, asked: Fields) -> Fields:
-        samples = StoredSamples(Path(asked["samples"]))
-        options = asked.get("options") or {}
-        conditions = Conditions(options, self.settings)
-        with conditions.settled(), self._running(asked) as runner:
-            check_followed(options, "threads", runner.loaded, "threads", runner.name)
-            feeds = conditions.batched(samples.feeds(0, runner.loaded["inputs"]), runner.manifest)
-            wanted = {**options, **{key: asked[key] for key in asked if key not in UNTIMED}}
-            seconds = asked["budget_s"] + options.get("sustained_s", 0)
+    def _time_round(self, request: RoundRequest) -> RoundAnswer:
+        samples = StoredSamples(Path(request["samples"]))
+        options: RoundOptions = request.get("options") or {}
+        conditions = RoundConditions(options, self.settings)
+        with conditions.prepared(), self._loaded_runner(request) as runner:
+            loaded = runner.load_answer
+            assert loaded
+            check_supported(options, "threads", answer=loaded, field="threads", runner=runner.name)
+            feeds = samples.feeds(0, loaded["inputs"])
+            feeds = conditions.repeat_batch(feeds, runner.manifest)
             with conditions.watched(runner.process.pid):
-                timed = runner.ask(
-                    f"time {runner.model}", {"do": "time", **wanted}, feeds, seconds, TIMED
-                )
-            if not timed.fields["values_ns"]:
-                raise AgentError(
-                    f"runner {runner.name} gave no value when asked to time {runner.model}"
-                )
-            check_followed(options, "sustained_s", timed.fields, "sustained", runner.name)
-            return {**runner.loaded, **conditions.told(timed.fields)}
+                timed = _time_inferences(runner, request, options, feeds)
+            check_supported(
+                options, "sustained_s", answer=timed, field="sustained", runner=runner.name
+            )
+            return conditions.answer(loaded, timed)
 
-    def _placement(self, asked: Fields) -> Fields:
-        with self._running(asked) as runner:
-            placed = runner.ask(f"tell the placement of {runner.model}", {"do": "placement"}).fields
-        return {key: placed[key] for key in ("nodes", "float_nodes") if key in placed}
+    def _placement(self, request: BuildRequest) -> PlacementAnswer:
+        with self._loaded_runner(request) as runner:
+            task = f"report the placement of {runner.model}"
+            placed = runner.request(task, {"do": "placement"}).fields
+        answer = {key: placed[key] for key in ("nodes", "float_nodes") if key in placed}
+        return cast("PlacementAnswer", answer)
 
     @contextlib.contextmanager
-    def _running(self, asked: Fields) -> Iterator[Runner]:
-        """A loaded runner, known to the other threads from its first moment, so that they can end it."""
-        runner = self.runner = Runner(Path(asked["build"]), asked["deadline_s"], self.guard)
+    def _loaded_runner(self, request: BuildRequest) -> Iterator[RunnerProcess]:
+        """Give a runner with the build loaded.
+
+        The other threads know it from its first moment, so that they can end it.
+        """
+        runner = RunnerProcess(Path(request["build"]), request["deadline_s"], self.guard)
+        self.runner = runner
         try:
-            options = asked.get("options") or {}
+            options: RoundOptions = request.get("options") or {}
             runner.load(threads=options.get("threads"), batch=options.get("batch"))
             yield runner
         finally:
             self.runner = None
             runner.close()
 
-    def _send(self, fields: Fields, arrays: Mapping[str, np.ndarray] | None = None) -> None:
+    # ---- the conversation
+
+    def _send(
+        self, fields: Mapping[str, Any], arrays: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         with self.sending:
-            wire.write(self.sink, fields, arrays)
+            wire.write_message(self.sink, fields, arrays)
 
     def _listen(self) -> None:
         try:
             while True:
-                message = wire.read(self.source)
+                message = wire.read_message(self.source)
                 if message is None:
                     break
-                self.heard = time.monotonic()
-                if message.fields["do"] == "cancel":
-                    self.cancelled = message.fields["which"]
-                    self._kill()
-                elif message.fields["do"] != "beat":
+                self.last_message_at = time.monotonic()
+                request = message.fields["do"]
+                if request == "cancel":
+                    self.cancelled_id = message.fields["which"]
+                    self._kill_runner()
+                elif request != "beat":
                     self.requests.put(message.fields)
         finally:
             self._end()
 
-    def _watch(self) -> None:
-        """Tell the host that all is well, and end when it is silent for too long or another was given the device."""
+    def _beat(self) -> None:
+        """Send beats to the host and to the locks.
+
+        End when the host is silent for too long, or where it no longer reads.
+        """
         while True:
-            time.sleep(self.silence_s / 5)
-            if time.monotonic() - self.heard > self.silence_s:
+            time.sleep(self.silence_s / BEATS)
+            if time.monotonic() - self.last_message_at > self.silence_s:
                 print("the host has been silent for too long", file=sys.stderr)  # noqa: T201  stderr is the log
                 self._end()
             self.lease.beat()
-            if self.sending.acquire(timeout=0):  # somebody who is sending says as much
+            if self.sending.acquire(timeout=0):  # a message that is being sent says as much
                 try:
-                    wire.write(self.sink, {"id": -1})
+                    wire.write_message(self.sink, {"id": -1})
                 except OSError:
                     self._end()
                 finally:
@@ -251,11 +319,55 @@ class Agent:
 
     def _end(self) -> None:
         """End the runner's process group and this process, from any thread."""
-        self._kill()
+        self._kill_runner()
         self.settings.end()
         os._exit(0)
 
-    def _kill(self) -> None:
-        runner = self.runner  # read once: the thread that answers lets go of it at any moment
+    def _kill_runner(self) -> None:
+        runner = self.runner  # read once: the answering thread may clear it at any moment
         if runner:
             runner.kill()
+
+
+def _infer_sample(
+    runner: RunnerProcess, samples: StoredSamples, index: int
+) -> Mapping[str, np.ndarray]:
+    """Return the outputs of one sample; raise AgentError where they are not those announced."""
+    loaded = runner.load_answer
+    assert loaded
+    feeds = samples.feeds(index, loaded["inputs"])
+    outputs = runner.request(f"run sample {index}", {"do": "run"}, feeds).arrays
+    if set(outputs) != set(loaded["outputs"]):
+        announced = ", ".join(loaded["outputs"]) or "nothing"
+        returned = ", ".join(outputs) or "nothing"
+        raise AgentError(
+            f"runner {runner.name} announced the outputs {announced}, it returned {returned}",
+            failure="wrong answer",
+        )
+    return outputs
+
+
+def _time_inferences(
+    runner: RunnerProcess,
+    request: RoundRequest,
+    options: RoundOptions,
+    feeds: Mapping[str, np.ndarray],
+) -> TimeAnswer:
+    """Return a runner's answer to `time`; raise AgentError where it has no value."""
+    round_fields = {name: value for name, value in request.items() if name not in AGENT_FIELDS}
+    timed = runner.request(
+        f"time {runner.model}",
+        {"do": "time", **options, **round_fields},
+        feeds,
+        extra_s=request["budget_s"] + options.get("sustained_s", 0),
+        required_fields=TIME_FIELDS,
+    )
+    if not timed.fields["values_ns"]:
+        raise AgentError(
+            f"runner {runner.name} returned no value when asked to time {runner.model}"
+        )
+    return cast("TimeAnswer", timed.fields)
+
+
+def _error_fields(error: BaseException) -> dict[str, str]:
+    return {"error": message_of(error), "failure": failure_of(error)}

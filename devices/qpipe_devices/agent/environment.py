@@ -1,280 +1,243 @@
-"""What a device is like around a round: clocks, heat, throttling, load; and whether they spoiled the round.
+"""The state of a device around a round: clocks, heat, throttling; and whether it spoiled the round.
 
-Paths and units are the kernel's (admin-guide/pm/cpufreq, driver-api/thermal/sysfs-api, hwmon/sysfs-interface). Every
-function takes the root of the tree that it reads; what a device does not tell is left out.
+Paths and units are the kernel's (admin-guide/pm/cpufreq, driver-api/thermal/sysfs-api,
+hwmon/sysfs-interface). Every function takes the root of the tree that it reads; what a device does
+not report is left out.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Mapping, Set, Tuple  # noqa: UP035  (Python 3.8 on the board)
+from typing import TYPE_CHECKING, Any, cast
+
+from .cpu_load import context_switches
+from .system_files import BOOT_ID, read_number, read_text
+
+if TYPE_CHECKING:
+    from qpipe.types import EnvironmentSnapshot
 
 CPU = "sys/devices/system/cpu"
-SLOWING = re.compile(
-    "processor|cpufreq|devfreq|cpuidle|throttle|powerclamp", re.IGNORECASE
-)  # not: fans, screens
-CPU_HEAT = re.compile("cpu|soc|pkg|package|core|k10temp|big|little|cluster|zenpower", re.IGNORECASE)
+# cooling devices that slow the processor down, unlike fans and screens
+SLOWING_DEVICE = re.compile("processor|cpufreq|devfreq|cpuidle|throttle|powerclamp", re.IGNORECASE)
+CPU_ZONE = re.compile("cpu|soc|pkg|package|core|k10temp|big|little|cluster|zenpower", re.IGNORECASE)
 CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
-BOOT_ID = "proc/sys/kernel/random/boot_id"
-PI_WORD = "sys/devices/platform/soc/soc:firmware/get_throttled"
-PI_COMMANDS = ("usr/bin/vcgencmd", "opt/vc/bin/vcgencmd")
-PI_NOW = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
-PI_SINCE_BOOT = 16  # the same bits, so much further up: it has occurred since boot
-SWITCHES = {"voluntary": "voluntary_ctxt_switches", "involuntary": "nonvoluntary_ctxt_switches"}
-SHORTEST_S = 0.2  # the kernel counts CPU time in hundredths of a second
+THROTTLED_FILE = "sys/devices/platform/soc/soc:firmware/get_throttled"
+THROTTLED_COMMANDS = ("usr/bin/vcgencmd", "opt/vc/bin/vcgencmd")
+# bits of get_throttled of a Raspberry Pi
+THROTTLED_BITS = {
+    0: "under-voltage",
+    1: "frequency capped",
+    2: "throttled",
+    3: "soft temperature limit",
+}
+SINCE_BOOT_SHIFT = 16  # the same bits, shifted by so many: it has occurred since boot
 
-Snapshot = Dict[str, Any]  # noqa: UP006
 
+def snapshot(root: Path, group: int | None = None) -> EnvironmentSnapshot:
+    """Return the state of the device now, as plain JSON.
 
-def snapshot(root: Path, group: int | None = None) -> Snapshot:
-    """What there is to know now, as plain JSON; `group`: the runner's process group, whose context switches count."""
-    found = {
-        "governor": {policy.name: text(policy / "scaling_governor") for policy in policies(root)},
-        "frequency_khz": {policy.name: _frequencies(policy) for policy in policies(root)},
+    `group` is the runner's process group, whose context switches are counted.
+    """
+    cpu_policies = policies(root)
+    load_average = (read_text(root / "proc/loadavg") or "").split()[:3]
+    uptime = (read_text(root / "proc/uptime") or "0").split()[0]
+    state: dict[str, Any] = {
+        "governor": {
+            policy.name: read_text(policy / "scaling_governor") for policy in cpu_policies
+        },
+        "frequency_khz": {policy.name: _frequencies(policy) for policy in cpu_policies},
         "boost": _boost(root),
         "temperature_c": temperatures(root),
         "throttling": throttling(root),
-        "load": [float(word) for word in (text(root / "proc/loadavg") or "").split()[:3]],
-        "memory_available_mb": _available(root),
-        "switches": _switches(root, group),
-        "kernel": text(root / "proc/sys/kernel/osrelease"),
-        "boot_id": text(root / BOOT_ID),
-        "uptime_s": float((text(root / "proc/uptime") or "0").split()[0]) or None,
+        "load": [float(average) for average in load_average],
+        "memory_available_mb": _available_memory_mb(root),
+        "switches": {} if group is None else context_switches(root, group),
+        "kernel": read_text(root / "proc/sys/kernel/osrelease"),
+        "boot_id": read_text(root / BOOT_ID),
+        "uptime_s": float(uptime) or None,
     }
-    return {key: value for key, value in found.items() if value not in (None, {}, [])}
+    reported = {key: value for key, value in state.items() if value not in (None, {}, [])}
+    return cast("EnvironmentSnapshot", reported)
 
 
-def disturbances(before: Snapshot, after: Snapshot) -> List[str]:  # noqa: UP006
-    """Why a round between two snapshots is not to be believed: it was throttled, or its clocks were changed."""
+def disturbances(before: EnvironmentSnapshot, after: EnvironmentSnapshot) -> list[str]:
+    """Return why a round between two snapshots is invalid.
+
+    It was throttled, or its clocks were changed; [] where neither was the case.
+    """
     return [
-        *_throttled(before.get("throttling", {}), after.get("throttling", {})),
-        *_changed(before, after),
+        *_throttling_reasons(before.get("throttling", {}), after.get("throttling", {})),
+        *_clock_reasons(before, after),
     ]
 
 
-def _throttled(before: Mapping[str, int], after: Mapping[str, int]) -> Iterable[str]:
-    for name, now in after.items():
-        was = before.get(name, 0)
+def _throttling_reasons(before: Mapping[str, int], after: Mapping[str, int]) -> Iterable[str]:
+    for name, value in after.items():
+        previous = before.get(name, 0)
         if name == "get_throttled":
-            begun = (now & ~was) >> PI_SINCE_BOOT
-            words = [word for bit, word in PI_NOW.items() if (now | was | begun) >> bit & 1]
-            if words:
-                yield f"throttled: {', '.join(words)} (get_throttled {now:#x})"
+            new_since_boot = (value & ~previous) >> SINCE_BOOT_SHIFT
+            bits = value | previous | new_since_boot
+            causes = [cause for bit, cause in THROTTLED_BITS.items() if bits >> bit & 1]
+            if causes:
+                yield f"throttled: {', '.join(causes)} (get_throttled {value:#x})"
         elif name.endswith(" state"):
-            if max(now, was) > 0:
-                yield f"throttled: {name} {max(now, was)}"
-        elif now > was:
-            yield f"throttled: {name} rose by {now - was}"
+            highest = max(value, previous)
+            if highest > 0:
+                yield f"throttled: {name} {highest}"
+        elif value > previous:
+            yield f"throttled: {name} rose by {value - previous}"
 
 
-def _changed(before: Snapshot, after: Snapshot) -> Iterable[str]:
-    for policy, now in after.get("governor", {}).items():
-        was = before.get("governor", {}).get(policy)
-        if was and now != was:
-            yield f"clocks changed: governor of {policy} from {was} to {now}"
-    for policy, limits in after.get("frequency_khz", {}).items():
-        most = before.get("frequency_khz", {}).get(policy, {}).get("max")
-        if most and limits.get("max") and limits["max"] != most:
-            yield f"clocks changed: limit of {policy} from {most // 1000} to {limits['max'] // 1000} MHz"
+def _clock_reasons(before: EnvironmentSnapshot, after: EnvironmentSnapshot) -> Iterable[str]:
+    previous_governors = before.get("governor", {})
+    for policy, governor in after.get("governor", {}).items():
+        previous = previous_governors.get(policy)
+        if previous and governor != previous:
+            yield f"clocks changed: governor of {policy} from {previous} to {governor}"
+    previous_frequencies = before.get("frequency_khz", {})
+    for policy, frequencies in after.get("frequency_khz", {}).items():
+        old_limit = previous_frequencies.get(policy, {}).get("max")
+        new_limit = frequencies.get("max")
+        if old_limit and new_limit and new_limit != old_limit:
+            change = f"from {old_limit // 1000} to {new_limit // 1000} MHz"
+            yield f"clocks changed: limit of {policy} {change}"
 
 
 # ---- clocks and heat
 
 
-def policies(root: Path) -> List[Path]:  # noqa: UP006
-    """The kernel's groups of cores that share a clock."""
+def policies(root: Path) -> list[Path]:
+    """Return the folders of cpufreq policies: groups of cores that share a clock."""
     return sorted((root / CPU / "cpufreq").glob("policy*"))
 
 
-def _frequencies(policy: Path) -> Dict[str, int]:  # noqa: UP006
-    read = {key: number(policy / f"scaling_{key}_freq") for key in ("cur", "min", "max")}
-    return {key: value for key, value in read.items() if value is not None}
+def _frequencies(policy: Path) -> dict[str, int]:
+    frequencies = {
+        key: read_number(policy / f"scaling_{key}_freq") for key in ("cur", "min", "max")
+    }
+    return {key: value for key, value in frequencies.items() if value is not None}
 
 
 def _boost(root: Path) -> bool | None:
-    boost = number(root / CPU / "cpufreq/boost")
-    no_turbo = number(root / CPU / "intel_pstate/no_turbo")
-    if boost is None and no_turbo is None:
-        return None
-    return bool(boost) if no_turbo is None else not no_turbo
+    boost = read_number(root / CPU / "cpufreq/boost")
+    no_turbo = read_number(root / CPU / "intel_pstate/no_turbo")
+    if no_turbo is not None:
+        return not no_turbo
+    if boost is not None:
+        return bool(boost)
+    return None
 
 
-def temperatures(root: Path) -> Dict[str, float]:  # noqa: UP006
-    """Degrees Celsius by type of thermal zone; and by the CPU's own sensors where no zone is the CPU's."""
-    found: dict[str, float] = {}
+def temperatures(root: Path) -> dict[str, float]:
+    """Return degrees Celsius by type of thermal zone.
+
+    Where no zone is the CPU's, the CPU's own sensors are added: the zones that are there may be
+    those of the firmware or of the Wi-Fi.
+    """
+    by_type: dict[str, float] = {}
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
-        _note_hottest(found, text(zone / "type") or zone.name, number(zone / "temp"))
-    has_cpu = any(
-        CPU_HEAT.search(name) for name in found
-    )  # others may be the firmware's, or the Wi-Fi's
-    for sensor in [] if has_cpu else sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        if text(sensor / "name") in CPU_SENSORS:
-            for own in sorted(sensor.glob("temp*_input")):
-                _note_hottest(found, str(text(sensor / "name")), number(own))
-    return found
+        zone_type = read_text(zone / "type") or zone.name
+        _keep_hottest(by_type, zone_type, read_number(zone / "temp"))
+    if any(CPU_ZONE.search(name) for name in by_type):
+        return by_type
+    for sensor in sorted((root / "sys/class/hwmon").glob("hwmon*")):
+        name = read_text(sensor / "name") or ""
+        if name in CPU_SENSORS:
+            for temperature in sorted(sensor.glob("temp*_input")):
+                _keep_hottest(by_type, name, read_number(temperature))
+    return by_type
 
 
-def _note_hottest(found: dict[str, float], name: str, millidegrees: int | None) -> None:
+def _keep_hottest(by_type: dict[str, float], name: str, millidegrees: int | None) -> None:
     if millidegrees is not None:
-        found[name] = max(found.get(name, -273.0), millidegrees / 1000)
+        by_type[name] = max(by_type.get(name, -273.0), millidegrees / 1000)
 
 
 def hottest(by_type: Mapping[str, float]) -> float | None:
-    """The temperature of the hottest zone of the CPU, of all where none is called so."""
-    own = [value for name, value in by_type.items() if CPU_HEAT.search(name)]
-    return max(own or by_type.values(), default=None)
+    """Return the temperature of the hottest zone of the CPU, or of all zones where none is its."""
+    of_cpu = [value for name, value in by_type.items() if CPU_ZONE.search(name)]
+    return max(of_cpu or by_type.values(), default=None)
 
 
-def throttling(root: Path) -> Dict[str, int]:  # noqa: UP006
-    """States of what slows the device down (`... state`, 0: at rest), counters that only rise, and get_throttled."""
-    found: dict[str, int | None] = {}
+def throttling(root: Path) -> dict[str, int]:
+    """Return what tells that the device was slowed down, by name.
+
+    `... state` is 0 at rest, counters only rise, `get_throttled` is a word of bits.
+    """
+    reported: dict[str, int | None] = {}
     for device in sorted((root / "sys/class/thermal").glob("cooling_device*")):
-        kind = text(device / "type") or ""
-        if SLOWING.search(kind):
-            found[f"{device.name} ({kind}) state"] = number(device / "cur_state")
-            found[f"{device.name} ({kind}) transitions"] = number(device / "stats/total_trans")
-    found.update(_throttle_counts(root))
+        device_type = read_text(device / "type") or ""
+        if SLOWING_DEVICE.search(device_type):
+            label = f"{device.name} ({device_type})"
+            reported[f"{label} state"] = read_number(device / "cur_state")
+            reported[f"{label} transitions"] = read_number(device / "stats/total_trans")
+    reported.update(_throttle_counts(root))
     for sensor in (root / "sys/class/hwmon").glob("hwmon*"):
-        if text(sensor / "name") == "rpi_volt":
-            found["under-voltage state"] = number(sensor / "in0_lcrit_alarm")
-    found["get_throttled"] = _pi_word(root)
-    return {name: value for name, value in found.items() if value is not None}
+        if read_text(sensor / "name") == "rpi_volt":
+            reported["under-voltage state"] = read_number(sensor / "in0_lcrit_alarm")
+    reported["get_throttled"] = _throttled_word(root)
+    return {name: value for name, value in reported.items() if value is not None}
 
 
-def _throttle_counts(root: Path) -> Dict[str, int]:  # noqa: UP006
-    """Intel's counters, summed over the machine: that of a core by itself, that of a package by each core of it."""
-    cores: list[int] = []
-    packages: dict[int | None, int] = {}
+def _throttle_counts(root: Path) -> dict[str, int]:
+    """Return Intel's counters, summed over the machine.
+
+    Each core has its own counter; a package's counter is reported by each of its cores.
+    """
+    core_counts: list[int] = []
+    package_counts: dict[int | None, int] = {}
     for core in (root / CPU).glob("cpu[0-9]*"):
-        own, package = (
-            number(core / f"thermal_throttle/{of}_throttle_count") for of in ("core", "package")
-        )
-        if own is not None:
-            cores.append(own)
-        if package is not None:
-            which = number(core / "topology/physical_package_id")
-            packages[which] = max(packages.get(which, 0), package)
-    counted = {"core_throttle_count": cores, "package_throttle_count": list(packages.values())}
-    return {name: sum(counts) for name, counts in counted.items() if counts}
+        core_count = read_number(core / "thermal_throttle/core_throttle_count")
+        if core_count is not None:
+            core_counts.append(core_count)
+        package_count = read_number(core / "thermal_throttle/package_throttle_count")
+        if package_count is not None:
+            package = read_number(core / "topology/physical_package_id")
+            package_counts[package] = max(package_counts.get(package, 0), package_count)
+    totals: dict[str, int] = {}
+    if core_counts:
+        totals["core_throttle_count"] = sum(core_counts)
+    if package_counts:
+        totals["package_throttle_count"] = sum(package_counts.values())
+    return totals
 
 
-def _pi_word(root: Path) -> int | None:
-    """What a Raspberry Pi's firmware says, by the kernel or by its own command; hexadecimal."""
-    said = text(root / PI_WORD)
-    command = next(
-        (str(root / each) for each in PI_COMMANDS if shutil.which(str(root / each))), None
-    )
+def _throttled_word(root: Path) -> int | None:
+    """Return get_throttled of a Raspberry Pi's firmware, by the kernel or by its own command."""
+    text = read_text(root / THROTTLED_FILE)
+    if text is None:
+        text = _throttled_by_command(root)
     try:
-        if said is None and command:
-            asked = [command, "get_throttled"]
-            said = subprocess.run(
-                asked, capture_output=True, text=True, timeout=5, check=False
-            ).stdout
-        return int((said or "").rpartition("=")[2], 16)
-    except (ValueError, OSError, subprocess.TimeoutExpired):
-        return None
-
-
-# ---- load
-
-
-def cores(group: int) -> Set[int]:  # noqa: UP006
-    """The cores that any thread of a process group may run on; none where the system does not say."""
-    found: set[int] = set()
-    for folder, _ in _members(Path("/"), group) if hasattr(os, "sched_getaffinity") else ():
-        for thread in folder.glob("task/[0-9]*"):
-            with contextlib.suppress(OSError):  # it may be gone
-                found |= os.sched_getaffinity(int(thread.name))
-    return found
-
-
-class Load:
-    """How busy others keep the cores that a runner may use, from one moment on."""
-
-    def __init__(self, root: Path, group: int, cores: Iterable[int], now: float) -> None:
-        self.root = root
-        self.group = group
-        self.cores = sorted(cores)
-        self.start = now
-        self.busy = self._busy()
-        self.own = self._own()
-
-    def others(self, now: float) -> float | None:
-        """The share of those cores that neither the runner nor this process took; None where nobody can tell."""
-        seconds = now - self.start
-        busy = self._busy()
-        if busy is None or self.busy is None or not self.cores or seconds < SHORTEST_S:
-            return None
-        others = (busy - self.busy) - (self._own() - self.own)
-        return max(0.0, others / (seconds * len(self.cores)))
-
-    def _busy(self) -> float | None:
-        """CPU seconds of all on those cores; None where the kernel does not say, or the cores are shared by quota."""
-        quota = (text(self.root / "sys/fs/cgroup/cpu.max") or "max").split()[0]
-        ticks = {}
-        for line in (text(self.root / "proc/stat") or "").splitlines():
-            words = line.split()
-            if re.fullmatch(r"cpu\d+", words[0]):
-                user, nice, system, _, _, irq, softirq, steal = (int(word) for word in words[1:9])
-                ticks[int(words[0][3:])] = user + nice + system + irq + softirq + steal
-        if quota != "max" or not set(self.cores) <= set(ticks):
-            return None
-        return sum(ticks[core] for core in self.cores) / os.sysconf("SC_CLK_TCK")
-
-    def _own(self) -> float:
-        times = os.times()
-        ticks = sum(
-            sum(int(word) for word in each[11:15]) for _, each in _members(self.root, self.group)
-        )
-        return ticks / os.sysconf("SC_CLK_TCK") + times.user + times.system
-
-
-def _members(root: Path, group: int) -> Iterable[Tuple[Path, List[str]]]:  # noqa: UP006
-    """Of each process of a group, its folder in proc and the fields of its `stat` after its name."""
-    for path in (root / "proc").glob("[0-9]*/stat"):
-        fields = (text(path) or "").rpartition(")")[2].split()
-        if len(fields) > 15 and fields[2] == str(group):
-            yield path.parent, fields
-
-
-def _switches(root: Path, group: int | None) -> Dict[str, int]:  # noqa: UP006
-    """Context switches so far of all the threads that a process group has."""
-    found: dict[str, int] = {}
-    members = [] if group is None else [folder for folder, _ in _members(root, group)]
-    for thread in (path for folder in members for path in folder.glob("task/*/status")):
-        fields = dict(
-            line.split(":", 1) for line in (text(thread) or "").splitlines() if ":" in line
-        )
-        for word, name in SWITCHES.items():
-            if name in fields:
-                found[word] = found.get(word, 0) + int(fields[name])
-    return found
-
-
-def _available(root: Path) -> float | None:
-    found = re.search(r"^MemAvailable:\s+(\d+) kB", text(root / "proc/meminfo") or "", re.MULTILINE)
-    return round(int(found.group(1)) * 1024 / 1e6, 1) if found else None
-
-
-# ---- files of one value
-
-
-def text(path: Path) -> str | None:
-    """What a file says; None where it is not there, or not ours to read."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").strip()
-    except OSError:
-        return None
-
-
-def number(path: Path) -> int | None:
-    """The whole number in a file; None where there is none."""
-    try:
-        return int(text(path) or "")
+        return int((text or "").rpartition("=")[2], 16)  # "throttled=0x50005", or the number alone
     except ValueError:
         return None
+
+
+def _throttled_by_command(root: Path) -> str | None:
+    for name in THROTTLED_COMMANDS:
+        command = str(root / name)
+        if shutil.which(command):
+            try:
+                finished = subprocess.run(
+                    [command, "get_throttled"],
+                    capture_output=True,
+                    text=True,
+                    timeout=5,
+                    check=False,
+                )
+            except (ValueError, OSError, subprocess.TimeoutExpired):
+                return None
+            return finished.stdout
+    return None
+
+
+def _available_memory_mb(root: Path) -> float | None:
+    meminfo = read_text(root / "proc/meminfo") or ""
+    match = re.search(r"^MemAvailable:\s+(\d+) kB", meminfo, re.MULTILINE)
+    if match is None:
+        return None
+    return round(int(match.group(1)) * 1024 / 1e6, 1)

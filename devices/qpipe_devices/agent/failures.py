@@ -1,12 +1,13 @@
-"""What kind of failure it was, in the words of qpipe.errors.Failure: the host decides by them what to do next."""
+"""The type of a failure, as qpipe.errors.Failure names it; a host decides by it on a retry."""
 
 from __future__ import annotations
 
 import errno
 from pathlib import Path
 
-# of what the operating system says; all else is of what was asked for
-OF_ERRNO = {
+BUILD_FAILURE = "build"  # the fault of what was requested, such as the build
+# failures that the operating system reports; any other error is the fault of what was requested
+FAILURE_OF_ERRNO = {
     errno.ENOSPC: "no room",
     errno.EDQUOT: "no room",
     errno.ENOMEM: "out of memory",
@@ -15,8 +16,8 @@ OF_ERRNO = {
     errno.EACCES: "configuration",
     errno.EPERM: "configuration",
 }
-# how allocators, numpy and the runtimes word it
-NO_MEMORY = (
+# phrases of allocators, numpy and the runtimes, in lower case
+OUT_OF_MEMORY_PHRASES = (
     "bad_alloc",
     "memoryerror",
     "out of memory",
@@ -28,46 +29,53 @@ NO_MEMORY = (
 
 
 class AgentError(Exception):
-    """What the host's user is told, without the device's name."""
+    """An error for the user of the host, without the name of the device."""
 
-    def __init__(self, message: str, failure: str = "artifact") -> None:
+    def __init__(self, message: str, *, failure: str = BUILD_FAILURE) -> None:
         super().__init__(message)
         self.failure = failure
 
 
 class RuntimeMissingError(ValueError):
-    """The runtime that a build is for cannot be imported."""
+    """The runtime of a build cannot be imported."""
 
 
-def of(error: BaseException) -> str:
-    """The failure that an exception stands for."""
+def failure_of(error: BaseException) -> str:
+    """Return the type of failure of an exception."""
     if isinstance(error, AgentError):
         return error.failure
     if isinstance(error, RuntimeMissingError):
         return "configuration"
     if isinstance(error, OSError):
-        return OF_ERRNO.get(error.errno or 0, "artifact")
-    return "out of memory" if isinstance(error, MemoryError) else of_text(str(error))
+        return FAILURE_OF_ERRNO.get(error.errno or 0, BUILD_FAILURE)
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    return failure_of_text(str(error))
 
 
-def said(error: BaseException) -> str:
-    """An exception in words."""
-    if isinstance(error, OSError) and error.strerror:
-        return (
-            f"{error.filename}: {error.strerror.lower()}"
-            if error.filename
-            else error.strerror.lower()
-        )
-    return str(error) or type(error).__name__
+def failure_of_text(text: str) -> str:
+    """Return the type of failure of a runtime's message: the build's, unless it is about memory."""
+    lowered = text.lower()
+    if any(phrase in lowered for phrase in OUT_OF_MEMORY_PHRASES):
+        return "out of memory"
+    return BUILD_FAILURE
 
 
-def of_text(text: str) -> str:
-    """The failure that a runtime's last words stand for: of the build, unless they are about memory."""
-    return "out of memory" if any(words in text.lower() for words in NO_MEMORY) else "artifact"
+def message_of(error: BaseException) -> str:
+    """Return an exception as a message for the user."""
+    if not isinstance(error, OSError) or not error.strerror:
+        return str(error) or type(error).__name__
+    reason = error.strerror.lower()
+    if error.filename:
+        return f"{error.filename}: {reason}"
+    return reason
 
 
-def oom_kills() -> int | None:
-    """How often the kernel has killed a process for want of memory since it started; None where it does not say."""
+def count_oom_kills() -> int | None:
+    """Return how many processes the kernel has killed for lack of memory since it booted.
+
+    None where the kernel does not report it.
+    """
     try:
         for line in Path("/proc/vmstat").read_text(encoding="utf-8").splitlines():
             name, _, count = line.partition(" ")

@@ -1,5 +1,7 @@
-"""A small process that outlives the agent by a moment: it ends the runners of an agent that was killed, and puts back
-what was set for their round."""
+"""A small process that outlives the agent by a moment.
+
+Where the agent was killed, it ends the runners and restores what was set for their round.
+"""
 
 from __future__ import annotations
 
@@ -9,60 +11,69 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Mapping, Sequence, Set  # noqa: UP035  (Python 3.8 on the board)
+from typing import IO
 
-from .round_settings import Settings
+from .round_settings import RoundSettings
 
-MARK = "QPIPE_CALL"  # by which a host ends all that it started through SSH; this ends by itself, when it is done
+# by this variable a host finds and ends all that it started over SSH; the guard ends by itself
+CALL_MARK = "QPIPE_CALL"
 
 
 class Guard:
-    """Knows the process groups to end, and in `folder` what to put back, when this process ends, however that comes
-    about.
+    """The agent's end of the guard process.
 
-    It holds `kept` (file descriptors: the lease) open until it has ended them, so that nobody gets the device before.
+    The guard knows the process groups to end, and in `folder` what to restore, when the agent ends
+    for any reason. It keeps the file descriptors `lease_locks` open until it has ended them, so
+    that nobody is given the device before.
     """
 
-    def __init__(self, environment: Mapping[str, str], kept: Sequence[int], folder: Path) -> None:
-        own = {name: value for name, value in environment.items() if name != MARK}
+    def __init__(
+        self, environment: Mapping[str, str], *, lease_locks: Sequence[int], folder: Path
+    ) -> None:
+        variables = {name: value for name, value in environment.items() if name != CALL_MARK}
         self.process = subprocess.Popen(
             [sys.executable, "-S", "-m", __name__],
-            env=own,
+            env=variables,
             cwd="/",
             start_new_session=True,
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            pass_fds=tuple(kept),
+            pass_fds=tuple(lease_locks),
         )
-        self._say(json.dumps(str(folder)))
+        self._send_line(json.dumps(str(folder)))
 
     def watch(self, group: int) -> None:
         """End this process group when the agent ends."""
-        self._say(f"+{group}")
+        self._send_line(f"+{group}")
 
     def forget(self, group: int) -> None:
-        """It has ended; its number may come to mean another."""
-        self._say(f"-{group}")
+        """Forget a process group that has ended; the system may reuse its number."""
+        self._send_line(f"-{group}")
 
-    def _say(self, line: str) -> None:
+    def _send_line(self, line: str) -> None:
         assert self.process.stdin
-        with contextlib.suppress(OSError):  # somebody killed the guard: the agent goes on without
+        with contextlib.suppress(OSError):  # the guard was killed: the agent goes on without it
             os.write(self.process.stdin.fileno(), line.encode() + b"\n")
 
 
 def main(source: IO[str]) -> None:
-    """Listen to the agent until its end, then end what it left and put back what it set."""
+    """Read from the agent until it ends; then end its runners and restore its settings."""
     folder = json.loads(source.readline() or "null")
-    groups: Set[int] = set()  # noqa: UP006
+    groups: set[int] = set()
     for line in source:
-        (groups.add if line.startswith("+") else groups.discard)(int(line[1:]))
+        group = int(line[1:])
+        if line.startswith("+"):
+            groups.add(group)
+        else:
+            groups.discard(group)
     for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
     if folder is not None:
-        Settings(Path(folder))
+        RoundSettings(Path(folder))
 
 
 if __name__ == "__main__":

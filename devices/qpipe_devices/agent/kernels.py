@@ -1,14 +1,16 @@
-"""Where a network's nodes ran and in which precision, counted alike for all runtimes."""
+"""Where the nodes of a network run and in which precision, counted alike for all runtimes."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Dict, Iterable, List, Mapping, NamedTuple  # noqa: UP035  (Python 3.8 on the board)
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from .messages import PlacementAnswer
 
 OTHER = "other"  # nodes that move, convert or index: they compute no values of the network
-COMPILED = (
-    "compiled"  # a part of the network as the provider compiled it: nobody says in which precision
-)
+COMPILED = "compiled"  # a part that the provider compiled: its precision is not reported
 PRECISIONS = {
     "float": "float32",
     "f32": "float32",
@@ -32,8 +34,8 @@ PRECISIONS = {
     "i16": "int16",
     "u16": "int16",
 }
-# operators of ONNX, of ONNX Runtime and of OpenVINO alike
-MOVING = {
+# operators of ONNX, ONNX Runtime and OpenVINO that compute no values
+MOVING_OPERATORS = {
     "Cast",
     "CastLike",
     "Concat",
@@ -80,14 +82,16 @@ MOVING = {
     "ScatterUpdate",
     "StridedSlice",
 }
-LONGEST = 200  # names of float nodes that travel
-TAILS = re.compile(
-    r"(_kernel_time|_nchwc|_nhwc|_token_\d+|/WithoutBiases)+$"
-)  # what runtimes append to names
+MOST_FLOAT_NODES = 200  # names of float nodes in one answer
+# what runtimes append to the names of nodes
+NAME_SUFFIXES = re.compile(r"(_kernel_time|_nchwc|_nhwc|_token_\d+|/WithoutBiases)+$")
 
 
 class Kernel(NamedTuple):
-    """One node of the graph that runs; its precision is that of the values it computes on, as the runtime calls it."""
+    """One node of the graph that runs.
+
+    `precision` is that of the values it computes on, in the runtime's words.
+    """
 
     provider: str
     operator: str
@@ -95,43 +99,57 @@ class Kernel(NamedTuple):
     name: str
 
 
-def count(kernels: Iterable[Kernel]) -> Dict[str, Any]:  # noqa: UP006
-    """The answer to `placement`: `nodes` by provider and precision, and the names of those that compute in float."""
-    nodes: Dict[str, Dict[str, int]] = {}  # noqa: UP006
-    floats: List[str] = []  # noqa: UP006
+def count(kernels: Iterable[Kernel]) -> PlacementAnswer:
+    """Return the answer to `placement`.
+
+    It has the number of `nodes` by provider and precision, and the names of `float_nodes`, those
+    that compute in float.
+    """
+    nodes: dict[str, dict[str, int]] = {}
+    float_nodes: list[str] = []
     for kernel in kernels:
         precision = _precision(kernel)
         by_precision = nodes.setdefault(kernel.provider, {})
         by_precision[precision] = by_precision.get(precision, 0) + 1
         if "float" in precision:
-            floats.append(TAILS.sub("", kernel.name) or kernel.operator)
-    return {"nodes": nodes, "float_nodes": floats[:LONGEST]}
+            name = NAME_SUFFIXES.sub("", kernel.name)
+            float_nodes.append(name or kernel.operator)
+    return {"nodes": nodes, "float_nodes": float_nodes[:MOST_FLOAT_NODES]}
 
 
 def _precision(kernel: Kernel) -> str:
-    if kernel.operator in MOVING:
+    if kernel.operator in MOVING_OPERATORS:
         return OTHER
-    if kernel.operator.startswith("DynamicQuantize"):  # float comes in, the sums are of integers
+    if kernel.operator.startswith("DynamicQuantize"):  # the input is float, the sums are integers
         return "int8"
     if not kernel.operator.isalnum():
         return COMPILED
     return PRECISIONS.get(kernel.precision, OTHER)
 
 
-def of_profile(events: Iterable[Mapping[str, Any]]) -> List[Kernel]:  # noqa: UP006
-    """The kernels in a profile that ONNX Runtime wrote of one inference."""
-    found = []
-    for event in events:
-        said = event.get("args", {})
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            types = [kind for each in said.get("input_type_shape", []) for kind in each]
-            provider = short(said.get("provider", ""))
-            found.append(
-                Kernel(provider, said.get("op_name", ""), types[0] if types else "", event["name"])
-            )
-    return found
+def kernels_in_profile(events: Iterable[Mapping[str, Any]]) -> list[Kernel]:
+    """Return the kernels in a profile that ONNX Runtime wrote of one inference."""
+    return [
+        _kernel_of_event(event)
+        for event in events
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")
+    ]
 
 
-def short(provider: str) -> str:
-    """ONNX Runtime's name of a provider as recipes have it: XnnpackExecutionProvider is xnnpack."""
+def _kernel_of_event(event: Mapping[str, Any]) -> Kernel:
+    arguments = event.get("args", {})
+    precision = ""
+    for types_of_input in arguments.get("input_type_shape", []):
+        if types_of_input:
+            precision = next(iter(types_of_input))
+            break
+    provider = provider_name(arguments.get("provider", ""))
+    return Kernel(provider, arguments.get("op_name", ""), precision, event["name"])
+
+
+def provider_name(provider: str) -> str:
+    """Return a provider of ONNX Runtime as recipes name it.
+
+    XnnpackExecutionProvider is xnnpack.
+    """
     return provider.replace("ExecutionProvider", "").lower()

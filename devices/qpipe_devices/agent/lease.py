@@ -1,4 +1,4 @@
-"""Who has the device: locks that fall with their holder, a number that only rises, and a human's hold."""
+"""The lease of a device: locks that fall with their holder, a rising number, a person's hold."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ import signal
 import stat
 import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Sequence  # noqa: UP035  (Python 3.8 on the board)
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from .failures import AgentError
 
-Fields = Dict[str, Any]  # noqa: UP006
+if TYPE_CHECKING:
+    from .messages import Hold
+
 SESSION = re.compile(r"[0-9a-f]{32}\Z")
-SAID = ("holder", "since", "until", "reason")  # of a hold, in words
-LOCK_WAIT_S = 3.0  # an agent whose host has just gone needs a moment to fall
-LONGEST = 4096  # bytes of what a holder writes of itself: one page, which is read as it was written
-MOST = 300  # characters of a reason, which has to fit into it
+HOLD_TEXTS = ("holder", "since", "until", "reason")  # the fields of a hold that are text
+LOCK_WAIT_S = 3.0  # an agent whose host has just gone needs a moment to end
+RECORD_BYTES = 4096  # of what a holder writes of itself: one page, which is read as it was written
+LONGEST_REASON = 300  # characters, so that it fits into a record
 
 
-class Asker(NamedTuple):
-    """Who wants the device. A session is a host's device object: conversations one after another."""
+class Client(NamedTuple):
+    """The host's side of a lease.
+
+    A session is one device object of a host: several conversations, one after another.
+    """
 
     holder: str
     session: str
@@ -33,7 +39,7 @@ class Asker(NamedTuple):
 
 
 class Holder(NamedTuple):
-    """What an agent wrote into the locks that it has; `beat` is by the clock since boot, which nobody sets."""
+    """What an agent writes into its locks; `beat` is by the clock since boot, which nobody sets."""
 
     holder: str
     session: str
@@ -44,238 +50,290 @@ class Holder(NamedTuple):
     guard: int = 0  # the process that ends its runners
 
     def silent_s(self) -> float:
-        """For how long it has not moved; 0 where it is no longer than it may be."""
+        """Return for how many seconds it has been silent; 0 while that is within `silence_s`."""
         silent = time.monotonic() - self.beat
-        return silent if silent > self.silence_s else 0
+        if silent > self.silence_s:
+            return silent
+        return 0
 
 
 class Lease:
-    """The device, for one agent. `take` gives it."""
+    """The right of one agent to the device; `take_lease` returns one."""
 
-    def __init__(self, root: Path, locks: Sequence[int], asker: Asker) -> None:
+    def __init__(self, root: Path, locks: Sequence[int], client: Client) -> None:
         self.path = root / "lease.json"
         self.locks = locks
-        self.asker = asker
-        self.shared = _shared_hold(locks)
-        self.since = _written(time.time())
+        self.client = client
+        self.shared_hold = _read_shared_hold(locks)
+        self.since = _time_text(time.time())
         self.guard = 0
-        before = _read(self.path)
-        self.token = int(before.get("token", 0)) + 1
-        self._write(before.get("hold"))
+        record = _read_record(self.path)
+        self.token = int(record.get("token", 0)) + 1
+        self._write_record(record.get("hold"))
         self.beat()
 
     def beat(self) -> None:
-        """Say in the locks that their holder moves."""
-        said = Holder(*self.asker, os.getpid(), self.since, time.monotonic(), self.guard)
-        content = json.dumps({**said._asdict(), "hold": self.held()}).encode().ljust(LONGEST)
+        """Write into the locks that their holder is alive."""
+        holder = Holder(*self.client, os.getpid(), self.since, time.monotonic(), self.guard)
+        record = {**holder._asdict(), "hold": self.current_hold()}
+        content = json.dumps(record).encode().ljust(RECORD_BYTES)
         for lock in self.locks:
             with contextlib.suppress(OSError):  # a full disk
                 os.pwrite(lock, content, 0)
 
     def check(self) -> None:
-        """AgentError where somebody else has been given the device since."""
-        now = _read(self.path)
-        if now.get("token") != self.token:
-            other = f" to {now['holder']} since {now['since']}" if now else ": its record is gone"
-            raise AgentError(f"the lease was lost{other}; run again", "died")
+        """Raise AgentError where another agent has been given the device since."""
+        record = _read_record(self.path)
+        if record.get("token") == self.token:
+            return
+        if record:
+            reason = f" to {record['holder']} since {record['since']}"
+        else:
+            reason = ": its record is gone"
+        raise AgentError(f"the lease was lost{reason}; run again", failure="died")
 
-    def held(self) -> Fields | None:
-        """A human's hold, by this folder or another of the same lock: holder, since, until, reason; None where there is
-        none, or it is over."""
-        return _hold(_read(self.path)) or _hold({"hold": self.shared})
+    def current_hold(self) -> Hold | None:
+        """Return a person's hold, by this folder or by another with the same lock.
 
-    def hold(self, seconds: float, reason: str) -> Fields:
-        """Keep everybody's runs off the device for so long; again by the same holder, and it lasts from now."""
-        before = self.held()
-        now = time.time()
-        if before and before["holder"] != self.asker.holder:
-            raise _busy(before)
-        hold = {"holder": self.asker.holder, "since": before["since"] if before else self.since}
-        hold = {
-            **hold,
-            "until": _written(now + seconds),
-            "ends": now + seconds,
-            "reason": reason[:MOST],
+        None where there is none, or it is over.
+        """
+        return _parse_hold(_read_record(self.path)) or _parse_hold({"hold": self.shared_hold})
+
+    def hold(self, seconds: float, reason: str) -> Hold:
+        """Hold the device for `seconds`: no run is given it.
+
+        Held again by the same holder, it lasts from now.
+        """
+        previous = self.current_hold()
+        if previous and previous["holder"] != self.client.holder:
+            raise _busy(previous)
+        ends = time.time() + seconds
+        hold: Hold = {
+            "holder": self.client.holder,
+            "since": previous["since"] if previous else self.since,
+            "until": _time_text(ends),
+            "ends": ends,
+            "reason": reason[:LONGEST_REASON],
         }
-        self._write(hold)
+        self._write_record(hold)
         self.beat()
         return hold
 
-    def release(self, force: bool) -> bool:
-        """End a hold, somebody else's only by force; whether there was one."""
-        hold = self.held()
-        if hold and hold["holder"] != self.asker.holder and not force:
+    def release(self, *, force: bool) -> bool:
+        """End a hold, that of another holder only by force; return whether there was one."""
+        hold = self.current_hold()
+        if hold and hold["holder"] != self.client.holder and not force:
             raise _busy(hold)
-        self._write(None)
-        self.shared = None
+        self._write_record(None)
+        self.shared_hold = None
         self.beat()
         return hold is not None
 
-    def _write(self, hold: Fields | None) -> None:
+    def _write_record(self, hold: Hold | None) -> None:
         record = {
             "token": self.token,
-            "holder": self.asker.holder,
+            "holder": self.client.holder,
             "since": self.since,
             "hold": hold,
         }
         content = json.dumps(record).encode() + b"\n"
-        aside = self.path.with_suffix(f".{self.token}")
+        temporary = self.path.with_suffix(f".{self.token}")
         try:
-            _put(aside, "wb", content)
-            aside.replace(self.path)
+            _write_to_disk(temporary, "wb", content)
+            temporary.replace(self.path)
         except OSError:
             with contextlib.suppress(OSError):
-                aside.unlink()
+                temporary.unlink()
             if not self.path.exists():
                 raise
-            _put(
-                self.path, "r+b", content
-            )  # a full disk has room for what is there: who comes to clean must get in
+            # a full disk still has the room of the file that is there, and whoever comes to clean
+            # the device must get in
+            _write_to_disk(self.path, "r+b", content)
 
 
-def take(root: Path, shared: Path | None, asker: Asker, despite_hold: bool = False) -> Lease:
-    """The lease of the folder `root` and of the lock that other users' agents take too.
+def take_lease(
+    root: Path, shared_lock: Path | None, client: Client, *, despite_hold: bool = False
+) -> Lease:
+    """Return the lease of the folder `root` and of the lock that other users' agents take too.
 
-    AgentError where another has it, or a human holds the device. An agent of the same session, or one that has not
-    moved for longer than it may be silent, is ended first.
+    Raise AgentError where another agent has it, or a person holds the device. An agent of the same
+    session, or one that has been silent for longer than it may, is ended first.
     """
     root.mkdir(parents=True, exist_ok=True)
-    locks: List[int] = []  # noqa: UP006
+    locks: list[int] = []
     try:
-        if shared:
-            locks.append(_locked(shared, 0o666, asker.session))
-        locks.append(_locked(root / "lock", 0o644, asker.session))
-        hold = _hold(_read(root / "lease.json")) or _shared_hold(locks)
+        if shared_lock:
+            locks.append(_acquire_lock(shared_lock, 0o666, client.session))
+        locks.append(_acquire_lock(root / "lock", 0o644, client.session))
+        hold = _parse_hold(_read_record(root / "lease.json")) or _read_shared_hold(locks)
         if hold and not despite_hold:
             raise _busy(hold)
-        return Lease(root, locks, asker)
+        return Lease(root, locks, client)
     except BaseException:
         for lock in locks:
             os.close(lock)
         raise
 
 
-def _locked(path: Path, mode: int, session: str) -> int:
-    """An open file whose lock falls when all who have it open are gone."""
-    end = time.monotonic() + LOCK_WAIT_S
+# ---- locks
+
+
+def _acquire_lock(path: Path, mode: int, session: str) -> int:
+    """Return an open file whose lock falls when all processes that have it open are gone."""
+    deadline = time.monotonic() + LOCK_WAIT_S
     while True:
-        lock = _opened(path, mode)
+        lock = _open_lock(path, mode)
+        holder: Holder | None = None
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(lock, path):
+            if _is_file_at(lock, path):
                 return lock
-            holder = None  # somebody removed the file meanwhile
+            # else the file was removed meanwhile
         except OSError:
-            holder = _holder(lock)
+            holder = _read_holder(lock)
         os.close(lock)
-        silent_s = holder.silent_s() if holder else 0
-        if holder and (silent_s or holder.session == session):
-            _end(holder)
-        if time.monotonic() > end:
-            who = f"{holder.holder} since {holder.since}" if holder else "somebody"
-            silent = f", silent for {silent_s:.0f} s" if silent_s else ""
-            raise AgentError(f"busy: held by {who}{silent}", "unreachable")
+        if holder and (holder.silent_s() or holder.session == session):
+            _end_holder(holder)
+        if time.monotonic() > deadline:
+            raise AgentError(f"busy: held by {_holder_text(holder)}", failure="unreachable")
         time.sleep(0.1)
 
 
-def _opened(path: Path, mode: int) -> int:
-    """The file, made where it is missing; never through a link that somebody else laid there."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+def _holder_text(holder: Holder | None) -> str:
+    if holder is None:
+        return "somebody"
+    text = f"{holder.holder} since {holder.since}"
+    silent_s = holder.silent_s()
+    if silent_s:
+        return f"{text}, silent for {silent_s:.0f} s"
+    return text
+
+
+def _open_lock(path: Path, mode: int) -> int:
+    """Open the file of a lock, made where it is missing; never through a symbolic link."""
     try:
-        try:
-            lock = os.open(
-                str(path), flags
-            )  # without O_CREAT: of another user's file in /tmp, kernels refuse that
-        except FileNotFoundError:
-            lock = os.open(str(path), flags | os.O_CREAT | os.O_EXCL, mode)
-            os.fchmod(lock, mode)  # whatever the umask
-    except FileExistsError:
-        return _opened(path, mode)
+        lock = _open_or_create(path, mode)
     except OSError as error:
-        fix = "remove it there, or set lock to a file that all users of the board can write"
         raise AgentError(
-            f"lock {path} cannot be opened: {error.strerror}; {fix}", "configuration"
+            f"lock {path} cannot be opened: {error.strerror}; "
+            "remove it there, or set lock to a file that all users of the board can write",
+            failure="configuration",
         ) from error
-    found = os.fstat(lock)
-    if (
-        not stat.S_ISREG(found.st_mode) or found.st_nlink > 1
-    ):  # a second name may be that of something precious
+    status = os.fstat(lock)
+    # a second name may be that of a file worth keeping
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
         os.close(lock)
-        raise AgentError(f"lock {path} is no file of its own; remove it there", "configuration")
+        raise AgentError(
+            f"lock {path} is not a regular file with a single name; remove it there",
+            failure="configuration",
+        )
     return lock
 
 
-def _is_at(lock: int, path: Path) -> bool:
+def _open_or_create(path: Path, mode: int) -> int:
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    while True:
+        try:
+            # without O_CREAT: kernels refuse it for a file of another user in /tmp
+            return os.open(str(path), flags)
+        except FileNotFoundError:
+            pass
+        try:
+            lock = os.open(str(path), flags | os.O_CREAT | os.O_EXCL, mode)
+        except FileExistsError:
+            continue  # another agent has just made it
+        os.fchmod(lock, mode)  # whatever the umask
+        return lock
+
+
+def _is_file_at(lock: int, path: Path) -> bool:
+    """Return whether an open file is still the one at this path."""
     try:
         return os.path.samestat(os.fstat(lock), os.lstat(str(path)))
     except FileNotFoundError:
         return False
 
 
-def _holder(lock: int) -> Holder | None:
-    """What the lock's file says; None where it is not what an agent writes."""
+def _read_holder(lock: int) -> Holder | None:
+    """Return what the file of a lock holds; None where no agent wrote it."""
+    record = _parse_record(os.pread(lock, RECORD_BYTES, 0))
+    record.pop("hold", None)
     try:
-        found = _parsed(os.pread(lock, LONGEST, 0))
-        said = Holder(**{key: value for key, value in found.items() if key != "hold"})
-        return (
-            said
-            if SESSION.match(said.session)
-            and said.beat + said.silence_s + said.pid + said.guard > 0
-            else None
-        )
+        holder = Holder(**record)
+        # adding them raises TypeError where one is not a number
+        numbers = holder.beat + holder.silence_s + holder.pid + holder.guard
+        if SESSION.match(holder.session) and numbers > 0:
+            return holder
     except (TypeError, ValueError):
-        return None
+        pass
+    return None
 
 
-def _end(holder: Holder) -> None:
-    """Kill an agent, if that process still is one; its guard, woken where it is stopped, ends what it ran, then the
-    lock falls."""
-    for pid, mark, how in (
-        (holder.pid, holder.session, signal.SIGKILL),
-        (holder.guard, f"{__package__}.guard", signal.SIGCONT),
-    ):
-        if pid > 0 and mark in _command(pid):
-            with contextlib.suppress(
-                ProcessLookupError, PermissionError
-            ):  # another user's: theirs to end
-                os.kill(pid, how)
+def _end_holder(holder: Holder) -> None:
+    """Kill an agent, if the process still is one.
+
+    Its guard, woken where it is stopped, then ends the runners, and the lock falls.
+    """
+    _signal_process(holder.pid, signal.SIGKILL, mark=holder.session)
+    _signal_process(holder.guard, signal.SIGCONT, mark=f"{__package__}.guard")
 
 
-def _shared_hold(locks: Sequence[int]) -> Fields | None:
-    """The hold that stands in the lock which other users' agents take too: the first of them."""
-    return _hold(_parsed(os.pread(locks[0], LONGEST, 0))) if len(locks) > 1 else None
+def _signal_process(pid: int, number: signal.Signals, *, mark: str) -> None:
+    """Send a signal to a process that has this mark in its command line."""
+    if pid > 0 and mark in _command_line(pid):
+        # a process of another user is theirs to end
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, number)
 
 
-def _hold(record: Mapping[str, Any]) -> Fields | None:
-    """The hold in a record, which anybody may have written; None where it is over, or none at all."""
-    hold = record.get("hold")
-    if not isinstance(hold, dict) or not all(isinstance(hold.get(key), str) for key in SAID):
-        return None
-    return (
-        hold if isinstance(hold.get("ends"), (int, float)) and time.time() < hold["ends"] else None
-    )
-
-
-def _busy(hold: Mapping[str, Any]) -> AgentError:
-    reason = f" ({hold['reason']})" if hold["reason"] else ""
-    said = f"busy: held by {hold['holder']} since {hold['since']} until {hold['until']}{reason}"
-    return AgentError(said, "unreachable")
-
-
-def _command(pid: int) -> str:
+def _command_line(pid: int) -> str:
+    """Return the command line of a process; "" where there is no such process."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
-    except OSError:  # gone, or no Linux
+    except OSError:  # it has ended, or this is not Linux
         pass
-    with contextlib.suppress(OSError):
-        shown = subprocess.run(
+    try:
+        finished = subprocess.run(
             ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False
         )
-        return shown.stdout.decode("utf-8", "replace")
-    return ""
+    except OSError:
+        return ""
+    return finished.stdout.decode("utf-8", "replace")
 
 
-def _put(path: Path, mode: str, content: bytes) -> None:
+# ---- records and holds
+
+
+def _read_shared_hold(locks: Sequence[int]) -> Hold | None:
+    """Return the hold in the lock that other users' agents take too, which is the first."""
+    if len(locks) < 2:
+        return None
+    return _parse_hold(_parse_record(os.pread(locks[0], RECORD_BYTES, 0)))
+
+
+def _parse_hold(record: Mapping[str, Any]) -> Hold | None:
+    """Return the hold in a record, which anybody may have written.
+
+    None where there is none, or it is over.
+    """
+    hold = record.get("hold")
+    if not isinstance(hold, dict):
+        return None
+    if not all(isinstance(hold.get(field), str) for field in HOLD_TEXTS):
+        return None
+    ends = hold.get("ends")
+    if not isinstance(ends, (int, float)) or time.time() >= ends:
+        return None
+    return cast("Hold", hold)
+
+
+def _busy(hold: Hold) -> AgentError:
+    reason = f" ({hold['reason']})" if hold["reason"] else ""
+    period = f"since {hold['since']} until {hold['until']}"
+    return AgentError(f"busy: held by {hold['holder']} {period}{reason}", failure="unreachable")
+
+
+def _write_to_disk(path: Path, mode: str, content: bytes) -> None:
     with path.open(mode) as file:
         file.write(content)
         file.truncate()
@@ -283,21 +341,23 @@ def _put(path: Path, mode: str, content: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _read(path: Path) -> Fields:
+def _read_record(path: Path) -> dict[str, Any]:
     try:
-        return _parsed(path.read_bytes())
+        return _parse_record(path.read_bytes())
     except FileNotFoundError:
         return {}
 
 
-def _parsed(content: bytes) -> Fields:
-    """What was written as JSON; nothing where it was not, or by half."""
+def _parse_record(content: bytes) -> dict[str, Any]:
+    """Return what was written as JSON; {} where it was not, or incompletely."""
     try:
-        found = json.loads(content)
+        record = json.loads(content)
     except ValueError:
         return {}
-    return found if isinstance(found, dict) else {}
+    if isinstance(record, dict):
+        return record
+    return {}
 
 
-def _written(seconds: float) -> str:
+def _time_text(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(seconds))

@@ -1,4 +1,4 @@
-"""What the device is: architecture, CPU, features, memory, versions; and the digest of what can change a result."""
+"""What the device is: architecture, CPU, memory, versions; the digest of what decides results."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict  # noqa: UP035  (Python 3.8 on the board)
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from . import environment
+from .system_files import BOOT_ID, read_text
 
-# those that decide which kernels a runtime picks
+# the features that decide which kernels a runtime selects
 FEATURES = (
     "sse4_1",
     "avx",
@@ -50,7 +51,7 @@ DARWIN_FEATURES = {
     "hw.optional.arm.FEAT_BF16": "bf16",
     "hw.optional.avx2_0": "avx2",
 }
-# MIDR part numbers of the cores that boards carry: /proc/cpuinfo of an ARM has no name for them
+# MIDR part numbers of the cores on boards: /proc/cpuinfo of an ARM has no name for them
 ARM_PARTS = {
     0xC07: "Cortex-A7",
     0xD03: "Cortex-A53",
@@ -68,13 +69,13 @@ ARM_PARTS = {
     0xD49: "Neoverse-N2",
     0xD4F: "Neoverse-V2",
 }
-# bits of getauxval(AT_HWCAP) and (AT_HWCAP2) on aarch64, by the kernel's names of them
-HWCAPS = {
+# bits of getauxval(AT_HWCAP) and getauxval(AT_HWCAP2) on aarch64, by the kernel's names
+HWCAP_BITS = {
     16: {"asimd": 1, "fphp": 9, "asimdhp": 10, "asimddp": 20, "sve": 22},
     26: {"sve2": 1, "svei8mm": 9, "i8mm": 13, "bf16": 14, "sme": 23},
 }
-# distributions by what they are of their runtime: "" is the stock one
-RUNTIMES = {
+# runtime -> distribution -> variant of the runtime; "" is the stock one
+RUNTIME_DISTRIBUTIONS = {
     "onnxruntime": {
         f"onnxruntime-{variant}".rstrip("-"): variant
         for variant in (
@@ -92,58 +93,71 @@ RUNTIMES = {
     "openvino": {"openvino": ""},
     "iree": {"iree-base-runtime": ""},
 }
-# in the name of a board that is an emulator: QEMU's `virt`, and what _linux says of user-mode emulation
-EMULATORS = ("dummy-virt", " emulated on ")
-NARROW = {
-    "aarch64": "armv7l",
-    "armv8l": "armv7l",
-    "x86_64": "i686",
-}  # a Python of 32 bits on a kernel of 64
+# in the name of an emulated CPU: QEMU's `virt`, and _linux_cpu's name for user-mode emulation
+EMULATOR_MARKS = ("dummy-virt", " emulated on ")
+# of a Python of 32 bits on a kernel of 64
+ARCHITECTURE_OF_32_BITS = {"aarch64": "armv7l", "armv8l": "armv7l", "x86_64": "i686"}
 
 
-def capabilities(root: Path) -> Dict[str, Any]:  # noqa: UP006
-    """The fields of qpipe's Capabilities; `root` has the tree with `proc`."""
-    cpu, features = _darwin() if platform.system() == "Darwin" else _linux()
-    known = {
+class Cpu(NamedTuple):
+    """The name of the CPU, and those of FEATURES that it has."""
+
+    name: str
+    features: list[str]
+
+
+def capabilities(root: Path) -> dict[str, Any]:
+    """Return the fields of qpipe.Capabilities; `root` is the tree that holds `proc`."""
+    cpu = _darwin_cpu() if platform.system() == "Darwin" else _linux_cpu()
+    deciding = {
         "arch": _architecture(),
-        "cpu": cpu,
-        "features": features,
+        "cpu": cpu.name,
+        "features": cpu.features,
         "numpy": np.__version__,
-        "runtimes": _runtimes(),
+        "runtimes": _runtime_versions(),
     }
-    fingerprint = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
-    pages = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    fingerprint = hashlib.sha256(json.dumps(deciding, sort_keys=True).encode()).hexdigest()
+    memory_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    is_emulated = any(mark in cpu.name for mark in EMULATOR_MARKS)
     return {
-        **known,
+        **deciding,
         "system": f"{platform.system()} {platform.release()}",
         "cores": os.cpu_count() or 1,
-        "memory_mb": round(pages / 1e6, 1),
+        "memory_mb": round(memory_bytes / 1e6, 1),
         "python": platform.python_version(),
         "fingerprint": fingerprint,
-        "emulated": "wall" if any(mark in cpu for mark in EMULATORS) else None,
-        "boot_id": environment.text(root / environment.BOOT_ID),
+        "emulated": "wall" if is_emulated else None,
+        "boot_id": read_text(root / BOOT_ID),
     }
 
 
 def _architecture() -> str:
-    """That of this Python, which decides what it can load."""
-    machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(platform.machine(), platform.machine())
-    return NARROW.get(machine, machine) if sys.maxsize < 1 << 32 else machine
+    """Return the architecture of this Python, which decides what it can load."""
+    machine = platform.machine()
+    machine = {"arm64": "aarch64", "AMD64": "x86_64"}.get(machine, machine)
+    if sys.maxsize < 1 << 32:
+        return ARCHITECTURE_OF_32_BITS.get(machine, machine)
+    return machine
 
 
-def _linux() -> tuple[str, list[str]]:
-    fields = _cpuinfo(Path("/proc/cpuinfo"))
-    arch = _architecture()
-    if "vendor_id" in fields and not arch.endswith("86") and arch != "x86_64":
+# ---- the CPU
+
+
+def _linux_cpu() -> Cpu:
+    fields = _cpuinfo_fields(Path("/proc/cpuinfo"))
+    architecture = _architecture()
+    is_x86 = architecture == "x86_64" or architecture.endswith("86")
+    if "vendor_id" in fields and not is_x86:
         # user-mode emulation shows the cpuinfo of the machine it runs on
-        return f"{arch} emulated on {_name(fields)}", _hwcaps()
+        return Cpu(f"{architecture} emulated on {_cpu_name(fields)}", _hwcap_features())
     flags = " ".join(fields.get("flags", []) + fields.get("features", [])).split()
-    flags += _hwcaps() if arch == "aarch64" else []
-    return _name(fields), [feature for feature in FEATURES if feature in flags]
+    if architecture == "aarch64":
+        flags += _hwcap_features()
+    return Cpu(_cpu_name(fields), [feature for feature in FEATURES if feature in flags])
 
 
-def _cpuinfo(path: Path) -> dict[str, list[str]]:
-    """Its values by key in lower case, each once; nothing where there is no such file."""
+def _cpuinfo_fields(path: Path) -> dict[str, list[str]]:
+    """Return the distinct values by key in lower case; {} where there is no such file."""
     fields: dict[str, list[str]] = {}
     with contextlib.suppress(OSError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -154,72 +168,94 @@ def _cpuinfo(path: Path) -> dict[str, list[str]]:
     return fields
 
 
-def _hwcaps() -> list[str]:
-    """What the kernel, or an emulator, tells this process that the CPU can do: what runtimes go by."""
+def _hwcap_features() -> list[str]:
+    """Return the features that the kernel, or an emulator, reports to this process.
+
+    Runtimes go by them.
+    """
     if _architecture() != "aarch64":
         return []
+    features: set[str] = set()
     try:
         import ctypes
 
-        ask = ctypes.CDLL(None).getauxval
-        ask.restype = ctypes.c_ulong
-        ask.argtypes = [ctypes.c_ulong]
-        found = {
-            name
-            for kind, bits in HWCAPS.items()
-            for name, bit in bits.items()
-            if ask(kind) >> bit & 1
-        }
+        getauxval = ctypes.CDLL(None).getauxval
+        getauxval.restype = ctypes.c_ulong
+        getauxval.argtypes = [ctypes.c_ulong]
+        for entry, bits in HWCAP_BITS.items():
+            word = getauxval(entry)
+            features.update(name for name, bit in bits.items() if word >> bit & 1)
     except (ImportError, OSError, AttributeError):
         return []
-    return [feature for feature in FEATURES if feature in found]
+    return [feature for feature in FEATURES if feature in features]
 
 
-def _name(fields: dict[str, list[str]]) -> str:
-    """The CPU's name; on ARM its cores' names after the board's."""
+def _cpu_name(fields: Mapping[str, Sequence[str]]) -> str:
+    """Return the name of the CPU; on ARM the names of its cores after that of the board."""
     if fields.get("model name") and "cpu part" not in fields:
         return fields["model name"][0]
-    parts = [int(part, 16) for part in fields.get("cpu part", [])]
-    names = [ARM_PARTS.get(part, f"part {part:#x}") for part in sorted(parts)]
+    parts = sorted(int(part, 16) for part in fields.get("cpu part", []))
+    cores = " + ".join(ARM_PARTS.get(part, f"part {part:#x}") for part in parts)
     try:
         board = Path("/proc/device-tree/model").read_text(encoding="utf-8").strip("\0 \n")
     except OSError:
         board = (fields.get("hardware") or [""])[0]
-    return ", ".join(filter(None, [board, " + ".join(names)])) or platform.processor() or "unknown"
+    name = ", ".join(part for part in (board, cores) if part)
+    return name or platform.processor() or "unknown"
 
 
-def _darwin() -> tuple[str, list[str]]:
-    found = [name for key, name in DARWIN_FEATURES.items() if _sysctl(key) == "1"]
-    return _sysctl("machdep.cpu.brand_string") or "unknown", found
+def _darwin_cpu() -> Cpu:
+    features = [feature for key, feature in DARWIN_FEATURES.items() if _sysctl(key) == "1"]
+    return Cpu(_sysctl("machdep.cpu.brand_string") or "unknown", features)
 
 
 def _sysctl(key: str) -> str:
-    asked = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
-    return asked.stdout.strip()
+    finished = subprocess.run(["sysctl", "-n", key], capture_output=True, text=True, check=False)
+    return finished.stdout.strip()
 
 
-def _runtimes() -> dict[str, str]:
-    """Versions by runtime, of what an import would find, without importing it: 1.32.0, or 1.32.0+gpu of a variant."""
-    found: dict[str, str] = {}
-    for runtime, distributions in RUNTIMES.items():
-        for place in sys.path:
-            versions = {name: _version(name, place) for name in distributions}
-            here = {
-                variant: versions[name] for name, variant in distributions.items() if versions[name]
-            }
-            if here:  # variants side by side overwrite each other's files: name them all
-                found[runtime] = _labelled(
-                    min(here.items())[1], ".".join(sorted(filter(None, here)))
-                )
+# ---- runtimes
+
+
+def _runtime_versions() -> dict[str, str]:
+    """Return the versions of the runtimes that an import would find, without importing them.
+
+    A version is 1.32.0, or 1.32.0+gpu of a variant.
+    """
+    versions: dict[str, str] = {}
+    for runtime, variants in RUNTIME_DISTRIBUTIONS.items():
+        for folder in sys.path:
+            version = _version_in(folder, variants)
+            if version:
+                versions[runtime] = version
                 break
-    return found
+    return versions
 
 
-def _version(distribution: str, place: str) -> str:
-    found = importlib.metadata.distributions(name=distribution, path=[place or "."])
-    return next((each.version for each in found), "")
+def _version_in(folder: str, variants: Mapping[str, str]) -> str:
+    """Return the version of a runtime in a folder of the path; "" where it is not there.
+
+    Variants that are installed side by side overwrite each other's files, so all are named.
+    """
+    by_variant: dict[str, str] = {}
+    for distribution, variant in variants.items():
+        version = _installed_version(distribution, folder)
+        if version:
+            by_variant[variant] = version
+    if not by_variant:
+        return ""
+    label = ".".join(sorted(variant for variant in by_variant if variant))
+    return _labelled(by_variant[min(by_variant)], label)
+
+
+def _installed_version(distribution: str, folder: str) -> str:
+    installed = importlib.metadata.distributions(name=distribution, path=[folder or "."])
+    return next((entry.version for entry in installed), "")
 
 
 def _labelled(version: str, label: str) -> str:
-    """A local version as PEP 440 has it."""
-    return version + ("" if not label else f".{label}" if "+" in version else f"+{label}")
+    """Return a local version as PEP 440 has it."""
+    if not label:
+        return version
+    separator = "." if "+" in version else "+"
+    return f"{version}{separator}{label}"

@@ -1,129 +1,174 @@
 """The sensors of power and energy that a device has, by the kernel's own names and units.
 
-hwmon (hwmon/sysfs-interface, hwmon/ina2xx, hwmon/ina3221) has microwatts, millivolts and milliamperes; powercap
-(power/powercap) has microjoules that begin anew at `max_energy_range_uj`.
+hwmon (hwmon/sysfs-interface, hwmon/ina2xx, hwmon/ina3221) has microwatts, millivolts and
+milliamperes; powercap (power/powercap) has microjoules that restart at `max_energy_range_uj`.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Callable, List, NamedTuple, Sequence, Tuple  # noqa: UP035  (Python 3.8 on the board)
+from typing import NamedTuple
 
-from .environment import number, text
 from .failures import AgentError
+from .system_files import read_number, read_text
 
-MONITORS = re.compile(r"ina(2\d\d|2xx|3221)")  # power monitors, by the name of their driver
-TOTAL = re.compile(r"(^|_)(VDD|5V)_IN$")  # a rail that feeds the others
-PACKAGE = re.compile(r"package-[^/]*$")
+POWER_MONITORS = re.compile(r"ina(2\d\d|2xx|3221)")  # by the name of their driver
+TOTAL_RAIL = re.compile(r"(^|_)(VDD|5V)_IN$")  # a rail that feeds the others
+PACKAGE_RAIL = re.compile(r"package-[^/]*$")
 # the ina3221 has three rails; its curr4 is their sum, its in4 to in7 are the voltages of the shunts
-CHANNELS = {"ina3221": "curr[1-3]_input"}
+CURRENT_FILES = {"ina3221": "curr[1-3]_input"}
+MICRO = 1e-6
 
 
 class Rail(NamedTuple):
-    """One channel of a sensor. `read` gives watts, or joules that begin anew at `wraps_at`."""
+    """One channel of a sensor: `read_value` returns watts, or joules that restart at `wraps_at`."""
 
     name: str
-    read: Callable[[], float]
+    read_value: Callable[[], float]
     wraps_at: float | None = None
-    update_s: float | None = None  # how often the sensor has a new value, where it says
+    update_s: float | None = None  # how often the sensor has a new value, where it is reported
 
 
-def rails(root: Path, source: str, wanted: Sequence[str]) -> Tuple[str, List[Rail]]:  # noqa: UP006
-    """The sensor and the rails to add up: those `wanted`, else the one that feeds the others, else all.
+class NamedRail(NamedTuple):
+    """A rail and the names that it may have, from the shortest to the most specific."""
 
-    `source` is hwmon, rapl, or auto: the first that is there. AgentError where there is none.
+    names: Sequence[str]
+    rail: Rail
+
+
+def select_rails(root: Path, source: str, names: Sequence[str]) -> tuple[str, list[Rail]]:
+    """Return the kind of sensor and the rails to add up.
+
+    They are those named, else the one that feeds the others, else all. `source` is hwmon, rapl, or
+    auto: the first of them that the device has. Raise AgentError where there is none.
     """
-    kinds = {"hwmon": _hwmon, "rapl": _rapl}
-    found = {kind: kinds[kind](root) for kind in kinds if source in (kind, "auto")}
-    kind = next((kind for kind, own in found.items() if own), None)
-    if kind is None:
-        fix = "set source: command for a meter of your own, or take energy out of measure"
-        raise AgentError(
-            f"energy: this device has no sensor of {' or '.join(found)}; {fix}", "configuration"
-        )
-    own = {rail.name: rail for rail in found[kind]}
-    missing = sorted(set(wanted) - own.keys())
+    rails_of_kind = {"hwmon": _hwmon_rails, "rapl": _rapl_rails}
+    kinds = [kind for kind in rails_of_kind if source in (kind, "auto")]
+    for kind in kinds:
+        rails = {rail.name: rail for rail in rails_of_kind[kind](root)}
+        if rails:
+            selected = _selected_names(kind, list(rails), names)
+            return kind, [rails[name] for name in selected]
+    raise AgentError(
+        f"energy: this device has no sensor of {' or '.join(kinds)}; "
+        "set command to use a meter of your own, or take energy out of measure",
+        failure="configuration",
+    )
+
+
+def _selected_names(kind: str, available: Sequence[str], requested: Sequence[str]) -> Sequence[str]:
+    missing = sorted(set(requested) - set(available))
     if missing:
         raise AgentError(
-            f"energy: {kind} has no rail {missing[0]}; there is {', '.join(own)}", "configuration"
+            f"energy: {kind} has no rail {missing[0]}; available rails are {', '.join(available)}",
+            failure="configuration",
         )
-    totals = [name for name in own if TOTAL.search(name)]
-    package = [name for name in own if PACKAGE.match(name)]
-    chosen = list(wanted) or totals[:1] or package or list(own)
-    return kind, [own[name] for name in dict.fromkeys(chosen)]
+    if requested:
+        return list(dict.fromkeys(requested))
+    totals = [name for name in available if TOTAL_RAIL.search(name)]
+    packages = [name for name in available if PACKAGE_RAIL.match(name)]
+    return totals[:1] or packages or available
 
 
-def _hwmon(root: Path) -> List[Rail]:  # noqa: UP006
-    """Power monitors: those that have a power in microwatts, else millivolts times milliamperes."""
-    found = []
+def _hwmon_rails(root: Path) -> list[Rail]:
+    rails: list[NamedRail] = []
     for sensor in sorted((root / "sys/class/hwmon").glob("hwmon*")):
-        driver = text(sensor / "name") or ""
-        if not MONITORS.fullmatch(driver):
+        driver = read_text(sensor / "name") or ""
+        if not POWER_MONITORS.fullmatch(driver):
             continue
-        update = number(sensor / "update_interval")
-        for current in sorted(sensor.glob(CHANNELS.get(driver, "curr[1-9]_input"))):
-            which = current.name[4]
-            place = _place(sensor)
-            if number(sensor / f"in{which}_enable") == 0:
-                continue
-            label = (
-                text(sensor / f"in{which}_label") or text(sensor / f"power{which}_label") or driver
-            )
-            power = sensor / f"power{which}_input"
-            # in0 of the two-wire monitors is their shunt, in1 the bus; the ina3221 has the bus of rail n in inn
-            read = (
-                _scaled(1e-6, power)
-                if power.is_file()
-                else _scaled(1e-6, sensor / f"in{which}_input", current)
-            )
-            names = [label, f"{label} {which}", f"{label} {place}", f"{label} {place} {which}"]
-            found.append((names, Rail(label, read, update_s=update / 1000 if update else None)))
-    return _told_apart(found)
+        for current in sorted(sensor.glob(CURRENT_FILES.get(driver, "curr[1-9]_input"))):
+            channel = current.name[len("curr")]
+            if read_number(sensor / f"in{channel}_enable") != 0:
+                rails.append(_monitor_rail(sensor, driver, channel))
+    return _with_distinct_names(rails)
 
 
-def _place(sensor: Path) -> str:
-    """Where it is on its bus, such as 1-0040, which stays the same; else its number, which a boot may change."""
+def _monitor_rail(sensor: Path, driver: str, channel: str) -> NamedRail:
+    """Return a channel of a power monitor.
+
+    It reads the power in microwatts where the sensor has it, else millivolts times milliamperes.
+    in0 of the two-wire monitors is their shunt, in1 the bus; the ina3221 has the bus of rail n in
+    in<n>.
+    """
+    label = read_text(sensor / f"in{channel}_label") or read_text(sensor / f"power{channel}_label")
+    if not label:
+        label = driver
+    power = sensor / f"power{channel}_input"
+    if power.is_file():
+        read_value = _product_reader(power)
+    else:
+        voltage = sensor / f"in{channel}_input"
+        read_value = _product_reader(voltage, sensor / f"curr{channel}_input")
+    interval_ms = read_number(sensor / "update_interval")
+    update_s = interval_ms / 1000 if interval_ms else None
+    place = _bus_place(sensor)
+    names = [label, f"{label} {channel}", f"{label} {place}", f"{label} {place} {channel}"]
+    return NamedRail(names, Rail(label, read_value, update_s=update_s))
+
+
+def _bus_place(sensor: Path) -> str:
+    """Return the sensor's address on its bus, such as 1-0040, which stays the same.
+
+    Without one it is the number of the sensor, which a boot may change.
+    """
     device = sensor / "device"
-    return device.resolve().name if device.is_symlink() else sensor.name
+    if device.is_symlink():
+        return device.resolve().name
+    return sensor.name
 
 
-def _rapl(root: Path) -> List[Rail]:  # noqa: UP006
-    found = []
+def _rapl_rails(root: Path) -> list[Rail]:
+    rails: list[NamedRail] = []
     for zone in sorted((root / "sys/class/powercap").glob("intel-rapl:*")):
-        energy = zone / "energy_uj"
-        most = number(zone / "max_energy_range_uj")
-        name = text(zone / "name") or zone.name
-        above = text(zone.with_name(zone.name.rpartition(":")[0]) / "name")
-        if most:
-            names = [name, f"{above}/{name}" if above else name, zone.name]
-            found.append((names, Rail(name, _scaled(1e-6, energy), wraps_at=most * 1e-6)))
-    return _told_apart(found)
+        range_uj = read_number(zone / "max_energy_range_uj")
+        if not range_uj:
+            continue
+        name = read_text(zone / "name") or zone.name
+        parent = read_text(zone.with_name(zone.name.rpartition(":")[0]) / "name")
+        full_name = f"{parent}/{name}" if parent else name
+        rail = Rail(name, _product_reader(zone / "energy_uj"), wraps_at=range_uj * MICRO)
+        rails.append(NamedRail([name, full_name, zone.name], rail))
+    return _with_distinct_names(rails)
 
 
-def _told_apart(found: Sequence[Tuple[Sequence[str], Rail]]) -> List[Rail]:  # noqa: UP006
-    """Each by the first of its names; those that share it by the first that makes them differ."""
-    told = []
-    for names, rail in found:
-        sharing = [others for others, _ in found if others[0] == names[0]]
-        forms = enumerate(zip(*sharing))  # noqa: B905  (Python 3.8)
-        which = next((index for index, each in forms if len(set(each)) == len(sharing)), -1)
-        told.append(rail._replace(name=names[which]))
-    return told
+def _with_distinct_names(rails: Sequence[NamedRail]) -> list[Rail]:
+    """Give each rail the first of its names.
+
+    Rails that share it get the first of their names by which they all differ.
+    """
+    renamed = []
+    for names, rail in rails:
+        namesakes = [other.names for other in rails if other.names[0] == names[0]]
+        position = _first_distinct_position(namesakes)
+        renamed.append(rail._replace(name=names[position]))
+    return renamed
 
 
-def _scaled(unit: float, *paths: Path) -> Callable[[], float]:
-    """Reads the product of the numbers in these files, in this unit."""
+def _first_distinct_position(names_of_rails: Sequence[Sequence[str]]) -> int:
+    """Return the first position at which all lists of names differ, else the last position."""
+    for position, names in enumerate(zip(*names_of_rails)):  # noqa: B905  (Python 3.8)
+        if len(set(names)) == len(names):
+            return position
+    return -1
 
-    def read() -> float:
-        product = unit
+
+def _product_reader(*paths: Path) -> Callable[[], float]:
+    """Return a function that reads the product of the numbers in these files, in millionths."""
+
+    def read_product() -> float:
+        product = MICRO
         for path in paths:
             try:
                 product *= int(path.read_text(encoding="utf-8"))
             except (OSError, ValueError) as error:
-                why = getattr(error, "strerror", None) or "it holds no number"
-                said = f"energy: {path} cannot be read ({why}); let this user read it"
-                raise AgentError(said, "configuration") from error
+                reason = getattr(error, "strerror", None) or "it does not hold a number"
+                raise AgentError(
+                    f"energy: {path} cannot be read ({reason}); "
+                    "give this user permission to read it",
+                    failure="configuration",
+                ) from error
         return product
 
-    return read
+    return read_product

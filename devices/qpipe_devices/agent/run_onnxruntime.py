@@ -1,162 +1,193 @@
-"""The runner of ONNX Runtime: loads one model on the providers and with the session options of its build."""
+"""The runner of ONNX Runtime: loads a model on the providers and with the options of its build."""
 
 from __future__ import annotations
 
 import json
 import os
 import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Sequence  # noqa: UP035  (Python 3.8 on the board)
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from . import serving
-from .kernels import count, of_profile, short
+from .kernels import count, kernels_in_profile, provider_name
+
+if TYPE_CHECKING:
+    from .messages import PlacementAnswer
 
 OPTIONS = ("session", "config", "free_dimensions", "providers", "fallback")
-ASSIGNED = "session.record_ep_graph_assignment_info"
-NO_CPU = "session.disable_cpu_ep_fallback"
-ALLOW = "or set fallback: allow"
-TYPES = {"float": "float32", "double": "float64"}
+RECORD_ASSIGNMENT = "session.record_ep_graph_assignment_info"
+DISABLE_CPU = "session.disable_cpu_ep_fallback"
+ALLOW_FALLBACK = "or set fallback: allow"
+NUMPY_TYPES = {"float": "float32", "double": "float64"}  # others are named alike
 
 
 class Session:
-    """One inference session. `options`: session {attribute: value}, config {key: value}, free_dimensions {name of an
-    open dimension: the size to optimize for}, providers (pairs of name and {key: value}, in order of preference),
-    fallback (error or allow: where one is missing, idle, or leaves nodes to the CPU)."""
+    """One inference session.
+
+    `options` of the request: session {attribute: value}, config {key: value}, free_dimensions
+    {name of an open dimension: the size to optimize for}, providers (pairs of name and
+    {key: value}, in order of preference), fallback (error or allow: what happens where a provider
+    is missing, idle, or leaves nodes to the CPU).
+    """
 
     def __init__(self, request: Mapping[str, Any]) -> None:
         self.model = str(Path(request["build"]) / request["model"])
-        self.given = dict(request.get("options") or {})
+        self.options = dict(request.get("options") or {})
         if request.get("threads") is not None:
             self.threads = thread_count(request["threads"])
-            self.given["session"] = {
-                **self.given.get("session", {}),
-                "intra_op_num_threads": self.threads,
-            }
-        if request.get("batch") is not None and "batch" in self.given.get("free_dimensions", {}):
-            self.given["free_dimensions"] = {
-                **self.given["free_dimensions"],
-                "batch": request["batch"],
-            }
-        unknown = sorted(set(self.given) - set(OPTIONS))
-        if unknown:
-            raise ValueError(
-                f"build.json: unknown option '{unknown[0]}'; there is {', '.join(OPTIONS)}"
-            )
-        self.strict = self.given.get("fallback", "error") == "error"
-        self.providers = providers(self.given, self.strict)
-        self.session = self._open(session_options(self.given))
-        self.inputs = [each.name for each in self.session.get_inputs()]
-        self.outputs = [each.name for each in self.session.get_outputs()]
+            session = self.options.get("session", {})
+            self.options["session"] = {**session, "intra_op_num_threads": self.threads}
+        free_dimensions = self.options.get("free_dimensions", {})
+        if request.get("batch") is not None and "batch" in free_dimensions:
+            self.options["free_dimensions"] = {**free_dimensions, "batch": request["batch"]}
+        _check_options(self.options)
+        self.is_strict = self.options.get("fallback", "error") == "error"
+        self.providers = available_providers(self.options, strict=self.is_strict)
+        self.session = self._open(session_options(self.options))
+        self.inputs = [entry.name for entry in self.session.get_inputs()]
+        self.outputs = [entry.name for entry in self.session.get_outputs()]
 
-    def infer(self, feeds: Dict[str, np.ndarray]) -> Sequence[np.ndarray]:  # noqa: UP006
-        """One inference: what is timed."""
-        found: Sequence[np.ndarray] = self.session.run(self.outputs, feeds)
-        return found
+    def infer(self, feeds: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
+        """Infer once; this is what is timed."""
+        outputs: Sequence[np.ndarray] = self.session.run(self.outputs, feeds)
+        return outputs
 
-    def placement(self) -> Dict[str, Any]:  # noqa: UP006
-        """From the runtime's own profile of one inference of zeros, in a session for it alone."""
-        options = session_options(self.given)
+    def placement(self) -> PlacementAnswer:
+        """Return the runtime's own profile of one inference of zeros, in a separate session."""
+        options = session_options(self.options)
         options.enable_profiling = True
         with tempfile.TemporaryDirectory() as folder:
             options.profile_file_prefix = str(Path(folder) / "profile")
             session = self._open(options)
-            session.run(None, {each.name: _zeros(each) for each in session.get_inputs()})
-            profile = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
-        return count(of_profile(profile))
+            session.run(None, {entry.name: _zeros(entry) for entry in session.get_inputs()})
+            profile_path = Path(session.end_profiling())
+            profile = json.loads(profile_path.read_text(encoding="utf-8"))
+        return count(kernels_in_profile(profile))
 
     def _open(self, options: Any) -> Any:
         import onnxruntime
 
         onnxruntime.set_default_logger_severity(3)
-        others = [short(name) for name, _ in self.providers if short(name) != "cpu"]
-        if others and self.strict:
-            options.add_session_config_entry(ASSIGNED, "1")
-            if len(others) == len(self.providers):
-                options.add_session_config_entry(NO_CPU, "1")
+        names = [provider_name(name) for name, _ in self.providers]
+        accelerators = [name for name in names if name != "cpu"]
+        if accelerators and self.is_strict:
+            options.add_session_config_entry(RECORD_ASSIGNMENT, "1")
+            if "cpu" not in names:
+                options.add_session_config_entry(DISABLE_CPU, "1")
         try:
             session = onnxruntime.InferenceSession(self.model, options, providers=self.providers)
         except Exception as error:
             if "fallback to CPU EP has been explicitly disabled" not in str(error):
                 raise
-            names = ", ".join(others)
             raise ValueError(
-                f"{names} takes not all nodes; add cpu to providers, {ALLOW}"
+                f"{', '.join(accelerators)} does not take all nodes; "
+                f"add cpu to providers, {ALLOW_FALLBACK}"
             ) from error
-        if self.strict:
-            _check_placed(session, others)
+        if self.is_strict:
+            _check_placed(session, accelerators)
         return session
 
 
-def providers(given: Mapping[str, Any], strict: bool) -> List[Any]:  # noqa: UP006
-    """The providers asked for, each as (ONNX Runtime's name, options); ValueError for one that is not there.
+def available_providers(
+    options: Mapping[str, Any], *, strict: bool
+) -> list[tuple[str, Mapping[str, Any]]]:
+    """Return the providers of a build, each as (ONNX Runtime's name, options).
 
-    Those that are missing are left out unless `strict`; the CPU is always there to take what no other takes.
+    Raise ValueError for one that is not available; unless `strict`, it is left out instead. The
+    CPU is there in any case to take what no other provider takes.
     """
     import onnxruntime
 
-    here = {short(name): name for name in onnxruntime.get_available_providers()}
-    wanted = given.get("providers") or [("cpu", {})]
-    missing = [name for name, _ in wanted if name not in here]
+    names = {provider_name(name): name for name in onnxruntime.get_available_providers()}
+    requested = options.get("providers") or [("cpu", {})]
+    missing = [name for name, _ in requested if name not in names]
     if missing and strict:
-        fix = f"install an onnxruntime that has it, {ALLOW}"
         raise ValueError(
-            f"there is no provider {missing[0]}, there is {', '.join(sorted(here))}; {fix}"
+            f"provider {missing[0]} is not available; available providers are "
+            f"{', '.join(sorted(names))}; install an onnxruntime that has it, {ALLOW_FALLBACK}"
         )
-    return [(here[name], options) for name, options in wanted if name in here] or [
-        (here["cpu"], {})
-    ]
+    providers = [(names[name], settings) for name, settings in requested if name in names]
+    return providers or [(names["cpu"], {})]
 
 
-def _check_placed(session: Any, others: Sequence[str]) -> None:
-    started = [short(name) for name in session.get_providers()]
-    for name in others:
-        if name not in started:
-            raise ValueError(f"provider {name} did not start; see the log, {ALLOW}")
-    if others and hasattr(session, "get_provider_graph_assignment_info"):  # since 1.23
-        busy = {short(each.ep_name) for each in session.get_provider_graph_assignment_info()}
-        for name in others:
-            if name not in busy:
-                raise ValueError(
-                    f"provider {name} takes no node of this network; leave it out, {ALLOW}"
-                )
-
-
-def session_options(given: Mapping[str, Any]) -> Any:
-    """ONNX Runtime's session options from those of build.json."""
+def session_options(options: Mapping[str, Any]) -> Any:
+    """Return ONNX Runtime's session options for the options of build.json."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    for name, value in {"intra_op_num_threads": 1, **given.get("session", {})}.items():
-        if not hasattr(options, name):
+    result = onnxruntime.SessionOptions()
+    result.log_severity_level = 3
+    attributes = {"intra_op_num_threads": 1, **options.get("session", {})}
+    for name, value in attributes.items():
+        if not hasattr(result, name):
             raise ValueError(f"build.json: this onnxruntime has no session option '{name}'")
-        if name == "graph_optimization_level":
-            value = getattr(onnxruntime.GraphOptimizationLevel, value)
-        if name == "intra_op_num_threads":
-            value = thread_count(value)
-        setattr(options, name, value)
-    for name, size in given.get("free_dimensions", {}).items():
-        options.add_free_dimension_override_by_name(name, size)
-    for key, value in given.get("config", {}).items():
-        options.add_session_config_entry(key, str(value))
-    return options
+        setattr(result, name, _attribute_value(name, value))
+    for name, size in options.get("free_dimensions", {}).items():
+        result.add_free_dimension_override_by_name(name, size)
+    for key, value in options.get("config", {}).items():
+        result.add_session_config_entry(key, str(value))
+    return result
 
 
-def thread_count(wanted: int) -> int:
-    """As many as it says. By 0 ONNX Runtime means one on each core of the machine, bound to it; where this process is
-    bound to some of them, it is as many as those."""
-    own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
-    return own if wanted == 0 and own < (os.cpu_count() or 1) else wanted
+def thread_count(threads: int) -> int:
+    """Return the number of threads to ask ONNX Runtime for.
+
+    It takes 0 to mean one thread on each core of the machine, bound to that core. Where this
+    process is bound to some of the cores, the result is their number instead.
+    """
+    if threads != 0 or not hasattr(os, "sched_getaffinity"):
+        return threads
+    usable_cores = len(os.sched_getaffinity(0))
+    if usable_cores < (os.cpu_count() or 1):
+        return usable_cores
+    return threads
 
 
-def _zeros(wanted: Any) -> np.ndarray:
-    """Zeros for an input; dimensions without a size are 1."""
-    kind = wanted.type[len("tensor(") : -1]
-    return np.zeros(
-        [size if isinstance(size, int) else 1 for size in wanted.shape], TYPES.get(kind, kind)
-    )
+def _attribute_value(name: str, value: Any) -> Any:
+    """Return the value of a session option as ONNX Runtime takes it."""
+    import onnxruntime
+
+    if name == "graph_optimization_level":
+        return getattr(onnxruntime.GraphOptimizationLevel, value)
+    if name == "intra_op_num_threads":
+        return thread_count(value)
+    return value
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option of build.json that does not exist."""
+    unknown = sorted(set(options) - set(OPTIONS))
+    if unknown:
+        raise ValueError(
+            f"build.json: option '{unknown[0]}' is not known; valid options are "
+            f"{', '.join(OPTIONS)}"
+        )
+
+
+def _check_placed(session: Any, accelerators: Sequence[str]) -> None:
+    """Raise ValueError for a provider that did not start, or runs no node."""
+    started = [provider_name(name) for name in session.get_providers()]
+    for name in accelerators:
+        if name not in started:
+            raise ValueError(f"provider {name} did not start; see the log, {ALLOW_FALLBACK}")
+    if not accelerators or not hasattr(session, "get_provider_graph_assignment_info"):
+        return  # ONNX Runtime reports it since 1.23
+    assignments = session.get_provider_graph_assignment_info()
+    busy = {provider_name(entry.ep_name) for entry in assignments}
+    for name in accelerators:
+        if name not in busy:
+            raise ValueError(
+                f"provider {name} takes no node of this network; leave it out, {ALLOW_FALLBACK}"
+            )
+
+
+def _zeros(model_input: Any) -> np.ndarray:
+    """Return zeros for an input of a session; dimensions without a size are 1."""
+    element_type = model_input.type[len("tensor(") : -1]
+    shape = [size if isinstance(size, int) else 1 for size in model_input.shape]
+    return np.zeros(shape, NUMPY_TYPES.get(element_type, element_type))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Drives a runner: starts it as a fresh process, asks it, and says why where it gives no answer."""
+"""The agent's end of a runner: a fresh process that answers requests, and why it does not."""
 
 from __future__ import annotations
 
@@ -11,22 +11,24 @@ import subprocess
 import sys
 import threading
 from collections import deque
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Mapping  # noqa: UP035  (Python 3.8 on the board)
+from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from . import failures, wire
-from .failures import AgentError
+from . import wire
+from .failures import BUILD_FAILURE, AgentError, count_oom_kills, failure_of_text
 from .guard import Guard
 
-# what answers have in any case, and as what
-LOADED = {"load_ms": float, "runtime_mb": float, "inputs": list, "outputs": list}
-TIMED = {"first_ms": float, "warmups": int, "values_ns": list, "peak_mb": float}
+if TYPE_CHECKING:
+    from .messages import LoadAnswer
 
-
-# a model or a runtime that is broken; by any other signal somebody else ended it
-CRASHES = (
+# the fields that an answer must have, and their types
+LOAD_FIELDS = {"load_ms": float, "runtime_mb": float, "inputs": list, "outputs": list}
+TIME_FIELDS = {"first_ms": float, "warmups": int, "values_ns": list, "peak_mb": float}
+# signals of a broken model or runtime; any other was sent by somebody else
+CRASH_SIGNALS = (
     signal.SIGABRT,
     signal.SIGBUS,
     signal.SIGFPE,
@@ -37,8 +39,15 @@ CRASHES = (
 )
 
 
-class Runner:
-    """A runner process for one build; in a process group of its own, so that nothing of it outlives it."""
+class RunnerEnd(NamedTuple):
+    """How a runner ended, in words, and the type of that failure."""
+
+    description: str
+    failure: str
+
+
+class RunnerProcess:
+    """A runner process for one build, in a process group of its own: nothing of it outlives it."""
 
     def __init__(self, build: Path, deadline_s: float, guard: Guard | None = None) -> None:
         self.build = build
@@ -46,17 +55,17 @@ class Runner:
         self.deadline_s = deadline_s
         self.name = str(self.manifest["runner"])
         self.model = str(self.manifest.get("model"))
-        self.loaded: dict[str, Any] = {}
-        self.tail: deque[str] = deque(maxlen=20)
-        self.late = False
-        self.nonsense: str | None = None
+        self.load_answer: LoadAnswer | None = None
+        self.last_lines: deque[str] = deque(maxlen=20)  # of its stderr
+        self.is_late = False
+        self.not_a_message: str | None = None
         self.guard = guard
-        self.oom_kills = failures.oom_kills()
+        self.oom_kills = count_oom_kills()
         try:
             self.process = subprocess.Popen(
-                command(build, self.name),
+                runner_command(build, self.name),
                 cwd=str(build),
-                env=environment(),
+                env=runner_environment(),
                 start_new_session=True,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -66,71 +75,75 @@ class Runner:
             raise AgentError(f"runner {self.name} does not start: {error.strerror}") from error
         if guard:
             guard.watch(self.process.pid)
-        self.stdin = _pipe(self.process.stdin)
-        self.stdout = _pipe(self.process.stdout)
-        self.pump = threading.Thread(
-            target=self._pump, args=(_pipe(self.process.stderr),), daemon=True
+        assert self.process.stdin
+        assert self.process.stdout
+        assert self.process.stderr
+        self.stdin = self.process.stdin
+        self.stdout = self.process.stdout
+        self.log_thread = threading.Thread(
+            target=self._forward_log, args=(self.process.stderr,), daemon=True
         )
-        self.pump.start()
+        self.log_thread.start()
 
-    def load(self, **asked: int | None) -> None:
-        """Load the build's model, for the `threads` and the `batch` that are said, if any; the answer is kept."""
-        wanted = {
+    def load(self, *, threads: int | None, batch: int | None) -> LoadAnswer:
+        """Load the build's model; None leaves `threads` or `batch` to the build."""
+        request: dict[str, Any] = {
             "do": "load",
             "build": str(self.build),
             "model": self.model,
             "options": self.manifest.get("options"),
         }
-        wanted.update({name: value for name, value in asked.items() if value is not None})
-        self.loaded = self.ask(f"load {self.model}", wanted, needs=LOADED).fields
+        if threads is not None:
+            request["threads"] = threads
+        if batch is not None:
+            request["batch"] = batch
+        answer = self.request(f"load {self.model}", request, required_fields=LOAD_FIELDS)
+        self.load_answer = cast("LoadAnswer", answer.fields)
+        return self.load_answer
 
-    def ask(
+    def request(
         self,
         task: str,
         fields: Mapping[str, Any],
         arrays: Mapping[str, np.ndarray] | None = None,
+        *,
         extra_s: float = 0,
-        needs: Mapping[str, type] | None = None,
+        required_fields: Mapping[str, type] | None = None,
     ) -> wire.Message:
-        """Its answer; AgentError with the reason where it answers with an error, ends, exceeds the deadline, or leaves
-        out what the answer `needs`."""
+        """Return the answer to a request.
+
+        `task` says in messages what was requested; `extra_s` extends the deadline. Raise AgentError
+        with the reason where it answers with an error, ends, exceeds the deadline, or leaves out
+        a required field.
+        """
         seconds = self.deadline_s + extra_s
-        timer = threading.Timer(seconds, self._expire)
-        timer.daemon = True
-        timer.start()
-        try:
-            wire.write(self.stdin, fields, arrays)
-            answer = wire.read(self.stdout)
-        except OSError:  # its stdin is gone
-            answer = None
-        except ValueError as error:
-            answer = None
-            self.nonsense = str(error)
-        finally:
-            timer.cancel()
+        answer = self._exchange(fields, arrays, seconds)
         if answer is None:
-            how, failure = self._end(seconds)
+            end = self._how_it_ended(seconds)
             raise AgentError(
-                f"runner {self.name} {how} when asked to {task}{self._last_line()}", failure
+                f"runner {self.name} {end.description} when asked to {task}{self._last_line()}",
+                failure=end.failure,
             )
         if "error" in answer.fields:
             reason = " ".join(str(answer.fields["error"]).split())
-            failure = str(answer.fields.get("failure", failures.of_text(reason)))
-            raise AgentError(f"runner {self.name} could not {task}: {reason}", failure)
-        wrong = _wrong(answer.fields, needs or {})
-        if wrong:
-            said = f"runner {self.name} did not {task} as PROTOCOL.md says: its answer {wrong}"
-            raise AgentError(said, "wrong answer")
+            failure = str(answer.fields.get("failure", failure_of_text(reason)))
+            raise AgentError(f"runner {self.name} could not {task}: {reason}", failure=failure)
+        fault = _fault_of_fields(answer.fields, required_fields or {})
+        if fault:
+            raise AgentError(
+                f"runner {self.name} did not {task} as PROTOCOL.md requires: its answer {fault}",
+                failure="wrong answer",
+            )
         return answer
 
     def kill(self) -> None:
-        """End it and all it started, at once."""
-        # it may be gone (macOS says PermissionError of a zombie)
+        """Kill it and all it started."""
+        # it may be gone (macOS raises PermissionError for a zombie)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def close(self) -> None:
-        """Let it end by itself for a second, then end it."""
+        """Close its stdin, give it a second to end by itself, then kill it."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             self.stdin.close()
             self.process.wait(1)
@@ -138,73 +151,89 @@ class Runner:
         self.process.wait()
         if self.guard:
             self.guard.forget(self.process.pid)
-        self.pump.join(1)
+        self.log_thread.join(1)
+
+    def _exchange(
+        self,
+        fields: Mapping[str, Any],
+        arrays: Mapping[str, np.ndarray] | None,
+        seconds: float,
+    ) -> wire.Message | None:
+        """Send a request; return the answer, None where none comes within `seconds`."""
+        timer = threading.Timer(seconds, self._expire)
+        timer.daemon = True
+        timer.start()
+        try:
+            wire.write_message(self.stdin, fields, arrays)
+            return wire.read_message(self.stdout)
+        except OSError:  # its stdin is gone
+            return None
+        except ValueError as error:
+            self.not_a_message = str(error)
+            return None
+        finally:
+            timer.cancel()
 
     def _expire(self) -> None:
-        self.late = True
+        self.is_late = True
         self.kill()
 
-    def _end(self, seconds: float) -> tuple[str, str]:
-        """How it ended, and which failure that is."""
-        if self.late:
-            return (
-                f"gave no answer within {seconds:g} s",
-                "artifact",
-            )  # the line is well: the agent tells it
-        if self.nonsense is not None:
+    def _how_it_ended(self, seconds: float) -> RunnerEnd:
+        if self.is_late:
+            # not "timeout": the connection is fine, the agent reports this itself
+            return RunnerEnd(f"gave no answer within {seconds:g} s", BUILD_FAILURE)
+        if self.not_a_message is not None:
             self.kill()
-            return f"answered with something that is no message ({self.nonsense})", "wrong answer"
+            description = f"gave an answer that is not a message ({self.not_a_message})"
+            return RunnerEnd(description, "wrong answer")
         try:
             status = self.process.wait(1)
         except subprocess.TimeoutExpired:
             self.kill()
-            return "closed its stdout", "artifact"
-        self.pump.join(1)
-        failure = failures.of_text(" ".join(self.tail))
+            return RunnerEnd("closed its stdout", BUILD_FAILURE)
+        self.log_thread.join(1)
+        failure = failure_of_text(" ".join(self.last_lines))
         if status >= 0:
-            return f"ended with status {status}", failure
-        name = signal.Signals(-status).name
+            return RunnerEnd(f"ended with status {status}", failure)
+        description = f"was killed by {signal.Signals(-status).name}"
         if status == -signal.SIGKILL:
-            return self._of_kill(f"was killed by {name}")
-        return f"was killed by {name}", failure if -status in CRASHES else "died"
+            return self._end_by_sigkill(description)
+        if -status in CRASH_SIGNALS:
+            return RunnerEnd(description, failure)
+        return RunnerEnd(description, "died")
 
-    def _of_kill(self, how: str) -> tuple[str, str]:
-        """Nobody says who sent a SIGKILL, but the kernel counts those it sends for want of memory."""
-        now = failures.oom_kills()
-        if now is None or self.oom_kills is None:
-            return f"{how} (out of memory?)", "out of memory"
-        return (
-            (f"{how} (out of memory)", "out of memory") if now > self.oom_kills else (how, "died")
-        )
+    def _end_by_sigkill(self, description: str) -> RunnerEnd:
+        """Return the end by SIGKILL.
+
+        Its sender is not known, but the kernel counts the kills for lack of memory.
+        """
+        oom_kills = count_oom_kills()
+        if oom_kills is None or self.oom_kills is None:
+            return RunnerEnd(f"{description} (out of memory?)", "out of memory")
+        if oom_kills > self.oom_kills:
+            return RunnerEnd(f"{description} (out of memory)", "out of memory")
+        return RunnerEnd(description, "died")
 
     def _last_line(self) -> str:
-        self.pump.join(1)
-        return f"; its last line: {self.tail[-1]}" if self.tail else ""
+        self.log_thread.join(1)
+        if self.last_lines:
+            return f"; its last line: {self.last_lines[-1]}"
+        return ""
 
-    def _pump(self, stream: IO[bytes]) -> None:
+    def _forward_log(self, stream: IO[bytes]) -> None:
         for line in stream:
             text = line.decode("utf-8", "replace").rstrip()
             if text:
-                self.tail.append(text)
-                print(text, file=sys.stderr, flush=True)  # noqa: T201  stderr is the log that the host keeps
-
-
-def _wrong(fields: Mapping[str, Any], needs: Mapping[str, type]) -> str:
-    """What an answer lacks, or has as something else; nothing where it is right."""
-    for key, kind in needs.items():
-        if key not in fields:
-            return f"lacks {key}"
-        if not isinstance(fields[key], (int, float) if kind is float else kind):
-            return f"has {key} {fields[key]!r}"
-    return ""
+                self.last_lines.append(text)
+                print(text, file=sys.stderr, flush=True)  # noqa: T201  stderr is the host's log
 
 
 def read_manifest(build: Path) -> dict[str, Any]:
-    """build.json of a build; AgentError where there is none or it names no runner."""
+    """Return build.json of a build; raise AgentError where it is missing or names no runner."""
     try:
         manifest: dict[str, Any] = json.loads((build / "build.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise AgentError(f"{build} is no build: {error}") from error
+        raise AgentError(f"{build} is not a build: {error}") from error
     if "runner" not in manifest:
         raise AgentError(
             f"{build}/build.json names no runner; give one, such as run_onnxruntime.py"
@@ -212,29 +241,41 @@ def read_manifest(build: Path) -> dict[str, Any]:
     return manifest
 
 
-def command(build: Path, runner: str) -> list[str]:
-    """How to start a runner: a file of the build (Python or an executable), or one that the agent brings."""
-    own = build / runner
-    if own.is_file():
-        if own.suffix == ".py":
-            return [sys.executable, str(own)]
-        own.chmod(0o755)
-        return [str(own)]
+def runner_command(build: Path, runner: str) -> list[str]:
+    """Return the command that starts a runner.
+
+    A runner is a file of the build (Python or an executable), or a module of the agent.
+    """
+    file = build / runner
+    if file.is_file():
+        if file.suffix == ".py":
+            return [sys.executable, str(file)]
+        file.chmod(0o755)
+        return [str(file)]
     module = f"{__package__}.{Path(runner).stem}"
     if not runner.startswith("run_") or importlib.util.find_spec(module) is None:
         raise AgentError(
-            f"there is no runner '{runner}'; it must lie in the build or be run_onnxruntime.py"
+            f"runner '{runner}' does not exist; "
+            "it must be a file of the build or run_onnxruntime.py"
         )
     return [sys.executable, "-m", module]
 
 
-def environment() -> dict[str, str]:
-    """Lets runners written in Python import qpipe_agent.wire."""
-    here = str(Path(__file__).parents[1])
-    paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
+def runner_environment() -> dict[str, str]:
+    """Return the environment in which runners written in Python can import qpipe_agent."""
+    paths = [str(Path(__file__).parents[1])]
+    inherited = os.environ.get("PYTHONPATH")
+    if inherited:
+        paths.append(inherited)
     return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
 
 
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None
-    return stream
+def _fault_of_fields(fields: Mapping[str, Any], required: Mapping[str, type]) -> str:
+    """Return which field an answer lacks, or has with another type; "" where it is right."""
+    for name, field_type in required.items():
+        if name not in fields:
+            return f"lacks {name}"
+        types = (int, float) if field_type is float else field_type
+        if not isinstance(fields[name], types):
+            return f"has {name} {fields[name]!r}"
+    return ""

@@ -1,86 +1,113 @@
-"""What every runner in Python shares: requests answered on stdin and stdout as PROTOCOL.md says, times taken alike."""
+"""What all runners in Python share: they answer requests as PROTOCOL.md says and time alike."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 import time
-from typing import Any, Callable, Dict, List, Mapping, Protocol, Sequence  # noqa: UP035  (Python 3.8 on the board)
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Dict, List, Protocol, cast  # noqa: UP035  (evaluated by Python 3.8)
 
 import numpy as np
 
 from . import failures, timing, wire
 
 Feeds = Dict[str, np.ndarray]  # noqa: UP006
+Fields = Dict[str, Any]  # noqa: UP006
 
 
 class Runtime(Protocol):
-    """A loaded model: what a runner hands to `serve`."""
+    """A loaded model: what a runner passes to `serve`."""
 
     inputs: List[str]  # noqa: UP006
     outputs: List[str]  # noqa: UP006
 
     def infer(self, feeds: Feeds) -> Sequence[np.ndarray]:
-        """One inference, outputs in their order: what is timed."""
+        """Infer once, outputs in order; this is what is timed."""
 
     def placement(self) -> Mapping[str, Any]:
-        """`nodes` and `float_nodes` of the answer to `placement`; nothing where the runtime does not say."""
+        """Return `nodes` and `float_nodes` of the answer to `placement`; {} where unknown."""
 
 
 def serve(runtime_name: str, load: Callable[[Mapping[str, Any]], Runtime]) -> None:
-    """Answer requests until stdin ends. `runtime_name` is the module to import, `load` gets the request."""
+    """Answer requests until stdin ends.
+
+    `runtime_name` is the module to import; `load` is called with the fields of a `load` request.
+    """
     source, sink = wire.claim()
-    runtime: Runtime | None = None
-    memory: dict[str, float] = {}
-    answer: dict[str, Any]
+    server = _Server(runtime_name, load)
     while True:
-        message = wire.read(source)
+        message = wire.read_message(source)
         if message is None:
             return
-        arrays: Feeds = {}
+        outputs: Feeds = {}
         try:
-            if message.fields["do"] == "load":
-                runtime_mb = _import(runtime_name)
-                start = time.perf_counter_ns()
-                runtime = load(message.fields)
-                answer = {
-                    "load_ms": (time.perf_counter_ns() - start) / 1e6,
-                    "runtime_mb": runtime_mb,
-                }
-                memory = timing.after_load()
-                answer.update(inputs=list(runtime.inputs), outputs=list(runtime.outputs), **memory)
-                if "threads" in message.fields and hasattr(runtime, "threads"):
-                    answer["threads"] = runtime.threads
-            elif runtime is None:
-                raise ValueError("nothing is loaded")
-            else:
-                answer, arrays = _answer(runtime, message)
-                if "peak_mb" in answer:
-                    answer.update(timing.peaks(answer["peak_mb"], memory))
-        except Exception as error:  # noqa: BLE001  the runtime's own exceptions go to whoever asked, as text
-            answer = {"error": str(error) or type(error).__name__, "failure": failures.of(error)}
-        wire.write(sink, answer, arrays)
+            answer, outputs = server.answer(message)
+        except Exception as error:  # noqa: BLE001  a runtime's own exceptions go to the host as text
+            reason = str(error) or type(error).__name__
+            answer = {"error": reason, "failure": failures.failure_of(error)}
+        wire.write_message(sink, answer, outputs)
 
 
-def _import(runtime: str) -> float:
-    """Resident memory with the runtime imported."""
+class _Server:
+    """The state between requests: the loaded runtime, and the memory after loading."""
+
+    def __init__(self, runtime_name: str, load: Callable[[Mapping[str, Any]], Runtime]) -> None:
+        self.runtime_name = runtime_name
+        self.load_runtime = load
+        self.runtime: Runtime | None = None
+        self.memory_after_load: dict[str, float] = {}
+
+    def answer(self, message: wire.Message) -> tuple[Fields, Feeds]:
+        """Return the fields and the arrays of the answer."""
+        request = message.fields["do"]
+        if request == "load":
+            return self._load(message.fields), {}
+        if self.runtime is None:
+            raise ValueError("no model is loaded")
+        runtime = self.runtime
+        if request == "run":
+            outputs = runtime.infer(message.arrays)
+            return {}, dict(zip(runtime.outputs, outputs))  # noqa: B905  (Python 3.8)
+        if request == "time":
+            return self._time(runtime, message), {}
+        if request == "placement":
+            return dict(runtime.placement()), {}
+        raise ValueError(
+            f"request '{request}' is not known; valid requests are load, run, time, placement"
+        )
+
+    def _load(self, fields: Mapping[str, Any]) -> Fields:
+        runtime_mb = _import_runtime(self.runtime_name)
+        start = time.perf_counter_ns()
+        runtime = self.load_runtime(fields)
+        self.runtime = runtime
+        load_ms = (time.perf_counter_ns() - start) / 1e6
+        self.memory_after_load = timing.memory_after_load()
+        answer = {
+            "load_ms": load_ms,
+            "runtime_mb": runtime_mb,
+            "inputs": list(runtime.inputs),
+            "outputs": list(runtime.outputs),
+            **self.memory_after_load,
+        }
+        if "threads" in fields and hasattr(runtime, "threads"):
+            answer["threads"] = runtime.threads
+        return answer
+
+    def _time(self, runtime: Runtime, message: wire.Message) -> Fields:
+        request = cast("timing.TimeRequest", message.fields)
+        answer = timing.take_values(lambda: runtime.infer(message.arrays), request)
+        return {**answer, **timing.memory_after_run(answer["peak_mb"], self.memory_after_load)}
+
+
+def _import_runtime(runtime_name: str) -> float:
+    """Import a runtime; return the resident memory in MB with it imported."""
     try:
-        importlib.import_module(runtime)
+        importlib.import_module(runtime_name)
     except ImportError as error:
-        fix = f"install it there: {sys.executable} -m pip install {runtime}"
+        fix = f"install it there: {sys.executable} -m pip install {runtime_name}"
         raise failures.RuntimeMissingError(
-            f"{runtime} cannot be imported ({error}); {fix}"
+            f"{runtime_name} cannot be imported ({error}); {fix}"
         ) from error
     return timing.memory_mb("VmRSS")
-
-
-def _answer(runtime: Runtime, message: wire.Message) -> tuple[dict[str, Any], Feeds]:
-    asked = message.fields["do"]
-    feeds = message.arrays
-    if asked == "run":
-        return {}, dict(zip(runtime.outputs, runtime.infer(feeds)))  # noqa: B905  (Python 3.8)
-    if asked == "time":
-        return timing.take_values(lambda: runtime.infer(feeds), message.fields), {}
-    if asked == "placement":
-        return dict(runtime.placement()), {}
-    raise ValueError(f"there is no request '{asked}'; there is load, run, time, placement")

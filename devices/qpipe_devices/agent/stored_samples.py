@@ -1,10 +1,11 @@
-"""Samples in a folder, as qpipe.samples writes them, read with nothing but numpy."""
+"""Samples in a folder, as qpipe.samples writes them, read with numpy alone."""
 
 from __future__ import annotations
 
+import importlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Sequence  # noqa: UP035  (Python 3.8 on the board)
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from .failures import AgentError
 
 
 class StoredSamples:
-    """Samples that lie in a folder; memory holds only the index."""
+    """Samples in a folder; only their index is held in memory."""
 
     def __init__(self, folder: Path) -> None:
         try:
@@ -23,22 +24,23 @@ class StoredSamples:
         self.entries = index["samples"]
         self.content = np.memmap(str(folder / "inputs.bin"), np.uint8, "r")
 
-    def feeds(self, index: int, names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Sample `index` as a network with these input names takes it, batch axis added."""
-        from .preprocess import feeds  # type: ignore[import-not-found,unused-ignore]  # joins the agent on its way
-
+    def feeds(self, index: int, input_names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Return one sample as a network with these inputs takes it, batch axis added."""
+        # qpipe.samples.preprocess: it becomes a module of the agent in agent_package
+        preprocess = importlib.import_module(".preprocess", __package__)
         inputs = {
-            name: self._array(**where) for name, where in self.entries[index]["inputs"].items()
+            name: self._read_array(**location)
+            for name, location in self.entries[index]["inputs"].items()
         }
         try:
-            fed: dict[str, np.ndarray] = feeds(inputs, self.preprocessing, names)
+            feeds: dict[str, np.ndarray] = preprocess.feeds(inputs, self.preprocessing, input_names)
         except KeyError as error:
             raise AgentError(
-                f"the network takes {', '.join(names)}, the samples have {', '.join(inputs)}"
+                f"the network takes {', '.join(input_names)}, the samples have {', '.join(inputs)}"
             ) from error
-        return fed
+        return feeds
 
-    def _array(self, offset: int, dtype: str, shape: Sequence[int]) -> np.ndarray:
-        kind = np.dtype(dtype)
-        size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
-        return self.content[offset : offset + size].view(kind).reshape(shape)
+    def _read_array(self, offset: int, dtype: str, shape: Sequence[int]) -> np.ndarray:
+        element_type = np.dtype(dtype)
+        size = element_type.itemsize * int(np.prod(shape, dtype=np.int64))
+        return self.content[offset : offset + size].view(element_type).reshape(shape)

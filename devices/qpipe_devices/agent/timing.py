@@ -1,4 +1,4 @@
-"""How inferences are timed on a device, whatever the runtime: first, warmup, values; and what memory they took."""
+"""How inferences are timed on a device, for any runtime, and how much memory they take."""
 
 from __future__ import annotations
 
@@ -7,123 +7,161 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Callable, List, Mapping, NamedTuple  # noqa: UP035  (Python 3.8 on the board)
+from typing import TYPE_CHECKING, NamedTuple, TypedDict
+
+if TYPE_CHECKING:
+    from .messages import TimeAnswer
 
 STEADY = 0.05  # warmup ends when the medians of two windows differ by less
-WHOLE = 3  # inferences; of fewer in a window nothing is said
-PATIENCE = 4  # or after so many times the warmup asked for
-BUCKET_S = 1.0  # of a sustained load's curve
+FEWEST_IN_WINDOW = 3  # inferences; a window with fewer says nothing
+PATIENCE = 4  # warmup ends after so many times its seconds, steady or not
+BUCKET_S = 1.0  # of the curve of a sustained load
+
+
+class _TimeFields(TypedDict):
+    values: int
+    warmup_s: float
+    budget_s: float
+
+
+class TimeRequest(_TimeFields, total=False):
+    """The fields of a `time` request."""
+
+    sustained_s: float
 
 
 class Warmup(NamedTuple):
-    """How many inferences it was, and whether they became steady; None where it was too short to tell."""
+    """How many inferences it took, and whether they became steady; None where it was too short."""
 
     inferences: int
     steady: bool | None
 
 
-def take_values(infer: Callable[[], object], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The answer to `time`: the first inference, warmup, then the values, all in this process."""
+def take_values(infer: Callable[[], object], request: TimeRequest) -> TimeAnswer:
+    """Return the answer to `time`: the first inference, warmup, then the values."""
 
-    def once() -> int:
+    def time_once() -> int:
         start = time.perf_counter_ns()
         infer()
         return time.perf_counter_ns() - start
 
     gc.collect()
     gc.disable()
-    first = once()
-    end = time.monotonic() + wanted["budget_s"]
-    warmup = warm_up(once, wanted["warmup_s"], wanted["budget_s"] / 2)
-    once()  # after the arithmetic of the warmup, caches hold other things
-    began = time.monotonic_ns()
-    values = [once()]
-    while len(values) < wanted["values"] and time.monotonic() < end:
-        values.append(once())
-    ended = time.monotonic_ns()
-    answer: dict[str, Any] = {
-        "first_ms": first / 1e6,
-        "values_ns": values,
-        "window_ns": [began, ended],
-    }
-    answer.update(warmups=warmup.inferences, steady=warmup.steady)
-    if wanted.get("sustained_s"):
-        answer["sustained"] = sustain(once, wanted["sustained_s"])
+    first_ns = time_once()
+    deadline = time.monotonic() + request["budget_s"]
+    warmup = warm_up(time_once, seconds=request["warmup_s"], most_s=request["budget_s"] / 2)
+    time_once()  # the arithmetic of the warmup has filled the caches with other things
+    start = time.monotonic_ns()
+    values = [time_once()]
+    while len(values) < request["values"] and time.monotonic() < deadline:
+        values.append(time_once())
+    end = time.monotonic_ns()
+    sustained: list[Sequence[float]] = []
+    if request.get("sustained_s"):
+        sustained = sustain(time_once, request["sustained_s"])
     gc.enable()
-    return {**answer, "peak_mb": memory_mb("VmHWM")}
+    answer: TimeAnswer = {
+        "first_ms": first_ns / 1e6,
+        "values_ns": values,
+        "window_ns": [start, end],
+        "warmups": warmup.inferences,
+        "steady": warmup.steady,
+        "peak_mb": memory_mb("VmHWM"),
+    }
+    if sustained:
+        answer["sustained"] = sustained
+    return answer
 
 
-def warm_up(once: Callable[[], int], seconds: float, most: float) -> Warmup:
-    """Run for at least `seconds`, then until steady; no inference but the first begins once PATIENCE times as long, or
-    `most` seconds, are over.
+def warm_up(time_once: Callable[[], int], *, seconds: float, most_s: float) -> Warmup:
+    """Run for at least `seconds`, then until the times are steady.
 
-    Steady: the medians of two windows, each a third of `seconds` and WHOLE inferences at least, differ by less than
-    STEADY.
+    They are steady when the medians of two windows differ by less than STEADY; a window is a third
+    of `seconds` and FEWEST_IN_WINDOW inferences at least. No inference but the first begins after
+    PATIENCE times `seconds`, or `most_s` seconds.
     """
     start = time.monotonic()
-    end = start + min(PATIENCE * seconds, most)
-    count = 0
-    before = 0.0
+    deadline = start + min(PATIENCE * seconds, most_s)
+    inferences = 0
+    previous_median = 0.0
     steady: bool | None = None
     while True:
-        window = [once()]
-        until = time.monotonic() + seconds / 3
-        while (len(window) < WHOLE or time.monotonic() < until) and time.monotonic() < end:
-            window.append(once())
-        count = count + len(window)
+        window = [time_once()]
+        window_end = time.monotonic() + seconds / 3
+        while time.monotonic() < deadline and (
+            len(window) < FEWEST_IN_WINDOW or time.monotonic() < window_end
+        ):
+            window.append(time_once())
+        inferences += len(window)
         now = time.monotonic()
-        if len(window) >= WHOLE and now >= until:
+        if len(window) >= FEWEST_IN_WINDOW and now >= window_end:
             median = statistics.median(window)
-            steady = abs(median / before - 1) < STEADY if before else None
-            before = median
-        if now >= end or (steady and now - start >= seconds):
-            return Warmup(count, steady)
+            if previous_median:
+                steady = abs(median / previous_median - 1) < STEADY
+            previous_median = median
+        is_done = steady and now - start >= seconds
+        if is_done or now >= deadline:
+            return Warmup(inferences, steady)
 
 
-def sustain(once: Callable[[], int], seconds: float) -> List[List[float]]:  # noqa: UP006
-    """Run without a pause for so long: for each second the time at its end, its median in ms, how many inferences."""
-    curve: list[list[float]] = []
+def sustain(time_once: Callable[[], int], seconds: float) -> list[Sequence[float]]:
+    """Run without pause for `seconds`; return [end in s, median in ms, inferences] a second."""
+    curve: list[Sequence[float]] = []
     start = time.monotonic()
     while time.monotonic() - start < seconds:
-        values = [once()]
-        end = start + BUCKET_S * (len(curve) + 1)
-        while time.monotonic() < end:
-            values.append(once())
-        curve.append(
-            [round(time.monotonic() - start, 3), statistics.median(values) / 1e6, len(values)]
-        )
+        values = [time_once()]
+        bucket_end = start + BUCKET_S * (len(curve) + 1)
+        while time.monotonic() < bucket_end:
+            values.append(time_once())
+        end_s = round(time.monotonic() - start, 3)
+        curve.append([end_s, statistics.median(values) / 1e6, len(values)])
     return curve
 
 
-def after_load() -> dict[str, float]:
-    """What the answer to `load` says of memory; VmHWM begins anew, where the system lets it, at what is resident."""
-    peak = memory_mb("VmHWM")
-    return {"load_peak_mb": peak, **({"loaded_mb": memory_mb("VmRSS")} if forget_peak() else {})}
+def memory_after_load() -> dict[str, float]:
+    """Return what the answer to `load` says of memory, and reset the peak of this process.
+
+    `load_peak_mb` is the peak so far. `loaded_mb`, resident memory now, is there where the system
+    lets the peak be reset.
+    """
+    memory = {"load_peak_mb": memory_mb("VmHWM")}
+    if reset_peak():
+        memory["loaded_mb"] = memory_mb("VmRSS")
+    return memory
 
 
-def peaks(peak_mb: float, loaded: Mapping[str, float]) -> dict[str, float]:
-    """What the answer to `time` says of memory, by VmHWM now and what `after_load` gave: the peak of all, and that of
-    running, where it can be told from that of loading."""
-    whole = {"peak_mb": max(peak_mb, loaded["load_peak_mb"])}
-    is_told = "loaded_mb" in loaded or peak_mb > loaded["load_peak_mb"]
-    return {**whole, "run_peak_mb": peak_mb} if is_told else whole
+def memory_after_run(peak_mb: float, after_load: Mapping[str, float]) -> dict[str, float]:
+    """Return what the answer to `time` says of memory.
+
+    `peak_mb` is VmHWM now, `after_load` the result of memory_after_load. The peak of running,
+    `run_peak_mb`, is there where it can be told from that of loading.
+    """
+    load_peak_mb = after_load["load_peak_mb"]
+    memory = {"peak_mb": max(peak_mb, load_peak_mb)}
+    if "loaded_mb" in after_load or peak_mb > load_peak_mb:
+        memory["run_peak_mb"] = peak_mb
+    return memory
 
 
 def memory_mb(field: str) -> float:
-    """A memory field of this process in MB (10^6 bytes), VmRSS or VmHWM; its peak where the kernel has no /proc."""
+    """Return a memory field of this process, VmRSS or VmHWM, in MB of 10^6 bytes.
+
+    Where the kernel has no /proc it is the peak, whichever the field.
+    """
     try:
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith(field + ":"):
                 return int(line.split()[1]) * 1024 / 1e6
     except OSError:
         pass
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes / 1e6
 
 
-def forget_peak() -> bool:
-    """Let VmHWM begin anew at what is resident now (proc(5), clear_refs); whether the system does so."""
+def reset_peak() -> bool:
+    """Reset VmHWM to what is resident now (proc(5), clear_refs); return whether the system did."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:

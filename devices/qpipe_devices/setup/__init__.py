@@ -1,1 +1,1 @@
-"""Making a bare board ready, and seeing how ready it is."""
+"""How ready a bare board is, and making it ready: Python is all that it needs to have."""

@@ -1,5 +1,8 @@
-"""The board's half of check and setup. It travels as text to a board that has nothing but Python (3.8), and says one
-line: what is there, or what became of the wheels that were sent."""
+"""The device's side of check and setup.
+
+It travels as text to a device that may have nothing but Python 3.8, and prints one line: what the
+device has, or what became of the wheels that were sent.
+"""
 
 from __future__ import annotations
 
@@ -20,193 +23,208 @@ import tempfile
 import time
 import zipfile
 from pathlib import Path
-from typing import IO, Any, Callable, Sequence  # noqa: UP035  (Python 3.8 on the board)
+from typing import IO, Any, Callable, Iterable, Sequence, TypedDict  # noqa: UP035  (Python 3.8)
 
 MAGIC = "qpipe-bare-1 "
-IMPORT = "import importlib, sys; print(getattr(importlib.import_module(sys.argv[1]), '__version__', 'unknown'))"
-POLICIES = "/sys/devices/system/cpu/cpufreq"
-GOVERNOR = "policy*/scaling_governor"
-HOLD = ("holder", "since", "until", "reason")  # in words
-LOCK_WAIT_S = 1.0  # an agent whose host has just gone needs a moment to fall
-IMPORT_S = 120  # a cold card under a slow CPU
-WORDS = {"aarch64": "armv7l", "x86_64": "i686"}  # what a Python of 32 bits is on a kernel of 64
+IMPORT_PROGRAM = (
+    "import importlib, sys; "
+    "print(getattr(importlib.import_module(sys.argv[1]), '__version__', 'unknown'))"
+)
+CPUFREQ_FOLDER = "/sys/devices/system/cpu/cpufreq"
+GOVERNOR_FILES = "policy*/scaling_governor"
+HOLD_TEXTS = ("holder", "since", "until", "reason")  # the fields of a hold that are text
+LOCK_WAIT_S = 1.0  # an agent whose host has just gone needs a moment to end
+IMPORT_TIMEOUT_S = 120  # for a slow CPU and a card that was not read yet
+RECORD_BYTES = 4096  # of what the holder of a lock writes of itself
+BLOCK_BYTES = 1 << 20
+# architectures as wheels name them
+ARCHITECTURES = {"arm64": "aarch64", "AMD64": "x86_64", "armv8l": "armv7l"}
+# the architecture of a 32-bit Python on a 64-bit kernel
+ARCHITECTURES_OF_32_BITS = {"aarch64": "armv7l", "x86_64": "i686"}
+
+
+class ImportResult(TypedDict, total=False):
+    """The result of an import: the module's version, or the error."""
+
+    version: str
+    error: str
+
+
+class Probe(TypedDict):
+    """What a device has."""
+
+    python: str  # version
+    executable: str
+    implementation: str  # cpython, pypy, ...
+    abi: str
+    system: str
+    arch: str
+    libc: str
+    libc_version: str
+    root: str  # the folder for qpipe's files
+    blocked: str  # why nothing can be written there; "" where it can
+    free: int  # bytes on its disk
+    time: float  # seconds since the epoch, by the device's clock
+    governors: list[str]
+    runtime: str  # the digest of the runtime that setup has installed; "" for the system's own
+    holder: str  # who uses or holds the device; "" where it is free
+    imports: dict[str, ImportResult]
+
+
+class Missing(TypedDict):
+    """The wheels that must be sent, by their sha256."""
+
+    missing: list[str]
+
+
+class Installed(TypedDict):
+    """The folder of the installed runtime, its bytes, and those of the runtimes before it."""
+
+    path: str
+    bytes: int
+    other_bytes: int
+
+
+class Deselected(TypedDict):
+    """Whether a runtime was selected before."""
+
+    was_selected: bool
 
 
 def main(argv: Sequence[str]) -> None:
-    """`folder verb arguments-as-JSON`; the answer, or {"error": text}, is one line of JSON after MAGIC."""
+    """Run a verb by `folder verb arguments-as-JSON`.
 
-    root = Path(os.path.abspath(argv[0]))
-    asked = json.loads(argv[2])
-    verbs: dict[str, Callable[..., dict[str, Any]]] = {
+    Print MAGIC and one line of JSON: the answer, or {"error": text}.
+    """
+    root = Path(os.path.abspath(argv[0]))  # noqa: PTH100  (links in it stay)
+    verbs: dict[str, Callable[..., Any]] = {
         "probe": probe,
         "missing": missing,
         "install": install,
-        "forget": forget,
+        "deselect": deselect,
     }
+    verb = verbs[argv[1]]
+    arguments = json.loads(argv[2])
     try:
-        answer = verbs[argv[1]](root, **asked)
+        answer = verb(root, **arguments)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         answer = {"error": str(error)}
     sys.stdout.write("\n" + MAGIC + json.dumps(answer) + "\n")
 
 
-def probe(
-    root: Path, modules: Sequence[str], lock: str = "", system: bool = False
-) -> dict[str, Any]:
-    """What this Python is, where it would write, and which of the modules the agent's processes can import; of the
-    `system` alone as if setup had brought nothing. None is tried where the device is somebody's, by the folder's lock
-    or by `lock`, which others take too: that would cost the run at it what it measures."""
-    kind, version = libc()
-    blocked = _blocked(root)
-    current = None if system else selected(root)
-    held = holder(root, lock)
+# ---- verbs
+
+
+def probe(root: Path, modules: Sequence[str], lock: str = "", system: bool = False) -> Probe:
+    """Return what the device has, and which of the modules the agent's processes can import.
+
+    With `system`, the modules are imported as if setup had installed no runtime. No import is tried
+    where the device is in use, by the folder's own lock or by `lock`, which agents with other
+    folders take too: it would disturb the run that measures there.
+    """
+    libc_name, libc_version = find_libc()
+    runtime = None if system else selected_runtime(root)
+    blocked = _find_write_error(root)
+    holder = find_holder(root, lock)
+    imports = {}
+    if not holder:
+        imports = {module: _try_import(module, runtime) for module in modules}
     return {
         "python": platform.python_version(),
         "executable": sys.executable,
         "implementation": sys.implementation.name,
-        "abi": abi(),
+        "abi": python_abi(),
         "system": platform.system(),
         "arch": architecture(),
-        "libc": kind,
-        "libc_version": version,
+        "libc": libc_name,
+        "libc_version": libc_version,
         "root": str(root),
         "blocked": blocked,
-        "free": shutil.disk_usage(str(_existing(root))).free,
+        "free": shutil.disk_usage(str(_existing_ancestor(root))).free,
         "time": time.time(),
-        "governors": sorted(
-            {path.read_text(encoding="ascii").strip() for path in Path(POLICIES).glob(GOVERNOR)}
-        ),
-        "runtime": current.name if current else "",
-        "holder": held,
-        "imports": {} if held else {module: _tried(module, current) for module in modules},
+        "governors": _read_governors(),
+        "runtime": runtime.name if runtime else "",
+        "holder": holder,
+        "imports": imports,
     }
 
 
-def missing(root: Path, digest: str, wheels: Sequence[str]) -> dict[str, Any]:
-    """Those of the wheels (sha256) that must be sent: none where the runtime of that digest is there, undamaged."""
-    if _is_whole(root / "python" / digest):
+def missing(root: Path, digest: str, wheels: Sequence[str]) -> Missing:
+    """Return which of the wheels must be sent, all by their sha256.
+
+    None must be where the runtime of that digest is installed and undamaged.
+    """
+    if _is_undamaged(root / "python" / digest):
         return {"missing": []}
     incoming = root / "python" / "incoming"
     incoming.mkdir(parents=True, exist_ok=True)
-    return {"missing": [wheel for wheel in wheels if not _arrived(incoming / wheel)]}
+    return {"missing": [wheel for wheel in wheels if not _has_arrived(incoming / wheel)]}
 
 
-def install(root: Path, digest: str, wheels: Sequence[str]) -> dict[str, Any]:
-    """Unpack the wheels that arrived into the runtime of that digest, unless it is there, and select it."""
-    final = root / "python" / digest
-    incoming = root / "python" / "incoming"
-    if not _is_whole(final):
-        aside = Path(tempfile.mkdtemp(prefix=".new-", dir=str(root / "python")))
-        try:
-            for wheel in wheels:
-                _unpack(incoming / wheel, aside)
-            os.sync()  # a board may lose its power at any moment: the bytes go to the card before the name does
-            if final.exists():
-                shutil.rmtree(str(final))
-            aside.chmod(0o755)
-            aside.replace(final)
-        finally:
-            shutil.rmtree(str(aside), ignore_errors=True)
+def install(root: Path, digest: str, wheels: Sequence[str]) -> Installed:
+    """Unpack the wheels that were sent as the runtime of that digest, and select it.
+
+    A runtime that is installed and undamaged is only selected.
+    """
+    python_folder = root / "python"
+    runtime = python_folder / digest
+    incoming = python_folder / "incoming"
+    if not _is_undamaged(runtime):
+        _unpack_runtime([incoming / wheel for wheel in wheels], runtime)
     shutil.rmtree(str(incoming), ignore_errors=True)
-    pointer = root / "python" / "current"
-    fresh = pointer.with_name(f"current.{os.getpid()}")
-    fresh.write_text(digest, encoding="utf-8")
-    fresh.replace(pointer)
-    others = [each for each in (root / "python").iterdir() if each.is_dir() and each != final]
-    return {"path": str(final), "bytes": _size(final), "other_bytes": sum(map(_size, others))}
+    pointer = python_folder / "current"
+    temporary = pointer.with_name(f"current.{os.getpid()}")
+    temporary.write_text(digest, encoding="utf-8")
+    temporary.replace(pointer)
+    other_bytes = 0
+    for path in python_folder.iterdir():
+        if path.is_dir() and path != runtime:
+            other_bytes += _folder_bytes(path)
+    return {"path": str(runtime), "bytes": _folder_bytes(runtime), "other_bytes": other_bytes}
 
 
-def forget(root: Path) -> dict[str, Any]:
-    """Select no runtime: the system's own is used. What was installed stays."""
+def deselect(root: Path) -> Deselected:
+    """Select no runtime, so that the system's own is used; keep what was installed."""
     pointer = root / "python" / "current"
-    there = pointer.exists()
-    if there:
+    was_selected = pointer.exists()
+    if was_selected:
         pointer.unlink()
-    return {"forgot": there}
+    return {"was_selected": was_selected}
 
 
-def selected(root: Path) -> Path | None:
-    """The folder of the runtime in use; none where the system's is."""
+# ---- the Python of the device
+
+
+def selected_runtime(root: Path) -> Path | None:
+    """Return the folder of the runtime that setup has installed; None for the system's own."""
     try:
-        name = (root / "python" / "current").read_text(encoding="utf-8").strip()
+        digest = (root / "python" / "current").read_text(encoding="utf-8").strip()
     except OSError:
         return None
-    folder = root / "python" / name
-    return folder if name and folder.is_dir() else None
+    folder = root / "python" / digest
+    if digest and folder.is_dir():
+        return folder
+    return None
 
 
-def abi() -> str:
-    """As wheels name it, such as cp311, or cp313t of a free-threaded Python."""
+def python_abi() -> str:
+    """Return the ABI as wheels name it, such as cp311, or cp313t for a free-threaded Python."""
     major, minor = sys.version_info[:2]
-    return f"cp{major}{minor}{'t' if 't' in getattr(sys, 'abiflags', '') else ''}"
-
-
-def holder(root: Path, lock: str) -> str:
-    """Whose the device is, by the locks of the agent and what it wrote into them (PROTOCOL.md); "" where it is free."""
-    places = [Path(lock), root / "lock"] if lock else [root / "lock"]
-    end = time.monotonic() + LOCK_WAIT_S
-    while True:
-        taken = next(filter(None, map(_taken, places)), "")
-        if not taken or time.monotonic() > end:
-            break
-        time.sleep(0.1)
-    return taken or next(filter(None, map(_held, (root / "lease.json", *places))), "")
-
-
-def _taken(lock: Path) -> str:
-    """Who has a lock; "" where nobody has."""
-    try:
-        with _opened(lock) as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        said = _record(lock)
-        is_told = said.keys() >= {"holder", "since"}
-        return f"held by {said['holder']} since {said['since']}" if is_told else "held by somebody"
-    except OSError:  # there is none yet
-        pass
-    return ""
-
-
-def _held(path: Path) -> str:
-    """The hold that stands in a file; "" where it is over, or none at all."""
-    hold = _record(path).get("hold")
-    if not isinstance(hold, dict) or not all(isinstance(hold.get(key), str) for key in HOLD):
-        return ""
-    if not isinstance(hold.get("ends"), (int, float)) or time.time() >= hold["ends"]:
-        return ""
-    reason = f" ({hold['reason']})" if hold["reason"] else ""
-    return f"held by {hold['holder']} since {hold['since']} until {hold['until']}{reason}"
-
-
-def _record(path: Path) -> dict[str, Any]:
-    """What an agent wrote there; nothing where it is something else."""
-    try:
-        with _opened(path) as file:
-            found = json.loads(file.read(4096))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _opened(path: Path) -> IO[bytes]:
-    """A file to read; no link, and nothing that lets who opens it wait."""
-    file = os.fdopen(os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError("no file")
-    return file
+    suffix = "t" if "t" in getattr(sys, "abiflags", "") else ""
+    return f"cp{major}{minor}{suffix}"
 
 
 def architecture() -> str:
-    """As wheels name it: that of this Python, which may have 32 bits on a kernel of 64."""
-    machine = {"arm64": "aarch64", "AMD64": "x86_64", "armv8l": "armv7l"}.get(
-        platform.machine(), platform.machine()
-    )
-    return WORDS.get(machine, machine) if struct.calcsize("P") == 4 else machine
+    """Return the architecture as wheels name it, of this Python rather than of the kernel."""
+    machine = platform.machine()
+    machine = ARCHITECTURES.get(machine, machine)
+    if struct.calcsize("P") == 4:
+        return ARCHITECTURES_OF_32_BITS.get(machine, machine)
+    return machine
 
 
-def libc() -> Sequence[str]:
-    """("glibc" or "musl", version); ("", "") for something else."""
+def find_libc() -> tuple[str, str]:
+    """Return ("glibc" or "musl", version); ("", "") for another C library."""
     try:
         name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
     except (ValueError, OSError):
@@ -215,39 +233,132 @@ def libc() -> Sequence[str]:
     if name == "glibc":
         return name, version
     for loader in sorted(Path("/lib").glob("ld-musl-*.so.1")):
-        said = subprocess.run(
+        result = subprocess.run(
             [str(loader)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
-        ).stdout
-        found = re.search(rb"Version (\d+\.\d+)", said)
-        if found:
-            return "musl", found.group(1).decode()
+        )
+        match = re.search(rb"Version (\d+\.\d+)", result.stdout)
+        if match:
+            return "musl", match.group(1).decode()
     return "", ""
 
 
-def _tried(module: str, folder: Path | None) -> dict[str, str]:
-    """{"version"} or {"error"} of an import in a process of its own: what does not fit the CPU kills it."""
-    paths = filter(None, [str(folder) if folder else "", os.environ.get("PYTHONPATH", "")])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+def _read_governors() -> list[str]:
+    files = Path(CPUFREQ_FOLDER).glob(GOVERNOR_FILES)
+    return sorted({path.read_text(encoding="ascii").strip() for path in files})
+
+
+def _try_import(module: str, runtime: Path | None) -> ImportResult:
+    """Import a module in a process of its own, because one that does not fit the CPU is killed."""
+    folders = [str(runtime) if runtime else "", os.environ.get("PYTHONPATH", "")]
+    python_path = os.pathsep.join(folder for folder in folders if folder)
     try:
-        ended = subprocess.run(
-            [sys.executable, "-c", IMPORT, module],
-            env=env,
+        result = subprocess.run(
+            [sys.executable, "-c", IMPORT_PROGRAM, module],
+            env={**os.environ, "PYTHONPATH": python_path},
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=IMPORT_S,
+            timeout=IMPORT_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return {"error": f"its import takes longer than {IMPORT_S} s"}
-    if ended.returncode < 0:
-        return {"error": f"its import was killed by signal {-ended.returncode}"}
-    text = (ended.stdout if ended.returncode == 0 else ended.stderr).decode("utf-8", "replace")
-    last = ([""] + [line for line in text.splitlines() if line.strip()])[-1].strip()
-    return {"version": last} if ended.returncode == 0 else {"error": last}
+        return {"error": f"its import takes longer than {IMPORT_TIMEOUT_S} s"}
+    if result.returncode < 0:
+        return {"error": f"its import was killed by signal {-result.returncode}"}
+    if result.returncode > 0:
+        return {"error": _last_line(result.stderr)}
+    return {"version": _last_line(result.stdout)}
 
 
-def _blocked(root: Path) -> str:
-    """Why nothing can be written there; "" where it can."""
+def _last_line(output: bytes) -> str:
+    return output.decode("utf-8", "replace").strip().rpartition("\n")[2].strip()
+
+
+# ---- who uses the device: see PROTOCOL.md for what agents write into their locks
+
+
+def find_holder(root: Path, lock: str) -> str:
+    """Return who uses or holds the device, in words; "" where it is free."""
+    locks = [root / "lock"]
+    if lock:
+        locks.insert(0, Path(lock))
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        user = _first_text(_describe_lock_holder(path) for path in locks)
+        if not user:
+            return _first_text(_describe_hold(path) for path in [root / "lease.json", *locks])
+        if time.monotonic() > deadline:
+            return user
+        time.sleep(0.1)
+
+
+def _first_text(texts: Iterable[str]) -> str:
+    """Return the first text that is not empty, or ""."""
+    for text in texts:
+        if text:
+            return text
+    return ""
+
+
+def _describe_lock_holder(lock: Path) -> str:
+    """Return who has a lock, in words; "" where it is free."""
+    try:
+        with _open_regular_file(lock) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        record = _read_record(lock)
+        if "holder" in record and "since" in record:
+            return f"held by {record['holder']} since {record['since']}"
+        return "held by somebody"
+    except OSError:  # the lock does not exist yet
+        pass
+    return ""
+
+
+def _describe_hold(path: Path) -> str:
+    """Return the hold that a file records, in words; "" where there is none, or it is over."""
+    hold = _read_record(path).get("hold")
+    if not isinstance(hold, dict):
+        return ""
+    if not all(isinstance(hold.get(key), str) for key in HOLD_TEXTS):
+        return ""
+    if not isinstance(hold.get("ends"), (int, float)) or time.time() >= hold["ends"]:
+        return ""
+    text = f"held by {hold['holder']} since {hold['since']} until {hold['until']}"
+    if hold["reason"]:
+        text += f" ({hold['reason']})"
+    return text
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return what an agent wrote into a file; {} for anything else."""
+    try:
+        with _open_regular_file(path) as file:
+            record = json.loads(file.read(RECORD_BYTES))
+    except (OSError, ValueError):
+        return {}
+    if isinstance(record, dict):
+        return record
+    return {}
+
+
+def _open_regular_file(path: Path) -> IO[bytes]:
+    """Open a file to read it.
+
+    Raise OSError for a link, and for anything on which a read could block, such as a FIFO.
+    """
+    descriptor = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    file = os.fdopen(descriptor, "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError("not a regular file")
+    return file
+
+
+# ---- files
+
+
+def _find_write_error(root: Path) -> str:
+    """Return why nothing can be written in a folder; "" where it can."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=str(root)) as file:
@@ -257,38 +368,56 @@ def _blocked(root: Path) -> str:
     return ""
 
 
-def _existing(path: Path) -> Path:
+def _existing_ancestor(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path
 
 
-def _arrived(wheel: Path) -> bool:
-    """It is there and what its name says; else it is deleted."""
+def _has_arrived(wheel: Path) -> bool:
+    """Return whether a wheel is there and undamaged; delete a damaged one.
+
+    Its name is its sha256.
+    """
     if not wheel.is_file():
         return False
-    if _sha256(wheel).hexdigest() == wheel.name:
+    if _sha256(wheel).hex() == wheel.name:
         return True
     wheel.unlink()
     return False
 
 
+def _unpack_runtime(wheels: Iterable[Path], runtime: Path) -> None:
+    """Unpack wheels into a temporary folder, which then becomes that of the runtime."""
+    temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=str(runtime.parent)))
+    try:
+        for wheel in wheels:
+            _unpack(wheel, temporary)
+        os.sync()  # the power may fail at any moment: content reaches the card before the new name
+        if runtime.exists():
+            shutil.rmtree(str(runtime))
+        temporary.chmod(0o755)
+        temporary.replace(runtime)
+    finally:
+        shutil.rmtree(str(temporary), ignore_errors=True)
+
+
 def _unpack(wheel: Path, folder: Path) -> None:
-    """What pip does of it that an import needs: scripts and headers stay out."""
-    if not _arrived(wheel):
+    """Unpack what an import needs, to where pip would; leave out scripts and headers."""
+    if not _has_arrived(wheel):
         raise ValueError("a wheel did not arrive whole")
     with zipfile.ZipFile(str(wheel)) as archive:
         for member in archive.infolist():
-            place = _place(folder, member.filename)
-            if place is None or member.is_dir():
+            target = _installed_path(folder, member.filename)
+            if target is None or member.is_dir():
                 continue
-            place.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as source, place.open("wb") as target:
-                shutil.copyfileobj(source, target, 1 << 20)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as source, target.open("wb") as file:
+                shutil.copyfileobj(source, file, BLOCK_BYTES)
 
 
-def _place(folder: Path, name: str) -> Path | None:
-    """Where a file of a wheel goes; None for one that has no place below the folder."""
+def _installed_path(folder: Path, name: str) -> Path | None:
+    """Return where a file of a wheel is installed; None for one that is left out."""
     parts = name.split("/")
     if parts[0].endswith(".data"):
         if parts[1:2] not in (["purelib"], ["platlib"]):
@@ -299,40 +428,41 @@ def _place(folder: Path, name: str) -> Path | None:
     return folder.joinpath(*parts)
 
 
-def _is_whole(folder: Path) -> bool:
-    """Every file is there as its wheel recorded it."""
-    records = list(folder.glob("*.dist-info/RECORD"))
-    return bool(records) and all(_is_recorded(folder, record) for record in records)
+def _is_undamaged(runtime: Path) -> bool:
+    """Return whether every file of a runtime is as the RECORD of its wheel lists it."""
+    records = list(runtime.glob("*.dist-info/RECORD"))
+    return bool(records) and all(_matches_record(runtime, record) for record in records)
 
 
-def _is_recorded(folder: Path, record: Path) -> bool:
+def _matches_record(folder: Path, record: Path) -> bool:
     with record.open(encoding="utf-8", newline="") as file:
         rows: list[list[str]] = list(csv.reader(file))
-    for name, digest in (row[:2] for row in rows if len(row) > 1 and row[1]):
-        place = _place(folder, name)
-        if place is None:
+    for row in rows:
+        if len(row) < 2 or not row[1]:
             continue
-        kind, _, wanted = digest.partition("=")
-        if kind == "sha256" and not (
-            place.is_file() and _encoded(_sha256(place).digest()) == wanted
-        ):
+        path = _installed_path(folder, row[0])
+        algorithm, _, recorded_digest = row[1].partition("=")
+        if path is None or algorithm != "sha256":
+            continue
+        if not path.is_file() or _record_digest(path) != recorded_digest:
             return False
     return True
 
 
-def _encoded(digest: bytes) -> str:
-    return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+def _record_digest(path: Path) -> str:
+    """Return a file's sha256 as a RECORD writes it: in base64 for URLs, without padding."""
+    return base64.urlsafe_b64encode(_sha256(path)).rstrip(b"=").decode()
 
 
-def _sha256(path: Path) -> Any:
+def _sha256(path: Path) -> bytes:
     digest = hashlib.sha256()
     with path.open("rb") as file:
-        for part in iter(lambda: file.read(1 << 20), b""):
-            digest.update(part)
-    return digest
+        for block in iter(lambda: file.read(BLOCK_BYTES), b""):
+            digest.update(block)
+    return digest.digest()
 
 
-def _size(folder: Path) -> int:
+def _folder_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 

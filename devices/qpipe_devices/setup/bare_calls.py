@@ -1,4 +1,4 @@
-"""Asking bare.py on a board that may have nothing but Python."""
+"""Calls of bare_board.py on a device that may have nothing but Python."""
 
 from __future__ import annotations
 
@@ -7,76 +7,133 @@ import json
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any, NamedTuple, cast
 
-from qpipe.errors import DeviceError
+from qpipe.errors import DeviceError, Failure
 from qpipe.types import Process
 from qpipe_devices import agent_package
 from qpipe_devices.link import Link
 from qpipe_devices.setup import bare_board
+from qpipe_devices.setup.bare_board import Installed, Probe
 
-LOST = "the connection was lost; run again to continue"
-LOOKING_S = 300.0  # three imports from a cold card
+PROBE_S = 300.0  # three imports from a card that was not read yet
+INSTALL_S = 900.0  # 150 MB unpacked onto a slow card
 
 
 class NoPythonError(DeviceError):
-    """The device was reached, but its Python does not do what it should."""
+    """The device was reached, but its Python does not run."""
 
 
-def ask(link: Link, do: str, seconds: float, **asked: Any) -> dict[str, Any]:
-    """What bare.py answers there; NoPythonError where it gives none, DeviceError where it says why it cannot."""
-    process = link.transport.start(
-        agent_package.bare_command(link.python, link.folder, do, **asked)
-    )
-    began = time.monotonic()
-    late = threading.Timer(seconds, process.kill)
-    late.start()
+class _Output(NamedTuple):
+    """What a call printed: its answer, or None, and its last line on stderr, or ""."""
+
+    answer: dict[str, Any] | None
+    last_error_line: str
+
+
+def probe(link: Link, modules: Sequence[str], *, system: bool = False) -> Probe:
+    """Return what the device has, by `bare_board.probe`.
+
+    Raise NoPythonError where its Python does not run.
+    """
+    answer = _call(link, "probe", PROBE_S, modules=list(modules), lock=link.lock, system=system)
+    return cast("Probe", answer)
+
+
+def missing_wheels(link: Link, runtime_digest: str, wheel_digests: Sequence[str]) -> list[str]:
+    """Return the sha256 of the wheels that must be sent, by `bare_board.missing`."""
+    answer = _call(link, "missing", INSTALL_S, digest=runtime_digest, wheels=list(wheel_digests))
+    return list(answer["missing"])
+
+
+def install(link: Link, runtime_digest: str, wheel_digests: Sequence[str]) -> Installed:
+    """Install the wheels that were sent, by `bare_board.install`."""
+    answer = _call(link, "install", INSTALL_S, digest=runtime_digest, wheels=list(wheel_digests))
+    return cast("Installed", answer)
+
+
+def deselect(link: Link) -> None:
+    """Have the system's own runtime used, by `bare_board.deselect`."""
+    _call(link, "deselect", PROBE_S)
+
+
+def _call(link: Link, verb: str, timeout_s: float, **arguments: Any) -> dict[str, Any]:
+    """Return the answer to a verb.
+
+    Raise NoPythonError where there is none, DeviceError where it is an error, where it takes longer
+    than `timeout_s`, and where the connection is lost.
+    """
+    command = _command(link.python, link.folder, verb, arguments)
+    process = link.transport.start(command)
+    started_at = time.monotonic()
+    timer = threading.Timer(timeout_s, process.kill)
+    timer.start()
     try:
-        answer, last = _answer(process)
+        output = _read_output(process)
         with contextlib.suppress(TimeoutError):
             process.wait(5)
     except ConnectionError as error:
-        raise DeviceError(f"{link.name}: {LOST}", failure="died") from error
+        raise DeviceError(
+            f"{link.name}: the connection was lost; run again to continue", failure="died"
+        ) from error
     finally:
-        late.cancel()
+        timer.cancel()
         process.kill()
         for stream in (process.stdin, process.stdout, process.stderr):
             stream.close()
-    if answer is None and time.monotonic() - began > seconds:
-        raise DeviceError(
-            f"{link.name}: no answer within {seconds:g} s; run again to continue", failure="timeout"
-        )
-    if answer is None:
-        fix = "set python to one of 3.8 or newer"
-        said = f"'{link.python}' does not run there: {last or 'it says nothing'}"
-        raise NoPythonError(f"{link.name}: {said}; {fix}", failure="configuration")
-    if "error" in answer:
-        failure = "no room" if "No space" in answer["error"] else None
-        raise DeviceError(f"{link.name}: {answer['error']}", failure=failure)  # type: ignore[arg-type]
-    return answer
+    if output.answer is None:
+        if time.monotonic() - started_at > timeout_s:
+            raise DeviceError(
+                f"{link.name}: no answer within {timeout_s:g} s; run again to continue",
+                failure="timeout",
+            )
+        raise _no_python_error(link, output.last_error_line)
+    if "error" in output.answer:
+        raise _error_of_answer(link, str(output.answer["error"]))
+    return output.answer
 
 
-def look(link: Link, modules: Sequence[str], *, system: bool = False) -> dict[str, Any]:
-    """What bare.py's `probe` answers there."""
-    return ask(link, "probe", LOOKING_S, modules=list(modules), lock=link.lock, system=system)
+def _command(python: str, folder: str, verb: str, arguments: dict[str, Any]) -> list[str]:
+    """Return the argv that runs a verb of bare_board.py, which it contains."""
+    source = agent_package.base64_text(Path(bare_board.__file__).read_bytes())
+    start = f'exec(compile(base64.b64decode("{source}"), "bare_board.py", "exec"))\n'
+    program = agent_package.one_line_program(agent_package.PYTHON_CHECK + start)
+    return [python, "-c", program, folder, verb, json.dumps(arguments)]
 
 
-def _answer(process: Process) -> tuple[dict[str, Any] | None, str]:
-    """Its answer, whatever a login shell prints around it, and its last word on stderr."""
-    said: list[str] = []
-    scribe = threading.Thread(target=lambda: said.extend(_lines(process.stderr)), daemon=True)
-    scribe.start()
-    marked = [
-        line[len(bare_board.MAGIC) :]
-        for line in _lines(process.stdout)
-        if line.startswith(bare_board.MAGIC)
-    ]
-    scribe.join(5)
-    return json.loads(marked[-1]) if marked else None, said[-1] if said else ""
+def _no_python_error(link: Link, last_error_line: str) -> NoPythonError:
+    reason = last_error_line or "it prints nothing"
+    return NoPythonError(
+        f"{link.name}: '{link.python}' does not run there: {reason}; "
+        "set python to one of 3.8 or newer",
+        failure="configuration",
+    )
 
 
-def _lines(stream: Any) -> list[str]:
+def _error_of_answer(link: Link, message: str) -> DeviceError:
+    failure: Failure | None = "no room" if "No space" in message else None
+    return DeviceError(f"{link.name}: {message}", failure=failure)
+
+
+def _read_output(process: Process) -> _Output:
+    """Read both streams to their ends, past what a login shell prints."""
+    error_lines: list[str] = []
+    reader = threading.Thread(
+        target=lambda: error_lines.extend(_read_lines(process.stderr)), daemon=True
+    )
+    reader.start()
+    answer = None
+    for line in _read_lines(process.stdout):
+        if line.startswith(bare_board.MAGIC):
+            answer = json.loads(line.removeprefix(bare_board.MAGIC))
+    reader.join(5)
+    return _Output(answer, error_lines[-1] if error_lines else "")
+
+
+def _read_lines(stream: IO[bytes]) -> list[str]:
+    """Return the lines of a stream that are not empty; none where it breaks off."""
     try:
         return [line.decode("utf-8", "replace").strip() for line in stream if line.strip()]
-    except (OSError, EOFError, ValueError):  # killed, lost, or closed under our hands
+    except (OSError, EOFError, ValueError):  # killed, lost, or closed meanwhile
         return []

@@ -1,186 +1,224 @@
-"""Making a bare board ready: bare.py looks and unpacks there, pip fetches wheels here, and a tiny network proves it."""
+"""Setup of a bare board: pip downloads wheels on the host, the board unpacks and proves them."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from qpipe.digests import digest_text
 from qpipe.errors import BusyError, DeviceError
 from qpipe.types import Finding
 from qpipe_devices.link import Link
 from qpipe_devices.setup import proof_network, readiness
-from qpipe_devices.setup.bare_calls import LOOKING_S, ask, look
-from qpipe_devices.setup.wheels import Wheel, check_requirement, described, fetch
+from qpipe_devices.setup.bare_board import Probe
+from qpipe_devices.setup.bare_calls import deselect, install, missing_wheels, probe
+from qpipe_devices.setup.wheels import Wheel, check_requirement, describe_python, download_wheels
 
-ATTEMPTS = 3  # a wheel that arrives damaged so often says that something is broken
-INSTALLING_S = 900.0  # 150 MB unpacked onto a slow card
-NEEDED = ("numpy", "onnxruntime")
+SEND_ATTEMPTS = 3  # a wheel that arrives damaged so often shows that something is broken
+NEEDED_MODULES = ("numpy", "onnxruntime")
+PYTHON_FACTS = ("python", "abi", "arch", "libc")
 
 log = logging.getLogger(__name__)
 
 
-def setup(
-    link: Link, *, wheels: Path | None, runtime: str | None, system_runtime: bool
+def set_up(
+    link: Link, *, wheel_folder: Path | None, runtime: str | None, system_runtime: bool
 ) -> Iterator[Finding]:
-    """Bring numpy and a runtime to a board that may have nothing but Python, unless they are there, and prove them."""
+    """Install numpy and a runtime on a device that may have nothing but Python, and prove them.
+
+    What it has already is only proved. `runtime` is a requirement; `wheel_folder` has the wheels
+    instead of pip's index; with `system_runtime` nothing is installed.
+    """
     requirement = check_requirement(link.name, runtime) if runtime else None
-    board = look(link, NEEDED)
-    yield Finding(
-        "python",
-        "ok",
-        described(board),
-        {key: board[key] for key in ("python", "abi", "arch", "libc")},
-    )
+    board = probe(link, NEEDED_MODULES)
+    facts = {key: value for key, value in board.items() if key in PYTHON_FACTS}
+    yield Finding("python", "ok", describe_python(board), facts)
     if board["blocked"]:
-        raise DeviceError(f"{link.name}: {readiness.folder(board).said}", failure="configuration")
-    if board["holder"] or "version" in board["imports"]["numpy"]:
-        _refuse_busy(link)
-    if board["holder"]:
-        board = look(link, NEEDED)
-    if board["holder"]:  # an agent could not say so: it has no numpy to start with
-        raise BusyError(f"{link.name}: busy: {board['holder']}")
+        message = readiness.folder_finding(board).said
+        raise DeviceError(f"{link.name}: {message}", failure="configuration")
+    board = _check_not_busy(link, board)
     if system_runtime:
-        yield _system(link)
-    elif requirement or wheels or not _imported(board):
-        yield from _install(link, board, requirement or f"onnxruntime<={_host_version()}", wheels)
+        yield _use_system_runtime(link)
+    elif requirement or wheel_folder or _missing_modules(board):
+        default = f"onnxruntime<={_onnxruntime_version_here()}"
+        yield from _install(link, board, requirement or default, wheel_folder)
     else:
-        yield _there(board)
+        yield _runtime_finding(board)
     yield proof_network.prove(link)
 
 
-def _refuse_busy(link: Link) -> None:
-    """BusyError where a run is at the device: what it runs on is not changed under it."""
+def _check_not_busy(link: Link, board: Probe) -> Probe:
+    """Return the probe of a device that nobody uses; raise BusyError where a run uses it.
+
+    What the run needs must not change meanwhile.
+    """
+    holder = board["holder"]
+    if holder or "numpy" not in _missing_modules(board):
+        _check_by_agent(link)
+    if holder:
+        board = probe(link, NEEDED_MODULES)
+    if board["holder"]:  # its agent cannot report that: it does not start without numpy
+        raise BusyError(f"{link.name}: busy: {board['holder']}")
+    return board
+
+
+def _check_by_agent(link: Link) -> None:
+    """Raise BusyError where the agent reports that the device is in use."""
     try:
         link.capabilities()
     except BusyError:
         raise
     except DeviceError as error:
-        log.info("%s: %s", link.name, error)  # setup may mend that
+        log.info("%s: %s", link.name, error)  # setup may repair that
     finally:
-        link.close()  # an agent that is running would go on with what it has
+        link.close()  # a running agent would keep the old packages
 
 
 def _install(
-    link: Link, board: Mapping[str, Any], requirement: str, folder: Path | None
+    link: Link, board: Probe, requirement: str, wheel_folder: Path | None
 ) -> Iterator[Finding]:
-    if board["system"] != "Linux" or board["implementation"] != "cpython":
-        fix = f"install it there: {board['executable']} -m pip install {requirement}, then say --use-system-runtime"
-        raise DeviceError(
-            f"{link.name}: wheels are brought to CPython on Linux alone, this is {board['implementation']} on "
-            f"{board['system']}; {fix}",
-            failure="configuration",
+    _check_installable(link, board, requirement)
+    with tempfile.TemporaryDirectory() as folder:
+        wheels = download_wheels(
+            link.name, board, requirement, target=Path(folder), wheel_folder=wheel_folder
         )
-    with tempfile.TemporaryDirectory() as fetched:
-        wheels = fetch(link.name, board, requirement, Path(fetched), folder)
-        yield _fetched(wheels, folder)
-        digests = [wheel.sha256 for wheel in wheels]
-        digest = hashlib.sha256(" ".join(sorted(digests)).encode()).hexdigest()
-        yield from _send(link, board, wheels, digest)
-        done = ask(link, "install", INSTALLING_S, digest=digest, wheels=digests)
-    yield Finding("installed", "ok", f"{done['bytes'] / 1e6:.1f} MB in {done['path']}", done)
-    if done["other_bytes"]:
-        said = f"{done['other_bytes'] / 1e6:.1f} MB stay there"
-        fix = f"remove them with: qpipe devices clean {link.name}"
-        yield Finding("earlier runtimes", "ok", f"{said}; {fix}")
+        yield _download_finding(wheels, wheel_folder)
+        wheels_by_digest = {wheel.sha256: wheel for wheel in wheels}
+        runtime_digest = digest_text(" ".join(sorted(wheels_by_digest)))
+        yield from _send_missing(link, board, wheels_by_digest, runtime_digest)
+        installed = install(link, runtime_digest, list(wheels_by_digest))
+    message = f"{_megabytes(installed['bytes'])} in {installed['path']}"
+    yield Finding("installed", "ok", message, installed)
+    if installed["other_bytes"]:
+        message = (
+            f"{_megabytes(installed['other_bytes'])} stay there; "
+            f"remove them with: qpipe devices clean {link.name}"
+        )
+        yield Finding("earlier runtimes", "ok", message)
 
 
-def _send(
-    link: Link, board: Mapping[str, Any], wheels: Sequence[Wheel], digest: str
+def _check_installable(link: Link, board: Probe, requirement: str) -> None:
+    """Raise DeviceError where wheels cannot be installed on the device."""
+    implementation = board["implementation"]
+    system = board["system"]
+    if system == "Linux" and implementation == "cpython":
+        return
+    raise DeviceError(
+        f"{link.name}: wheels are installed only for CPython on Linux, and this is "
+        f"{implementation} on {system}; install it there: "
+        f"{board['executable']} -m pip install {requirement}, then pass --use-system-runtime",
+        failure="configuration",
+    )
+
+
+def _send_missing(
+    link: Link, board: Probe, wheels_by_digest: Mapping[str, Wheel], runtime_digest: str
 ) -> Iterator[Finding]:
-    by_digest = {wheel.sha256: wheel for wheel in wheels}
-    total = 0
-    seconds = 0.0
-    for attempt in range(ATTEMPTS + 1):
-        missing = ask(link, "missing", INSTALLING_S, digest=digest, wheels=list(by_digest))[
-            "missing"
-        ]
-        if not missing:
+    """Send the wheels that the device lacks; send those again that arrive damaged."""
+    digests = list(wheels_by_digest)
+    total_size = 0
+    total_seconds = 0.0
+    missing = missing_wheels(link, runtime_digest, digests)
+    for _ in range(SEND_ATTEMPTS):
+        missing_now = [wheels_by_digest[digest] for digest in missing]
+        if not missing_now:
             break
-        if attempt == ATTEMPTS:
-            fix = "check the device's memory and card"
-            name = by_digest[missing[0]].path.name
-            raise DeviceError(
-                f"{link.name}: {name} arrived damaged {ATTEMPTS} times; {fix}",
-                failure="wrong answer",
-            )
-        _check_room(link, board, [by_digest[each] for each in missing])
-        for wheel in (by_digest[each] for each in missing):
-            took = _put(link, board, wheel)
-            total = total + wheel.size
-            seconds = seconds + took
-            facts = {"file": wheel.path.name, "bytes": wheel.size, "seconds": took}
-            yield Finding("sending", "ok", f"{wheel.path.name}, {_rate(wheel.size, took)}", facts)
-    yield Finding(
-        "sent", "ok", _rate(total, seconds) if total else "0 bytes: it has them", {"bytes": total}
-    )
-
-
-def _put(link: Link, board: Mapping[str, Any], wheel: Wheel) -> float:
-    """Seconds that it took."""
-    began = time.monotonic()
-    link.transport.put(
-        wheel.path, f"{board['root']}/python/incoming/{wheel.sha256}", proof_network.quietly
-    )
-    return time.monotonic() - began
-
-
-def _check_room(link: Link, board: Mapping[str, Any], wheels: Sequence[Wheel]) -> None:
-    need = sum(wheel.size + wheel.unpacked for wheel in wheels)
-    free = board["free"] - link.spare_mb * 1e6
-    if need > free:
-        said = f"no room for the runtime ({need / 1e6:.0f} MB, {max(0, free) / 1e6:.0f} MB free in {board['root']})"
-        fix = f"free space or run: qpipe devices clean {link.name}"
-        raise DeviceError(f"{link.name}: {said}; {fix}", failure="no room")
-
-
-def _fetched(wheels: Sequence[Wheel], folder: Path | None) -> Finding:
-    names = ", ".join(" ".join(wheel.path.name.split("-")[:2]) for wheel in wheels)
-    size = sum(wheel.size for wheel in wheels)
-    source = f"out of {folder}" if folder else "by pip on this machine"
-    files = [wheel.path.name for wheel in wheels]
-    return Finding(
-        "wheels", "ok", f"{names} ({size / 1e6:.1f} MB), {source}", {"wheels": files, "bytes": size}
-    )
-
-
-def _system(link: Link) -> Finding:
-    board = look(link, NEEDED, system=True)
-    if not _imported(board):
-        module, reason = next(
-            (m, tried["error"]) for m, tried in board["imports"].items() if "error" in tried
-        )
-        fix = f"install it there: {board['executable']} -m pip install {module}"
+        _check_room(link, board, missing_now)
+        for wheel in missing_now:
+            seconds = _send(link, board, wheel)
+            total_size += wheel.size
+            total_seconds += seconds
+            facts = {"file": wheel.path.name, "bytes": wheel.size, "seconds": seconds}
+            message = f"{wheel.path.name}, {_describe_rate(wheel.size, seconds)}"
+            yield Finding("sending", "ok", message, facts)
+        missing = missing_wheels(link, runtime_digest, digests)
+    if missing:
+        name = wheels_by_digest[missing[0]].path.name
         raise DeviceError(
-            f"{link.name}: {module} cannot be imported there: {reason}; {fix}",
+            f"{link.name}: {name} arrived damaged {SEND_ATTEMPTS} times; "
+            "check the device's memory and card",
+            failure="wrong answer",
+        )
+    message = "0 bytes: the device has all wheels"
+    if total_size:
+        message = _describe_rate(total_size, total_seconds)
+    yield Finding("sent", "ok", message, {"bytes": total_size})
+
+
+def _send(link: Link, board: Probe, wheel: Wheel) -> float:
+    """Send a wheel; return the seconds that it took."""
+    started_at = time.monotonic()
+    target = f"{board['root']}/python/incoming/{wheel.sha256}"
+    link.transport.put(wheel.path, target, proof_network.no_progress)
+    return time.monotonic() - started_at
+
+
+def _check_room(link: Link, board: Probe, wheels: Sequence[Wheel]) -> None:
+    """Raise DeviceError where the wheels, packed and unpacked, exceed the free space."""
+    needed = sum(wheel.size + wheel.unpacked_size for wheel in wheels)
+    free = max(0.0, board["free"] - link.min_free_mb * 1e6)
+    if needed > free:
+        raise DeviceError(
+            f"{link.name}: no room for the runtime "
+            f"({needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free in {board['root']}); "
+            f"free space or run: qpipe devices clean {link.name}",
+            failure="no room",
+        )
+
+
+def _download_finding(wheels: Sequence[Wheel], wheel_folder: Path | None) -> Finding:
+    names = []
+    for wheel in wheels:
+        name, version = wheel.path.name.split("-")[:2]
+        names.append(f"{name} {version}")
+    size = sum(wheel.size for wheel in wheels)
+    source = f"from {wheel_folder}" if wheel_folder else "by pip on this machine"
+    message = f"{', '.join(names)} ({_megabytes(size)}), {source}"
+    facts = {"wheels": [wheel.path.name for wheel in wheels], "bytes": size}
+    return Finding("wheels", "ok", message, facts)
+
+
+def _use_system_runtime(link: Link) -> Finding:
+    board = probe(link, NEEDED_MODULES, system=True)
+    for module in _missing_modules(board):
+        error = board["imports"][module]["error"]
+        raise DeviceError(
+            f"{link.name}: {module} cannot be imported there: {error}; "
+            f"install it there: {board['executable']} -m pip install {module}",
             failure="configuration",
         )
-    ask(link, "forget", LOOKING_S)
-    return _there(board)
+    deselect(link)
+    return _runtime_finding(board)
 
 
-def _there(board: Mapping[str, Any]) -> Finding:
-    versions = {module: tried["version"] for module, tried in board["imports"].items()}
+def _runtime_finding(board: Probe) -> Finding:
+    versions = {module: result["version"] for module, result in board["imports"].items()}
+    names = ", ".join(f"{module} {version}" for module, version in versions.items())
     source = "of an earlier setup" if board["runtime"] else "of the system"
-    said = f"{', '.join(' '.join(item) for item in versions.items())}, {source}; nothing is sent"
-    return Finding("runtime", "ok", said, {"versions": versions, "bytes": 0})
+    message = f"{names}, {source}; nothing is sent"
+    return Finding("runtime", "ok", message, {"versions": versions, "bytes": 0})
 
 
-def _imported(board: Mapping[str, Any]) -> bool:
-    return all("version" in tried for tried in board["imports"].values())
+def _missing_modules(board: Probe) -> list[str]:
+    """Return the modules that cannot be imported on the device."""
+    return [module for module, result in board["imports"].items() if "version" not in result]
 
 
-def _rate(size: float, seconds: float) -> str:
-    amount = f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"
-    return f"{amount} in {seconds:.1f} s ({size / 1e6 / max(seconds, 1e-3):.1f} MB/s)"
+def _describe_rate(size: float, seconds: float) -> str:
+    amount = _megabytes(size) if size >= 1e5 else f"{size / 1e3:.1f} kB"
+    rate = size / 1e6 / max(seconds, 1e-3)
+    return f"{amount} in {seconds:.1f} s ({rate:.1f} MB/s)"
 
 
-def _host_version() -> str:
-    """A newer runtime there than here would make two things differ at once."""
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _onnxruntime_version_here() -> str:
+    """Return the host's version: with a newer one on the device, two things would differ."""
     import onnxruntime
 
     return str(onnxruntime.__version__)

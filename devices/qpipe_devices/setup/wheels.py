@@ -1,8 +1,10 @@
-"""Wheels for another machine's Python, fetched here by pip: its configuration (index, proxy, certificates) holds."""
+"""Wheels for the Python of a device, downloaded on this machine.
+
+pip does it, with its configuration here: index, proxy, certificates.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import re
@@ -10,153 +12,179 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from qpipe.digests import digest_file
 from qpipe.errors import DeviceError
+from qpipe_devices.setup.bare_board import Probe
 
-OLDEST_GLIBC = {
-    "aarch64": 17,
-    "armv7l": 17,
-    "x86_64": 5,
-    "i686": 5,
-}  # minor versions that manylinux begins with
-LEGACY = {5: "manylinux1", 12: "manylinux2010", 17: "manylinux2014"}  # names of before PEP 600
-REQUIREMENT = re.compile(r"(onnxruntime[a-z-]*)((==|<=|>=|<|>|~=|!=)[\w.*+,<>=!~]+)?")
-NONE_FITS = (
+# minor versions of glibc 2 with which the manylinux tags of an architecture begin
+OLDEST_GLIBC = {"aarch64": 17, "armv7l": 17, "x86_64": 5, "i686": 5}
+DEFAULT_OLDEST_GLIBC = 17
+# tags from before PEP 600, by minor version of glibc 2
+LEGACY_MANYLINUX = {5: "manylinux1", 12: "manylinux2010", 17: "manylinux2014"}
+REQUIREMENT = re.compile(r"(onnxruntime[a-z-]*)((==|<=|>=|<|>|~=|!=)[\w.*+,<=>!~]+)?")
+# phrases of pip where the wheels that it finds do not fit
+NO_MATCH_PHRASES = (
     "No matching distribution found",
     "Could not find a version",
     "conflicting dependencies",
 )
+# phrases of pip where it does not reach the index
+UNREACHABLE_PHRASES = ("Retrying (", "Could not fetch URL")
 
 
 @dataclass(frozen=True)
 class Wheel:
-    """A wheel here, and what it takes: bytes as it travels and unpacked."""
+    """A wheel on this machine: its digest, and its bytes packed and unpacked."""
 
     path: Path
     sha256: str
     size: int
-    unpacked: int
+    unpacked_size: int
 
     @classmethod
     def read(cls, path: Path) -> Wheel:
-        """The wheel in a file."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        """Return the wheel in a file."""
         with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        return cls(path, digest, path.stat().st_size, unpacked)
+            unpacked_size = sum(member.file_size for member in archive.infolist())
+        return cls(path, digest_file(path), path.stat().st_size, unpacked_size)
 
 
-def check_requirement(name: str, requirement: str) -> str:
-    """`requirement` without spaces; DeviceError where it is not one of an onnxruntime."""
-    written = requirement.replace(" ", "")
-    if not REQUIREMENT.fullmatch(written):
-        given = f"--runtime '{requirement}' is no runtime that setup knows"
-        fix = "give onnxruntime or a variant of it, as in onnxruntime==1.24.3"
-        raise DeviceError(f"{name}: {given}; {fix}", failure="configuration")
-    return written
+def check_requirement(device_name: str, requirement: str) -> str:
+    """Return a requirement without spaces; raise DeviceError where it is not an onnxruntime."""
+    compact = requirement.replace(" ", "")
+    if not REQUIREMENT.fullmatch(compact):
+        raise DeviceError(
+            f"{device_name}: --runtime '{requirement}' is not a runtime that setup can install; "
+            "give onnxruntime or a variant of it, as in onnxruntime==1.24.3",
+            failure="configuration",
+        )
+    return compact
 
 
-def fetch(
-    name: str, board: Mapping[str, Any], requirement: str, folder: Path, wheels: Path | None
+def download_wheels(
+    device_name: str,
+    board: Probe,
+    requirement: str,
+    *,
+    target: Path,
+    wheel_folder: Path | None,
 ) -> list[Wheel]:
-    """The wheels of a requirement and of what it needs, for the Python that `board` (what bare.probe said) describes.
+    """Download a requirement and its dependencies for a device's Python into the folder `target`.
 
-    Out of the folder `wheels` alone, or from where pip looks; DeviceError with pip's own word where it finds none.
+    They come from `wheel_folder` alone, or from pip's index. Raise DeviceError with pip's message
+    where it fails.
     """
-    source = ["--no-index", "--find-links", str(wheels.absolute())] if wheels else []
-    platforms = [word for tag in platform_tags(board) for word in ("--platform", tag)]
-    ended = subprocess.run(
-        [
-            *_pip(name),
-            "download",
-            "--quiet",
-            "--disable-pip-version-check",
-            "--no-input",
-            "--only-binary=:all:",
-            "--implementation",
-            "cp",
-            "--python-version",
-            str(board["python"]),
-            "--abi",
-            str(board["abi"]),
-            *platforms,
-            *source,
-            "--dest",
-            str(folder),
-            requirement,
-            "numpy",
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=_unconfigured() if wheels else None,
-    )
-    if ended.returncode != 0:
-        raise _refused(name, board, requirement, ended.stderr, wheels)
-    return [Wheel.read(path) for path in sorted(folder.glob("*.whl"))]
+    command = [
+        *_find_pip(device_name),
+        "download",
+        "--quiet",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--only-binary=:all:",
+        "--implementation",
+        "cp",
+        "--python-version",
+        board["python"],
+        "--abi",
+        board["abi"],
+        "--dest",
+        str(target),
+    ]
+    for tag in platform_tags(board["arch"], libc=board["libc"], version=board["libc_version"]):
+        command += ["--platform", tag]
+    environment = None
+    if wheel_folder:
+        command += ["--no-index", "--find-links", str(wheel_folder.absolute())]
+        environment = _environment_without_pip_settings()
+    command += [requirement, "numpy"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    if result.returncode != 0:
+        source = str(wheel_folder) if wheel_folder else "the registry"
+        raise _download_error(device_name, board, requirement, source=source, output=result.stderr)
+    return [Wheel.read(path) for path in sorted(target.glob("*.whl"))]
 
 
-def platform_tags(board: Mapping[str, Any]) -> list[str]:
-    """What its wheels may be tagged as, newest first, by PEP 600, 599, 571, 513 and 656."""
-    arch = str(board["arch"])
-    kind = str(board["libc"])
-    major, _, minor = str(board["libc_version"]).partition(".")
-    plain = f"linux_{arch}"
+def platform_tags(architecture: str, *, libc: str, version: str) -> list[str]:
+    """Return the platform tags of wheels that a device can load, the newest first.
+
+    `version` is that of its C library. The tags are those of PEP 600, 599, 571, 513 and 656.
+    """
+    linux_tag = f"linux_{architecture}"
+    major, _, minor = version.partition(".")
     if not minor.isdigit():
-        return [plain]
-    if kind == "musl":
-        return [*(f"musllinux_{major}_{each}_{arch}" for each in range(int(minor), -1, -1)), plain]
+        return [linux_tag]
     tags = []
-    for each in range(int(minor), OLDEST_GLIBC.get(arch, 17) - 1, -1):
-        tags.append(f"manylinux_{major}_{each}_{arch}")
-        if each in LEGACY:
-            tags.append(f"{LEGACY[each]}_{arch}")
-    return [*tags, plain]
+    if libc == "musl":
+        for musl_minor in range(int(minor), -1, -1):
+            tags.append(f"musllinux_{major}_{musl_minor}_{architecture}")
+    else:
+        oldest = OLDEST_GLIBC.get(architecture, DEFAULT_OLDEST_GLIBC)
+        for glibc_minor in range(int(minor), oldest - 1, -1):
+            tags.append(f"manylinux_{major}_{glibc_minor}_{architecture}")
+            if glibc_minor in LEGACY_MANYLINUX:
+                tags.append(f"{LEGACY_MANYLINUX[glibc_minor]}_{architecture}")
+    return [*tags, linux_tag]
 
 
-def described(board: Mapping[str, Any]) -> str:
-    """A board's Python in words: Python 3.11.2 on aarch64, glibc 2.36."""
+def describe_python(board: Probe) -> str:
+    """Return a device's Python in words: Python 3.11.2 on aarch64, glibc 2.36."""
     libc = f"{board['libc']} {board['libc_version']}".strip() or "an unknown libc"
     return f"Python {board['python']} on {board['arch']}, {libc}"
 
 
-def _pip(name: str) -> list[str]:
+def _find_pip(device_name: str) -> list[str]:
+    """Return the command of a pip on this machine."""
     if importlib.util.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
-    found = shutil.which("pip3") or shutil.which("pip")
-    if found is None:
-        fix = f"install it: {sys.executable} -m ensurepip"
-        raise DeviceError(f"{name}: there is no pip on this machine to fetch wheels with; {fix}")
-    return [found]
+    program = shutil.which("pip3") or shutil.which("pip")
+    if program is None:
+        raise DeviceError(
+            f"{device_name}: there is no pip on this machine to download wheels with; "
+            f"install it: {sys.executable} -m ensurepip"
+        )
+    return [program]
 
 
-def _unconfigured() -> dict[str, str]:
-    """An environment in which pip looks nowhere else than it is told."""
-    others = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
-    return {**others, "PIP_CONFIG_FILE": os.devnull}
+def _environment_without_pip_settings() -> dict[str, str]:
+    """Return an environment in which pip looks only where its arguments say."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PIP_")}
+    environment["PIP_CONFIG_FILE"] = os.devnull
+    return environment
 
 
-def _refused(
-    name: str, board: Mapping[str, Any], requirement: str, said: str, wheels: Path | None
+def _download_error(
+    device_name: str, board: Probe, requirement: str, *, source: str, output: str
 ) -> DeviceError:
-    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["it gave no reason"]
+    """Return the error for pip's output: no wheel fits, or pip does not work."""
+    reason = _last_error(output)
+    if _contains(output, NO_MATCH_PHRASES) and not _contains(output, UNREACHABLE_PHRASES):
+        message = (
+            f"{source} has no wheels of {requirement} for {describe_python(board)} "
+            f"(pip: {reason}); "
+            "give wheels of your own by --wheels DIR, "
+            "or install it there and pass --use-system-runtime"
+        )
+    else:
+        message = (
+            f"pip could not download {requirement}: {reason}; "
+            "see pip's configuration (index-url, proxy, cert), or give a folder by --wheels DIR"
+        )
+    return DeviceError(f"{device_name}: {message}", failure="configuration")
+
+
+def _last_error(output: str) -> str:
+    """Return pip's last error, or its last line where it marks none as an error."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR: ") for line in lines if line.startswith("ERROR: ")]
-    last = (errors or lines)[-1]
-    if any(word in said for word in NONE_FITS) and not _unreachable(said):
-        place = str(wheels) if wheels else "the registry"
-        fix = "give wheels of your own by --wheels DIR, or install it there and say --use-system-runtime"
-        reason = f"{place} has no wheels of {requirement} for {described(board)} (pip: {last})"
-        return DeviceError(f"{name}: {reason}; {fix}", failure="configuration")
-    fix = "see pip's configuration (index-url, proxy, cert), or give a folder by --wheels DIR"
-    return DeviceError(
-        f"{name}: pip could not fetch {requirement}: {last}; {fix}", failure="configuration"
-    )
+    if errors:
+        return errors[-1]
+    if lines:
+        return lines[-1]
+    return "it gave no reason"
 
 
-def _unreachable(said: str) -> bool:
-    return "Retrying (" in said or "Could not fetch URL" in said
+def _contains(output: str, phrases: tuple[str, ...]) -> bool:
+    return any(phrase in output for phrase in phrases)

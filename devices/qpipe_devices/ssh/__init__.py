@@ -1,1 +1,1 @@
-"""Boards reached by SSH, by paramiko."""
+"""Boards reached by SSH, through paramiko."""

@@ -1,4 +1,4 @@
-"""Ends calls that take too long: a silent peer is waited for without end, unless the connection is closed meanwhile."""
+"""Deadlines for calls that may block for ever, such as those that wait for a silent peer."""
 
 from __future__ import annotations
 
@@ -12,54 +12,66 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-def within(seconds: float, call: Callable[[], T], cut: Callable[[], None]) -> T:
-    """What `call` gives, or TimeoutError once the seconds are over: then `cut` closes what it opened.
+def call_within(seconds: float, call: Callable[[], T], *, cancel: Callable[[], None]) -> T:
+    """Return what `call` returns; raise TimeoutError where it takes longer than `seconds`.
 
-    It runs in a thread of its own, for name servers and SSH agents cannot be hurried; what it opens too late is closed
-    as well, so `cut` may be called twice.
+    `call` runs in a thread of its own, because name servers and SSH agents cannot be interrupted.
+    `cancel` closes what it has opened. It is called at the deadline, and again where `call` ends
+    after it: what was opened too late is closed as well.
     """
     future: Future[T] = Future()
-    given_up = threading.Event()
+    cancelled = threading.Event()
 
-    def run() -> None:
+    def call_and_store() -> None:
         try:
             future.set_result(call())
-        except BaseException as error:  # noqa: BLE001  (it belongs to who waits)
+        except BaseException as error:  # noqa: BLE001  (raised again by the thread that waits)
             future.set_exception(error)
-        if given_up.is_set():
-            cut()
+        if cancelled.is_set():
+            cancel()
 
-    threading.Thread(target=run, daemon=True).start()
+    threading.Thread(target=call_and_store, daemon=True).start()
     try:
         return future.result(seconds)
-    except BaseException:  # the interrupt of whoever waits, too
-        given_up.set()
-        cut()
+    except BaseException:  # including KeyboardInterrupt
+        cancelled.set()
+        cancel()
         raise
 
 
-class Watch:
-    """A context that may take `seconds`, and `stalled` of them without `moved` being called; then it is cut off.
+class Watchdog:
+    """A context manager that cancels its block when it takes too long or stalls.
 
-    What is cut off raises something or other; here it becomes a TimeoutError that says which of the two it was.
+    The block may take `seconds`, and `stalled_s` of them without a call of `note_progress`. Then
+    `cancel` is called, and the exception that this raises in the block becomes a TimeoutError that
+    says which of the two limits was reached.
     """
 
     def __init__(
-        self, cut: Callable[[], None], seconds: float, stalled: float | None = None
+        self, cancel: Callable[[], None], seconds: float, stalled_s: float | None = None
     ) -> None:
-        self.cut = cut
+        self.cancel = cancel
         self.seconds = seconds
-        self.stalled = stalled or seconds
-        self.began = self.last = time.monotonic()
-        self.over = threading.Event()
-        self.thread = threading.Thread(target=self._look, daemon=True)
+        self.stalled_s = stalled_s or seconds
+        self.started_at = time.monotonic()
+        self.last_progress_at = self.started_at
+        self.finished = threading.Event()
+        self.thread = threading.Thread(target=self._watch, daemon=True)
         self.reason = ""
 
-    def moved(self) -> None:
-        """Say that it goes on."""
-        self.last = time.monotonic()
+    def note_progress(self) -> None:
+        """Restart the time that the block may stall."""
+        self.last_progress_at = time.monotonic()
 
-    def __enter__(self) -> Watch:
+    def reason_to_cancel(self, now: float) -> str:
+        """Return which limit is exceeded at `now`, by the monotonic clock; "" where none is."""
+        if now >= self.started_at + self.seconds:
+            return f"not done within {self.seconds:g} s"
+        if now >= self.last_progress_at + self.stalled_s:
+            return f"nothing moved for {self.stalled_s:g} s"
+        return ""
+
+    def __enter__(self) -> Watchdog:
         self.thread.start()
         return self
 
@@ -69,21 +81,17 @@ class Watch:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.over.set()
+        self.finished.set()
         if self.reason and isinstance(error, Exception):
             raise TimeoutError(self.reason) from error
 
-    def overdue(self, now: float) -> str:
-        """Say why it is to be cut off at a moment of the monotonic clock; "" while it may go on."""
-        if now >= self.began + self.seconds:
-            return f"not done within {self.seconds:g} s"
-        return f"nothing moved for {self.stalled:g} s" if now >= self.last + self.stalled else ""
-
-    def _look(self) -> None:
-        while not self.over.wait(
-            max(0.0, min(self.began + self.seconds, self.last + self.stalled) - time.monotonic())
-        ):
-            self.reason = self.overdue(time.monotonic())
+    def _watch(self) -> None:
+        while not self.finished.wait(self._seconds_to_next_limit()):
+            self.reason = self.reason_to_cancel(time.monotonic())
             if self.reason:
-                self.cut()
+                self.cancel()
                 return
+
+    def _seconds_to_next_limit(self) -> float:
+        next_limit = min(self.started_at + self.seconds, self.last_progress_at + self.stalled_s)
+        return max(0.0, next_limit - time.monotonic())

@@ -1,4 +1,4 @@
-"""A board reached by SSH: its options in the inventory, and how it becomes known."""
+"""The driver `ssh`: its options in the inventory, and the introduction of a board."""
 
 from __future__ import annotations
 
@@ -27,54 +27,60 @@ def ssh(
     connect_timeout: Seconds | None = None,
     deadline_s: Seconds = 120,
     silence_s: Silence = 30,
-    spare_mb: float = 64,
-    lock: str = "/tmp/qpipe.lock",  # noqa: S108  (never opened through a link, and nothing is believed that it says)
+    min_free_mb: float = 64,
+    lock: str = "/tmp/qpipe.lock",  # noqa: S108  (never opened through a link, and not believed)
     sysfs: Path | None = None,
 ) -> Device:
     """A Linux board reached by SSH, with Python 3.8 or newer and numpy; its host key must be known.
 
-    `host` may be an alias of ssh_config, which is honoured (Include, Match, HostName, User, Port, IdentityFile,
-    IdentitiesOnly, UserKnownHostsFile, HostKeyAlias, ProxyJump, ProxyCommand, ConnectTimeout) where no option says
-    otherwise; `Match exec` is not. `key` is the one key to log in with; the keys of ssh_config, of ~/.ssh and of an
-    agent are tried without. `passphrase` opens it: ${env:NAME}, or leave it to an agent. `jump` is the host to go
-    through, user@host:port, several by commas. `known_hosts` is the file with the board's host key; those of ssh_config
-    unless given. `connect_timeout` (15 s) bounds the whole way in. `folder` is on the board, relative to the home
-    folder there; `spare_mb` of that disk stay free. `deadline_s` bounds each inference and each load of a model,
-    `silence_s` the time that the line may be dead. `lock` is a file there that all who measure on the board name
-    alike, whatever their user and folder: they have it one at a time. `sysfs` is the folder there that holds its sys
-    and proc, / unless given.
+    `host` may be an alias of ssh_config, which applies where no option says otherwise: Include,
+    Match (but not Match exec), HostName, User, Port, IdentityFile, IdentitiesOnly,
+    UserKnownHostsFile, HostKeyAlias, ProxyJump, ProxyCommand and ConnectTimeout.
+
+    `key` is the only key to log in with; without it the keys of ssh_config, of ~/.ssh and of an
+    agent are tried. `passphrase` decrypts the key: write ${env:NAME}, or leave it to an agent.
+    `jump` is the host to connect through, user@host:port, or several separated by commas.
+    `known_hosts` is the file with the board's host key; by default those of ssh_config are used.
+    `connect_timeout` limits the time to connect and log in, in seconds (15 by default).
+
+    `folder` is the folder for qpipe's files on the board, relative to the home folder; on its disk
+    `min_free_mb` stay free. `deadline_s` limits each inference and each load of a model,
+    `silence_s` how long the connection may be dead. `lock` is a file on the board: all users who
+    name the same file use the board one at a time, whatever their folders. `sysfs` is the folder on
+    the board that contains sys and proc, / by default.
     """
-    from qpipe_devices.ssh.login import login  # they import paramiko
+    # imported here: they import paramiko
+    from qpipe_devices.ssh.login import resolve_login
     from qpipe_devices.ssh.transport import SshTransport
 
-    find = partial(
-        login,
+    resolve = partial(
+        resolve_login,
         host,
         user=user,
         port=port,
         key=key,
         passphrase=passphrase,
-        hosts_file=known_hosts,
+        known_hosts_file=known_hosts,
         jump=jump,
         timeout=connect_timeout,
     )
     return Board(
         name,
-        SshTransport(name, find, silence_s),
+        SshTransport(name, resolve, silence_s),
         python=python,
         folder=folder,
         deadline_s=deadline_s,
         silence_s=silence_s,
-        spare_mb=spare_mb,
+        min_free_mb=min_free_mb,
         lock=lock,
         sysfs=sysfs,
     )
 
 
 def enrol(name: str, address: str | None, options: Mapping[str, Any], folder: Path) -> Introduction:
-    """What a board shows as its host key: that of a new one by its address, or of one in the inventory."""
-    from qpipe_devices.ssh import enrolment  # it imports paramiko
+    """Ask a board for its host key: a new one by its address, or one of the inventory."""
+    from qpipe_devices.ssh import enrolment  # imported here: it imports paramiko
 
     if address is None:
-        return enrolment.again(name, options)
-    return enrolment.new(name, address, options, folder)
+        return enrolment.introduce_again(name, options)
+    return enrolment.introduce_new(name, address, options, folder)

@@ -1,13 +1,14 @@
-"""How a board becomes known: its host key is fetched, shown, and, once accepted, pinned.
+"""How a board becomes trusted: its host key is fetched, shown and, once accepted, pinned.
 
-A new board's key is pinned in `known_hosts` beside devices.yaml, not in the user's own ~/.ssh: whoever has the
-inventory has what its boards are known by, and a tool that replaces keys keeps to a file of its own.
+The key of a new board is pinned in `known_hosts` beside devices.yaml, not in the user's ~/.ssh: who
+has the inventory also has the host keys of its boards, and a tool that replaces keys changes only a
+file of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,87 +16,118 @@ from qpipe.errors import DeviceError
 from qpipe.types import Introduction
 from qpipe_devices.ssh import known_hosts
 from qpipe_devices.ssh.connection import Connection
-from qpipe_devices.ssh.error_mapping import configured
+from qpipe_devices.ssh.error_mapping import mapped_config_errors
 from qpipe_devices.ssh.known_hosts import HostKey
-from qpipe_devices.ssh.login import Login, address, login
+from qpipe_devices.ssh.login import Login, parse_address, resolve_login
 
-PINS = "known_hosts"
-
-
-def new(name: str, typed: str, options: Mapping[str, Any], folder: Path) -> Introduction:
-    """A board by its address, user@host:port; a key that the user's own known_hosts files trust needs no question."""
-    with configured(name):
-        user, host, port = address(typed)
-    given = {
-        key: value
-        for key, value in (("host", host), ("user", user), ("port", port))
-        if value is not None
-    }
-    given |= {
-        key: _written(value) if isinstance(value, Path) else value for key, value in options.items()
-    }
-    way = _login(name, {**options, "host": host, "user": user, "port": port})
-    pins = replace(way, known_hosts=(folder / PINS,))
-    return _introduction(name, pins, {**given, "known_hosts": PINS}, vouching=way)
+PINNED_KEYS_FILE = "known_hosts"
 
 
-def again(name: str, options: Mapping[str, Any]) -> Introduction:
-    """A board of the inventory; its key is pinned where it is looked for first."""
-    way = _login(name, options)
-    if not way.known_hosts:
+def introduce_new(
+    device_name: str, typed_address: str, options: Mapping[str, Any], folder: Path
+) -> Introduction:
+    """Return the introduction of a new board by its address, user@host:port.
+
+    A key that the user's own known_hosts files trust is not asked about. `folder` is that of the
+    inventory.
+    """
+    with mapped_config_errors(device_name):
+        address = parse_address(typed_address)
+    address_options = {"host": address.host, "user": address.user, "port": address.port}
+    login = _resolve_login(device_name, {**options, **address_options})
+    pinning_login = replace(login, known_hosts=(folder / PINNED_KEYS_FILE,))
+    entry = {key: value for key, value in address_options.items() if value is not None}
+    entry |= {key: _portable_option(value) for key, value in options.items()}
+    entry["known_hosts"] = PINNED_KEYS_FILE
+    return _introduce(device_name, pinning_login, entry=entry, trusted_by=login.known_hosts)
+
+
+def introduce_again(device_name: str, options: Mapping[str, Any]) -> Introduction:
+    """Return the introduction of a board in the inventory.
+
+    Its key is pinned in the first file where it is looked up.
+    """
+    login = _resolve_login(device_name, options)
+    if not login.known_hosts:
         raise DeviceError(
-            f"{name}: ssh_config names no known_hosts file; give known_hosts",
+            f"{device_name}: ssh_config names no known_hosts file; give known_hosts",
             failure="configuration",
         )
-    return _introduction(name, way, {}, vouching=way)
+    return _introduce(device_name, login, entry={}, trusted_by=login.known_hosts)
 
 
-def _login(name: str, options: Mapping[str, Any]) -> Login:
-    names = {"known_hosts": "hosts_file", "connect_timeout": "timeout"}
-    wanted = ("host", "user", "port", "key", "passphrase", "jump", "known_hosts", "connect_timeout")
-    given: dict[str, Any] = {names.get(key, key): options.get(key) for key in wanted}
-    with configured(name):
-        return login(**given)
+def _resolve_login(device_name: str, options: Mapping[str, Any]) -> Login:
+    with mapped_config_errors(device_name):
+        return resolve_login(
+            options["host"],
+            user=options.get("user"),
+            port=options.get("port"),
+            key=options.get("key"),
+            passphrase=options.get("passphrase"),
+            jump=options.get("jump"),
+            known_hosts_file=options.get("known_hosts"),
+            timeout=options.get("connect_timeout"),
+        )
 
 
-def _introduction(
-    name: str, way: Login, options: Mapping[str, Any], vouching: Login
+def _introduce(
+    device_name: str, login: Login, *, entry: Mapping[str, Any], trusted_by: tuple[Path, ...]
 ) -> Introduction:
-    pinned = known_hosts.look_up(way.known_hosts, way.known_as).trusted
-    vouched = known_hosts.look_up(vouching.known_hosts, vouching.known_as)
-    shown = _shown(name, way, pinned)
-    if shown in vouched.revoked:
-        reason = f"host key of {way.host} is revoked ({shown}); give the host another"
-        raise DeviceError(f"{name}: {reason}", failure="configuration")
+    """Return the introduction of a board whose key is pinned in the login's first file.
 
-    def accept() -> str:
-        file = way.known_hosts[0]
-        with known_hosts.restored(file):
-            known_hosts.pin(file, way.known_as, shown)
-            connection = Connection(name, way)
+    `trusted_by` are the known_hosts files whose trusted keys need no question.
+    """
+    pinned_keys = known_hosts.look_up(login.known_hosts, login.known_as).trusted
+    user_keys = known_hosts.look_up(trusted_by, login.known_as)
+    shown_key = _fetch_host_key(device_name, login, pinned_keys)
+    if shown_key in user_keys.revoked:
+        raise DeviceError(
+            f"{device_name}: host key of {login.host} is revoked ({shown_key}); "
+            "give the host a new key",
+            failure="configuration",
+        )
+    return Introduction(
+        entry,
+        str(shown_key),
+        tuple(str(key) for key in pinned_keys),
+        is_known=shown_key in (*pinned_keys, *user_keys.trusted),
+        compare=f"ssh-keygen -lf /etc/ssh/ssh_host_{shown_key.short_kind}_key.pub",
+        accept=_Acceptance(device_name, login, shown_key),
+    )
+
+
+@dataclass(frozen=True)
+class _Acceptance:
+    """Pins a host key and logs in; a login that fails leaves the file as it was."""
+
+    device_name: str
+    login: Login
+    key: HostKey
+
+    def __call__(self) -> str:
+        """Return the file in which the key is pinned."""
+        file = self.login.known_hosts[0]
+        with known_hosts.restored_on_error(file):
+            known_hosts.pin(file, self.login.known_as, self.key)
+            connection = Connection(self.device_name, self.login)
             connection.open()
             connection.close()
         return str(file)
 
-    return Introduction(
-        options,
-        str(shown),
-        tuple(map(str, pinned)),
-        is_known=shown in (*pinned, *vouched.trusted),
-        compare=f"ssh-keygen -lf /etc/ssh/ssh_host_{shown.word}_key.pub",
-        accept=accept,
-    )
 
-
-def _shown(name: str, way: Login, pinned: tuple[HostKey, ...]) -> HostKey:
-    connection = Connection(name, way)
+def _fetch_host_key(device_name: str, login: Login, pinned_keys: tuple[HostKey, ...]) -> HostKey:
+    connection = Connection(device_name, login)
     try:
-        return connection.host_key(pinned)
+        return connection.host_key(pinned_keys)
     finally:
         connection.close()
 
 
-def _written(path: Path) -> str:
-    """As it holds on other machines too, where it is in the home folder."""
+def _portable_option(value: Any) -> Any:
+    """Return an option as it is valid on other machines too: a path in the home folder with ~."""
+    if not isinstance(value, Path):
+        return value
     home = Path.home()
-    return f"~/{path.relative_to(home)}" if path.is_relative_to(home) else str(path)
+    if value.is_relative_to(home):
+        return f"~/{value.relative_to(home)}"
+    return str(value)

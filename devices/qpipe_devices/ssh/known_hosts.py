@@ -1,5 +1,7 @@
-"""known_hosts files: whose keys are trusted, which are revoked, and how one is pinned. Keys are compared as bytes, so a
-line of a type that nobody here knows costs nobody else theirs."""
+"""known_hosts files: which host keys are trusted, which are revoked, and how a key is pinned.
+
+Keys are compared as bytes, so a key of an unknown type does not prevent the use of the others.
+"""
 
 from __future__ import annotations
 
@@ -14,132 +16,169 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+SSH_PORT = 22
+
 
 class HostKey(NamedTuple):
-    """A host's public key as it travels; it prints as OpenSSH shows it."""
+    """A host's public key in its wire format; as text it is what OpenSSH prints."""
 
     kind: str  # ssh-ed25519, ecdsa-sha2-nistp256, ssh-rsa, ...
     blob: bytes
 
     @property
-    def word(self) -> str:
-        """What OpenSSH calls its type: ed25519, ecdsa, rsa."""
-        return (
-            self.kind.removeprefix("sk-").removeprefix("ssh-").partition("-")[0].partition("@")[0]
-        )
+    def short_kind(self) -> str:
+        """The type as in OpenSSH's file names: ed25519, ecdsa, rsa."""
+        algorithm = self.kind.removeprefix("sk-").removeprefix("ssh-")
+        return algorithm.partition("-")[0].partition("@")[0]
 
     def __str__(self) -> str:
         digest = base64.b64encode(hashlib.sha256(self.blob).digest()).decode().rstrip("=")
-        return f"{self.word.upper()} SHA256:{digest}"
+        return f"{self.short_kind.upper()} SHA256:{digest}"
 
 
-class Known(NamedTuple):
-    """What known_hosts files say of a name."""
+class KnownKeys(NamedTuple):
+    """The keys that known_hosts files list for one host."""
 
     trusted: tuple[HostKey, ...]
     revoked: tuple[HostKey, ...]
 
 
-def look_up(files: Iterable[Path], name: str) -> Known:
-    """The keys trusted for a name (`host`, or `[host]:port` for another port than 22), and those revoked for it.
+class _Entry(NamedTuple):
+    marker: str  # @revoked, @cert-authority, or ""
+    names: str  # the host names or patterns, separated by commas
+    key: HostKey
 
-    Lines of certificate authorities are passed over (host certificates are not supported), as are broken ones.
+
+def look_up(files: Iterable[Path], host_name: str) -> KnownKeys:
+    """Return the keys of a host by its name in known_hosts files, as `known_hosts_name` gives it.
+
+    Lines of certificate authorities are skipped, because host certificates are not supported; so
+    are invalid lines.
     """
-    entries = [entry for file in files for entry in _entries(file) if _matches(entry.names, name)]
-    revoked = tuple(entry.key for entry in entries if entry.marker == "@revoked")
-    return Known(tuple(e.key for e in entries if not e.marker and e.key not in revoked), revoked)
+    trusted = []
+    revoked = []
+    for file in files:
+        for entry in _read_entries(file):
+            if not _names_match(entry.names, host_name):
+                continue
+            if entry.marker == "@revoked":
+                revoked.append(entry.key)
+            elif not entry.marker:
+                trusted.append(entry.key)
+    return KnownKeys(tuple(key for key in trusted if key not in revoked), tuple(revoked))
 
 
-def name_of(host: str, port: int) -> str:
-    """How known_hosts files call a host."""
-    return host.lower() if port == 22 else f"[{host.lower()}]:{port}"
+def known_hosts_name(host: str, port: int) -> str:
+    """Return a host's name in known_hosts files: `host`, or `[host]:port` for a port but 22."""
+    if port == SSH_PORT:
+        return host.lower()
+    return f"[{host.lower()}]:{port}"
 
 
-def pin(file: Path, name: str, key: HostKey) -> None:
-    """Make this the one key of a name; other names, comments and lines with a marker stay as they are."""
+def pin(file: Path, host_name: str, key: HostKey) -> None:
+    """Make this the only key of a host.
+
+    Other names, comments and lines with a marker stay as they are.
+    """
     try:
         lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except FileNotFoundError:
         lines = []
-    kept = [text for line in lines for text in _without(line, name)]
-    kept.append(f"{name} {key.kind} {base64.b64encode(key.blob).decode()}")
+    new_lines = []
+    for line in lines:
+        line_without_host = _remove_name(line, host_name)
+        if line_without_host is not None:
+            new_lines.append(line_without_host)
+    new_lines.append(f"{host_name} {key.kind} {base64.b64encode(key.blob).decode()}")
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    aside = file.with_name(f".{file.name}.{os.getpid()}")
-    aside.write_text("\n".join(kept) + "\n", encoding="utf-8", errors="surrogateescape")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    text = "\n".join(new_lines) + "\n"
+    temporary.write_text(text, encoding="utf-8", errors="surrogateescape")
     if file.exists():
-        aside.chmod(file.stat().st_mode)
-    aside.replace(file.resolve())
+        temporary.chmod(file.stat().st_mode)
+    temporary.replace(file.resolve())
 
 
 @contextmanager
-def restored(file: Path) -> Iterator[None]:
-    """Whatever fails in here leaves the file as it was."""
-    before = file.read_bytes() if file.is_file() else None
+def restored_on_error(file: Path) -> Iterator[None]:
+    """Restore the file as it was where the block fails."""
+    content = file.read_bytes() if file.is_file() else None
     try:
         yield
     except BaseException:
-        if before is None:
+        if content is None:
             file.unlink(missing_ok=True)
         else:
-            file.write_bytes(before)
+            file.write_bytes(content)
         raise
 
 
-class _Entry(NamedTuple):
-    marker: str
-    names: str
-    key: HostKey
-
-
-def _entries(file: Path) -> Iterator[_Entry]:
+def _read_entries(file: Path) -> Iterator[_Entry]:
     try:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return
     for line in lines:
-        if entry := _entry(line):
+        entry = _parse_entry(line)
+        if entry:
             yield entry
 
 
-def _entry(line: str) -> _Entry | None:
+def _parse_entry(line: str) -> _Entry | None:
+    """Return the entry of a line; None for a comment or an invalid line."""
     words = line.split()
-    marker = words.pop(0) if words and words[0].startswith("@") else ""
+    marker = ""
+    if words and words[0].startswith("@"):
+        marker = words.pop(0)
     if len(words) < 3 or words[0].startswith("#"):
         return None
+    names, kind, encoded_blob = words[:3]
     try:
-        return _Entry(
-            marker, words[0], HostKey(words[1], base64.b64decode(words[2], validate=True))
-        )
+        blob = base64.b64decode(encoded_blob, validate=True)
     except binascii.Error:
         return None
+    return _Entry(marker, names, HostKey(kind, blob))
 
 
-def _without(line: str, name: str) -> list[str]:
-    """The line, less this name: gone where it has no other. A pattern is nobody's name and stays."""
-    entry = _entry(line)
+def _remove_name(line: str, host_name: str) -> str | None:
+    """Return the line without a host's name; None where it has no other name.
+
+    A pattern is not the name of a host, so it stays.
+    """
+    entry = _parse_entry(line)
     if entry is None or entry.marker:
-        return [line]
-    left = [word for word in entry.names.split(",") if not _is(word, name)]
-    return [line.replace(entry.names, ",".join(left), 1)] if left else []
+        return line
+    names = [name for name in entry.names.split(",") if not _is_name(name, host_name)]
+    if not names:
+        return None
+    return line.replace(entry.names, ",".join(names), 1)
 
 
-def _matches(names: str, name: str) -> bool:
-    """As OpenSSH: patterns with * and ?, `!` before one that must not match, names that are hashed."""
-    found = False
+def _names_match(names: str, host_name: str) -> bool:
+    """Return whether an entry is for a host, by OpenSSH's rules.
+
+    Patterns contain * and ?; `!` precedes one that must not match; names may be hashed.
+    """
+    matches = False
     for word in names.split(","):
-        pattern = re.escape(word.removeprefix("!").lower()).replace(r"\*", ".*").replace(r"\?", ".")
-        if re.fullmatch(pattern, name) or _is(word, name):
+        if _pattern_matches(word.removeprefix("!"), host_name) or _is_name(word, host_name):
             if word.startswith("!"):
                 return False
-            found = True
-    return found
+            matches = True
+    return matches
 
 
-def _is(word: str, name: str) -> bool:
+def _pattern_matches(pattern: str, host_name: str) -> bool:
+    expression = re.escape(pattern.lower()).replace(r"\*", ".*").replace(r"\?", ".")
+    return re.fullmatch(expression, host_name) is not None
+
+
+def _is_name(word: str, host_name: str) -> bool:
+    """Return whether a word is the host's name, in plain text or hashed (|1|salt|HMAC-SHA1)."""
     if not word.startswith("|1|"):
-        return word.lower() == name
+        return word.lower() == host_name
     try:
         salt, digest = (base64.b64decode(part) for part in word.split("|")[2:4])
     except (ValueError, binascii.Error):
         return False
-    return hmac.compare_digest(hmac.digest(salt, name.encode(), "sha1"), digest)
+    return hmac.compare_digest(hmac.digest(salt, host_name.encode(), "sha1"), digest)

@@ -1,4 +1,4 @@
-"""Where and as whom one logs in: the inventory's options over ssh_config, with the jump hosts on the way."""
+"""How to log in to a host: the options of the inventory over ssh_config, and the jump hosts."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from paramiko import SSHConfigDict
 from paramiko.ssh_exception import ConfigParseError
@@ -14,179 +15,230 @@ from paramiko.ssh_exception import ConfigParseError
 from qpipe_devices.ssh import known_hosts, ssh_config
 
 DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa")
-USER_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
-SYSTEM_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
-CONNECT_S = 15.0
+USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
+SYSTEM_KNOWN_HOSTS = ("/etc/ssh/ssh_known_hosts", "/etc/ssh/ssh_known_hosts2")
+DEFAULT_TIMEOUT_S = 15.0
+LAST_PORT = 65_535
 MOST_JUMPS = 8
 ADDRESS = re.compile(
-    r"(?:ssh://)?(?:(?P<user>[^@]+)@)?(?:\[(?P<six>[^\]]+)\]|(?P<host>[^@:]+))(?::(?P<port>\d+))?/?"
+    r"(?:ssh://)?(?:(?P<user>[^@]+)@)?"
+    r"(?:\[(?P<ipv6>[^\]]+)\]|(?P<host>[^@:]+))"
+    r"(?::(?P<port>\d+))?/?"
 )
-SIX = re.compile(
+IPV6_ADDRESS = re.compile(
     r"(?:(?P<user>[^@]+)@)?(?P<host>[0-9A-Fa-f:.%\w]*:[0-9A-Fa-f:.%\w]*:[0-9A-Fa-f:.%\w]*)"
 )
-# what OpenSSH refuses as well: a ProxyCommand puts these words before a shell
-UNSAFE = re.compile(r"^-|[\s'`\"$\\;&<>|(){}]")
+# refused by OpenSSH as well: a ProxyCommand passes these names to a shell
+UNSAFE_NAME = re.compile(r"^-|[\s'`\"$\\;&<>|(){}]")
 
 
 @dataclass(frozen=True)
 class Login:
-    """One way in: to which host, as whom, by which keys, and whose word is taken for the host's own key."""
+    """The settings of one login: host, user, keys, and the files that list the host's own key."""
 
     host: str
     port: int
     user: str
     keys: tuple[Path, ...]
-    only_keys: bool  # no other that an agent holds
+    only_keys: bool  # whether the other keys of an agent are not tried
     known_hosts: tuple[Path, ...]
-    known_as: str  # the host's name in them
-    timeout: float  # seconds for the whole way in, jump hosts included
-    command: str | None = None  # its input and output are the connection (ProxyCommand)
-    gate: Login | None = None  # the jump host before it
+    known_as: str  # the host's name in the known_hosts files
+    timeout: float  # seconds to log in, including all jump hosts
+    command: str | None = None  # its stdin and stdout are the connection (ProxyCommand)
+    jump_host: Login | None = None  # to connect through
     passphrase: str | None = field(default=None, repr=False)
 
     @property
-    def at(self) -> str:
-        """Host and port, as one would write them."""
-        return f"{self.host}:{self.port}" if self.port != 22 else self.host
+    def address(self) -> str:
+        """The host, with its port where that is not 22."""
+        if self.port == known_hosts.SSH_PORT:
+            return self.host
+        return f"{self.host}:{self.port}"
 
 
-def login(
+class Address(NamedTuple):
+    """The parts of `[user@]host[:port]`; None for those that are not written."""
+
+    user: str | None
+    host: str
+    port: int | None
+
+
+class _Route(NamedTuple):
+    """How to reach a host: through a jump host, by a command, or directly."""
+
+    jump_host: Login | None = None
+    command: str | None = None
+
+
+def resolve_login(
     host: str,
     *,
     user: str | None = None,
     port: int | None = None,
     key: Path | None = None,
-    hosts_file: Path | None = None,
+    known_hosts_file: Path | None = None,
     jump: str | None = None,
     passphrase: str | None = None,
     timeout: float | None = None,
-    jumps: int = 0,
+    jump_count: int = 0,
 ) -> Login:
-    """The way to a host by its name or its alias in ssh_config; None leaves a setting to that.
+    """Return the login of a host, by its name or its alias in ssh_config.
 
-    ConfigParseError where ssh_config, or a jump, makes no sense.
+    Options that are None are left to ssh_config. Raise ConfigParseError where ssh_config or `jump`
+    is invalid.
     """
-    if jumps > MOST_JUMPS:
+    if jump_count > MOST_JUMPS:
         raise ConfigParseError(
-            f"the jumps to {host} go round in circles; give the jump host 'ProxyJump none'"
+            f"the jump hosts of {host} form a circle; give the jump host 'ProxyJump none'"
         )
-    seconds = None if timeout is None else max(1, round(timeout))
-    first = {"User": user, "Port": port, "ProxyJump": jump, "ConnectTimeout": seconds}
-    config = ssh_config.settings(host, first)
-    name = _word(config, "hostname", host)
-    who = _word(config, "user", getpass.getuser())
-    for text in (host, name, who):
-        if UNSAFE.search(text):
-            raise ConfigParseError(
-                f"'{text}' is no host and no user; give host as a name or an address, and user"
-            )
-    number = _number(config, "port", 22)
-    hop, command = _way(config, host, passphrase, jumps)
+    whole_seconds = None if timeout is None else max(1, round(timeout))
+    options = {"User": user, "Port": port, "ProxyJump": jump, "ConnectTimeout": whole_seconds}
+    config = ssh_config.read_settings(host, options)
+    host_name = _first_word(config, "hostname", host)
+    user_name = _first_word(config, "user", getpass.getuser())
+    _check_names(host, host_name, user_name)
+    port_number = _number(config, "port", known_hosts.SSH_PORT)
+    route = _resolve_route(config, host, passphrase=passphrase, jump_count=jump_count)
     alias = config.get("hostkeyalias")
+    default_known_as = known_hosts.known_hosts_name(host_name, port_number)
     return Login(
-        name,
-        number,
-        who,
-        keys=_keys(config) if key is None else (_named(key),),
+        host_name,
+        port_number,
+        user_name,
+        keys=_keys(config) if key is None else (_existing_key(key),),
         only_keys=key is not None or config.get("identitiesonly", "no").lower() == "yes",
-        known_hosts=(hosts_file.expanduser(),) if hosts_file else _files(config, host),
-        known_as=alias.lower() if alias else known_hosts.name_of(name, number),
-        timeout=timeout or _number(config, "connecttimeout", CONNECT_S),
-        command=command,
-        gate=hop,
+        known_hosts=_known_hosts_files(config, host, known_hosts_file),
+        known_as=alias.lower() if alias else default_known_as,
+        timeout=timeout or _number(config, "connecttimeout", DEFAULT_TIMEOUT_S),
+        command=route.command,
+        jump_host=route.jump_host,
         passphrase=passphrase,
     )
 
 
-def address(text: str) -> tuple[str | None, str, int | None]:
-    """User, host and port of `[user@]host[:port]`; ValueError for what is none. IPv6 with a port is `[::1]:22`."""
-    found = SIX.fullmatch(text) or ADDRESS.fullmatch(text)
-    if found is None:
-        raise ValueError(f"'{text}' is no address; write user@host or user@host:port")
-    parts = found.groupdict()
+def parse_address(text: str) -> Address:
+    """Return the parts of `[user@]host[:port]`; raise ValueError for anything else.
+
+    An IPv6 address with a port is written `[::1]:22`.
+    """
+    match = IPV6_ADDRESS.fullmatch(text) or ADDRESS.fullmatch(text)
+    if match is None:
+        raise ValueError(f"'{text}' is not an address; write user@host or user@host:port")
+    parts = match.groupdict()
+    host = parts["host"] or parts["ipv6"]
     port = parts.get("port")
-    return parts["user"], str(parts["host"] or parts["six"]), int(port) if port else None
+    return Address(parts["user"], host, int(port) if port else None)
 
 
-def _way(
-    config: SSHConfigDict, host: str, passphrase: str | None, jumps: int
-) -> tuple[Login | None, str | None]:
-    """The jump host before a host, or the command that leads there: whichever of the two is said first."""
-    chosen = next((key for key in config if key in ("proxyjump", "proxycommand")), "")
-    value = config.get(chosen)
+def _check_names(*names: str) -> None:
+    for name in names:
+        if UNSAFE_NAME.search(name):
+            raise ConfigParseError(
+                f"'{name}' is not a valid host or user name; "
+                "give host as a name or an address, and user"
+            )
+
+
+def _resolve_route(
+    config: SSHConfigDict, host: str, *, passphrase: str | None, jump_count: int
+) -> _Route:
+    """Return the route to a host: by ProxyJump or ProxyCommand, whichever is set first."""
+    proxy_keys = [key for key in config if key in ("proxyjump", "proxycommand")]
+    if not proxy_keys:
+        return _Route()
+    proxy_key = proxy_keys[0]
+    value = config[proxy_key]
     if not value or value.lower() == "none":
-        return None, None
-    if chosen == "proxycommand":
-        return None, value
-    before, _, last = value.replace(" ", "").rpartition(",")
+        return _Route()
+    if proxy_key == "proxycommand":
+        return _Route(command=value)
+    earlier_jumps, _, last_jump = value.replace(" ", "").rpartition(",")
     try:
-        user, name, port = address(last)
+        jump_address = parse_address(last_jump)
     except ValueError as error:
         raise ConfigParseError(f"jump: {error}") from error
-    if name == host:  # `Host *` sends the jump host through itself
-        return None, None
-    # without jumps written before it, the jump host's own entry says how it is reached
-    return login(
-        name, user=user, port=port, jump=before or None, passphrase=passphrase, jumps=jumps + 1
-    ), None
+    if jump_address.host == host:  # a `Host *` would send the jump host through itself
+        return _Route()
+    jump_host = resolve_login(
+        jump_address.host,
+        user=jump_address.user,
+        port=jump_address.port,
+        jump=earlier_jumps or None,  # None: by the jump host's own entry in ssh_config
+        passphrase=passphrase,
+        jump_count=jump_count + 1,
+    )
+    return _Route(jump_host=jump_host)
 
 
-def _named(key: Path) -> Path:
+def _existing_key(key: Path) -> Path:
     path = key.expanduser()
-    if not _has_key(path):
+    if not _key_exists(path):
         raise ConfigParseError(f"there is no key file {path}; correct key")
     return path
 
 
-def _has_key(path: Path) -> bool:
-    """The key is there, or its public part: then an agent may hold it."""
+def _key_exists(path: Path) -> bool:
+    """Return whether there is a key file, or its public part: an agent may hold the private one."""
     return path.is_file() or path.with_name(f"{path.name}.pub").is_file()
 
 
 def _keys(config: SSHConfigDict) -> tuple[Path, ...]:
     if "identityfile" not in config:
         folder = Path("~/.ssh").expanduser()
-        return tuple(folder / name for name in DEFAULT_KEYS if (folder / name).is_file())
-    named = [_expanded(value) for value in config["identityfile"] if value.lower() != "none"]
-    return tuple(filter(_has_key, named))
+        default_paths = [folder / name for name in DEFAULT_KEYS]
+        return tuple(path for path in default_paths if path.is_file())
+    names = [name for name in config["identityfile"] if name.lower() != "none"]
+    paths = [_expand_path(name) for name in names]
+    return tuple(path for path in paths if _key_exists(path))
 
 
-def _files(config: SSHConfigDict, host: str) -> tuple[Path, ...]:
-    """The known_hosts files that count; those of the user first, for that is where a key is pinned."""
-    given = [
-        ssh_config.words(config[key]) if key in config else list(default)
-        for key, default in (
-            ("userknownhostsfile", USER_HOSTS),
-            ("globalknownhostsfile", SYSTEM_HOSTS),
-        )
-    ]
+def _known_hosts_files(config: SSHConfigDict, host: str, file: Path | None) -> tuple[Path, ...]:
+    """Return the known_hosts files to read: `file` alone, or those of ssh_config.
+
+    The user's files come first, because the first one is where a key is pinned.
+    """
+    if file:
+        return (file.expanduser(),)
+    user_files = _words(config, "userknownhostsfile", USER_KNOWN_HOSTS)
+    system_files = _words(config, "globalknownhostsfile", SYSTEM_KNOWN_HOSTS)
+    names = [name for name in (*user_files, *system_files) if name.lower() != "none"]
+    return tuple(_expand_path(_expand_tokens(name, config, host)) for name in names)
+
+
+def _expand_tokens(text: str, config: SSHConfigDict, host: str) -> str:
+    """Replace the tokens that ssh_config(5) allows in UserKnownHostsFile."""
     tokens = {
         "%d": str(Path.home()),
         "%h": config.get("hostname", host),
         "%k": config.get("hostkeyalias", host),
         "%n": host,
-        "%p": config.get("port", "22"),
+        "%p": config.get("port", str(known_hosts.SSH_PORT)),
         "%r": config.get("user", getpass.getuser()),
         "%u": getpass.getuser(),
     }
-    files = []
-    for text in (text for texts in given for text in texts if text.lower() != "none"):
-        for token, value in tokens.items():
-            text = text.replace(token, value)
-        files.append(_expanded(text))
-    return tuple(files)
+    for token, value in tokens.items():
+        text = text.replace(token, value)
+    return text
 
 
-def _expanded(text: str) -> Path:
+def _expand_path(text: str) -> Path:
     return Path(os.path.expandvars(text)).expanduser()
 
 
-def _word(config: SSHConfigDict, key: str, default: str) -> str:
-    return next(iter(ssh_config.words(config.get(key, ""))), default)
+def _words(config: SSHConfigDict, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    if key not in config:
+        return default
+    return tuple(ssh_config.split_words(config[key]))
+
+
+def _first_word(config: SSHConfigDict, key: str, default: str) -> str:
+    words = ssh_config.split_words(config.get(key, ""))
+    return words[0] if words else default
 
 
 def _number(config: SSHConfigDict, key: str, default: float) -> int:
-    word = _word(config, key, str(round(default)))
-    if word.isdigit() and 0 < int(word) <= 65_535:
+    word = _first_word(config, key, str(round(default)))
+    if word.isdigit() and 0 < int(word) <= LAST_PORT:
         return int(word)
     raise ConfigParseError(f"ssh_config: {key} is '{word}'; give a number")

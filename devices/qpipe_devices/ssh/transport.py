@@ -1,4 +1,4 @@
-"""Processes and files of a board over one SSH connection, every call with a deadline that holds."""
+"""Processes and files of a board over one SSH connection; every call ends within its deadline."""
 
 from __future__ import annotations
 
@@ -17,158 +17,184 @@ from paramiko.ssh_exception import SSHException
 from qpipe.errors import DeviceError, Failure
 from qpipe.types import Progress
 from qpipe_devices.ssh.connection import Connection
-from qpipe_devices.ssh.deadlines import Watch
-from qpipe_devices.ssh.error_mapping import configured, mapped
+from qpipe_devices.ssh.deadlines import Watchdog
+from qpipe_devices.ssh.error_mapping import mapped_config_errors, mapped_errors
 from qpipe_devices.ssh.login import Login
 
-PART = 1 << 18  # bytes a write
-STALLED_S = 60.0  # a transfer that moves nothing for so long has failed
-SLOWEST = 16e3  # bytes a second; one that crawls below that fails as well
-KILLED_S = 3.0  # what may pass until a process is ended, else the line is cut
-WINDOW = 1 << 24  # bytes that a download may be ahead: what a delayed link holds
+BLOCK_BYTES = 1 << 18  # of a read or write
+STALLED_S = 60.0  # a transfer without progress for so long has failed
+SLOWEST = 16e3  # bytes a second; a slower transfer has failed
+KILLED_S = 3.0  # to end a process on the board; then the connection is closed
+WINDOW_BYTES = 1 << 24  # of a download that may be in flight: what a delayed connection holds
 FILE_FOLLOWS = b"qpipe-file-follows "
-FULL = ("no space left on device", "disk quota exceeded")
+DISK_FULL_PHRASES = ("no space left on device", "disk quota exceeded")
+RECEIVE_SCRIPT = 'cat > "$1"'
+SEND_SCRIPT = f'echo; echo {FILE_FOLLOWS.decode()} $(wc -c < "$1"); cat "$1"'
 
 
 class SshTransport:
-    """Processes and files of a board over one SSH connection, opened when first needed and again when it was lost;
-    paths are relative to the board's home folder. `find` gives the way in, asked at each connect."""
+    """Processes and files of a board over one SSH connection.
 
-    def __init__(self, name: str, find: Callable[[], Login], silence_s: float = 30) -> None:
+    The connection is opened when it is first needed, and again after it was lost; `resolve` returns
+    the login for it. Paths are relative to the board's home folder.
+    """
+
+    def __init__(self, name: str, resolve: Callable[[], Login], silence_s: float = 30) -> None:
         self.name = name
-        self.find = find
+        self.resolve = resolve
         self.silence_s = silence_s
         self.connection: Connection | None = None
         self.transport: Transport | None = None
         self.connecting = threading.Lock()
 
     def start(self, argv: Sequence[str]) -> SshProcess:
+        """Start a process on the board."""
         return self._start(argv)
 
     def put(self, source: Path, path: str, progress: Progress) -> None:
-        """Through `cat` rather than SFTP: as fast, it says why it fails, and small SSH servers have it too."""
-        done = 0
-        total = source.stat().st_size
-        process = self._start(["sh", "-c", 'cat > "$1"', "sh", path])
-        with source.open("rb") as file, self._transfer(source.name, process) as watch:
-            watch.seconds += total / SLOWEST
-            while part := file.read(PART):
-                process.channel.sendall(part)
-                watch.moved()
-                done += len(part)
-                progress(done, total, "B")
+        """Copy a file to the board by `cat`.
+
+        It is as fast as SFTP, reports why it fails, and works with small SSH servers without SFTP.
+        """
+        size = source.stat().st_size
+        sent = 0
+        process = self._start(["sh", "-c", RECEIVE_SCRIPT, "sh", path])
+        with source.open("rb") as file, self._transfer(source.name, process) as watchdog:
+            watchdog.seconds += size / SLOWEST
+            while block := file.read(BLOCK_BYTES):
+                process.channel.sendall(block)
+                watchdog.note_progress()
+                sent += len(block)
+                progress(sent, size, "B")
             process.channel.shutdown_write()
-            self._end(source.name, process)
+            self._check_exit(source.name, process)
 
     def get(self, path: str, target: Path) -> None:
-        script = f'echo; echo {FILE_FOLLOWS.decode()} $(wc -c < "$1"); cat "$1"'
-        process = self._start(["sh", "-c", script, "sh", path], WINDOW)
-        aside = target.with_name(f"{target.name}.part")
+        """Copy a file from the board; a failure leaves no partial file."""
+        process = self._start(["sh", "-c", SEND_SCRIPT, "sh", path], WINDOW_BYTES)
+        temporary = target.with_name(f"{target.name}.part")
         try:
-            with aside.open("wb") as file, self._transfer(path, process) as watch:
-                size = _announced(process.stdout)
-                watch.seconds += size / SLOWEST
-                while part := process.stdout.read(PART):
-                    watch.moved()
-                    file.write(part)
-                self._end(path, process)
+            with temporary.open("wb") as file, self._transfer(path, process) as watchdog:
+                size = _read_announced_size(process.stdout)
+                watchdog.seconds += size / SLOWEST
+                while block := process.stdout.read(BLOCK_BYTES):
+                    watchdog.note_progress()
+                    file.write(block)
+                self._check_exit(path, process)
                 if file.tell() != size:
-                    raise EOFError(f"{file.tell()} of {size} bytes came")
-            aside.replace(target)
+                    raise EOFError(f"only {file.tell()} of {size} bytes arrived")
+            temporary.replace(target)
         finally:
-            aside.unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
     def close(self) -> None:
+        """Close the connection where there is one."""
         connection = self.connection
         self.connection = None
         self.transport = None
         if connection:
             connection.close()
 
-    def _start(self, argv: Sequence[str], window: int | None = None) -> SshProcess:
-        transport = self._connected()
+    def _start(self, argv: Sequence[str], window_bytes: int | None = None) -> SshProcess:
+        transport = self._connected_transport()
         connection = self.connection
         assert connection is not None
         login = connection.login
+        action = f"'{argv[0]}' was not started"
         with (
-            mapped(self.name, login, f"'{argv[0]}' was not started", connected=True),
-            Watch(connection.close, login.timeout),
+            mapped_errors(self.name, login, action=action, connected=True),
+            Watchdog(connection.close, login.timeout),
         ):
-            channel = transport.open_session(window_size=window, timeout=login.timeout)
+            channel = transport.open_session(window_size=window_bytes, timeout=login.timeout)
             mark = f"QPIPE_CALL={secrets.token_hex(8)}"
             channel.exec_command(shlex.join(["env", mark, *argv]))
         return SshProcess(channel, mark, connection.close)
 
-    def _connected(self) -> Transport:
+    def _connected_transport(self) -> Transport:
+        """Return the transport of the open connection; connect where there is none."""
         with self.connecting:
             if self.transport is None or not self.transport.is_active():
                 self.close()
-                with configured(self.name):
-                    connection = Connection(self.name, self.find(), self.silence_s)
+                with mapped_config_errors(self.name):
+                    login = self.resolve()
+                connection = Connection(self.name, login, self.silence_s)
                 self.transport = connection.open()
                 self.connection = connection
             return self.transport
 
     @contextmanager
-    def _transfer(self, file: str, process: SshProcess) -> Iterator[Watch]:
-        """Around a transfer: it ends in time, and its process with it."""
+    def _transfer(self, file_name: str, process: SshProcess) -> Iterator[Watchdog]:
+        """End a transfer in time, and its process with it; map its errors to DeviceError."""
         try:
-            with Watch(process.kill, STALLED_S, STALLED_S) as watch:
-                yield watch
+            with Watchdog(process.kill, STALLED_S, STALLED_S) as watchdog:
+                yield watchdog
         except TimeoutError as error:
             reason = str(error) or f"nothing moved for {STALLED_S:g} s"
-            fix = "check the line and the device's disk"
             raise DeviceError(
-                f"{self.name}: {file} was not transferred: {reason}; {fix}", failure="timeout"
+                f"{self.name}: {file_name} was not transferred: {reason}; "
+                "check the connection and the device's disk",
+                failure="timeout",
             ) from error
         except (OSError, EOFError, SSHException) as error:
-            raise self._failed(file, process, str(error) or "the other side ended it") from error
+            reason = str(error) or "the device ended the transfer"
+            raise self._transfer_error(file_name, process, reason) from error
         finally:
             process.kill()
 
-    def _end(self, file: str, process: SshProcess) -> None:
+    def _check_exit(self, file_name: str, process: SshProcess) -> None:
+        """Wait for the process of a transfer; raise DeviceError where it failed."""
         status = process.wait(STALLED_S)
-        if status != 0:
-            raise self._failed(
-                file, process, f"status {status}" if status > 0 else "a signal ended it"
-            )
+        if status > 0:
+            raise self._transfer_error(file_name, process, f"it ended with status {status}")
+        if status < 0:
+            raise self._transfer_error(file_name, process, "a signal ended it")
 
-    def _failed(self, file: str, process: SshProcess, reason: str) -> DeviceError:
-        """Why: the last line that the board said of it, if it still can."""
+    def _transfer_error(self, file_name: str, process: SshProcess, reason: str) -> DeviceError:
+        """Return the error of a transfer, with the last line of its process where there is one."""
         failure: Failure = "died"
         if process.is_lost:
             reason = "the connection was lost"
         else:
-            process.channel.settimeout(1)
-            with suppress(OSError):
-                said = process.stderr.read().decode("utf-8", "replace").strip().splitlines()
-                reason, failure = (said[-1], "configuration") if said else (reason, failure)
-        if reason.lower().endswith(FULL):
+            last_line = _read_last_line(process)
+            if last_line:
+                reason = last_line
+                failure = "configuration"
+        if reason.lower().endswith(DISK_FULL_PHRASES):
             failure = "no room"
-        return DeviceError(f"{self.name}: {file} was not transferred: {reason}", failure=failure)
+        return DeviceError(
+            f"{self.name}: {file_name} was not transferred: {reason}", failure=failure
+        )
 
 
 class SshProcess:
-    """A process on a board: a channel, the mark in its environment, and the connection that `cut` closes."""
+    """A process on a board.
 
-    def __init__(self, channel: Channel, mark: str, cut: Callable[[], None]) -> None:
+    It has a channel, a mark in its environment by which it and its children are found, and
+    `close_connection` for when it cannot be ended otherwise.
+    """
+
+    def __init__(self, channel: Channel, mark: str, close_connection: Callable[[], None]) -> None:
         self.channel = channel
         self.mark = mark
-        self.cut = cut
+        self.close_connection = close_connection
         self.stdin = cast("IO[bytes]", _Stdin(channel, "wb"))
         self.stdout = cast("IO[bytes]", _Stdout(channel, "rb"))
         self.stderr = cast("IO[bytes]", _Stderr(channel, "rb"))
 
     @property
     def is_lost(self) -> bool:
-        """The connection is gone, so nobody knows how it ended."""
+        """Whether the connection was lost before the process reported how it ended."""
         transport = self.channel.get_transport()
         if self.channel.exit_status < 0:
-            transport.join(0.5)  # channels learn of the end a little before
+            transport.join(0.5)  # channels are closed a little before their transport ends
         return self.channel.exit_status < 0 and not transport.is_active()
 
     def wait(self, timeout: float) -> int:
-        """Its exit status, -1 where a signal ended it; ConnectionResetError where the connection was lost before."""
+        """Return its exit status, -1 where a signal ended it.
+
+        Raise TimeoutError after `timeout` seconds, ConnectionResetError where the connection was
+        lost before it ended.
+        """
         if not self.channel.status_event.wait(timeout):
             raise TimeoutError
         status = self.channel.recv_exit_status()
@@ -177,22 +203,34 @@ class SshProcess:
         return status
 
     def kill(self) -> None:
-        """End it and all it started, by the mark that they have inherited: SSH itself leaves them running."""
-        transport = self.channel.get_transport()
-        with suppress(TimeoutError, OSError, EOFError, SSHException), Watch(self.cut, KILLED_S):
+        """End the process and all that it started, by the mark that they inherit.
+
+        SSH itself would leave them running.
+        """
+        with (
+            suppress(TimeoutError, OSError, EOFError, SSHException),
+            Watchdog(self.close_connection, KILLED_S),
+        ):
+            transport = self.channel.get_transport()
             if not self.channel.status_event.is_set() and transport.is_active():
-                killer = transport.open_session(timeout=KILLED_S)
-                killer.exec_command(
-                    f"grep -ls {self.mark} /proc/[0-9]*/environ | tr -dc '0-9\\n' | xargs kill -9"
-                )
-                killer.status_event.wait(KILLED_S)
-                killer.close()
+                self._kill_marked(transport)
             self.channel.close()
+
+    def _kill_marked(self, transport: Transport) -> None:
+        killer = transport.open_session(timeout=KILLED_S)
+        killer.exec_command(
+            f"grep -ls {self.mark} /proc/[0-9]*/environ | tr -dc '0-9\\n' | xargs kill -9"
+        )
+        killer.status_event.wait(KILLED_S)
+        killer.close()
 
 
 class _Unbuffered:
-    """paramiko's files flush when they are thrown away, perhaps from a buffer that was thrown away before; these have
-    nothing to flush."""
+    """A file that does not flush when it is deleted.
+
+    paramiko's files do, possibly from a buffer that was deleted before; these have nothing to
+    flush.
+    """
 
     def __del__(self) -> None:
         pass
@@ -210,10 +248,20 @@ class _Stderr(_Unbuffered, ChannelStderrFile):
     pass
 
 
-def _announced(stream: IO[bytes]) -> int:
-    """The size that stands before the file, after whatever a login shell prints."""
+def _read_announced_size(stream: IO[bytes]) -> int:
+    """Read up to the announcement of a file, past the output of a login shell; return its size."""
     for line in iter(stream.readline, b""):
         if line.startswith(FILE_FOLLOWS):
-            word = line[len(FILE_FOLLOWS) :].strip()
-            return int(word) if word.isdigit() else 0
+            size = line.removeprefix(FILE_FOLLOWS).strip()
+            return int(size) if size.isdigit() else 0
     return 0
+
+
+def _read_last_line(process: SshProcess) -> str:
+    """Return the last line of a process's stderr; "" where it has none or cannot be read."""
+    process.channel.settimeout(1)
+    try:
+        output = process.stderr.read().decode("utf-8", "replace")
+    except OSError:
+        return ""
+    return output.strip().rpartition("\n")[2].strip()

@@ -1,4 +1,4 @@
-"""Logging in by key: files, with their certificates and passphrases, and what an agent holds."""
+"""Login by key: from files, with their certificates and passphrases, or from an SSH agent."""
 
 from __future__ import annotations
 
@@ -18,83 +18,108 @@ from paramiko.ssh_exception import AuthenticationException, PasswordRequiredExce
 from qpipe_devices.ssh.login import Login
 
 
-def log_in(transport: Transport, login: Login, keep: Callable[[Agent], object]) -> None:
-    """Offer one key after the other until one is taken. `keep` gets the agent before that is asked:
-    it may hang, and then it takes another thread to close it.
+def log_in(
+    transport: Transport, login: Login, *, register_agent: Callable[[SshAgent], object]
+) -> None:
+    """Offer one key after another until the host accepts one.
 
-    AuthenticationException where none is, PasswordRequiredException where one could not be tried for want of its
-    passphrase.
+    `register_agent` is called before an agent is asked. An agent may hang, and then another thread
+    has to close it.
+
+    Raise AuthenticationException where no key is accepted, PasswordRequiredException where a key
+    could not be tried because its passphrase is not known.
     """
-    keys = _Keys(login, keep)
+    keys = _UserKeys(login, register_agent)
     try:
-        for key in keys.offers():
-            try:
-                if not transport.auth_publickey(login.user, key):
-                    return
-            except AuthenticationException:
-                if not transport.is_active():  # it has had enough of them
-                    break
+        is_logged_in = _offer_keys(transport, login.user, keys.offered())
     finally:
         keys.close()
+    if is_logged_in:
+        return
     if keys.locked:
-        wrong = "is not opened by its passphrase" if login.passphrase else "has a passphrase"
-        raise PasswordRequiredException(f"the key {keys.locked[0]} {wrong}")
+        path = keys.locked[0]
+        if login.passphrase:
+            raise PasswordRequiredException(f"the passphrase does not open the key {path}")
+        raise PasswordRequiredException(f"the key {path} has a passphrase")
     raise AuthenticationException("no key was accepted")
 
 
-class Agent(AgentSSH):
-    """Who holds keys at SSH_AUTH_SOCK. To close it, from any thread, ends a question that hangs.
+def _offer_keys(transport: Transport, user: str, keys: Iterator[PKey]) -> bool:
+    """Return whether the host accepted one of the keys."""
+    for key in keys:
+        try:
+            further_methods = transport.auth_publickey(user, key)
+        except AuthenticationException:
+            if not transport.is_active():  # the host has closed: too many failures
+                return False
+        else:
+            if not further_methods:
+                return True
+    return False
 
-    paramiko's own leaves its socket open where nobody is there, and where it gets no answer.
+
+class SshAgent(AgentSSH):
+    """The agent at SSH_AUTH_SOCK.
+
+    Closing it, from any thread, ends a request that it does not answer. paramiko's own class leaves
+    its socket open where there is no agent, and where it gets no answer.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.socket = socket.socket(socket.AF_UNIX)
 
-    def ask(self) -> dict[bytes, PKey]:
-        """What it holds, by its public part; OSError or SSHException where it does not say."""
+    def read_keys(self) -> dict[bytes, PKey]:
+        """Return the agent's keys by their public parts.
+
+        Raise OSError or SSHException where it does not answer.
+        """
         self.socket.connect(os.environ.get("SSH_AUTH_SOCK", ""))
-        self._connect(self.socket)  # type: ignore[attr-defined]  # it is not in the stubs
+        self._connect(self.socket)  # type: ignore[attr-defined]  # missing in the stubs
         return {key.asbytes(): key for key in self.get_keys()}
 
     def close(self) -> None:
+        """Disconnect, also while another thread waits for an answer."""
         with suppress(OSError):  # it was not connected
             self.socket.shutdown(socket.SHUT_RDWR)
         self.socket.close()
 
 
-class _Keys:
-    """The keys of a login. An agent is asked only when the files do not serve: it may be slow, or hang."""
+class _UserKeys:
+    """The keys of a login.
 
-    def __init__(self, login: Login, keep: Callable[[Agent], object]) -> None:
+    An agent is asked only where the files do not suffice: it may be slow, or hang.
+    """
+
+    def __init__(self, login: Login, register_agent: Callable[[SshAgent], object]) -> None:
         self.login = login
-        self.keep = keep
-        self.locked: list[Path] = []
-        self.agents: list[Agent] = []
+        self.register_agent = register_agent
+        self.locked: list[Path] = []  # key files whose passphrase is not known
+        self.agents: list[SshAgent] = []
 
-    def offers(self) -> Iterator[PKey]:
+    def offered(self) -> Iterator[PKey]:
+        """Yield the keys to offer: those of the files, then the other keys of an agent."""
         for path in self.login.keys:
             try:
-                yield _load(path, self.login.passphrase)
+                yield _load_key(path, self.login.passphrase)
             except (SSHException, OSError):
-                held = self.held.pop(_public(path), None)
-                if held:
-                    yield held
-                elif path.is_file() and _is_private(path):
+                key = self.agent_keys.pop(_read_public_key(path), None)
+                if key:
+                    yield key
+                elif path.is_file() and _is_private_key(path):
                     self.locked.append(path)
         if not self.login.only_keys:
-            yield from self.held.values()
+            yield from self.agent_keys.values()
 
     @cached_property
-    def held(self) -> dict[bytes, PKey]:
-        """What an agent holds, by its public part."""
-        agent = Agent()
+    def agent_keys(self) -> dict[bytes, PKey]:
+        """The keys of an agent by their public parts; none where there is no usable agent."""
+        agent = SshAgent()
         self.agents.append(agent)
-        self.keep(agent)
+        self.register_agent(agent)
         try:
-            return agent.ask()
-        except (SSHException, OSError):  # none, or one that speaks another protocol
+            return agent.read_keys()
+        except (SSHException, OSError):  # no agent, or one with another protocol
             return {}
 
     def close(self) -> None:
@@ -102,12 +127,15 @@ class _Keys:
             agent.close()
 
 
-def _load(path: Path, passphrase: str | None) -> PKey:
-    """A private key with the certificate beside it; SSHException where it is locked or of no type that serves."""
-    locked: SSHException | None = None
-    for kind in (Ed25519Key, ECDSAKey, RSAKey):
+def _load_key(path: Path, passphrase: str | None) -> PKey:
+    """Return a private key, with the certificate beside it.
+
+    Raise SSHException where it is locked or of no supported type.
+    """
+    locked: PasswordRequiredException | None = None
+    for key_class in (Ed25519Key, ECDSAKey, RSAKey):
         try:
-            key: PKey = kind.from_private_key_file(str(path), passphrase)
+            key: PKey = key_class.from_private_key_file(str(path), passphrase)
         except PasswordRequiredException as error:
             locked = error
         except (SSHException, ValueError, IndexError, TypeError):  # of another type, or damaged
@@ -117,11 +145,11 @@ def _load(path: Path, passphrase: str | None) -> PKey:
             if certificate.is_file():
                 key.load_certificate(str(certificate))
             return key
-    raise locked or SSHException(f"{path} is no key that opens")
+    raise locked or SSHException(f"{path}: this is not a key of a supported type")
 
 
-def _public(path: Path) -> bytes:
-    """The public part of a key file, from the .pub beside it; nothing where there is none."""
+def _read_public_key(path: Path) -> bytes:
+    """Return the public part of a key file, from the .pub file beside it; b"" without one."""
     file = path if path.suffix == ".pub" else path.with_name(f"{path.name}.pub")
     try:
         return base64.b64decode(file.read_text(encoding="utf-8").split()[1])
@@ -129,5 +157,5 @@ def _public(path: Path) -> bytes:
         return b""
 
 
-def _is_private(path: Path) -> bool:
+def _is_private_key(path: Path) -> bool:
     return "PRIVATE KEY" in path.read_text(encoding="utf-8", errors="replace")[:100]

@@ -1,4 +1,7 @@
-"""The command line: parse, call, print. The only place that prints, and the one place where errors become one line."""
+"""The command line: parse, call, print. Only its modules print, and only here errors become a line.
+
+One file a command, named as the command; the rest holds what several commands share.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import errno
 import logging
 import sys
 
-# a place that was named and does not serve; the machine's own want
-UNFIT = (
+# the path that the user gave cannot be used
+UNUSABLE_PATH = (
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EEXIST,
@@ -17,38 +20,55 @@ UNFIT = (
     errno.ENAMETOOLONG,
     errno.ELOOP,
 )
-SHORT = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
+# the machine has run out of something, or its disk fails
+OUT_OF_RESOURCES = (
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EFBIG,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+)
 
 
 def main() -> None:
-    """The `qpipe` command. Exit status: 0 good, 1 failed steps or a failed device, 2 wrong input, 130 interrupted."""
+    """Run the `qpipe` command.
+
+    Exit status: 0 success, 1 failed steps or a failed device, 2 wrong input, 130 interrupted.
+    """
     from qpipe.cli.app import app
     from qpipe.errors import DeviceError, QpipeError, StageError
 
-    logging.getLogger("qpipe_devices").setLevel(
-        logging.INFO
-    )  # what boards say goes to the logs of steps
+    # what devices report goes to the logs of steps
+    logging.getLogger("qpipe_devices").setLevel(logging.INFO)
     try:
         app(prog_name="qpipe")
     except (StageError, DeviceError) as error:
-        _stop(error, 1)
+        _exit_with_error(str(error), 1)
     except QpipeError as error:
-        _stop(error, 2)
+        _exit_with_error(str(error), 2)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output went away, as `| head` does
+        # the reader of our output is gone, as with `| head`
+        sys.stderr.close()
         sys.exit(1)
     except OSError as error:
-        if error.errno not in (*UNFIT, *SHORT):
-            raise
-        fix = (
-            "give another place, or check its permissions"
-            if error.errno in UNFIT
-            else "make room, and go on"
-        )
-        what = f"{error.filename or 'a file'}: {(error.strerror or '').lower()}; {fix}"
-        _stop(QpipeError(what), 2 if error.errno in UNFIT else 1)
+        if error.errno in UNUSABLE_PATH:
+            advice = "give another path, or check its permissions"
+            _exit_with_error(_describe_os_error(error, advice), 2)
+        if error.errno in OUT_OF_RESOURCES:
+            advice = "free some space, and run the command again"
+            _exit_with_error(_describe_os_error(error, advice), 1)
+        raise
 
 
-def _stop(error: Exception, status: int) -> None:
-    print(f"qpipe: {error}", file=sys.stderr)  # noqa: T201
+def _describe_os_error(error: OSError, advice: str) -> str:
+    """Return one line fit for a terminal: the file, what is wrong, and what to do."""
+    from qpipe.errors import QpipeError
+
+    reason = (error.strerror or "").lower()
+    return str(QpipeError(f"{error.filename or 'a file'}: {reason}; {advice}"))
+
+
+def _exit_with_error(message: str, status: int) -> None:
+    print(f"qpipe: {message}", file=sys.stderr)  # noqa: T201
     sys.exit(status)

@@ -1,4 +1,4 @@
-"""The options that several commands share. Imports nothing heavy: help must be quick."""
+"""The arguments and options that several commands share. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -7,50 +7,108 @@ from typing import Annotated
 
 import typer
 
-Db = Annotated[Path, typer.Option("--db", help="The database of results.")]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Run = Annotated[
-    str | None,
-    typer.Option("--run", help="A run's id, its beginning, or a tag; the newest run otherwise."),
-]
-RecipeFile = Annotated[Path, typer.Argument(help="A recipe, a YAML file.", show_default=False)]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="NAME=VALUE", help="Set a variable of the recipe."),
-]
-Devices = Annotated[
-    list[str] | None,
-    typer.Option("--device", help="Measure on this device instead of the recipe's; repeatable."),
-]
-Only = Annotated[
-    list[str] | None, typer.Option("--only", help="This scheme alone, and float; repeatable.")
-]
-Inventory = Annotated[
-    Path | None,
-    typer.Option(
-        "--inventory", help="The devices; devices.yaml beside the recipe or here otherwise."
-    ),
-]
-DevicesFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--inventory", help="The devices; ./devices.yaml or ./recipes/devices.yaml otherwise."
-    ),
-]
-Least = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--min", metavar="METRIC=VALUE", help="Ship nothing with less, as map50=0.8; repeatable."
-    ),
-]
-Most = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--max", metavar="METRIC=VALUE", help="Ship nothing with more, as latency_ms=5; repeatable."
-    ),
-]
-CacheFolder = Annotated[Path, typer.Option("--cache", help="The folder of cached results.")]
-Smoke = Annotated[bool, typer.Option("--smoke", help="The whole chain on a handful of samples.")]
+DEFAULT_DB = Path(".qpipe/results.db")
+DEFAULT_CACHE = Path(".qpipe/cache")
 
-DB = Path(".qpipe/results.db")
-CACHE = Path(".qpipe/cache")
+DbOption = Annotated[Path, typer.Option("--db", help="The database of results.")]
+CacheOption = Annotated[Path, typer.Option("--cache", help="The folder of cached results.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+RunOption = Annotated[
+    str | None,
+    typer.Option(
+        "--run",
+        help="The run: its id, the beginning of its id, or a tag. By default the newest run.",
+    ),
+]
+
+# ---- recipes
+
+RecipeArgument = Annotated[
+    Path, typer.Argument(help="The recipe, a YAML file.", show_default=False)
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Set a variable of the recipe; repeatable."),
+]
+RecipeDevicesOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--device", help="Measure on this device instead of those of the recipe; repeatable."
+    ),
+]
+OnlyOption = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Run only this scheme and the float network; repeatable."),
+]
+RecipeInventoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--inventory",
+        help="The inventory of devices. By default devices.yaml beside the recipe, "
+        "or else ./devices.yaml.",
+    ),
+]
+SmokeOption = Annotated[
+    bool, typer.Option("--smoke", help="Run the whole chain on a handful of samples.")
+]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="The model, where there are several.")
+]
+BuildOption = Annotated[
+    str | None, typer.Option("--build", help="The build, where there are several.")
+]
+
+# ---- limits of a recommendation
+
+MinOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--min",
+        metavar="METRIC=VALUE",
+        help="Recommend only what has at least this value, such as map50=0.8; repeatable.",
+    ),
+]
+MaxOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--max",
+        metavar="METRIC=VALUE",
+        help="Recommend only what has at most this value, such as latency_ms=5; repeatable.",
+    ),
+]
+
+# ---- devices
+
+DeviceArgument = Annotated[str, typer.Argument(help="The device.", show_default=False)]
+InventoryOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--inventory",
+        help="The inventory of devices. By default ./devices.yaml, or else ./recipes/devices.yaml.",
+    ),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--yes", help="Trust the host key that the device shows, without asking.")
+]
+
+# ---- cleaning
+
+OlderThanOption = Annotated[
+    float | None,
+    typer.Option(
+        "--older-than",
+        min=0,
+        metavar="DAYS",
+        help="Remove only what was not used for this many days.",
+    ),
+]
+KeepMbOption = Annotated[
+    float | None,
+    typer.Option(
+        "--keep-mb",
+        min=0,
+        metavar="MB",
+        help="Remove only the least recently used, until this many MB are left.",
+    ),
+]
+DryRunOption = Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")]

@@ -1,1 +1,12 @@
-"""From measurements to a decision."""
+"""From measurements to a decision.
+
+Other rooms may use:
+
+- scoring: metrics over samples
+- intervals, round_statistics: numbers with their 95 % intervals
+- evidence: whether one number is better than another
+- measured_rows, pareto, recommend: the rows of a run, their Pareto front, what to ship
+- runs, device_changes: one run against another
+- json_rows: the types of the rows that these return
+- formatting: numbers as text
+"""

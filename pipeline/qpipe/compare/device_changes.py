@@ -1,76 +1,87 @@
-"""What two runs' devices said of themselves, where it is not the same: who compares their numbers must know."""
+"""What differs between the devices of two runs: their reports, and the environment of rounds."""
 
 from __future__ import annotations
 
 from qpipe.storage.results import Store
 from qpipe.types import Capabilities
 
+Field = str | frozenset[str]  # a value, or the set of CPU features
+
+NAMED_FIELDS = ("arch", "system", "cpu", "cores", "python", "numpy")
+
 
 def differing_devices(store: Store, before: str, after: str) -> dict[str, list[str]]:
-    """Of each device that either run used, what it said of itself, where it is not the same: its runtimes, processor,
-    libraries. None of those of which a run did not keep it."""
-    olds, news = (store.capabilities(run) for run in (before, after))
-    both = {
-        device: (_fields(olds[device]), _fields(news[device])) for device in news if device in olds
-    }
-    found = {
-        device: [_changed(field, was.get(field), now.get(field)) for field in {**was, **now}]
-        for device, (was, now) in both.items()
-    }
-    return {
-        device: [line for line in lines if line] for device, lines in found.items() if any(lines)
-    }
+    """Return for each device of both runs what differs in its report: runtimes, CPU, libraries.
+
+    A device is left out where nothing differs, or where a run does not have its report.
+    """
+    old_reports = store.capabilities(before)
+    new_reports = store.capabilities(after)
+    changes = {}
+    for device, report in new_reports.items():
+        if device in old_reports:
+            lines = _changed_fields(_fields(old_reports[device]), _fields(report))
+            if lines:
+                changes[device] = lines
+    return changes
 
 
-def _fields(capabilities: Capabilities) -> dict[str, str | set[str]]:
-    """All that can change a number, by what people call it."""
-    named = {
-        name: str(getattr(capabilities, name))
-        for name in ("arch", "system", "cpu", "cores", "python", "numpy")
-    }
-    features = {"CPU features": set(capabilities.features)}
-    return {
-        **capabilities.runtimes,
-        **named,
-        **features,
-        "clock": capabilities.emulated or "the device's own",
-    }
+def _fields(capabilities: Capabilities) -> dict[str, Field]:
+    """Return all that can change a number, by the name that people use."""
+    fields: dict[str, Field] = dict(capabilities.runtimes)
+    for name in NAMED_FIELDS:
+        fields[name] = str(getattr(capabilities, name))
+    fields["CPU features"] = frozenset(capabilities.features)
+    fields["clock"] = capabilities.emulated or "the device's own"
+    return fields
 
 
-def _changed(field: str, was: str | set[str] | None, now: str | set[str] | None) -> str:
-    if isinstance(was, set) and isinstance(now, set):
-        lost = sorted(was - now)
-        won = sorted(now - was)
-        changes = [
-            f"{word} {' '.join(some)}" for word, some in (("without", lost), ("with", won)) if some
-        ]
-        return f"{field} are now {' and '.join(changes)}" if changes else ""
-    return "" if was == now else f"{field} was {was or 'missing'}, now {now or 'missing'}"
+def _changed_fields(old: dict[str, Field], new: dict[str, Field]) -> list[str]:
+    lines = []
+    for name in dict.fromkeys([*old, *new]):
+        if old.get(name) != new.get(name):
+            lines.append(_change(name, old.get(name), new.get(name)))
+    return lines
+
+
+def _change(name: str, old: Field | None, new: Field | None) -> str:
+    if isinstance(old, frozenset) and isinstance(new, frozenset):
+        parts = []
+        if old - new:
+            parts.append(f"without {' '.join(sorted(old - new))}")
+        if new - old:
+            parts.append(f"with {' '.join(sorted(new - old))}")
+        return f"{name} are now {' and '.join(parts)}"
+    return f"{name} was {old or 'missing'}, now {new or 'missing'}"
 
 
 def differing_environments(store: Store, before: str, after: str) -> list[str]:
-    """What both runs' devices said of themselves, and of their clocks while they measured, where it is not the same."""
-    said = differing_devices(store, before, after)
-    told = [_environment(store, run) for run in (before, after)]
-    return [f"{device}: {line}" for device, lines in said.items() for line in lines] + [
-        f"{device}: {field} was {', '.join(sorted(told[0][device, field]))}, now {', '.join(sorted(now))}"
-        for (device, field), now in told[1].items()
-        if (device, field) in told[0] and told[0][device, field] != now
-    ]
+    """Return what differs in the devices' reports, and in their clocks while they measured."""
+    lines = []
+    for device, changes in differing_devices(store, before, after).items():
+        lines += [f"{device}: {change}" for change in changes]
+    old_environments = _round_environments(store, before)
+    new_environments = _round_environments(store, after)
+    for (device, name), values in new_environments.items():
+        old_values = old_environments.get((device, name), values)
+        if old_values != values:
+            old_text = ", ".join(sorted(old_values))
+            new_text = ", ".join(sorted(values))
+            lines.append(f"{device}: {name} was {old_text}, now {new_text}")
+    return lines
 
 
-def _environment(store: Store, run: str) -> dict[tuple[str, str], set[str]]:
-    """The kernels, governors and settings of each device's rounds."""
-    found: dict[tuple[str, str], set[str]] = {}
+def _round_environments(store: Store, run: str) -> dict[tuple[str, str], set[str]]:
+    """Return the kernels and governors of each device's rounds, by device and which of the two."""
+    environments: dict[tuple[str, str], set[str]] = {}
     for row in store.measurements(run):
-        for condition in store.rounds(row["id"]):
-            before = (condition["environment"] or {}).get("before", {})
-            said = {
-                "kernel": [before.get("kernel")],
-                "governor": [*(before.get("governor") or {}).values()],
-            }
-            for field, values in said.items():
-                found.setdefault((row["device"], field), set()).update(
-                    str(each) for each in values if each
-                )
-    return {key: values for key, values in found.items() if values}
+        device = row["device"]
+        for round_row in store.rounds(row["id"]):
+            before = round_row["environment"].get("before", {})
+            kernel = before.get("kernel")
+            if kernel:
+                environments.setdefault((device, "kernel"), set()).add(str(kernel))
+            for governor in (before.get("governor") or {}).values():
+                if governor:
+                    environments.setdefault((device, "governor"), set()).add(str(governor))
+    return environments

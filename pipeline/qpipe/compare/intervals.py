@@ -1,4 +1,4 @@
-"""95 % intervals, for plugins too: of shares, of any reducer over samples, of few rounds, of paired differences."""
+"""95 % intervals: of shares, of any reducer over samples, of few rounds, of paired differences."""
 
 from __future__ import annotations
 
@@ -10,25 +10,54 @@ from typing import Any
 
 import numpy as np
 
+from qpipe.types import Array
+
 Interval = tuple[float, float]
 
+# where a value can lie by its nature
 ANYWHERE: Interval = (-math.inf, math.inf)
 SHARE: Interval = (0.0, 1.0)
 AMOUNT: Interval = (0.0, math.inf)
-Z = 1.959963984540054  # of the normal distribution, 97.5 %
-MANY = (
-    1000  # degrees of freedom from which on Student's t is expanded about the normal distribution
-)
+
+Z = 1.959963984540054  # the quantile of the normal distribution at 97.5 %
+# degrees of freedom from which on Student's t is expanded about the normal distribution
+EXPANDED_FROM = 1000
+
+
+# ---- shares
 
 
 def wilson(successes: int, n: int) -> Interval:
-    """Score interval of a share of successes (Wilson 1927); right for shares near 0 and 1 too. n is at least 1."""
+    """Return the score interval of a share of successes (Wilson 1927); n is at least 1.
+
+    It is right for shares near 0 and 1, too.
+    """
     share = successes / n
     spread = Z * Z / n
     centre = (share + spread / 2) / (1 + spread)
     half = Z * math.sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
-    # at the ends the formula gives the share itself, but for rounding
-    return (0.0 if successes == 0 else centre - half), (1.0 if successes == n else centre + half)
+    # at the ends the formula gives the share itself, except for rounding
+    low = 0.0 if successes == 0 else centre - half
+    high = 1.0 if successes == n else centre + half
+    return low, high
+
+
+def share_interval(contributions: Sequence[Any], value: float) -> Interval | None:
+    """Return Wilson's interval; None unless all contributions are 0 or 1 and value their share."""
+    if not all(_is_zero_or_one(contribution) for contribution in contributions):
+        return None
+    successes = int(sum(contributions))
+    n = len(contributions)
+    if not math.isclose(value, successes / n):
+        return None
+    return wilson(successes, n)
+
+
+def _is_zero_or_one(contribution: object) -> bool:
+    return isinstance(contribution, int | float) and contribution in (0, 1)
+
+
+# ---- the bootstrap
 
 
 def resample(
@@ -38,36 +67,45 @@ def resample(
     resamples: int = 1000,
     seed: int = 0,
 ) -> list[float]:
-    """Bootstrap: what `reduce` makes of each resample. The same seed and count draw the same samples, so that the
-    resamples of two schemes are paired."""
+    """Return the bootstrap distribution of `reduce` over contributions.
+
+    The same seed and number of contributions draw the same samples, so that the resamples of two
+    schemes are paired.
+    """
     n = len(contributions)
     random = np.random.default_rng(seed)
-    draws = (
-        random.integers(0, n, n).tolist() for _ in range(resamples)
-    )  # all at once they are gigabytes
-    return [float(reduce([contributions[i] for i in draw])) for draw in draws]
+    values = []
+    for _ in range(resamples):  # one draw at a time: all at once they are gigabytes
+        draw = random.integers(0, n, n).tolist()
+        values.append(float(reduce([contributions[index] for index in draw])))
+    return values
 
 
 def percentiles(
     resampled: Sequence[float], value: float, n: int, bounds: Interval = ANYWHERE
 ) -> Interval:
-    """The bootstrap's interval of a value over n samples: what another n samples like these would give.
+    """Return the bootstrap interval of a value over n samples.
 
-    The resamples are moved to have the value as their mean. Repeated samples flatter some metrics (average precision
-    rises with n falling), and a plain percentile interval then covers as little as half of what it says. For few
-    samples it is expanded by Student's t (Hesterberg 2015, arXiv 1411.5279). Both can carry it out of the `bounds`
-    that the value has by its nature; there it is cut.
+    The resamples are shifted to have the value as their mean. Repeated samples flatter some metrics
+    (average precision rises as n falls), and a plain percentile interval then covers as little as
+    half of what it claims. For few samples the interval is expanded by Student's t (Hesterberg
+    2015, arXiv 1411.5279). Both can carry it beyond the `bounds` that the value has by its nature;
+    there it is clipped.
     """
-    share = (
-        0.5 * math.erfc(math.sqrt(n / (n - 1)) * t_quantile(n - 1) / math.sqrt(2)) if n > 1 else 0.0
-    )
-    array = np.asarray(resampled, np.float64)
-    low, high = np.clip(np.quantile(array, [share, 1 - share]) - array.mean() + value, *bounds)
+    tail = 0.0
+    if n > 1:
+        tail = 0.5 * math.erfc(math.sqrt(n / (n - 1)) * t_quantile(n - 1) / math.sqrt(2))
+    values = np.asarray(resampled, np.float64)
+    quantiles = np.quantile(values, [tail, 1 - tail])
+    low, high = np.clip(quantiles - values.mean() + value, *bounds)
     return float(low), float(high)
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
-    """The studentized interval of the mean of a few independent values (medians of rounds); None for a single one."""
+# ---- few values, such as the medians of rounds
+
+
+def t_interval(values: Sequence[float] | Array, level: float = 0.95) -> Interval | None:
+    """Return the studentized interval of the mean of a few independent values; None for one."""
     n = len(values)
     if n < 2:
         return None
@@ -79,7 +117,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval | None:
 def paired_difference(
     values: Sequence[float], references: Sequence[float], level: float = 0.95
 ) -> tuple[float, Interval | None]:
-    """The mean of value - reference, measured in the same rounds or on the same samples, and its interval."""
+    """Return the mean of value - reference over the same rounds or samples, and its interval."""
     differences = [value - reference for value, reference in zip(values, references, strict=True)]
     return float(np.mean(differences)), t_interval(differences, level)
 
@@ -87,71 +125,63 @@ def paired_difference(
 def paired_ratio(
     values: Sequence[float], references: Sequence[float], level: float = 0.95
 ) -> tuple[float, Interval | None]:
-    """The geometric mean of value / reference over the same rounds, and its interval; all are positive."""
-    mean, interval = paired_difference(np.log(values).tolist(), np.log(references).tolist(), level)
-    return math.exp(mean), (math.exp(interval[0]), math.exp(interval[1])) if interval else None
+    """Return the geometric mean of value / reference over the same rounds, and its interval.
+
+    All values are positive.
+    """
+    log_values = np.log(values).tolist()
+    log_references = np.log(references).tolist()
+    mean, interval = paired_difference(log_values, log_references, level)
+    if interval is None:
+        return math.exp(mean), None
+    low, high = interval
+    return math.exp(mean), (math.exp(low), math.exp(high))
+
+
+# ---- Student's t
 
 
 @cache
 def t_quantile(degrees: int, level: float = 0.95) -> float:
-    """How far Student's t strays from zero with this probability, for whole degrees of freedom of at least 1."""
-    if degrees > MANY:
-        return _expanded(NormalDist().inv_cdf((1 + level) / 2), degrees)
+    """Return t so that |T| < t with probability `level`, for Student's T.
+
+    `degrees` of freedom are a whole number of at least 1.
+    """
+    if degrees > EXPANDED_FROM:
+        return _expanded_quantile(NormalDist().inv_cdf((1 + level) / 2), degrees)
     low = 0.0
     high = 1.0
-    while _within(high, degrees) < level:
+    while _probability_within(high, degrees) < level:
         low = high
         high = 2 * high
     while high - low > 1e-12 * high:
         middle = (low + high) / 2
-        low, high = (middle, high) if _within(middle, degrees) < level else (low, middle)
+        if _probability_within(middle, degrees) < level:
+            low = middle
+        else:
+            high = middle
     return (low + high) / 2
 
 
-def _expanded(z: float, degrees: int) -> float:
-    """Abramowitz & Stegun 26.7.5, three terms: from a thousand degrees on right to 11 digits."""
-    one = z**3 + z
-    two = 5 * z**5 + 16 * z**3 + 3 * z
-    three = 3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z
-    return z + one / (4 * degrees) + two / (96 * degrees**2) + three / (384 * degrees**3)
+def _expanded_quantile(z: float, degrees: int) -> float:
+    """Abramowitz & Stegun 26.7.5, three terms: right to 11 digits from 1000 degrees on."""
+    first = z**3 + z
+    second = 5 * z**5 + 16 * z**3 + 3 * z
+    third = 3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z
+    return z + first / (4 * degrees) + second / (96 * degrees**2) + third / (384 * degrees**3)
 
 
-def _within(t: float, degrees: int) -> float:
-    """The probability that |T| < t: the finite series of Abramowitz & Stegun 26.7.3 and 26.7.4."""
+def _probability_within(t: float, degrees: int) -> float:
+    """P(|T| < t) by the finite series of Abramowitz & Stegun 26.7.3 and 26.7.4."""
     angle = math.atan(t / math.sqrt(degrees))
     sine = math.sin(angle)
     cosine = math.cos(angle)
-    odd = degrees % 2
-    term = cosine if odd else 1.0
+    is_odd = degrees % 2 == 1
+    term = cosine if is_odd else 1.0
     total = term if degrees > 1 else 0.0
-    for k in range(2 + odd, degrees - 1, 2):
+    for k in range(2 + is_odd, degrees - 1, 2):
         term *= cosine * cosine * (k - 1) / k
         total += term
-    return 2 / math.pi * (angle + sine * total) if odd else sine * total
-
-
-def mcnemar(values: Sequence[float], references: Sequence[float]) -> float:
-    """The probability of so uneven a change of two 0/1 scores of the same samples, were neither better: the mid-p of
-    the exact test on those samples alone in which they differ (Fagerland, Lydersen & Laake 2013, "The McNemar test for
-    binary matched-pairs data")."""
-    gained = sum(value > reference for value, reference in zip(values, references, strict=True))
-    lost = sum(value < reference for value, reference in zip(values, references, strict=True))
-    n = gained + lost
-    fewer = min(gained, lost)
-    if gained == lost:
-        return 1.0
-    chances = [math.exp(_log_choose(n, k) - n * math.log(2)) for k in range(fewer + 1)]
-    return 2 * sum(chances) - chances[-1]
-
-
-def _log_choose(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-
-
-def share_interval(contributions: Sequence[Any], value: float) -> Interval | None:
-    """Wilson's, where all contributions are 0 or 1 and the value is their share; None where they are not."""
-    if not all(isinstance(each, int | float) and each in (0, 1) for each in contributions):
-        return None
-    successes = int(sum(contributions))
-    n = len(contributions)
-    return wilson(successes, n) if math.isclose(value, successes / n) else None
+    if is_odd:
+        return 2 / math.pi * (angle + sine * total)
+    return sine * total

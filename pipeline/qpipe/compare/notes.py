@@ -1,4 +1,4 @@
-"""What a person can act on, in words: of a row by itself, and against the float network."""
+"""Notes on a row that a person can act on: on its times, and on it against the float network."""
 
 from __future__ import annotations
 
@@ -7,137 +7,215 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from qpipe.compare.evidence import Goal, difference, disturbed, is_better, is_significant, is_single
+from qpipe.compare.evidence import (
+    Goal,
+    difference,
+    disturbed_rounds,
+    is_better,
+    is_significant,
+    is_single,
+)
 from qpipe.compare.measured_rows import Candidate
 from qpipe.types import SHARE, Measurement
 
-NOISY = 0.10  # a standard deviation of this part of the median says that something is wrong with the machine
-SLOWER = 0.01  # than float, by this part, is worth a word
-SLOW_MS = 100.0  # of such inferences a longer warmup holds too few, unless the rounds may take longer as well
+NOISY = 0.10  # a standard deviation of this part of the median means that the machine is disturbed
+SLOWER = 0.01  # being slower than float by this part is worth a note
+SLOW_MS = 100.0  # a longer warmup holds too few of such inferences, unless rounds are longer, too
+
+# topics of what a device could not do for the rounds, and how their notes begin
+UNMET_CONDITIONS = {"unlocked": "not set there", "too_warm": "rounds began at"}
+
+CHANGES = {
+    ("max", True): "gains",
+    ("max", False): "loses",
+    ("min", True): "adds",
+    ("min", False): "saves",
+}
 
 
 def notes(
     row: Candidate, group: Sequence[Candidate], objectives: Mapping[str, Goal]
 ) -> dict[str, str]:
-    """By what they are about: noise, rounds, doubt, unlocked, too_warm, warmup, precision, slower, and each score among
-    the objectives that float has too."""
-    base = next((other for other in group if other.is_float and other.build == row.build), None)
+    """Return notes by topic.
+
+    Topics are noise, rounds, doubt, unlocked, too_warm, warmup, precision, slower, and each score
+    among the objectives that float has, too.
+    """
     timed = row.metrics.get("latency_ms")
-    found = dict(_of_times(timed)) if timed else {}
-    if base is None or row.is_float:
-        return found
-    if slower := _slower(row, base):
-        found["slower"] = slower
+    by_topic = _timing_notes(timed) if timed else {}
+    reference = _float_reference(row, group)
+    if reference is not None:
+        by_topic |= _notes_against_float(row, reference, objectives)
+    return by_topic
+
+
+def _float_reference(row: Candidate, group: Sequence[Candidate]) -> Candidate | None:
+    """Return the float row with the same build; None where there is none, or for float itself."""
+    if row.is_float:
+        return None
+    return next((other for other in group if other.is_float and other.build == row.build), None)
+
+
+def _notes_against_float(
+    row: Candidate, reference: Candidate, objectives: Mapping[str, Goal]
+) -> dict[str, str]:
+    by_topic = {}
+    slower = _slower_note(row, reference)
+    if slower:
+        by_topic["slower"] = slower
     for metric, goal in objectives.items():
-        own = row.metrics.get(metric)
-        other = base.metrics.get(metric)
-        if own and other and _is_of_answers(own):
-            found[metric] = _against_float(metric, own, other, goal)
-    return found
+        score = row.metrics.get(metric)
+        float_score = reference.metrics.get(metric)
+        if score and float_score and _is_score_of_answers(score):
+            by_topic[metric] = _change_note(metric, score, float_score, goal)
+    return by_topic
 
 
-def _is_of_answers(measured: Measurement) -> bool:
-    """Whether it is a score that float can lose too, and not one that compares with float itself."""
-    return measured.raw in ("samples", "resamples") and "against" not in measured.detail
+def _is_score_of_answers(score: Measurement) -> bool:
+    """Return whether float can lose a score, too: it does not compare with float itself."""
+    return score.raw in ("samples", "resamples") and "against" not in score.detail
 
 
-def _of_times(timed: Measurement) -> list[tuple[str, str]]:
-    detail = timed.detail
-    found = []
-    skipped = disturbed(timed)
-    believed = [each for n, each in enumerate(timed.rounds) if n not in skipped] or timed.rounds
-    values = [value for each in believed for value in each]
-    if len(values) > 1 and (spread := float(np.std(values, ddof=1)) / timed.value) > NOISY:
-        say = f"std dev is {100 * spread:.0f} % of the median over {len(values)} runs: {_remedy(timed)}"
-        found.append(("noise", say))
-    if skipped and not detail.get("doubt"):
-        reasons = {str(timed.conditions[n]["invalid"]): None for n in sorted(skipped)}
-        say = f"{len(skipped)} of {len(timed.rounds)} rounds were disturbed and do not count: {'; '.join(reasons)}"
-        found.append(("rounds", say))
-    if doubt := detail.get("doubt"):
-        found.append(("doubt", f"do not believe its times: {doubt}"))
-    found += _conditions(timed)
-    if restless := detail.get("never_steady"):
-        raised = "round_s, and warmup_s to an eighth of it" if timed.value > SLOW_MS else "warmup_s"
-        say = f"never steady in warmup in {restless} of {len(timed.rounds)} rounds: raise {raised}"
-        found.append(("warmup", say))
-    if unknown := _precision(timed):
-        found.append(("precision", unknown))
-    return found
+# ---- times
 
 
-def _precision(timed: Measurement) -> str:
-    """How well the median is known, where that is not as well as was asked; and what would help."""
-    stopped = timed.detail.get("stopped")
-    ended, option = (
-        ("the budget ended", "budget_s") if stopped == "budget" else ("the rounds ended", "rounds")
-    )
-    if is_single(timed):
-        return f"of one round nobody knows how well it is known: raise {option}"
-    if timed.low is None or timed.high is None or timed.detail.get("precise", stopped != "budget"):
-        return ""
-    return f"known to ±{100 * (timed.high - timed.low) / 2 / timed.value:.1f} % when {ended}: raise {option}"
-
-
-def _conditions(timed: Measurement) -> list[tuple[str, str]]:
-    """What was asked of the device for the rounds, and it could not do."""
-    found = []
-    for key, word in (("unlocked", "not set there"), ("too_warm", "rounds began at")):
-        told = (each.get("environment") or {} for each in timed.conditions)
-        said = {str(each[key]): None for each in told if key in each}
-        if said:
-            found.append((key, f"{word}: {'; '.join(said)}"))
-    return found
-
-
-def _remedy(timed: Measurement) -> str:
-    """What to do about noise, by what the device said of its clocks."""
-    before = [
-        each["environment"].get("before", {})
-        for each in timed.conditions
-        if each.get("environment")
-    ]
-    governors = {str(name) for each in before for name in each.get("governor", {}).values()} - {
-        "performance"
+def _timing_notes(timed: Measurement) -> dict[str, str]:
+    by_topic = {
+        "noise": _noise_note(timed),
+        "rounds": _disturbed_note(timed),
+        "doubt": _doubt_note(timed),
+        **_condition_notes(timed),
+        "warmup": _warmup_note(timed),
+        "precision": _precision_note(timed),
     }
+    return {topic: note for topic, note in by_topic.items() if note}
+
+
+def _noise_note(timed: Measurement) -> str:
+    disturbed = disturbed_rounds(timed)
+    rounds = [values for number, values in enumerate(timed.rounds) if number not in disturbed]
+    values = [value for round_values in rounds or timed.rounds for value in round_values]
+    if len(values) < 2:
+        return ""
+    spread = float(np.std(values, ddof=1)) / timed.value
+    if spread <= NOISY:
+        return ""
+    remedy = _noise_remedy(timed)
+    return f"std dev is {100 * spread:.0f} % of the median over {len(values)} runs: {remedy}"
+
+
+def _noise_remedy(timed: Measurement) -> str:
+    """Return what to do about noise, by the governors that the device reported."""
+    governors = set()
+    for round_ in timed.conditions:
+        environment = round_.get("environment") or {}
+        before = environment.get("before", {})
+        governors |= {str(governor) for governor in before.get("governor", {}).values()}
+    governors.discard("performance")
     if governors:
         return f"fix the clocks (governor is {', '.join(sorted(governors))})"
     return "let nothing else run there"
 
 
-def _slower(row: Candidate, base: Candidate) -> str:
-    """By the ratio of paired rounds where it was measured; nothing by numbers in doubt."""
-    own, other, ratio = (
-        where.get(m)
-        for where, m in (
-            (row.metrics, "latency_ms"),
-            (base.metrics, "latency_ms"),
-            (row.metrics, "latency_ratio"),
-        )
+def _disturbed_note(timed: Measurement) -> str:
+    disturbed = disturbed_rounds(timed)
+    if not disturbed or timed.detail.get("doubt"):
+        return ""
+    invalid_rounds = [timed.conditions[number] for number in sorted(disturbed)]
+    reasons = dict.fromkeys(str(round_["invalid"]) for round_ in invalid_rounds)
+    count = f"{len(disturbed)} of {len(timed.rounds)} rounds"
+    return f"{count} were disturbed and do not count: {'; '.join(reasons)}"
+
+
+def _doubt_note(timed: Measurement) -> str:
+    doubt = timed.detail.get("doubt")
+    return f"do not trust its times: {doubt}" if doubt else ""
+
+
+def _condition_notes(timed: Measurement) -> dict[str, str]:
+    """Return notes on what the device could not do for the rounds."""
+    by_topic = {}
+    for topic, beginning in UNMET_CONDITIONS.items():
+        environments = [round_.get("environment") or {} for round_ in timed.conditions]
+        reports = dict.fromkeys(str(report[topic]) for report in environments if topic in report)
+        if reports:
+            by_topic[topic] = f"{beginning}: {'; '.join(reports)}"
+    return by_topic
+
+
+def _warmup_note(timed: Measurement) -> str:
+    unsteady_rounds = timed.detail.get("never_steady")
+    if not unsteady_rounds:
+        return ""
+    options = "warmup_s"
+    if timed.value > SLOW_MS:
+        options = "round_s, and warmup_s to an eighth of it"
+    return (
+        f"never steady in warmup in {unsteady_rounds} of {len(timed.rounds)} rounds: "
+        f"raise {options}"
     )
-    if any(each.detail.get("doubt") for each in (own, other, ratio) if each):
+
+
+def _precision_note(timed: Measurement) -> str:
+    """Return how well the median is known where that is less than was asked, and what helps."""
+    stopped = timed.detail.get("stopped")
+    if stopped == "budget":
+        end = "the budget ended"
+        option = "budget_s"
+    else:
+        end = "the rounds ended"
+        option = "rounds"
+    if is_single(timed):
+        return f"measured in one round only, so its interval is not known: raise {option}"
+    is_precise = timed.detail.get("precise", stopped != "budget")
+    if timed.low is None or timed.high is None or is_precise:
+        return ""
+    half = (timed.high - timed.low) / 2 / timed.value
+    return f"known to ±{100 * half:.1f} % when {end}: raise {option}"
+
+
+# ---- against float
+
+
+def _slower_note(row: Candidate, reference: Candidate) -> str:
+    """Return by how much a row is slower than float; nothing by numbers in doubt.
+
+    The ratio of paired rounds decides where it was measured.
+    """
+    latency = row.metrics.get("latency_ms")
+    float_latency = reference.metrics.get("latency_ms")
+    ratio = row.metrics.get("latency_ratio")
+    measured = [number for number in (latency, float_latency, ratio) if number]
+    if any(number.detail.get("doubt") for number in measured):
         return ""
     if ratio and ratio.low is not None and ratio.high is not None:
         if ratio.low <= 1 or ratio.value <= 1 + SLOWER:
             return ""
         return f"slower than float here ({ratio.value:.2f}x, {ratio.low:.2f} to {ratio.high:.2f})"
-    if own and other and is_better(other, own, "min", SLOWER):
-        return f"slower than float here ({own.value / other.value:.2f}x)"
+    if latency and float_latency and is_better(float_latency, latency, "min", SLOWER):
+        return f"slower than float here ({latency.value / float_latency.value:.2f}x)"
     return ""
 
 
-def _against_float(metric: str, own: Measurement, base: Measurement, goal: Goal) -> str:
-    """How much of a score was lost, and whether that is more than chance."""
-    low, high = difference(own, base)
-    scale, digits, unit = (100, ".1f", "points") if own.unit == SHARE else (1, ".3g", own.unit)
-    change = (own.value - base.value) * scale
-    sign = 1 if change > 0 or (change == 0 and goal == "min") else -1
-    word = {("max", -1): "loses", ("max", 1): "gains", ("min", 1): "adds", ("min", -1): "saves"}[
-        goal, sign
-    ]
-    said = f"{word} {abs(change):{digits}} {unit} of {metric} against float".replace("  ", " ")
-    significant = "" if is_significant(own, base) else ", not significant"
-    if not math.isfinite(high - low):
-        return said + significant
-    ends = sorted(each * scale * sign for each in (low, high))
-    return f"{said}{significant} ({ends[0]:{digits}} to {ends[1]:{digits}})"
+def _change_note(metric: str, score: Measurement, float_score: Measurement, goal: Goal) -> str:
+    """Return how much a score changed against float, and whether that is more than chance."""
+    scale = 1
+    digits = ".3g"
+    unit = score.unit
+    if score.unit == SHARE:
+        scale = 100
+        digits = ".1f"
+        unit = "points"
+    change = (score.value - float_score.value) * scale
+    is_rise = change > 0 or (change == 0 and goal == "min")
+    verb = CHANGES[goal, is_rise]
+    amount = f"{abs(change):{digits}} {unit}".rstrip()
+    note = f"{verb} {amount} of {metric} against float"
+    if not is_significant(score, float_score):
+        note += ", not significant"
+    interval = difference(score, float_score)
+    if not all(math.isfinite(end) for end in interval):
+        return note
+    sign = 1 if is_rise else -1
+    low, high = sorted(end * scale * sign for end in interval)
+    return f"{note} ({low:{digits}} to {high:{digits}})"

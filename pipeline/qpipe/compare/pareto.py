@@ -1,229 +1,332 @@
-"""Which schemes are worth having on a device: the Pareto front, decided by evidence, not by the third digit.
+"""Which schemes are worth having on a device: the Pareto front, decided by evidence.
 
-Of two rows one is better in a metric where the difference is significant (its 95 % interval leaves out zero) and
-beyond a margin, a part of the other's value. The difference is paired wherever both were measured alike: on the same
-samples, resamples or interleaved rounds; else the two intervals must not overlap. A number of one round differs from
-none, for nobody knows its interval; one of which no values were taken, such as a size, is exact.
-A row is dominated when another of its model and device is better in an objective and worse in none. Evidence is not
-transitive, so that rows may dominate each other in a circle: then it takes one from outside to keep them off the front.
+Of two rows one is better in a metric where the difference is significant (its 95 % interval
+excludes zero) and beyond a margin, a part of the other's value. The difference is paired wherever
+both were measured alike: on the same samples, resamples or interleaved rounds; otherwise the two
+intervals must not overlap. A number of one round differs from none, as its interval is not known;
+one without raw values, such as a size, is exact.
+
+A row is dominated when another of its model and device is better in an objective and worse in none.
+Evidence is not transitive, so rows may dominate each other in a circle: then only a row from
+outside the circle keeps them off the front.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import cast
 
 from qpipe.compare.evidence import MARGINS, Goal, is_better, is_single
-from qpipe.compare.measured_rows import Candidate, Place, candidates, grouped
+from qpipe.compare.json_rows import MetricValue, ParetoRow, Place, group_by_place
+from qpipe.compare.measured_rows import Candidate, candidates, row_key
 from qpipe.compare.notes import notes
-from qpipe.storage.results import COORDINATES, Store
+from qpipe.errors import QpipeError
+from qpipe.storage.results import Store
+from qpipe.storage.rows import Verdict
 from qpipe.types import Measurement
+
+Margins = Mapping[str, float]  # by metric, where it is not the default
 
 
 def dominates(
-    one: Candidate,
+    row: Candidate,
     other: Candidate,
     objectives: Mapping[str, Goal],
-    margins: Mapping[str, float] | None = None,
+    margins: Margins | None = None,
 ) -> bool:
-    """Whether one is better in an objective and worse in none; both have all of them."""
-    better = False
+    """Return whether a row is better in an objective and worse in none; both have all of them."""
+    is_better_in_any = False
     for metric, goal in objectives.items():
         margin = (margins or {}).get(metric)
-        if is_better(other.metrics[metric], one.metrics[metric], goal, margin):
+        number = row.metrics[metric]
+        other_number = other.metrics[metric]
+        if is_better(other_number, number, goal, margin):
             return False
-        better = better or is_better(one.metrics[metric], other.metrics[metric], goal, margin)
-    return better
+        if not is_better_in_any:
+            is_better_in_any = is_better(number, other_number, goal, margin)
+    return is_better_in_any
 
 
 def is_tied(
-    one: Candidate,
+    row: Candidate,
     other: Candidate,
     objectives: Mapping[str, Goal],
-    margins: Mapping[str, float] | None = None,
+    margins: Margins | None = None,
 ) -> bool:
-    """Whether neither is better in any objective: evidence and margins do not tell them apart."""
-    return not any(
-        is_better(a.metrics[metric], b.metrics[metric], goal, (margins or {}).get(metric))
-        for metric, goal in objectives.items()
-        for a, b in ((one, other), (other, one))
-    )
+    """Return whether neither row is better in any objective."""
+    for metric, goal in objectives.items():
+        margin = (margins or {}).get(metric)
+        number = row.metrics[metric]
+        other_number = other.metrics[metric]
+        if is_better(number, other_number, goal, margin):
+            return False
+        if is_better(other_number, number, goal, margin):
+            return False
+    return True
+
+
+# ---- verdicts
+
+
+@dataclass(frozen=True)
+class _Front:
+    """The rows of one place, and which of them dominate which."""
+
+    group: Sequence[Candidate]
+    objectives: Mapping[str, Goal]  # those that any row of the group has
+    margins: Margins
+    complete_rows: Sequence[Candidate]  # that have all objectives, and are not in doubt
+    dominators: Mapping[str, Sequence[Candidate]]  # of each complete row
+    decisive_dominators: Mapping[str, set[str]]  # those that it does not dominate in turn
+    front_rows: Sequence[Candidate]
 
 
 def verdicts(
     rows: Sequence[Candidate],
     objectives: Mapping[str, Goal],
-    margins: Mapping[str, float] | None = None,
-) -> list[dict[str, Any]]:
-    """For the store: of each row, against all of its model and device, whether it is on the front, and why not; with
-    which others there it is tied; what else to know of it (`notes`).
+    margins: Margins | None = None,
+) -> list[Verdict]:
+    """Judge each row against all of its model and device.
 
-    An objective that was measured of no row there is left out; `objectives` of the verdicts are those that were used.
+    An objective that no row there has is left out; `objectives` of a verdict are those that were
+    used.
     """
-    found = []
-    asked = objectives
-    for group in grouped(rows, _place).values():
-        objectives = {
-            m: goal for m, goal in asked.items() if any(m in row.metrics for row in group)
-        }
-        whole = [row for row in group if objectives.keys() <= row.metrics.keys()]
-        # where all are in doubt they are so alike, and still tell more than nothing
-        whole = [row for row in whole if not _doubt(row, objectives)] or whole
-        by = {
-            row.name: [
-                other
-                for other in whole
-                if other is not row and dominates(other, row, objectives, margins)
-            ]
-            for row in whole
-        }
-        beaten = _beaten(by)
-        front = [row for row in whole if not beaten[row.name] and objectives]
-        for row in group:
-            place = {name: getattr(row, name) for name in (*COORDINATES, "extra")}
-            reason = _reason(row, by, beaten, objectives, group)
-            others = [other for other in front if other is not row and row in front]
-            ties = [other for other in others if is_tied(row, other, objectives, margins)]
-            used = {
-                metric: (margins or {}).get(metric, MARGINS[goal])
-                for metric, goal in objectives.items()
-            }
-            found.append(
-                {
-                    **place,
-                    "on_front": not reason,
-                    "reason": reason,
-                    "objectives": dict(objectives),
-                    "margins": used,
-                    "ties": [_short(other, group) for other in ties],
-                    "notes": notes(row, group, objectives),
-                }
-            )
-    return found
+    all_verdicts: list[Verdict] = []
+    for group in group_by_place(rows, _place).values():
+        front = _front(group, objectives, margins or {})
+        all_verdicts += [_verdict(row, front) for row in group]
+    return all_verdicts
 
 
 def _place(row: Candidate) -> Place:
     return row.model, row.device
 
 
-def _beaten(by: Mapping[str, Sequence[Candidate]]) -> dict[str, set[str]]:
-    """Of each row, those that dominate it, directly or through others, and are not dominated by it in the same way."""
-    above: dict[str, set[str]] = {}
-    for name in by:
-        above[name] = set()
-        left = [name]
-        while left:
-            new = {other.name for other in by[left.pop()]} - above[name]
-            above[name] |= new
-            left += new
+def _front(group: Sequence[Candidate], objectives: Mapping[str, Goal], margins: Margins) -> _Front:
+    measured_metrics = {metric for row in group for metric in row.metrics}
+    used = {metric: goal for metric, goal in objectives.items() if metric in measured_metrics}
+    complete_rows = _complete_rows(group, used)
+    dominators = {}
+    for row in complete_rows:
+        dominators[row.name] = [
+            other
+            for other in complete_rows
+            if other is not row and dominates(other, row, used, margins)
+        ]
+    decisive = _decisive_dominators(dominators)
+    front_rows = [row for row in complete_rows if used and not decisive[row.name]]
+    return _Front(group, used, margins, complete_rows, dominators, decisive, front_rows)
+
+
+def _complete_rows(
+    group: Sequence[Candidate], objectives: Mapping[str, Goal]
+) -> Sequence[Candidate]:
+    """Return the rows that have all objectives, without those in doubt unless all are."""
+    complete = [row for row in group if objectives.keys() <= row.metrics.keys()]
+    trusted = [row for row in complete if not _doubt(row, objectives)]
+    # where all are in doubt they are so alike, and still tell more than nothing
+    return trusted or complete
+
+
+def _decisive_dominators(dominators: Mapping[str, Sequence[Candidate]]) -> dict[str, set[str]]:
+    """Return the rows that dominate each row, directly or through others, and not the reverse."""
+    above = {name: _all_above(name, dominators) for name in dominators}
     return {
-        name: {other for other in others if name not in above[other]}
-        for name, others in above.items()
+        name: {other for other in others_above if name not in above[other]}
+        for name, others_above in above.items()
     }
 
 
-def _reason(
-    row: Candidate,
-    by: Mapping[str, Sequence[Candidate]],
-    beaten: Mapping[str, set[str]],
-    objectives: Mapping[str, Goal],
-    group: Sequence[Candidate],
-) -> str:
-    if row.name not in by:
-        missing = next((metric for metric in objectives if metric not in row.metrics), None)
-        if missing is None:
-            return _doubt(row, objectives)
-        why = [each.detail.get("withheld", {}).get(missing) for each in row.metrics.values()]
-        return next(
-            (f"{missing} is withheld: {said}" for said in why if said),
-            f"{missing} was not measured",
-        )
-    if not beaten[row.name]:
+def _all_above(name: str, dominators: Mapping[str, Sequence[Candidate]]) -> set[str]:
+    """Return the rows that dominate a row, directly or through others."""
+    above: set[str] = set()
+    pending = [name]
+    while pending:
+        direct = {dominator.name for dominator in dominators[pending.pop()]}
+        pending += direct - above
+        above |= direct
+    return above
+
+
+def _verdict(row: Candidate, front: _Front) -> Verdict:
+    objectives = front.objectives
+    reason = _reason(row, front)
+    margins = {
+        metric: front.margins.get(metric, MARGINS[goal]) for metric, goal in objectives.items()
+    }
+    return {
+        "model": row.model,
+        "scheme": row.scheme,
+        "build": row.build,
+        "device": row.device,
+        "extra": dict(row.extra),
+        "on_front": not reason,
+        "reason": reason,
+        "objectives": dict(objectives),
+        "margins": margins,
+        "ties": _ties(row, front),
+        "notes": notes(row, front.group, objectives),
+    }
+
+
+def _ties(row: Candidate, front: _Front) -> list[str]:
+    """Return the other rows of the front that a row of the front is tied with."""
+    if not any(row is member for member in front.front_rows):
+        return []
+    names = []
+    for other in front.front_rows:
+        if other is not row and is_tied(row, other, front.objectives, front.margins):
+            names.append(_short_name(other, front.group))
+    return names
+
+
+def _reason(row: Candidate, front: _Front) -> str:
+    """Return why a row is not on the front; empty where it is."""
+    if row.name not in front.dominators:
+        return _why_not_judged(row, front.objectives)
+    beaten_by = front.decisive_dominators[row.name]
+    if not beaten_by:
         return ""
-    # rather one that does so directly, and is itself on the front
-    direct = {other.name for other in by[row.name]}
-    winners = [other for other in group if other.name in beaten[row.name]]
-    winner = min(winners, key=lambda other: (other.name not in direct, len(beaten[other.name])))
-    return f"dominated by {_short(winner, group)}"
+    # name a row that dominates it directly if there is one, and that is itself on the front
+    direct = {dominator.name for dominator in front.dominators[row.name]}
+    winners = [other for other in front.group if other.name in beaten_by]
+    winner = min(
+        winners,
+        key=lambda other: (other.name not in direct, len(front.decisive_dominators[other.name])),
+    )
+    return f"dominated by {_short_name(winner, front.group)}"
+
+
+def _why_not_judged(row: Candidate, objectives: Mapping[str, Goal]) -> str:
+    missing_metric = next((metric for metric in objectives if metric not in row.metrics), None)
+    if missing_metric is None:
+        return _doubt(row, objectives)
+    for measurement in row.metrics.values():
+        withheld = measurement.detail.get("withheld", {}).get(missing_metric)
+        if withheld:
+            return f"{missing_metric} is withheld: {withheld}"
+    return f"{missing_metric} was not measured"
 
 
 def _doubt(row: Candidate, objectives: Mapping[str, Goal]) -> str:
-    """Why one of its numbers is not to be believed; nothing where all are."""
-    told = (
-        (metric, row.metrics[metric].detail.get("doubt"))
-        for metric in objectives
-        if metric in row.metrics
-    )
-    return next((f"{metric} is in doubt: {why}" for metric, why in told if why), "")
+    """Return why a number of a row is not to be trusted; empty where all are."""
+    for metric in objectives:
+        measurement = row.metrics.get(metric)
+        doubt = measurement.detail.get("doubt") if measurement else None
+        if doubt:
+            return f"{metric} is in doubt: {doubt}"
+    return ""
 
 
-def _short(row: Candidate, group: Sequence[Candidate]) -> str:
-    """What a row is called among those of its group."""
-    one_build = len({other.build for other in group}) == 1 and not row.extra
-    return row.scheme if one_build else row.name
+def _short_name(row: Candidate, group: Sequence[Candidate]) -> str:
+    """Return the shortest name of a row that is unique in its group."""
+    builds = {other.build for other in group}
+    return row.scheme if len(builds) == 1 and not row.extra else row.name
 
 
-def pareto_rows(store: Store, run: str) -> list[dict[str, Any]]:
-    """What `qpipe pareto --json` prints: one object a row, its coordinates, whether it is on the front and why not, its
-    metrics."""
-    recipe = store.run(run)["recipe"]
-    run = store.run(run)["id"]
-    rows = candidates(store, run)
-    judged = {_key(verdict): verdict for verdict in _verdicts_of(store, run, rows)}
-    verdict_of = {
-        id(row): judged.get(_key(vars(row)), {"on_front": False, "reason": "not judged"})
-        for row in rows
+# ---- the rows and objectives of a run
+
+
+def pareto_rows(store: Store, run: str) -> list[ParetoRow]:
+    """Return the rows of a run with their metrics and verdicts, as `pareto --json` prints them."""
+    run_row = store.run(run)
+    rows = candidates(store, run_row["id"])
+    verdict_of = {row_key(verdict): verdict for verdict in _verdicts_of(store, run, rows)}
+    result = []
+    for group in group_by_place(rows, _place).values():
+        for row in group:
+            name = _short_name(row, group)
+            verdict = verdict_of.get(row.key)
+            result.append(_pareto_row(row, run_row["recipe"], run_row["id"], name, verdict))
+    return result
+
+
+def _pareto_row(
+    row: Candidate, recipe: str, run: str, name: str, verdict: Verdict | None
+) -> ParetoRow:
+    fields = {
+        "recipe": recipe,
+        "run": run,
+        "model": row.model,
+        "scheme": row.scheme,
+        "build": row.build,
+        "runtime": row.runtime,
+        "device": row.device,
+        "emulated": row.emulated,
+        **row.extra,
+        "name": name,
+        "is_float": row.is_float,
+        **_judgement(verdict),
+        "metrics": {metric: _metric_value(number) for metric, number in row.metrics.items()},
     }
-    return [
-        {
-            "recipe": recipe,
-            "run": run,
-            "model": row.model,
-            "scheme": row.scheme,
-            "build": row.build,
-            "runtime": row.runtime,
-            "device": row.device,
-            "emulated": row.emulated,
-            **row.extra,
-            "name": _short(row, group),
-            "is_float": row.is_float,
-            "on_front": bool(verdict_of[id(row)]["on_front"]),
-            "reason": verdict_of[id(row)]["reason"],
-            "ties": verdict_of[id(row)].get("ties") or [],
-            "notes": verdict_of[id(row)].get("notes") or {},
-            "metrics": {name: _told(measured) for name, measured in row.metrics.items()},
-        }
-        for group in grouped(rows, _place).values()
-        for row in group
-    ]
+    return cast("ParetoRow", fields)  # with the coordinates of a sweep as further keys
 
 
-def _told(measured: Measurement) -> dict[str, Any]:
-    """`raw` says what a score is of; `single` is of what was tried but once: nobody knows its interval."""
+def _judgement(verdict: Verdict | None) -> dict[str, object]:
+    """Return what a verdict says of its row; it has none where it was measured since."""
+    if verdict is None:
+        return {"on_front": False, "reason": "not judged", "ties": [], "notes": {}}
     return {
-        **{key: getattr(measured, key) for key in ("value", "unit", "low", "high", "n")},
-        **({"raw": measured.raw} if measured.raw != "rounds" else {}),
-        **({"single": True} if is_single(measured) else {}),
-        **({"detail": measured.detail} if measured.detail else {}),
+        "on_front": verdict["on_front"],
+        "reason": verdict["reason"],
+        "ties": verdict["ties"],
+        "notes": verdict["notes"],
     }
 
 
-def objectives_of(store: Store, run: str) -> dict[tuple[str, str], dict[str, Goal]]:
-    """What the front of each model and device was drawn over, in the recipe's order."""
-    judged = _verdicts_of(store, run)
-    return {(verdict["model"], verdict["device"]): verdict["objectives"] for verdict in judged}
+def _metric_value(measurement: Measurement) -> MetricValue:
+    value: MetricValue = {
+        "value": measurement.value,
+        "unit": measurement.unit,
+        "low": measurement.low,
+        "high": measurement.high,
+        "n": measurement.n,
+    }
+    if measurement.raw != "rounds":
+        value["raw"] = measurement.raw
+    if is_single(measurement):
+        value["single"] = True
+    if measurement.detail:
+        value["detail"] = measurement.detail
+    return value
+
+
+def objectives_of(store: Store, run: str) -> dict[Place, dict[str, Goal]]:
+    """Return the objectives of each model and device that were measured there, in their order."""
+    objectives = {}
+    for verdict in _verdicts_of(store, run):
+        objectives[verdict["model"], verdict["device"]] = verdict["objectives"]
+    return objectives
+
+
+def judge_run(store: Store, run: str) -> Sequence[Verdict]:
+    """Judge what a run has measured by now; store the verdicts, and with them their basis."""
+    run_row = store.run(run)
+    basis = store.verdict_basis(run_row["id"])
+    rows = candidates(store, run_row["id"])
+    run_verdicts = verdicts(rows, run_row["objectives"], run_row["margins"])
+    store.record_verdicts(run_row["id"], run_verdicts, judged_on=basis)
+    return run_verdicts
 
 
 def _verdicts_of(
     store: Store, run: str, rows: Sequence[Candidate] | None = None
-) -> list[dict[str, Any]]:
-    """Those the run left; of one that has not come to its end, those of what it has measured by now."""
-    asked = store.run(run)
-    left = store.verdicts(run)
-    return left or verdicts(
-        candidates(store, run) if rows is None else rows, asked["objectives"], asked["margins"]
-    )
+) -> Sequence[Verdict]:
+    """Return the verdicts of a run.
 
-
-def _key(row: Mapping[str, Any]) -> tuple[Any, ...]:
-    return (*(row[name] for name in COORDINATES), *sorted(row["extra"].items()))
+    A run that has not ended is judged by what it has measured when it is first read, and again
+    only once it has measured more.
+    """
+    run_row = store.run(run)
+    stored = store.verdicts(run_row["id"])
+    basis = store.verdict_basis(run_row["id"])
+    if stored and stored[0]["judged_on"] in ("", basis):
+        return stored
+    if rows is None:
+        rows = candidates(store, run_row["id"])
+    run_verdicts = verdicts(rows, run_row["objectives"], run_row["margins"])
+    with suppress(QpipeError):  # a database that cannot be written can still be read
+        store.record_verdicts(run_row["id"], run_verdicts, judged_on=basis)
+    return run_verdicts

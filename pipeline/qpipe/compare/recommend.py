@@ -1,217 +1,305 @@
-"""From a front to one sentence: what to ship on this device."""
+"""From a Pareto front to one sentence: what to ship on a device."""
 
 from __future__ import annotations
 
 import math
 import operator
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from qpipe.compare.evidence import Goal
-from qpipe.compare.formatting import groups, is_emulated, is_share, phrase, place
-from qpipe.compare.intervals import Z
+from qpipe.compare.formatting import is_emulated, is_share, phrase, place_title
+from qpipe.compare.intervals import Interval, Z
+from qpipe.compare.json_rows import MetricValue, ParetoRow, doubt_of, groups
 from qpipe.types import Array, Limits
 
-Row = Mapping[str, Any]  # as pareto_rows has them
-
 OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-DRAWS = 1000
+RESAMPLES = 1000
+
+
+@dataclass(frozen=True)
+class _Criteria:
+    """What to choose by."""
+
+    objectives: Mapping[str, Goal]
+    limits: Limits
+
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics of objectives and limits."""
+        return list(dict.fromkeys([*self.objectives, *self.limits]))
+
+    @property
+    def free_objectives(self) -> Mapping[str, Goal]:
+        """The objectives without a limit, which decide among rows within the limits.
+
+        All objectives where each has a limit.
+        """
+        free = {
+            metric: goal for metric, goal in self.objectives.items() if metric not in self.limits
+        }
+        return free or self.objectives
 
 
 def choose(
-    rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None
-) -> Row | None:
-    """Of one model and device's rows that keep the limits, the one nearest to the best of each other objective.
+    rows: Sequence[ParetoRow], objectives: Mapping[str, Goal], limits: Limits | None = None
+) -> ParetoRow | None:
+    """Return the row within the limits that is nearest to the best of each other objective.
 
-    Objectives are scaled to what the rows on the front span. Where numbers are not exact, it is the row that is the
-    nearest most often when all are drawn anew within their intervals: a hair's breadth, scaled to the whole span, is
-    not to decide. None where no row keeps the limits.
+    `rows` are those of one model and device. Objectives are scaled to the span of the rows on the
+    front. Where numbers are not exact, it is the row that is the nearest most often when all are
+    resampled within their intervals: a tiny difference, scaled to the whole span, must not decide.
+    None where no row is within the limits.
     """
-    limits = limits or {}
-    kept = [
-        row for row in rows if keeps(row, limits) and objectives.keys() <= row["metrics"].keys()
-    ]
-    kept = [row for row in kept if row["on_front"]] or kept
-    free = {
-        metric: goal for metric, goal in objectives.items() if metric not in limits
-    } or objectives
-    times = _times(rows, objectives, limits)
+    criteria = _Criteria(objectives, limits or {})
+    candidates = _candidates(rows, criteria)
+    times_chosen = _times_chosen(rows, criteria)
     return min(
-        kept, key=lambda row: (-times.get(row["name"], 0), _distance(row, kept, free)), default=None
+        candidates,
+        key=lambda row: (-times_chosen.get(row["name"], 0), _distance(row, candidates, criteria)),
+        default=None,
     )
 
 
-def recommend(
-    rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits | None = None
-) -> list[str]:
-    """A sentence for each model and device; the objectives are those of their verdicts, which were measured there."""
-    return [_sentence(group, objectives, limits or {}) for group in groups(rows).values()]
+def _candidates(rows: Sequence[ParetoRow], criteria: _Criteria) -> list[ParetoRow]:
+    """Return the rows within the limits that have all objectives; those on the front if any is."""
+    eligible = [row for row in rows if keeps(row, criteria.limits)]
+    complete = [row for row in eligible if criteria.objectives.keys() <= row["metrics"].keys()]
+    on_front = [row for row in complete if row["on_front"]]
+    return on_front or complete
 
 
-def _sentence(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits) -> str:
-    chosen = choose(rows, objectives, limits)
-    where = place(rows)
-    if not objectives and not limits:
-        return f"{where}: nothing to choose by was measured"
-    asked = " and ".join(f"{metric} {sign} {bound:g}" for metric, (sign, bound) in limits.items())
-    if chosen is None:
-        best = ", ".join(
-            filter(None, (_best(rows, metric, sign) for metric, (sign, _) in limits.items()))
-        )
-        return f"{where}: no scheme has {asked}" + (f"; the best is {best}" if best else "")
-    why = f"the best with {asked}" if limits else "the nearest to the best of each objective"
-    by = [*dict.fromkeys([*objectives, *limits])]
-    metrics = ", ".join(_shown(chosen, metric, rows) for metric in by)
-    doubts = (
-        _doubted(chosen, by),
-        _held(chosen, limits),
-        _chosen_again(chosen, rows, objectives, limits),
-    )
-    return "; ".join([f"{where}: ship {chosen['name']}, {why}: {metrics}", *filter(None, doubts)])
-
-
-def keeps(row: Row, limits: Limits) -> bool:
-    """Whether all of them were measured of the row and are kept."""
-    return all(
-        metric in row["metrics"] and OPERATORS[sign](row["metrics"][metric]["value"], bound)
-        for metric, (sign, bound) in limits.items()
-    )
-
-
-def _doubted(row: Row, metrics: Sequence[str]) -> str:
-    """Which of the numbers that speak for it are not to be believed, and why."""
-    told = {metric: row["metrics"][metric].get("detail", {}).get("doubt") for metric in metrics}
-    by_reason: dict[str, list[str]] = {}
-    for metric, why in told.items():
-        if why:
-            by_reason.setdefault(why, []).append(metric)
-    said = [
-        f"{' and '.join(own)} {'is' if len(own) == 1 else 'are'} in doubt: {why}"
-        for why, own in by_reason.items()
-    ]
-    return f"but {'; '.join(said)}" if said else ""
-
-
-def _held(row: Row, limits: Limits) -> str:
-    """Whether the limits are kept by the whole interval, too; nothing where that is in doubt or not known."""
-    if not limits or _doubted(row, [*limits]) or _once([row], [*limits]):
-        return ""
-    tight = [
-        f"{metric} {sign} {bound:g}"
-        for metric, (sign, bound) in limits.items()
-        if not all(OPERATORS[sign](each, bound) for each in _bounds(row["metrics"][metric]))
-    ]
-    return f"but barely: the interval reaches beyond {' and '.join(tight)}" if tight else "surely"
-
-
-def _once(rows: Sequence[Row], metrics: Sequence[str]) -> str:
-    """Which of the numbers have no interval because they were taken but once: they cannot be drawn anew."""
-    once = [
-        metric for metric in metrics if any(row["metrics"][metric].get("single") for row in rows)
-    ]
-    was = "was" if len(once) == 1 else "were"
-    return (
-        f"nobody knows how sure that is: {' and '.join(once)} {was} taken but once" if once else ""
-    )
-
-
-def _bounds(measured: Mapping[str, Any]) -> tuple[float, float]:
-    low = measured["low"]
-    high = measured["high"]
-    return (measured["value"], measured["value"]) if low is None or high is None else (low, high)
-
-
-def _chosen_again(
-    chosen: Row, rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits
-) -> str:
-    """How often the choice is the same, and what it is else, where each number is drawn anew as its interval has it.
-
-    Which rows the front has is left as it is: that was decided by paired evidence, which says more than intervals do.
-    """
-    metrics = [*dict.fromkeys([*objectives, *limits])]
-    if once := _once(_whole(rows, metrics), metrics):
-        return once
-    times = _times(rows, objectives, limits)
-    if len(times) < 2:
-        return ""
-    said = f"chosen in {100 * times.pop(chosen['name'], 0) / DRAWS:.0f} % of {DRAWS} resamples"
-    other = max(times, key=lambda name: times[name])
-    return f"{said}, else mostly {other or 'none keeps the limits'}" if times[other] else said
-
-
-def _times(rows: Sequence[Row], objectives: Mapping[str, Goal], limits: Limits) -> dict[str, int]:
-    """In how many draws each row is chosen, by name, and "" for none; nothing where one cannot draw: there are fewer
-    than two, or one was measured but once."""
-    metrics = [*dict.fromkeys([*objectives, *limits])]
-    whole = _whole(rows, metrics)
-    if len(whole) < 2 or not metrics or _once(whole, metrics):
-        return {}
-    times = np.bincount(_draw(whole, metrics, objectives, limits), minlength=len(whole) + 1)
-    return dict(zip([*(str(row["name"]) for row in whole), ""], times.tolist(), strict=True))
-
-
-def _whole(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
-    """Those of which all was measured."""
-    return [row for row in rows if all(metric in row["metrics"] for metric in metrics)]
-
-
-def _draw(
-    rows: Sequence[Row], metrics: Sequence[str], objectives: Mapping[str, Goal], limits: Limits
-) -> Array:
-    """Which of the rows each draw chooses, by `choose`'s rule; their number where it chooses none."""
-    values = np.array([[row["metrics"][metric]["value"] for metric in metrics] for row in rows])
-    ends = np.array([[_bounds(row["metrics"][metric]) for metric in metrics] for row in rows])
-    random = np.random.default_rng(0)
-    drawn = values + (ends[..., 1] - ends[..., 0]) / 2 / Z * random.standard_normal(
-        (DRAWS, *values.shape)
-    )
-    kept = np.ones(drawn.shape[:2], bool)
+def keeps(row: ParetoRow, limits: Limits) -> bool:
+    """Return whether a row has all metrics of the limits, and is within these."""
     for metric, (sign, bound) in limits.items():
-        kept &= OPERATORS[sign](drawn[..., metrics.index(metric)], bound)
-    front = kept & np.array([row["on_front"] for row in rows])
-    kept = np.where(front.any(1, keepdims=True), front, kept)
-    free = {
-        metric: goal for metric, goal in objectives.items() if metric not in limits
-    } or objectives
-    apart = 1e-9 * random.random(kept.shape)  # of two that are as near, either
-    for metric, goal in free.items():
-        own = drawn[..., metrics.index(metric)] * (1 if goal == "min" else -1)
-        low = np.where(kept, own, np.inf).min(1, keepdims=True)
-        span = np.where(kept, own, -np.inf).max(1, keepdims=True) - low
-        apart += np.square(
-            np.divide(own - low, span, out=np.zeros_like(own), where=np.isfinite(span) & (span > 0))
-        )
-    found: Array = np.where(kept.any(1), np.where(kept, apart, np.inf).argmin(1), len(rows))
-    return found
+        measured = row["metrics"].get(metric)
+        if measured is None or not OPERATORS[sign](measured["value"], bound):
+            return False
+    return True
 
 
-def _distance(row: Row, rows: Sequence[Row], objectives: Mapping[str, Goal]) -> float:
-    parts = []
-    for metric, goal in objectives.items():
+def _distance(row: ParetoRow, rows: Sequence[ParetoRow], criteria: _Criteria) -> float:
+    """Return how far a row is from the best of each objective, scaled to the span of the rows."""
+    distances = []
+    for metric, goal in criteria.free_objectives.items():
         values = [other["metrics"][metric]["value"] for other in rows]
         low = min(values)
         high = max(values)
-        best = low if goal == "min" else high
-        parts.append(
-            abs(row["metrics"][metric]["value"] - best) / (high - low) if high > low else 0.0
-        )
-    return math.hypot(*parts)
+        if high > low:
+            best = low if goal == "min" else high
+            distances.append(abs(row["metrics"][metric]["value"] - best) / (high - low))
+    return math.hypot(*distances)
 
 
-def _best(rows: Sequence[Row], metric: str, sign: str) -> str:
-    measured = [row for row in rows if metric in row["metrics"]]
-    if not measured:
+# ---- the sentence
+
+
+def recommend(
+    rows: Sequence[ParetoRow], objectives: Mapping[str, Goal], limits: Limits | None = None
+) -> list[str]:
+    """Return a sentence for each model and device; the objectives are those measured there."""
+    criteria = _Criteria(objectives, limits or {})
+    return [_sentence(group, criteria) for group in groups(rows).values()]
+
+
+def _sentence(rows: Sequence[ParetoRow], criteria: _Criteria) -> str:
+    where = place_title(rows)
+    if not criteria.metrics:
+        return f"{where}: nothing to choose by was measured"
+    chosen_row = choose(rows, criteria.objectives, criteria.limits)
+    limits = " and ".join(_limit_text(metric, criteria.limits) for metric in criteria.limits)
+    if chosen_row is None:
+        required = limits or " and ".join(criteria.objectives)
+        return f"{where}: no scheme has {required}{_best_values(rows, criteria.limits)}"
+    reason = "the nearest to the best of each objective"
+    if limits:
+        reason = f"the best with {limits}"
+    numbers = ", ".join(_number(chosen_row, metric, rows) for metric in criteria.metrics)
+    parts = [
+        f"{where}: ship {chosen_row['name']}, {reason}: {numbers}",
+        _doubts(chosen_row, criteria.metrics),
+        _certainty_of_limits(chosen_row, criteria.limits),
+        _certainty_of_choice(chosen_row, rows, criteria),
+    ]
+    return "; ".join(part for part in parts if part)
+
+
+def _limit_text(metric: str, limits: Limits) -> str:
+    sign, bound = limits[metric]
+    return f"{metric} {sign} {bound:g}"
+
+
+def _best_values(rows: Sequence[ParetoRow], limits: Limits) -> str:
+    """Return the best number of each metric that has a limit, as the end of a sentence."""
+    best_values = [_best_value(rows, metric, limits[metric][0]) for metric in limits]
+    return f"; the best is {', '.join(best_values)}" if best_values else ""
+
+
+def _best_value(rows: Sequence[ParetoRow], metric: str, sign: str) -> str:
+    measured_rows = [row for row in rows if metric in row["metrics"]]
+    if not measured_rows:
         return f"{metric} not measured"
-    choice = min if sign.startswith("<") else max
-    row = choice(measured, key=lambda each: float(each["metrics"][metric]["value"]))
-    return f"{_shown(row, metric, rows)} ({row['name']})"
+    choose_best = min if sign.startswith("<") else max
+    best_row = choose_best(measured_rows, key=lambda row: row["metrics"][metric]["value"])
+    return f"{_number(best_row, metric, rows)} ({best_row['name']})"
 
 
-def _shown(row: Row, metric: str, rows: Sequence[Row]) -> str:
+def _number(row: ParetoRow, metric: str, rows: Sequence[ParetoRow]) -> str:
     measured = row["metrics"][metric]
     text = phrase(metric, measured, is_share(metric, rows))
-    return (
-        f"emulated {text}" if is_emulated(metric, measured["unit"], row.get("emulated")) else text
-    )
+    if is_emulated(metric, measured["unit"], row.get("emulated")):
+        return f"emulated {text}"
+    return text
+
+
+def _doubts(row: ParetoRow, metrics: Sequence[str]) -> str:
+    """Return which of a row's numbers are not to be trusted, and why."""
+    metrics_by_reason: dict[str, list[str]] = {}
+    for metric in metrics:
+        reason = doubt_of(row["metrics"][metric])
+        if reason:
+            metrics_by_reason.setdefault(reason, []).append(metric)
+    doubts = []
+    for reason, doubted in metrics_by_reason.items():
+        verb = "is" if len(doubted) == 1 else "are"
+        doubts.append(f"{' and '.join(doubted)} {verb} in doubt: {reason}")
+    return f"but {'; '.join(doubts)}" if doubts else ""
+
+
+def _certainty_of_limits(row: ParetoRow, limits: Limits) -> str:
+    """Return whether whole intervals are within the limits; nothing where that is not known."""
+    metrics = list(limits)
+    if not metrics or _doubts(row, metrics) or _single_metrics([row], metrics):
+        return ""
+    exceeded = []
+    for metric, (sign, bound) in limits.items():
+        ends = _interval(row["metrics"][metric])
+        if not all(OPERATORS[sign](end, bound) for end in ends):
+            exceeded.append(_limit_text(metric, limits))
+    if exceeded:
+        return f"but barely: the interval reaches beyond {' and '.join(exceeded)}"
+    return "surely"
+
+
+def _single_metrics(rows: Sequence[ParetoRow], metrics: Sequence[str]) -> list[str]:
+    """Return the metrics that a row has measured only once: they cannot be resampled."""
+    return [metric for metric in metrics if any(_is_single(row, metric) for row in rows)]
+
+
+def _is_single(row: ParetoRow, metric: str) -> bool:
+    return row["metrics"][metric].get("single", False)
+
+
+def _interval(measured: MetricValue) -> Interval:
+    low = measured["low"]
+    high = measured["high"]
+    if low is None or high is None:
+        return measured["value"], measured["value"]
+    return low, high
+
+
+def _certainty_of_choice(
+    chosen_row: ParetoRow, rows: Sequence[ParetoRow], criteria: _Criteria
+) -> str:
+    """Return how often the choice is the same when all numbers are resampled, and what it is else.
+
+    Which rows are on the front is not resampled: that was decided by paired evidence, which says
+    more than intervals do.
+    """
+    metrics = criteria.metrics
+    single = _single_metrics(_complete(rows, metrics), metrics)
+    if single:
+        verb = "was" if len(single) == 1 else "were"
+        return f"its certainty is not known: {' and '.join(single)} {verb} measured only once"
+    times_chosen = _times_chosen(rows, criteria)
+    if len(times_chosen) < 2:
+        return ""
+    percent = 100 * times_chosen.pop(chosen_row["name"], 0) / RESAMPLES
+    text = f"chosen in {percent:.0f} % of {RESAMPLES} resamples"
+    runner_up = max(times_chosen, key=lambda name: times_chosen[name])
+    if not times_chosen[runner_up]:
+        return text
+    return f"{text}, else mostly {runner_up or 'none keeps the limits'}"
+
+
+# ---- resampling
+
+
+def _complete(rows: Sequence[ParetoRow], metrics: Sequence[str]) -> list[ParetoRow]:
+    """Return the rows that have all these metrics."""
+    return [row for row in rows if all(metric in row["metrics"] for metric in metrics)]
+
+
+def _times_chosen(rows: Sequence[ParetoRow], criteria: _Criteria) -> dict[str, int]:
+    """Return in how many resamples each row is chosen, by name, and "" for none.
+
+    Empty where nothing can be resampled: there are fewer than two rows, or one was measured only
+    once.
+    """
+    metrics = criteria.metrics
+    complete = _complete(rows, metrics)
+    if len(complete) < 2 or not metrics or _single_metrics(complete, metrics):
+        return {}
+    choices = _resampled_choices(complete, criteria)
+    counts = np.bincount(choices, minlength=len(complete) + 1).tolist()
+    names = [row["name"] for row in complete]
+    return dict(zip([*names, ""], counts, strict=True))
+
+
+def _resampled_choices(rows: Sequence[ParetoRow], criteria: _Criteria) -> Array:
+    """Return the row that `choose` would take in each resample, [RESAMPLES].
+
+    It is the number of the row, or that of rows where none is within the limits.
+    """
+    metrics = criteria.metrics
+    random = np.random.default_rng(0)
+    values = _resampled_values(rows, metrics, random)
+    eligible = _eligible(values, rows, criteria)
+    jitter: Array = np.asarray(random.random(eligible.shape))
+    distances = 1e-9 * jitter  # of two that are equally near, either
+    for metric, goal in criteria.free_objectives.items():
+        costs = values[..., metrics.index(metric)]
+        if goal == "max":
+            costs = -costs
+        distances += _scaled_costs(costs, eligible) ** 2
+    nearest = np.where(eligible, distances, np.inf).argmin(1)
+    choices: Array = np.where(eligible.any(1), nearest, len(rows))
+    return choices
+
+
+def _eligible(values: Array, rows: Sequence[ParetoRow], criteria: _Criteria) -> Array:
+    """Return which rows are within the limits and, if any of these is, on the front.
+
+    values: [RESAMPLES, rows, metrics]; returns [RESAMPLES, rows].
+    """
+    within_limits = np.ones(values.shape[:2], bool)
+    for metric, (sign, bound) in criteria.limits.items():
+        column = criteria.metrics.index(metric)
+        within_limits &= OPERATORS[sign](values[..., column], bound)
+    on_front = within_limits & np.array([row["on_front"] for row in rows])
+    has_front = on_front.any(1, keepdims=True)
+    eligible: Array = np.where(has_front, on_front, within_limits)
+    return eligible
+
+
+def _resampled_values(
+    rows: Sequence[ParetoRow], metrics: Sequence[str], random: np.random.Generator
+) -> Array:
+    """Return values drawn from the intervals of numbers, [RESAMPLES, rows, metrics]."""
+    values = np.array([[row["metrics"][metric]["value"] for metric in metrics] for row in rows])
+    ends = np.array([[_interval(row["metrics"][metric]) for metric in metrics] for row in rows])
+    deviations = (ends[..., 1] - ends[..., 0]) / 2 / Z
+    normal = random.standard_normal((RESAMPLES, *values.shape))
+    drawn: Array = values + deviations * normal
+    return drawn
+
+
+def _scaled_costs(costs: Array, eligible: Array) -> Array:
+    """Return costs scaled so that the least of the eligible rows is 0 and the most 1."""
+    low = np.where(eligible, costs, np.inf).min(1, keepdims=True)
+    span = np.where(eligible, costs, -np.inf).max(1, keepdims=True) - low
+    has_span = np.isfinite(span) & (span > 0)
+    scaled: Array = np.divide(costs - low, span, out=np.zeros_like(costs), where=has_span)
+    return scaled

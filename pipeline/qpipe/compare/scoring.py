@@ -1,4 +1,4 @@
-"""Scores a network's outputs sample by sample, on a device or not: contributions, their reduction, its interval."""
+"""Scores of a network, sample by sample: contributions, their reduction, and its interval."""
 
 from __future__ import annotations
 
@@ -9,22 +9,23 @@ from typing import Any
 import numpy as np
 
 from qpipe.compare import intervals
+from qpipe.compare.intervals import Interval
 from qpipe.errors import QpipeError, StageError
 from qpipe.types import SHARE, Array, Measurement, Metric, Sample
 
 Outputs = Mapping[str, Array]
-MAX_RAW = 10_000  # more contributions than this are not kept; their resamples are
-LONGEST = 200  # characters of somebody else's error
 
+MOST_CONTRIBUTIONS = 10_000  # more are not stored; their resamples are
+LONGEST_TEXT = 200  # characters of a foreign error or value
 
 log = logging.getLogger(__name__)
 
 
 class Scores:
-    """Takes outputs as they arrive; holds contributions, not outputs.
+    """The contributions of samples to metrics.
 
-    Of the metrics those that are `usual` are left out, with a word in the log, where they say that these outputs are
-    nothing for them.
+    Outputs are scored as they arrive and not kept. A metric that is only `usual` is left out, with
+    a warning in the log, where it says that these outputs are not for it.
     """
 
     def __init__(
@@ -33,103 +34,144 @@ class Scores:
         postprocess: Callable[[Outputs], Any] | None = None,
         usual: Sequence[Metric] = (),
     ) -> None:
-        self.metrics = list({metric.name: metric for metric in (*usual, *metrics)}.values())
-        self.usual = {metric.name for metric in usual} - {metric.name for metric in metrics}
-        self.predict = postprocess or _unchanged
-        self.contributions: dict[str, list[Any]] = {metric.name: [] for metric in self.metrics}
+        metric_by_name = {metric.name: metric for metric in (*usual, *metrics)}
+        requested_names = {metric.name for metric in metrics}
+        self.metrics = list(metric_by_name.values())
+        self.optional_names = metric_by_name.keys() - requested_names
+        self.postprocess = postprocess
+        self.contributions: dict[str, list[Any]] = {name: [] for name in metric_by_name}
 
     def add(self, sample: Sample, outputs: Outputs, reference: Outputs) -> None:
-        """Score one sample's outputs, against its target and the float network's; a metric against the target is left
-        out where there is none. StageError, naming metric and sample, where a metric or the postprocess breaks."""
+        """Score the outputs for one sample, against its target and those of the float network.
+
+        A metric against the target is left out where there is none. Raise StageError, naming metric
+        and sample, where a metric or the postprocess breaks.
+        """
         try:
-            predicted = self.predict(outputs)
-            of_float = self.predict(reference)
+            prediction = self._predict(outputs)
+            float_prediction = self._predict(reference)
         except Exception as error:
             raise _broken("postprocess", sample, error, outputs) from error
-        pairs = {
-            "target": (predicted, sample.target),
-            "float": (predicted, of_float),
+        arguments = {
+            "target": (prediction, sample.target),
+            "float": (prediction, float_prediction),
             "float_outputs": (outputs, reference),
         }
         for metric in list(self.metrics):
             if metric.against == "target" and sample.target is None:
                 continue
-            try:
-                self.contributions[metric.name].append(metric.contribution(*pairs[metric.against]))
-            except Exception as error:
-                if not (isinstance(error, QpipeError) and metric.name in self.usual):
-                    raise _broken(
-                        f"metric {metric.name}", sample, error, pairs[metric.against][0]
-                    ) from error
-                log.warning("%s is left out: %s", metric.name, error)
-                self.metrics.remove(metric)
+            self._add_contribution(metric, sample, *arguments[metric.against])
+
+    def _predict(self, outputs: Outputs) -> Any:
+        return self.postprocess(outputs) if self.postprocess else outputs
+
+    def _add_contribution(
+        self, metric: Metric, sample: Sample, prediction: Any, reference: Any
+    ) -> None:
+        try:
+            contribution = metric.contribution(prediction, reference)
+        except Exception as error:
+            is_optional = metric.name in self.optional_names
+            if not (isinstance(error, QpipeError) and is_optional):
+                raise _broken(f"metric {metric.name}", sample, error, prediction) from error
+            log.warning("%s is left out: %s", metric.name, error)
+            self.metrics.remove(metric)
+        else:
+            self.contributions[metric.name].append(contribution)
 
     def measurements(self) -> list[Measurement]:
-        """The number of each metric that any sample contributed to, with its interval over samples."""
-        return [
-            _measurement(metric, own)
-            for metric in self.metrics
-            if (own := self.contributions[metric.name])
-        ]
+        """Return the number of each metric that has contributions, with its interval."""
+        measurements = []
+        for metric in self.metrics:
+            contributions = self.contributions[metric.name]
+            if contributions:
+                measurements.append(_measurement(metric, contributions))
+        return measurements
 
 
-def _unchanged(outputs: Outputs) -> Outputs:
-    return outputs
+# ---- errors of foreign code
 
 
-def _broken(what: str, sample: Sample, error: Exception, got: Any) -> QpipeError:
-    """Foreign code: whatever it raises is told in one line; an error of ours keeps its own words."""
-    text = " ".join(str(error).split())[:LONGEST]
+def _broken(function: str, sample: Sample, error: Exception, argument: Any) -> StageError:
+    """Return any error of a plugin as one line; a QpipeError keeps its text."""
+    text = _one_line(error)
     if isinstance(error, QpipeError):
         return StageError(f"{text} (sample '{sample.id}')")
     reason = f"{type(error).__name__}: {text}".removesuffix(": ")
-    return StageError(f"{what} broke at sample '{sample.id}': {reason}; it got {_shown(got)}")
+    message = f"{function} broke at sample '{sample.id}': {reason}"
+    return StageError(f"{message}; it got {_describe(argument)}")
 
 
-def _shown(got: Any) -> str:
-    """What a metric or a postprocess was given, in a few words."""
-    if isinstance(got, Mapping):
-        return ", ".join(f"{name} {_shown(value)}" for name, value in got.items())[:LONGEST]
-    return (
-        f"{got.dtype.name} {list(got.shape)}" if isinstance(got, np.ndarray) else type(got).__name__
-    )
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:LONGEST_TEXT]
 
 
-def _bounds(metric: Metric, draws: Sequence[float]) -> intervals.Interval:
-    """Where the metric's values can lie: a share by its unit, else by a thousand draws: what was never negative is an
-    amount."""
-    if metric.unit == SHARE:
-        return intervals.SHARE
-    return intervals.AMOUNT if min(draws) >= 0 else intervals.ANYWHERE
+def _describe(value: Any) -> str:
+    """Return the type and shape of a metric's or a postprocess's argument."""
+    if isinstance(value, Mapping):
+        items = ", ".join(f"{name} {_describe(item)}" for name, item in value.items())
+        return items[:LONGEST_TEXT]
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype.name} {list(value.shape)}"
+    return type(value).__name__
+
+
+# ---- numbers
 
 
 def _measurement(metric: Metric, contributions: Sequence[Any]) -> Measurement:
+    value = _reduce(metric, contributions)
+    n = len(contributions)
+    is_numeric = all(isinstance(contribution, int | float) for contribution in contributions)
+    keeps_contributions = is_numeric and n <= MOST_CONTRIBUTIONS
+    interval = intervals.share_interval(contributions, value)
+    resampled: list[float] = []
+    if n > 1 and not (interval and keeps_contributions):
+        resampled = intervals.resample(contributions, metric.reduce, resamples=metric.resamples)
+    low, high = interval or _bootstrap_interval(metric, value, resampled, n)
+    if keeps_contributions:
+        raw_values = [float(contribution) for contribution in contributions]
+    else:
+        raw_values = resampled
+    return Measurement(
+        metric=metric.name,
+        value=value,
+        unit=metric.unit,
+        low=low,
+        high=high,
+        n=n,
+        better=metric.better,
+        rounds=[raw_values] if raw_values else [],
+        raw="samples" if keeps_contributions else "resamples",
+        detail={} if metric.against == "target" else {"against": metric.against},
+    )
+
+
+def _bootstrap_interval(
+    metric: Metric, value: float, resampled: Sequence[float], n: int
+) -> Interval | tuple[None, None]:
+    """Return the interval of a value by its resamples; there are none of a single sample."""
+    if not resampled:
+        return None, None
+    bounds = _bounds(metric, [value, *resampled])
+    return intervals.percentiles(resampled, value, n, bounds)
+
+
+def _reduce(metric: Metric, contributions: Sequence[Any]) -> float:
     try:
-        value = float(metric.reduce(contributions))
-        n = len(contributions)
+        return float(metric.reduce(contributions))
     except QpipeError:
         raise
     except Exception as error:
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:LONGEST]}"
+        reason = f"{type(error).__name__}: {_one_line(error)}"
         raise StageError(f"metric {metric.name}: its reduce broke: {reason}") from error
-    interval = intervals.share_interval(contributions, value)
-    numbers = all(isinstance(each, int | float) for each in contributions) and n <= MAX_RAW
-    resampled = []
-    if n > 1 and not (interval and numbers):
-        resampled = intervals.resample(contributions, metric.reduce, resamples=metric.resamples)
-        bounds = _bounds(metric, (value, *resampled))
-        interval = interval or intervals.percentiles(resampled, value, n, bounds)
-    low, high = interval or (None, None)
-    raw = [float(each) for each in contributions] if numbers else resampled
-    return Measurement(
-        metric.name,
-        value,
-        metric.unit,
-        low,
-        high,
-        n,
-        metric.better,
-        rounds=[raw] if raw else [],
-        raw="samples" if numbers else "resamples",
-        detail={} if metric.against == "target" else {"against": metric.against},
-    )
+
+
+def _bounds(metric: Metric, values: Sequence[float]) -> Interval:
+    """Return where values of a metric can lie.
+
+    A share by its unit; otherwise by many resamples: what is never negative is an amount.
+    """
+    if metric.unit == SHARE:
+        return intervals.SHARE
+    return intervals.AMOUNT if min(values) >= 0 else intervals.ANYWHERE

@@ -1,4 +1,4 @@
-"""The ladder: what is scored of a network on its way, original, transformed, simulated, on the host, on the device."""
+"""The ladder: scores of a network on its way: original, transformed, simulated, host, device."""
 
 from __future__ import annotations
 
@@ -14,24 +14,27 @@ import onnx_ir as ir
 from qpipe.compare.scoring import Scores
 from qpipe.diagnose.scheme_networks import Case
 from qpipe.engine import cache_keys
-from qpipe.engine import run as engine_run
+from qpipe.engine.device_health import wait_for_turn
 from qpipe.errors import DeviceError
-from qpipe.quant.inference import session
+from qpipe.quant.inference import infer, open_session
 from qpipe.recipe import inventory
 from qpipe.recipe.recipe import Recipe, scoring
 from qpipe.recipe.stage_call import Call
 from qpipe.samples.store import Samples
 from qpipe.stages.registry import Registry
-from qpipe.storage.results import COORDINATES, Store
+from qpipe.storage.results import Store
+from qpipe.storage.rows import COORDINATES
 from qpipe.types import Array, Metric, Progress
 
-USUAL = ("agreement", "sqnr")  # scored where a recipe asks for no accuracy
+DEFAULT_METRICS = ("agreement", "sqnr")  # where a recipe asks for no accuracy
+
 Outputs = Mapping[str, Array]
+Notify = Callable[[str], None]  # tells the user, for example of waiting for the device
 
 
 @dataclass(frozen=True)
 class Rung:
-    """What was scored at one place, on so many samples; `note` says where the numbers come from, or why none came."""
+    """The scores at one place; `note` says where they come from, or why there are none."""
 
     name: str
     metrics: Mapping[str, float]
@@ -39,128 +42,130 @@ class Rung:
     note: str = ""
 
 
-Say = Callable[[str], None]  # tells the user, as that it waits for the device
-
-
 def climb(
-    case: Case, store: Store, indices: Sequence[int], progress: Progress, say: Say
+    case: Case, store: Store, indices: Sequence[int], progress: Progress, notify: Notify
 ) -> list[Rung]:
-    """Score every rung against the original float network: on the host on these evaluation samples; on the device by
-    the newest run that measured this build there, else on the same samples now."""
-    scorer = _scorer(case, indices)
-    reference = list(_infer(case.original, case.samples, indices, optimize=True))
-    rungs = [Rung("original", scorer(reference, reference), len(indices), "float, as imported")]
-    networks: list[tuple[str, ir.Model | None, bool, str]] = [
-        ("transformed", case.transformed, False, "float, after the scheme's transforms"),
-        ("simulated", case.quantized, False, "quantized, without the runtime's optimizations"),
-        ("host", _built(case), True, "the build, on integer kernels here"),
+    """Score every rung against the original float network.
+
+    On the host the samples are those at `indices`; on the device they are those of the newest run
+    that measured this build there, or else those at `indices`, now.
+    """
+    scorer = _Scorer(case, indices)
+    rungs = [scorer.rung("original", scorer.reference, "float, as imported")]
+    networks: list[tuple[str, ir.Model | None, str]] = [
+        ("transformed", case.transformed, "float, after the scheme's transforms"),
+        ("simulated", case.quantized, "quantized, without the runtime's optimizations"),
+        ("host", _built_network(case), "the build, on integer kernels here"),
     ]
-    for done, (name, network, optimize, note) in enumerate(networks):
+    for done, (name, network, note) in enumerate(networks):
         progress(done, len(networks) + 1, "rungs")
         if network is not None:
-            outputs = _infer(network, case.samples, indices, optimize=optimize)
-            rungs.append(Rung(name, scorer(outputs, reference), len(indices), note))
-    return [
-        *rungs,
-        _stored(case, store) or _on_device(case, indices, scorer, reference, progress, say),
-    ]
+            outputs = _infer(network, case.samples, indices, optimize=name == "host")
+            rungs.append(scorer.rung(name, outputs, note))
+    device_rung = _stored_rung(case, store) or _device_rung(case, scorer, progress, notify)
+    return [*rungs, device_rung]
 
 
 def _infer(
     network: ir.Model, samples: Samples, indices: Sequence[int], *, optimize: bool
 ) -> Iterator[Outputs]:
-    running = session(network, optimize=optimize)
-    inputs, outputs = (
-        [value.name for value in own] for own in (running.get_inputs(), running.get_outputs())
-    )
+    session = open_session(network, optimize=optimize)
+    input_names = [value.name for value in session.get_inputs()]
     for index in indices:
-        yield dict(zip(outputs, running.run(None, samples.feeds(index, inputs)), strict=True))
+        yield infer(session, samples.feeds(index, input_names))
 
 
-def _built(case: Case) -> ir.Model | None:
-    """The network of the build; None where that is no ONNX file."""
+def _built_network(case: Case) -> ir.Model | None:
+    """Return the network of the build; None where it is no ONNX file."""
     file = case.build.folder / str(case.build.manifest.get("model", ""))
-    return ir.load(file) if file.suffix == ".onnx" and file.is_file() else None
+    if file.suffix == ".onnx" and file.is_file():
+        return ir.load(file)
+    return None
 
 
 # ---- scores
 
-Scorer = Callable[[Iterable[Outputs], Sequence[Outputs]], dict[str, float]]
+
+class _Scorer:
+    """Scores outputs against those of the original float network.
+
+    The metrics and the postprocess are those of the recipe, without metrics that do not apply.
+    """
+
+    def __init__(self, case: Case, indices: Sequence[int]) -> None:
+        self.case = case
+        self.indices = indices
+        self.reference = list(_infer(case.original, case.samples, indices, optimize=True))
+        self.metrics, self.postprocess = _scoring_of(case.resolved.recipe, case.resolved.plugins)
+
+    def rung(self, name: str, outputs: Iterable[Outputs], note: str) -> Rung:
+        scores = Scores([], self.postprocess, usual=self.metrics)
+        rows = zip(self.indices, outputs, self.reference, strict=True)
+        for index, sample_outputs, float_outputs in rows:
+            scores.add(self.case.samples[index], sample_outputs, float_outputs)
+        values = {measurement.metric: measurement.value for measurement in scores.measurements()}
+        return Rung(name, values, len(self.indices), note)
 
 
-def _scorer(case: Case, indices: Sequence[int]) -> Scorer:
-    """Scores by the recipe's metrics and postprocess, those left out that these outputs are nothing for."""
-    metrics, postprocess = _metrics(case.session.recipe, case.session.plugins)
-
-    def score(outputs: Iterable[Outputs], reference: Sequence[Outputs]) -> dict[str, float]:
-        scores = Scores([], postprocess, usual=metrics)
-        for index, own, of_float in zip(indices, outputs, reference, strict=True):
-            scores.add(case.samples[index], own, of_float)
-        return {each.metric: each.value for each in scores.measurements()}
-
-    return score
-
-
-def _metrics(
+def _scoring_of(
     recipe: Recipe, plugins: Registry
 ) -> tuple[list[Metric], Callable[[Outputs], Any] | None]:
-    found = [own for call in recipe.measure if (own := scoring(call))["metric"]]
-    if not found:
-        return [plugins.stage("metric", name).function() for name in USUAL], None
-    metrics = [each.stage.function(**each.resolved()) for each in found[0]["metric"]]
-    return metrics, _bound(found[0]["postprocess"])
+    """Return metrics and postprocess of the recipe's first stage that scores."""
+    for call in recipe.measure:
+        stages = scoring(call)
+        if stages["metric"]:
+            metrics = [metric.stage.function(**metric.resolved()) for metric in stages["metric"]]
+            return metrics, _bound_postprocess(stages["postprocess"])
+    return [plugins.stage("metric", name).function() for name in DEFAULT_METRICS], None
 
 
-def _bound(call: Call | None) -> Callable[[Outputs], Any] | None:
+def _bound_postprocess(call: Call | None) -> Callable[[Outputs], Any] | None:
     if call is None:
         return None
-    own = call.resolved()
-    return lambda outputs: call.stage.function(outputs, **own)
+    function = call.stage.function
+    options = call.resolved()
+    return lambda outputs: function(outputs, **options)
 
 
 # ---- the device
 
 
-def _stored(case: Case, store: Store) -> Rung | None:
-    """What the newest run measured of this very build on the device, on all its evaluation samples."""
+def _stored_rung(case: Case, store: Store) -> Rung | None:
+    """Return what the newest run measured of this build on the device, on its own samples."""
     digest = cache_keys.digest(case.build.folder)
-    for run in store.runs(case.session.recipe.name):
-        rows = [
-            row
-            for row in store.measurements(run["id"])
-            if row["build_digest"] == digest
-            and all(row[name] == case.deploy.coordinates[name] for name in COORDINATES)
-        ]
-        scored = {row["metric"]: row for row in rows if row["raw"] in ("samples", "resamples")}
-        if scored:
-            values = {name: float(row["value"]) for name, row in scored.items()}
+    coordinates = case.deploy.coordinates
+    for run in store.runs(case.resolved.recipe.name):
+        scores: dict[str, float] = {}
+        sample_count = 0
+        for row in store.measurements(run["id"]):
+            is_same_place = all(row[name] == coordinates[name] for name in COORDINATES)
+            is_score = row["raw"] in ("samples", "resamples")
+            if row["build_digest"] == digest and is_same_place and is_score:
+                scores[row["metric"]] = float(row["value"])
+                sample_count = max(sample_count, row["n"])
+        if scores:
             note = f"measured by run {run['id']}, on its own samples: not those above"
-            return Rung("device", values, max(row["n"] for row in scored.values()), note)
+            return Rung("device", scores, sample_count, note)
     return None
 
 
-def _on_device(
-    case: Case,
-    indices: Sequence[int],
-    scorer: Scorer,
-    reference: Sequence[Outputs],
-    progress: Progress,
-    say: Say,
-) -> Rung:
+def _device_rung(case: Case, scorer: _Scorer, progress: Progress, notify: Notify) -> Rung:
+    """Infer the samples on the device now."""
     name = case.deploy.coordinates["device"]
-    device = inventory.open_device(name, case.session.devices[name])
+    device = inventory.open_device(name, case.resolved.devices[name])
     try:
-        engine_run.reach(device, say)
+        wait_for_turn(device, notify)
         with tempfile.TemporaryDirectory() as folder:
-            own = case.samples
-            few = Samples.write(
-                Path(folder), [own[index] for index in indices], own.preprocessing, own.classes
+            samples = Samples.write(
+                Path(folder),
+                [case.samples[index] for index in scorer.indices],
+                case.samples.preprocessing,
+                case.samples.classes,
             )
-            build, samples = (
-                device.store(each, progress) for each in (case.build.folder, few.folder)
-            )
-            found = scorer(device.infer(build, samples, len(few)), reference)
-            return Rung("device", found, len(few), f"inferred on {name} now")
+            stored_build = device.store(case.build.folder, progress)
+            stored_samples = device.store(samples.folder, progress)
+            outputs = device.infer(stored_build, stored_samples, len(samples))
+            return scorer.rung("device", outputs, f"inferred on {name} now")
     except DeviceError as error:
         return Rung("device", {}, 0, str(error))
     finally:

@@ -1,4 +1,4 @@
-"""What each layer's rounding costs the network's outputs, of its weights and of what it reads, and what may help."""
+"""What each layer's rounding costs the network's outputs, and what to try."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.diagnose.range_fit import Reading, readings, spread
+from qpipe.diagnose.range_fit import RangeFit, channel_spread, range_fits
 from qpipe.quant import qdq
-from qpipe.quant.graph import is_plain
-from qpipe.quant.sensitivity import Exchange, Probe, decibels, layer_name
+from qpipe.quant.graph import is_affine
+from qpipe.quant.sensitivity import Probe, Substitution, decibels, layer_name
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Progress
 
-WIDE = 8.0  # times the range of the median channel: one channel leaves the others three bits fewer
-CLIPPED = 0.001  # share of values; fewer are outliers that a range may well leave out
+# a channel of 8 times the median's range leaves the other channels three bits fewer
+WIDE_SPREAD = 8.0
+# share of values beyond the range; fewer are outliers that a range may leave out
+NOTABLE_CLIPPING = 0.001
+FEW_BITS = 7
 
 
 @dataclass(frozen=True)
 class LayerLoss:
-    """A layer, and the signal to noise ratio of the network's outputs, in dB, with only it rounded (`only`), all but it
-    (`without`), and of it only the weights or only what it reads; None where it has none of these."""
+    """The SQNR of the network's outputs, in dB, by what is rounded of one layer.
+
+    `only`: this layer alone; `without`: all layers but this; `weights` and `activations`: only that
+    of this layer, None where it has none.
+    """
 
     layer: str
     operator: str
@@ -32,17 +38,16 @@ class LayerLoss:
     activations: float | None
     weight: str | None = None
     bits: int | None = None
-    channels: float | None = (
-        None  # range of the largest channel of the weights over that of the median
-    )
-    reads: str | None = None  # what it reads that clips most
+    # range of the largest channel of the weights over that of the median channel
+    channels: float | None = None
+    reads: str | None = None  # the tensor it reads that clips most
     clipped: float | None = None  # share of that tensor's values beyond its range
     remedy: str = ""
 
 
 @dataclass(frozen=True)
 class Losses:
-    """All layers, worst first, and the outputs' dB with all weights, all activations, or both rounded."""
+    """All layers, worst first, and the SQNR in dB with all weights, activations or both rounded."""
 
     weights: float
     activations: float
@@ -52,13 +57,18 @@ class Losses:
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A weight with its nodes, or a node without one, and what is exchanged for it."""
+    """A weight with its nodes, or a node without one, and the substitutions that round it."""
 
     node: ir.Node
     weight: qdq.Weight | None
     origin: qdq.Weight | None  # the float weight it came from
-    weights: Exchange
-    activations: Exchange
+    weights: Substitution
+    activations: Substitution
+
+    @property
+    def both(self) -> Substitution:
+        """The substitution that rounds weights and activations."""
+        return _union([self.weights, self.activations])
 
 
 def losses(
@@ -68,154 +78,191 @@ def losses(
     indices: Sequence[int],
     progress: Progress,
 ) -> Losses:
-    """Measure each layer of a quantized network, on some of the samples, against the float network it was made of."""
-    found = origins(model, float_model)
-    probe = Probe(model, found, samples, indices)
-    parts = _parts(model, found, probe)
-    read = readings(model, float_model, samples, indices)
-    all_weights = _together([p.weights for p in parts])
-    all_activations = _together([p.activations for p in parts])
-    everything = _together([all_weights, all_activations])
-    layers = []
+    """Measure each layer of a quantized network against its float network, on some samples."""
+    float_origins = origins(model, float_model)
+    probe = Probe(model, float_origins, samples, indices)
+    parts = _parts(model, float_origins, probe)
+    fits = range_fits(model, float_model, samples, indices)
+    all_weights = _union([part.weights for part in parts])
+    all_activations = _union([part.activations for part in parts])
+    everything = _union([all_weights, all_activations])
+    layers: list[LayerLoss] = []
     for done, part in enumerate(parts):
         progress(done, len(parts), "layers")
-        layers.append(_loss(part, everything, probe, read))
+        layers.append(_layer_loss(part, everything, probe, fits))
     layers.sort(key=lambda layer: layer.only)
-    weights, activations, both = (
-        decibels(probe.damage(e)) for e in (all_weights, all_activations, everything)
+    return Losses(
+        weights=decibels(probe.damage(all_weights)),
+        activations=decibels(probe.damage(all_activations)),
+        both=decibels(probe.damage(everything)),
+        layers=layers,
     )
-    return Losses(weights, activations, both, layers)
 
 
 def origins(model: ir.Model, float_model: ir.Model) -> dict[str, qdq.Weight]:
-    """The float weight of each quantized one, by the name of the latter: recorded, or of the node of the same name with
-    a weight of the same shape, where another quantizer records nothing."""
-    own = qdq.weights(float_model)
-    named = {weight.name: weight for weight in own}
-    placed = {weight.node.name: weight for weight in own if weight.node.name}
-    found = {}
+    """Return the float weight of each quantized weight, by the name of the latter.
+
+    It is the recorded one; where another quantizer records nothing, that of the node of the same
+    name, if shapes agree.
+    """
+    float_weights = qdq.weights(float_model)
+    by_name = {weight.name: weight for weight in float_weights}
+    by_node = {weight.node.name: weight for weight in float_weights if weight.node.name}
+    pairs: dict[str, qdq.Weight] = {}
     for weight in qdq.weights(model):
-        origin = named.get(weight.name) or placed.get(weight.node.name or "")
-        if origin and weight.is_quantized and _stands_for(weight, origin):
-            found[weight.name] = origin
-    return found
+        origin = by_name.get(weight.name) or by_node.get(weight.node.name or "")
+        if origin and weight.is_quantized and _has_same_form(weight, origin):
+            pairs[weight.name] = origin
+    return pairs
 
 
-def _stands_for(weight: qdq.Weight, origin: qdq.Weight) -> bool:
-    return origin.array.shape == weight.array.shape and len(origin.nodes) == len(weight.nodes)
+def _has_same_form(weight: qdq.Weight, origin: qdq.Weight) -> bool:
+    has_same_shape = origin.array.shape == weight.array.shape
+    return has_same_shape and len(origin.nodes) == len(weight.nodes)
 
 
-def _parts(model: ir.Model, found: Mapping[str, qdq.Weight], probe: Probe) -> list[Part]:
-    left = dict.fromkeys(probe.roundings)
-    parts = []
+# ---- parts
+
+
+def _parts(model: ir.Model, float_origins: Mapping[str, qdq.Weight], probe: Probe) -> list[Part]:
+    """Return the weights with a float origin, then the other layers that read rounded tensors."""
+    remaining = dict.fromkeys(probe.rounded_layers)
+    parts: list[Part] = []
     for weight in qdq.weights(model):
+        origin = float_origins.get(weight.name)
+        if origin is None:
+            continue
         names = [layer_name(node) for node in weight.nodes]
-        if weight.name in found:
-            sources = zip(weight.nodes, found[weight.name].nodes, strict=True)
-            biases = {
-                layer_name(node): _bias(weight, node)
-                for node, source in sources
-                if is_plain(source)
-            }
-            rounded = [name for name in names if name in left]
-            weights = Exchange({weight.name: weight.array}, biases)
-            parts.append(
-                Part(weight.node, weight, found[weight.name], weights, Exchange(rounded=rounded))
-            )
-            left = {name: None for name in left if name not in names}
+        rounded = [name for name in names if name in remaining]
+        for name in rounded:
+            del remaining[name]
+        parts.append(_weight_part(weight, origin, rounded))
     nodes = {layer_name(node): node for node in model.graph}
     outputs = {value.name or "": value.producer() for value in model.graph.outputs}
-    for name in left:
+    for name in remaining:
         node = nodes.get(name) or outputs.get(name)
         if node is not None:
-            parts.append(Part(node, None, None, Exchange(), Exchange(rounded=[name])))
+            activations = Substitution(rounded=[name])
+            parts.append(Part(node, None, None, Substitution(), activations))
     return parts
 
 
-def _bias(weight: qdq.Weight, node: ir.Node) -> Array:
-    own = qdq.bias(node)
-    return np.zeros(weight.array.shape[weight.channel_axis], np.float32) + (
-        0 if own is None else own
+def _weight_part(weight: qdq.Weight, origin: qdq.Weight, rounded: Sequence[str]) -> Part:
+    biases: dict[str, Array] = {}
+    for node, float_node in zip(weight.nodes, origin.nodes, strict=True):
+        if is_affine(float_node):
+            biases[layer_name(node)] = _bias_or_zeros(weight, node)
+    return Part(
+        node=weight.node,
+        weight=weight,
+        origin=origin,
+        weights=Substitution({weight.name: weight.array}, biases),
+        activations=Substitution(rounded=rounded),
     )
 
 
-def _together(exchanges: Sequence[Exchange]) -> Exchange:
-    return Exchange(
-        {name: array for each in exchanges for name, array in each.weights.items()},
-        {name: array for each in exchanges for name, array in each.biases.items()},
-        [name for each in exchanges for name in each.rounded],
-    )
+def _bias_or_zeros(weight: qdq.Weight, node: ir.Node) -> Array:
+    zeros = np.zeros(weight.array.shape[weight.channel_axis], np.float32)
+    bias = qdq.bias(node)
+    return zeros if bias is None else zeros + bias
 
 
-def _without(everything: Exchange, part: Exchange) -> Exchange:
-    return Exchange(
-        {name: array for name, array in everything.weights.items() if name not in part.weights},
-        {name: array for name, array in everything.biases.items() if name not in part.biases},
-        [name for name in everything.rounded if name not in part.rounded],
-    )
+def _union(substitutions: Sequence[Substitution]) -> Substitution:
+    weights: dict[str, Array] = {}
+    biases: dict[str, Array] = {}
+    rounded: list[str] = []
+    for substitution in substitutions:
+        weights |= substitution.weights
+        biases |= substitution.biases
+        rounded += substitution.rounded
+    return Substitution(weights, biases, rounded)
 
 
-def _loss(
-    part: Part, everything: Exchange, probe: Probe, read: Mapping[str, Sequence[Reading]]
+def _difference(everything: Substitution, part: Substitution) -> Substitution:
+    weights = {
+        name: array for name, array in everything.weights.items() if name not in part.weights
+    }
+    biases = {name: array for name, array in everything.biases.items() if name not in part.biases}
+    rounded = [name for name in everything.rounded if name not in part.rounded]
+    return Substitution(weights, biases, rounded)
+
+
+# ---- one layer
+
+
+def _layer_loss(
+    part: Part,
+    everything: Substitution,
+    probe: Probe,
+    fits: Mapping[str, Sequence[RangeFit]],
 ) -> LayerLoss:
-    both = _together([part.weights, part.activations])
-    only, without = (decibels(probe.damage(each)) for each in (both, _without(everything, both)))
-    weights = decibels(probe.damage(part.weights)) if part.weights.weights else None
-    activations = decibels(probe.damage(part.activations)) if part.activations.rounded else None
-    own = [reading for name in part.activations.rounded for reading in read.get(name, ())]
-    worst = max(own, key=lambda reading: reading.clipped, default=None)
+    weights_db: float | None = None
+    activations_db: float | None = None
+    if part.weights.weights:
+        weights_db = decibels(probe.damage(part.weights))
+    if part.activations.rounded:
+        activations_db = decibels(probe.damage(part.activations))
+    layer_fits = [fit for name in part.activations.rounded for fit in fits.get(name, ())]
+    worst_fit = max(layer_fits, key=lambda fit: fit.clipped, default=None)
     quantized = part.weight.quantized if part.weight else None
     return LayerLoss(
-        part.node.name or layer_name(part.node),
-        part.node.op_type,
-        only,
-        without,
-        weights,
-        activations,
-        part.weight.name if part.weight else None,
-        quantized.codebook.bits if quantized else None,
-        _spread(part.origin) if part.origin else None,
-        worst.tensor if worst else None,
-        worst.clipped if worst else None,
-        remedy(part, weights, activations, worst),
+        layer=part.node.name or layer_name(part.node),
+        operator=part.node.op_type,
+        only=decibels(probe.damage(part.both)),
+        without=decibels(probe.damage(_difference(everything, part.both))),
+        weights=weights_db,
+        activations=activations_db,
+        weight=part.weight.name if part.weight else None,
+        bits=quantized.codebook.bits if quantized else None,
+        channels=_weight_spread(part.origin) if part.origin else None,
+        reads=worst_fit.tensor if worst_fit else None,
+        clipped=worst_fit.clipped if worst_fit else None,
+        remedy=_remedy(
+            part, weights_db=weights_db, activations_db=activations_db, worst_fit=worst_fit
+        ),
     )
 
 
-def _spread(weight: qdq.Weight) -> float:
-    channels = np.abs(np.moveaxis(weight.array, weight.channel_axis, 0)).reshape(
-        weight.array.shape[weight.channel_axis], -1
-    )
-    return spread(channels.max(axis=1))
+def _weight_spread(weight: qdq.Weight) -> float:
+    channels = np.moveaxis(weight.array, weight.channel_axis, 0)
+    magnitudes = np.abs(channels.reshape(len(channels), -1)).max(axis=1)
+    return channel_spread(magnitudes)
 
 
-def remedy(
-    part: Part, weights: float | None, activations: float | None, read: Reading | None
+def _remedy(
+    part: Part,
+    *,
+    weights_db: float | None,
+    activations_db: float | None,
+    worst_fit: RangeFit | None,
 ) -> str:
-    """What to try first for a layer, in words."""
-    if (
-        part.weight is not None
-        and part.origin is not None
-        and (activations is None or (weights or 0) <= activations)
-    ):
-        return _of_weights(part.weight, part.origin)
-    if read is None:
+    """Return what to try first for a layer, in words."""
+    weights_are_worse = activations_db is None or (weights_db or 0) <= activations_db
+    if part.weight is not None and part.origin is not None and weights_are_worse:
+        return _weight_remedy(part.weight, part.origin)
+    if worst_fit is None:
         return "keep it float: exclude it"
-    if read.clipped > CLIPPED:
-        return f"the range of '{read.tensor}' clips {100 * read.clipped:.2g} %: use activations: minmax"
-    if read.channels > WIDE:
-        return f"channels of '{read.tensor}' differ {read.channels:.0f}x: equalize, or activations: mse"
-    return f"'{read.tensor}' is rounded coarsely: use activations: mse or percentile, or exclude the layer"
+    tensor = worst_fit.tensor
+    if worst_fit.clipped > NOTABLE_CLIPPING:
+        percent = 100 * worst_fit.clipped
+        return f"the range of '{tensor}' clips {percent:.2g} %: use activation_range: minmax"
+    if worst_fit.channel_spread > WIDE_SPREAD:
+        spread = worst_fit.channel_spread
+        return f"channels of '{tensor}' differ {spread:.0f}x: equalize, or activation_range: mse"
+    fix = "use activation_range: mse or percentile, or exclude the layer"
+    return f"'{tensor}' is rounded coarsely: {fix}"
 
 
-def _of_weights(weight: qdq.Weight, origin: qdq.Weight) -> str:
-    differ = _spread(origin)
+def _weight_remedy(weight: qdq.Weight, origin: qdq.Weight) -> str:
     quantized = weight.quantized
     assert quantized is not None
+    spread = _weight_spread(origin)
     bits = quantized.codebook.bits
-    if quantized.axis is None and differ > WIDE:
-        return f"channels differ {differ:.0f}x: use granularity channel, or equalize before it"
-    if bits < 7 and weight.kind == "depthwise":
-        return f"{bits}-bit depthwise: give it 8 bits (mixed; of logarithmic, bits_depthwise: 8), or compensate"
-    if bits < 7:
+    if quantized.axis is None and spread > WIDE_SPREAD:
+        return f"channels differ {spread:.0f}x: use granularity channel, or equalize before it"
+    if bits < FEW_BITS and weight.kind == "depthwise":
+        fix = "give it 8 bits (mixed; of logarithmic, bits_depthwise: 8), or compensate"
+        return f"{bits}-bit depthwise: {fix}"
+    if bits < FEW_BITS:
         return f"{bits} bits are few for it: give it more (mixed), or compensate"
-    return "round it better: compensate behind what quantizes it; or keep it float: exclude it"
+    return "round it better: compensate after it is quantized; or keep it float: exclude it"

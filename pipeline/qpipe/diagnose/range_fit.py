@@ -9,118 +9,137 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.quant import qdq
-from qpipe.quant.inference import session
-from qpipe.quant.integer_operators import PAIR
+from qpipe.quant.inference import infer, open_session
 from qpipe.quant.sensitivity import layer_name
 from qpipe.samples.store import Samples
 from qpipe.types import Array
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A rounded tensor that a layer reads."""
+class RangeFit:
+    """How the range of a rounded tensor that a layer reads fits its values."""
 
     tensor: str
     clipped: float  # share of its values beyond the range
-    channels: float  # range of its largest channel over that of the median
+    channel_spread: float  # range of its largest channel over that of the median channel
 
 
-def readings(
+@dataclass
+class _Extent:
+    """What is counted of the values that one quantizer rounds."""
+
+    clipped: int = 0
+    total: int = 0
+    magnitudes: Array | None = None  # the largest of each channel
+
+
+def range_fits(
     model: ir.Model, float_model: ir.Model, samples: Samples, indices: Sequence[int]
-) -> Mapping[str, list[Reading]]:
-    """By layer, what it reads through a QuantizeLinear, with the float network's values on these samples; tensors that
-    the float network does not have by that name are left out."""
-    known = {value.name for node in float_model.graph for value in node.outputs}
-    fed = {value.name for value in float_model.graph.inputs}
-    quantizers: dict[ir.Node, str] = {}
+) -> Mapping[str, list[RangeFit]]:
+    """Return, by layer, the fit of each tensor that it reads through a QuantizeLinear.
+
+    The values are those of the float network on these samples; tensors that it does not have by the
+    same name are left out.
+    """
+    tensors = _quantized_tensors(model, float_model)
+    extents = _measure_extents(float_model, tensors, samples, indices)
+    fits: dict[str, list[RangeFit]] = {}
+    for quantizer, tensor in tensors.items():
+        extent = extents[quantizer]
+        magnitudes = np.zeros(1) if extent.magnitudes is None else extent.magnitudes
+        fit = RangeFit(tensor, extent.clipped / max(extent.total, 1), channel_spread(magnitudes))
+        for layer in _reading_layers(quantizer):
+            fits.setdefault(layer, []).append(fit)
+    return fits
+
+
+def _quantized_tensors(model: ir.Model, float_model: ir.Model) -> dict[ir.Node, str]:
+    """Return the quantizers of tensors that the float network has too, with the tensor's name."""
+    float_names = {value.name for node in float_model.graph for value in node.outputs}
+    float_names |= {value.name for value in float_model.graph.inputs}
+    tensors: dict[ir.Node, str] = {}
     for node in model.graph:
-        name = (
-            node.inputs[0].name
-            if node.op_type == "QuantizeLinear" and node.inputs[0] is not None
-            else None
-        )
-        name = name if name in known | fed else (name or "").removesuffix("_float")
-        if name in known | fed and _parameters(node) is not None:
-            quantizers[node] = name or ""
-    seen = _look(float_model, quantizers, sorted({*quantizers.values()} - fed), samples, indices)
-    found: dict[str, list[Reading]] = {}
-    for node, name in quantizers.items():
-        clipped, total, largest = seen[node]
-        reading = Reading(name, clipped / max(total, 1), spread(largest))
-        for layer in _readers(node):
-            found.setdefault(layer, []).append(reading)
-    return found
+        source = node.inputs[0] if node.op_type == "QuantizeLinear" else None
+        if source is None or _tensor_scale_and_zero_point(node) is None:
+            continue
+        name = source.name or ""
+        if name not in float_names:
+            name = name.removesuffix("_float")
+        if name in float_names:
+            tensors[node] = name
+    return tensors
 
 
-def _look(
+def _measure_extents(
     float_model: ir.Model,
-    quantizers: Mapping[ir.Node, str],
-    names: list[str],
+    tensors: Mapping[ir.Node, str],
     samples: Samples,
     indices: Sequence[int],
-) -> dict[ir.Node, tuple[int, int, Array]]:
-    """Of each quantizer: values beyond its range, all values, and the largest magnitude of each channel."""
-    running = session(float_model, names) if names else None
-    inputs = [value.name or "" for value in float_model.graph.inputs]
-    seen: dict[ir.Node, tuple[int, int, Array]] = {node: (0, 0, np.zeros(1)) for node in quantizers}
+) -> dict[ir.Node, _Extent]:
+    input_names = [value.name or "" for value in float_model.graph.inputs]
+    computed_names = sorted(set(tensors.values()) - set(input_names))
+    session = open_session(float_model, computed_names) if computed_names else None
+    extents = {quantizer: _Extent() for quantizer in tensors}
     for index in indices:
-        arrays = samples.feeds(index, inputs)
-        if running is not None:
-            arrays |= dict(zip(names, running.run(names, arrays), strict=True))
-        for node, name in quantizers.items():
-            clipped, total, largest = seen[node]
-            array = arrays[name]
-            by_channel = (
-                np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
-                if array.ndim > 2
-                else array.reshape(1, -1)
-            )
-            magnitudes = np.abs(by_channel).max(axis=1)
-            seen[node] = (
-                clipped + _beyond(node, array),
-                total + array.size,
-                np.maximum(largest, magnitudes),
-            )
-    return seen
+        arrays = samples.feeds(index, input_names)
+        if session is not None:
+            arrays |= infer(session, arrays)
+        for quantizer, name in tensors.items():
+            _add_values(extents[quantizer], quantizer, arrays[name])
+    return extents
 
 
-def _parameters(node: ir.Node) -> tuple[Array, Array] | None:
-    """A quantizer's scale and zero point, where it has one for the whole tensor."""
-    scale = qdq.constant(node.inputs[1])
-    zero_point = qdq.constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros((), np.uint8)
-    return (
-        (scale, zero_point)
-        if scale is not None and zero_point is not None and scale.size == 1
-        else None
-    )
+def _add_values(extent: _Extent, quantizer: ir.Node, array: Array) -> None:
+    by_channel = array.reshape(1, -1)
+    if array.ndim > 2:
+        by_channel = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
+    magnitudes = np.abs(by_channel).max(axis=1)
+    extent.clipped += _count_clipped(quantizer, array)
+    extent.total += array.size
+    if extent.magnitudes is not None:
+        magnitudes = np.maximum(extent.magnitudes, magnitudes)
+    extent.magnitudes = magnitudes
 
 
-def _beyond(node: ir.Node, array: Array) -> int:
-    parameters = _parameters(node)
-    assert parameters is not None
-    scale, zero_point = parameters
+def _tensor_scale_and_zero_point(quantizer: ir.Node) -> tuple[Array, Array] | None:
+    """Return a quantizer's scale and zero point, where it has one for the whole tensor."""
+    scale, zero_point = qdq.scale_and_zero_point_of(quantizer)
+    if len(quantizer.inputs) < 3:
+        zero_point = np.zeros((), np.uint8)
+    if scale is None or zero_point is None or scale.size != 1:
+        return None
+    return scale.reshape(()), zero_point.reshape(())
+
+
+def _count_clipped(quantizer: ir.Node, array: Array) -> int:
+    scale_and_zero_point = _tensor_scale_and_zero_point(quantizer)
+    assert scale_and_zero_point is not None
+    scale, zero_point = scale_and_zero_point
     limits = np.iinfo(zero_point.dtype)
-    codes = np.rint(array.astype(np.float32) / scale.reshape(())) + float(zero_point.reshape(()))
+    codes = np.rint(array.astype(np.float32) / scale) + float(zero_point)
     return int(np.count_nonzero((codes < limits.min) | (codes > limits.max)))
 
 
-def _readers(quantizer: ir.Node) -> list[str]:
-    restored = [
-        node for node in quantizer.outputs[0].consumers() if node.op_type == "DequantizeLinear"
-    ]
-    readers = [
-        layer_name(node)
-        for one in restored
-        for node in one.outputs[0].consumers()
-        if node.op_type not in PAIR
-    ]
-    return [
-        *readers,
-        *(one.outputs[0].name or "" for one in restored if one.outputs[0].is_graph_output()),
-    ]
+def _reading_layers(quantizer: ir.Node) -> list[str]:
+    """Return the layers that read a quantized tensor, and the graph outputs that it is."""
+    layers: list[str] = []
+    output_names: list[str] = []
+    for node in quantizer.outputs[0].consumers():
+        if node.op_type != "DequantizeLinear":
+            continue
+        value = node.outputs[0]
+        readers = [
+            reader for reader in value.consumers() if reader.op_type not in qdq.QDQ_OPERATORS
+        ]
+        layers += map(layer_name, readers)
+        if value.is_graph_output():
+            output_names.append(value.name or "")
+    return layers + output_names
 
 
-def spread(largest: Array) -> float:
-    """How many times the median channel's range the largest one's is; dead channels do not count."""
-    alive = largest[largest > 0]
-    return float(largest.max() / np.median(alive)) if alive.size else 1.0
+def channel_spread(magnitudes: Array) -> float:
+    """Return the largest channel's range over that of the median channel, dead ones left out."""
+    alive = magnitudes[magnitudes > 0]
+    if not alive.size:
+        return 1.0
+    return float(magnitudes.max() / np.median(alive))

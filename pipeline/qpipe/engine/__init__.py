@@ -1,1 +1,20 @@
-"""Plan the steps of a recipe, run them on the host and on devices, and record what they give."""
+"""The steps of a recipe: planned, carried out on the host and on devices, recorded.
+
+Other rooms may use:
+
+- request: what a user asks of a recipe, and the same resolved to a recipe and its devices
+- run: `run_recipe` carries a request out, `prepare_plan` plans it
+- plan: the steps, and how they depend on each other
+- scheduler: which steps have to be carried out; `compute` carries out steps of the host
+- outcome: how the steps of a run ended
+- events: what happens to the steps, for whoever shows it
+- device_health: waiting for a device, and switching its power
+- stage_results: results of steps, read from the folders of the cache
+- cache_keys: what a result depends on; digests of files and folders
+- float_reference: the float network's outputs on samples
+- targets: what a device with a runtime asks of quantization and of builds
+
+Its own are: executor, host_step, worker (one step), retry (its attempts), recorder (what goes to
+the store), step_log, engine_stages (stages of the engine itself), input_checks,
+measurement_check, code_digest, python_imports (the code in a key).
+"""

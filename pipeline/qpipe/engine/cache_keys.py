@@ -2,249 +2,189 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
-import inspect
-import json
 import os
 import platform
 import re
-import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import qpipe
-from qpipe.engine.python_imports import imported
+from qpipe.digests import digest_bytes, digest_file, digest_json, digest_text
+from qpipe.engine.code_digest import engine_code, stage_code
 from qpipe.recipe.stage_call import Call
-from qpipe.stages.registry import OURS, Stage
+from qpipe.stages.registry import OWN_DISTRIBUTION, Stage
 
-Fields = dict[str, Any]
+Fields = dict[str, Any]  # JSON, for `qpipe why` to compare field by field
 
-_EMPTY = hashlib.sha256().hexdigest()
 # what decides numbers on the host; a device's own versions are in its fingerprint
 LIBRARIES = ("numpy", "onnx", "onnx-ir", "onnxruntime", "pillow", "pycocotools")
-# core code that results pass through
-SHARED = (
-    "samples/store",
-    "samples/preprocess",
-    "engine/stage_results",
-    "engine/worker",
-    "engine/float_reference",
-    "compare/intervals",
-    "compare/scoring",
-)
+IGNORED_FOLDERS = (".qpipe", ".git")  # qpipe's results and cache lie in a recipe's folder
+MISSING = "missing"
+_EMPTY = digest_bytes(b"")
 
 
 def key(fields: Mapping[str, Any]) -> str:
-    """sha256 of the fields as canonical JSON."""
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, default=str).encode()).hexdigest()
+    """Return the sha256 of the fields as canonical JSON."""
+    return digest_json(fields, default=str)
 
 
 def of_call(call: Call) -> Fields:
-    """What a stage and its options contribute: who wrote it, its code, its options, the files these name."""
+    """Return what a stage with its options contributes.
+
+    That is who wrote it, its code, its options, and the files that these name.
+    """
     stage = call.stage
-    stages = [call.stage, *_stages_in(call.options)]
-    files = {name: digest(path) for name, path in _paths(call.options, "")}
+    stages = [stage, *_stages_in(call.options)]
+    code = {f"{used.kind} {used.name}": stage_code(used) for used in stages}
+    files = {name: digest(path) for name, path in _paths_in(call.options, "")}
     return {
         "kind": stage.kind,
         "stage": stage.name,
         "distribution": stage.distribution,
         "version": stage.version,
-        "requires": _required(stage.distribution, stage.name),
-        "code": {f"{s.kind} {s.name}": code(s) for s in stages},
-        "options": call.plain(_named_only)["options"],
+        "requires": _required_versions(stage.distribution, stage.name),
+        "code": code,
+        "options": call.plain(_file_name)["options"],
         "files": files,
     }
 
 
 def of_engine(kind: str) -> Fields:
-    """What the engine itself contributes to a step that calls no stage: the upload of samples."""
-    return {"kind": kind, "version": qpipe.__version__, "code": _digest_code(_core())}
+    """Return what the engine contributes to a step without a stage: the upload of samples."""
+    return {"kind": kind, "version": qpipe.__version__, "code": engine_code()}
 
 
 def of_host() -> Fields:
-    """What this machine contributes to a result that it computes."""
+    """Return what this machine contributes to a result that it computes."""
     return {
         "libraries": libraries(),
         "machine": platform.machine(),
-        "instructions": _instructions(),
+        "instructions": _instruction_set(),
     }
 
 
 @cache
-def _required(distribution: str, stage: str = "") -> dict[str, str]:
-    """The versions of what somebody else's distribution asks for, where it is installed; of ours, what the extra of the
-    stage's own name asks for (torch), as all others are LIBRARIES."""
+def _required_versions(distribution: str, stage: str = "") -> dict[str, str]:
+    """Return the installed versions of what a distribution requires.
+
+    Of qpipe's own distribution it is what the extra of the stage's name requires (torch): LIBRARIES
+    has the rest.
+    """
     try:
-        lines = importlib.metadata.requires(distribution) or []
+        requirements = importlib.metadata.requires(distribution) or []
     except importlib.metadata.PackageNotFoundError:  # a file named in a recipe
         return {}
-    if distribution == OURS:
+    if distribution == OWN_DISTRIBUTION:
         extra = re.escape(stage.replace("_", "-"))  # as metadata spells it
-        lines = [line for line in lines if re.search(rf"extra == ['\"]{extra}['\"]", line)]
-    found = {}
-    for name in (re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0] for line in lines):
+        pattern = re.compile(rf"extra == ['\"]{extra}['\"]")
+        requirements = [line for line in requirements if pattern.search(line)]
+    versions = {}
+    for line in requirements:
+        name = re.split(r"[^A-Za-z0-9._-]", line, maxsplit=1)[0]
         with suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
+            versions[name] = importlib.metadata.version(name)
+    return versions
 
 
 @cache
 def libraries() -> dict[str, str]:
-    """The versions of what computes results here."""
+    """Return the versions of the libraries that compute results on this machine."""
     return {name: importlib.metadata.version(name) for name in LIBRARIES}
 
 
 @cache
-def _instructions() -> str:
-    """Digest of the instruction set: kernels, and so roundings, differ with it."""
+def _instruction_set() -> str:
+    """Return a digest of the CPU's features: kernels, and so roundings, differ with them."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return platform.processor()
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), "")
-    return hashlib.sha256(" ".join(sorted(flags.split())).encode()).hexdigest()[:16]
+    flags = [line for line in lines if line.startswith(("flags", "Features"))]
+    features = sorted(flags[0].split()) if flags else []
+    return digest_text(" ".join(features))[:16]
 
 
-def code(stage: Stage) -> str:
-    """Digest of the code a stage runs: the core's arithmetic and a built-in's module, anybody else's whole top-level
-    package, or the file with what it imports of the modules beside it."""
-    return _digest_code((*_own_code(stage), *_core()))
+# ---- what options name
 
 
-def _own_code(stage: Stage) -> list[Path]:
-    """Of the module of its function, and of the one that registered it, which may have made it what it is."""
-    module = sys.modules[stage.function.__module__]
-    if module.__name__.startswith("qpipe_plugins."):
-        return _with_neighbours(module)
-    modules = [module, sys.modules.get(stage.plugin, module)]
-    return sorted({path for each in modules for path in _code_of(each)})
+def _stages_in(value: Any) -> Iterator[Stage]:
+    if isinstance(value, Call):
+        yield value.stage
+    for _, item in _items(value):
+        yield from _stages_in(item)
 
 
-def _code_of(module: ModuleType) -> Iterable[Path]:
-    package = sys.modules[module.__name__.partition(".")[0]]
-    if hasattr(package, "__path__"):
-        return Path(next(iter(package.__path__))).rglob("*.py")
-    file = Path(inspect.getfile(module))
-    return imported(file) if _alone(file) else [file]
+def _paths_in(value: Any, place: str) -> Iterator[tuple[str, Path]]:
+    """Yield every file or folder that options name, with its place in them: table.0."""
+    if isinstance(value, Path):
+        yield place, value
+    for name, item in _items(value):
+        yield from _paths_in(item, f"{place}.{name}".removeprefix("."))
 
 
-def _with_neighbours(module: ModuleType) -> list[Path]:
-    """The files of a built-in's module and of those that it takes names from."""
-    found = {module.__name__}
-    left = [module]
-    while left:
-        for value in vars(left.pop()).values():
-            name = (
-                value.__name__
-                if isinstance(value, ModuleType)
-                else getattr(value, "__module__", None)
-            )
-            if isinstance(name, str) and name.startswith("qpipe_plugins.") and name not in found:
-                found.add(name)
-                left.append(sys.modules[name])
-    return sorted(Path(inspect.getfile(sys.modules[name])) for name in found)
+def _items(value: Any) -> Sequence[tuple[Any, Any]]:
+    """Return what an option's value holds, by name or position."""
+    if isinstance(value, Call):
+        value = value.options
+    if isinstance(value, Mapping):
+        return list(value.items())
+    if isinstance(value, list | tuple):
+        return list(enumerate(value))
+    return ()
 
 
-def _alone(file: Path) -> bool:
-    """Whether the file is one named in a recipe: modules beside it may be its own. Not so in site-packages."""
-    return "site-packages" not in file.parts
+def _file_name(path: Path) -> str:
+    """Return the name of a path: where a file lies does not matter, only what is in it."""
+    return path.name
 
 
-@cache
-def _core() -> tuple[Path, ...]:
-    home = Path(__file__).parents[1]
-    return (*sorted((home / "quant").rglob("*.py")), *(home / f"{name}.py" for name in SHARED))
-
-
-def _digest_code(files: tuple[Path, ...]) -> str:
-    # a notebook lives on while its plugins are edited
-    return _digest_of(tuple((file, file.stat().st_mtime_ns, file.stat().st_size) for file in files))
-
-
-@cache
-def _digest_of(files: tuple[tuple[Path, int, int], ...]) -> str:
-    return hashlib.sha256("".join(_sha(file) for file, _, _ in files).encode()).hexdigest()[:16]
-
-
-def package(stage: Stage) -> str:
-    """Digest of a whole top-level package: of a device driver, whose agent and runner decide what is measured."""
-    top = sys.modules[stage.function.__module__.partition(".")[0]]
-    files = sorted(Path(next(iter(top.__path__))).rglob("*.py")) if hasattr(top, "__path__") else []
-    return _digest_code(tuple(files) or (Path(inspect.getfile(top)),))
+# ---- digests of data
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file, with the external data of an ONNX model, or of a folder's names and contents."""
+    """Return the sha256 of a file with an ONNX model's external data, or of a folder.
+
+    That of a folder is of the names and the contents of the files in it.
+    """
     if path.is_dir():
-        parts = [f"{file.relative_to(path)} {_sha(file)}" for file in _files(path)]
+        files = _files_below(path)
+        lines = [f"{file.relative_to(path)} {_file_digest(file)}" for file in files]
     else:
-        parts = [_sha(file) for file in (path, *_external(path))]
-    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+        lines = [_file_digest(file) for file in (path, *_external_files(path))]
+    return digest_text("\n".join(lines))
 
 
-def _files(folder: Path) -> list[Path]:
-    """Every file below, sorted; what cannot be looked at is left out, and our own results and cache, which lie in
-    a recipe's folder."""
-    found = []
+def _files_below(folder: Path) -> list[Path]:
+    """Return every file below a folder, sorted, but what cannot be looked at."""
+    files = []
     for root, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if name not in (".qpipe", ".git")]
-        for file in (Path(root, name) for name in names):
+        folders[:] = [name for name in folders if name not in IGNORED_FOLDERS]
+        for name in names:
+            file = Path(root, name)
             with suppress(OSError):
-                found += [file] if file.is_file() else []
-    return sorted(found)
+                if file.is_file():
+                    files.append(file)
+    return sorted(files)
 
 
-def _sha(file: Path) -> str:
+def _file_digest(file: Path) -> str:
     try:
-        if not file.is_file():  # a pipe never ends
-            return "missing"
-        with file.open("rb") as stream:
-            if not os.fstat(stream.fileno()).st_size:  # nor does many a file of /proc
-                return _EMPTY
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        if not file.is_file():  # reading a pipe would never end
+            return MISSING
+        if not file.stat().st_size:  # nor would reading many a file of /proc
+            return _EMPTY
+        return digest_file(file)
     except OSError:
-        return "missing"
+        return MISSING
 
 
-def _external(path: Path) -> list[Path]:
+def _external_files(path: Path) -> list[Path]:
     if not path.is_file():
         return []
     from qpipe.quant.external_data import external_files
 
     return external_files(path)
-
-
-def _stages_in(value: Any) -> Iterable[Stage]:
-    if isinstance(value, Call):
-        yield value.stage
-        yield from _stages_in(value.options)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _stages_in(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _stages_in(item)
-
-
-def _paths(value: Any, at: str) -> Iterable[tuple[str, Path]]:
-    """Every file or folder that options name, by where in them it stands."""
-    if isinstance(value, Path):
-        yield at, value
-    elif isinstance(value, Call):
-        yield from _paths(value.options, at)
-    elif isinstance(value, Mapping):
-        for name, item in value.items():
-            yield from _paths(item, f"{at}.{name}".removeprefix("."))
-    elif isinstance(value, list | tuple):
-        for i, item in enumerate(value):
-            yield from _paths(item, f"{at}.{i}")
-
-
-def _named_only(path: Path) -> str:
-    # where a file lies does not matter, only what is in it
-    return path.name

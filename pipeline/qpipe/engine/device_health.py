@@ -1,5 +1,8 @@
-"""Whether a device can be trusted with the next step: good; unknown, once it or the line failed, until a check passes;
-bad, once a check failed, until a human clears it."""
+"""Whether a device can be trusted with the next step, and the checks that tell.
+
+A device is good; unknown, once it or its connection failed, until a check passes; bad, once a check
+failed, until a person clears it.
+"""
 
 from __future__ import annotations
 
@@ -9,306 +12,358 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import fields
-from functools import partial
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from qpipe.engine.events import Notify
 from qpipe.errors import BusyError, DeviceError, Failure, QpipeError
-from qpipe.storage.results import Row, Store
+from qpipe.storage.results import Store
+from qpipe.storage.rows import HealthRow
 from qpipe.types import Capabilities, Device, Power
 
-State = Literal["good", "unknown", "bad"]
-Say = Callable[[str], None]
-Pause = Callable[[float], Any]
+HealthState = Literal["good", "unknown", "bad"]
+PowerState = Literal["on", "off"]
+Pause = Callable[[float], Any]  # waits for so many seconds
 
-PATIENCE_S = 3600.0  # a run waits so long for a device that another is at
-RECOVERY_S = 60.0  # what restarts by itself, or whose line comes back, answers again by then
-TOLD_S = 60.0  # who waits says so as often
-LEAVING_S = 30.0  # a device without current, and what stands between, is silent by then
-OFF_S = 3.0  # capacitors hold what was there for a while
+PATIENCE_S = 3600.0  # a run waits so long for a device that another run uses
+RECOVERY_S = 60.0  # a device that restarts, or whose connection comes back, answers again by then
+NOTICE_S = 60.0  # a run that waits says so this often
+SILENCE_S = 30.0  # a device without power, and what stands between, has stopped answering by then
+OFF_S = 3.0  # the power stays off for so long, because capacitors hold it for a while
 POLL_S = 1.0
-# failures that may be the device's or the line's, whatever was run there
+# failures that may be the fault of the device or its connection, whatever ran there
 INFRASTRUCTURE: frozenset[Failure] = frozenset({"unreachable", "died", "timeout"})
 
 
 class Health:
-    """The devices of a run. Each is used by one thread; what becomes of it is written to the store, as an audit trail.
+    """The devices of a run, each used by one thread, and the health of each.
 
-    Once `stop` is set, whoever waits here gets KeyboardInterrupt.
+    Every change is recorded in the store, as an audit trail. Once `stop` is set, whoever waits in
+    one of the methods gets KeyboardInterrupt.
     """
 
-    def __init__(self, store: Store | None = None, say: Say = lambda _: None) -> None:
+    def __init__(self, store: Store | None = None, notify: Notify = lambda _: None) -> None:
         self.store = store
-        self.say = say
-        self.run: str | None = None  # its id, once it has one
+        self.notify = notify
+        self.run: str | None = None  # the id of the run, once it has one
         self.devices: dict[str, Device] = {}
         self.powers: dict[str, Power] = {}
-        self.known: dict[str, Capabilities] = {}  # what each was when the run began
-        self.states: dict[str, State] = {}
+        self.capabilities: dict[str, Capabilities] = {}  # at the last check that passed
+        self.states: dict[str, HealthState] = {}
         self.bad: dict[str, str] = {}  # device -> why nothing more is done there
         self.stop = threading.Event()
 
     def add(self, name: str, device: Device, power: Power | None = None) -> None:
-        """A device that was not asked yet."""
+        """Add a device that was not contacted yet."""
         self.devices[name] = device
         if power:
             self.powers[name] = power
 
     def drop(self, name: str) -> None:
-        """Let go of a device that cannot be used."""
-        _let_go(self.devices.pop(name))
+        """Close a device and forget it."""
+        _close(self.devices.pop(name))
 
-    def meet(self, name: str) -> Capabilities:
-        """The first contact of a run, which is the check of an unknown device; DeviceError where it cannot be used.
+    def close(self) -> None:
+        """Close all devices."""
+        for name in list(self.devices):
+            self.drop(name)
 
-        One that merely does not answer stays unknown: somebody may have switched it off. It is bad where it was lost in
-        the middle of a run, or does not come back when its power does.
+    def first_contact(self, name: str) -> Capabilities:
+        """Ask a device what it is, which is also the check of an unknown device.
+
+        Raise DeviceError where it cannot be used. A device that merely does not answer stays
+        unknown: somebody may have switched it off. It becomes bad where it was lost in the middle
+        of a run, or does not answer after its power was switched off and on.
         """
-        before = self.store.health(name) if self.store else None
-        if before:
-            self.states[name] = before["health"]
-        if before and before["health"] == "bad":
-            raise DeviceError(
-                f"{name}: bad since {before['since'][:16]}Z: {before['why']}; {_clear(name)}"
-            )
+        recorded = self.store.health(name) if self.store else None
+        if recorded:
+            self.states[name] = recorded["health"]
+            if recorded["health"] == "bad":
+                since = f"{recorded['since'][:16]}Z"
+                raise DeviceError(
+                    f"{name}: bad since {since}: {recorded['why']}; {_how_to_clear(name)}"
+                )
         try:
-            self.known[name] = reach(self.devices[name], self.say, pause=self.pause)
+            capabilities = wait_for_turn(self.devices[name], self.notify, pause=self.pause)
         except BusyError:
             raise
         except DeviceError as error:
             if not is_infrastructure(error):
                 raise
-            lost = _lost_in_a_run(before)
-            if not lost:
-                self.doubt(name, error)
-            if not (lost or name in self.powers):
-                raise
-            if not self.ready(name):
-                raise DeviceError(self.bad[name], failure=error.failure) from error
-            self.known[name] = self.devices[name].capabilities()
-        self._became(name, "good", "it answered")
-        return self.known[name]
+            self._recover_first_contact(name, error, was_lost=_was_lost_in_run(recorded))
+            capabilities = self.devices[name].capabilities()
+        self.capabilities[name] = capabilities
+        self._set_state(name, "good", "it answered")
+        return capabilities
+
+    def _recover_first_contact(self, name: str, error: DeviceError, *, was_lost: bool) -> None:
+        """Bring back a device that does not answer; raise DeviceError where that fails."""
+        if not was_lost:
+            self.doubt(name, error)
+            if name not in self.powers:
+                raise error
+        if not self.make_ready(name):
+            raise DeviceError(self.bad[name], failure=error.failure) from error
 
     def doubt(self, name: str, error: QpipeError, step: str | None = None) -> None:
-        """The device or the line failed: nothing more is done there before a check passes."""
-        self._became(name, "unknown", _reason(name, error), step)
+        """Note that the device or its connection failed: its next step waits for a check."""
+        self._set_state(name, "unknown", _reason(name, error), step)
 
-    def ready(self, name: str) -> bool:
-        """Whether the next step may go there. An unknown device is checked, for as long as a restart takes, and again
-        after its power was switched; BusyError where another run has it meanwhile."""
+    def make_ready(self, name: str) -> bool:
+        """Check an unknown device; return whether the next step may go there.
+
+        The check is repeated for as long as a restart takes, and again after the device's power was
+        switched off and on. Raise BusyError where another run uses the device meanwhile.
+        """
         if self.states.get(name) == "unknown":
             try:
-                self._cure(name)
+                self._check_and_recover(name)
             except BusyError:
                 raise
             except DeviceError as error:
-                why = _reason(name, error)
-                self.bad[name] = f"{name} is bad: {why}; {_clear(name)}"
-                self._became(name, "bad", why)
-                self.say(self.bad[name])
+                reason = _reason(name, error)
+                self.bad[name] = f"{name} is bad: {reason}; {_how_to_clear(name)}"
+                self._set_state(name, "bad", reason)
+                self.notify(self.bad[name])
             else:
-                self._became(name, "good", "the check passed")
+                self._set_state(name, "good", "the check passed")
         return name not in self.bad
 
     def pause(self, seconds: float) -> None:
-        """Wait, or end with the run."""
+        """Wait; raise KeyboardInterrupt once the run ends."""
         if self.stop.wait(seconds):
             raise KeyboardInterrupt
 
     # ---- the check
 
-    def _cure(self, name: str) -> None:
-        self.say(f"{name}: checking its health")
+    def _check_and_recover(self, name: str) -> None:
+        self.notify(f"{name}: checking its health")
         try:
-            self._check_for(name, RECOVERY_S)
+            self._check_until_answered(name)
         except DeviceError as error:
-            if (
-                isinstance(error, BusyError)
-                or not is_infrastructure(error)
-                or name not in self.powers
-            ):
+            if name not in self.powers or _is_final(error):
                 raise
-            self.say(f"{error}; switching its power off and on")
-            before = self.known[name].boot_id if name in self.known else None
-            cycle(
-                name,
-                self.devices[name],
-                self.powers[name],
-                self.pause,
-                partial(self._switched, name),
-                before,
-            )
+            self.notify(f"{error}; switching its power off and on")
+            self._cycle_power(name)
             self._check(name)
 
-    def _check_for(self, name: str, seconds: float) -> None:
-        """Check it until that passes, or it cannot any more."""
-        end = time.monotonic() + seconds
+    def _check_until_answered(self, name: str) -> None:
+        """Repeat the check until it passes, or fails for good."""
+        deadline = time.monotonic() + RECOVERY_S
         while True:
             try:
                 return self._check(name)
             except DeviceError as error:
-                hopeless = isinstance(error, BusyError) or not is_infrastructure(error)
-                if hopeless or time.monotonic() > end:
+                if _is_final(error) or time.monotonic() > deadline:
                     raise
             self.pause(POLL_S)
 
     def _check(self, name: str) -> None:
-        """Over a new connection: it is the same machine as before, and takes a file."""
+        """Check over a new connection that it is the same machine and takes a file."""
         self.pause(0)
         device = self.devices[name]
-        before = self.known.get(name)
-        _let_go(device)
-        found = reach(device, self.say, pause=self.pause)
-        if before and found.fingerprint != before.fingerprint:
-            names = [f.name for f in fields(found) if f.name != "boot_id"]
-            changed = [name for name in names if getattr(found, name) != getattr(before, name)]
-            what = f"it was changed in the middle of the run ({', '.join(changed)})"
-            raise DeviceError(f"{name}: {what}; run afresh with --new", failure="configuration")
-        self.known[name] = found
+        _close(device)
+        capabilities = wait_for_turn(device, self.notify, pause=self.pause)
+        if name in self.capabilities:
+            _check_unchanged(name, self.capabilities[name], capabilities)
+        self.capabilities[name] = capabilities
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "check").write_bytes(secrets.token_bytes(64))
-            device.store(Path(folder), _unseen)
+            device.store(Path(folder), _ignore_progress)
+
+    def _cycle_power(self, name: str) -> None:
+        boot_id = None
+        if name in self.capabilities:
+            boot_id = self.capabilities[name].boot_id
+
+        def record(state: PowerState) -> None:
+            if self.store:
+                reason = "it did not answer any more"
+                self.store.record_event(name, event="power", now=state, why=reason, during=self.run)
+
+        switch = PowerSwitch(name, self.devices[name], self.powers[name], self.pause, record)
+        switch.cycle(boot_id)
 
     # ---- the audit trail
 
-    def _became(self, name: str, now: State, why: str, step: str | None = None) -> None:
-        was = self.states.get(name)
-        self.states[name] = now
-        if self.store and was != now:
+    def _set_state(
+        self, name: str, state: HealthState, reason: str, step: str | None = None
+    ) -> None:
+        previous = self.states.get(name)
+        self.states[name] = state
+        if self.store and state != previous:
             self.store.record_event(
-                name, event="health", was=was, now=now, why=why, during=self.run, step=step
+                name,
+                event="health",
+                was=previous,
+                now=state,
+                why=reason,
+                during=self.run,
+                step=step,
             )
-
-    def _switched(self, name: str, now: str) -> None:
-        if self.store:
-            why = "it did not answer any more"
-            self.store.record_event(name, event="power", now=now, why=why, during=self.run)
 
 
 def is_infrastructure(error: QpipeError) -> bool:
-    """Whether it may be the fault of the device or the line, whatever was run there; busy: another run has it now."""
+    """Return whether an error may be the fault of the device or its connection.
+
+    A device that is busy counts: another run uses it meanwhile.
+    """
     return isinstance(error, BusyError) or error.failure in INFRASTRUCTURE
 
 
-def reach(
+def wait_for_turn(
     device: Device,
-    say: Say,
+    notify: Notify,
     patience_s: float = PATIENCE_S,
+    *,
     pause: Pause = time.sleep,
     clock: Callable[[], float] = time.monotonic,
 ) -> Capabilities:
-    """Ask a device what it is, waiting its turn where another run is at it; BusyError when patience ends."""
-    began = clock()
-    last_message_at: float | None = None
+    """Ask a device what it is, waiting while another run uses it.
+
+    Raise BusyError where it is still in use after `patience_s`.
+    """
+    start = clock()
+    noticed_at: float | None = None
     while True:
         try:
             return device.capabilities()
         except BusyError as error:
             now = clock()
-            if now - began > patience_s:
+            waited_s = now - start
+            if waited_s > patience_s:
                 raise
-            if last_message_at is None:
-                say(f"{error}; waiting")
-                last_message_at = now
-            elif now - last_message_at >= TOLD_S:
-                say(f"{error}; waiting for {(now - began) / 60:.0f} min")
-                last_message_at = now
+            if noticed_at is None:
+                notify(f"{error}; waiting")
+                noticed_at = now
+            elif now - noticed_at >= NOTICE_S:
+                notify(f"{error}; waiting for {waited_s / 60:.0f} min")
+                noticed_at = now
         pause(1)
 
 
-# ---- its current
+# ---- power
 
 
-def cycle(
-    name: str,
-    device: Device,
-    power: Power,
-    pause: Pause,
-    switched: Callable[[str], None],
-    before: str | None = None,
-) -> None:
-    """Take a device's current away, see it gone, give it back, see it answer. `switched` is told of each.
+@dataclass(frozen=True)
+class PowerSwitch:
+    """A device with its power switch; that it goes off and comes back is verified."""
 
-    `before` is its boot_id, where that is known: DeviceError where it is the same afterwards.
-    """
-    try:
-        switch_off(name, device, power, pause, switched)
-        pause(OFF_S)
-    finally:  # whatever happens meanwhile: nothing is left dark
-        power.on()
-        switched("on")
-    await_answer(name, device, power, pause)
-    if before and boot_id(device) == before:
-        what = "it did not start anew, its power switch is another device's"
-        raise DeviceError(
-            f"{name}: {what}; check 'power' in the inventory", failure="configuration"
+    name: str
+    device: Device
+    power: Power
+    pause: Pause
+    record: Callable[[PowerState], None]  # called with each new state
+
+    def cycle(self, boot_id: str | None = None) -> None:
+        """Switch the device off and on, and wait until it answers.
+
+        `boot_id` is that of before, where it is known: raise DeviceError where it is the same
+        afterwards.
+        """
+        try:
+            self.switch_off()
+            self.pause(OFF_S)
+        finally:  # whatever happens meanwhile: no device is left without power
+            self.power.on()
+            self.record("on")
+        self.await_answer()
+        if boot_id and boot_id_of(self.device) == boot_id:
+            raise self._wrong_switch("it did not start anew, its power switch is another device's")
+
+    def switch_off(self) -> None:
+        """Switch the device off; raise DeviceError where it keeps answering."""
+        self.power.off()
+        self.record("off")
+        deadline = time.monotonic() + SILENCE_S
+        while _answers(self.device):
+            if time.monotonic() > deadline:
+                raise self._wrong_switch(
+                    "its power switch does not switch it: "
+                    f"it still answers {SILENCE_S:g} s after 'off'"
+                )
+            self.pause(POLL_S)
+
+    def await_answer(self) -> None:
+        """Wait until the device answers; raise DeviceError where it does not within boot_s."""
+        deadline = time.monotonic() + self.power.boot_s
+        while not _answers(self.device):
+            if time.monotonic() > deadline:
+                raise DeviceError(
+                    f"{self.name}: it does not answer {self.power.boot_s:g} s "
+                    "after its power is back; look at it",
+                    failure="died",
+                )
+            self.pause(POLL_S)
+
+    def _wrong_switch(self, problem: str) -> DeviceError:
+        return DeviceError(
+            f"{self.name}: {problem}; check 'power' in the inventory", failure="configuration"
         )
 
 
-def boot_id(device: Device) -> str | None:
-    """That of a device, which may be dead."""
+def boot_id_of(device: Device) -> str | None:
+    """Return the boot id of a device; None where it does not answer or has none."""
     try:
         return device.capabilities().boot_id
     except DeviceError:
         return None
 
 
-def switch_off(
-    name: str, device: Device, power: Power, pause: Pause, switched: Callable[[str], None]
-) -> None:
-    """Take its current away; DeviceError where it goes on answering."""
-    power.off()
-    switched("off")
-    end = time.monotonic() + LEAVING_S
-    while _answers(device):
-        if time.monotonic() > end:
-            what = (
-                f"its power switch does not switch it: it still answers {LEAVING_S:g} s after 'off'"
-            )
-            raise DeviceError(
-                f"{name}: {what}; check 'power' in the inventory", failure="configuration"
-            )
-        pause(POLL_S)
-
-
-def await_answer(name: str, device: Device, power: Power, pause: Pause) -> None:
-    """Until a device whose current is back answers; DeviceError where it does not within its boot_s."""
-    end = time.monotonic() + power.boot_s
-    while not _answers(device):
-        if time.monotonic() > end:
-            what = f"it does not answer {power.boot_s:g} s after its current is back"
-            raise DeviceError(f"{name}: {what}; look at it", failure="died")
-        pause(POLL_S)
-
-
 def _answers(device: Device) -> bool:
-    """Whether anybody is there, by a new connection."""
-    _let_go(device)
+    """Return whether a device answers over a new connection."""
+    _close(device)
     try:
         device.capabilities()
     except DeviceError as error:
-        return isinstance(error, BusyError) or not is_infrastructure(error)
+        return _is_final(error)
     return True
 
 
-def _let_go(device: Device) -> None:
+# ---- errors and states
+
+
+def _is_final(error: DeviceError) -> bool:
+    """Return whether waiting or a restart cannot help: the device is there, and busy or wrong."""
+    return isinstance(error, BusyError) or not is_infrastructure(error)
+
+
+def _check_unchanged(name: str, before: Capabilities, after: Capabilities) -> None:
+    """Raise DeviceError where a device is another one than when the run checked it before."""
+    if after.fingerprint == before.fingerprint:
+        return
+    changed = []
+    for capability in fields(after):
+        field = capability.name
+        if field != "boot_id" and getattr(after, field) != getattr(before, field):
+            changed.append(field)
+    raise DeviceError(
+        f"{name}: it was changed in the middle of the run ({', '.join(changed)}); "
+        "run afresh with --new",
+        failure="configuration",
+    )
+
+
+def _close(device: Device) -> None:
     with suppress(DeviceError):
         device.close()
 
 
-def _lost_in_a_run(before: Row | None) -> bool:
-    return before is not None and before["health"] == "unknown" and before["step"] is not None
+def _was_lost_in_run(recorded: HealthRow | None) -> bool:
+    if recorded is None:
+        return False
+    return recorded["health"] == "unknown" and recorded["step"] is not None
 
 
 def _reason(name: str, error: QpipeError) -> str:
-    """What an error says, without the device's name in front of it."""
+    """Return the text of an error without the device's name at its start."""
     return str(error).removeprefix(f"{name}: ")
 
 
-def _clear(name: str) -> str:
+def _how_to_clear(name: str) -> str:
     return f"clear it with: qpipe devices clear {name}"
 
 
-def _unseen(done: float, total: float | None = None, unit: str = "") -> None:
-    """Progress that is not worth showing."""
+def _ignore_progress(done: float, total: float | None = None, unit: str = "") -> None:
+    """Ignore the progress of a file of 64 bytes."""

@@ -1,69 +1,74 @@
-"""What the engine does itself on the host, as stages: the float network's outputs, and the check of their score."""
+"""Stages of the engine itself on the host: the float reference, and the check of its score."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import qpipe
 from qpipe.compare.scoring import Outputs, Scores
-from qpipe.engine.float_reference import float_outputs
+from qpipe.engine.float_reference import write_float_outputs
+from qpipe.engine.stage_results import FloatOutputs
 from qpipe.errors import StageError
 from qpipe.stages.options import StageOption
-from qpipe.stages.registry import Stage
-from qpipe.types import Array, Measurement, Metric, Progress
+from qpipe.stages.registry import OWN_DISTRIBUTION, Stage
+from qpipe.types import Measurement, Metric, Progress
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from qpipe.recipe.recipe import ExpectedScore
     from qpipe.samples.store import Samples
 
 
 def reference(
-    model: ir.Model, evaluation_samples: Samples, progress: Progress
-) -> Mapping[str, Array]:
-    """What the float network gives on the evaluation samples, on the host: SQNR and agreement are against it."""
-    return float_outputs(model, evaluation_samples, progress)
+    model: ir.Model, evaluation_samples: Samples, workdir: Path, progress: Progress
+) -> FloatOutputs:
+    """Write the float network's outputs on the evaluation samples, computed on the host."""
+    return write_float_outputs(model, evaluation_samples, workdir, progress)
 
 
 def expect(
     float_outputs: Sequence[Outputs],
     evaluation_samples: Samples,
     *,
-    expected: Mapping[str, Mapping[str, float]],
+    expected: Mapping[str, ExpectedScore],
     postprocess: Annotated[Callable[[Outputs], Any] | None, StageOption("postprocess")] = None,
     metric: Annotated[Sequence[Metric], StageOption("metric")] = (),
-    always: Annotated[Sequence[Metric], StageOption("metric")] = (),
 ) -> list[Measurement]:
-    """Score the float network; StageError where a score is farther from its expected value than the tolerance."""
-    wanted = [each for each in (*always, *metric) if each.name in expected]
-    scores = Scores(wanted, postprocess)
+    """Score the float network; raise StageError where a score is not within its tolerance."""
+    metrics = [candidate for candidate in metric if candidate.name in expected]
+    scores = Scores(metrics, postprocess)
     for sample, outputs in zip(evaluation_samples, float_outputs, strict=True):
         scores.add(sample, outputs, outputs)
-    found = {measurement.metric: measurement for measurement in scores.measurements()}
-    for name, bounds in expected.items():
-        _check(name, found.get(name), bounds)
-    return list(found.values())
+    measurements = {measurement.metric: measurement for measurement in scores.measurements()}
+    for name, score in expected.items():
+        _check_score(name, measurements.get(name), score)
+    return list(measurements.values())
 
 
-def _check(name: str, found: Measurement | None, bounds: Mapping[str, float]) -> None:
-    value = bounds["value"]
-    tolerance = bounds["tolerance"]
-    wanted = f"expect: {name} of the float network should be {value:g} within {tolerance:g}"
-    if found is None:
+def _check_score(name: str, measurement: Measurement | None, expected: ExpectedScore) -> None:
+    value = expected["value"]
+    tolerance = expected["tolerance"]
+    expectation = f"expect: {name} of the float network should be {value:g} within {tolerance:g}"
+    if measurement is None:
         raise StageError(
-            f"{wanted}, but no sample has a target; give labels", failure="configuration"
+            f"{expectation}, but no sample has a target; give labels", failure="configuration"
         )
-    if not abs(found.value - value) <= tolerance:
-        fix = "see what it is fed with: qpipe samples RECIPE; check preprocessing, labels and postprocess"
-        what = f"it is {found.value:.4g} on {found.n} samples"
-        raise StageError(f"{wanted}, {what}; {fix}", failure="wrong answer")
+    if not abs(measurement.value - value) <= tolerance:  # a NaN is never within it
+        raise StageError(
+            f"{expectation}, it is {measurement.value:.4g} on {measurement.n} samples; "
+            "see what it is fed with: qpipe samples RECIPE; "
+            "check preprocessing, labels and postprocess",
+            failure="wrong answer",
+        )
 
 
-def _stage(kind: str, function: Callable[..., Any]) -> Stage:
-    return Stage(kind, kind, function, "qpipe-edge", qpipe.__version__)
+def _engine_stage(kind: str, function: Callable[..., Any]) -> Stage:
+    return Stage(kind, kind, function, OWN_DISTRIBUTION, qpipe.__version__)
 
 
-REFERENCE = _stage("reference", reference)
-EXPECT = _stage("expect", expect)
-STAGES: Mapping[str, Stage] = {stage.kind: stage for stage in (REFERENCE, EXPECT)}
+REFERENCE = _engine_stage("reference", reference)
+EXPECT = _engine_stage("expect", expect)
+STAGES: Mapping[str, Stage] = {REFERENCE.kind: REFERENCE, EXPECT.kind: EXPECT}

@@ -1,4 +1,4 @@
-"""What happens in a run, as one stream: the display, the store and plugins listen to it."""
+"""What happens to the steps of a run, as one stream of events."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Literal
 
 from qpipe.errors import Failure
 
-# an attempt ends with "retry" where another follows: that is "started" after a while; a "notice" is something to know
-# of a step that goes on
-What = Literal["started", "progress", "notice", "retry", "done", "cached", "failed", "skipped"]
-ENDINGS: tuple[What, ...] = ("done", "cached", "failed", "skipped")
+# "retry" ends an attempt that another one follows, which is "started" after a pause;
+# a "notice" is a message about a step that goes on
+EventKind = Literal["started", "progress", "notice", "retry", "done", "cached", "failed", "skipped"]
+ENDINGS: tuple[EventKind, ...] = ("done", "cached", "failed", "skipped")
 
 
 @dataclass(frozen=True)
@@ -19,14 +19,15 @@ class Event:
     """One thing that happened to one step."""
 
     step: str
-    what: What
-    seconds: float = 0.0  # since this attempt of the step began
-    done: float = 0.0  # progress, in `unit`; total is None where nobody knows
-    total: float | None = None
+    what: EventKind
+    seconds: float = 0.0  # since this attempt of the step started
+    done: float = 0.0  # progress, in `unit`
+    total: float | None = None  # of `done`, where it is known
     unit: str = ""
-    message: str = ""  # why it failed or was skipped; the notice
-    failure: Failure | None = None  # the type of why it failed
+    message: str = ""  # the reason of a failure or a skip; the text of a notice
+    failure: Failure | None = None  # the type of the failure
     coordinates: Mapping[str, str] = field(default_factory=dict)
 
 
 Listener = Callable[[Event], None]
+Notify = Callable[[str], None]  # shows the user a message that belongs to no step

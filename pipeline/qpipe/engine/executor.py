@@ -1,156 +1,186 @@
-"""One step: what its stage needs is brought, the stage is called, what it gives is checked and kept."""
+"""One step: what its stage needs is read, the stage is called, its result is returned or kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qpipe.engine import stage_results, step_log, worker
+from qpipe.engine import stage_results, step_log
+from qpipe.engine.host_step import ResultFolder, StepInputs
 from qpipe.engine.plan import Plan, Step
-from qpipe.errors import IncompleteError, QpipeError, StageError
-from qpipe.recipe.stage_call import named
+from qpipe.engine.worker import StepRequest, describe_stage_error, run_in_worker
+from qpipe.errors import Failure, IncompleteError, QpipeError, StageError
+from qpipe.recipe.stage_call import calls_by_name
 from qpipe.stages.options import needs
 from qpipe.storage.cache import Cache
 from qpipe.types import Deployed, Deployments, Device, Measurement, Progress, Stored
 
-Keep = Callable[[Step, Sequence[Measurement]], None]
+
+@dataclass(frozen=True)
+class _FanIn:
+    """The deploy steps that a fan-in measures: those whose build it can use, and the others."""
+
+    present: Sequence[Step]
+    missing: Sequence[Step]
 
 
-class Steps:
-    """Carries out the steps of a plan, each when it is told to; usable from several threads."""
+class StepExecutor:
+    """Carries out single steps of a plan, in the thread of the caller; several may do so."""
 
     def __init__(
-        self, plan: Plan, devices: Mapping[str, Device], cache: Cache, workdir: Path, keep: Keep
+        self, plan: Plan, devices: Mapping[str, Device], cache: Cache, workdir: Path
     ) -> None:
         self.plan = plan
         self.devices = devices
         self.cache = cache
         self.workdir = workdir
-        self.keep = keep
-        self.stored: dict[str, Stored] = {}  # what deploy and upload steps gave, in this run
+        self.stored: dict[str, Stored] = {}  # deploy or upload step -> what it stored in this run
 
-    def on_host(self, step: Step, progress: Progress, cancelled: Callable[[], bool]) -> None:
-        """In a process of its own, its result to the cache."""
+    # ---- steps on the host
+
+    def run_on_host(self, step: Step, progress: Progress, is_cancelled: Callable[[], bool]) -> None:
+        """Carry out a host step in a process of its own; its result goes to the cache."""
+        results = {}
+        for parameter, need in step.needs.items():
+            needed = self.plan.steps[need]
+            results[parameter] = ResultFolder(needed.kind, needed.result_folder(self.cache))
         with self.cache.put(step.kind, step.key) as out:
-            job = worker.Job(
+            request = StepRequest(
                 step=step.id,
                 kind=step.kind,
-                stage=step.call.name if step.call else step.kind,
-                options=named(step.call.options) if step.call else {},
-                needs={p: self._given(self.plan.steps[need]) for p, need in step.needs.items()},
-                target=step.target,
-                platform=step.platform,
+                stage=step.stage_name,
+                options=calls_by_name(step.call.options) if step.call else {},
+                inputs=StepInputs(results, step.target, step.platform),
                 out=out,
-                log=self.scratch(step) / step_log.NAME,
+                log=self.step_folder(step) / step_log.NAME,
                 plugins=self.plan.recipe.plugins,
                 scratch=self.cache.scratch(step.kind, step.key),
             )
-            worker.run(job, progress, cancelled)
+            run_in_worker(request, progress, is_cancelled)
 
-    def on_device(self, step: Step, progress: Progress) -> None:
-        """With its device, in this thread."""
+    # ---- steps on a device
+
+    def send(self, step: Step, progress: Progress) -> None:
+        """Carry out an upload or a deploy step."""
         if step.kind == "upload":
-            samples = self._brought(step, "evaluation_samples", progress)
-            self.stored[step.id] = self.devices[str(step.device)].store(samples.folder, progress)
-            return
-        result = stage_results.checked(step.kind, self._called(step, progress))
-        if step.kind == "deploy":
-            self.stored[step.id] = result
-            return
-        self.keep(step, result)
-        if (
-            step.cacheable
-        ):  # only what the store took: a wrong number is not to come back from the cache
+            samples = self._argument(step, "evaluation_samples", progress)
+            device = self.devices[str(step.device)]
+            self.stored[step.id] = device.store(samples.folder, progress)
+        else:
+            result = self._call_stage(step, progress)
+            self.stored[step.id] = stage_results.checked_result(step.kind, result)
+
+    def send_again(self, device: str, progress: Progress) -> None:
+        """Repeat all that was sent to a device in this run: after it died some may be lost.
+
+        The device takes only what it lacks.
+        """
+        for step_id in list(self.stored):
+            step = self.plan.steps[step_id]
+            if step.device == device:
+                self.send(step, progress)
+
+    def measure(self, step: Step, progress: Progress) -> list[Measurement]:
+        """Carry out a measuring step and return its numbers.
+
+        Raise IncompleteError with the numbers there are where the stage measured a part.
+        """
+        try:
+            result = self._call_stage(step, progress)
+        except IncompleteError as error:
+            numbers = stage_results.checked_measurements(step.kind, error.measurements)
+            raise IncompleteError(str(error), numbers, failure=error.failure) from error
+        return stage_results.checked_measurements(step.kind, result)
+
+    def read_measurements(self, step: Step) -> list[Measurement]:
+        """Read the numbers of a measuring step from the cache."""
+        measurements: list[Measurement] = stage_results.read(
+            step.kind, step.result_folder(self.cache)
+        )
+        return measurements
+
+    def write_measurements(self, step: Step, measurements: Sequence[Measurement]) -> None:
+        """Write the numbers of a measuring step to the cache, where they hold for later runs."""
+        if step.cacheable:
             with self.cache.put(step.kind, step.key) as out:
-                stage_results.write(step.kind, result, out)
+                stage_results.write(step.kind, measurements, out)
 
-    def bring_again(self, device: str, progress: Progress) -> None:
-        """All that was brought to a device in this run: after it died some may be gone. What is there is not sent."""
-        for id_ in list(self.stored):
-            if self.plan.steps[id_].device == device:
-                self.on_device(self.plan.steps[id_], progress)
-
-    def from_cache(self, step: Step) -> None:
-        """Its result is there: of a measuring step the numbers are kept again."""
-        if step.kind == "measure":
-            self.keep(step, stage_results.read("measure", self._folder(step)))
-
-    def scratch(self, step: Step) -> Path:
-        """The folder that a step has to itself, with its log."""
-        folder = step_log.folder_of(self.workdir, step.id)
+    def step_folder(self, step: Step) -> Path:
+        """Return the folder of a step, made where it is not there; its log lies in it."""
+        folder = step_log.step_folder(self.workdir, step.id)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _called(self, step: Step, progress: Progress) -> Any:
-        """What its stage gives. Of one that got through with a part of its work, that part is kept."""
+    def _call_stage(self, step: Step, progress: Progress) -> Any:
         assert step.call is not None
         function = step.call.stage.function
-        arguments = [self._brought(step, parameter, progress) for parameter in needs(function)]
+        arguments = [self._argument(step, name, progress) for name in needs(function)]
         try:
             return function(*arguments, **step.call.resolved())
-        except IncompleteError as error:
-            self.keep(step, stage_results.checked(step.kind, error.measurements))
-            raise
         except QpipeError:
             raise
         except Exception as error:
-            step_log.append_traceback(self.scratch(step), error)
-            reason = worker.broke(
-                step.kind, step.call.name, self.scratch(step) / step_log.NAME, error
-            )
-            raise StageError(
-                reason, failure="out of memory" if isinstance(error, MemoryError) else "bug"
-            ) from error
+            folder = self.step_folder(step)
+            step_log.append_traceback(folder, error)
+            log = folder / step_log.NAME
+            reason = describe_stage_error(error, kind=step.kind, stage=step.stage_name, log=log)
+            failure: Failure = "out of memory" if isinstance(error, MemoryError) else "bug"
+            raise StageError(reason, failure=failure) from error
 
-    # ---- what a stage needs
+    # ---- the arguments of a stage on a device
 
-    def _brought(self, step: Step, parameter: str, progress: Progress) -> Any:
-        """What a device step's parameter gets."""
+    def _argument(self, step: Step, parameter: str, progress: Progress) -> Any:
         if parameter == "progress":
             return progress
         if parameter == "device":
             return self.devices[str(step.device)]
         if parameter == "workdir":
-            return self.scratch(step)
+            return self.step_folder(step)
         if step.fan_in and parameter == "deployments":
-            come, missing = self._arrived(step)
-            return Deployments(
-                [self._deployed(each) for each in come], [each.label for each in missing]
-            )
+            return self._deployments(step)
         if step.fan_in and parameter == "device_samples":
-            return {each.label: self.stored[self._upload(each)] for each in self._arrived(step)[0]}
-        need = self.plan.steps[step.needs[parameter]]
-        if need.kind == "deploy":
-            return self._deployed(need)
-        if need.kind == "upload":
-            return self.stored[need.id]
-        value = stage_results.read(need.kind, self._folder(need))
-        return value[parameter.removesuffix("_samples")] if need.kind == "samples" else value
+            return self._samples_by_build(step)
+        needed = self.plan.steps[step.needs[parameter]]
+        if needed.kind == "deploy":
+            return self._deployed(needed)
+        if needed.kind == "upload":
+            return self.stored[needed.id]
+        return stage_results.read_part(needed.kind, parameter, needed.result_folder(self.cache))
 
-    def _arrived(self, step: Step) -> tuple[list[Step], list[Step]]:
-        """The deploy steps that a fan-in measures: those that came, with their samples where it asks for them, and
-        those that did not."""
-        of = [self.plan.steps[need] for need in step.fan_in]
-        sampled = any(each.kind == "upload" for each in of)
-        deploys = [each for each in of if each.kind == "deploy"]
-        come = [
-            d
-            for d in deploys
-            if d.id in self.stored and (not sampled or self._upload(d) in self.stored)
-        ]
-        return come, [each for each in deploys if each not in come]
+    def _deployments(self, step: Step) -> Deployments:
+        fan_in = self._split_fan_in(step)
+        present = [self._deployed(deploy) for deploy in fan_in.present]
+        return Deployments(present, [deploy.label for deploy in fan_in.missing])
 
-    def _upload(self, deploy: Step) -> str:
-        """The step that brought the samples of a deployed build."""
+    def _samples_by_build(self, step: Step) -> dict[str, Stored]:
+        present = self._split_fan_in(step).present
+        return {deploy.label: self.stored[self._upload_of(deploy)] for deploy in present}
+
+    def _split_fan_in(self, step: Step) -> _FanIn:
+        """Split the deploy steps of a fan-in; where it asks for samples, they must be there too."""
+        steps = [self.plan.steps[need] for need in step.fan_in]
+        needs_samples = any(member.kind == "upload" for member in steps)
+        present: list[Step] = []
+        missing: list[Step] = []
+        for member in steps:
+            if member.kind != "deploy":
+                continue
+            is_present = member.id in self.stored
+            if needs_samples and self._upload_of(member) not in self.stored:
+                is_present = False
+            if is_present:
+                present.append(member)
+            else:
+                missing.append(member)
+        return _FanIn(present, missing)
+
+    def _upload_of(self, deploy: Step) -> str:
+        """Return the step that sent the samples of a deployed build."""
         return self.plan.uploads[str(deploy.device), deploy.coordinates["model"]]
 
-    def _deployed(self, step: Step) -> Deployed:
-        build = stage_results.read("compile", self._folder(self.plan.steps[step.needs["build"]]))
-        return Deployed(step.label, build, self.stored[step.id], step.is_float)
-
-    def _given(self, step: Step) -> tuple[str, Path]:
-        return step.kind, self._folder(step)
-
-    def _folder(self, step: Step) -> Path:
-        return self.cache.folder(step.kind, step.key) / "value"
+    def _deployed(self, deploy: Step) -> Deployed:
+        compiled = self.plan.steps[deploy.needs["build"]]
+        build = stage_results.read(compiled.kind, compiled.result_folder(self.cache))
+        return Deployed(deploy.label, build, self.stored[deploy.id], deploy.is_float)

@@ -1,54 +1,117 @@
-"""What the float network gives on the evaluation samples, on the host: SQNR and agreement are against it."""
+"""The float network's outputs on samples, computed on the host; SQNR and agreement need them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
+from numpy.lib import format as npy_format
 
+from qpipe.engine.stage_results import FloatOutputs
 from qpipe.errors import StageError
+from qpipe.quant.inference import inferences, open_session
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Progress
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+ALL_CORES = 0
 
-def float_outputs(model: ir.Model, samples: Samples, progress: Progress) -> Mapping[str, Array]:
-    """Each output by name, samples along a new first axis (the batch axis of 1 stays)."""
-    import onnx_ir as ir
-    import onnxruntime
 
+def float_outputs(model: ir.Model, samples: Samples) -> Iterator[dict[str, Array]]:
+    """Yield the outputs by name for each sample, batch axis of 1 included.
+
+    Raise StageError where the samples do not fit the network, or ONNX Runtime fails on one.
+    """
     check_fit(model, samples)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        ir.to_proto(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    inputs = [value.name for value in session.get_inputs()]
-    names = [value.name for value in session.get_outputs()]
-    collected: dict[str, list[Array]] = {name: [] for name in names}
-    for i in range(len(samples)):
-        for name, array in zip(names, session.run(names, samples.feeds(i, inputs)), strict=True):
-            collected[name].append(array)
-        progress(i + 1, len(samples), "samples")
-    return {name: np.stack(arrays) for name, arrays in collected.items()}
+    session = open_session(model, threads=ALL_CORES)
+    yield from inferences(session, samples)
+
+
+def write_float_outputs(
+    model: ir.Model, samples: Samples, folder: Path, progress: Progress
+) -> FloatOutputs:
+    """Write the outputs of all samples to a folder, sample by sample; memory holds one at a time.
+
+    Raise StageError also where an output is no tensor of numbers, or changes its shape or type
+    from sample to sample.
+    """
+    count = len(samples)
+    files: dict[str, _NpyFile] = {}
+    with ExitStack() as stack:
+        for index, outputs in enumerate(float_outputs(model, samples)):
+            for name, array in outputs.items():
+                _check_tensor(name, array)
+                if name not in files:
+                    path = folder / f"{len(files)}.npy"
+                    file = stack.enter_context(path.open("wb"))
+                    files[name] = _NpyFile(name, file, array, count)
+                files[name].append(array, samples.entries[index]["id"])
+            progress(index + 1, count, "samples")
+    names = {name: f"{number}.npy" for number, name in enumerate(files)}
+    (folder / FloatOutputs.INDEX).write_text(json.dumps(names), encoding="utf-8")
+    return FloatOutputs(folder)
+
+
+class _NpyFile:
+    """A .npy file of one output, written sample by sample."""
+
+    def __init__(self, name: str, file: BinaryIO, first: Array, count: int) -> None:
+        self.name = name
+        self.file = file
+        self.shape = first.shape
+        self.dtype = first.dtype
+        header = {
+            "descr": npy_format.dtype_to_descr(first.dtype),
+            "fortran_order": False,
+            "shape": (count, *first.shape),
+        }
+        npy_format.write_array_header_1_0(file, header)
+
+    def append(self, array: Array, sample_id: str) -> None:
+        """Write one sample's output; raise StageError where it is not like that of the first."""
+        if array.shape != self.shape or array.dtype != self.dtype:
+            first = f"{self.dtype.name} {list(self.shape)}"
+            raise StageError(
+                f"sample '{sample_id}': output '{self.name}' of the float network is "
+                f"{array.dtype.name} {list(array.shape)}, of the first sample it is {first}; "
+                "give samples, or a network, whose outputs have one shape"
+            )
+        self.file.write(array.tobytes())
+
+
+def _check_tensor(name: str, array: object) -> None:
+    if not isinstance(array, np.ndarray) or array.dtype.hasobject:
+        raise StageError(
+            f"output '{name}' of the float network is no tensor of numbers; "
+            "give a network whose outputs are such tensors"
+        )
 
 
 def check_fit(model: ir.Model, samples: Samples) -> None:
-    """StageError where the first sample is not what the network takes, told as a user sees both."""
+    """Raise StageError where the first sample is not what the network takes."""
     inputs = list(model.graph.inputs)
     feeds = samples.feeds(0, [value.name or "" for value in inputs])
     for value in inputs:
-        given = feeds[value.name or ""]
-        wanted = [size if isinstance(size, int) else None for size in value.shape or ()]
-        fits = len(wanted) == given.ndim and all(
-            w in (None, g) for w, g in zip(wanted, given.shape, strict=True)
+        _check_input(value, feeds)
+
+
+def _check_input(value: ir.Value, feeds: Mapping[str, Array]) -> None:
+    array = feeds[value.name or ""]
+    # a dimension without a fixed size takes any
+    shape = [size if isinstance(size, int) else None for size in value.shape or ()]
+    dtype = array.dtype.name if value.dtype is None else value.dtype.numpy().name
+    fits = len(shape) == array.ndim
+    for expected, size in zip(shape, array.shape, strict=False):
+        fits = fits and expected in (None, size)
+    if not fits or array.dtype.name != dtype:
+        raise StageError(
+            f"the samples give {array.dtype.name} {list(array.shape)}, "
+            f"input '{value.name}' of the network takes {dtype} {shape}; "
+            "set size, layout or type of the samples"
         )
-        dtype = value.dtype.numpy().name if value.dtype is not None else given.dtype.name
-        if not fits or given.dtype.name != dtype:
-            raise StageError(
-                f"the samples give {given.dtype.name} {list(given.shape)}, input '{value.name}' of the network takes "
-                f"{dtype} {wanted}; set size, layout or type of the samples"
-            )

@@ -1,35 +1,54 @@
-"""What a recipe names, once it is read: whether any network is there, and fits the samples it is to be fed with."""
+"""Whether the networks of a recipe, once they are read, fit the samples that they are fed with."""
 
 from __future__ import annotations
 
 from qpipe.engine import stage_results
 from qpipe.engine.float_reference import check_fit
+from qpipe.engine.outcome import Outcome
 from qpipe.engine.plan import Plan, Step
-from qpipe.engine.scheduler import Outcome
 from qpipe.errors import RecipeError, StageError
 from qpipe.storage.cache import Cache
 
 
-def check_readings(plan: Plan, read: Outcome, cache: Cache, *, all_of_them: bool = False) -> None:
-    """RecipeError where no model is left that can be read and fits its samples, or (all_of_them) any is not."""
-    wrong: dict[str, str] = {}  # model -> why
+def check_inputs(plan: Plan, outcome: Outcome, cache: Cache, *, every_model: bool = False) -> None:
+    """Raise RecipeError where no model can be used, or with `every_model` where any cannot.
+
+    A model can be used where its network and its samples were read and fit each other. `outcome`
+    is that of the steps that read them.
+    """
+    problems: dict[str, str] = {}  # model -> where and why
     for model in plan.imported:
-        steps = [plan.steps[plan.samples[model]], plan.steps[plan.imported[model]]]
-        failed = [step for step in steps if step.id in read.errors]
-        reason = read.errors[failed[0].id] if failed else _misfit(steps[0], steps[1], cache)
-        call = (failed or steps)[0].call
-        if reason and call:
-            wrong[model] = f"{call.where}: {reason}"
-    if wrong and (all_of_them or wrong.keys() == plan.imported.keys()):
-        raise RecipeError(*dict.fromkeys(wrong.values()))
+        problem = _problem_of(model, plan, outcome, cache)
+        if problem:
+            problems[model] = problem
+    if problems and (every_model or problems.keys() == plan.imported.keys()):
+        unique_lines = dict.fromkeys(problems.values())
+        raise RecipeError(*unique_lines)
 
 
-def _misfit(samples: Step, imported: Step, cache: Cache) -> str | None:
-    """Why the network cannot be fed with the samples; None where it can."""
-    folders = [cache.folder(step.kind, step.key) / "value" for step in (samples, imported)]
-    model = stage_results.read("import", folders[1])
+def _problem_of(model: str, plan: Plan, outcome: Outcome, cache: Cache) -> str | None:
+    samples = plan.steps[plan.samples[model]]
+    network = plan.steps[plan.imported[model]]
+    for step in (samples, network):
+        if step.id in outcome.errors:
+            return _at_its_line(step, outcome.errors[step.id])
+    misfit = _misfit(samples, network, cache)
+    if misfit is None:
+        return None
+    return _at_its_line(samples, misfit)
+
+
+def _at_its_line(step: Step, reason: str) -> str:
+    assert step.call is not None  # samples and networks are read by stages
+    return f"{step.call.where}: {reason}"
+
+
+def _misfit(samples: Step, network: Step, cache: Cache) -> str | None:
+    """Return why the network cannot be fed with the samples; None where it can."""
+    model = stage_results.read("import", network.result_folder(cache))
+    parts = stage_results.read("samples", samples.result_folder(cache))
     try:
-        for part in stage_results.read("samples", folders[0]).values():
+        for part in parts.values():
             check_fit(model, part)
     except StageError as error:
         return str(error)

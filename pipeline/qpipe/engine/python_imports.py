@@ -1,16 +1,16 @@
-"""Which files of its folder a Python file runs: by its import statements, read and never executed."""
+"""The import statements of Python files: read from the source, which is never executed."""
 
 from __future__ import annotations
 
 import ast
-import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import all_suffixes
 from pathlib import Path
 
-# what can run a file that no import statement names
-MODULES = {
+# modules by which code can run a file that no import statement names
+DYNAMIC_MODULES = {
     "importlib",
     "runpy",
     "pkgutil",
@@ -21,7 +21,7 @@ MODULES = {
     "pickle",
     "subprocess",
 }
-NAMES = {
+DYNAMIC_NAMES = {
     "__import__",
     "exec",
     "eval",
@@ -31,104 +31,175 @@ NAMES = {
     "__spec__",
     "__path__",
 }
-ATTRIBUTES = {
+DYNAMIC_ATTRIBUTES = {  # module -> prefixes
     "sys": ("path", "modules", "meta_path"),
     "os": ("system", "popen", "exec", "spawn", "posix_spawn"),
 }
-
-# how far up it is relative, and the names on the way: `from ..a import b` is (2, ("a", "b"))
-Statement = tuple[int, tuple[str, ...]]
+ANY_NAME = "*"
 
 
-def imported(file: Path) -> set[Path]:
-    """The file, and what it imports of its folder, directly or through one another, wherever in a function it stands.
+@dataclass(frozen=True)
+class ImportedName:
+    """What an import statement names: `from ..a import b` is level 2, names ("a", "b").
 
-    Where one of them can run others by other means (importlib, exec, sys.path, pickle, a process, a compiled module)
-    it is everything beside the file. Files that the code opens itself are not found: an option of type Path names them.
+    The last name is a module, or something that a module defines; ANY_NAME stands for all names.
     """
-    found = {file}
-    left = [file]
-    while left:
-        one = left.pop()
-        stands = one.stat()
-        statements = _statements(one, stands.st_mtime_ns, stands.st_size)
-        if statements is None:
-            return found | set(beside(file))
-        new = {path for each in statements for path in _files(each, one, file.parent)} - found
-        found |= new
-        left += new
-    return found
+
+    level: int
+    names: tuple[str, ...]
 
 
-def beside(file: Path) -> list[Path]:
-    """The modules that a file named in a recipe may import: those in its folder, in the folders there, and in packages
-    below these. Not all that lies below: a recipe's folder holds data, results and a cache that others write into."""
-    found = []
-    suffixes = tuple(all_suffixes())
-    for root, folders, names in os.walk(file.parent):
-        descend = Path(root) == file.parent or "__init__.py" in names
-        folders[:] = [folder for folder in folders if descend and not _foreign(folder)]
-        found += [Path(root) / name for name in names if name.endswith(suffixes)]
-    return sorted(path for path in found if path != file)
+@dataclass(frozen=True)
+class Imports:
+    """What a file imports, wherever in a function a statement stands.
+
+    Statements for type checkers (`if TYPE_CHECKING:`) are left out: they never run.
+    """
+
+    names: frozenset[ImportedName]
+    is_complete: bool  # False where the file can also run code that no statement names
 
 
-def _foreign(part: str) -> bool:
-    return part.startswith(".") or part in ("site-packages", "node_modules", "venv", "__pycache__")
+def read_imports(file: Path) -> Imports:
+    """Read the imports of a file; a file that is no Python source may import anything."""
+    status = file.stat()
+    return _read_imports(file, status.st_mtime_ns, status.st_size)
 
 
 @cache
-def _statements(file: Path, _changed: int, _size: int) -> frozenset[Statement] | None:
-    """What a file imports, as it says; None where that is not all it may import."""
+def _read_imports(file: Path, _mtime_ns: int, _size: int) -> Imports:
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError, OSError):  # no Python, or compiled
-        return None
-    if any(_imports_otherwise(node) for node in ast.walk(tree)):
-        return None
-    return frozenset(statement for node in ast.walk(tree) for statement in _named(node))
+        return Imports(frozenset(), is_complete=False)
+    names: set[ImportedName] = set()
+    modules: dict[str, tuple[str, ...]] = {}  # variable -> the module that `import` binds to it
+    nodes = list(_nodes_that_run(tree))
+    for node in nodes:
+        names.update(_imported_names(node))
+        if isinstance(node, ast.Import):
+            modules.update(_bound_modules(node))
+    names.update(_attributes_of_modules(nodes, modules))
+    is_complete = not any(_can_run_other_code(node) for node in nodes)
+    return Imports(frozenset(names), is_complete)
 
 
-def _named(node: ast.AST) -> Iterator[Statement]:
+def _nodes_that_run(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield all nodes but those that only type checkers see."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        yield node
+        if isinstance(node, ast.If) and _is_type_checking(node.test):
+            pending.extend(node.orelse)
+        else:
+            pending.extend(ast.iter_child_nodes(node))
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    if isinstance(test, ast.Attribute):
+        return test.attr == "TYPE_CHECKING"
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+
+
+def _imported_names(node: ast.AST) -> Iterator[ImportedName]:
     if isinstance(node, ast.Import):
-        yield from ((0, tuple(alias.name.split("."))) for alias in node.names)
+        for alias in node.names:
+            yield ImportedName(0, tuple(alias.name.split(".")))
     elif isinstance(node, ast.ImportFrom):
-        base = tuple(node.module.split(".")) if node.module else ()
-        yield from ((node.level, (*base, alias.name)) for alias in node.names)
+        module = tuple(node.module.split(".")) if node.module else ()
+        for alias in node.names:
+            yield ImportedName(node.level, (*module, alias.name))
 
 
-def _imports_otherwise(node: ast.AST) -> bool:
+def _bound_modules(node: ast.Import) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the variables that `import a.b` or `import a.b as c` binds, with their modules."""
+    for alias in node.names:
+        path = tuple(alias.name.split("."))
+        if alias.asname:
+            yield alias.asname, path
+        else:
+            yield path[0], path[:1]
+
+
+def _attributes_of_modules(
+    nodes: list[ast.AST], modules: dict[str, tuple[str, ...]]
+) -> Iterator[ImportedName]:
+    """Yield `a.b.c` for each use of an attribute of a module that `import a` binds.
+
+    Where the module itself is used, such as in getattr(a, name), that may be any of its names.
+    """
+    owners: set[ast.AST] = set()  # nodes whose attribute is taken
+    for node in nodes:
+        if isinstance(node, ast.Attribute):
+            owners.add(node.value)
+            path = _attribute_path(node)
+            if path and path[0] in modules:
+                yield ImportedName(0, (*modules[path[0]], *path[1:]))
+    for node in nodes:
+        if isinstance(node, ast.Name) and node.id in modules and node not in owners:
+            yield ImportedName(0, (*modules[node.id], ANY_NAME))
+
+
+def _attribute_path(node: ast.Attribute) -> tuple[str, ...]:
+    """Return ("a", "b", "c") of a.b.c; empty where it does not begin with a variable."""
+    path = [node.attr]
+    owner = node.value
+    while isinstance(owner, ast.Attribute):
+        path.append(owner.attr)
+        owner = owner.value
+    if not isinstance(owner, ast.Name):
+        return ()
+    path.append(owner.id)
+    return tuple(reversed(path))
+
+
+def _can_run_other_code(node: ast.AST) -> bool:
+    """Return whether a node can run a file that no import statement names."""
     if isinstance(node, ast.Name):
-        return node.id in NAMES
+        return node.id in DYNAMIC_NAMES
     if isinstance(node, ast.Attribute):
-        return isinstance(node.value, ast.Name) and node.attr.startswith(
-            ATTRIBUTES.get(node.value.id, "\0")
-        )
+        if not isinstance(node.value, ast.Name):
+            return False
+        prefixes = DYNAMIC_ATTRIBUTES.get(node.value.id, ())
+        return node.attr.startswith(prefixes)
     if isinstance(node, ast.Import):
-        tops = {alias.name.partition(".")[0] for alias in node.names}
-        return bool(tops & MODULES) or any(
-            alias.name in ATTRIBUTES and alias.asname for alias in node.names
-        )
+        return any(_is_dynamic_import(alias) for alias in node.names)
     if isinstance(node, ast.ImportFrom) and not node.level:
-        top = (node.module or "").partition(".")[0]
-        risky = (*ATTRIBUTES.get(top, ()), "*") if top in ATTRIBUTES else ()
-        return top in MODULES or any(alias.name.startswith(risky) for alias in node.names)
+        return _is_dynamic_import_from(node)
     return False
 
 
-def _files(statement: Statement, file: Path, home: Path) -> Iterator[Path]:
-    """The files below `home` that a statement of `file` runs: every package on the way, and the module."""
-    level, names = statement
-    at = home if level == 0 else file.parents[min(level, len(file.parents)) - 1]
+def _is_dynamic_import(alias: ast.alias) -> bool:
+    if alias.name.partition(".")[0] in DYNAMIC_MODULES:
+        return True
+    # under another name, uses of its attributes would not be recognized
+    return alias.name in DYNAMIC_ATTRIBUTES and alias.asname is not None
+
+
+def _is_dynamic_import_from(node: ast.ImportFrom) -> bool:
+    top = (node.module or "").partition(".")[0]
+    if top in DYNAMIC_MODULES:
+        return True
+    if top not in DYNAMIC_ATTRIBUTES:
+        return False
+    prefixes = (*DYNAMIC_ATTRIBUTES[top], ANY_NAME)
+    return any(alias.name.startswith(prefixes) for alias in node.names)
+
+
+def module_files(names: tuple[str, ...], folder: Path) -> list[Path]:
+    """Return the files that importing names from a folder runs, in this order.
+
+    These are the packages on the way and the module; a compiled module counts like a source file.
+    """
+    files: list[Path] = []
+    place = folder
     for name in names:
-        if not at.is_relative_to(home):
-            return
-        if name == "*":  # a package says in its __all__ which of its modules come
-            yield from at.rglob("*.py") if (at / "__init__.py").is_file() else ()
-            return
-        at = at / name
+        if name == ANY_NAME:
+            break
+        place = place / name
         for suffix in all_suffixes():
-            yield from (
-                path
-                for path in (at.with_name(name + suffix), at / f"__init__{suffix}")
-                if path.is_file()
-            )
+            module = place.with_name(name + suffix)
+            package = place / f"__init__{suffix}"
+            files += [file for file in (module, package) if file.is_file()]
+    return files

@@ -1,4 +1,4 @@
-"""What a run leaves in the store: each step as it ends, each number with the digests of all it depends on."""
+"""What a run leaves in the store: each step as it goes, each number with what it depends on."""
 
 from __future__ import annotations
 
@@ -13,149 +13,182 @@ from qpipe.engine.events import Event
 from qpipe.engine.plan import Plan, Step
 from qpipe.errors import PluginError
 from qpipe.storage.cache import Cache
-from qpipe.storage.results import Store
+from qpipe.storage.results import MeasuredRow, Store
+from qpipe.storage.rows import AttemptState, MeasurementFacts, StepState
 from qpipe.types import Capabilities, Measurement
 
 
 class Recorder:
-    """Listens to one run."""
+    """Writes the steps of one run, their attempts and their numbers to the store."""
 
     def __init__(
         self,
         store: Store,
         run: str,
         plan: Plan,
+        *,
         cache: Cache,
-        devices: Mapping[str, Capabilities],
+        capabilities: Mapping[str, Capabilities],  # by device
         workdir: Path,
     ) -> None:
         self.store = store
         self.run = run
         self.plan = plan
         self.cache = cache
-        self.devices = devices
+        self.capabilities = capabilities
         self.workdir = workdir
-        self.attempts = {
-            row["step"]: row["attempts"] or 0 for row in store.steps(run)
-        }  # made so far, in all sessions
-        self.current: dict[
-            str, int
-        ] = {}  # step -> the attempt that is made of it, or was the last, in this session
+        # the number of attempts at each step so far, also in earlier parts of the run
+        self.attempts = {row["step"]: row["attempts"] or 0 for row in store.steps(run)}
+        # the newest attempt at each step in this part of the run
+        self.current_attempts: dict[str, int] = {}
 
-    def begin(self, failed: Collection[str] = ()) -> None:
-        """Record every step of the plan as pending, but for those that this run is through with already, and those
-        that have just failed."""
-        before = {row["step"]: row for row in self.store.steps(self.run)}
-        # what a step gives under another key is of something else; under the same, its numbers hold until it gives new
-        changed = [
-            step.id
-            for step in self.plan.steps.values()
-            if before.get(step.id, {}).get("key") != step.key
-        ]
-        self.store.forget_measurements(self.run, [step for step in changed if step in before])
-        through = {
-            step: row["key"] for step, row in before.items() if row["state"] in ("done", "cached")
-        }
-        blank = dict.fromkeys(("started", "finished", "seconds", "error", "failure"))
-        steps = [
-            step
-            for step in self.plan.steps.values()
-            if through.get(step.id) != step.key and step.id not in failed
-        ]
-        self.store.record_steps(
-            self.run, [{**self._row(step, "pending"), **blank} for step in steps]
-        )
+    def record_plan(self, failed: Collection[str] = ()) -> None:
+        """Record every step as pending, but those that this run has done, or that just failed.
 
-    def event(self, event: Event) -> None:
-        """Record the state of a step."""
-        if event.what in ("progress", "notice"):
+        Numbers of a step that has another key now are dropped: they are of something else. Under
+        the same key they hold until the step gives new ones.
+        """
+        recorded = {row["step"]: row for row in self.store.steps(self.run)}
+        changed: list[str] = []
+        pending: list[dict[str, object]] = []
+        for step in self.plan.steps.values():
+            row = recorded.get(step.id)
+            has_same_key = row is not None and row["key"] == step.key
+            if row is not None and not has_same_key:
+                changed.append(step.id)
+            is_done = row is not None and has_same_key and row["state"] in ("done", "cached")
+            if not is_done and step.id not in failed:
+                blank = dict.fromkeys(("started", "finished", "seconds", "error", "failure"))
+                pending.append({**self._step_columns(step, "pending"), **blank})
+        self.store.forget_measurements(self.run, changed)
+        self.store.record_steps(self.run, pending)
+
+    def record_event(self, event: Event) -> None:
+        """Record the state of a step, and that of its attempt."""
+        if event.what == "progress" or event.what == "notice":
             return
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        row = self._row(
-            self.plan.steps[event.step],
-            "running" if event.what in ("started", "retry") else event.what,
-        )
+        now = _now()
         if event.what == "started":
-            row |= {"started": now, "finished": None, "error": None, "failure": None}
+            self._record_start(event.step, now)
+        elif event.what == "retry":
+            self._record_step(event.step, "running", **_end_columns(event, now))
+            self._record_attempt_end(event, "failed", now)
         else:
-            row |= {
-                "finished": now,
-                "seconds": round(event.seconds, 3),
-                "error": event.message or None,
-            }
-            row |= {"failure": event.failure}
-        self.store.record_steps(self.run, [row])
-        self._attempt(event, now)
+            self._record_step(event.step, event.what, **_end_columns(event, now))
+            self._record_attempt_end(event, event.what, now)
 
-    def _attempt(self, event: Event, now: str) -> None:
-        """Each attempt at a step is a row of its own."""
-        step = event.step
-        if event.what == "started":
-            self.attempts[step] = self.current[step] = self.attempts.get(step, 0) + 1
+    def _record_start(self, step: str, now: str) -> None:
+        self._record_step(step, "running", started=now, finished=None, error=None, failure=None)
+        attempt = self.attempts.get(step, 0) + 1
+        self.attempts[step] = attempt
+        self.current_attempts[step] = attempt
+        self.store.record_attempt(self.run, step, attempt, state="running", started=now)
+
+    def _record_step(self, step: str, state: StepState, **columns: object) -> None:
+        row = self._step_columns(self.plan.steps[step], state)
+        self.store.record_steps(self.run, [{**row, **columns}])
+
+    def _record_attempt_end(self, event: Event, state: AttemptState, now: str) -> None:
+        attempt = self.current_attempts.get(event.step)
+        if attempt is not None:
             self.store.record_attempt(
-                self.run, step, self.current[step], state="running", started=now
-            )
-        elif step in self.current:
-            state = "failed" if event.what == "retry" else event.what
-            said = {"failure": event.failure, "error": event.message or None}
-            self.store.record_attempt(
-                self.run, step, self.current[step], state=state, finished=now, **said
+                self.run,
+                event.step,
+                attempt,
+                state=state,
+                finished=now,
+                failure=event.failure,
+                error=event.message or None,
             )
 
-    def _row(self, step: Step, state: str) -> dict[str, Any]:
-        """What is known of a step before it runs, as columns of the store."""
+    def _step_columns(self, step: Step, state: StepState) -> dict[str, object]:
+        """Return what is known of a step before it runs, as columns of the store."""
         return {
             "step": step.id,
             "kind": step.kind,
-            "stage": step.call.name if step.call else step.kind,
+            "stage": step.stage_name,
             "state": state,
             "key": step.key,
             "key_fields": dict(step.fields),
             "device": step.device,
-            **{name: step.coordinates.get(name) for name in ("model", "scheme", "build")},
-            "log": str(step_log.folder_of(self.workdir, step.id) / step_log.NAME),
+            "model": step.coordinates.get("model"),
+            "scheme": step.coordinates.get("scheme"),
+            "build": step.coordinates.get("build"),
+            "log": str(step_log.step_folder(self.workdir, step.id) / step_log.NAME),
         }
 
-    def measured(self, step: Step, measurements: Sequence[Measurement]) -> None:
-        """Record a measuring step's numbers under the row each belongs to, in place of those of an attempt before;
-        PluginError for a row that is not there."""
-        rows: dict[str, list[Measurement]] = {}
+    # ---- numbers
+
+    def record_measurements(self, step: Step, measurements: Sequence[Measurement]) -> None:
+        """Record a measuring step's numbers, in place of those of an attempt before.
+
+        Each goes to the row that it belongs to; raise PluginError for a row that is not there.
+        """
+        by_row: dict[str, list[Measurement]] = {}
         for measurement in measurements:
-            # what came from the cache may bear the name that the row had when it was measured
-            rows.setdefault(measurement.deployed if step.fan_in else step.label, []).append(
-                measurement
-            )
-        measured = []
-        for label, own in rows.items():
+            # numbers from the cache may bear the name that the row had when they were measured
+            label = measurement.deployed if step.fan_in else step.label
+            by_row.setdefault(label, []).append(measurement)
+        rows: list[MeasuredRow] = []
+        for label, of_row in by_row.items():
             deploy = self.plan.steps.get(f"{label}@{step.device}")
             if deploy is None:
-                what = f"it gave a number of '{label}'; give those of what was deployed, by name"
-                raise PluginError(f"{step.id}: {what}", failure="bug")
-            measured.append((deploy.coordinates, own, self._facts(step, deploy)))
-        self.store.replace_measurements(self.run, step.id, measured)
+                raise PluginError(
+                    f"{step.id}: it gave a number of '{label}'; "
+                    "give numbers of what was deployed, by name",
+                    failure="bug",
+                )
+            rows.append((deploy.coordinates, of_row, self._facts(step, deploy)))
+        self.store.replace_measurements(self.run, step.id, rows)
 
-    def _facts(self, step: Step, deploy: Step) -> dict[str, Any]:
+    def _facts(self, step: Step, deploy: Step) -> MeasurementFacts:
         model = deploy.coordinates["model"]
         compiled = self.plan.steps[deploy.needs["build"]]
-        build = self._folder(compiled)
-        origin = self._folder(self.plan.steps[self.plan.imported[model]])
-        samples = self._folder(self.plan.steps[self.plan.samples[model]])
-        asked = {"target": deploy.target, "platform": deploy.platform}
-        runtime = compiled.call.name if compiled.call else ""
-        if build.is_dir():  # it may have left the cache, while the measurement is still there
-            runtime = str(stage_results.read("compile", build).manifest["runtime"])
+        build = compiled.result_folder(self.cache)
+        network = self.plan.steps[self.plan.imported[model]].result_folder(self.cache)
+        samples = self.plan.steps[self.plan.samples[model]].result_folder(self.cache)
+        target: dict[str, dict[str, Any]] = {}
+        if deploy.target is not None:
+            target["target"] = asdict(deploy.target)
+        if deploy.platform is not None:
+            target["platform"] = asdict(deploy.platform)
+        capabilities = self.capabilities[str(deploy.device)]
         return {
-            "attempt": self.current.get(step.id),  # None of what came from the cache
-            "runtime": runtime,
+            "attempt": self.current_attempts.get(step.id),  # None where they are from the cache
+            "runtime": _runtime(compiled, build),
             "is_float": deploy.is_float,
-            "model_digest": cache_keys.digest(origin) if origin.is_dir() else None,
-            "build_digest": cache_keys.digest(build) if build.is_dir() else None,
+            "model_digest": _digest(network),
+            "build_digest": _digest(build),
             "evaluation_digest": stage_results.sample_digests(samples)["evaluation"],
             "metric_digest": cache_keys.key(cache_keys.of_call(step.call)) if step.call else None,
-            "target": {name: asdict(own) for name, own in asked.items() if own is not None},
-            "fingerprint": self.devices[str(deploy.device)].fingerprint,
-            "emulated": self.devices[str(deploy.device)].emulated,
+            "target": target,
+            "fingerprint": capabilities.fingerprint,
+            "emulated": capabilities.emulated,
         }
 
-    def _folder(self, step: Step) -> Path:
-        return self.cache.folder(step.kind, step.key) / "value"
+
+def _runtime(compiled: Step, build: Path) -> str:
+    """Return the runtime of a build, which may have left the cache since it was measured."""
+    if build.is_dir():
+        return str(stage_results.read(compiled.kind, build).manifest["runtime"])
+    return compiled.stage_name
+
+
+def _digest(folder: Path) -> str | None:
+    if not folder.is_dir():
+        return None
+    return cache_keys.digest(folder)
+
+
+def _end_columns(event: Event, now: str) -> dict[str, object]:
+    """Return the columns of a step that an attempt's end sets."""
+    return {
+        "finished": now,
+        "seconds": round(event.seconds, 3),
+        "error": event.message or None,
+        "failure": event.failure,
+    }
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

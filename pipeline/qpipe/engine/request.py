@@ -1,14 +1,14 @@
-"""What is asked of a recipe, expanded: the recipe as it was read, the devices it names, the plan for them."""
+"""What a user asks of a recipe, and the same resolved: recipe and devices read, ready to plan."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from qpipe.engine import stage_results
-from qpipe.engine.plan import DeviceInPlan, Plan, Step, make
+from qpipe.engine.plan import DeviceInPlan, Plan, Step, make_plan
 from qpipe.engine.retry import RETRIES
 from qpipe.errors import RecipeError
 from qpipe.recipe import inventory, limits, recipe
@@ -20,11 +20,19 @@ from qpipe.storage.results import Store
 from qpipe.types import Capabilities, Limits
 
 HOME = Path(".qpipe")
-SMOKE = {
-    "calibrate": 4,
-    "evaluate": 4,
-    "rounds": 2,
-}  # of a --smoke run, where stages have these options
+# what a --smoke run sets, where stages have these options
+SMOKE_OPTIONS = {"calibration_count": 4, "evaluation_count": 4, "rounds": 2}
+
+
+class StoredRequest(TypedDict, total=False):
+    """A request as a run's row in the store holds it."""
+
+    settings: dict[str, str]
+    devices: list[str]
+    only: list[str]
+    inventory: str | None
+    smoke: bool
+    limits: dict[str, list[str | float]]
 
 
 @dataclass(frozen=True)
@@ -41,86 +49,112 @@ class Request:
     new: bool = False
     smoke: bool = False
     retries: int = RETRIES  # of a step on a device
-    limits: Limits = field(default_factory=dict)  # what the recommendation has to keep
+    limits: Limits = field(default_factory=dict)  # what the recommendation has to satisfy
 
-    def remembered(self) -> dict[str, Any]:
-        """What a later command needs to expand the same recipe again."""
-        plain = {
+    def to_store(self) -> StoredRequest:
+        """Return what a later command needs to expand the same recipe again, as JSON."""
+        stored: StoredRequest = {
             "settings": dict(self.settings),
             "devices": list(self.devices),
             "only": list(self.only),
-        }
-        where = {
             "inventory": str(self.inventory.resolve()) if self.inventory else None,
             "smoke": self.smoke,
         }
-        limits = {metric: list(limit) for metric, limit in self.limits.items()}
-        return {**plain, **where, **({"limits": limits} if limits else {})}
+        if self.limits:
+            stored["limits"] = {metric: list(limit) for metric, limit in self.limits.items()}
+        return stored
 
 
 @dataclass(frozen=True)
-class Session:
-    """A request expanded: the recipe, the devices it names, and where results go."""
+class ResolvedRequest:
+    """A request with its recipe read and expanded, and its devices looked up in the inventory."""
 
     request: Request
     recipe: Recipe
     plugins: Registry
-    devices: Mapping[str, Call]  # not opened
-    notes: Sequence[str] = ()  # what to say before it runs
+    devices: Mapping[str, Call]  # how to reach each; none was contacted
+    notes: Sequence[str] = ()  # what to tell the user before it runs
 
     @property
     def cache(self) -> Cache:
-        """Where results by key lie."""
+        """The cache that results are read from and written to."""
         return Cache(self.request.cache)
 
-    def plan(self, known: Mapping[str, Capabilities | None]) -> Plan:
-        """The plan, by what the devices said; one that was never asked counts as a current x86 machine."""
-        devices = [DeviceInPlan(name, call, known.get(name)) for name, call in self.devices.items()]
-        return make(self.recipe, devices, self._sample_digests)
+    @property
+    def plan_folder(self) -> Path:
+        """The folder of the steps that planning carries out, for their logs."""
+        return self.request.db.parent / "plan"
+
+    def run_folder(self, run: str) -> Path:
+        """Return the folder of a run, for its lock and the logs of its steps."""
+        return self.request.db.parent / "runs" / run
+
+    def plan(self, capabilities: Mapping[str, Capabilities]) -> Plan:
+        """Return the plan for these capabilities, by device.
+
+        A device without any counts as a current x86 machine.
+        """
+        devices = []
+        for name, call in self.devices.items():
+            devices.append(DeviceInPlan(name, call, capabilities.get(name)))
+        return make_plan(self.recipe, devices, self._sample_digests)
+
+    def offline_plan(self, store: Store) -> Plan:
+        """Return the plan for the capabilities at the last check of each device; contact none."""
+        capabilities = {}
+        for name in self.devices:
+            row = store.device(name)
+            if row is not None:
+                capabilities[name] = row["capabilities"]
+        return self.plan(capabilities)
 
     def _sample_digests(self, step: Step) -> Mapping[str, str]:
-        """Of the samples that are in the cache; a step's key has to stand for those that are not made yet."""
+        """Return the digests of samples in the cache; empty for samples that are not made yet."""
         if not self.cache.has(step.kind, step.key):
             return {}
         try:
-            return stage_results.sample_digests(self.cache.folder(step.kind, step.key) / "value")
+            return stage_results.sample_digests(step.result_folder(self.cache))
         except (OSError, ValueError):  # damaged: as good as absent
             self.cache.remove(step.kind, step.key)
             return {}
 
-    def offline_plan(self, store: Store) -> Plan:
-        """The plan by what the devices said when they were last checked; reaches none of them."""
-        rows = {name: store.device(name) for name in self.devices}
-        return self.plan({name: row["capabilities"] for name, row in rows.items() if row})
 
-
-def open_session(request: Request) -> Session:
-    """Read recipe and inventory; RecipeError for whatever is wrong in them."""
+def resolve_request(request: Request) -> ResolvedRequest:
+    """Read recipe and inventory; raise RecipeError for whatever is wrong in them."""
     loaded, plugins = recipe.load(request.recipe, request.settings)
     loaded = loaded.narrowed(request.only, request.devices)
-    if wrong := limits.misfits(request.limits, loaded.measured, loaded.shares):
-        raise RecipeError(*wrong)
+    problems = limits.limit_errors(request.limits, measured=loaded.measured, shares=loaded.shares)
+    if problems:
+        raise RecipeError(*problems)
     notes = []
     if request.smoke:
         if loaded.expect:
             notes.append(
-                "smoke: what is expected of the float network is not checked, for so few samples tell nothing"
+                "smoke: the expected score of the float network is not checked; "
+                "so few samples tell nothing"
             )
-        few = {
-            name: replace(call, beside={n: _few(own) for n, own in call.beside.items()})
-            for name, call in loaded.models.items()
-        }
-        measure = [_few(call) for call in loaded.measure]
-        loaded = replace(
-            loaded, samples=_few(loaded.samples), models=few, measure=measure, expect={}
-        )
+        loaded = _smoke_recipe(loaded)
     file = inventory.find(request.inventory, request.recipe.parent)
-    known = inventory.load(file, plugins)
-    devices = {name: inventory.pick(known, name, file) for name in loaded.devices}
-    return Session(request, loaded, plugins, devices, notes)
+    inventory_devices = inventory.load(file, plugins)
+    devices = {name: inventory.pick(inventory_devices, name, file) for name in loaded.devices}
+    return ResolvedRequest(request, loaded, plugins, devices, notes)
 
 
-def _few(call: Call) -> Call:
+def _smoke_recipe(loaded: Recipe) -> Recipe:
+    """Return the recipe with few samples and rounds, and without expected scores."""
+    models = {}
+    for name, call in loaded.models.items():
+        companions = {key: _smoke_call(companion) for key, companion in call.beside.items()}
+        models[name] = replace(call, beside=companions)
     return replace(
-        call, options={name: SMOKE.get(name, value) for name, value in call.options.items()}
+        loaded,
+        samples=_smoke_call(loaded.samples),
+        models=models,
+        measure=[_smoke_call(call) for call in loaded.measure],
+        expect={},
     )
+
+
+def _smoke_call(call: Call) -> Call:
+    options = {name: SMOKE_OPTIONS.get(name, value) for name, value in call.options.items()}
+    return replace(call, options=options)

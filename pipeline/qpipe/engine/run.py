@@ -1,35 +1,32 @@
-"""Run a recipe: ask the devices, plan, find unfinished work, run, store. The command line and notebooks call this."""
+"""A run of a recipe: ask the devices, read the inputs, plan, carry out, judge."""
 
 from __future__ import annotations
 
 import fcntl
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import qpipe
-from qpipe.compare import measured_rows, pareto
+from qpipe.compare.pareto import judge_run
 from qpipe.engine import cache_keys
 from qpipe.engine.device_health import Health
-from qpipe.engine.device_health import reach as reach
-from qpipe.engine.events import ENDINGS, Event, Listener
-from qpipe.engine.input_checks import check_readings
-from qpipe.engine.plan import Plan, Step
+from qpipe.engine.events import ENDINGS, Event, Listener, Notify
+from qpipe.engine.input_checks import check_inputs
+from qpipe.engine.outcome import Outcome
+from qpipe.engine.plan import Plan
 from qpipe.engine.recorder import Recorder
-from qpipe.engine.request import HOME as HOME
-from qpipe.engine.request import Request as Request
-from qpipe.engine.request import Session as Session
-from qpipe.engine.request import open_session as open_session
-from qpipe.engine.scheduler import Outcome, Runner
+from qpipe.engine.request import ResolvedRequest
+from qpipe.engine.scheduler import Scheduler, compute
 from qpipe.errors import DeviceError, RecipeError
 from qpipe.recipe import inventory
 from qpipe.stages.registry import Registry
-from qpipe.storage.results import State, Store
-from qpipe.types import Capabilities, Measurement
+from qpipe.storage.results import EndState, Store
+from qpipe.types import Capabilities
 
 
 @dataclass(frozen=True)
@@ -40,174 +37,303 @@ class Finished:
     continued: bool
     plan: Plan
     outcome: Outcome
-    unreachable: Mapping[str, str]  # device -> why it was left out
+    unreachable: Mapping[str, str]  # device -> why it was left out from the start
     bad: Mapping[str, str]  # device -> why nothing more was done there
     seconds: float
 
     @property
-    def state(self) -> State:
-        """done, partial or failed."""
+    def state(self) -> EndState:
+        """The state of the run: partial also where a device was left out."""
         state = self.outcome.state
-        return "partial" if state == "done" and (self.unreachable or self.bad) else state
+        if state == "done" and (self.unreachable or self.bad):
+            return "partial"
+        return state
 
 
-def run(
-    session: Session, store: Store, listen: Listener, say: Callable[[str], None] = lambda _: None
+@dataclass(frozen=True)
+class OpenRun:
+    """A run that this process carries out: it holds the run's lock."""
+
+    id: str
+    continued: bool
+    folder: Path
+    lock: IO[str]
+
+
+@dataclass
+class _Devices:
+    """What the devices of a run answered."""
+
+    capabilities: dict[str, Capabilities] = field(default_factory=dict)
+    unreachable: dict[str, str] = field(default_factory=dict)  # device -> why
+
+
+def run_recipe(
+    resolved: ResolvedRequest,
+    store: Store,
+    listen: Listener,
+    notify: Notify = lambda _: None,
 ) -> Finished:
-    """Run to the end, continuing an unfinished run of the same recipe unless a new one was asked for."""
-    began = time.monotonic()
-    health = Health(store, say)
-    lock: IO[str] | None = None
-    kept = ExitStack()  # in the cache, while this runs
-    try:
-        for note in session.notes:
-            say(note)
-        capabilities, unreachable = _ask(session, store, health)
-        id_, continued, lock = _open_run(session, store)
-        health.run = id_
-        workdir = _workdir(session, id_)
+    """Run a recipe to its end.
 
-        def carry_out(plan: Plan, before: Outcome | None = None) -> Outcome:
-            recorder = Recorder(store, id_, plan, session.cache, capabilities, workdir)
-
-            def hear(event: Event) -> None:
-                recorder.event(event)
-                listen(event)
-                if event.what in ENDINGS:
-                    _tell_plugins(session.plugins, event, say)
-
-            recorder.begin(before.failed if before else ())
-            retries = session.request.retries
-            return Runner(
-                plan, health, session.cache, workdir, hear, recorder.measured, before, retries
-            ).run()
-
-        plan = session.plan(capabilities)
-        kept.enter_context(session.cache.kept(plan.results))
-        say(f"run {id_} {'continues' if continued else 'starts'}: {len(plan.steps)} steps")
-        # first the samples and networks, for the keys of all else are made of what is in them
-        read = carry_out(plan.only(plan.readings))
-        check_readings(plan, read, session.cache)
-        plan = session.plan(capabilities)
-        plan.drop(unreachable)
-        kept.enter_context(session.cache.kept(plan.results))
-        store.record_devices(id_, capabilities)
-        outcome = carry_out(plan, read)
-        bad = {name: why for name, why in health.bad.items() if name not in unreachable}
-        finished = Finished(
-            id_, continued, plan, outcome, unreachable, bad, time.monotonic() - began
-        )
-        store.forget_strangers(id_, plan.steps.keys(), unreachable.keys())
-        judge(store, id_, session.recipe.pareto, session.recipe.margins)
-        store.finish_run(id_, finished.state)
-    except BaseException as error:
-        if lock:
-            store.finish_run(id_, "failed" if isinstance(error, RecipeError) else "interrupted")
-        raise
-    finally:
-        for name in list(health.devices):
-            health.drop(name)
-        kept.close()
-        if lock:
-            lock.close()
+    An unfinished run of the same recipe is continued unless a new one is asked for. `listen` gets
+    what happens to each step, `notify` messages that belong to no step.
+    """
+    start = time.monotonic()
+    with ExitStack() as locks, closing(Health(store, notify)) as health:
+        for note in resolved.notes:
+            notify(note)
+        devices = _ask_devices(resolved, store, health)
+        run = _open_run(resolved, store)
+        locks.callback(run.lock.close)
+        health.run = run.id
+        execution = _Execution(resolved, store, run, devices, health, listen=listen, notify=notify)
+        try:
+            plan, outcome = execution.carry_out()
+            bad = {
+                device: reason
+                for device, reason in health.bad.items()
+                if device not in devices.unreachable
+            }
+            seconds = time.monotonic() - start
+            finished = Finished(
+                run.id, run.continued, plan, outcome, devices.unreachable, bad, seconds
+            )
+            store.finish_run(run.id, finished.state)
+        except BaseException as error:
+            state: EndState = "failed" if isinstance(error, RecipeError) else "interrupted"
+            store.finish_run(run.id, state)
+            raise
     return finished
 
 
-def prepare(session: Session, store: Store, listen: Listener) -> Plan:
-    """The plan by what the devices last said, after a look at all that can be looked at here and now: the samples are
-    made, the networks read, both held against each other, the float builds compiled for each device. All of it is
-    cached. RecipeError with a line for each thing that is wrong."""
-    workdir = session.request.db.parent / "plan"
-    with ExitStack() as kept:
-        plan = session.offline_plan(store)
-        kept.enter_context(session.cache.kept(plan.results))
-        read = Runner(
-            plan.only(plan.readings), Health(), session.cache, workdir, listen, _measured_nothing
-        ).run()
-        check_readings(plan, read, session.cache, all_of_them=True)
-        plan = session.offline_plan(store)
-        kept.enter_context(session.cache.kept(plan.results))
-        builds = {
-            step.needs["build"]
-            for step in plan.steps.values()
-            if step.kind == "deploy" and step.is_float
-        }
-        compiled = Runner(
-            plan.only(builds), Health(), session.cache, workdir, listen, _measured_nothing
-        ).run()
+class _Execution:
+    """A run whose devices were asked, from reading the inputs to the verdicts."""
+
+    def __init__(
+        self,
+        resolved: ResolvedRequest,
+        store: Store,
+        run: OpenRun,
+        devices: _Devices,
+        health: Health,
+        *,
+        listen: Listener,
+        notify: Notify,
+    ) -> None:
+        self.resolved = resolved
+        self.store = store
+        self.run = run
+        self.devices = devices
+        self.health = health
+        self.listen = listen
+        self.notify = notify
+
+    def carry_out(self) -> tuple[Plan, Outcome]:
+        """Carry out all steps and judge the results; return the plan and how its steps ended."""
+        cache = self.resolved.cache
+        with ExitStack() as protected:  # nobody may remove results that this run counts on
+            plan = self.resolved.plan(self.devices.capabilities)
+            protected.enter_context(cache.protect(plan.results))
+            verb = "continues" if self.run.continued else "starts"
+            self.notify(f"run {self.run.id} {verb}: {len(plan.steps)} steps")
+            read = self._read_inputs(plan)
+            # the keys of all other steps are made of what was read
+            plan = self.resolved.plan(self.devices.capabilities)
+            plan.drop_devices(self.devices.unreachable)
+            protected.enter_context(cache.protect(plan.results))
+            self.store.record_devices(self.run.id, self.devices.capabilities)
+            outcome = self._carry_out_steps(plan, earlier=read)
+        self._judge(plan)
+        return plan, outcome
+
+    def _read_inputs(self, plan: Plan) -> Outcome:
+        """Read samples and networks; raise RecipeError where no model can be used."""
+        read = self._carry_out_steps(plan.only(plan.reading_steps))
+        check_inputs(plan, read, self.resolved.cache)
+        return read
+
+    def _carry_out_steps(self, plan: Plan, earlier: Outcome | None = None) -> Outcome:
+        recorder = Recorder(
+            self.store,
+            self.run.id,
+            plan,
+            cache=self.resolved.cache,
+            capabilities=self.devices.capabilities,
+            workdir=self.run.folder,
+        )
+        recorder.record_plan(failed=earlier.failed if earlier else ())
+        plugin_hooks = _PluginHooks(self.resolved.plugins, self.notify)
+        scheduler = Scheduler(
+            plan,
+            self.health,
+            self.resolved.cache,
+            workdir=self.run.folder,
+            listeners=(recorder.record_event, self.listen, plugin_hooks.call_step_finished),
+            recorder=recorder,
+            earlier=earlier,
+            retries=self.resolved.request.retries,
+        )
+        return scheduler.run()
+
+    def _judge(self, plan: Plan) -> None:
+        self.store.forget_other_measurements(
+            self.run.id,
+            steps=plan.steps.keys(),
+            unreachable_devices=self.devices.unreachable.keys(),
+        )
+        judge_run(self.store, self.run.id)
+
+
+@dataclass(frozen=True)
+class _PluginHooks:
+    """The plugins that want to know how steps end."""
+
+    plugins: Registry
+    notify: Notify
+
+    def call_step_finished(self, event: Event) -> None:
+        """Call the hook where the event ends a step; a plugin that breaks fails nothing."""
+        if event.what not in ENDINGS:
+            return
+        try:
+            self.plugins.hooks.hook.step_finished(
+                step=event.step,
+                state=event.what,
+                seconds=event.seconds,
+                coordinates=event.coordinates,
+            )
+        except Exception as error:  # noqa: BLE001  (foreign code: who only listens cannot make a run fail)
+            reason = f"{type(error).__name__}: {error}"
+            self.notify(f"{event.step}: the step_finished hook of a plugin broke: {reason}")
+
+
+def prepare_plan(resolved: ResolvedRequest, store: Store, listen: Listener) -> Plan:
+    """Return the plan by the last check of each device, after what can be tried on the host.
+
+    Samples and networks are read and checked against each other, and the float builds of each
+    device are compiled; all of it is cached. Raise RecipeError with a line for each problem.
+    """
+    cache = resolved.cache
+    folder = resolved.plan_folder
+    with ExitStack() as protected:
+        plan = resolved.offline_plan(store)
+        protected.enter_context(cache.protect(plan.results))
+        read = compute(plan.only(plan.reading_steps), cache, folder, listen)
+        check_inputs(plan, read, cache, every_model=True)
+        # the keys of all other steps are made of what was read
+        plan = resolved.offline_plan(store)
+        protected.enter_context(cache.protect(plan.results))
+        compiled = compute(plan.only(_float_builds(plan)), cache, folder, listen)
     if compiled.errors:
         raise RecipeError(*(f"{step}: {reason}" for step, reason in compiled.errors.items()))
     return plan
 
 
-def _measured_nothing(_step: Step, _measurements: Sequence[Measurement]) -> None:
-    """Preparing measures nothing."""
+def _float_builds(plan: Plan) -> set[str]:
+    """Return the steps that compile the float networks."""
+    builds = set()
+    for step in plan.steps.values():
+        if step.kind == "deploy" and step.is_float:
+            builds.add(step.needs["build"])
+    return builds
 
 
-def _tell_plugins(plugins: Registry, event: Event, say: Callable[[str], None]) -> None:
-    told = plugins.hooks.hook.step_finished
-    try:
-        told(
-            step=event.step, state=event.what, seconds=event.seconds, coordinates=event.coordinates
-        )
-    except Exception as error:  # noqa: BLE001  (foreign code: who only listens cannot make a run fail)
-        say(f"{event.step}: a plugin's step_finished broke: {type(error).__name__}: {error}")
+# ---- the devices
 
 
-def judge(
-    store: Store,
-    run: str,
-    objectives: Mapping[str, Any],
-    margins: Mapping[str, float] | None = None,
-) -> None:
-    """Compute a run's verdicts and store them."""
-    store.record_verdicts(
-        run, pareto.verdicts(measured_rows.candidates(store, run), objectives, margins)
-    )
+def _ask_devices(resolved: ResolvedRequest, store: Store, health: Health) -> _Devices:
+    """Ask each device what it is; those that answer stay open in `health`.
 
-
-def _ask(
-    session: Session, store: Store, health: Health
-) -> tuple[dict[str, Capabilities], dict[str, str]]:
-    """Ask the devices what they are; those that answer stay with `health`, DeviceError where none does."""
-    capabilities: dict[str, Capabilities] = {}
-    left_out: dict[str, str] = {}
-    for name, call in session.devices.items():
-        health.say(f"{name}: checking the device")
+    Raise DeviceError where none answers.
+    """
+    devices = _Devices()
+    for name, call in resolved.devices.items():
+        health.notify(f"{name}: checking the device")
         health.add(name, inventory.open_device(name, call), inventory.open_power(name, call))
         try:
-            known = inventory.labelled(call, health.meet(name))
-            store.save_device(name, call.name, known)
-            _check_runtimes(name, known, session)
+            capabilities = inventory.labelled(call, health.first_contact(name))
+            store.save_device(name, call.name, capabilities)
+            _check_runtimes(name, capabilities, resolved)
         except DeviceError as error:
             health.drop(name)
-            left_out[name] = str(error)
-            if len(session.devices) > 1:  # else it is the end, which tells why
-                health.say(str(error))
-            continue
-        capabilities[name] = known
-    if not capabilities:
-        raise DeviceError("; ".join(left_out.values()))
-    return capabilities, left_out
+            devices.unreachable[name] = str(error)
+            if len(resolved.devices) > 1:  # a single one ends the run, which says why
+                health.notify(str(error))
+        else:
+            devices.capabilities[name] = capabilities
+    if not devices.capabilities:
+        raise DeviceError("; ".join(devices.unreachable.values()))
+    return devices
 
 
-def _check_runtimes(device: str, known: Capabilities, session: Session) -> None:
-    """DeviceError where no build of the recipe could run there, for want of what it runs on."""
-    wanted = {call.stage.runtime for call in session.recipe.builds.values()}
-    if "" not in wanted and not wanted & known.runtimes.keys():
-        lacking = " and ".join(sorted(wanted))
+def _check_runtimes(device: str, capabilities: Capabilities, resolved: ResolvedRequest) -> None:
+    """Raise DeviceError where the device has no runtime that any build of the recipe needs."""
+    runtimes = {call.stage.runtime for call in resolved.recipe.builds.values()}
+    needs_none = "" in runtimes
+    if not needs_none and not runtimes & capabilities.runtimes.keys():
+        missing = " and ".join(sorted(runtimes))
         raise DeviceError(
-            f"{device}: {lacking} is not installed there; run: qpipe devices setup {device}",
+            f"{device}: {missing} is not installed there; run: qpipe devices setup {device}",
             failure="configuration",
         )
 
 
-def _workdir(session: Session, run: str) -> Path:
-    return session.request.db.parent / "runs" / run
+# ---- the run in the store
 
 
-def _claim(folder: Path) -> IO[str] | None:
-    """A lock on a run that falls with this process; None where another process is at it."""
+def _open_run(resolved: ResolvedRequest, store: Store) -> OpenRun:
+    """Return the run to continue, or a new one; its lock is held."""
+    digest = cache_keys.key({"recipe": resolved.recipe.digest, "devices": list(resolved.devices)})
+    if not resolved.request.new:
+        run = _continue_run(resolved, store, digest)
+        if run is not None:
+            return run
+    return _start_run(resolved, store, digest)
+
+
+def _continue_run(resolved: ResolvedRequest, store: Store, digest: str) -> OpenRun | None:
+    """Return the unfinished run of the recipe; None where there is none, or it is in progress."""
+    unfinished = store.unfinished_run(digest)
+    if unfinished is None:
+        return None
+    folder = resolved.run_folder(unfinished)
+    lock = _lock_run(folder)
+    if lock is None:
+        return None
+    store.resume_run(
+        unfinished,
+        objectives=resolved.recipe.pareto,
+        margins=resolved.recipe.margins,
+        request=resolved.request.to_store(),
+    )
+    return OpenRun(unfinished, True, folder, lock)
+
+
+def _start_run(resolved: ResolvedRequest, store: Store, digest: str) -> OpenRun:
+    versions = {
+        "qpipe": qpipe.__version__,
+        "python": platform.python_version(),
+        **cache_keys.libraries(),
+    }
+    run = store.new_run(
+        resolved.recipe.name,
+        recipe_path=str(resolved.recipe.path.resolve()),
+        recipe_digest=digest,
+        recipe_text=resolved.recipe.text,
+        versions=versions,
+        request=resolved.request.to_store(),
+        objectives=resolved.recipe.pareto,
+        margins=resolved.recipe.margins,
+    )
+    folder = resolved.run_folder(run)
+    lock = _lock_run(folder)
+    assert lock is not None  # no other process knows of the run
+    return OpenRun(run, False, folder, lock)
+
+
+def _lock_run(folder: Path) -> IO[str] | None:
+    """Return a lock on a run that ends with this process; None where another process has it."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / "lock").open("w", encoding="utf-8")
     try:
@@ -216,31 +342,3 @@ def _claim(folder: Path) -> IO[str] | None:
         lock.close()
         return None
     return lock
-
-
-def _open_run(session: Session, store: Store) -> tuple[str, bool, IO[str] | None]:
-    """The run to go on with, or a new one: its id, which of the two, and the lock to hold meanwhile."""
-    digest = cache_keys.key({"recipe": session.recipe.digest, "devices": list(session.devices)})
-    unfinished = None if session.request.new else store.unfinished_run(digest)
-    lock = _claim(_workdir(session, unfinished)) if unfinished else None
-    objectives = session.recipe.pareto
-    margins = session.recipe.margins
-    request = session.request.remembered()
-    if unfinished and lock:
-        store.resume_run(unfinished, objectives=objectives, margins=margins, request=request)
-        return unfinished, True, lock
-    run = store.new_run(
-        session.recipe.name,
-        recipe_path=str(session.recipe.path.resolve()),
-        recipe_digest=digest,
-        recipe_text=session.recipe.text,
-        versions={
-            "qpipe": qpipe.__version__,
-            "python": platform.python_version(),
-            **cache_keys.libraries(),
-        },
-        request=request,
-        objectives=objectives,
-        margins=margins,
-    )
-    return run, False, _claim(_workdir(session, run))

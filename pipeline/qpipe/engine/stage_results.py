@@ -1,103 +1,123 @@
-"""What each kind gives, to a folder and back: this is what lets a step run in another process."""
+"""What a stage of each kind gives, written to a folder and read back.
+
+This is what lets a step run in another process.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
-from qpipe.engine.measurement_check import plain
+from qpipe.engine.measurement_check import plain_measurement
 from qpipe.errors import PluginError
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Build, Dataset, Measurement, Stored
 
 MODEL = "model.onnx"
-DIGESTS = "digests.json"  # of the two parts of the samples
-MEASURED = ("measure", "expect")
-MODELS = ("import", "transform", "quantize")
+DIGESTS = "digests.json"  # of the calibration and the evaluation samples
+MEASUREMENTS = "measurements.json"
+STORED = "stored.json"
+MEASURING_KINDS = ("measure", "expect")
+NETWORK_KINDS = ("import", "transform", "quantize")
 
 
 class FloatOutputs(Sequence[Mapping[str, Array]]):
-    """What the float network gives for each evaluation sample, batch axis kept; lies in a folder, read lazily."""
+    """The float network's outputs for each evaluation sample, in a folder; read when indexed.
+
+    The folder holds a .npy file per output, samples along a new first axis before the batch axis
+    of 1, and outputs.json: output -> file.
+    """
+
+    INDEX = "outputs.json"
 
     def __init__(self, folder: Path) -> None:
-        names = json.loads((folder / "outputs.json").read_text(encoding="utf-8"))
-        self.arrays = {name: np.load(folder / file, mmap_mode="r") for name, file in names.items()}
-
-    @staticmethod
-    def write(folder: Path, outputs: Mapping[str, Array]) -> None:
-        """Write each output, samples along a new first axis."""
-        files = {name: f"{i}.npy" for i, name in enumerate(outputs)}
+        self.folder = folder
+        files = json.loads((folder / self.INDEX).read_text(encoding="utf-8"))
+        self.arrays: dict[str, Array] = {}
         for name, file in files.items():
-            np.save(folder / file, outputs[name])
-        (folder / "outputs.json").write_text(json.dumps(files), encoding="utf-8")
+            self.arrays[name] = np.load(folder / file, mmap_mode="r")
 
     def __len__(self) -> int:
-        return len(next(iter(self.arrays.values())))
+        first = next(iter(self.arrays.values()))
+        return len(first)
 
-    def __getitem__(self, index: Any) -> Any:
+    @overload
+    def __getitem__(self, index: int) -> Mapping[str, Array]: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Mapping[str, Array]]: ...
+    def __getitem__(
+        self, index: int | slice
+    ) -> Mapping[str, Array] | Sequence[Mapping[str, Array]]:
         if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
+            return [self[position] for position in range(*index.indices(len(self)))]
         if index >= len(self):
             raise IndexError(index)
         return {name: array[index] for name, array in self.arrays.items()}
 
 
-def checked(kind: str, value: Any) -> Any:
-    """What a stage of the kind gave, its numbers as Python's; PluginError where that is not what the kind gives."""
+def checked_result(kind: str, value: Any) -> Any:
+    """Return what a stage on a device gave, its numbers as Python's.
+
+    Raise PluginError where it is not what a stage of the kind has to give.
+    """
     if kind == "deploy":
-        _expect(value, Stored, kind)
-    elif kind in MEASURED:
-        _expect(value, list, kind)
-        for item in value:
-            _expect(item, Measurement, kind)
-        return [plain(item) for item in value]
+        _check_type(value, Stored, kind)
+    if kind in MEASURING_KINDS:
+        return checked_measurements(kind, value)
     return value
 
 
+def checked_measurements(kind: str, value: Any) -> list[Measurement]:
+    """Return measurements with Python's numbers; raise PluginError where they are not such."""
+    _check_type(value, list, kind)
+    for item in value:
+        _check_type(item, Measurement, kind)
+    return [plain_measurement(item) for item in value]
+
+
 def write(kind: str, value: Any, folder: Path) -> None:
-    """Write what a stage of that kind gave; PluginError where it is not what the kind gives."""
+    """Write what a stage gave; raise PluginError where a stage of the kind gives something else."""
     if kind == "samples":
-        _expect(value, Dataset, kind)
-        fed = value.preprocessing, value.classes
-        calibration = Samples.write(folder / "calibration", value.calibration, *fed)
-        evaluation = Samples.write(
-            folder / "evaluation", value.evaluation, *fed, unlike=calibration
-        )
-        digests = {"calibration": calibration.digest, "evaluation": evaluation.digest}
-        (folder / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
-    elif kind in MODELS:
+        _check_type(value, Dataset, kind)
+        _write_samples(value, folder)
+    elif kind in NETWORK_KINDS:
         import onnx_ir as ir
 
-        _expect(value, ir.Model, kind)
+        _check_type(value, ir.Model, kind)
         ir.save(value, folder / MODEL)
     elif kind == "reference":
-        FloatOutputs.write(folder, value)
+        _check_type(value, FloatOutputs, kind)
+        assert value.folder == folder  # the stage wrote it there itself, sample by sample
     elif kind == "calibrate":
         if not hasattr(value, "write"):
-            _expect(value, Mapping, kind)
+            _check_type(value, Mapping, kind)
         value.write(folder)
     elif kind == "compile":
-        _expect(value, Build, kind)
-        Build.read(folder)
+        _check_type(value, Build, kind)
+        Build.read(folder)  # the stage wrote it there itself
     elif kind == "deploy":
-        _expect(value, Stored, kind)
-        (folder / "stored.json").write_text(json.dumps(vars(value)), encoding="utf-8")
-    elif kind in MEASURED:
-        text = json.dumps([measurement.to_json() for measurement in checked(kind, value)])
-        (folder / "measurements.json").write_text(text, encoding="utf-8")
+        _check_type(value, Stored, kind)
+        (folder / STORED).write_text(json.dumps(vars(value)), encoding="utf-8")
+    elif kind in MEASURING_KINDS:
+        entries = [measurement.to_json() for measurement in checked_measurements(kind, value)]
+        (folder / MEASUREMENTS).write_text(json.dumps(entries), encoding="utf-8")
     else:
         raise PluginError(f"a stage of kind {kind} gives nothing that is kept")
 
 
 def read(kind: str, folder: Path) -> Any:
-    """Read back what `write` wrote; each reader gets a copy of its own."""
+    """Read what `write` wrote; each reader gets a copy of its own.
+
+    samples: a dict of Samples with calibration and evaluation. The other kinds give the type that
+    `write` takes.
+    """
     if kind == "samples":
-        return {name: Samples(folder / name) for name in ("calibration", "evaluation")}
-    if kind in MODELS:
+        return {part: Samples(folder / part) for part in ("calibration", "evaluation")}
+    if kind in NETWORK_KINDS:
         import onnx_ir as ir
 
         return ir.load(folder / MODEL)
@@ -110,20 +130,53 @@ def read(kind: str, folder: Path) -> Any:
     if kind == "compile":
         return Build.read(folder)
     if kind == "deploy":
-        return Stored(**json.loads((folder / "stored.json").read_text(encoding="utf-8")))
-    if kind in MEASURED:
-        text = (folder / "measurements.json").read_text(encoding="utf-8")
-        return [Measurement(**entry) for entry in json.loads(text)]
-    raise PluginError(f"there is nothing of kind {kind} to read")
+        return Stored(**json.loads((folder / STORED).read_text(encoding="utf-8")))
+    if kind in MEASURING_KINDS:
+        return _read_measurements(folder)
+    raise PluginError(f"a result of kind {kind} cannot be read: nothing of it is kept")
+
+
+def read_part(kind: str, parameter: str, folder: Path) -> Any:
+    """Read the part of a result that a stage's parameter takes.
+
+    `calibration_samples` and `evaluation_samples` take one part of the samples; any other
+    parameter takes the whole result.
+    """
+    value = read(kind, folder)
+    if kind == "samples":
+        return value[parameter.removesuffix("_samples")]
+    return value
 
 
 def sample_digests(folder: Path) -> dict[str, str]:
-    """The digests of the calibration and the evaluation samples in a folder that `write` wrote."""
+    """Return the digests of the calibration and the evaluation samples in a folder."""
     digests: dict[str, str] = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     return digests
 
 
-def _expect(value: Any, wanted: type, kind: str) -> None:
-    if not isinstance(value, wanted):
-        what = f"a {kind} stage must give {wanted.__name__}, this one gave {type(value).__name__}"
-        raise PluginError(what, failure="bug")
+def _write_samples(dataset: Dataset, folder: Path) -> None:
+    calibration = Samples.write(
+        folder / "calibration", dataset.calibration, dataset.preprocessing, dataset.classes
+    )
+    evaluation = Samples.write(
+        folder / "evaluation",
+        dataset.evaluation,
+        dataset.preprocessing,
+        dataset.classes,
+        unlike=calibration,
+    )
+    digests = {"calibration": calibration.digest, "evaluation": evaluation.digest}
+    (folder / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
+
+
+def _read_measurements(folder: Path) -> list[Measurement]:
+    entries = json.loads((folder / MEASUREMENTS).read_text(encoding="utf-8"))
+    return [Measurement(**entry) for entry in entries]
+
+
+def _check_type(value: Any, expected: type, kind: str) -> None:
+    if not isinstance(value, expected):
+        message = (
+            f"a {kind} stage must give {expected.__name__}, this one gave {type(value).__name__}"
+        )
+        raise PluginError(message, failure="bug")

@@ -1,8 +1,7 @@
-"""The log of a step: what it, and the device it ran on, said by the logging module meanwhile."""
+"""The log of a step: what it, and the device it ran on, wrote by the logging module meanwhile."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import threading
 import traceback
@@ -10,36 +9,42 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from qpipe.digests import digest_text
+
 NAME = "log.txt"
-LONGEST = 200  # characters of a folder's name; file systems take 255 bytes
+LONGEST_NAME = 200  # characters of a folder's name; file systems take 255 bytes
 
 
-def folder_of(runs: Path, step: str) -> Path:
-    """The folder that a step of a run has to itself, and in it its log."""
+def step_folder(run_folder: Path, step: str) -> Path:
+    """Return the folder of one step of a run; its log lies in it."""
     name = step.replace("/", "+")
-    if len(name) > LONGEST:
-        name = f"{name[: LONGEST - 17]}-{hashlib.sha256(name.encode()).hexdigest()[:16]}"
-    return runs / name
+    if len(name) > LONGEST_NAME:
+        digest = digest_text(name)[:16]
+        name = f"{name[: LONGEST_NAME - 17]}-{digest}"
+    return run_folder / name
 
 
 def append_traceback(folder: Path, error: BaseException) -> None:
-    """Keep where a stage broke."""
+    """Append the traceback of an error to the log in a step's folder."""
     with (folder / NAME).open("a", encoding="utf-8") as log:
         traceback.print_exception(error, file=log)
 
 
 @contextmanager
-def step_log(folder: Path, device: str, warn: Callable[[str], None]) -> Iterator[None]:
-    """Append to the step's log what this thread logs, and what is logged as `<device>: ...` by whichever thread: the
-    reader of a board's standard error is another one. A warning of the device is for `warn`, too."""
+def write_step_log(folder: Path, device: str, warn: Callable[[str], None]) -> Iterator[None]:
+    """Append to the step's log what this thread logs, and what any thread logs of the device.
+
+    Messages of a device begin with `<device>: `; the thread that reads a board's standard error is
+    not the one that carries out the step. Warnings of the device are passed to `warn` too.
+    """
     thread = threading.get_ident()
-    handlers = (
-        logging.FileHandler(folder / NAME, encoding="utf-8", delay=True),
-        _Warnings(device, warn),
-    )
-    handlers[0].addFilter(
-        lambda record: record.thread == thread or record.getMessage().startswith(f"{device}: ")
-    )
+
+    def belongs_to_step(record: logging.LogRecord) -> bool:
+        return record.thread == thread or record.getMessage().startswith(f"{device}: ")
+
+    log_file = logging.FileHandler(folder / NAME, encoding="utf-8", delay=True)
+    log_file.addFilter(belongs_to_step)
+    handlers = (log_file, _DeviceWarnings(device, warn))
     root = logging.getLogger()
     for handler in handlers:
         root.addHandler(handler)
@@ -51,8 +56,8 @@ def step_log(folder: Path, device: str, warn: Callable[[str], None]) -> Iterator
             handler.close()
 
 
-class _Warnings(logging.Handler):
-    """Passes on the warnings of a device."""
+class _DeviceWarnings(logging.Handler):
+    """Passes on the warnings of one device."""
 
     def __init__(self, device: str, warn: Callable[[str], None]) -> None:
         super().__init__(logging.WARNING)
@@ -60,5 +65,6 @@ class _Warnings(logging.Handler):
         self.warn = warn
 
     def emit(self, record: logging.LogRecord) -> None:
-        if record.getMessage().startswith(f"{self.device}: "):
-            self.warn(record.getMessage())
+        message = record.getMessage()
+        if message.startswith(f"{self.device}: "):
+            self.warn(message)

@@ -1,4 +1,4 @@
-"""A step of the host, run in a process of its own: what kills it kills nothing else."""
+"""A step of the host in a process of its own: what ends that process ends nothing else."""
 
 from __future__ import annotations
 
@@ -18,103 +18,143 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from qpipe.engine import engine_stages, stage_results
+from qpipe.engine import engine_stages, host_step
+from qpipe.engine.host_step import StepInputs
 from qpipe.errors import Failure, QpipeError, StageError
-from qpipe.quant.target_check import check_target
 from qpipe.recipe import yaml_document
-from qpipe.recipe.stage_call import Call, found
+from qpipe.recipe.stage_call import Call, calls_from_names
 from qpipe.stages import registry
-from qpipe.stages.options import needs
-from qpipe.types import Platform, Progress, Target
+from qpipe.types import Progress
 
-ENDING_S = 5.0  # a step's process has so long to end once its result is written
-LONGEST = 300  # characters of somebody else's error
+EXIT_S = 5.0  # a step's process has so many seconds to end once its result is written
+LONGEST_REASON = 300  # characters kept of the text of somebody else's error
 TICK_S = 0.2  # progress is passed on at most so often
 
 
 @dataclass(frozen=True)
-class Job:
-    """All that a host step needs, in words that cross to another process."""
+class StepRequest:
+    """Everything that a host step needs, in a form that crosses to another process."""
 
     step: str
     kind: str
     stage: str
     options: Mapping[str, Any]
-    needs: Mapping[str, tuple[str, Path]]  # parameter -> kind and folder of what it gets
-    target: Target | None
-    out: Path  # an empty folder for what it gives
+    inputs: StepInputs
+    out: Path  # an empty folder for the result
     log: Path
     plugins: Sequence[Path] = ()
-    platform: Platform | None = None
-    scratch: Path | None = (
-        None  # where its workdir lies while it is made: one that was killed finds it again
-    )
+    # the workdir, which the next attempt gets again where this one is killed; None for a temporary
+    scratch: Path | None = None
 
 
-def run(job: Job, progress: Progress, cancelled: Callable[[], bool]) -> None:
-    """Run the job in a fresh process; StageError with its reason when it fails or is killed."""
-    context = _context()
-    ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(job, theirs), name=job.step, daemon=True)
+@dataclass(frozen=True)
+class ProgressMessage:
+    """What a worker sends while it works."""
+
+    done: float
+    total: float | None
+    unit: str
+
+
+@dataclass(frozen=True)
+class EndMessage:
+    """The last message of a worker; without a reason the step is done."""
+
+    reason: str | None = None
+    failure: Failure = "bug"
+
+
+def run_in_worker(
+    request: StepRequest, progress: Progress, is_cancelled: Callable[[], bool]
+) -> None:
+    """Carry out a step in a fresh process.
+
+    Raise StageError with the reason where it fails or is killed, KeyboardInterrupt where
+    `is_cancelled` becomes true.
+    """
+    context = _forkserver()
+    receiver, sender = context.Pipe(duplex=False)
+    process = _start_process(context, request, sender)
+    sender.close()
+    end: EndMessage | None = None
     try:
-        process.start()
-    except (
-        EOFError,
-        OSError,
-    ) as error:  # the server that forks them has ended: memory, or a plugin that ends Python
-        reason = f"no process to run it in: {error or type(error).__name__}"
-        fix = "free memory, and look whether all plugins load: qpipe plugins"
-        raise StageError(f"{reason}; {fix}", failure="out of memory") from error
-    theirs.close()
-    failed: tuple[str, Failure] | None = ("it ended without a word", "bug")
-    try:
-        while True:
-            if cancelled():
-                raise KeyboardInterrupt
-            if not ours.poll(TICK_S):
-                continue
-            message = ours.recv()
-            if message[0] == "progress":
-                progress(*message[1:])
-                continue
-            failed = message[1]
-            break
+        end = _await_end(receiver, progress, is_cancelled)
     except EOFError:
         process.join()
-        failed = _died(process.exitcode)
+        end = _describe_exit(process.exitcode)
     finally:
-        process.join(0 if failed else ENDING_S)
-        if process.is_alive():  # a thread of the stage's library may not want to end
+        is_done = end is not None and end.reason is None
+        process.join(EXIT_S if is_done else 0)
+        if process.is_alive():  # a thread of a library may keep it from ending
             process.kill()
             process.join()
-        ours.close()
-        _forget_empty(job.scratch)
-    if failed is not None:
-        reason, kind = failed
-        raise StageError(reason, failure=kind)
+        receiver.close()
+        _remove_unused_scratch(request.scratch)
+    if end.reason is not None:
+        raise StageError(end.reason, failure=end.failure)
 
 
-def _died(status: int | None) -> tuple[str, Failure]:
-    """Why a process ended that had not said so, and the type of that: what crashes in a library is a bug there."""
+def _start_process(
+    context: ForkServerContext, request: StepRequest, sender: Connection
+) -> ForkServerProcess:
+    process = context.Process(
+        target=_run_worker, args=(request, sender), name=request.step, daemon=True
+    )
+    try:
+        process.start()
+    except (EOFError, OSError) as error:
+        # the server that forks the processes has ended: memory, or a plugin that ends Python
+        reason = str(error) or type(error).__name__
+        raise StageError(
+            f"no process to run it in: {reason}; "
+            "free memory, and look whether all plugins load: qpipe plugins",
+            failure="out of memory",
+        ) from error
+    return process
+
+
+def _await_end(
+    receiver: Connection, progress: Progress, is_cancelled: Callable[[], bool]
+) -> EndMessage:
+    """Pass on progress until the worker sends its last message; EOFError where it sends none."""
+    while True:
+        if is_cancelled():
+            raise KeyboardInterrupt
+        if not receiver.poll(TICK_S):
+            continue
+        message = receiver.recv()
+        if isinstance(message, EndMessage):
+            return message
+        progress(message.done, message.total, message.unit)
+
+
+def _describe_exit(status: int | None) -> EndMessage:
+    """Return why a process ended without a last message.
+
+    A crash in a library is a bug there; a signal from outside may pass by itself.
+    """
     if status is None or status >= 0:
-        return f"its process ended with status {status}", "bug"
+        return EndMessage(f"its process ended with status {status}", "bug")
     name = signal.Signals(-status).name
+    reason = f"its process was ended by {name}"
     if name == "SIGKILL":
-        return f"its process was ended by {name}; likely out of memory", "out of memory"
-    return f"its process was ended by {name}", "died" if name in (
-        "SIGTERM",
-        "SIGHUP",
-        "SIGINT",
-    ) else "bug"
+        return EndMessage(f"{reason}; likely out of memory", "out of memory")
+    if name in ("SIGTERM", "SIGHUP", "SIGINT"):
+        return EndMessage(reason, "died")
+    return EndMessage(reason, "bug")
 
 
 @cache
-def _context() -> Any:
-    # forked from a clean server that has the heavy imports done: a step starts in milliseconds, and threads of ours
-    # (connections, ONNX Runtime) are never copied
+def _forkserver() -> ForkServerContext:
+    """Return the way to start processes: forked from a clean server with the heavy imports done.
+
+    A step starts in milliseconds, and threads of the main process (connections, ONNX Runtime) are
+    never copied.
+    """
     context = multiprocessing.get_context("forkserver")
     modules = {entry.module for entry in importlib.metadata.entry_points(group="qpipe")}
     built_in = sorted(module for module in modules if module.startswith("qpipe_"))
@@ -122,29 +162,54 @@ def _context() -> Any:
     return context
 
 
-def _child(job: Job, connection: Connection) -> None:
+# ---- in the step's process
+
+
+def _run_worker(request: StepRequest, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    log = os.open(job.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    connection.send(_carry_out(request, _ThrottledProgress(connection)))
+
+
+def _carry_out(request: StepRequest, progress: Progress) -> EndMessage:
     try:
-        call(job, _Throttled(connection))
+        run_request(request, progress)
     except QpipeError as error:
-        if error.__cause__ is not None:  # what a library said, in full
+        if error.__cause__ is not None:  # the log gets the library's own error in full
             traceback.print_exc()
-        connection.send(("failed", (str(error), error.failure)))
+        return EndMessage(str(error), error.failure)
     except MemoryError:
         reason = "out of memory; give it fewer samples, or a machine with more"
-        connection.send(("failed", (reason, "out of memory")))
+        return EndMessage(reason, "out of memory")
     except OSError as error:
         traceback.print_exc()
-        connection.send(("failed", (broke(job.kind, job.stage, job.log, error), of_system(error))))
+        reason = _describe_error(request, error)
+        return EndMessage(reason, failure_of_os_error(error))
     except Exception as error:  # noqa: BLE001  (foreign code: any failure of a stage is that step's alone)
         traceback.print_exc()
-        connection.send(("failed", (broke(job.kind, job.stage, job.log, error), "bug")))
-    else:
-        connection.send(("done", None))
+        reason = _describe_error(request, error)
+        return EndMessage(reason, "bug")
+    return EndMessage()
+
+
+def run_request(request: StepRequest, progress: Progress) -> None:
+    """Look the stage up, and carry out the step in this process."""
+    plugins = registry.load(request.plugins)
+    stage = engine_stages.STAGES.get(request.kind)
+    if stage is None:
+        stage = plugins.stage(request.kind, request.stage)
+    options = Call(stage, calls_from_names(request.options, plugins)).resolved()
+    with _open_workdir(request.scratch) as workdir:
+        host_step.run_stage(
+            stage, options, request.inputs, workdir=workdir, out=request.out, progress=progress
+        )
+
+
+def _describe_error(request: StepRequest, error: BaseException) -> str:
+    return describe_stage_error(error, kind=request.kind, stage=request.stage, log=request.log)
 
 
 def _end_with_parent() -> None:
@@ -154,65 +219,56 @@ def _end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def of_system(error: OSError) -> Failure:
-    """The type of what the operating system refused."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "no room"
-    return "out of memory" if error.errno == errno.ENOMEM else "configuration"
-
-
-def broke(kind: str, stage: str, log: Path, error: BaseException) -> str:
-    """How a stage's own failure is told, in one line; its traceback is in the step's log."""
-    name = kind if kind == stage else f"{kind} {stage}"
-    text = " ".join(str(error).split())
-    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]} ..."
-    return (
-        f"{name} broke: {type(error).__name__}: {shown}; see {yaml_document.shown(log.resolve())}"
-    )
-
-
-class _Throttled:
-    """Sends progress to the parent, not more often than it is looked at."""
+class _ThrottledProgress:
+    """Sends progress to the parent, at most once a tick."""
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.last = 0.0
+        self.last_sent = 0.0
 
     def __call__(self, done: float, total: float | None = None, unit: str = "") -> None:
         now = time.monotonic()
-        if now - self.last >= TICK_S:
-            self.last = now
-            self.connection.send(("progress", done, total, unit))
+        if now - self.last_sent >= TICK_S:
+            self.last_sent = now
+            self.connection.send(ProgressMessage(done, total, unit))
 
 
-def call(job: Job, progress: Progress) -> None:
-    """Bring what the stage needs, call it, write what it gives."""
-    plugins = registry.load(job.plugins)
-    stage = engine_stages.STAGES.get(job.kind) or plugins.stage(job.kind, job.stage)
-    options = Call(stage, found(job.options, plugins)).resolved()
-    with _workdir(job.scratch) as workdir:
-        brought = {
-            "progress": progress,
-            "workdir": job.out if job.kind == "compile" else workdir,
-            "target": job.target,
-            "platform": job.platform,
-        }
-        parameters = needs(stage.function)
-        arguments = [
-            brought[name] if name in brought else _needed(job, name) for name in parameters
-        ]
-        if job.kind == "compile" and job.target:
-            check_target(stage_results.read(*job.needs["model"]), job.target)
-        stage_results.write(job.kind, stage.function(*arguments, **options), job.out)
+# ---- failures
+
+
+def failure_of_os_error(error: OSError) -> Failure:
+    """Return the type of a failure that the operating system reported."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "no room"
+    if error.errno == errno.ENOMEM:
+        return "out of memory"
+    return "configuration"
+
+
+def describe_stage_error(error: BaseException, *, kind: str, stage: str, log: Path) -> str:
+    """Return a stage's unexpected error in one line; its traceback is in the log of the step."""
+    name = kind if kind == stage else f"{kind} {stage}"
+    reason = " ".join(str(error).split())
+    if len(reason) > LONGEST_REASON:
+        reason = f"{reason[:LONGEST_REASON]} ..."
+    place = yaml_document.shown(log.resolve())
+    return f"{name} broke: {type(error).__name__}: {reason}; see {place}"
+
+
+# ---- the workdir
 
 
 @contextmanager
-def _workdir(scratch: Path | None) -> Iterator[Path]:
-    """The step's own folder, removed however the step ends; only who is killed leaves what it wrote there, to go on
-    from. Empty and temporary where no scratch is given, or another process is at it."""
+def _open_workdir(scratch: Path | None) -> Iterator[Path]:
+    """Give the step a folder to itself, and remove it however the step ends.
+
+    A step that is killed leaves in `scratch` what it wrote there, for the next attempt to go on
+    from. Where no scratch is given, or another process uses it, the folder is a temporary one.
+    """
     with ExitStack() as stack:
-        if scratch is None or not _claim(scratch, stack):
-            yield Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qpipe-")))
+        if scratch is None or not _lock_folder(scratch, stack):
+            temporary = tempfile.TemporaryDirectory(prefix="qpipe-")
+            yield Path(stack.enter_context(temporary))
             return
         try:
             yield scratch
@@ -220,31 +276,23 @@ def _workdir(scratch: Path | None) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _claim(folder: Path, stack: ExitStack) -> bool:
-    """Whether the folder is ours alone until the stack unwinds; a lock on it falls with this process."""
+def _lock_folder(folder: Path, stack: ExitStack) -> bool:
+    """Lock a folder until the stack unwinds or this process ends; return whether that succeeded."""
     folder.mkdir(parents=True, exist_ok=True)
-    opened = os.open(folder, os.O_RDONLY)
-    stack.callback(os.close, opened)
+    descriptor = os.open(folder, os.O_RDONLY)
+    stack.callback(os.close, descriptor)
     try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.utime(folder)  # the cache sweeps away what nobody came back to for a day
-        return os.path.samestat(os.fstat(opened), folder.stat())
-    except OSError:  # locked, or removed meanwhile by who had the lock
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.utime(folder)  # the cache removes folders that nobody used for a day
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except OSError:  # locked, or removed meanwhile by the process that had the lock
         return False
 
 
-def _forget_empty(scratch: Path | None) -> None:
+def _remove_unused_scratch(scratch: Path | None) -> None:
     """Remove the workdir of a step that was killed before it wrote anything there."""
+    if scratch is None or not scratch.is_dir():
+        return
     with ExitStack() as stack, suppress(OSError):
-        if scratch is not None and scratch.is_dir() and _claim(scratch, stack):
+        if _lock_folder(scratch, stack):
             scratch.rmdir()
-
-
-def _needed(job: Job, parameter: str) -> Any:
-    if parameter in ("calibration_samples", "evaluation_samples"):
-        return _samples(job, parameter)
-    return stage_results.read(*job.needs[parameter])
-
-
-def _samples(job: Job, parameter: str) -> Any:
-    return stage_results.read(*job.needs[parameter])[parameter.removesuffix("_samples")]

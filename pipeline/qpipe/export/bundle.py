@@ -1,53 +1,137 @@
-"""The winner as a folder to hand over: the model, how to feed and load it, what was measured, proof that it runs."""
+"""The bundle: a folder with a model, how to feed and load it, what was measured, and a proof."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import runpy
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import numpy as np
 
+from qpipe.compare.json_rows import MetricValue, ParetoRow
+from qpipe.digests import digest_file
 from qpipe.errors import QpipeError
 from qpipe.samples.store import Samples
 from qpipe.storage.results import Store
-from qpipe.types import Array, Build
+from qpipe.types import Array, Build, Emulation
+
+if TYPE_CHECKING:
+    import onnx
 
 MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 EXAMPLE = "example.py"
 LOAD = "load.py"
-SHIPPED = (
-    Path(__file__).parent / "shipped"
-)  # what travels in every export: how to load the model, and an example
+# the files that travel in every bundle: how to load the model, and an example
+SHIPPED = Path(__file__).parent / "shipped"
 FORMAT = 2
-# integer kernels of other processors round and saturate otherwise; a wrong file or wrong inputs are off by far more
+# the part of an output's span that outputs may differ by: integer kernels of other processors round
+# and saturate differently; a wrong file or wrong inputs are off by far more
 TOLERANCE = 0.05
 
+Feeds = Mapping[str, Array]
 
-def gather_facts(store: Store, row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the manifest says of where a row of `pareto_rows` comes from."""
+
+class RecipeFacts(TypedDict):
+    """The recipe of a bundle."""
+
+    name: str
+    digest: str
+    text: str
+
+
+class RunFacts(TypedDict):
+    """The run that measured the build."""
+
+    id: str
+    started: str
+    host: str
+    versions: dict[str, str]
+
+
+class MeasuredFacts(TypedDict):
+    """The row of the build, with what was measured of it."""
+
+    model: str
+    scheme: str
+    build: str
+    runtime: str
+    device: str
+    emulated: Emulation | None
+    metrics: dict[str, MetricValue]
+
+
+class Facts(TypedDict):
+    """Where a build comes from, and what was measured of it."""
+
+    recipe: RecipeFacts
+    run: RunFacts
+    measured: MeasuredFacts
+    device: dict[str, Any] | None  # its capabilities when it was measured
+
+
+class TensorDeclaration(TypedDict):
+    """How a network declares an input or output."""
+
+    name: str
+    type: str  # as ONNX Runtime writes it, such as tensor(float)
+    shape: list[int | str]  # a dimension that is not fixed is a name
+
+
+class GoldenSamples(TypedDict):
+    """The samples whose inputs and outputs are in the bundle."""
+
+    samples: list[str]  # their ids
+    tolerance: float
+
+
+class Manifest(Facts):
+    """What manifest.json of a bundle holds."""
+
+    qpipe_export: int  # the version of this format
+    runtime: str
+    model: str  # file name
+    options: dict[str, Any]  # of the runtime
+    inputs: list[TensorDeclaration]
+    outputs: list[TensorDeclaration]
+    preprocessing: dict[str, dict[str, Any]]
+    classes: list[str]
+    golden: GoldenSamples
+    files: dict[str, str]  # path -> sha256
+
+
+def gather_facts(store: Store, row: ParetoRow) -> Facts:
+    """Return what the manifest says of where a row comes from."""
     run = store.run(row["run"])
-    board = store.capabilities(run["id"]).get(row["device"])
-    names = ("model", "scheme", "build", "runtime", "device", "emulated", "metrics")
+    capabilities = store.capabilities(run["id"]).get(row["device"])
     return {
         "recipe": {
             "name": run["recipe"],
             "digest": run["recipe_digest"],
             "text": run["recipe_text"],
         },
-        "run": {name: run[name] for name in ("id", "started", "host", "versions")},
-        "measured": {name: row[name] for name in names},
-        "device": asdict(board)
-        if board
-        else None,  # as it was then: its CPU, the versions of what ran there
+        "run": {
+            "id": run["id"],
+            "started": run["started"],
+            "host": run["host"],
+            "versions": run["versions"],
+        },
+        "measured": {
+            "model": row["model"],
+            "scheme": row["scheme"],
+            "build": row["build"],
+            "runtime": row["runtime"],
+            "device": row["device"],
+            "emulated": row["emulated"],
+            "metrics": row["metrics"],
+        },
+        "device": asdict(capabilities) if capabilities else None,
     }
 
 
@@ -55,167 +139,201 @@ def write_bundle(
     out: Path,
     build: Build,
     samples: Samples,
-    facts: Mapping[str, Any],
+    facts: Facts,
     *,
     count: int = 3,
     force: bool = False,
-) -> dict[str, Any]:
-    """Write the folder, whole or not at all, and give its manifest; `count` samples become the golden ones.
+) -> Manifest:
+    """Write the folder, whole or not at all, and return its manifest.
 
-    An earlier export is replaced. QpipeError where the folder holds anything that an export did not leave there so
-    (by `force` that is written over where names agree, and stays else), the build is for a runtime that no export knows
-    or that is not installed here, or its outputs are no numbers.
+    The first `count` samples become the golden ones. An earlier export is replaced. Raise
+    QpipeError where the folder holds anything that an export did not write (with `force`, files of
+    the same name are overwritten and others stay); where the build is for a runtime that cannot be
+    exported or is not installed here; or where its outputs are not numbers.
     """
-    runtime = str(build.manifest["runtime"])
-    known = sorted(path.stem.removeprefix("load_") for path in SHIPPED.glob("load_*.py"))
-    if runtime not in known:
-        raise QpipeError(
-            f"export: the build is for {runtime}; only those for {' and '.join(known)} are exported"
-        )
-    _check_free(out, force)
+    _check_runtime(build)
+    _check_folder(out, force=force)
     out = out.resolve()
-    aside = out.parent / f".{out.name}.{secrets.token_hex(4)}"
-    aside.mkdir(parents=True)
+    scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}"
+    scratch.mkdir(parents=True)
     try:
-        manifest = _fill(aside, build, samples, facts, count)
-        _put(aside, out)
+        manifest = _fill(scratch, build, samples, facts, count=min(count, len(samples)))
+        _move_into_place(scratch, out)
     except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)
         raise
     return manifest
 
 
-def _check_free(out: Path, force: bool) -> None:
-    """An export may be written again; what lies there otherwise is left alone."""
-    if out.exists() and not out.is_dir():
-        raise QpipeError(f"export: {out} is a file; give a folder that does not exist yet")
-    ours = _exported(out)
-    for name in () if force else _names(out):
-        if name not in ours:
-            what = "no export put there"
-        elif name != MANIFEST and ours[name] != _sha256(out / name):
-            what = "was changed since its export"
-        else:
-            continue
+def _check_runtime(build: Build) -> None:
+    runtime = str(build.manifest["runtime"])
+    runtimes = sorted(path.stem.removeprefix("load_") for path in SHIPPED.glob("load_*.py"))
+    if runtime not in runtimes:
         raise QpipeError(
-            f"export: {out} holds {name}, which {what}; give an empty folder, or --force to write into it"
+            f"export: the build is for {runtime}; "
+            f"only those for {' and '.join(runtimes)} can be exported"
         )
 
 
-def _put(aside: Path, out: Path) -> None:
-    """Bring what was made to its place: in one move, or into the folder where that has to stay."""
-    there = set(_names(out))
-    ours = {*_exported(out), MANIFEST}
-    if there <= ours and out != Path.cwd():
+# ---- the folder
+
+
+def _check_folder(out: Path, *, force: bool) -> None:
+    """Raise QpipeError where the folder holds what must not be overwritten."""
+    if out.exists() and not out.is_dir():
+        raise QpipeError(f"export: {out} is a file; give a folder that does not exist yet")
+    if force:
+        return
+    exported = _exported_files(out)
+    for name in _file_names(out):
+        if name not in exported:
+            raise _foreign_file(out, name, "no export put there")
+        if name != MANIFEST and exported[name] != digest_file(out / name):
+            raise _foreign_file(out, name, "was changed since its export")
+
+
+def _foreign_file(out: Path, name: str, reason: str) -> QpipeError:
+    return QpipeError(
+        f"export: {out} holds {name}, which {reason}; "
+        "give an empty folder, or --force to write into it"
+    )
+
+
+def _move_into_place(scratch: Path, out: Path) -> None:
+    """Move the bundle in one step, or file by file where the folder itself has to stay."""
+    names = set(_file_names(out))
+    exported = {*_exported_files(out), MANIFEST}
+    if names <= exported and out != Path.cwd():
         if out.exists():
             shutil.rmtree(out)
-        aside.rename(out)
+        scratch.rename(out)
         return
-    for name in there & ours:
+    for name in names & exported:
         (out / name).unlink()
-    shutil.copytree(aside, out, dirs_exist_ok=True)
-    shutil.rmtree(aside)
+    shutil.copytree(scratch, out, dirs_exist_ok=True)
+    shutil.rmtree(scratch)
 
 
-def _names(out: Path) -> list[str]:
-    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir())
+def _file_names(folder: Path) -> list[str]:
+    """Return the paths in a folder of everything that is not a folder, sorted."""
+    paths = [path for path in folder.rglob("*") if not path.is_dir()]
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
 
 
-def _exported(out: Path) -> dict[str, str]:
-    """The files of an earlier export as its manifest has them, with their sha256; none where there is no such."""
+def _exported_files(out: Path) -> dict[str, str]:
+    """Return the files of an earlier export with their sha256; empty where there is none."""
     try:
-        content = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        return {MANIFEST: "", **content["files"]} if content["qpipe_export"] else {}
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+        if not manifest["qpipe_export"]:
+            return {}
+        return {MANIFEST: "", **manifest["files"]}
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def _fill(
-    folder: Path, build: Build, samples: Samples, facts: Mapping[str, Any], count: int
-) -> dict[str, Any]:
-    for path in build.files:
-        target = folder / path.relative_to(build.folder)
-        if path.name not in ("build.json", build.manifest.get("runner")):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, target)
+# ---- its content
+
+
+def _fill(folder: Path, build: Build, samples: Samples, facts: Facts, *, count: int) -> Manifest:
+    runtime = str(build.manifest["runtime"])
+    model = str(build.manifest["model"])
+    _copy_build(build, folder)
     shutil.copyfile(SHIPPED / EXAMPLE, folder / EXAMPLE)
-    shutil.copyfile(SHIPPED / f"load_{build.manifest['runtime']}.py", folder / LOAD)
-    count = min(count, len(samples))
-    manifest = {
+    shutil.copyfile(SHIPPED / f"load_{runtime}.py", folder / LOAD)
+    inputs, outputs = _declared_tensors(folder / model)
+    ids = [samples[number].id for number in range(count)]
+    manifest: Manifest = {
         "qpipe_export": FORMAT,
         **facts,
-        **{name: build.manifest[name] for name in ("runtime", "model")},
+        "runtime": runtime,
+        "model": model,
         "options": build.manifest.get("options") or {},
-        **_declared(folder / str(build.manifest["model"])),
+        "inputs": inputs,
+        "outputs": outputs,
         "preprocessing": {name: asdict(how) for name, how in samples.preprocessing.items()},
-        "classes": samples.classes,
-        "golden": {"samples": [samples[i].id for i in range(count)], "tolerance": TOLERANCE},
+        "classes": list(samples.classes),
+        "golden": {"samples": ids, "tolerance": TOLERANCE},
+        "files": {},
     }
-    np.savez(folder / GOLDEN, allow_pickle=False, **_golden(folder, manifest, samples, count))
-    manifest["files"] = {
-        path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(_files(folder))
-    }
-    with (folder / MANIFEST).open("w", encoding="utf-8") as file:
-        file.write(json.dumps(manifest, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
+    golden = _golden_arrays(folder, manifest, samples)
+    np.savez(folder / GOLDEN, allow_pickle=False, **golden)
+    for name in _file_names(folder):
+        manifest["files"][name] = digest_file(folder / name)
+    _write_manifest(folder / MANIFEST, manifest)
     return manifest
 
 
-def _golden(
-    folder: Path, manifest: Mapping[str, Any], samples: Samples, count: int
-) -> dict[str, Array]:
-    """Inputs and outputs by `number/in/name` and `number/out/name`, of the model opened as the export opens it."""
-    runtime = manifest["runtime"]
-    try:
-        infer = runpy.run_path(str(folder / LOAD))["load"](folder, manifest)
-    except ImportError as error:
-        raise QpipeError(
-            f"export: {runtime} is not installed here; run: pip install {runtime}"
-        ) from error
-    except Exception as error:  # the runtime's own, of any class
-        reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        raise QpipeError(f"export: {runtime} does not load the build here: {reason}") from error
-    golden: dict[str, Array] = {}
-    for number in range(count):
-        feeds = samples.feeds(number, [each["name"] for each in manifest["inputs"]])
-        golden.update({f"{number}/in/{name}": array for name, array in feeds.items()})
+def _copy_build(build: Build, folder: Path) -> None:
+    """Copy the files of a build, without its manifest and its runner."""
+    left_out = ("build.json", build.manifest.get("runner"))
+    for path in build.files:
+        if path.name in left_out:
+            continue
+        target = folder / path.relative_to(build.folder)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, target)
+
+
+def _write_manifest(path: Path, manifest: Manifest) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(manifest, indent=1) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _golden_arrays(folder: Path, manifest: Manifest, samples: Samples) -> dict[str, Array]:
+    """Return inputs and outputs of the golden samples, from the model as the bundle loads it.
+
+    They are named NUMBER/in/NAME and NUMBER/out/NAME.
+    """
+    infer = _load_model(folder, manifest)
+    input_names = [declaration["name"] for declaration in manifest["inputs"]]
+    arrays: dict[str, Array] = {}
+    for number, id_ in enumerate(manifest["golden"]["samples"]):
+        feeds = samples.feeds(number, input_names)
+        for name, array in feeds.items():
+            arrays[f"{number}/in/{name}"] = array
         for name, output in infer(feeds).items():
             if not np.isfinite(output).all():
                 raise QpipeError(
-                    f"export: {name} of sample '{samples[number].id}' is no number; the build is broken"
+                    f"export: {name} of sample '{id_}' is not a number; the build is broken"
                 )
-            golden[f"{number}/out/{name}"] = output
-    return golden
+            arrays[f"{number}/out/{name}"] = output
+    return arrays
 
 
-def _declared(model: Path) -> dict[str, list[dict[str, Any]]]:
-    """How the network declares its inputs and outputs."""
+def _load_model(folder: Path, manifest: Manifest) -> Callable[[Feeds], dict[str, Array]]:
+    """Return the model of a bundle as a function, from inputs by name to outputs by name."""
+    runtime = manifest["runtime"]
+    try:
+        load = runpy.run_path(str(folder / LOAD))["load"]
+        return cast("Callable[[Feeds], dict[str, Array]]", load(folder, manifest))
+    except ImportError as error:
+        message = f"export: {runtime} is not installed here; run: pip install {runtime}"
+        raise QpipeError(message) from error
+    except Exception as error:  # the runtime's own, of any class
+        lines = str(error).strip().splitlines()
+        reason = lines[-1] if lines else type(error).__name__
+        raise QpipeError(f"export: {runtime} does not load the build here: {reason}") from error
+
+
+def _declared_tensors(model: Path) -> tuple[list[TensorDeclaration], list[TensorDeclaration]]:
+    """Return the inputs and the outputs of a network as it declares them."""
     import onnx
 
     graph = onnx.load(model, load_external_data=False).graph
-    return {
-        "inputs": [_describe(value) for value in graph.input],
-        "outputs": [_describe(value) for value in graph.output],
-    }
+    inputs = [_declaration(value) for value in graph.input]
+    outputs = [_declaration(value) for value in graph.output]
+    return inputs, outputs
 
 
-def _describe(value: Any) -> dict[str, Any]:
+def _declaration(value: onnx.ValueInfoProto) -> TensorDeclaration:
     import onnx
 
     tensor = value.type.tensor_type
-    shape = [
-        size.dim_value if size.HasField("dim_value") else size.dim_param
-        for size in tensor.shape.dim
-    ]
-    kind = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
-    return {"name": value.name, "type": f"tensor({kind})", "shape": shape}
-
-
-def _files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    element_type = onnx.TensorProto.DataType.Name(tensor.elem_type).lower()
+    shape: list[int | str] = []
+    for dimension in tensor.shape.dim:
+        is_fixed = dimension.HasField("dim_value")
+        shape.append(dimension.dim_value if is_fixed else dimension.dim_param)
+    return {"name": value.name, "type": f"tensor({element_type})", "shape": shape}

@@ -1,95 +1,133 @@
-"""From a row of a run to the folder that is shipped: finds its build and samples where the run left them."""
+"""The bundle of a row of a run: its build and its samples, as the run left them in the cache."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
+from qpipe.compare.json_rows import ParetoRow
 from qpipe.compare.pareto import pareto_rows
 from qpipe.engine import cache_keys, stage_results
 from qpipe.errors import QpipeError, suggest
-from qpipe.export.bundle import gather_facts, write_bundle
+from qpipe.export.bundle import Manifest, gather_facts, write_bundle
 from qpipe.samples.store import Samples
 from qpipe.storage.cache import Cache
-from qpipe.storage.results import COORDINATES, Store
+from qpipe.storage.results import Store
+from qpipe.storage.rows import Coordinate, MeasurementRow, StepRow
 from qpipe.types import Build
 
-Row = dict[str, Any]
+Selection = Mapping[Coordinate, str | None]  # None where any value fits
 
 
 def hand_over(
     store: Store,
     run: str,
-    wanted: Mapping[str, str | None],
+    selection: Selection,
     cache: Cache,
     out: Path,
     *,
     force: bool = False,
-) -> Row:
-    """Write the bundle of the one row that has these coordinates, and give its manifest.
+) -> Manifest:
+    """Write the bundle of the one row that has the selected coordinates; return its manifest.
 
-    QpipeError where no row has them or several do, where the cache does not hold the measured build any more, or where
-    the folder holds something else, unless by force.
+    Raise QpipeError where no row has them or several do, where the cache no longer holds the
+    measured build, or where the folder holds other files, unless `force` is given.
     """
-    row = _one(pareto_rows(store, run), wanted)
+    row = _select_row(pareto_rows(store, run), selection)
     name = f"{row['model']}/{row['scheme']}/{row['build']}"
-    deploy = _step(store, run, f"{name}@{row['device']}")
-    build = cache.get("compile", deploy["key_fields"]["needs"]["build"])
+    measurements = _measurements_of(row, store.measurements(run))
+    build = _measured_build(store, run, cache, f"{name}@{row['device']}")
+    if {measurement["build_digest"] for measurement in measurements} != {cache_keys.digest(build)}:
+        raise QpipeError(
+            f"export: the build of {name} in {cache.root} is not the one measured; "
+            "run the recipe again"
+        )
+    evaluation_digests = {measurement["evaluation_digest"] for measurement in measurements}
+    samples = _evaluation_samples(store, run, cache, evaluation_digests)
+    facts = gather_facts(store, row)
+    return write_bundle(out, Build.read(build), samples, facts, force=force)
+
+
+def _measurements_of(
+    row: ParetoRow, measurements: Sequence[MeasurementRow]
+) -> list[MeasurementRow]:
+    coordinates = (row["model"], row["scheme"], row["build"], row["device"])
+    return [
+        measurement
+        for measurement in measurements
+        if coordinates
+        == (
+            measurement["model"],
+            measurement["scheme"],
+            measurement["build"],
+            measurement["device"],
+        )
+    ]
+
+
+def _measured_build(store: Store, run: str, cache: Cache, deploy_step: str) -> Path:
+    step = _find_step(store.steps(run), run, deploy_step)
+    build = cache.get("compile", step["key_fields"]["needs"]["build"])
     if build is None:
-        raise _gone("build", run, cache)
-    own = [each for each in store.measurements(run) if all(each[c] == row[c] for c in COORDINATES)]
-    if {each["build_digest"] for each in own} != {cache_keys.digest(build)}:
-        raise QpipeError(
-            f"export: the build of {name} in {cache.root} is not the one measured; run the recipe again"
-        )
-    samples = _samples(store, run, cache, {each["evaluation_digest"] for each in own})
-    return write_bundle(out, Build.read(build), samples, gather_facts(store, row), force=force)
+        raise _missing("build", run, cache)
+    return build
 
 
-def _step(store: Store, run: str, name: str) -> Row:
-    found = next((step for step in store.steps(run) if step["step"] == name), None)
-    if found is None:
-        raise QpipeError(
-            f"export: run {run} kept nothing of how {name} was made; run the recipe again"
-        )
-    return found
-
-
-def _samples(store: Store, run: str, cache: Cache, digests: Collection[str]) -> Samples:
-    """What the row was measured on: models may have samples of their own."""
-    for step in store.steps(run):
-        folder = cache.get("samples", step["key"]) if step["kind"] == "samples" else None
-        if folder and stage_results.sample_digests(folder)["evaluation"] in digests:
-            return Samples(folder / "evaluation")
-    raise _gone("samples", run, cache)
-
-
-def _one(rows: list[Row], wanted: Mapping[str, str | None]) -> Row:
-    left = rows
-    for name, value in wanted.items():
-        if value is None:
-            continue
-        known = sorted({row[name] for row in left})
-        left = [row for row in left if row[name] == value]
-        if not left:
-            raise QpipeError(
-                f"export: nothing was measured with {name} '{value}'; {suggest(value, known)}"
-            )
-    if len(left) == 1:
-        return left[0]
-    if not left:
-        raise QpipeError("export: nothing was measured in this run; give another one with --run")
-    for name in wanted:
-        values = sorted({row[name] for row in left})
-        if len(values) > 1:
-            raise QpipeError(f"export: several rows fit; give --{name}: {', '.join(values)}")
+def _find_step(steps: Sequence[StepRow], run: str, name: str) -> StepRow:
+    for step in steps:
+        if step["step"] == name:
+            return step
     raise QpipeError(
-        "export: several rows of a sweep fit; export from a run of the recipe without the sweep"
+        f"export: run {run} has no record of how {name} was made; run the recipe again"
     )
 
 
-def _gone(what: str, run: str, cache: Cache) -> QpipeError:
+def _evaluation_samples(
+    store: Store, run: str, cache: Cache, digests: Collection[str | None]
+) -> Samples:
+    """Return the samples that the row was measured on: models may have samples of their own."""
+    for step in store.steps(run):
+        if step["kind"] != "samples":
+            continue
+        folder = cache.get("samples", step["key"])
+        if folder and stage_results.sample_digests(folder)["evaluation"] in digests:
+            return Samples(folder / "evaluation")
+    raise _missing("samples", run, cache)
+
+
+def _missing(content: Literal["build", "samples"], run: str, cache: Cache) -> QpipeError:
+    verb = "is" if content == "build" else "are"
     return QpipeError(
-        f"export: the {what} of run {run} is not in {cache.root} any more; run the recipe again"
+        f"export: the {content} of run {run} {verb} no longer in {cache.root}; run the recipe again"
+    )
+
+
+def _select_row(rows: Sequence[ParetoRow], selection: Selection) -> ParetoRow:
+    """Return the one row that has the selected coordinates."""
+    matching = list(rows)
+    for name, value in selection.items():
+        if value is None:
+            continue
+        valid_values = {row[name] for row in matching}
+        matching = [row for row in matching if row[name] == value]
+        if not matching:
+            raise QpipeError(
+                f"export: nothing was measured with {name} '{value}'; "
+                f"{suggest(value, valid_values)}"
+            )
+    if len(matching) == 1:
+        return matching[0]
+    if not matching:
+        raise QpipeError("export: nothing was measured in this run; give another one with --run")
+    raise _ambiguous(matching, selection)
+
+
+def _ambiguous(rows: Sequence[ParetoRow], selection: Selection) -> QpipeError:
+    for name in selection:
+        values = sorted({row[name] for row in rows})
+        if len(values) > 1:
+            return QpipeError(f"export: several rows match; give --{name}: {', '.join(values)}")
+    return QpipeError(
+        "export: several rows of a sweep match; export from a run of the recipe without the sweep"
     )

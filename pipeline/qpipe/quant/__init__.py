@@ -1,1 +1,27 @@
-"""What every algorithm shares: arithmetic, codebooks, statistics, ranges, the QDQ view; knows no recipe and no run."""
+"""The arithmetic and the graph surgery that every algorithm shares; knows no recipe and no run.
+
+For authors of plugins, and kept stable for them:
+
+- qdq: the view of a network's weights, float or quantized, and how quantized ones are written
+- activations: where activations become integers: QuantizeLinear, DequantizeLinear pairs
+- arithmetic: quantize and dequantize in numpy, the reference for ONNX's operators
+- codebook: the integer levels that weights may take: uniform, pot, apot
+- scales: the scale of a weight, by extremes, percentile or least squares
+- statistics: calibration statistics of each tensor
+- ranges: the range of an activation, from its statistics
+- graph: constants, initializers and names of an ONNX graph
+- inference: ONNX Runtime sessions on the host
+- sensitivity: what quantizing a part of a network costs its outputs
+- sensitive_layers: the bits of first, last and depthwise layers
+- saturation: what x86 without VNNI makes of u8 x s8 products
+
+Internal, and free to change:
+
+- integer_operators, coverage: which operators run on integers, and why others do not
+- biases: int32 biases, which compile writes
+- target_check: whether a quantized network respects a target
+- weight_bits: how many bits a network's weights have
+- moments, rounding, piecewise_inference, horizontal_flip: the parts of quantize `compensate`
+- knapsack: the choice of quantize `mixed`
+- external_data: the files beside an ONNX network that hold its tensors
+"""

@@ -1,8 +1,9 @@
-"""Where activations become integers: the QuantizeLinear, DequantizeLinear pairs that stock runtimes fuse away.
+"""Quantizing activations: the QuantizeLinear, DequantizeLinear pairs that stock runtimes fuse.
 
-A pair goes on every tensor that an integer operator reads or writes, never between an operator and the Relu or Clip it
-absorbs; operators that only move values pass their input's scale on. All others stay float, between a DequantizeLinear
-and a QuantizeLinear: which, and why, is selection's to say.
+A pair goes on every tensor that an integer operator reads or writes, never between an operator and
+the Relu or Clip that it absorbs; operators that only move values pass on the scale of their input.
+All others stay float, between a DequantizeLinear and a QuantizeLinear: `integer_operators` says
+which, and why.
 """
 
 from __future__ import annotations
@@ -17,20 +18,26 @@ import onnx_ir as ir
 
 from qpipe.errors import StageError
 from qpipe.quant import qdq
-from qpipe.quant.arithmetic import quantize, scale_and_zero_point
+from qpipe.quant.arithmetic import integer_range, quantize, scale_and_zero_point
 from qpipe.quant.coverage import coverage
-from qpipe.quant.integer_operators import PAIR, is_dequantized, only_reader, select, tensors
+from qpipe.quant.graph import add_initializer, only_reader, value_names
+from qpipe.quant.integer_operators import (
+    is_dequantized,
+    quantized_tensors,
+    select_integer_nodes,
+)
 from qpipe.quant.ranges import Method, activation_range
-from qpipe.quant.scales import power_of_two
+from qpipe.quant.scales import round_to_power_of_two
 from qpipe.quant.statistics import Statistics, TensorStatistics
 from qpipe.types import ANY_TARGET, Array, Target
 
-ActivationRange = Literal[
-    "minmax", "percentile", "mse", "entropy", "none"
-]  # what stages take: none leaves them float
-Interval = Callable[[str], tuple[float, float]]  # the real interval of a tensor, by its name
+# the option of stages; "none" leaves activations float
+ActivationRange = Literal["minmax", "percentile", "mse", "entropy", "none"]
+Range = Callable[[str], tuple[float, float]]  # the real range of a tensor, by its name
+
 DTYPES = {8: np.uint8, 16: np.uint16}
 OPSET_16_BITS = 21
+# integers must tell so many levels of a tensor apart, where it has more than MANY_VALUES values
 FEWEST_LEVELS = 16
 MANY_VALUES = 64
 
@@ -47,174 +54,229 @@ def quantize_activations(
     exclude: Sequence[str] = (),
     target: Target = ANY_TARGET,
 ) -> None:
-    """Insert the pairs, unsigned with any zero point that the target takes, for all operators whose weights (if any)
-    are quantized already.
+    """Insert the pairs for all operators whose weights, if any, are quantized already.
 
-    Statistics are those of the float network; tensors that are quantized already keep what they have. Logs what stays
-    float, in one line.
+    Codes are unsigned, of 8 or 16 bits, with any zero point that the target takes. `statistics` are
+    those of the float network; tensors that are quantized already keep their range. Logs in one
+    line what stays float. Raise StageError for other bits, for 16 bits below opset 21, and for
+    statistics of another network.
     """
-    if bits not in DTYPES:
-        raise StageError(f"activations: {bits} bits; it takes 8 or 16")
-    if bits > 8 and model.opset_imports.get("", 0) < OPSET_16_BITS:
-        raise StageError(
-            f"activations: 16 bits need opset {OPSET_16_BITS}; import the network with a newer opset"
-        )
+    _check_bits(model, bits)
 
     @cache
-    def interval(name: str) -> tuple[float, float]:
+    def tensor_range(name: str) -> tuple[float, float]:
         low, high = activation_range(statistics[name], method, bits=bits, percentile=percentile)
-        return _mirrored(low, high, bits) if target.symmetric_only else (low, high)
+        return _symmetric_range(low, high, bits) if target.symmetric_only else (low, high)
 
+    clips = method != "minmax"
+    used_names = value_names(model.graph)
     parameters: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-    wanted, reasons = plan(model, statistics, interval, bits, exclude)
-    for value, source in wanted.items():
+    sources, reasons = plan_pairs(model, statistics, tensor_range, bits, exclude)
+    for value, source in sources.items():
         if source not in parameters:
-            low, high = interval(source.name or "")
-            scale, zero_point = scale_and_zero_point(low, high, DTYPES[bits])
-            if target.power_of_two_scales:
-                scale, zero_point = _shifts(scale, zero_point, clips=method != "minmax")
-            else:
-                scale = _inside(scale, high - low, bits)
+            name = source.name or ""
+            scale, zero_point = _parameters(tensor_range(name), bits, clips=clips, target=target)
             parameters[source] = (
-                qdq.initializer(model, f"{source.name}_scale", scale),
-                qdq.initializer(model, f"{source.name}_zero_point", zero_point),
+                add_initializer(model.graph, f"{name}_scale", scale, used_names),
+                add_initializer(model.graph, f"{name}_zero_point", zero_point, used_names),
             )
-        _insert(model, value, *parameters[source])
-    told = coverage(model, reasons).told()
-    if told:
-        log.warning(told)
+        _insert_pair(model, value, *parameters[source])
+    float_summary = coverage(model, reasons).summary()
+    if float_summary:
+        log.warning(float_summary)
 
 
-def plan(
+def _check_bits(model: ir.Model, bits: int) -> None:
+    if bits not in DTYPES:
+        raise StageError(f"activations: bits is {bits}; it must be 8 or 16")
+    if bits > 8 and model.opset_imports.get("", 0) < OPSET_16_BITS:
+        raise StageError(
+            f"activations: 16 bits need opset {OPSET_16_BITS}; export the network with a newer "
+            "opset"
+        )
+
+
+def plan_pairs(
     model: ir.Model,
     statistics: Statistics,
-    interval: Interval,
+    tensor_range: Range,
     bits: int,
     exclude: Sequence[str] = (),
 ) -> tuple[dict[ir.Value, ir.Value], dict[ir.Node, str]]:
-    """The tensors to quantize, each with the one whose range it takes (itself, or what was only moved to make it), and
-    why the nodes that stay float do."""
+    """Return the tensors to quantize, and why the nodes that stay float do.
+
+    Each tensor maps to the one whose range it takes: itself, the one whose values were only moved,
+    or the result of the Clip that follows.
+    """
 
     @cache
-    def unknown(value: ir.Value) -> str | None:
+    def float_reason(value: ir.Value) -> str | None:
         if is_dequantized(value):
             return None
-        name = _source(value, statistics).name or ""
+        name = _range_source(value, statistics).name or ""
         if name not in statistics:
             return f"no statistics of '{value.name}'"
-        return _too_coarse(statistics[name], interval(name), bits)
+        return _coarseness(statistics[name], tensor_range(name), bits)
 
-    coded = {node for weight in qdq.weights(model) if weight.is_quantized for node in weight.nodes}
-    _check_known(model, coded, statistics)
-    chosen = select(model, unknown, coded, exclude)
-    found = {
-        value: _source(source, statistics)
-        for value, source in tensors(model, chosen, exclude).items()
-    }
-    wanted = {
-        v: source for v, source in found.items() if source.name in statistics and not _is_done(v)
-    }
-    return wanted, chosen.reasons
+    quantized_layers: set[ir.Node] = set()
+    for weight in qdq.weights(model):
+        if weight.is_quantized:
+            quantized_layers.update(weight.nodes)
+    _check_statistics(model, quantized_layers, statistics)
+    selection = select_integer_nodes(model, float_reason, quantized_layers, exclude)
+    sources: dict[ir.Value, ir.Value] = {}
+    for value, moved_from in quantized_tensors(model, selection, exclude).items():
+        source = _range_source(moved_from, statistics)
+        if source.name in statistics and not _has_pair(value):
+            sources[value] = source
+    return sources, selection.reasons
 
 
-def _check_known(model: ir.Model, coded: Container[ir.Node], statistics: Statistics) -> None:
-    """StageError where no layer's input has statistics, though calibration gathers them: they are another network's."""
-    inputs = [
-        node.inputs[0] for node in model.graph if node in coded and node.inputs[0] is not None
-    ]
-    strange = [
-        v for v in inputs if not is_dequantized(v) and v.shape is not None and v.shape.is_static()
-    ]
-    if strange and not any(is_dequantized(value) or value.name in statistics for value in inputs):
+def _check_statistics(
+    model: ir.Model, quantized_layers: Container[ir.Node], statistics: Statistics
+) -> None:
+    """Raise StageError where no layer's input has statistics, though calibration would gather them.
+
+    They are then those of another network.
+    """
+    without_statistics = []
+    for node in model.graph:
+        value = node.inputs[0] if node in quantized_layers else None
+        if value is None:
+            continue
+        if is_dequantized(value) or value.name in statistics:
+            return
+        if value.shape is not None and value.shape.is_static():
+            without_statistics.append(value)
+    if without_statistics:
         raise StageError(
-            f"activations: no statistics of tensor '{strange[0].name}'; calibrate the network that is quantized"
+            f"activations: no statistics of tensor '{without_statistics[0].name}'; calibrate the "
+            "network that is quantized"
         )
 
 
-def limited(value: ir.Value) -> ir.Value | None:
-    """What a Relu or Clip makes of a tensor that nothing else reads: its limits are those of the tensor's integers, so
-    nobody needs to know the tensor's own range; None for all other tensors."""
+def clipped_output(value: ir.Value) -> ir.Value | None:
+    """Return the output of a Relu or Clip that alone reads a tensor; None for all other tensors.
+
+    Its limits are those of the tensor's integers, so the range of the tensor itself is not needed.
+    """
     reader = only_reader(value)
-    return reader.outputs[0] if reader is not None and reader.op_type in ("Clip", "Relu") else None
+    if reader is None or reader.op_type not in ("Clip", "Relu"):
+        return None
+    return reader.outputs[0]
 
 
-def _source(value: ir.Value, statistics: Statistics) -> ir.Value:
-    """Whose range a tensor takes: its own; where calibration left it out because a Clip follows, the Clip's."""
-    after = None if value.name in statistics else limited(value)
-    return value if after is None else _source(after, statistics)
+def _range_source(value: ir.Value, statistics: Statistics) -> ir.Value:
+    """Return the tensor whose range a tensor takes.
+
+    It is the tensor itself or, where calibration left it out because a Clip follows, the result of
+    the Clip.
+    """
+    clipped = None if value.name in statistics else clipped_output(value)
+    return value if clipped is None else _range_source(clipped, statistics)
 
 
-def _too_coarse(tensor: TensorStatistics, interval: tuple[float, float], bits: int) -> str | None:
-    """Why integers would not tell a tensor's values apart: a mask that adds -10000 leaves none for the rest."""
+def _coarseness(tensor: TensorStatistics, limits: tuple[float, float], bits: int) -> str | None:
+    """Return why integers would not tell a tensor's values apart; None where they do.
+
+    A mask that adds -10000 leaves no levels for the other values.
+    """
     if len(tensor.bins) <= MANY_VALUES:
         return None
+    low, high = limits
     values = (tensor.bins.astype(np.uint32) << 16).view(np.float32)
-    used = len(
-        np.unique(
-            quantize(values, *scale_and_zero_point(*interval, DTYPES[bits]), dtype=DTYPES[bits])
-        )
-    )
-    low, high = interval
-    return (
-        None
-        if used >= FEWEST_LEVELS
-        else f"'{tensor.name}' from {low:.3g} to {high:.3g} would use {used} levels"
-    )
+    scale, zero_point = scale_and_zero_point(low, high, DTYPES[bits])
+    codes = quantize(values, scale, zero_point, dtype=DTYPES[bits])
+    used_levels = len(np.unique(codes))
+    if used_levels >= FEWEST_LEVELS:
+        return None
+    return f"'{tensor.name}' from {low:.3g} to {high:.3g} would use {used_levels} levels"
 
 
-def _is_done(value: ir.Value) -> bool:
+def _has_pair(value: ir.Value) -> bool:
     producer = value.producer()
-    return (producer is not None and producer.op_type in PAIR) or any(
-        reader.op_type == "QuantizeLinear" for reader in value.consumers()
-    )
+    if producer is not None and producer.op_type in qdq.QDQ_OPERATORS:
+        return True
+    return any(reader.op_type == "QuantizeLinear" for reader in value.consumers())
 
 
-def _mirrored(low: float, high: float, bits: int) -> tuple[float, float]:
-    """The interval around zero that puts the zero point in the middle of the codes; these reach one further down."""
+# ---- scale and zero point
+
+
+def _parameters(
+    limits: tuple[float, float], bits: int, *, clips: bool, target: Target
+) -> tuple[Array, Array]:
+    """Return the scale and the zero point of a range; `clips` where the range leaves values out."""
+    low, high = limits
+    scale, zero_point = scale_and_zero_point(low, high, DTYPES[bits])
+    if target.power_of_two_scales:
+        return _power_of_two_parameters(scale, zero_point, clips=clips)
+    return _keep_last_level_inside(scale, high - low, bits), zero_point
+
+
+def _symmetric_range(low: float, high: float, bits: int) -> tuple[float, float]:
+    """Return the range around zero that puts the zero point in the middle of the codes.
+
+    There is one code more below the middle than above.
+    """
     largest = max(-low, high)
-    top = 2 ** (bits - 1)
-    return -largest * top / (top - 1), largest
+    middle = 2 ** (bits - 1)
+    return -largest * middle / (middle - 1), largest
 
 
-def _shifts(scale: Array, zero_point: Array, *, clips: bool) -> tuple[Array, Array]:
-    """The scale as a power of two; the zero point stays in the middle, or moves with the interval's lower end."""
-    wide = power_of_two(scale, clips=clips)
-    limits = np.iinfo(zero_point.dtype)
-    if int(zero_point) == (int(limits.max) + 1) // 2:
-        return wide, zero_point
-    moved = np.clip(np.rint(zero_point.astype(np.float64) * scale / wide), limits.min, limits.max)
-    return wide, moved.astype(zero_point.dtype)
+def _power_of_two_parameters(
+    scale: Array, zero_point: Array, *, clips: bool
+) -> tuple[Array, Array]:
+    """Return the scale as a power of two, and the zero point moved with the lower end of the range.
+
+    A zero point in the middle of the codes stays there.
+    """
+    power = round_to_power_of_two(scale, clips=clips)
+    lowest, highest = integer_range(zero_point.dtype)
+    if int(zero_point) == (highest + 1) // 2:
+        return power, zero_point
+    moved = np.rint(zero_point.astype(np.float64) * scale / power).clip(lowest, highest)
+    return power, moved.astype(zero_point.dtype)
 
 
-def _inside(scale: Array, width: float, bits: int) -> Array:
-    """The scale, one float smaller where rounding it up took the last level beyond the interval: a Clip that ends
-    there is absorbed only if no level lies outside."""
-    beyond = np.float32(scale) * np.float32(2**bits - 1) > np.float32(width) > 0
-    return np.nextafter(scale, np.float32(0), dtype=np.float32) if beyond else scale
+def _keep_last_level_inside(scale: Array, width: float, bits: int) -> Array:
+    """Return the scale, or the float below it where its last level would lie beyond the range.
+
+    Rounding the scale up to float32 takes the last level there. A Clip that ends at the range's end
+    is absorbed only if no level lies beyond it.
+    """
+    width_of_levels = np.float32(scale) * np.float32(2**bits - 1)
+    if width_of_levels > np.float32(width) > 0:
+        return np.nextafter(scale, np.float32(0), dtype=np.float32)
+    return scale
 
 
-def _insert(model: ir.Model, value: ir.Value, scale: ir.Value, zero_point: ir.Value) -> None:
+# ---- inserting
+
+
+def _insert_pair(model: ir.Model, value: ir.Value, scale: ir.Value, zero_point: ir.Value) -> None:
+    """Let all readers of a tensor read it through a new pair."""
     name = value.name
-    quantize = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")
-    quantize.outputs[0].name = f"{name}_quantized"
-    dequantize = ir.node(
-        "DequantizeLinear", [quantize.outputs[0], scale, zero_point], name=f"{name}_dequantize"
+    quantize_node = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")
+    codes = quantize_node.outputs[0]
+    codes.name = f"{name}_quantized"
+    dequantize_node = ir.node(
+        "DequantizeLinear", [codes, scale, zero_point], name=f"{name}_dequantize"
     )
-    restored = dequantize.outputs[0]
-    restored.name = f"{name}_dequantized"
-    restored.shape = value.shape
-    restored.dtype = ir.DataType.FLOAT
-    is_output = value.is_graph_output()
+    dequantized = dequantize_node.outputs[0]
+    dequantized.name = f"{name}_dequantized"
+    dequantized.shape = value.shape
+    dequantized.dtype = ir.DataType.FLOAT
     for reader, index in list(value.uses()):
-        if reader is not quantize:
-            reader.replace_input_with(index, restored)
-    if is_output:  # the network's outputs keep their names
+        if reader is not quantize_node:
+            reader.replace_input_with(index, dequantized)
+    if value.is_graph_output():  # the network's outputs keep their names
         outputs = model.graph.outputs
-        outputs[outputs.index(value)] = restored
+        outputs[outputs.index(value)] = dequantized
         value.name = f"{name}_float"
-        restored.name = name
+        dequantized.name = name
     producer = value.producer()
     if producer is None:
-        model.graph.insert_before(model.graph[0], [quantize, dequantize])
+        model.graph.insert_before(model.graph[0], [quantize_node, dequantize_node])
     else:
-        model.graph.insert_after(producer, [quantize, dequantize])
+        model.graph.insert_after(producer, [quantize_node, dequantize_node])

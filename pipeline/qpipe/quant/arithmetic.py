@@ -1,6 +1,10 @@
-"""What quantize and dequantize mean: the numpy reference of ONNX QuantizeLinear and DequantizeLinear.
+"""Quantize and dequantize in numpy: the reference for ONNX's QuantizeLinear and DequantizeLinear.
 
-A scale and a zero point are one number (per-tensor, axis None) or one per slice of an axis (per-channel).
+Source: the ONNX operator spec, QuantizeLinear and DequantizeLinear; the affine scheme is that of
+Jacob et al. 2018 (arXiv:1712.05877): real = (code - zero_point) * scale.
+
+Scale and zero point are one number (per-tensor, axis None) or one per slice of an axis
+(per-channel, shape [C]).
 """
 
 from __future__ import annotations
@@ -11,14 +15,24 @@ import numpy.typing as npt
 from qpipe.types import Array
 
 
-def integer_range(dtype: npt.DTypeLike) -> tuple[int, int]:
-    """Lowest and highest value of an integer type."""
+def integer_range(dtype: npt.DTypeLike, bits: int | None = None) -> tuple[int, int]:
+    """Return the lowest and the highest value of an integer type.
+
+    With `bits` they are those of its integers of so many bits.
+    """
     limits = np.iinfo(np.dtype(dtype))
-    return int(limits.min), int(limits.max)
+    if bits is None:
+        return int(limits.min), int(limits.max)
+    if limits.min == 0:
+        return 0, 2**bits - 1
+    return -(2 ** (bits - 1)), 2 ** (bits - 1) - 1
 
 
 def along_axis(parameter: Array, ndim: int, axis: int | None) -> Array:
-    """A per-channel parameter reshaped to broadcast against an array of `ndim` axes; per-tensor ones as they are."""
+    """Return a per-channel parameter [C] shaped to broadcast along `axis` of `ndim` axes.
+
+    Per-tensor parameters (axis None) are returned as they are.
+    """
     if axis is None:
         return parameter
     shape = [1] * ndim
@@ -34,23 +48,33 @@ def quantize(
     dtype: npt.DTypeLike = np.int8,
     axis: int | None = None,
 ) -> Array:
-    """saturate(round(x / scale) + zero_point): float32 division, round half to even, as QuantizeLinear does it."""
+    """Return saturate(round(x / scale) + zero_point): codes as QuantizeLinear computes them.
+
+    The division is in float32, rounding is half to even, `dtype` is an integer type. The result has
+    the shape of `x`. Scale and zero point are [] with axis None, else [C]. Infinity saturates; NaN
+    is not supported, as in the spec.
+    """
     low, high = integer_range(dtype)
     scales = along_axis(np.asarray(scale, np.float32), x.ndim, axis)
     zero_points = along_axis(np.asarray(zero_point, np.float64), x.ndim, axis)
     with np.errstate(over="ignore"):  # an infinite quotient saturates like any other
         steps = np.rint(np.asarray(x, np.float32) / scales)
     # float64: adding the zero point in float32 could round once more
-    return np.clip(steps.astype(np.float64) + zero_points, low, high).astype(dtype)
+    codes = steps.astype(np.float64) + zero_points
+    return np.clip(codes, low, high).astype(dtype)
 
 
 def dequantize(
     codes: Array, scale: npt.ArrayLike, zero_point: npt.ArrayLike = 0, *, axis: int | None = None
 ) -> Array:
-    """(codes - zero_point) * scale in float32, as DequantizeLinear does it."""
+    """Return (codes - zero_point) * scale: float32 values as DequantizeLinear computes them.
+
+    Scale and zero point are [] with axis None, else [C].
+    """
     scales = along_axis(np.asarray(scale, np.float32), codes.ndim, axis)
     zero_points = along_axis(np.asarray(zero_point, np.int64), codes.ndim, axis)
-    return (codes.astype(np.int64) - zero_points).astype(np.float32) * scales
+    steps = codes.astype(np.int64) - zero_points
+    return steps.astype(np.float32) * scales
 
 
 def fake_quantize(
@@ -61,10 +85,12 @@ def fake_quantize(
     dtype: npt.DTypeLike = np.int8,
     axis: int | None = None,
 ) -> Array:
-    """What is left of x after quantize and dequantize."""
-    return dequantize(
-        quantize(x, scale, zero_point, dtype=dtype, axis=axis), scale, zero_point, axis=axis
-    )
+    """Return `x` quantized and dequantized, in float32.
+
+    These are the values that a QuantizeLinear, DequantizeLinear pair passes on.
+    """
+    codes = quantize(x, scale, zero_point, dtype=dtype, axis=axis)
+    return dequantize(codes, scale, zero_point, axis=axis)
 
 
 def scale_and_zero_point(
@@ -74,27 +100,32 @@ def scale_and_zero_point(
     *,
     bits: int | None = None,
 ) -> tuple[Array, Array]:
-    """The float32 scale and the zero point that spread the integers of `dtype` over the real interval [low, high];
-    with `bits`, only those integers that fit in so many bits.
+    """Return the scale and zero point that spread the integers of `dtype` over [low, high].
 
-    The interval is widened to hold zero, which becomes exactly representable; an empty one gets scale 1.
+    The scale is float32, the zero point of type `dtype`. `low` and `high` are numbers or arrays of
+    one shape, which the results have too. With `bits`, only the integers of so many bits are used.
+    The range is widened to hold zero, which becomes exactly representable, as integer padding asks
+    for (Jacob et al. 2018, arXiv:1712.05877, section 2.1); an empty range gets scale 1.
     """
-    lowest, highest = integer_range(dtype)
-    if bits is not None:
-        lowest, highest = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if lowest else (0, 2**bits - 1)
+    lowest, highest = integer_range(dtype, bits)
     lows = np.minimum(np.asarray(low, np.float64), 0.0)
     highs = np.maximum(np.asarray(high, np.float64), 0.0)
     scales = np.asarray((highs - lows) / (highest - lowest), np.float32)
     scales = np.where(scales < np.finfo(np.float32).tiny, np.float32(1), scales)
-    zero_points = np.clip(np.rint(lowest - lows / scales), lowest, highest).astype(dtype)
-    return scales, zero_points
+    zero_points = np.rint(lowest - lows / scales)
+    return scales, np.clip(zero_points, lowest, highest).astype(dtype)
 
 
 def sqnr_db(reference: Array, approximation: Array) -> float:
-    """Signal to quantization noise in dB: 10 log10(sum x^2 / sum (x - y)^2); inf for no noise."""
+    """Return the signal to quantization noise ratio in dB: 10 log10(sum x^2 / sum (x - y)^2).
+
+    It is inf without noise, and -inf with noise but no signal.
+    """
     exact = np.asarray(reference, np.float64)
     noise = float(np.sum((exact - approximation) ** 2))
     signal = float(np.sum(exact**2))
     if noise == 0:
         return float("inf")
-    return float(10 * np.log10(signal / noise)) if signal else float("-inf")
+    if signal == 0:
+        return float("-inf")
+    return float(10 * np.log10(signal / noise))

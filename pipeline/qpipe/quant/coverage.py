@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,18 +11,18 @@ import onnx_ir as ir
 
 from qpipe.quant import qdq
 from qpipe.quant.integer_operators import (
-    PAIR,
-    absorbed,
-    candidates,
+    Selection,
+    integer_candidates,
+    is_absorbed,
     is_dequantized,
-    is_moving,
-    select,
-    tensors,
+    moves_values,
+    quantized_tensors,
+    select_integer_nodes,
 )
 
 
-class Float(NamedTuple):
-    """A node that computes in float, and the reason in words."""
+class FloatNode(NamedTuple):
+    """A node that computes in float, and why."""
 
     node: str
     operator: str
@@ -31,79 +31,84 @@ class Float(NamedTuple):
 
 @dataclass(frozen=True)
 class Coverage:
-    """Operators with how many nodes of theirs run on integers, and the nodes that stay float, in the graph's order.
+    """How many nodes of each operator run on integers, and the nodes that stay float.
 
-    In neither are nodes that give no float tensor (those that handle shapes and indices), and those that only move
-    float values.
+    The latter are in the graph's order. Neither counts nodes without a float output (those that
+    compute shapes and indices), nor those that only move float values.
     """
 
     integer: Mapping[str, int]
-    float: Sequence[Float]
+    float_nodes: Sequence[FloatNode]
 
-    def told(self) -> str:
-        """What stays float, in one line; empty where nothing does."""
+    def summary(self) -> str:
+        """Return in one line what stays float; empty where nothing does."""
         groups: dict[tuple[str, str], list[str]] = {}
-        for node, operator, reason in self.float:
+        for node, operator, reason in self.float_nodes:
             groups.setdefault((operator, reason), []).append(node)
-        words = [
-            f"{operator} '{nodes[0]}' ({reason})"
-            if len(nodes) == 1
-            else f"{len(nodes)} {operator} ({reason})"
-            for (operator, reason), nodes in groups.items()
-        ]
-        return f"stays float: {', '.join(words)}" if words else ""
+        parts = []
+        for (operator, reason), nodes in groups.items():
+            subject = f"{len(nodes)} {operator}" if len(nodes) > 1 else f"{operator} '{nodes[0]}'"
+            parts.append(f"{subject} ({reason})")
+        return f"stays float: {', '.join(parts)}" if parts else ""
 
 
 def coverage(model: ir.Model, reasons: Mapping[ir.Node, str] | None = None) -> Coverage:
-    """Of a float network, what quantizing all of it would make integer; of a quantized one, what is integer in it.
+    """Return what is integer in a quantized network, or would be in a float one once quantized.
 
-    Of a quantized one, `reasons` are those that kept nodes float, where they are known; otherwise it says what is
-    missing around them.
+    For a quantized network `reasons` say why quantization left nodes float, where that is known;
+    for other nodes the reason is what is missing around them.
     """
-    layers = {node: weight.is_quantized for weight in qdq.weights(model) for node in weight.nodes}
-    if any(node.op_type == "QuantizeLinear" for node in model.graph):
-        found = candidates(
-            model, _float, {node for node, is_quantized in layers.items() if is_quantized}
-        )
-        found.read.update(
-            value
-            for node in model.graph
-            if node.op_type == PAIR[0]
-            for value in node.inputs[:1]
-            if value
-        )
-    else:
-        found = select(model, _open, set(layers))
-    moved = tensors(model, found)
-    why = {**found.reasons, **(reasons or {})}
+    selection = _select(model)
+    sources = quantized_tensors(model, selection)
+    all_reasons = {**selection.reasons, **(reasons or {})}
     integer: Counter[str] = Counter()
-    left: list[Float] = []
+    float_nodes: list[FloatNode] = []
     for node in model.graph:
-        if node.op_type in PAIR or not any(_is_float(value) for value in node.outputs):
+        if node.op_type in qdq.QDQ_OPERATORS or not any(
+            _may_be_float(value) for value in node.outputs
+        ):
             continue
-        if is_moving(node):
-            integer[node.op_type] += node.inputs[0] in moved
-        elif node in found.integer or absorbed(node, found.integer):
+        if moves_values(node):
+            if node.inputs[0] in sources:
+                integer[node.op_type] += 1
+        elif node in selection.integer or is_absorbed(node, selection.integer):
             integer[node.op_type] += 1
         else:
-            left.append(Float(node.name or "", node.op_type, why[node]))
-    return Coverage({operator: count for operator, count in integer.items() if count}, left)
+            float_nodes.append(FloatNode(node.name or "", node.op_type, all_reasons[node]))
+    return Coverage(dict(integer), float_nodes)
 
 
-def _is_float(value: ir.Value) -> bool:
+def _select(model: ir.Model) -> Selection:
+    all_weights = qdq.weights(model)
+    if not any(node.op_type == "QuantizeLinear" for node in model.graph):
+        return select_integer_nodes(model, _dynamic_shape, _layers(all_weights))
+    quantized_layers = _layers([weight for weight in all_weights if weight.is_quantized])
+    selection = integer_candidates(model, _missing_pair, quantized_layers)
+    for node in model.graph:
+        if node.op_type == "QuantizeLinear" and node.inputs[0] is not None:
+            selection.read.add(node.inputs[0])
+    return selection
+
+
+def _layers(weights: Collection[qdq.Weight]) -> set[ir.Node]:
+    return {node for weight in weights for node in weight.nodes}
+
+
+def _may_be_float(value: ir.Value) -> bool:
     return value.dtype is None or value.dtype.is_floating_point()
 
 
-def _float(value: ir.Value) -> str | None:
-    is_pair = is_dequantized(value) or any(
-        reader.op_type == "QuantizeLinear" for reader in value.consumers()
-    )
-    return None if is_pair else f"'{value.name}' is float"
+def _missing_pair(value: ir.Value) -> str | None:
+    """Return why a tensor of a quantized network is not integers."""
+    if is_dequantized(value):
+        return None
+    if any(reader.op_type == "QuantizeLinear" for reader in value.consumers()):
+        return None
+    return f"'{value.name}' is float"
 
 
-def _open(value: ir.Value) -> str | None:
-    return (
-        None
-        if value.shape is not None and value.shape.is_static()
-        else f"the shape of '{value.name}' is open"
-    )
+def _dynamic_shape(value: ir.Value) -> str | None:
+    """Return why a tensor of a float network cannot be integers."""
+    if value.shape is not None and value.shape.is_static():
+        return None
+    return f"the shape of '{value.name}' is dynamic"

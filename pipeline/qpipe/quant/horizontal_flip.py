@@ -1,4 +1,4 @@
-"""Samples of pictures twice: as they are, and with left and right exchanged."""
+"""Samples of images twice: as they are, and flipped horizontally."""
 
 from __future__ import annotations
 
@@ -14,14 +14,22 @@ from qpipe.samples.store import Samples
 from qpipe.types import Sample
 
 
-class Mirrored(Samples):
-    """Each sample of a folder, followed by itself seen in a mirror; inputs that are no pictures stay as they are."""
+class FlippedSamples(Samples):
+    """The samples of a folder, each followed by its horizontal flip.
+
+    Inputs that are not images stay as they are. Raise StageError, which begins with `where`, where
+    no input is an image.
+    """
 
     def __init__(self, folder: Path, where: str) -> None:
         super().__init__(folder)
-        if all(how.layout == "none" for how in self.preprocessing.values()):
+        self._image_inputs = [
+            name for name, how in self.preprocessing.items() if how.layout != "none"
+        ]
+        if not self._image_inputs:
             raise StageError(
-                f"{where}: mirror, but no input of the samples is a picture; leave it out"
+                f"{where}: horizontal_flip is set, but no input of the samples is an image; "
+                "leave it out"
             )
 
     def __len__(self) -> int:
@@ -35,9 +43,12 @@ class Mirrored(Samples):
         if isinstance(index, slice):
             return super().__getitem__(index)
         sample = super().__getitem__(index // 2)
-        return self._turned(sample) if index % 2 else sample
+        is_flipped = index % 2 == 1
+        return self._flip(sample) if is_flipped else sample
 
-    def _turned(self, sample: Sample) -> Sample:
-        pictures = [name for name, how in self.preprocessing.items() if how.layout != "none"]
-        turned = {name: np.ascontiguousarray(sample.inputs[name][:, ::-1]) for name in pictures}
-        return replace(sample, inputs={**sample.inputs, **turned})
+    def _flip(self, sample: Sample) -> Sample:
+        """Return the sample with its images [H, W, C] reversed along W."""
+        inputs = dict(sample.inputs)
+        for name in self._image_inputs:
+            inputs[name] = np.ascontiguousarray(inputs[name][:, ::-1])
+        return replace(sample, inputs=inputs)

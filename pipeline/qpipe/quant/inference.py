@@ -1,8 +1,14 @@
-"""Run a network on the host, on samples, and see inside it."""
+"""Inference on the host: the one place that opens ONNX Runtime sessions and maps its errors.
+
+ONNX Runtime raises a dozen exception classes of its own, which share no base class but Exception.
+Here each of them becomes an InferenceError: one line that names the node where the runtime names
+it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -15,63 +21,122 @@ from qpipe.types import Array
 if TYPE_CHECKING:
     import onnxruntime
 
-LONGEST = 300  # characters of the runtime's errors
+LONGEST_REASON = 300  # characters kept of an error of ONNX Runtime
+FATAL = 4  # log severity; what is less severe goes to stderr, which belongs to qpipe's progress
+
+# how ONNX Runtime 1.32 names the node that it fails at
+NODE_PATTERNS = (
+    re.compile(r"running (?P<operator>\w+) node\. Name:'(?P<name>[^']+)'"),
+    re.compile(r"Node ?\((?P<name>[^)]+)\) Op \((?P<operator>\w+)\)"),
+    re.compile(r"implementation for (?P<operator>\w+)\(\d+\) node with name '(?P<name>[^']+)'"),
+)
 
 
-def session(
-    model: ir.Model, names: Sequence[str] = (), *, threads: int = 1, optimize: bool = True
+class InferenceError(StageError):
+    """ONNX Runtime cannot load or run a network.
+
+    `node` is the operator and the name of the node that it fails at, such as "Conv 'conv1'"; None
+    where the runtime names none.
+    """
+
+    def __init__(self, message: str, *, node: str | None = None) -> None:
+        super().__init__(message)
+        self.node = node
+
+
+def open_session(
+    model: ir.Model, outputs: Sequence[str] = (), *, threads: int = 1, optimize: bool = True
 ) -> onnxruntime.InferenceSession:
-    """An ONNX Runtime session on the CPU that gives the values of these names (the network's outputs where none is
-    named); the model is as before when it returns."""
+    """Open an ONNX Runtime session on the host's CPU that computes the tensors named in `outputs`.
+
+    Without `outputs` it computes the network's own outputs. `threads` 0 means one thread per core.
+    `optimize` turns all graph optimizations on or off: without them the numbers are those of the
+    operators one by one. The model is unchanged when it returns. Raise InferenceError where ONNX
+    Runtime does not load the network.
+    """
     import onnxruntime
 
+    levels = onnxruntime.GraphOptimizationLevel
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = False
     options.enable_mem_pattern = False
-    options.log_severity_level = 3  # its warnings go to stderr, which belongs to qpipe's progress
-    levels = onnxruntime.GraphOptimizationLevel
-    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-    with _outputs(model, names):
-        proto = ir.to_proto(model).SerializeToString()
+    options.log_severity_level = FATAL
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL
+    if not optimize:
+        options.graph_optimization_level = levels.ORT_DISABLE_ALL
+    with _with_outputs(model, outputs):
+        network = ir.to_proto(model).SerializeToString()
     try:
-        return onnxruntime.InferenceSession(proto, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime raises classes of its own, by the dozen
-        reason = str(error).splitlines()[0][:LONGEST] if str(error) else type(error).__name__
-        raise StageError(
-            f"network '{model.graph.name}': onnxruntime does not load it: {reason}"
-        ) from error
+        return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # classes of ONNX Runtime's own, see above
+        node = _node_at_fault(error)
+        message = f"network '{model.graph.name}': ONNX Runtime cannot load {node or 'it'}"
+        raise InferenceError(f"{message}: {_reason(error)}", node=node) from error
 
 
 @contextmanager
-def _outputs(model: ir.Model, names: Sequence[str]) -> Iterator[None]:
-    outputs = list(model.graph.outputs)
+def _with_outputs(model: ir.Model, names: Sequence[str]) -> Iterator[None]:
+    """Let the tensors of these names, if any, be the network's outputs for a while."""
+    original_outputs = list(model.graph.outputs)
     if names:
         values = ir.convenience.create_value_mapping(model.graph)
         model.graph.outputs[:] = [values[name] for name in names]
     try:
         yield
     finally:
-        model.graph.outputs[:] = outputs
+        model.graph.outputs[:] = original_outputs
+
+
+def infer(session: onnxruntime.InferenceSession, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    """Return the session's outputs by name for one set of inputs by name.
+
+    Raise InferenceError, naming the network and the shapes fed, where ONNX Runtime fails.
+    """
+    try:
+        arrays = session.run(None, feeds)
+    except Exception as error:  # classes of ONNX Runtime's own, see above
+        node = _node_at_fault(error)
+        network = session.get_modelmeta().graph_name
+        message = f"network '{network}': ONNX Runtime cannot run {node or 'it'} on {_shapes(feeds)}"
+        raise InferenceError(f"{message}: {_reason(error)}", node=node) from error
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, arrays, strict=True))
 
 
 def inferences(
-    running: onnxruntime.InferenceSession, samples: Samples, count: int | None = None
+    session: onnxruntime.InferenceSession, samples: Samples, count: int | None = None
 ) -> Iterator[dict[str, Array]]:
-    """The outputs by name for each of the first `count` samples, one at a time."""
-    inputs = [value.name for value in running.get_inputs()]
-    outputs = [value.name for value in running.get_outputs()]
-    for index in range(len(samples) if count is None else min(count, len(samples))):
-        feeds = samples.feeds(index, inputs)
+    """Yield the outputs by name for each of the first `count` samples (default all), one at a time.
+
+    Raise InferenceError, naming the sample, where ONNX Runtime fails.
+    """
+    input_names = [value.name for value in session.get_inputs()]
+    total = len(samples) if count is None else min(count, len(samples))
+    for index in range(total):
         try:
-            named = dict(zip(outputs, running.run(None, feeds), strict=True))
-        except Exception as error:  # onnxruntime raises classes of its own, by the dozen
-            shapes = ", ".join(
-                f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items()
-            )
-            reason = str(error).splitlines()[0][:LONGEST]
-            raise StageError(
-                f"sample '{samples[index].id}': the network does not take {shapes}: {reason}"
-            ) from error
-        yield named
-        del named  # or it would live beside its successor
+            outputs = infer(session, samples.feeds(index, input_names))
+        except InferenceError as error:
+            message = f"sample '{samples[index].id}': {error}"
+            raise InferenceError(message, node=error.node) from error
+        yield outputs
+        del outputs  # otherwise two samples' outputs would be in memory at once
+
+
+def _node_at_fault(error: Exception) -> str | None:
+    for pattern in NODE_PATTERNS:
+        match = pattern.search(str(error))
+        if match is not None:
+            return f"{match['operator']} '{match['name']}'"
+    return None
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error, or its class where it says nothing."""
+    lines = str(error).splitlines()
+    return lines[0][:LONGEST_REASON] if lines else type(error).__name__
+
+
+def _shapes(feeds: Mapping[str, Array]) -> str:
+    """Return the inputs as text: x float32[1, 3, 8, 8]."""
+    return ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items())

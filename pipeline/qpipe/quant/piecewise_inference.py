@@ -1,4 +1,7 @@
-"""A network computed piece by piece over many samples: each tensor once, and kept only while something will read it."""
+"""A network computed piece by piece over many samples, with tensors kept while they are needed.
+
+Each tensor is computed once.
+"""
 
 from __future__ import annotations
 
@@ -11,75 +14,87 @@ from typing import IO, Any
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.quant.graph import constant
-from qpipe.quant.inference import session
+from qpipe.quant.graph import constant_tensor, subgraphs
+from qpipe.quant.inference import infer, open_session
+from qpipe.quant.qdq import scale_and_zero_point_of
 from qpipe.samples.store import Samples
 from qpipe.types import Array
 
-LAZY = (
-    "Constant",
-    "DequantizeLinear",
-)  # computed anew by whoever reads them: tensors are kept as integers
+# computed again wherever they are read: tensors are kept as integers
+RECOMPUTED = ("Constant", "DequantizeLinear")
 
 
 @dataclass
-class Room:
-    """How many bytes of arrays memory may still hold; what is beyond lies in unnamed files of a folder."""
+class MemoryBudget:
+    """How many bytes of arrays memory may still hold.
+
+    What is beyond lies in unnamed files of a folder.
+    """
 
     folder: Path
     free: int
 
 
-class Pile:
-    """One tensor's arrays, sample by sample, each in memory as far as there is room."""
+@dataclass(frozen=True)
+class _OnDisk:
+    """An array in a file."""
 
-    def __init__(self, room: Room) -> None:
-        self._room = room
-        self._arrays: list[Array | tuple[int, np.dtype[Any], tuple[int, ...]]] = []
+    offset: int
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+
+class SpillingArrays:
+    """One tensor's arrays by sample, in memory as far as the budget goes, and on disk beyond."""
+
+    def __init__(self, budget: MemoryBudget) -> None:
+        self._budget = budget
+        self._arrays: list[Array | _OnDisk] = []
         self._file: IO[bytes] | None = None
 
     def append(self, array: Array) -> None:
-        """Put one more on it."""
-        if array.nbytes <= self._room.free:
-            self._room.free -= array.nbytes
+        """Add the array of the next sample."""
+        if array.nbytes <= self._budget.free:
+            self._budget.free -= array.nbytes
             self._arrays.append(array)
             return
         if self._file is None:
-            self._file = tempfile.TemporaryFile(dir=self._room.folder)  # noqa: SIM115  (open as long as the pile)
-        self._arrays.append((self._file.seek(0, 2), array.dtype, array.shape))
+            folder = self._budget.folder
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115  (`close` closes it)
+        end = self._file.seek(0, 2)
+        self._arrays.append(_OnDisk(end, array.dtype, array.shape))
         self._file.write(np.ascontiguousarray(array).data)
 
     def __getitem__(self, index: int) -> Array:
-        kept = self._arrays[index]
-        if isinstance(kept, np.ndarray):
-            return kept
-        offset, dtype, shape = kept
+        entry = self._arrays[index]
+        if isinstance(entry, np.ndarray):
+            return entry
         assert self._file is not None
-        self._file.seek(offset)
-        return np.frombuffer(self._file.read(int(np.prod(shape)) * dtype.itemsize), dtype).reshape(
-            shape
-        )
+        self._file.seek(entry.offset)
+        content = self._file.read(int(np.prod(entry.shape)) * entry.dtype.itemsize)
+        return np.frombuffer(content, entry.dtype).reshape(entry.shape)
 
-    def drop(self, index: int) -> None:
-        """Let go of one array, for which nobody will ask again."""
-        kept = self._arrays[index]
-        if isinstance(kept, np.ndarray):
-            self._room.free += kept.nbytes
-            self._arrays[index] = np.empty(0, kept.dtype)
+    def free(self, index: int) -> None:
+        """Give back the memory of one array, which will not be read again."""
+        entry = self._arrays[index]
+        if isinstance(entry, np.ndarray):
+            self._budget.free += entry.nbytes
+            self._arrays[index] = np.empty(0, entry.dtype)
 
     def close(self) -> None:
-        """Let go of all of them, and of the file."""
+        """Give back the memory of all arrays, and close the file."""
         for index in range(len(self._arrays)):
-            self.drop(index)
+            self.free(index)
         if self._file is not None:
             self._file.close()
 
 
-class Segments:
-    """A network on the first `count` samples, computed as far as some layers' inputs were asked for.
+class PiecewiseInference:
+    """A network on the first `count` samples, computed up to the layers whose inputs are asked for.
 
-    A context manager: its files end with it. Ask in the order of the graph. Weights and biases of layers may change
-    until they are computed: those asked for, and all behind them, are not.
+    It is a context manager: its files end with it. Ask in the order of the graph. Weights and
+    biases of layers may change until they are computed: those of the layers asked for, and of all
+    after them, are not yet.
     """
 
     def __init__(
@@ -88,142 +103,162 @@ class Segments:
         layers: Sequence[ir.Node],
         samples: Samples,
         count: int,
-        room: Room,
+        budget: MemoryBudget,
         *,
         threads: int = 1,
     ) -> None:
         self._model = model
         self._samples = samples
         self._count = count
-        self._room = room
+        self._budget = budget
         self._threads = threads
         self._readers: dict[ir.Value, list[ir.Node]] = {}
         for node in model.graph:
-            for value in _read_by(node):
+            for value in _values_read(node):
                 self._readers.setdefault(value, []).append(node)
-        self._piles: dict[ir.Value, Pile] = {}
-        needed = {*layers, *self._before([_input(layer) for layer in layers])[0]}
-        self._done = {node for node in model.graph if node not in needed}
+        self._stored: dict[ir.Value, SpillingArrays] = {}
+        nodes_before_layers, _ = self._subgraph([_first_input(layer) for layer in layers])
+        needed_nodes = {*layers, *nodes_before_layers}
+        # nodes that need not be computed, or not any more
+        self._done = {node for node in model.graph if node not in needed_nodes}
 
-    def __enter__(self) -> Segments:
+    def __enter__(self) -> PiecewiseInference:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for pile in self._piles.values():
-            pile.close()
+        for arrays in self._stored.values():
+            arrays.close()
 
     def inputs(self, layer: ir.Node) -> Iterator[Array]:
-        """What a layer multiplies by its weights, for each sample in turn."""
-        return self._arrays(_input(layer))
+        """Return what a layer multiplies by its weights, for each sample in turn."""
+        return self._values(_first_input(layer))
 
-    def _arrays(self, value: ir.Value) -> Iterator[Array]:
-        if (coded := _coded(value)) is not None:
-            codes, scale, zero_point = coded
-            return (
-                (array.astype(np.float32) - zero_point) * scale for array in self._arrays(codes)
-            )
+    def _values(self, value: ir.Value) -> Iterator[Array]:
+        """Return a tensor's array for each sample in turn, computing what is missing."""
+        quantized = _per_tensor_codes(value)
+        if quantized is not None:
+            return self._dequantized(quantized)
         if value.is_graph_input():
             name = value.name or ""
             return (self._samples.feeds(index, [name])[name] for index in range(self._count))
-        if value not in self._piles:
+        if value not in self._stored:
             self._compute(value)
-        pile = self._piles[value]
-        return (pile[index] for index in range(self._count))
+        arrays = self._stored[value]
+        return (arrays[index] for index in range(self._count))
+
+    def _dequantized(self, quantized: _Codes) -> Iterator[Array]:
+        arrays = self._values(quantized.codes)
+        return (
+            (array.astype(np.float32) - quantized.zero_point) * quantized.scale for array in arrays
+        )
 
     def _compute(self, value: ir.Value) -> None:
-        nodes, sources = self._before([value])
-        self._done.update(node for node in nodes if node.op_type not in LAZY)
-        made = [one for node in nodes if node.op_type not in LAZY for one in node.outputs]
-        kept = {one: Pile(self._room) for one in made if one is value or self._is_wanted(one)}
-        spent = {one for one in self._piles if not self._is_wanted(one)}
-        running = self._session(sources, list(kept))
+        """Compute a tensor for all samples, and store all on the way to it that will be read."""
+        nodes, sources = self._subgraph([value])
+        computed_nodes = [node for node in nodes if node.op_type not in RECOMPUTED]
+        self._done.update(computed_nodes)
+        results = {
+            output: SpillingArrays(self._budget)
+            for node in computed_nodes
+            for output in node.outputs
+            if output is value or self._will_be_read(output)
+        }
+        finished = [stored for stored in self._stored if not self._will_be_read(stored)]
+        session = self._open_session(sources, list(results))
         for index in range(self._count):
-            results = running.run(None, self._feeds(sources, index))
-            for one in spent:
-                self._piles[one].drop(index)
-            for pile, array in zip(kept.values(), results, strict=True):
-                pile.append(array)
-        for one in spent:
-            self._piles.pop(one).close()
-        self._piles |= kept
+            outputs = infer(session, self._feeds(sources, index))
+            for stored in finished:
+                self._stored[stored].free(index)
+            for arrays, output in zip(results.values(), outputs.values(), strict=True):
+                arrays.append(output)
+        for stored in finished:
+            self._stored.pop(stored).close()
+        self._stored |= results
 
-    def _before(self, values: Sequence[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
-        """The nodes that compute these tensors, in no order, and the tensors that these start from."""
+    def _subgraph(self, values: Sequence[ir.Value]) -> tuple[list[ir.Node], list[ir.Value]]:
+        """Return the nodes that compute tensors, in no order, and the tensors they start from."""
         nodes: dict[ir.Node, None] = {}
         sources: dict[ir.Value, None] = {}
-        waiting = list(values)
-        while waiting:
-            value = waiting.pop()
+        pending = list(values)
+        while pending:
+            value = pending.pop()
             node = value.producer()
-            if value in self._piles or value.is_graph_input():
+            if value in self._stored or value.is_graph_input():
                 sources[value] = None
             elif node is not None and node not in nodes:
                 nodes[node] = None
-                waiting.extend(_read_by(node))
+                pending.extend(_values_read(node))
         return list(nodes), list(sources)
 
-    def _is_wanted(self, value: ir.Value) -> bool:
-        """Whether what is still to be computed reads a tensor."""
-        readers = self._readers.get(value, ())
-        if any(node not in self._done for node in readers if node.op_type not in LAZY):
-            return True
-        return any(
-            self._is_wanted(one) for node in readers if node.op_type in LAZY for one in node.outputs
-        )
+    def _will_be_read(self, value: ir.Value) -> bool:
+        """Return whether a node that is still to be computed reads a tensor."""
+        for node in self._readers.get(value, ()):
+            if node.op_type not in RECOMPUTED:
+                if node not in self._done:
+                    return True
+            elif any(self._will_be_read(output) for output in node.outputs):
+                return True
+        return False
 
-    def _session(self, sources: list[ir.Value], kept: list[ir.Value]) -> Any:
-        graph = ir.convenience.extract(self._model.graph, sources, kept)
-        for value, source in zip(graph.inputs, sources, strict=True):
-            if source in self._piles:
-                first = self._piles[source][0]
-                value.dtype = ir.DataType.from_numpy(first.dtype)
-                value.shape = ir.Shape(first.shape)
-        return session(
-            ir.Model(graph, ir_version=self._model.ir_version),
-            threads=self._threads,
-            optimize=False,
-        )
+    def _open_session(self, sources: list[ir.Value], outputs: list[ir.Value]) -> Any:
+        graph = ir.convenience.extract(self._model.graph, sources, outputs)
+        for graph_input, source in zip(graph.inputs, sources, strict=True):
+            if source in self._stored:
+                first = self._stored[source][0]
+                graph_input.dtype = ir.DataType.from_numpy(first.dtype)
+                graph_input.shape = ir.Shape(first.shape)
+        piece = ir.Model(graph, ir_version=self._model.ir_version)
+        return open_session(piece, threads=self._threads, optimize=False)
 
     def _feeds(self, sources: list[ir.Value], index: int) -> dict[str, Array]:
-        fed = [value.name for value in sources if value.is_graph_input() and value.name]
-        feeds = self._samples.feeds(index, fed) if fed else {}
-        return feeds | {
-            value.name or "": self._piles[value][index] for value in sources if value in self._piles
-        }
+        names = [value.name for value in sources if value.is_graph_input() and value.name]
+        feeds = self._samples.feeds(index, names) if names else {}
+        for value in sources:
+            if value in self._stored:
+                feeds[value.name or ""] = self._stored[value][index]
+        return feeds
 
 
-def _coded(value: ir.Value) -> tuple[ir.Value, Array, Array] | None:
-    """The integers that a per-tensor DequantizeLinear makes a tensor of, its scale and zero point in float32."""
+@dataclass(frozen=True)
+class _Codes:
+    """A tensor of integers, and the float32 scale and zero point that dequantize it."""
+
+    codes: ir.Value
+    scale: Array
+    zero_point: Array
+
+
+def _per_tensor_codes(value: ir.Value) -> _Codes | None:
+    """Return the integers that a per-tensor DequantizeLinear makes a tensor of.
+
+    None for all other tensors.
+    """
     node = value.producer()
     if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
         return None
-    parameters = [constant(parameter) for parameter in node.inputs[1:]]
-    if any(parameter is None or parameter.size != 1 for parameter in parameters):
-        return None
-    scale, zero_point = (
-        *(np.float32(parameter.item()) for parameter in parameters if parameter is not None),
-        np.float32(0),
-    )[:2]
-    return node.inputs[0], np.asarray(scale), np.asarray(zero_point)
+    for parameter in node.inputs[1:]:
+        tensor = constant_tensor(parameter)
+        if tensor is None or tensor.size != 1:
+            return None
+    scale, zero_point = scale_and_zero_point_of(node)
+    assert scale is not None
+    zero = np.zeros((), np.float32) if zero_point is None else zero_point
+    return _Codes(
+        node.inputs[0],
+        scale.reshape(()).astype(np.float32),
+        zero.reshape(()).astype(np.float32),
+    )
 
 
-def _input(layer: ir.Node) -> ir.Value:
+def _first_input(layer: ir.Node) -> ir.Value:
     value = layer.inputs[0]
     assert value is not None
     return value
 
 
-def _read_by(node: ir.Node) -> list[ir.Value]:
-    """What a node reads, also inside its branches and loops."""
-    inner = [
-        one
-        for attribute in node.attributes.values()
-        if attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-        for graph in (
-            attribute.as_graphs()
-            if attribute.type == ir.AttributeType.GRAPHS
-            else [attribute.as_graph()]
-        )
-        for one in ir.traversal.RecursiveGraphIterator(graph)
-    ]
-    return [value for one in (node, *inner) for value in one.inputs if value is not None]
+def _values_read(node: ir.Node) -> list[ir.Value]:
+    """Return what a node reads, also inside its branches and loops."""
+    nodes = [node]
+    for graph in subgraphs(node):
+        nodes.extend(ir.traversal.RecursiveGraphIterator(graph))
+    return [value for reader in nodes for value in reader.inputs if value is not None]

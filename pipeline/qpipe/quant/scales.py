@@ -1,4 +1,7 @@
-"""The scale of a weight for a codebook: per-tensor or per-channel, by its extremes, a percentile, or least squares."""
+"""The scale of a weight for a codebook: by extremes, percentile or least squares.
+
+It is per-tensor or per-channel.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,29 @@ from typing import Literal
 
 import numpy as np
 
-from qpipe.quant.arithmetic import scale_and_zero_point
+from qpipe.quant.arithmetic import integer_range, scale_and_zero_point
 from qpipe.quant.codebook import Codebook, nearest
 from qpipe.quant.ranges import check_percentile
 from qpipe.types import Array
 
 Method = Literal["minmax", "percentile", "mse"]
 
-# candidates of the search, as parts of the minmax scale: 16 to the octave, down to 1/8 (heavy tails at few bits);
-# levels that are not evenly spaced may gain from a scale larger than the maximum asks for
-SHRUNK = tuple(2 ** (-k / 16) for k in range(49))
-WIDENED = tuple(2 ** (k / 16) for k in range(1, 9))
+# candidates of the search, as factors of the minmax scale: 16 to the octave, down to 1/8 (heavy
+# tails at few bits); levels that are not evenly spaced may gain from a scale above that of minmax
+SHRINKING_FACTORS = tuple(2 ** (-k / 16) for k in range(49))
+WIDENING_FACTORS = tuple(2 ** (k / 16) for k in range(1, 9))
 
 
-def power_of_two(scale: Array, *, clips: bool = False) -> Array:
-    """The scale as hardware takes it that shifts instead of multiplying: 2^k, the next above it, so that no level is
-    lost, or the nearest where the scale was chosen to clip."""
+def round_to_power_of_two(scale: Array, *, clips: bool = False) -> Array:
+    """Return the scale as 2^k in float32, for hardware that shifts instead of multiplying.
+
+    It is the power above the scale, so that no value is cut off, or with `clips` (the scale was
+    chosen to cut off some) the nearest one.
+    """
     exponent = np.log2(np.asarray(scale, np.float64))
-    return np.asarray(np.exp2(np.rint(exponent) if clips else np.ceil(exponent - 1e-6)), np.float32)
+    # 1e-6: a scale that is a power of two but for rounding is not doubled
+    whole_exponent = np.rint(exponent) if clips else np.ceil(exponent - 1e-6)
+    return np.asarray(np.exp2(whole_exponent), np.float32)
 
 
 def symmetric_scale(
@@ -34,19 +42,21 @@ def symmetric_scale(
     method: Method = "minmax",
     percentile: float = 99.99,
 ) -> Array:
-    """float32 scales, one ([]) or one per slice of `axis` ([C]); zero point 0. "mse" takes the least squared error,
-    "percentile" the interval that holds so many percent of the weights.
+    """Return float32 scales for zero point 0, [] with axis None, else one per slice of `axis`, [C].
 
-    A slice of zeros gets the largest scale of the others, so that its bias is coded as finely as theirs.
+    "minmax" maps the largest magnitude to the largest level, "percentile" the magnitude that so
+    many percent of the weights stay below, "mse" takes the least squared error. A slice of zeros
+    gets the largest scale of the others, so that its bias is coded as finely as theirs. Raise
+    StageError for a percentile that is not above 50 and at most 100.
     """
-    rows = _rows(np.abs(array) if method == "percentile" else array, axis)
+    rows = _rows(array, axis)
     if method == "percentile":
-        amax = np.percentile(rows, check_percentile(percentile), axis=1)
+        amax = np.percentile(np.abs(rows), check_percentile(percentile), axis=1)
     else:
         amax = np.abs(rows).max(axis=1)
     scales = (amax / codebook.largest).astype(np.float32)
-    dead = scales < np.finfo(np.float32).tiny
-    scales[dead] = 1.0 if dead.all() else scales.max()
+    is_zero = scales < np.finfo(np.float32).tiny
+    scales[is_zero] = 1.0 if is_zero.all() else scales.max()
     if method == "mse":
         scales = _least_squares(rows, scales, codebook)
     return scales if axis is not None else scales[0]
@@ -60,52 +70,64 @@ def asymmetric_scale(
     method: Method = "minmax",
     percentile: float = 99.99,
 ) -> tuple[Array, Array]:
-    """float32 scales and int8 zero points that spread 2^bits levels over the weights' own interval; "percentile" leaves
-    (100 - percentile) / 2 percent of them out on each side."""
+    """Return float32 scales and int8 zero points for 2^bits levels over the weights' own range.
+
+    They are [] with axis None, else [C], one per slice of `axis`. "percentile" leaves (100 -
+    percentile) / 2 percent of the weights out on each side. Raise StageError for a percentile that
+    is not above 50 and at most 100.
+    """
     rows = _rows(array, axis)
     if method == "percentile":
-        out = (100 - check_percentile(percentile)) / 2
-        lows, highs = np.percentile(rows, [out, 100 - out], axis=1)
+        percent_outside = (100 - check_percentile(percentile)) / 2
+        lows, highs = np.percentile(rows, [percent_outside, 100 - percent_outside], axis=1)
     else:
         lows = rows.min(axis=1)
         highs = rows.max(axis=1)
     if method == "mse":
-        lows, highs = _shrink(rows, lows, highs, bits)
+        factors = _least_squares_factors(rows, lows=lows, highs=highs, bits=bits)
+        lows = lows * factors
+        highs = highs * factors
     scales, zero_points = scale_and_zero_point(lows, highs, np.int8, bits=bits)
-    return (scales, zero_points) if axis is not None else (scales[0], zero_points[0])
+    if axis is None:
+        return scales[0], zero_points[0]
+    return scales, zero_points
 
 
 def _rows(array: Array, axis: int | None) -> Array:
+    """Return the array in float32 with a row for each slice of `axis`, or with one row."""
+    values = np.asarray(array, np.float32)
     if axis is None:
-        return np.asarray(array, np.float32).reshape(1, -1)
-    return np.moveaxis(np.asarray(array, np.float32), axis, 0).reshape(array.shape[axis], -1)
+        return values.reshape(1, -1)
+    return np.moveaxis(values, axis, 0).reshape(array.shape[axis], -1)
 
 
-def _least_squares(rows: Array, start: Array, codebook: Codebook) -> Array:
-    best = start
-    least = np.full(len(rows), np.inf)
-    for part in SHRUNK if codebook.is_uniform else SHRUNK + WIDENED:
-        scales = (start * np.float32(part))[:, np.newaxis]
+def _least_squares(rows: Array, minmax_scales: Array, codebook: Codebook) -> Array:
+    """Return the candidate scale of each row with the least squared rounding error."""
+    best = minmax_scales
+    least_error = np.full(len(rows), np.inf)
+    factors = SHRINKING_FACTORS if codebook.is_uniform else SHRINKING_FACTORS + WIDENING_FACTORS
+    for factor in factors:
+        scales = (minmax_scales * np.float32(factor))[:, np.newaxis]
         error = _squared_error(rows, nearest(codebook, rows / scales) * scales)
-        best = np.where(error < least, scales[:, 0], best)
-        least = np.minimum(error, least)
+        best = np.where(error < least_error, scales[:, 0], best)
+        least_error = np.minimum(error, least_error)
     return best
 
 
-def _shrink(rows: Array, lows: Array, highs: Array, bits: int) -> tuple[Array, Array]:
+def _least_squares_factors(rows: Array, *, lows: Array, highs: Array, bits: int) -> Array:
+    """Return the factor of each row's range with the least squared error of rounding to nearest."""
     best = np.ones(len(rows))
-    least = np.full(len(rows), np.inf)
-    bottom = -(2 ** (bits - 1))
-    top = 2 ** (bits - 1) - 1
-    for part in SHRUNK:
-        scale, zero_point = scale_and_zero_point(lows * part, highs * part, np.int8, bits=bits)
+    least_error = np.full(len(rows), np.inf)
+    lowest, highest = integer_range(np.int8, bits)
+    for factor in SHRINKING_FACTORS:
+        scale, zero_point = scale_and_zero_point(lows * factor, highs * factor, np.int8, bits=bits)
         scales = scale[:, np.newaxis]
         zero_points = zero_point[:, np.newaxis].astype(np.float32)
-        codes = np.clip(np.rint(rows / scales) + zero_points, bottom, top)
+        codes = np.clip(np.rint(rows / scales) + zero_points, lowest, highest)
         error = _squared_error(rows, (codes - zero_points) * scales)
-        best = np.where(error < least, part, best)
-        least = np.minimum(error, least)
-    return lows * best, highs * best
+        best = np.where(error < least_error, factor, best)
+        least_error = np.minimum(error, least_error)
+    return best
 
 
 def _squared_error(rows: Array, approximation: Array) -> Array:

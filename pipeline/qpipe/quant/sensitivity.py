@@ -1,22 +1,23 @@
-"""How far a network's outputs move when some of it is quantized: weights exchanged, roundings switched, one by one.
+"""Sensitivity: what quantizing a part of a network costs its outputs.
 
-A copy of the network has each weight and bias as an input, and a switch wherever a layer reads rounded activations. One
-session serves all that is tried; what is not said is float.
+It is measured by substituting weights and switching on roundings one by one. A copy of the network
+has each weight and bias as an input, and a switch wherever a layer reads rounded activations. One
+session serves all substitutions; whatever a substitution does not name is float.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 import onnx_ir as ir
 
 from qpipe.quant import qdq
-from qpipe.quant.graph import is_plain
-from qpipe.quant.inference import session
-from qpipe.quant.integer_operators import PAIR, is_moving
+from qpipe.quant.graph import add_initializer, is_affine, set_input
+from qpipe.quant.inference import infer, open_session
+from qpipe.quant.integer_operators import moves_values
 from qpipe.samples.store import Samples
 from qpipe.types import Array
 
@@ -24,9 +25,11 @@ BOUND_DB = 200.0
 
 
 @dataclass(frozen=True, eq=False)
-class Exchange:
-    """Weights by name and biases by layer in the place of the float ones, and the layers whose inputs are rounded; a
-    layer goes by the name of its output."""
+class Substitution:
+    """Weights and biases that replace the float ones, and the layers whose inputs are rounded.
+
+    Weights go by name, biases by layer. A layer goes by the name of its output, see `layer_name`.
+    """
 
     weights: Mapping[str, Array] = field(default_factory=dict)
     biases: Mapping[str, Array] = field(default_factory=dict)
@@ -34,10 +37,10 @@ class Exchange:
 
 
 class Probe:
-    """A network on some samples, and what its outputs lose by an exchange.
+    """A network on some samples, and what substitutions cost its outputs.
 
-    `origins` are the float weights, by name, in the place of the network's own (which may be float already), with the
-    biases of their layers in the float network.
+    `origins` are the float weights, by name, that replace the network's own (which may be float
+    already), with the biases of their layers in the float network.
     """
 
     def __init__(
@@ -50,170 +53,198 @@ class Probe:
         threads: int = 1,
     ) -> None:
         copy = ir.from_proto(ir.to_proto(model))
-        fed = [value.name or "" for value in copy.graph.inputs]
-        self._switches = _open_roundings(copy)
-        self._weights, self._biases = _open_layers(copy, origins)
-        self._session = session(copy, threads=threads)
-        self._outputs = [value.name for value in self._session.get_outputs()]
-        self._feeds = [samples.feeds(index, fed) for index in indices]
-        self._reference = list(self.outputs())
+        sample_inputs = [value.name or "" for value in copy.graph.inputs]
+        self._switches = _insert_switches(copy)
+        self._weight_inputs, self._bias_inputs = _make_inputs(copy, origins)
+        self._session = open_session(copy, threads=threads)
+        self._feeds = [samples.feeds(index, sample_inputs) for index in indices]
+        self._float_outputs = list(self.outputs())
 
     @property
-    def roundings(self) -> list[str]:
-        """The layers that read rounded activations; the network's outputs among them where they are rounded last."""
+    def rounded_layers(self) -> list[str]:
+        """The layers that read rounded activations, and the network's outputs that are rounded."""
         return list(self._switches)
 
-    def outputs(self, exchange: Exchange | None = None) -> Iterator[dict[str, Array]]:
-        """The network's outputs for each sample; without an exchange those of float. Biases of layers that add none, or
-        one that is computed, are left alone."""
-        given: dict[str, Array] = {name: np.array(False) for name in self._switches.values()}
-        if exchange is not None:
-            given |= {
-                self._weights[name]: np.asarray(w, np.float32)
-                for name, w in exchange.weights.items()
-            }
-            biases = {self._biases.get(layer): bias for layer, bias in exchange.biases.items()}
-            given |= {
-                name: np.asarray(bias, np.float32)
-                for name, bias in biases.items()
-                if name is not None
-            }
-            given |= {self._switches[layer]: np.array(True) for layer in exchange.rounded}
-        for feeds in self._feeds:
-            yield dict(zip(self._outputs, self._session.run(None, {**feeds, **given}), strict=True))
+    def outputs(self, substitution: Substitution | None = None) -> Iterator[dict[str, Array]]:
+        """Yield the network's outputs for each sample; without a substitution those of float.
 
-    def damage(self, exchange: Exchange) -> float:
-        """Noise over signal of the outputs, the mean of all that are numbers with a signal: 0.01 is 20 dB."""
-        return relative_noise(self._reference, self.outputs(exchange))
+        Biases of layers that add none, or a computed one, are ignored.
+        """
+        substituted = self._inputs_of(substitution or Substitution())
+        for feeds in self._feeds:
+            yield infer(self._session, {**feeds, **substituted})
+
+    def _inputs_of(self, substitution: Substitution) -> dict[str, Array]:
+        inputs: dict[str, Array] = {}
+        for layer, switch in self._switches.items():
+            inputs[switch] = np.array(layer in substitution.rounded)
+        for name, weight in substitution.weights.items():
+            inputs[self._weight_inputs[name]] = np.asarray(weight, np.float32)
+        for layer, bias in substitution.biases.items():
+            if layer in self._bias_inputs:
+                inputs[self._bias_inputs[layer]] = np.asarray(bias, np.float32)
+        return inputs
+
+    def damage(self, substitution: Substitution) -> float:
+        """Return the noise over the signal of the outputs: 0.01 is 20 dB. See `relative_noise`."""
+        return relative_noise(self._float_outputs, self.outputs(substitution))
 
 
 def relative_noise(
-    reference: Sequence[Mapping[str, Array]], outputs: Iterator[Mapping[str, Array]]
+    reference: Sequence[Mapping[str, Array]], outputs: Iterable[Mapping[str, Array]]
 ) -> float:
-    """Power of the difference over that of the reference, over all samples, the mean over outputs; 0 where the
-    reference has no power at all, infinite where an output is no number."""
+    """Return the power of the difference over that of the reference.
+
+    Power is summed over all samples; the result is the mean over outputs. Outputs whose reference
+    has no power do not count; where none has, it is 0. It is infinite where an output is not
+    finite.
+    """
     signal: dict[str, float] = dict.fromkeys(reference[0], 0.0)
     noise = dict(signal)
-    for exact, found in zip(reference, outputs, strict=True):
-        for name, array in exact.items():
-            wanted = array.astype(np.float64)
-            signal[name] += float(np.sum(wanted**2))
-            noise[name] += float(np.sum((found[name] - wanted) ** 2))
-    parts = [noise[name] / power for name, power in signal.items() if power > 0]
-    mean = sum(parts) / len(parts) if parts else 0.0
+    for reference_arrays, arrays in zip(reference, outputs, strict=True):
+        for name, array in reference_arrays.items():
+            exact = array.astype(np.float64)
+            signal[name] += float(np.sum(exact**2))
+            noise[name] += float(np.sum((arrays[name] - exact) ** 2))
+    ratios = [noise[name] / power for name, power in signal.items() if power > 0]
+    if not ratios:
+        return 0.0
+    mean = sum(ratios) / len(ratios)
     return mean if math.isfinite(mean) else math.inf
 
 
 def decibels(damage: float) -> float:
-    """The signal to noise ratio that a damage stands for, within 200 dB either way."""
+    """Return a damage as a signal to noise ratio in dB, between -200 and 200."""
     if damage <= 0:
         return BOUND_DB
     return max(-BOUND_DB, min(BOUND_DB, -10 * math.log10(damage)))
 
 
-# ---- what can be exchanged
-
-
 def layer_name(node: ir.Node) -> str:
-    """What a layer is called here: node names may be missing, and given twice."""
+    """Return the name of a layer, which is that of its output.
+
+    Names of nodes may be missing, or not unique.
+    """
     return node.outputs[0].name or ""
 
 
-def _open_layers(
+# ---- weights and biases as inputs
+
+
+def _make_inputs(
     model: ir.Model, origins: Mapping[str, qdq.Weight]
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Put float weights and biases where the network's own are, as inputs that need not be fed; the names of these."""
-    weights = {}
-    biases = {}
+    """Replace weights and biases by inputs whose defaults are the float ones.
+
+    Return the names of these inputs, by weight and by layer.
+    """
+    weight_inputs = {}
+    bias_inputs = {}
     for weight in qdq.weights(model):
         origin = origins.get(weight.name)
         if origin is None:
             continue
-        value = _input(model, f"{weight.name}_exchanged", np.asarray(origin.array, np.float32))
-        weights[weight.name] = value.name or ""
-        for node, source in zip(weight.nodes, origin.nodes, strict=True):
+        value = _optional_graph_input(
+            model, f"{weight.name}_substituted", np.asarray(origin.array, np.float32)
+        )
+        weight_inputs[weight.name] = value.name or ""
+        channels = weight.array.shape[weight.channel_axis]
+        for node, float_node in zip(weight.nodes, origin.nodes, strict=True):
             node.replace_input_with(1, value)
-            if node.op_type != "MatMul" and is_plain(source):
-                own = qdq.bias(source)
-                channels = np.zeros(weight.array.shape[weight.channel_axis], np.float32)
-                bias = _input(
-                    model, f"{layer_name(node)}_exchanged", channels + (0 if own is None else own)
-                )
-                node.resize_inputs(max(3, len(node.inputs)))
-                node.replace_input_with(2, bias)
-                biases[layer_name(node)] = bias.name or ""
-    return weights, biases
+            if node.op_type != "MatMul" and is_affine(float_node):
+                name = layer_name(node)
+                bias_inputs[name] = _make_bias_input(model, node, float_node, channels)
+    return weight_inputs, bias_inputs
 
 
-def _open_roundings(model: ir.Model) -> dict[str, str]:
-    """Put a switch before each reader of rounded activations; the names of the switches by layer."""
+def _make_bias_input(model: ir.Model, node: ir.Node, float_node: ir.Node, channels: int) -> str:
+    """Replace the bias of a layer, or add one where it has none; return the name of the input."""
+    values = np.zeros(channels, np.float32)
+    float_bias = qdq.bias(float_node)
+    if float_bias is not None:
+        values = values + float_bias
+    value = _optional_graph_input(model, f"{layer_name(node)}_substituted", values)
+    set_input(node, 2, value)
+    return value.name or ""
+
+
+def _optional_graph_input(model: ir.Model, name: str, array: Array) -> ir.Value:
+    """Add an input whose default is an array."""
+    value = add_initializer(model.graph, name, array)
+    model.graph.inputs.append(value)
+    return value
+
+
+# ---- switches
+
+
+def _insert_switches(model: ir.Model) -> dict[str, str]:
+    """Put a switch before each reader of rounded activations; return their names by layer."""
     switches: dict[str, ir.Value] = {}
     for node in list(model.graph):
-        if node.op_type in PAIR:
+        if node.op_type in qdq.QDQ_OPERATORS:
             continue
-        passes_on = is_moving(node) and all(
-            r.op_type == "QuantizeLinear" for r in node.outputs[0].consumers()
-        )
+        is_rounded_later = _is_rounded_later(node)
         for index, value in enumerate(node.inputs):
-            exact = _unrounded(value)
-            if exact is None:
+            exact = _before_rounding(value)
+            if value is None or exact is None:
                 continue
-            if (
-                passes_on and not node.outputs[0].is_graph_output()
-            ):  # they are rounded behind it, to the same values
+            if is_rounded_later:
                 node.replace_input_with(index, exact)
                 continue
-            switch = switches.setdefault(
-                layer_name(node), _switch(model, layer_name(node), switches)
-            )
-            node.replace_input_with(
-                index, _choice(model, switch, value, exact, f"{layer_name(node)}_{index}")
-            )
+            layer = layer_name(node)
+            choice = _insert_choice(model, switches, layer, value, exact)
+            choice.name = f"{layer}_{index}_chosen"
+            node.replace_input_with(index, choice)
     for index, value in enumerate(model.graph.outputs):
-        exact = _unrounded(value)
-        if exact is not None:
-            name = value.name or ""
-            value.name = f"{name}_rounded"
-            switch = switches.setdefault(name, _switch(model, name, switches))
-            model.graph.outputs[index] = chosen = _choice(model, switch, value, exact, name)
-            chosen.name = name
+        exact = _before_rounding(value)
+        if exact is None:
+            continue
+        name = value.name or ""
+        value.name = f"{name}_rounded"
+        choice = _insert_choice(model, switches, name, value, exact)
+        choice.name = name
+        model.graph.outputs[index] = choice
     return {layer: switch.name or "" for layer, switch in switches.items()}
 
 
-def _unrounded(value: ir.Value | None) -> ir.Value | None:
-    """What the QuantizeLinear before a tensor's DequantizeLinear got; None for all other tensors."""
-    restored = value.producer() if value is not None else None
-    if restored is None or restored.op_type != "DequantizeLinear" or restored.inputs[0] is None:
+def _is_rounded_later(node: ir.Node) -> bool:
+    """Return whether a node only moves values, which are then rounded to the same values again."""
+    if not moves_values(node) or node.outputs[0].is_graph_output():
+        return False
+    return all(reader.op_type == "QuantizeLinear" for reader in node.outputs[0].consumers())
+
+
+def _before_rounding(value: ir.Value | None) -> ir.Value | None:
+    """Return the tensor that a pair of QuantizeLinear, DequantizeLinear made this one of.
+
+    None for all others.
+    """
+    dequantize_node = value.producer() if value is not None else None
+    if dequantize_node is None or dequantize_node.op_type != "DequantizeLinear":
         return None
-    rounded = restored.inputs[0].producer()
-    return (
-        rounded.inputs[0] if rounded is not None and rounded.op_type == "QuantizeLinear" else None
-    )
+    codes = dequantize_node.inputs[0]
+    quantize_node = codes.producer() if codes is not None else None
+    if quantize_node is None or quantize_node.op_type != "QuantizeLinear":
+        return None
+    return quantize_node.inputs[0]
 
 
-def _switch(model: ir.Model, layer: str, known: Mapping[str, ir.Value]) -> ir.Value:
-    return known[layer] if layer in known else _input(model, f"{layer}_switch", np.array(False))
-
-
-def _choice(
-    model: ir.Model, switch: ir.Value, rounded: ir.Value | None, exact: ir.Value, name: str
+def _insert_choice(
+    model: ir.Model,
+    switches: dict[str, ir.Value],
+    layer: str,
+    rounded: ir.Value,
+    exact: ir.Value,
 ) -> ir.Value:
-    """The rounded tensor where the switch is on, the exact one where it is off."""
-    node = ir.node("Where", [switch, rounded, exact], name=f"{name}_choice")
-    chosen = node.outputs[0]
-    chosen.name = f"{name}_chosen"
-    chosen.shape = exact.shape
-    chosen.type = exact.type
-    reader = rounded.producer() if rounded is not None else None
-    assert reader is not None
-    model.graph.insert_after(reader, node)
-    return chosen
-
-
-def _input(model: ir.Model, name: str, array: Array) -> ir.Value:
-    """A constant that may be another at each inference."""
-    value = qdq.initializer(model, name, array)
-    value.dtype = ir.DataType.from_numpy(array.dtype)
-    value.shape = ir.Shape(array.shape)
-    model.graph.inputs.append(value)
-    return value
+    """Return the rounded tensor where the layer's switch is on, the exact one where it is off."""
+    if layer not in switches:
+        switches[layer] = _optional_graph_input(model, f"{layer}_switch", np.array(False))
+    node = ir.node("Where", [switches[layer], rounded, exact])
+    choice = node.outputs[0]
+    choice.shape = exact.shape
+    choice.type = exact.type
+    producer = rounded.producer()
+    assert producer is not None
+    model.graph.insert_after(producer, node)
+    return choice

@@ -1,4 +1,4 @@
-"""Calibration statistics: what one pass over the samples leaves of each tensor, however many they are."""
+"""Calibration statistics: what one pass over the samples keeps of each tensor."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 
@@ -14,30 +15,46 @@ from qpipe.errors import StageError
 from qpipe.types import Array
 
 BINS = 1 << 16  # one for each upper half of a float32 pattern: sign, exponent, 7 bits of mantissa
-BLOCK = 1 << 17  # values looked at together: what they need besides stays in the processor's cache
-HUGE = 1e12  # above this, squares need more than float32 holds
+BLOCK = 1 << 17  # values counted at once: intermediate arrays stay in the processor's cache
+LARGE = 1e12  # above this, squares need more than float32 holds
+UPPER_HALF = 1 if sys.byteorder == "little" else 0
+
+# the files of a folder, and the types of their columns
 INDEX = "statistics.json"
 ARRAYS = "statistics.npz"
-SPARSE = {"bins": "<u2", "counts": "<i8"}
+PER_BIN = {"bins": "<u2", "counts": "<i8"}
 PER_CHANNEL = {
     "channel_mean": "<f8",
     "channel_variance": "<f8",
     "channel_minimum": "<f4",
     "channel_maximum": "<f4",
 }
-COLUMNS = {**SPARSE, **PER_CHANNEL}
+EXTREMES = "extremes"
 
 
 class InfinityError(StageError):
     """A tensor holds infinity on some sample: it has no statistics."""
 
 
+class IndexEntry(TypedDict):
+    """A tensor in the index of a folder.
+
+    `bins` and `channels` are how many of the columns' rows are its own.
+    """
+
+    name: str
+    count: int
+    bins: int
+    channels: int
+
+
 @dataclass(frozen=True, eq=False)
 class TensorStatistics:
-    """One tensor over all samples; channels are axis 1 (the last axis of a matrix; below two axes there is one).
+    """The statistics of one tensor over all samples.
 
-    The histogram is kept sparse: `bins` are those that are not empty, ascending, `counts` what is in them. Extremes
-    are exact; moments are float64, the variance that of the population.
+    Channels are axis 1, the last axis of a matrix; below two axes there is one. The histogram is
+    sparse: `bins` are those that are not empty, ascending, `counts` how many values each has.
+    Extremes are exact; moments are float64, the variance is that of the population.
     """
 
     name: str
@@ -59,141 +76,177 @@ class TensorStatistics:
         return dense
 
     def __add__(self, other: TensorStatistics) -> TensorStatistics:
-        """The statistics of both sets of samples together."""
-        tally = Tally.resume(self)
-        tally.include(other)
-        return tally.statistics()
+        """Return the statistics of both sets of samples.
+
+        Raise StageError where channels do not agree.
+        """
+        accumulator = StatisticsAccumulator(self.name)
+        accumulator.include(self)
+        accumulator.include(other)
+        return accumulator.statistics()
 
 
-class Tally:
-    """Statistics of one tensor while they grow, array by array."""
+@dataclass(frozen=True, eq=False)
+class _Channels:
+    """Moments and extremes by channel of `count` values in all channels together."""
+
+    count: int
+    mean: Array  # float64 [C]
+    squares: Array  # float64 [C]: squared distances to the mean, summed
+    minimum: Array  # float32 [C]
+    maximum: Array  # float32 [C]
+
+
+class StatisticsAccumulator:
+    """The statistics of one tensor while arrays are added."""
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.count = 0
-        self._histogram = np.zeros(
-            0, np.int64
-        )  # as long as the highest bin: a quarter of all after ReLU6
-        self._mean = self._squares = np.zeros(0)  # squares: of the distances to the mean, summed
-        self._minimum = self._maximum = np.zeros(0, np.float32)
+        # as long as the highest bin in use: a quarter of all after ReLU6
+        self._histogram = np.zeros(0, np.int64)
+        self._channels: _Channels | None = None
 
-    @classmethod
-    def resume(cls, statistics: TensorStatistics) -> Tally:
-        """A tally that holds what these statistics tell."""
-        tally = cls(statistics.name)
-        tally.include(statistics)
-        return tally
+    @property
+    def count(self) -> int:
+        """How many values were added."""
+        return self._channels.count if self._channels is not None else 0
 
     def add(self, array: Array) -> None:
-        """Take in the tensor's value for one more sample; StageError for NaN, InfinityError for infinity."""
+        """Add the tensor's array for one more sample.
+
+        Raise StageError for NaN and for another number of channels than before, InfinityError for
+        infinity.
+        """
         if array.size == 0:
             return
         values = _by_channel(np.asarray(array, np.float32))
-        size = max(1, BLOCK // values.shape[1])
-        blocks = [
-            self._block(values[first : first + size]) for first in range(0, len(values), size)
-        ]
-        self._merge(values.size, *(np.concatenate(column) for column in zip(*blocks, strict=True)))
+        channels_per_block = max(1, BLOCK // values.shape[1])
+        blocks = []
+        for first in range(0, len(values), channels_per_block):
+            blocks.append(self._count_block(values[first : first + channels_per_block]))
+        columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
+        self._merge(_Channels(values.size, *columns))
 
-    def _block(self, values: Array) -> tuple[Array, Array, Array, Array]:
-        """Count some channels' values; their means, squares around these, minima and maxima."""
+    def _count_block(self, values: Array) -> tuple[Array, Array, Array, Array]:
+        """Count the values [C, N] of some channels.
+
+        Return their means, squares around these, minima and maxima.
+        """
         minimum = values.min(axis=1)
         maximum = values.max(axis=1)
-        # a NaN goes through min and max
-        if not (np.isfinite(minimum).all() and np.isfinite(maximum).all()):
-            is_nan = np.isnan(minimum).any() or np.isnan(maximum).any()
-            raise (StageError if is_nan else InfinityError)(
-                f"tensor '{self.name}': {'NaN' if is_nan else 'infinity'} on the calibration samples; "
-                "check the samples' preprocessing and the weights before it"
-            )
-        self._count(np.bincount(values.reshape(-1).view(np.uint16)[_UPPER_HALF::2]))
-        if max(-minimum.min(), maximum.max()) > HUGE:
+        self._check_finite(minimum, maximum)
+        upper_halves = values.reshape(-1).view(np.uint16)[UPPER_HALF::2]
+        self._add_counts(np.bincount(upper_halves))
+        if max(-minimum.min(), maximum.max()) > LARGE:
             values = values.astype(np.float64)
         mean = values.mean(axis=1)
-        away = values - mean[:, np.newaxis]
-        squares = np.einsum("cv,cv->c", away, away)
+        distance = values - mean[:, np.newaxis]
+        squares = np.einsum("cv,cv->c", distance, distance)
         return mean.astype(np.float64), squares.astype(np.float64), minimum, maximum
 
-    def include(self, other: TensorStatistics) -> None:
-        """Take in what another pass gathered; StageError where the channels do not agree."""
-        squares = other.channel_variance * (other.count / max(len(other.channel_mean), 1))
-        self._merge(
-            other.count, other.channel_mean, squares, other.channel_minimum, other.channel_maximum
-        )
-        self._count(other.histogram)
-
-    def _count(self, counts: Array) -> None:
-        if counts.size > self._histogram.size:
-            counts, self._histogram = self._histogram, counts
-        self._histogram[: counts.size] += counts
-
-    def _merge(
-        self, count: int, mean: Array, squares: Array, minimum: Array, maximum: Array
-    ) -> None:
-        # Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for computing sample variances"
-        if self.count == 0:
-            self.count = count
-            self._mean = mean
-            self._squares = squares
-            self._minimum = minimum
-            self._maximum = maximum
+    def _check_finite(self, minimum: Array, maximum: Array) -> None:
+        # a NaN goes through min and max
+        if np.isfinite(minimum).all() and np.isfinite(maximum).all():
             return
-        if mean.shape != self._mean.shape:
-            raise StageError(
-                f"tensor '{self.name}': {mean.size} channels after {self._mean.size}; samples must have one shape"
+        fix = "check the samples' preprocessing and the weights before it"
+        if np.isnan(minimum).any() or np.isnan(maximum).any():
+            raise StageError(f"tensor '{self.name}': NaN on the calibration samples; {fix}")
+        raise InfinityError(f"tensor '{self.name}': infinity on the calibration samples; {fix}")
+
+    def include(self, other: TensorStatistics) -> None:
+        """Add what another pass gathered; raise StageError where channels do not agree."""
+        channels = len(other.channel_mean)
+        values_per_channel = other.count / max(channels, 1)
+        self._merge(
+            _Channels(
+                other.count,
+                other.channel_mean,
+                other.channel_variance * values_per_channel,
+                other.channel_minimum,
+                other.channel_maximum,
             )
-        total = self.count + count
-        distance = mean - self._mean
-        self._mean = self._mean + distance * (count / total)
-        self._squares = (
-            self._squares + squares + distance**2 * (self.count / total * count / len(mean))
         )
-        self._minimum = np.minimum(self._minimum, minimum)
-        self._maximum = np.maximum(self._maximum, maximum)
-        self.count = total
+        self._add_counts(other.histogram)
+
+    def _add_counts(self, counts: Array) -> None:
+        shorter = self._histogram
+        longer = counts
+        if shorter.size > longer.size:
+            shorter = counts
+            longer = self._histogram
+        longer[: shorter.size] += shorter
+        self._histogram = longer
+
+    def _merge(self, added: _Channels) -> None:
+        """Combine the moments of two sets of values.
+
+        Source: Chan, Golub and LeVeque 1979, "Updating formulae and a pairwise algorithm for
+        computing sample variances".
+        """
+        current = self._channels
+        if current is None:
+            self._channels = added
+            return
+        if added.mean.shape != current.mean.shape:
+            raise StageError(
+                f"tensor '{self.name}': {added.mean.size} channels after {current.mean.size}; "
+                "samples must have one shape"
+            )
+        count = current.count + added.count
+        distance = added.mean - current.mean
+        weight = current.count / count * added.count / len(added.mean)
+        self._channels = _Channels(
+            count,
+            current.mean + distance * (added.count / count),
+            current.squares + added.squares + distance**2 * weight,
+            np.minimum(current.minimum, added.minimum),
+            np.maximum(current.maximum, added.maximum),
+        )
 
     def statistics(self) -> TensorStatistics:
-        """What was gathered so far; StageError where that is nothing."""
-        if self.count == 0:
+        """Return the statistics of all that was added; raise StageError where that is nothing."""
+        channels = self._channels
+        if channels is None:
             raise StageError(
                 f"tensor '{self.name}': no values to calibrate with; it is empty on every sample"
             )
         bins = np.flatnonzero(self._histogram)
+        values_per_channel = channels.count / len(channels.mean)
         return TensorStatistics(
             name=self.name,
-            count=self.count,
-            minimum=float(self._minimum.min()),
-            maximum=float(self._maximum.max()),
+            count=channels.count,
+            minimum=float(channels.minimum.min()),
+            maximum=float(channels.maximum.max()),
             bins=bins.astype(np.uint16),
             counts=self._histogram[bins],
-            channel_mean=self._mean,
-            channel_variance=self._squares / (self.count / len(self._mean)),
-            channel_minimum=self._minimum,
-            channel_maximum=self._maximum,
+            channel_mean=channels.mean,
+            channel_variance=channels.squares / values_per_channel,
+            channel_minimum=channels.minimum,
+            channel_maximum=channels.maximum,
         )
 
 
-_UPPER_HALF = 1 if sys.byteorder == "little" else 0
-
-
 def _by_channel(array: Array) -> Array:
-    """[C, values], contiguous."""
+    """Return the array as [channels, values], contiguous."""
     if array.ndim < 2:
         return np.ascontiguousarray(array.reshape(1, -1))
-    channels = np.moveaxis(array, 1, 0)
-    return np.ascontiguousarray(channels).reshape(len(channels), -1)
+    channels_first = np.moveaxis(array, 1, 0)
+    return np.ascontiguousarray(channels_first).reshape(len(channels_first), -1)
 
 
 def gather(name: str, arrays: Iterable[Array]) -> TensorStatistics:
-    """The statistics of one tensor from its values."""
-    tally = Tally(name)
+    """Return the statistics of one tensor from its arrays.
+
+    The errors are those of StatisticsAccumulator.
+    """
+    accumulator = StatisticsAccumulator(name)
     for array in arrays:
-        tally.add(array)
-    return tally.statistics()
+        accumulator.add(array)
+    return accumulator.statistics()
 
 
 class Statistics(Mapping[str, TensorStatistics]):
-    """Calibration statistics by tensor name; two of them add up to those of all samples."""
+    """Calibration statistics by tensor name; those of two sets of samples add up."""
 
     def __init__(self, tensors: Iterable[TensorStatistics]) -> None:
         self._tensors = {tensor.name: tensor for tensor in tensors}
@@ -208,11 +261,15 @@ class Statistics(Mapping[str, TensorStatistics]):
         return len(self._tensors)
 
     def __add__(self, other: Statistics) -> Statistics:
-        """Statistics over both sets of samples; StageError unless both are of the same tensors."""
-        odd = sorted(set(self) ^ set(other))
-        if odd:
+        """Return the statistics of both sets of samples.
+
+        Raise StageError unless both have the same tensors.
+        """
+        unmatched = sorted(set(self) ^ set(other))
+        if unmatched:
             raise StageError(
-                f"statistics: tensor '{odd[0]}' is in one of the two only; both must be of one network"
+                f"statistics: tensor '{unmatched[0]}' is in one of the two only; both must be of "
+                "one network"
             )
         return Statistics(self[name] + other[name] for name in self)
 
@@ -220,36 +277,44 @@ class Statistics(Mapping[str, TensorStatistics]):
         """Write them into a folder; the same statistics give the same bytes."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = list(self.values())
-        entries = [
-            {"name": t.name, "count": t.count, "bins": len(t.bins), "channels": len(t.channel_mean)}
-            for t in tensors
+        index: list[IndexEntry] = [
+            {
+                "name": tensor.name,
+                "count": tensor.count,
+                "bins": len(tensor.bins),
+                "channels": len(tensor.channel_mean),
+            }
+            for tensor in tensors
         ]
-        (folder / INDEX).write_text(json.dumps(entries), encoding="utf-8")
-        arrays: dict[str, Array] = {
-            column: np.concatenate(
-                [np.zeros(0), *(getattr(t, column) for t in tensors)], dtype=dtype, casting="unsafe"
-            )
-            for column, dtype in COLUMNS.items()
-        }
-        arrays["extremes"] = np.array([(t.minimum, t.maximum) for t in tensors], np.float64)
+        (folder / INDEX).write_text(json.dumps(index), encoding="utf-8")
+        arrays: dict[str, Array] = {}
+        for column, dtype in {**PER_BIN, **PER_CHANNEL}.items():
+            parts = [np.zeros(0), *(getattr(tensor, column) for tensor in tensors)]
+            arrays[column] = np.concatenate(parts, dtype=dtype, casting="unsafe")
+        extremes = [(tensor.minimum, tensor.maximum) for tensor in tensors]
+        arrays[EXTREMES] = np.array(extremes, np.float64)
         np.savez_compressed(folder / ARRAYS, allow_pickle=False, **arrays)
 
     @classmethod
     def read(cls, folder: Path) -> Statistics:
-        """The statistics that `write` left in a folder."""
-        entries = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        """Return the statistics that `write` wrote into a folder."""
+        index: list[IndexEntry] = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         with np.load(folder / ARRAYS, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         tensors = []
-        first_bin = 0
-        first_channel = 0
-        for entry, (minimum, maximum) in zip(entries, arrays["extremes"], strict=True):
-            bins = slice(first_bin, first_bin := first_bin + entry["bins"])
-            channels = slice(first_channel, first_channel := first_channel + entry["channels"])
-            sparse = (arrays["bins"][bins], arrays["counts"][bins])
-            per_channel = (arrays[column][channels] for column in PER_CHANNEL)
-            extremes = (float(minimum), float(maximum))
+        bin_start = 0
+        channel_start = 0
+        for entry, (minimum, maximum) in zip(index, arrays[EXTREMES], strict=True):
+            bin_stop = bin_start + entry["bins"]
+            channel_stop = channel_start + entry["channels"]
+            columns = {name: arrays[name][bin_start:bin_stop] for name in PER_BIN}
+            for name in PER_CHANNEL:
+                columns[name] = arrays[name][channel_start:channel_stop]
             tensors.append(
-                TensorStatistics(entry["name"], entry["count"], *extremes, *sparse, *per_channel)
+                TensorStatistics(
+                    entry["name"], entry["count"], float(minimum), float(maximum), **columns
+                )
             )
+            bin_start = bin_stop
+            channel_start = channel_stop
         return cls(tensors)

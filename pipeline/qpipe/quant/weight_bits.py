@@ -7,50 +7,59 @@ from collections.abc import Iterator
 import onnx_ir as ir
 
 from qpipe.quant import qdq
+from qpipe.quant.graph import constant_tensor
 
-TABLE = 2  # axes longer than one that make a constant a table of weights, not a number a channel
+# so many axes longer than one make a constant a table of weights, not a number per channel
+TABLE_AXES = 2
 
 
-def weight_bits(model: ir.Model) -> tuple[int, int]:
-    """How many weights there are, and how many bits all of them have together: those of their codebook, of their type
-    where they are float. To be asked before compile packs them.
+def weight_count_and_bits(model: ir.Model) -> tuple[int, int]:
+    """Return how many weights a network has, and how many bits in all.
 
-    Weights are the constants of Conv, Gemm and MatMul, and all others of two or more axes that are float or dequantized
-    (of ConvTranspose, LSTM, embeddings). Biases, scales and zero points are not counted: they are a number a channel.
+    Call it before compile packs them. A weight has the bits of its codebook, a float one those of
+    its type. Weights are the constants of Conv, Gemm and MatMul, and all others of two or more axes
+    that are float or dequantized (of ConvTranspose, LSTM, embeddings). Biases, scales and zero
+    points are not counted: they are one number per channel.
     """
-    values = [weight.value for weight in qdq.weights(model)]
-    coded = [
-        node.inputs[0] for value in values if (node := value.producer()) is not None and node.inputs
-    ]
-    own = {*values, *coded}
-    count = bits = 0
+    layer_constants = _layer_constants(model)
+    count = 0
+    bits = 0
     for value in _constants(model.graph):
-        tensor = ir.convenience.get_const_tensor(value)
-        width = _width(value, tensor) if tensor is not None else 0
-        if (
-            tensor is not None
-            and width
-            and (value in own or sum(size > 1 for size in tensor.shape.numpy()) >= TABLE)
-        ):
-            count = count + tensor.size
-            bits = bits + tensor.size * width
+        tensor = constant_tensor(value)
+        if tensor is None:
+            continue
+        long_axes = sum(size > 1 for size in tensor.shape.numpy())
+        if value in layer_constants or long_axes >= TABLE_AXES:
+            width = _bits_per_weight(value, tensor)
+            count += tensor.size if width else 0
+            bits += tensor.size * width
     return count, bits
+
+
+def _layer_constants(model: ir.Model) -> set[ir.Value | None]:
+    """Return what layers multiply by: float constants, or the codes behind a DequantizeLinear."""
+    values: set[ir.Value | None] = set()
+    for weight in qdq.weights(model):
+        values.add(weight.value)
+        producer = weight.value.producer()
+        if producer is not None and producer.inputs:
+            values.add(producer.inputs[0])
+    return values
 
 
 def _constants(graph: ir.Graph) -> Iterator[ir.Value]:
     yield from graph.initializers.values()
-    yield from (
-        node.outputs[0] for node in graph if node.op_type == "Constant" and node.outputs[0].uses()
-    )
+    for node in graph:
+        if node.op_type == "Constant" and node.outputs[0].uses():
+            yield node.outputs[0]
 
 
-def _width(value: ir.Value, tensor: ir.TensorProtocol) -> int:
-    """Bits of one of a constant's numbers; 0 where it holds no weights but indices and the like."""
-    readers = [
-        node
-        for node in value.consumers()
-        if node.op_type == "DequantizeLinear" and node.inputs[0] is value
-    ]
-    if readers:
-        return int(readers[0].metadata_props.get(qdq.BITS, tensor.dtype.bitwidth))
+def _bits_per_weight(value: ir.Value, tensor: ir.TensorProtocol) -> int:
+    """Return the bits of one of a constant's numbers.
+
+    It is 0 where these are no weights, but indices and the like.
+    """
+    for reader in value.consumers():
+        if reader.op_type == "DequantizeLinear" and reader.inputs[0] is value:
+            return int(reader.metadata_props.get(qdq.BITS, tensor.dtype.bitwidth))
     return tensor.dtype.bitwidth if tensor.dtype.is_floating_point() else 0

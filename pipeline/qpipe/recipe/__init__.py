@@ -1,1 +1,5 @@
-"""YAML in, checked objects with file:line out: recipes and inventories."""
+"""YAML in, checked objects with file:line out.
+
+For other packages: `recipe` (Recipe, load), `inventory` (devices.yaml), `stage_call` (Call),
+`limits` (--min and --max), `json_schema` (for editors), `yaml_document` (shown, checked_name).
+"""

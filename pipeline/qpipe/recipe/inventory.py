@@ -1,12 +1,12 @@
-"""devices.yaml -> the devices one can name; `local` always exists."""
+"""The inventory of devices, devices.yaml: read and checked; the device `local` always exists."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from qpipe.digests import digest_text
 from qpipe.errors import RecipeError, suggest
 from qpipe.recipe import yaml_document
 from qpipe.recipe.stage_call import Call, CallReader
@@ -17,115 +17,140 @@ from qpipe.types import Capabilities, Device, Emulation, Power
 
 FILE = "devices.yaml"
 LOCAL = "local"
-BESIDE = ("target", "emulated", "power")  # what an entry may say of a device beside its driver
+# settings that an entry may have beside its driver
+COMPANIONS = ("target", "emulated", "power")
 
 
-def find(given: Path | None, beside: Path | None = None) -> Path | None:
-    """The inventory to use: the one given, the one beside the recipe, the one in the working directory."""
-    if given:
-        return given
-    places = [folder / FILE for folder in (beside, Path.cwd()) if folder]
-    return next((place for place in places if place.is_file()), None)
+def find(path: Path | None, recipe_folder: Path | None = None) -> Path | None:
+    """Return `path`, or the inventory beside the recipe or in the working folder."""
+    if path:
+        return path
+    for folder in (recipe_folder, Path.cwd()):
+        if folder and (folder / FILE).is_file():
+            return folder / FILE
+    return None
 
 
-def find_here(given: Path | None) -> Path | None:
-    """The inventory of a command that has no recipe: the one given, the one here, the one of the recipes here."""
-    return find(given) or find(None, Path("recipes"))
+def find_here(path: Path | None) -> Path | None:
+    """Return the inventory of a command without a recipe.
+
+    That is `path`, or the one in the working folder, or in its folder `recipes`.
+    """
+    return find(path) or find(None, Path("recipes"))
 
 
 def load(path: Path | None, plugins: Registry) -> dict[str, Call]:
-    """The devices of an inventory by name, options checked; {} with only `local` where there is no file."""
+    """Return the devices of an inventory by name, options checked.
+
+    `local` is added unless the inventory has a device of that name; without a file it is all.
+    """
     devices: dict[str, Call] = {}
     if path:
         source = yaml_document.read(path)
-        root = yaml_document.substitute(source, {}, skip="")
-        if not isinstance(root, dict):
-            example = "board: {ssh: {host: 10.0.0.7}}"
-            raise RecipeError(
-                f"{source.at()}: an inventory is a map of device names to drivers, such as {example}"
-            )
-        reader = CallReader(source, plugins)
-        for name, value in root.items():
-            yaml_document.name(name, source.at(name), "device")
-            value, beside = reader.accompanied(value, BESIDE)
-            _check_driver(value, source, name, plugins)
-            driver, given = reader.named(value, source.at(name), "device")
-            stage = plugins.device(driver, source.at(name))
-            own: dict[str, Any] = {"target": _demands(beside.get("target", {}), source, name)}
-            own |= _emulation(beside, source, name)
-            if "power" in beside:
-                own["power"] = _power(beside["power"], reader, source, name)
-            devices[name] = Call(stage, reader.options(stage, given, (name, driver)), beside=own)
+        devices = _read_devices(source, plugins)
     if LOCAL not in devices and LOCAL in plugins.devices:
         stage = plugins.device(LOCAL)
         devices[LOCAL] = Call(stage, check(stage.function, {}, LOCAL))
     return devices
 
 
-def _check_driver(value: Any, source: Document, device: str, plugins: Registry) -> None:
-    """RecipeError for a key that is neither a driver nor may stand beside one."""
-    for key in value if isinstance(value, dict) else ():
-        if key not in plugins.devices:
-            owners = [
-                name for name, stage in plugins.devices.items() if key in options(stage.function)
-            ]
-            known = suggest(str(key), [*plugins.devices, *BESIDE])
-            fix = f"write {{{owners[-1]}: {{{key}: ...}}}}" if owners else known
-            where = source.at(device, key)
-            raise RecipeError(
-                f"{where}: '{key}' is no driver, and nothing that stands beside one; {fix}"
-            )
+def _read_devices(source: Document, plugins: Registry) -> dict[str, Call]:
+    root = yaml_document.substitute(source, {}, skip="")
+    if not isinstance(root, dict):
+        example = "board: {ssh: {host: 10.0.0.7}}"
+        reason = "an inventory is a map of device names to drivers"
+        raise RecipeError(f"{source.at()}: {reason}, such as {example}")
+    reader = CallReader(source, plugins)
+    devices: dict[str, Call] = {}
+    for name, entry in root.items():
+        yaml_document.checked_name(name, source.at(name), "device")
+        devices[name] = _read_device(name, entry, reader)
+    return devices
 
 
-def _power(given: Any, reader: CallReader, source: Document, device: str) -> Call:
-    """What the inventory says of a device's current: a way to switch it, with its options."""
-    where = source.at(device, "power")
-    name, options = reader.named(given, where, "power")
+def _read_device(name: str, entry: Any, reader: CallReader) -> Call:
+    source = reader.source
+    written_call, companions = reader.split_companions(entry, COMPANIONS)
+    _check_keys(written_call, source, name, reader.plugins)
+    driver, written_options = reader.name_and_options(written_call, source.at(name), "device")
+    stage = reader.plugins.device(driver, source.at(name))
+    settings: dict[str, Any] = {"target": _demands(companions.get("target", {}), source, name)}
+    if "emulated" in companions:
+        settings["emulated"] = _emulation(companions["emulated"], source, name)
+    if "power" in companions:
+        settings["power"] = _power(companions["power"], reader, name)
+    return Call(stage, reader.options(stage, written_options, (name, driver)), beside=settings)
+
+
+def _check_keys(entry: Any, source: Document, device: str, plugins: Registry) -> None:
+    """Raise RecipeError for a key that is neither a driver nor a setting beside one."""
+    if not isinstance(entry, dict):
+        return
+    for key in entry:
+        if key in plugins.devices:
+            continue
+        drivers = [
+            driver for driver, stage in plugins.devices.items() if key in options(stage.function)
+        ]
+        if drivers:
+            fix = f"write {{{drivers[-1]}: {{{key}: ...}}}}"
+        else:
+            fix = suggest(str(key), [*plugins.devices, *COMPANIONS])
+        where = source.at(device, key)
+        raise RecipeError(f"{where}: '{key}' is neither a driver nor a setting of a device; {fix}")
+
+
+def _power(value: Any, reader: CallReader, device: str) -> Call:
+    """Read the power switch of a device, with its options."""
+    where = reader.source.at(device, "power")
+    name, written_options = reader.name_and_options(value, where, "power")
     stage = reader.plugins.power(name, where)
-    return Call(stage, reader.options(stage, options, (device, "power", name)))
+    return Call(stage, reader.options(stage, written_options, (device, "power", name)))
 
 
-def _demands(given: Any, source: Document, device: str) -> dict[str, bool]:
-    """What the inventory says of a device's target, over what is found."""
-    example = "{symmetric_only: true}"
-    if not isinstance(given, dict):
-        raise RecipeError(
-            f"{source.at(device, 'target')}: target is {given!r}; give a map such as {example}"
-        )
-    for name, value in given.items():
+def _demands(value: Any, source: Document, device: str) -> dict[str, bool]:
+    """Read the target of a device, which overrides what the device reports."""
+    if not isinstance(value, dict):
+        where = source.at(device, "target")
+        example = "{symmetric_only: true}"
+        raise RecipeError(f"{where}: target is {value!r}; give a map such as {example}")
+    for name, demand in value.items():
         where = source.at(device, "target", name)
         if name not in DEMANDS:
             raise RecipeError(f"{where}: target has no '{name}'; {suggest(name, DEMANDS)}")
-        if not isinstance(value, bool):
-            raise RecipeError(f"{where}: target {name} is {value!r}; it is true or false")
-    return given
+        if not isinstance(demand, bool):
+            raise RecipeError(f"{where}: target {name} is {demand!r}; it is true or false")
+    return value
 
 
-def _emulation(beside: dict[str, Any], source: Document, device: str) -> dict[str, Any]:
-    """What the inventory says of whether a device is emulated, where it says anything."""
-    if "emulated" not in beside:
-        return {}
-    given = beside["emulated"]
-    if given not in get_args(Emulation) and given is not False:
-        what = "wall (its clock is that of this machine), instructions (it counts them), or false"
-        raise RecipeError(f"{source.at(device, 'emulated')}: emulated is {given!r}; it is {what}")
-    return {"emulated": given or None}
+def _emulation(value: Any, source: Document, device: str) -> str | None:
+    """Read whether a device is emulated, and what its clock counts."""
+    if value not in get_args(Emulation) and value is not False:
+        where = source.at(device, "emulated")
+        fix = (
+            "it is wall (its clock is that of this machine), instructions (it counts them), "
+            "or false"
+        )
+        raise RecipeError(f"{where}: emulated is {value!r}; {fix}")
+    return value or None
 
 
-def labelled(call: Call, found: Capabilities) -> Capabilities:
-    """What a device said of itself, with the inventory's word on whether it is emulated, which is over its own.
+def labelled(call: Call, reported: Capabilities) -> Capabilities:
+    """Return what a device reported, with the inventory's word on whether it is emulated.
 
-    What is measured on an emulator stands for no board, nor for another kind of emulator: no fingerprint in common.
+    Results of an emulator stand for no board, nor for another kind of emulator: the fingerprint
+    differs.
     """
-    emulated = call.beside.get("emulated", found.emulated)
+    emulated = call.beside.get("emulated", reported.emulated)
     if not emulated:
-        return replace(found, emulated=None)
-    fingerprint = hashlib.sha256(f"{found.fingerprint} {emulated}".encode()).hexdigest()
-    return replace(found, emulated=emulated, fingerprint=fingerprint)
+        return replace(reported, emulated=None)
+    identity = f"{reported.fingerprint} {emulated}"
+    fingerprint = digest_text(identity)
+    return replace(reported, emulated=emulated, fingerprint=fingerprint)
 
 
 def pick(devices: dict[str, Call], name: str, inventory: Path | None) -> Call:
-    """The device of that name; RecipeError that says where it should be."""
+    """Return the device of that name; raise RecipeError that shows where to add it."""
     if name in devices:
         return devices[name]
     place = yaml_document.shown(inventory) if inventory else FILE
@@ -134,15 +159,15 @@ def pick(devices: dict[str, Call], name: str, inventory: Path | None) -> Call:
 
 
 def open_device(name: str, call: Call) -> Device:
-    """Make the device; it connects when first used."""
+    """Return the device; it connects when it is first used."""
     device: Device = call.stage.function(name, **call.resolved())
     return device
 
 
 def open_power(name: str, call: Call) -> Power | None:
-    """What switches the device, where the inventory names something."""
-    own: Call | None = call.beside.get("power")
-    if own is None:
+    """Return the power switch of the device, where the inventory names one."""
+    power_call: Call | None = call.beside.get("power")
+    if power_call is None:
         return None
-    power: Power = own.stage.function(name, **own.resolved())
+    power: Power = power_call.stage.function(name, **power_call.resolved())
     return power

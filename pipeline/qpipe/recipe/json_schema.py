@@ -1,6 +1,7 @@
-"""What may stand in a recipe and in devices.yaml, as JSON Schema (draft 2020-12), for editors that complete and check.
+"""JSON Schema (draft 2020-12) of recipes and of devices.yaml, for editors that complete and check.
 
-It follows what is installed: every stage by its name, with its options. `${variable}` may stand wherever a value does.
+The schema follows what is installed: every stage by name, with its options. A `${variable}` is
+allowed wherever a value is.
 """
 
 from __future__ import annotations
@@ -17,90 +18,61 @@ from qpipe.types import Emulation
 
 Schema = dict[str, Any]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
-NAME = {"type": "string", "pattern": f"^{yaml_document.NAME.pattern}$"}
-VARIABLE: Schema = {"$ref": "#/$defs/variable"}
-VARIABLES: Schema = {
+NAME: Schema = {"type": "string", "pattern": f"^{yaml_document.NAME.pattern}$"}
+BOOLEAN: Schema = {"type": "boolean"}
+NUMBER: Schema = {"type": "number"}
+TEXT: Schema = {"type": "string"}
+NOTHING: Schema = {"type": "null"}
+VARIABLE_REFERENCE: Schema = {"$ref": "#/$defs/variable"}
+VARIABLE: Schema = {
     "type": "string",
     "pattern": r"\$\{[^}]*\}",
     "description": "${name} of `variables`, or ${env:NAME}",
 }
-WAY: Schema = {"enum": ["min", "max"]}
-MARGIN: Schema = {
-    "anyOf": [{"type": "number", "minimum": 0, "exclusiveMaximum": 1}, {"type": "string"}]
-}
-WITH_MARGIN: dict[str, Schema] = {"goal": WAY, "margin": MARGIN}
-GOAL: Schema = {
-    "anyOf": [
-        WAY,
-        {
-            "type": "object",
-            "properties": WITH_MARGIN,
-            "required": [*WITH_MARGIN],
-            "additionalProperties": False,
-        },
-    ]
-}
-NUMBERS: dict[str, Schema] = {
-    "value": {"type": "number"},
-    "tolerance": {"type": "number", "minimum": 0},
-}
-LISTS = (list, tuple, Sequence)
+LIST_TYPES = (list, tuple, Sequence)
 
 
 def recipe(plugins: Registry) -> Schema:
-    """The schema of a recipe."""
+    """Return the schema of a recipe."""
     definitions = _Definitions()
     for kind in KINDS:
-        definitions.add(
-            kind, [stage for (of, _), stage in sorted(plugins.stages.items()) if of == kind]
-        )
-    definitions.schemas["import"] = _import(definitions.schemas["import"])
-    definitions.schemas["expected"] = {
-        "type": "object",
-        "properties": {k: _or_variable(v) for k, v in NUMBERS.items()},
-        "required": list(NUMBERS),
-        "additionalProperties": False,
-    }
-    own_samples = {"additionalProperties": {"type": "object", "required": ["samples"]}}
+        names = plugins.names(kind)
+        definitions.add_kind(kind, [plugins.stages[kind, name] for name in names])
+    model_samples: Schema = {**_reference("samples"), "description": "samples of this model alone"}
+    definitions.schemas["import"] = _with_companions(
+        definitions.schemas["import"], {"samples": model_samples}
+    )
+    definitions.schemas["expected"] = _expected_score()
+    each_model_has_samples = {"additionalProperties": {"type": "object", "required": ["samples"]}}
     return {
         "$schema": DRAFT,
         "title": "qpipe recipe",
         "type": "object",
-        "properties": _keys(),
+        "properties": _recipe_keys(),
         "required": ["models", "schemes", "measure"],
-        "anyOf": [{"required": ["samples"]}, {"properties": {"models": own_samples}}],
+        "anyOf": [
+            {"required": ["samples"]},
+            {"properties": {"models": each_model_has_samples}},
+        ],
         "additionalProperties": False,
         "$defs": definitions.schemas,
     }
 
 
 def inventory(plugins: Registry) -> Schema:
-    """The schema of devices.yaml."""
+    """Return the schema of devices.yaml."""
     definitions = _Definitions()
-    definitions.add("device", [plugins.devices[name] for name in sorted(plugins.devices)])
-    target: Schema = {
-        "description": "what quantization must respect there, over what is found",
-        "type": "object",
-        "properties": {name: _or_variable({"type": "boolean"}) for name in DEMANDS},
-        "additionalProperties": False,
-    }
-    emulated: Schema = {
-        "description": "its clock is that of the machine it is emulated on, or counts instructions; false for hardware",
-        "enum": [*get_args(Emulation), False],
-    }
-    definitions.add("power", [plugins.powers[name] for name in sorted(plugins.powers)])
-    power: Schema = {
-        **_call("power"),
-        "description": "what switches its current off and on, after it died",
-    }
-    beside = {"target": target, "emulated": emulated, "power": power}
-    definitions.schemas["device"] = _accompanied(definitions.schemas["device"], beside)
+    definitions.add_kind("device", [plugins.devices[name] for name in sorted(plugins.devices)])
+    definitions.add_kind("power", [plugins.powers[name] for name in sorted(plugins.powers)])
+    definitions.schemas["device"] = _with_companions(
+        definitions.schemas["device"], _device_settings()
+    )
     return {
         "$schema": DRAFT,
         "title": "qpipe devices",
         "type": "object",
         "propertyNames": NAME,
-        "additionalProperties": _call("device"),
+        "additionalProperties": _reference("device"),
         "$defs": definitions.schemas,
     }
 
@@ -108,44 +80,96 @@ def inventory(plugins: Registry) -> Schema:
 # ---- keys
 
 
-def _keys() -> dict[str, Schema]:
-    link = [_call("transform"), _call("quantize")]
-    chain = {"anyOf": [*link, {"type": "null"}, {"type": "array", "items": {"anyOf": link}}]}
-    expected = {"type": "object", "additionalProperties": _call("expected")}
-    described: dict[str, tuple[str, Schema]] = {
-        "name": ("what results are stored under; the file's name otherwise", NAME),
+def _recipe_keys() -> dict[str, Schema]:
+    link = [_reference("transform"), _reference("quantize")]
+    chain = {"anyOf": [*link, NOTHING, {"type": "array", "items": {"anyOf": link}}]}
+    expected_scores = {"type": "object", "additionalProperties": _reference("expected")}
+    scores_by_model = {"type": "object", "additionalProperties": expected_scores}
+    keys: dict[str, tuple[str, Schema]] = {
+        "name": ("the name under which results are stored; by default the file's name", NAME),
         "plugins": (
             "Python files with stages of your own, relative to the recipe",
-            _list({"type": "string"}),
+            _list_of(TEXT),
         ),
         "variables": ("values used as ${name}, changed with --set NAME=VALUE", {"type": "object"}),
-        "samples": ("what the networks are calibrated and evaluated on", _call("samples")),
+        "samples": ("the data for calibration and evaluation", _reference("samples")),
         "models": (
-            "the float networks; one may bring `samples` of its own",
-            _named(_call("import")),
+            "the float networks; each may have `samples` of its own",
+            _map_of(_reference("import")),
         ),
-        "calibrate": ("what gathers the statistics of activations", _call("calibrate")),
-        "schemes": ("chains of transform stages, then quantize stages; [] is float", _named(chain)),
-        "builds": ("what compiles each quantized network", _named(_call("compile"))),
-        "deploy": ("how a build gets onto a device", _call("deploy")),
-        "measure": ("what is measured of each deployed build", _list(_call("measure"))),
-        "devices": ("names of devices.yaml; local is this machine", _list(NAME)),
+        "calibrate": (
+            "the stage that gathers statistics of activations",
+            _reference("calibrate"),
+        ),
+        "schemes": (
+            "chains of transform stages, then quantize stages; [] is the float network",
+            _map_of(chain),
+        ),
+        "builds": ("the stages that compile each network", _map_of(_reference("compile"))),
+        "deploy": ("the stage that brings a build to a device", _reference("deploy")),
+        "measure": ("the measurements of each deployed build", _list_of(_reference("measure"))),
+        "devices": ("names of devices.yaml; local is this machine", _list_of(NAME)),
         "pareto": (
-            "the objectives: metrics, which way is better, and from which margin on",
-            _named(GOAL, {}),
+            "the objectives: metrics with min or max, and optionally a margin",
+            _map_of(_objective(), names={}),
         ),
         "expect": (
-            "what the float network must score before anything is quantized: metrics, or metrics by model",
-            {"anyOf": [expected, {"type": "object", "additionalProperties": expected}]},
+            "what the float network must score before anything is quantized: by metric, or by "
+            "model and metric",
+            {"anyOf": [expected_scores, scores_by_model]},
         ),
     }
     return {
-        key: {"description": text, **_or_variable(schema)}
-        for key, (text, schema) in described.items()
+        key: {"description": description, **_or_variable(schema)}
+        for key, (description, schema) in keys.items()
     }
 
 
-def _named(schema: Schema, names: Schema = NAME) -> Schema:
+def _expected_score() -> Schema:
+    properties = {
+        "value": _or_variable(NUMBER),
+        "tolerance": _or_variable({"type": "number", "minimum": 0}),
+    }
+    return _closed_object(properties, required=list(properties))
+
+
+def _objective() -> Schema:
+    goal: Schema = {"enum": ["min", "max"]}
+    fraction: Schema = {"type": "number", "minimum": 0, "exclusiveMaximum": 1}
+    margin: Schema = {"anyOf": [fraction, TEXT]}
+    with_margin = _closed_object({"goal": goal, "margin": margin}, required=["goal", "margin"])
+    return {"anyOf": [goal, with_margin]}
+
+
+def _device_settings() -> dict[str, Schema]:
+    """Return the schemas of what may stand beside a device's driver."""
+    demands = {name: _or_variable(BOOLEAN) for name in DEMANDS}
+    target = _closed_object(demands)
+    target["description"] = "what quantization must respect there; overrides what is detected"
+    emulated: Schema = {
+        "description": "whether its clock is that of the machine that emulates it (wall) or counts "
+        "instructions; false for hardware",
+        "enum": [*get_args(Emulation), False],
+    }
+    power: Schema = {
+        **_reference("power"),
+        "description": "the switch that turns its power off and on after a failure",
+    }
+    return {"target": target, "emulated": emulated, "power": power}
+
+
+def _closed_object(properties: Mapping[str, Schema], required: Sequence[str] = ()) -> Schema:
+    schema: Schema = {
+        "type": "object",
+        "properties": dict(properties),
+        "additionalProperties": False,
+    }
+    if required:
+        schema["required"] = list(required)
+    return schema
+
+
+def _map_of(schema: Schema, names: Schema = NAME) -> Schema:
     return {
         "type": "object",
         "propertyNames": names,
@@ -154,149 +178,150 @@ def _named(schema: Schema, names: Schema = NAME) -> Schema:
     }
 
 
-def _list(schema: Schema) -> Schema:
+def _list_of(schema: Schema) -> Schema:
     return {"type": "array", "items": _or_variable(schema)}
 
 
-def _call(name: str) -> Schema:
+def _reference(name: str) -> Schema:
     return {"$ref": f"#/$defs/{name}"}
 
 
-def _import(call: Schema) -> Schema:
-    own: Schema = {**_call("samples"), "description": "samples of this model alone"}
-    return _accompanied(call, {"samples": own})
-
-
-def _accompanied(call: Schema, beside: Mapping[str, Schema]) -> Schema:
-    """A call that may be written beside settings of its own, as `{onnx: {...}, samples: {...}}`."""
-    written = call["anyOf"][-1]
-    names = list(written["properties"])
-    with_them = {
-        **{key: value for key, value in written.items() if key != "maxProperties"},
-        "properties": {**written["properties"], **beside},
-        "oneOf": [{"required": [name]} for name in names],
-    }
-    return {**call, "anyOf": [*call["anyOf"][:-1], with_them]}
+def _with_companions(call: Schema, companions: Mapping[str, Schema]) -> Schema:
+    """Allow settings beside a call, as in `{onnx: {...}, samples: {...}}`."""
+    *alternatives, written = call["anyOf"]
+    stage_names = list(written["properties"])
+    extended = {key: value for key, value in written.items() if key != "maxProperties"}
+    extended["properties"] = {**written["properties"], **companions}
+    extended["oneOf"] = [{"required": [name]} for name in stage_names]
+    return {**call, "anyOf": [*alternatives, extended]}
 
 
 # ---- stages and their options
 
 
 class _Definitions:
-    """Collects a schema for each kind of stage, and what types of options define besides."""
+    """The schemas of each kind of stage, and those that the types of options define."""
 
     def __init__(self) -> None:
-        self.schemas: dict[str, Schema] = {"variable": VARIABLES}
+        self.schemas: dict[str, Schema] = {"variable": VARIABLE}
 
-    def add(self, kind: str, stages: Sequence[Stage]) -> None:
-        """The one grammar of a stage: `name`, or `{name: {options}}`; or a variable."""
-        bare = [
-            stage
-            for stage in stages
-            if not any(o.required for o in options(stage.function).values())
+    def add_kind(self, kind: str, stages: Sequence[Stage]) -> None:
+        """Add the grammar of a stage: `name`, `{name: {options}}`, or a variable."""
+        without_options = [stage for stage in stages if not _has_required_option(stage)]
+        names: list[Schema] = [
+            {"const": stage.name, "description": _description(stage)} for stage in without_options
         ]
-        words: list[Schema] = [{"const": stage.name, "description": _doc(stage)} for stage in bare]
-        written: Schema = {
-            "type": "object",
-            "properties": {stage.name: self._stage(stage, stage in bare) for stage in stages},
-            "additionalProperties": False,
-            "minProperties": 1,
-            "maxProperties": 1,
-        }
-        self.schemas[kind] = {"anyOf": [*words, VARIABLE, written]}
+        written = _closed_object({stage.name: self._stage(stage) for stage in stages})
+        written["minProperties"] = 1
+        written["maxProperties"] = 1
+        self.schemas[kind] = {"anyOf": [*names, VARIABLE_REFERENCE, written]}
 
-    def _stage(self, stage: Stage, may_be_bare: bool) -> Schema:
-        own = options(stage.function)
+    def _stage(self, stage: Stage) -> Schema:
+        stage_options = options(stage.function)
+        required = [name for name, option in stage_options.items() if option.required]
+        properties = {name: self._option(stage, option) for name, option in stage_options.items()}
         return {
-            "description": _doc(stage),
-            "type": ["object", "null"] if may_be_bare else "object",
-            "properties": {name: self._option(stage, option) for name, option in own.items()},
-            "required": [name for name, option in own.items() if option.required],
+            "description": _description(stage),
+            "type": "object" if required else ["object", "null"],
+            "properties": properties,
+            "required": required,
             "additionalProperties": False,
         }
 
     def _option(self, stage: Stage, option: Option) -> Schema:
         if option.stage_kind:
-            call = _call(option.stage_kind)
-            several = (
-                [_list(call)]
-                if option.stage_kind == "metric" or _takes_list(option.annotation)
-                else []
-            )
-            nothing = [{"type": "null"}] if _takes_none(option.annotation) else []
-            return {"description": option.describe(), "anyOf": [call, *several, *nothing]}
-        schema = self._plain(stage, option)
-        told = {"description": option.describe()}
+            return _stage_option(option, option.stage_kind)
+        schema = self._plain_option(stage, option)
+        described: Schema = {"description": option.describe()}
         if "default" in schema:
-            told["default"] = _jsonable(schema.pop("default"))
-        return {**told, **_or_variable(_open(schema))}
+            described["default"] = _jsonable(schema.pop("default"))
+        return {**described, **_or_variable(_allow_variables(schema))}
 
-    def _plain(self, stage: Stage, option: Option) -> Schema:
+    def _plain_option(self, stage: Stage, option: Option) -> Schema:
         from pydantic import PydanticUserError
 
         try:
             schema = option.schema()
         except PydanticUserError:
-            return {}  # a type of somebody's own that has none: anything may stand there
+            return {}  # a foreign type without a schema: any value is allowed
         prefix = f"{stage.kind}.{stage.name}.{option.name}."
-        moved: Schema = _moved(schema, prefix)
-        self.schemas |= {prefix + name: _open(own) for name, own in moved.pop("$defs", {}).items()}
+        moved: Schema = _prefix_references(schema, prefix)
+        for name, definition in moved.pop("$defs", {}).items():
+            self.schemas[prefix + name] = _allow_variables(definition)
         return moved
 
 
-def _doc(stage: Stage) -> str:
+def _stage_option(option: Option, kind: str) -> Schema:
+    """Return the schema of an option that takes stages of a kind."""
+    alternatives = [_reference(kind)]
+    if kind == "metric" or _takes_list(option.annotation):
+        alternatives.append(_list_of(_reference(kind)))
+    if _takes_none(option.annotation):
+        alternatives.append(NOTHING)
+    return {"description": option.describe(), "anyOf": alternatives}
+
+
+def _has_required_option(stage: Stage) -> bool:
+    return any(option.required for option in options(stage.function).values())
+
+
+def _description(stage: Stage) -> str:
     return inspect.getdoc(stage.function) or ""
 
 
 def _takes_list(annotation: Any) -> bool:
-    origin = typing.get_origin(annotation)
-    return (
-        annotation in LISTS or origin in LISTS or any(map(_takes_list, typing.get_args(annotation)))
-    )
+    if annotation in LIST_TYPES or typing.get_origin(annotation) in LIST_TYPES:
+        return True
+    return any(map(_takes_list, typing.get_args(annotation)))
 
 
 def _takes_none(annotation: Any) -> bool:
     return annotation is type(None) or any(map(_takes_none, typing.get_args(annotation)))
 
 
-def _moved(schema: Any, prefix: str) -> Any:
-    """With its references to definitions of its own going to where they are moved."""
+def _prefix_references(schema: Any, prefix: str) -> Any:
+    """Return a schema whose references to its own definitions have a prefix."""
     if isinstance(schema, list):
-        return [_moved(item, prefix) for item in schema]
+        return [_prefix_references(item, prefix) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    moved = {key: _moved(value, prefix) for key, value in schema.items()}
-    if isinstance(moved.get("$ref"), str):
-        moved["$ref"] = moved["$ref"].replace("#/$defs/", f"#/$defs/{prefix}", 1)
-    return moved
+    prefixed = {key: _prefix_references(value, prefix) for key, value in schema.items()}
+    if isinstance(prefixed.get("$ref"), str):
+        prefixed["$ref"] = prefixed["$ref"].replace("#/$defs/", f"#/$defs/{prefix}", 1)
+    return prefixed
 
 
-def _open(schema: Any) -> Any:
-    """With variables allowed for the values within it: items of lists, values of maps."""
+def _allow_variables(schema: Any) -> Any:
+    """Return a schema that allows variables for the values within: items of lists and of maps."""
     if not isinstance(schema, dict):
         return schema
     opened = dict(schema)
     for key in ("items", "additionalProperties"):
         if isinstance(schema.get(key), dict):
-            opened[key] = _or_variable(_open(schema[key]))
+            opened[key] = _or_variable(_allow_variables(schema[key]))
     if isinstance(schema.get("prefixItems"), list):
-        opened["prefixItems"] = [_or_variable(_open(item)) for item in schema["prefixItems"]]
+        opened["prefixItems"] = [
+            _or_variable(_allow_variables(item)) for item in schema["prefixItems"]
+        ]
     if isinstance(schema.get("properties"), dict):
         opened["properties"] = {
-            name: _or_variable(_open(own)) for name, own in schema["properties"].items()
+            name: _or_variable(_allow_variables(value))
+            for name, value in schema["properties"].items()
         }
     for key in ("anyOf", "oneOf", "allOf"):
         if isinstance(schema.get(key), list):
-            opened[key] = [_open(branch) for branch in schema[key]]
+            opened[key] = [_allow_variables(branch) for branch in schema[key]]
     return opened
 
 
 def _or_variable(schema: Schema) -> Schema:
-    return {"anyOf": [schema, VARIABLE]}
+    return {"anyOf": [schema, VARIABLE_REFERENCE]}
 
 
 def _jsonable(value: Any) -> Any:
-    """A default as JSON has it."""
+    """Return a default value as JSON."""
     if isinstance(value, list | tuple | set | frozenset):
         return [_jsonable(item) for item in value]
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    return str(value)

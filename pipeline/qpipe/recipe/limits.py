@@ -1,4 +1,4 @@
-"""What a recommendation has to keep, as --min and --max say it: read, and held against what is measured."""
+"""Limits of a recommendation, as --min and --max give them: read, and checked for sense."""
 
 from __future__ import annotations
 
@@ -9,33 +9,49 @@ from typing import Any, Literal
 from qpipe.errors import RecipeError, suggest
 from qpipe.types import Limits
 
-
-def read(least: Iterable[str], most: Iterable[str]) -> Limits:
-    """What is given as `METRIC=VALUE`; RecipeError where one says nothing."""
-    found: dict[str, tuple[Literal["<", "<=", ">", ">="], float]] = {}
-    for option, sign, given in (("--min", ">=", least), ("--max", "<=", most)):
-        for text in given:
-            metric, _, value = text.partition("=")
-            bound = part_of(value)
-            if not metric or not math.isfinite(bound):
-                raise RecipeError(f"{option} {text}: no number; write {option} METRIC=VALUE")
-            if metric in found:
-                raise RecipeError(f"{option} {text}: '{metric}' has a limit already; give one")
-            found[metric] = (sign, bound)  # type: ignore[assignment]
-    return found
+Comparison = Literal["<", "<=", ">", ">="]
 
 
-def remembered(run: Mapping[str, Any]) -> Limits:
-    """Those that a run was asked to keep."""
-    limits = (run["request"] or {}).get("limits") or {}
-    return {metric: (sign, float(bound)) for metric, (sign, bound) in limits.items()}
+def read_limits(minima: Iterable[str], maxima: Iterable[str]) -> Limits:
+    """Read limits written as `METRIC=VALUE`; raise RecipeError for one without a number."""
+    limits: dict[str, tuple[Comparison, float]] = {}
+    for text in minima:
+        _add_limit(limits, text, option="--min", comparison=">=")
+    for text in maxima:
+        _add_limit(limits, text, option="--max", comparison="<=")
+    return limits
 
 
-def misfits(limits: Limits, measured: Collection[str] | None, shares: Collection[str]) -> list[str]:
-    """A line for each of what is not measured (where that is known), and for each that no share can reach."""
-    lines = []
-    for metric, (sign, bound) in limits.items():
-        option = "--min" if sign.startswith(">") else "--max"
+def _add_limit(
+    limits: dict[str, tuple[Comparison, float]], text: str, *, option: str, comparison: Comparison
+) -> None:
+    metric, _, value = text.partition("=")
+    bound = parse_fraction(value)
+    if not metric or not math.isfinite(bound):
+        raise RecipeError(f"{option} {text}: no number; write {option} METRIC=VALUE")
+    if metric in limits:
+        raise RecipeError(f"{option} {text}: '{metric}' has a limit already; give one")
+    limits[metric] = (comparison, bound)
+
+
+def stored_limits(run: Mapping[str, Any]) -> Limits:
+    """Return the limits that a stored run was asked to satisfy."""
+    request = run["request"] or {}
+    limits = request.get("limits") or {}
+    return {metric: (comparison, float(bound)) for metric, (comparison, bound) in limits.items()}
+
+
+def limit_errors(
+    limits: Limits, *, measured: Collection[str] | None, shares: Collection[str]
+) -> list[str]:
+    """Return one line for each limit that cannot be meant.
+
+    Such a limit is on a metric that is not in `measured` (None: unknown), or above 1 on a metric
+    in `shares`, whose values lie between 0 and 1.
+    """
+    lines: list[str] = []
+    for metric, (comparison, bound) in limits.items():
+        option = "--min" if comparison.startswith(">") else "--max"
         if measured is not None and metric not in measured:
             lines.append(f"{option} {metric}: it is not measured; {suggest(metric, measured)}")
         elif metric in shares and bound > 1:
@@ -45,9 +61,14 @@ def misfits(limits: Limits, measured: Collection[str] | None, shares: Collection
     return lines
 
 
-def part_of(text: str | float) -> float:
-    """A number, or a share in per cent; NaN where it is neither."""
+def parse_fraction(text: str | float) -> float:
+    """Return a number, or a percentage as a fraction; NaN for anything else."""
+    digits = str(text)
+    divisor = 1
+    if digits.endswith("%"):
+        digits = digits.removesuffix("%")
+        divisor = 100
     try:
-        return float(str(text).removesuffix("%")) / (100 if str(text).endswith("%") else 1)
+        return float(digits) / divisor
     except ValueError:
         return math.nan

@@ -1,24 +1,23 @@
-"""A YAML file -> a recipe: every key known, every stage found, every option checked, each message with file:line."""
+"""Read a recipe: every key and stage known, every option checked, each message with file:line."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any, Literal
 
+from qpipe.digests import digest_json
 from qpipe.errors import PluginError, QpipeError, RecipeError, suggest
 from qpipe.recipe import yaml_document
-from qpipe.recipe.limits import part_of
+from qpipe.recipe.limits import parse_fraction
 from qpipe.recipe.stage_call import Call, CallReader, plain
 from qpipe.recipe.yaml_document import Document, FromCommandLine
 from qpipe.stages import registry
 from qpipe.stages.options import options
 from qpipe.stages.registry import Registry
-from qpipe.types import SHARE
+from qpipe.types import SHARE, Metric
 
 KEYS = (
     "name",
@@ -35,13 +34,19 @@ KEYS = (
     "pareto",
     "expect",
 )
-EXPECTED = "{value: 0.85, tolerance: 0.02}"
-FLOAT = "float32"  # what the float reference is called where no scheme is named for it
+REQUIRED_KEYS = ("samples", "models", "schemes", "measure")
+EXPECTED_EXAMPLE = "{value: 0.85, tolerance: 0.02}"
+FLOAT_SCHEME = "float32"  # name of the float reference where the recipe names none
+CHAIN_KINDS = ("transform", "quantize")  # in the order in which they stand in a chain
+
+Goal = Literal["min", "max"]
+ExpectedScore = Mapping[str, float]  # value and tolerance
+DEFAULT_OBJECTIVES: Mapping[str, Goal] = {"latency_ms": "min", "size_mb": "min", "agreement": "max"}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a recipe asks for, checked and complete."""
+    """A recipe, checked and complete."""
 
     name: str
     path: Path
@@ -54,25 +59,23 @@ class Recipe:
     deploy: Call
     measure: Sequence[Call]
     devices: Sequence[str]
-    pareto: Mapping[str, Literal["min", "max"]]
-    margins: Mapping[str, float] = field(
-        default_factory=dict
-    )  # of objectives: differences that are worth nothing
-    expect: Mapping[str, Mapping[str, Mapping[str, float]]] = field(
-        default_factory=dict
-    )  # model -> metric -> bounds
+    pareto: Mapping[str, Goal]
+    # objective -> relative difference that counts as none
+    margins: Mapping[str, float] = field(default_factory=dict)
+    # model -> metric -> what the float network must score
+    expect: Mapping[str, Mapping[str, ExpectedScore]] = field(default_factory=dict)
     plugins: Sequence[Path] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
-        """Of what it expands to: equal for two files that mean the same, on the same devices."""
+        """Digest of the expanded recipe: equal for two files that mean the same."""
         meaning = {
             "name": self.name,
             "samples": self.samples.plain(),
             "calibrate": self.calibrate.plain(),
             "models": plain(self.models),
-            "own": plain({n: c.beside for n, c in self.models.items()}),
+            "own": plain({name: call.beside for name, call in self.models.items()}),
             "expect": plain(self.expect),
             "schemes": plain(self.schemes),
             "builds": plain(self.builds),
@@ -80,32 +83,30 @@ class Recipe:
             "measure": plain(self.measure),
             "devices": list(self.devices),
         }
-        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+        return digest_json(meaning)
 
-    def expected(self, model: str) -> list[tuple[Call, dict[str, Mapping[str, float]]]]:
-        """Each measuring stage that scores a metric of which something is expected, with what that is."""
-        left = dict(self.expect.get(model, {}))
-        found = []
+    def expected(self, model: str) -> list[tuple[Call, dict[str, ExpectedScore]]]:
+        """Return each measuring stage that scores expected metrics of a model, with these."""
+        remaining = dict(self.expect.get(model, {}))
+        stages: list[tuple[Call, dict[str, ExpectedScore]]] = []
         for call in self.measure:
-            own = {name: left.pop(name) for name in metrics_of(call) if name in left}
-            if own:
-                found.append((call, own))
-        return found
+            scores = {name: remaining.pop(name) for name in metrics_of(call) if name in remaining}
+            if scores:
+                stages.append((call, scores))
+        return stages
 
     @property
     def measured(self) -> list[str] | None:
-        """All that is measured, sorted; None where a stage does not say what it measures."""
-        return _measured(self.measure)
+        """All measured metrics, sorted; None where a stage does not state what it measures."""
+        return _measured_metrics(self.measure)
 
     @property
     def shares(self) -> set[str]:
-        """The metrics that lie between 0 and 1."""
-        return {
-            name
-            for call in self.measure
-            for name, unit in metrics_of(call).items()
-            if unit == SHARE
-        }
+        """The metrics whose values lie between 0 and 1."""
+        units: dict[str, str] = {}
+        for call in self.measure:
+            units |= metrics_of(call)
+        return {name for name, unit in units.items() if unit == SHARE}
 
     @property
     def floats(self) -> list[str]:
@@ -113,41 +114,59 @@ class Recipe:
         return [name for name, chain in self.schemes.items() if not chain]
 
     def narrowed(self, only: Sequence[str], devices: Sequence[str]) -> Recipe:
-        """With these schemes alone (and the float reference) and on these devices."""
+        """Return the recipe with these schemes and the float reference, on these devices.
+
+        An empty sequence keeps those of the recipe.
+        """
         for name in only:
             if name not in self.schemes:
                 where = yaml_document.shown(self.path)
-                raise RecipeError(
-                    f"--only: no scheme '{name}' in {where}; {suggest(name, self.schemes)}"
-                )
-        schemes = {n: c for n, c in self.schemes.items() if not only or n in only or not c}
-        return replace(self, schemes=schemes, devices=list(dict.fromkeys(devices or self.devices)))
+                reason = f"no scheme '{name}' in {where}"
+                raise RecipeError(f"--only: {reason}; {suggest(name, self.schemes)}")
+        schemes = self.schemes
+        if only:
+            schemes = {name: chain for name, chain in schemes.items() if name in only or not chain}
+        unique_devices = list(dict.fromkeys(devices or self.devices))
+        return replace(self, schemes=schemes, devices=unique_devices)
 
 
 def scoring(call: Call) -> dict[str, Any]:
-    """What a measuring stage scores with: all its metrics and its postprocess, as options of one name each."""
-    kinds = {name: option.stage_kind for name, option in options(call.stage.function).items()}
-    lists = [call.options[name] or [] for name, kind in kinds.items() if kind == "metric"]
-    metrics = [each for own in lists for each in (own if isinstance(own, list | tuple) else [own])]
-    decoders = [call.options[name] for name, kind in kinds.items() if kind == "postprocess"]
-    return {"metric": metrics, "postprocess": next((each for each in decoders if each), None)}
+    """Return the metrics and the postprocess that a measuring stage scores with.
+
+    The result has the keys `metric` (a list) and `postprocess`, whatever the stage's options are
+    called.
+    """
+    metrics: list[Call] = []
+    postprocess: Call | None = None
+    for name, option in options(call.stage.function).items():
+        value = call.options[name]
+        if not value:
+            continue
+        if option.stage_kind == "metric":
+            metrics += value if isinstance(value, list | tuple) else [value]
+        elif option.stage_kind == "postprocess" and postprocess is None:
+            postprocess = value
+    return {"metric": metrics, "postprocess": postprocess}
 
 
 def metrics_of(call: Call) -> dict[str, str]:
-    """The metrics that a measuring stage is told to score, with their units; PluginError where making one breaks."""
-    units = {}
-    for metric in scoring(call)["metric"]:
-        try:
-            made = metric.stage.function(**metric.resolved())
-            units[str(made.name)] = str(made.unit)
-        except QpipeError:
-            raise
-        except Exception as error:
-            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            raise PluginError(
-                f"{metric.where}: metric {metric.name} does not load: {reason}"
-            ) from error
-    return units
+    """Return the unit of each metric that a measuring stage scores.
+
+    Raise PluginError where a metric stage fails.
+    """
+    metrics = [_make_metric(metric_call) for metric_call in scoring(call)["metric"]]
+    return {str(metric.name): str(metric.unit) for metric in metrics}
+
+
+def _make_metric(call: Call) -> Metric:
+    try:
+        metric: Metric = call.stage.function(**call.resolved())
+    except QpipeError:
+        raise
+    except Exception as error:  # foreign code
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise PluginError(f"{call.where}: metric {call.name} does not load: {reason}") from error
+    return metric
 
 
 def load(path: Path, settings: Mapping[str, str] | None = None) -> tuple[Recipe, Registry]:
@@ -160,237 +179,268 @@ def load(path: Path, settings: Mapping[str, str] | None = None) -> tuple[Recipe,
             raise RecipeError(f"{source.at(key)}: unknown key '{key}'; there is {', '.join(KEYS)}")
     variables = _variables(source, settings or {})
     root = yaml_document.substitute(source, variables)
-    files = [_plugin_file(source, file, i) for i, file in enumerate(_list(source, root, "plugins"))]
-    plugins = registry.load(files)
-    return _Reader(source, root, plugins).recipe(files, variables), plugins
+    plugin_files = [
+        _plugin_file(source, file, index)
+        for index, file in enumerate(_list_at(source, root, "plugins"))
+    ]
+    plugins = registry.load(plugin_files)
+    return _Reader(source, root, plugins).recipe(plugin_files, variables), plugins
 
 
 def _variables(source: Document, settings: Mapping[str, str]) -> dict[str, Any]:
+    """Return the recipe's variables with the settings of the command line."""
     variables = source.root.get("variables") or {}
     if not isinstance(variables, dict):
         raise RecipeError(f"{source.at('variables')}: variables is a map of names to values")
-    variables = dict(variables)
     for name, value in variables.items():
         if isinstance(value, str) and "${" in value:
             where = source.at("variables", name)
-            raise RecipeError(
-                f"{where}: '{value}' in a variable is not replaced; write it where it is used"
-            )
+            reason = f"'{value}' in a variable is not replaced"
+            raise RecipeError(f"{where}: {reason}; write it where it is used")
+    settled = dict(variables)
     for name, text in settings.items():
         if name not in variables:
             where = yaml_document.shown(source.path)
-            raise RecipeError(
-                f"--set {name}: no such variable in {where}; {suggest(name, variables)}"
-            )
-        try:
-            value = yaml_document.parse(text, source.path).root
-        except RecipeError:
-            value = text
-        variables[name] = FromCommandLine(value) if isinstance(value, str) else value
-    return variables
+            reason = f"no such variable in {where}"
+            raise RecipeError(f"--set {name}: {reason}; {suggest(name, variables)}")
+        settled[name] = _setting_value(text, source.path)
+    return settled
 
 
-def _list(source: Document, root: Mapping[str, Any], key: str) -> list[Any]:
+def _setting_value(text: str, path: Path) -> Any:
+    """Return a `--set` text as the YAML value that it is, or as text."""
+    try:
+        value = yaml_document.parse(text, path).root
+    except RecipeError:
+        value = text
+    return FromCommandLine(value) if isinstance(value, str) else value
+
+
+def _list_at(source: Document, root: Mapping[str, Any], key: str) -> list[Any]:
     value = root.get(key) or []
     if not isinstance(value, list):
         raise RecipeError(f"{source.at(key)}: {key} is a list; write [{value}]")
     return value
 
 
-def _text(source: Document, value: Any, *steps: str | int) -> str:
-    if not isinstance(value, str):
-        raise RecipeError(f"{source.at(*steps)}: expected text, got {value!r}")
-    return value
-
-
 def _plugin_file(source: Document, file: Any, index: int) -> Path:
-    found = (source.path.parent / _text(source, file, "plugins", index)).resolve()
-    if not found.is_file():
-        right = "give the path of a Python file, relative to the recipe"
-        raise RecipeError(f"{source.at('plugins', index)}: no such plugin file '{file}'; {right}")
-    return found
+    where = source.at("plugins", index)
+    if not isinstance(file, str):
+        raise RecipeError(f"{where}: expected text, got {file!r}")
+    path = (source.path.parent / file).resolve()
+    if not path.is_file():
+        fix = "give the path of a Python file, relative to the recipe"
+        raise RecipeError(f"{where}: no such plugin file '{file}'; {fix}")
+    return path
 
 
 class _Reader:
-    """Turns the keys of a recipe into what they mean."""
+    """Converts the keys of one recipe."""
 
     def __init__(self, source: Document, root: Any, plugins: Registry) -> None:
         self.source = source
         self.root = root
-        self.reader = CallReader(source, plugins)
-        self.call = self.reader.call
+        self.call_reader = CallReader(source, plugins)
+        self.call = self.call_reader.call
 
-    def recipe(self, files: Sequence[Path], variables: Mapping[str, Any]) -> Recipe:
-        source = self.source
-        root = self.root
-        required = ("samples", "models", "schemes", "measure")
-        for key in required:
-            if not root.get(key) and not (key == "samples" and self._models_bring_samples()):
-                raise RecipeError(
-                    f"{source.at()}: key '{key}' is missing; a recipe needs {', '.join(required)}"
-                )
+    def recipe(self, plugin_files: Sequence[Path], variables: Mapping[str, Any]) -> Recipe:
+        self.check_required_keys()
         models = {name: self.model(name) for name in self.names("models", "model")}
-        measure = [
-            self.call("measure", m, ("measure", i))
-            for i, m in enumerate(_list(source, root, "measure"))
-        ]
-        schemes = {
-            name: self.chain(root["schemes"][name], name)
-            for name in self.names("schemes", "scheme")
-        }
-        if not any(not chain for chain in schemes.values()):
-            schemes = {FLOAT if FLOAT not in schemes else "float": [], **schemes}
-        devices = [
-            yaml_document.name(d, source.at("devices", i), "device")
-            for i, d in enumerate(self._devices())
-        ]
+        measure = self.measure()
         return Recipe(
-            name=yaml_document.name(
-                root.get("name", source.path.stem), source.at("name"), "recipe"
-            ),
-            path=source.path,
-            text=source.text,
+            name=self.recipe_name(),
+            path=self.source.path,
+            text=self.source.text,
             samples=self.samples(models),
             models=models,
-            calibrate=self.call("calibrate", root.get("calibrate", "histogram"), ("calibrate",)),
-            schemes=schemes,
+            calibrate=self.call_or_default("calibrate", "histogram"),
+            schemes=self.schemes(),
             builds=self.builds(),
-            deploy=self.call("deploy", root.get("deploy", "copy"), ("deploy",)),
+            deploy=self.call_or_default("deploy", "copy"),
             measure=measure,
-            devices=devices,
-            pareto=self.pareto(measure),
+            devices=self.devices(),
+            pareto=self.objectives(measure),
             margins=self.margins(),
-            expect=self.expect(models, measure),
-            plugins=files,
+            expect=self.expected_scores(models, measure),
+            plugins=plugin_files,
             variables=dict(variables),
         )
 
-    def _models_bring_samples(self) -> bool:
+    def check_required_keys(self) -> None:
+        for key in REQUIRED_KEYS:
+            if self.root.get(key) or (key == "samples" and self.all_models_bring_samples()):
+                continue
+            needs = ", ".join(REQUIRED_KEYS)
+            raise RecipeError(f"{self.source.at()}: key '{key}' is missing; a recipe needs {needs}")
+
+    def all_models_bring_samples(self) -> bool:
         models = self.root.get("models")
-        return isinstance(models, dict) and all(
-            isinstance(m, dict) and m.get("samples") for m in models.values()
-        )
+        if not isinstance(models, dict):
+            return False
+        return all(isinstance(model, dict) and model.get("samples") for model in models.values())
+
+    def recipe_name(self) -> str:
+        name = self.root.get("name", self.source.path.stem)
+        return yaml_document.checked_name(name, self.source.at("name"), "recipe")
+
+    def call_or_default(self, kind: str, default: str) -> Call:
+        return self.call(kind, self.root.get(kind, default), (kind,))
 
     def model(self, name: str) -> Call:
-        """A model, with samples of its own where it is written so: {onnx: {...}, samples: {...}}."""
-        value, beside = self.reader.accompanied(self.root["models"][name], ("samples",))
-        call = self.call("import", value, ("models", name))
-        own = {key: self.call("samples", its, ("models", name, key)) for key, its in beside.items()}
-        return replace(call, beside=own)
+        """Read a model, with samples of its own as in {onnx: {...}, samples: {...}}."""
+        value, companions = self.call_reader.split_companions(
+            self.root["models"][name], ("samples",)
+        )
+        model_call = self.call("import", value, ("models", name))
+        companion_calls = {
+            key: self.call("samples", companion, ("models", name, key))
+            for key, companion in companions.items()
+        }
+        return replace(model_call, beside=companion_calls)
 
     def samples(self, models: Mapping[str, Call]) -> Call:
         if self.root.get("samples"):
             return self.call("samples", self.root["samples"], ("samples",))
-        own: Call = next(iter(models.values())).beside["samples"]
-        return own
+        first_model = next(iter(models.values()))
+        samples_call: Call = first_model.beside["samples"]
+        return samples_call
 
-    def _devices(self) -> list[Any]:
-        return _list(self.source, self.root, "devices") or ["local"]
+    def measure(self) -> list[Call]:
+        stages = _list_at(self.source, self.root, "measure")
+        return [
+            self.call("measure", stage, ("measure", index)) for index, stage in enumerate(stages)
+        ]
+
+    def devices(self) -> list[str]:
+        names = _list_at(self.source, self.root, "devices") or ["local"]
+        return [
+            yaml_document.checked_name(name, self.source.at("devices", index), "device")
+            for index, name in enumerate(names)
+        ]
 
     def names(self, key: str, what: str) -> list[str]:
         value = self.root[key]
         if not isinstance(value, dict):
             raise RecipeError(f"{self.source.at(key)}: {key} is a map of names to stages")
-        return [yaml_document.name(name, self.source.at(key, name), what) for name in value]
+        return [yaml_document.checked_name(name, self.source.at(key, name), what) for name in value]
 
-    def chain(self, value: Any, scheme: str) -> list[Call]:
-        if not isinstance(value, list):
-            value = [] if value is None else [value]
+    def schemes(self) -> dict[str, list[Call]]:
+        """Read the schemes; the float reference is one of them, named or not."""
+        chains = {name: self.chain(name) for name in self.names("schemes", "scheme")}
+        if not all(chains.values()):
+            return chains
+        float_name = "float" if FLOAT_SCHEME in chains else FLOAT_SCHEME
+        return {float_name: [], **chains}
+
+    def chain(self, scheme: str) -> list[Call]:
+        value = self.root["schemes"][scheme]
+        if value is None:
+            return []
+        stages = value if isinstance(value, list) else [value]
         calls = [
-            self.call(("transform", "quantize"), item, ("schemes", scheme, i))
-            for i, item in enumerate(value)
+            self.call(CHAIN_KINDS, stage, ("schemes", scheme, index))
+            for index, stage in enumerate(stages)
         ]
-        kinds = [call.kind for call in calls]
-        if kinds != sorted(kinds, key=("transform", "quantize").index):
+        order = [CHAIN_KINDS.index(call.kind) for call in calls]
+        if order != sorted(order):
             where = self.source.at("schemes", scheme)
-            raise RecipeError(
-                f"{where}: a transform follows a quantize stage; put transforms first"
-            )
+            reason = "a transform follows a quantize stage"
+            raise RecipeError(f"{where}: {reason}; put transforms first")
         return calls
 
     def builds(self) -> dict[str, Call]:
         if not self.root.get("builds"):
             return {"ort": self.call("compile", "onnxruntime", ("builds",))}
         return {
-            n: self.call("compile", self.root["builds"][n], ("builds", n))
-            for n in self.names("builds", "build")
+            name: self.call("compile", self.root["builds"][name], ("builds", name))
+            for name in self.names("builds", "build")
         }
 
-    def pareto(self, measure: Sequence[Call]) -> dict[str, Literal["min", "max"]]:
-        known = _measured(measure)
+    def objectives(self, measure: Sequence[Call]) -> dict[str, Goal]:
+        measured = _measured_metrics(measure)
         value = self.root.get("pareto")
         if not value:
-            usual: dict[str, Literal["min", "max"]] = {
-                "latency_ms": "min",
-                "size_mb": "min",
-                "agreement": "max",
-            }
             return {
-                metric: goal for metric, goal in usual.items() if known is None or metric in known
+                metric: goal
+                for metric, goal in DEFAULT_OBJECTIVES.items()
+                if measured is None or metric in measured
             }
         if not isinstance(value, dict):
-            raise RecipeError(
-                f"{self.source.at('pareto')}: pareto is a map of metrics to min or max"
-            )
-        goals = {
-            metric: goal["goal"] if _has_margin(goal) else goal for metric, goal in value.items()
+            where = self.source.at("pareto")
+            raise RecipeError(f"{where}: pareto is a map of metrics to min or max")
+        return {
+            metric: self.objective(metric, written, measured) for metric, written in value.items()
         }
-        for metric, goal in goals.items():
-            where = self.source.at("pareto", metric)
-            if goal not in ("min", "max"):
-                raise RecipeError(f"{where}: '{metric}' is {goal!r}; it is min or max")
-            if known is not None and metric not in known:
-                raise RecipeError(f"{where}: nothing measures '{metric}'; {suggest(metric, known)}")
-        return goals
+
+    def objective(self, metric: str, written: Any, measured: Sequence[str] | None) -> Goal:
+        goal = written["goal"] if _has_margin(written) else written
+        where = self.source.at("pareto", metric)
+        if goal not in ("min", "max"):
+            raise RecipeError(f"{where}: '{metric}' is {goal!r}; it is min or max")
+        if measured is not None and metric not in measured:
+            fix = suggest(metric, measured)
+            raise RecipeError(f"{where}: nothing measures '{metric}'; {fix}")
+        checked_goal: Goal = goal
+        return checked_goal
 
     def margins(self) -> dict[str, float]:
-        """Of the objectives that have one: a part of the value."""
-        given = {
-            metric: goal
-            for metric, goal in (self.root.get("pareto") or {}).items()
-            if _has_margin(goal)
-        }
-        found = {metric: part_of(goal["margin"]) for metric, goal in given.items()}
-        for metric, margin in found.items():
+        """Return the margin of each objective that has one, as a fraction of the value."""
+        margins: dict[str, float] = {}
+        for metric, goal in (self.root.get("pareto") or {}).items():
+            if not _has_margin(goal):
+                continue
+            margin = parse_fraction(goal["margin"])
             if not 0 <= margin < 1:
                 where = self.source.at("pareto", metric)
-                raise RecipeError(
-                    f"{where}: margin {given[metric]['margin']!r} of '{metric}'; write it as 2% or 0.02"
-                )
-        return found
+                reason = f"margin {goal['margin']!r} of '{metric}'"
+                raise RecipeError(f"{where}: {reason}; write it as 2% or 0.02")
+            margins[metric] = margin
+        return margins
 
-    def expect(
+    def expected_scores(
         self, models: Mapping[str, Call], measure: Sequence[Call]
     ) -> dict[str, dict[str, dict[str, float]]]:
-        """What the float network must score, by model: one map for all models, or one for each."""
+        """Return what the float network must score, by model and metric.
+
+        The recipe has one map for all models, or one for each.
+        """
         value = self.root.get("expect") or {}
         if not isinstance(value, dict):
-            raise RecipeError(
-                f"{self.source.at('expect')}: expect is a map of metrics to {EXPECTED}"
-            )
+            where = self.source.at("expect")
+            raise RecipeError(f"{where}: expect is a map of metrics to {EXPECTED_EXAMPLE}")
         if value and value.keys() <= models.keys():
-            return {m: self.bounds(own, measure, ("expect", m)) for m, own in value.items()}
-        common = self.bounds(value, measure, ("expect",))
+            return {
+                model: self.scores(written, measure, ("expect", model))
+                for model, written in value.items()
+            }
+        common = self.scores(value, measure, ("expect",))
         return dict.fromkeys(models, common) if common else {}
 
-    def bounds(
-        self, value: Any, measure: Sequence[Call], steps: tuple[str, ...]
+    def scores(
+        self, written: Any, measure: Sequence[Call], steps: tuple[str, ...]
     ) -> dict[str, dict[str, float]]:
-        known = sorted({name for call in measure for name in metrics_of(call)})
-        if not isinstance(value, dict):
-            raise RecipeError(
-                f"{self.source.at(*steps)}: {value!r} is no map of metrics to {EXPECTED}"
-            )
-        for metric, given in value.items():
+        """Read a map of metrics to {value, tolerance}."""
+        if not isinstance(written, dict):
+            where = self.source.at(*steps)
+            raise RecipeError(f"{where}: {written!r} is no map of metrics to {EXPECTED_EXAMPLE}")
+        scored = sorted({name for call in measure for name in metrics_of(call)})
+        scores: dict[str, dict[str, float]] = {}
+        for metric, expected in written.items():
             where = self.source.at(*steps, metric)
-            if metric not in known:
-                raise RecipeError(
-                    f"{where}: nothing scores the float network by '{metric}'; {suggest(metric, known)}"
-                )
-            numbers = isinstance(given, dict) and all(map(_is_number, given.values()))
-            if not numbers or given.keys() != {"value", "tolerance"} or given["tolerance"] < 0:
-                raise RecipeError(f"{where}: '{metric}' is {given!r}; give {EXPECTED}")
-        return {metric: {k: float(v) for k, v in given.items()} for metric, given in value.items()}
+            if metric not in scored:
+                reason = f"nothing scores the float network by '{metric}'"
+                raise RecipeError(f"{where}: {reason}; {suggest(metric, scored)}")
+            if not _is_expected_score(expected):
+                raise RecipeError(f"{where}: '{metric}' is {expected!r}; give {EXPECTED_EXAMPLE}")
+            scores[metric] = {name: float(number) for name, number in expected.items()}
+        return scores
+
+
+def _is_expected_score(value: Any) -> bool:
+    """Return whether it is written {value: NUMBER, tolerance: NUMBER}."""
+    if not isinstance(value, dict) or value.keys() != {"value", "tolerance"}:
+        return False
+    return all(map(_is_number, value.values())) and value["tolerance"] >= 0
 
 
 def _is_number(value: Any) -> bool:
@@ -398,16 +448,15 @@ def _is_number(value: Any) -> bool:
 
 
 def _has_margin(goal: Any) -> bool:
-    """Whether it is written {goal: min, margin: 2%}."""
+    """Return whether an objective is written {goal: min, margin: 2%}."""
     return isinstance(goal, dict) and goal.keys() == {"goal", "margin"}
 
 
-def _measured(measure: Sequence[Call]) -> list[str] | None:
-    """All that is measured, sorted; None where a stage does not say what it measures."""
-    found: set[str] = set()
+def _measured_metrics(measure: Sequence[Call]) -> list[str] | None:
+    metrics: set[str] = set()
     for call in measure:
-        own = {*call.stage.gives, *metrics_of(call)}
-        if not own:
+        metrics_of_stage = {*call.stage.gives, *metrics_of(call)}
+        if not metrics_of_stage:
             return None
-        found |= own
-    return sorted(found)
+        metrics |= metrics_of_stage
+    return sorted(metrics)

@@ -1,10 +1,10 @@
-"""What a network is fed, to be looked at: pictures, sounds, heat maps, statistics, predictions, on one page.
+"""The report of what a network is fed: pictures, sounds, statistics and predictions on one page.
 
-Knows no recipe and no run: it is given tensors, and what came out.
+Knows no recipe and no run: it takes tensors and the outputs of a network.
 """
 
 from __future__ import annotations
 
-from qpipe.report.samples_report import PAGE, Look, Subject, write
+from qpipe.report.samples_report import PAGE, FedSample, SamplesOfModel, write_samples_report
 
-__all__ = ["PAGE", "Look", "Subject", "write"]
+__all__ = ["PAGE", "FedSample", "SamplesOfModel", "write_samples_report"]

@@ -1,55 +1,86 @@
-"""Boxes on a picture: the target's green, the predicted ones orange with their labels."""
+"""Bounding boxes on a picture: targets in green, predictions in orange with their labels."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image, ImageDraw
 
-LEAST = 384  # pixels of the shorter side of a drawing: labels are legible on it
-TARGET = (0, 160, 60)
-PREDICTED = (255, 120, 0)
+MIN_SIDE = 384  # pixels of the shorter side of a drawing, so that labels are legible
+TARGET_COLOR = (0, 160, 60)
+PREDICTION_COLOR = (255, 120, 0)
+TEXT_COLOR = (255, 255, 255)
+TARGET_WIDTH = 3
+PREDICTION_WIDTH = 2
+PADDING = 2  # pixels around the text of a label
+
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Box:
-    """Corners in pixels of the network's input."""
+    """A labelled box; corners in pixels of the network's input."""
 
     corners: tuple[float, float, float, float]  # x1, y1, x2, y2
     label: str
     is_target: bool
 
 
-def draw(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
-    """A copy of the picture, enlarged where it is small, with the boxes on it, the predicted ones on top."""
-    factor = max(1, -(-LEAST // min(image.size)))
+def draw_boxes(image: Image.Image, boxes: Sequence[Box]) -> Image.Image:
+    """Return a copy of the picture with the boxes on it, predictions on top of targets.
+
+    A small picture is enlarged by a whole factor.
+    """
+    factor = max(1, math.ceil(MIN_SIDE / min(image.size)))
     size = (image.width * factor, image.height * factor)
-    drawn = image.convert("RGB").resize(size, Image.Resampling.NEAREST)
-    pen = ImageDraw.Draw(drawn)
-    for box in sorted(boxes, key=lambda each: not each.is_target):
-        colour = TARGET if box.is_target else PREDICTED
-        x1, y1, x2, y2 = (corner * factor for corner in box.corners)
-        frame = (min(x1, x2), min(y1, y2), max(x1, x2), max(y1, y2))
-        pen.rectangle(frame, outline=colour, width=3 if box.is_target else 2)
-        _label(
-            pen, (frame[0], frame[3] if box.is_target else frame[1]), box.label, colour, drawn.size
-        )
-    return drawn
+    drawing = image.convert("RGB").resize(size, Image.Resampling.NEAREST)
+    pen = ImageDraw.Draw(drawing)
+    targets = [box for box in boxes if box.is_target]
+    predictions = [box for box in boxes if not box.is_target]
+    for box in [*targets, *predictions]:
+        _draw_box(pen, box, factor, size)
+    return drawing
 
 
-def _label(
+def _draw_box(pen: ImageDraw.ImageDraw, box: Box, factor: int, size: tuple[int, int]) -> None:
+    """Draw a box with its label: above the top edge of a prediction, at the bottom of a target."""
+    x1, y1, x2, y2 = (corner * factor for corner in box.corners)
+    left = min(x1, x2)
+    right = max(x1, x2)
+    top = min(y1, y2)
+    bottom = max(y1, y2)
+    if box.is_target:
+        color = TARGET_COLOR
+        width = TARGET_WIDTH
+        label_bottom = bottom
+    else:
+        color = PREDICTION_COLOR
+        width = PREDICTION_WIDTH
+        label_bottom = top
+    pen.rectangle((left, top, right, bottom), outline=color, width=width)
+    _draw_label(pen, box.label, position=(left, label_bottom), color=color, size=size)
+
+
+def _draw_label(
     pen: ImageDraw.ImageDraw,
-    at: tuple[float, float],
     text: str,
-    colour: tuple[int, int, int],
+    *,
+    position: tuple[float, float],
+    color: Color,
     size: tuple[int, int],
 ) -> None:
-    """Within the picture: what is predicted is named at the top of its box, the target at the bottom."""
+    """Draw a label with its bottom left corner at the position, moved to lie within the picture."""
     left, top, right, bottom = pen.textbbox((0, 0), text)
-    width = right - left + 4
-    height = bottom - top + 4
-    x = min(max(at[0], 0), max(size[0] - width, 0))
-    y = min(max(at[1] - height, 0), max(size[1] - height, 0))
-    pen.rectangle((x, y, x + width, y + height), fill=colour)
-    pen.text((x + 2 - left, y + 2 - top), text, fill=(255, 255, 255))
+    width = right - left + 2 * PADDING
+    height = bottom - top + 2 * PADDING
+    x = _clamp(position[0], size[0] - width)
+    y = _clamp(position[1] - height, size[1] - height)
+    pen.rectangle((x, y, x + width, y + height), fill=color)
+    pen.text((x + PADDING - left, y + PADDING - top), text, fill=TEXT_COLOR)
+
+
+def _clamp(value: float, upper: float) -> float:
+    """Return the value clamped to 0 to `upper`, or 0 where `upper` is negative."""
+    return min(max(value, 0), max(upper, 0))

@@ -1,128 +1,152 @@
-"""The page: all that a look at samples wrote, in one HTML file that loads nothing from elsewhere."""
+"""The page of a samples report: one HTML file that loads nothing from elsewhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import Any
 from urllib.parse import quote
 
-Row = Mapping[str, Any]
+from qpipe.report.report_types import (
+    ChannelStatistics,
+    InputReport,
+    ModelReport,
+    PreprocessingReport,
+    SampleReport,
+    ViewKind,
+)
+
+NUMBER_COLUMNS = ("mean", "std", "min", "max", "at 0 or 255")
+STATISTICS_COLUMNS = ("input", "samples", "channel", *NUMBER_COLUMNS)
 
 STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; }
-table { border-collapse: collapse; } th, td { padding: .15rem .8rem .15rem 0; text-align: right; }
+body {
+  font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
+}
+table { border-collapse: collapse; }
+th, td { padding: .15rem .8rem .15rem 0; text-align: right; }
 th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
-.warning { background: #fff2d8; color: #4a3000; padding: .4rem .8rem; border-left: 4px solid #e08a00; }
-.samples { display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.2rem; }
-figure { margin: 0; } img { max-width: 100%; min-width: 8rem; image-rendering: pixelated; border: 1px solid #8886; }
-pre { white-space: pre-wrap; margin: .3rem 0; font-size: 13px; } .quiet { opacity: .7; font-size: 13px; }
+.warning {
+  background: #fff2d8; color: #4a3000; padding: .4rem .8rem; border-left: 4px solid #e08a00;
+}
+.samples {
+  display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.2rem;
+}
+figure { margin: 0; }
+img { max-width: 100%; min-width: 8rem; image-rendering: pixelated; border: 1px solid #8886; }
+pre { white-space: pre-wrap; margin: .3rem 0; font-size: 13px; }
+.quiet { opacity: .7; font-size: 13px; }
 """.strip()
 
 HOW_TO_READ = (
-    "Each picture is made back from the very tensor that the network is fed: times std, plus mean, cut to 0 to 255. It "
-    "shows what size, crop, layout and order of colours made of the sample. The channels are shown as red, green and "
-    "blue in the order in which the network gets them: where it is fed BGR, red and blue are swapped here, and should "
-    "be; where it takes RGB, swapped colours are the mistake. Whether mean and std are those the network was trained "
-    "with shows in the statistics, and in what float predicts."
+    "Each picture is made from the very tensor that the network is fed, converted back to pixels: "
+    "times std, plus mean, clipped to 0 to 255. It shows the effect of size, crop, layout and "
+    "color order on the sample. The channels are shown as red, green and blue in the order in "
+    "which the network gets them: where it is fed BGR, red and blue are swapped here, as they "
+    "should be; where it takes RGB, swapped colors are a mistake. Whether mean and std are those "
+    "that the network was trained with shows in the statistics, and in the predictions of float."
 )
 
 
-def page(title: str, models: Sequence[Row]) -> str:
-    """HTML of what samples.json holds."""
-    body = "\n".join(_model(model) for model in models)
-    name = escape(title)
+def samples_page(title: str, models: Sequence[ModelReport]) -> str:
+    """Return the HTML page of a report."""
+    heading = f"{escape(title)}: what the network is fed"
+    sections = "\n".join(_model_section(model) for model in models)
     return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{name}: what the network sees</title>\n'
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        f"<title>{heading}</title>\n"
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>\n'
-        f"<h1>{name}: what the network sees</h1>\n<p>{HOW_TO_READ}</p>\n{body}\n</body></html>\n"
+        f"<h1>{heading}</h1>\n<p>{HOW_TO_READ}</p>\n{sections}\n</body></html>\n"
     )
 
 
-def _model(model: Row) -> str:
-    warnings = "\n".join(f'<p class="warning">{escape(line)}</p>' for line in model["warnings"])
-    fed = "\n".join(
-        f"<p>{escape(_fed(name, how))}</p>" for name, how in model["preprocessing"].items()
-    )
-    fed += "".join(f"\n<p>{escape(line)}</p>" for line in summary(model))
-    parts = dict.fromkeys(sample["part"] for sample in model["samples"])
-    sections = "\n".join(_part(model, part) for part in parts)
-    return f"<h2>{escape(model['model'])}</h2>\n{warnings}\n{fed}\n{_statistics(model['statistics'])}\n{sections}"
+def summary_lines(model: ModelReport) -> list[str]:
+    """Return what there is to say about all predictions of a model."""
+    correct = model["right"]
+    if correct is None:
+        return []
+    count = correct["labels"]
+    return [f"float ranks the label first in {count} of these {correct['of']} samples"]
 
 
-def summary(model: Row) -> list[str]:
-    """What there is to say of all its predictions, in lines."""
-    right = model["right"]
-    return (
-        [f"float puts the label first in {right['labels']} of these {right['of']} samples"]
-        if right
-        else []
-    )
-
-
-def _fed(name: str, how: Row) -> str:
-    mean, std = (", ".join(f"{value:g}" for value in how[key]) for key in ("mean", "std"))
-    scaled = f"(value - {mean}) / {std}, " if how["dtype"] == "float32" else "values as they are, "
-    return f"Input {name}: {scaled}layout {how['layout']}, {how['dtype']}."
-
-
-def _statistics(rows: Iterable[Row]) -> str:
-    heads = ("input", "samples", "channel", "mean", "std", "min", "max", "at 0 or 255")
-    lines = [
-        f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in cells(row))}</tr>" for row in rows
-    ]
-    head = "".join(f"<th>{each}</th>" for each in heads)
-    return (
-        f"<h3>Statistics of what is fed</h3>\n<table><tr>{head}</tr>\n"
-        + "\n".join(lines)
-        + "\n</table>"
-    )
-
-
-def cells(row: Row) -> list[str]:
-    """A row of statistics as text."""
-    numbers = [
-        "" if row[key] is None else f"{row[key]:.4g}" for key in ("mean", "std", "min", "max")
-    ]
-    clipped = "" if row["clipped"] is None else f"{row['clipped']:.1%}"
+def statistics_cells(row: ChannelStatistics) -> list[str]:
+    """Return a row of statistics as text, a cell for each of STATISTICS_COLUMNS."""
+    numbers = (row["mean"], row["std"], row["min"], row["max"])
+    channel = row["channel"]
+    clipped = row["clipped"]
     return [
         row["input"],
         row["part"],
-        "all" if row["channel"] is None else str(row["channel"]),
-        *numbers,
-        clipped,
+        "all" if channel is None else str(channel),
+        *("" if number is None else f"{number:.4g}" for number in numbers),
+        "" if clipped is None else f"{clipped:.1%}",
     ]
 
 
-def _part(model: Row, part: str) -> str:
-    own = [sample for sample in model["samples"] if sample["part"] == part]
-    of = model["counts"].get(part, len(own))
-    figures = "\n".join(_figure(sample) for sample in own)
-    heading = f"{part.capitalize()} samples, {len(own)} of {of}"
+def _model_section(model: ModelReport) -> str:
+    parts = dict.fromkeys(sample["part"] for sample in model["samples"])
+    elements = [f"<h2>{escape(model['model'])}</h2>"]
+    elements += [f'<p class="warning">{escape(line)}</p>' for line in model["warnings"]]
+    for name, preprocessing in model["preprocessing"].items():
+        elements.append(f"<p>{escape(_describe_preprocessing(name, preprocessing))}</p>")
+    elements += [f"<p>{escape(line)}</p>" for line in summary_lines(model)]
+    elements.append(_statistics_table(model["statistics"]))
+    elements += [_part_section(model, part) for part in parts]
+    return "\n".join(elements)
+
+
+def _describe_preprocessing(input_name: str, preprocessing: PreprocessingReport) -> str:
+    formula = "values as they are"
+    if preprocessing["dtype"] == "float32":
+        mean = ", ".join(f"{value:g}" for value in preprocessing["mean"])
+        std = ", ".join(f"{value:g}" for value in preprocessing["std"])
+        formula = f"(value - {mean}) / {std}"
+    layout = preprocessing["layout"]
+    return f"Input {input_name}: {formula}, layout {layout}, {preprocessing['dtype']}."
+
+
+def _statistics_table(rows: Iterable[ChannelStatistics]) -> str:
+    header = "".join(f"<th>{column}</th>" for column in STATISTICS_COLUMNS)
+    lines = ["<h3>Statistics of the inputs as fed</h3>", f"<table><tr>{header}</tr>"]
+    for row in rows:
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in statistics_cells(row))
+        lines.append(f"<tr>{cells}</tr>")
+    lines.append("</table>")
+    return "\n".join(lines)
+
+
+def _part_section(model: ModelReport, part: str) -> str:
+    samples = [sample for sample in model["samples"] if sample["part"] == part]
+    total = model["counts"].get(part, len(samples))
+    heading = f"{part.capitalize()} samples, {len(samples)} of {total}"
+    figures = "\n".join(_sample_figure(sample) for sample in samples)
     return f'<h3>{escape(heading)}</h3>\n<div class="samples">\n{figures}\n</div>'
 
 
-def _figure(sample: Row) -> str:
-    shown = "\n".join(_input(each) for each in sample["inputs"])
-    said = "\n".join(filter(None, [*sample["lines"], sample["reason"]]))
-    caption = (
-        f"<figcaption><b>{escape(str(sample['id']))}</b><pre>{escape(said)}</pre></figcaption>"
-    )
-    return f"<figure>\n{shown}\n{caption}\n</figure>"
+def _sample_figure(sample: SampleReport) -> str:
+    inputs = "\n".join(_input_elements(report) for report in sample["inputs"])
+    lines = list(sample["lines"])
+    if sample["reason"]:
+        lines.append(sample["reason"])
+    text = escape("\n".join(lines))
+    sample_id = escape(str(sample["id"]))
+    caption = f"<figcaption><b>{sample_id}</b><pre>{text}</pre></figcaption>"
+    return f"<figure>\n{inputs}\n{caption}\n</figure>"
 
 
-def _input(each: Row) -> str:
-    files = "\n".join(_file(file, each["shown_as"]) for file in each["files"])
-    text = f"<pre>{escape(each['text'])}</pre>" if each["text"] else ""
-    note = f"; {each['note']}" if each["note"] else ""
-    told = f"{each['input']}: {each['dtype']} {each['shape']}{note}"
-    return f'{files}\n{text}<div class="quiet">{escape(told)}</div>'
+def _input_elements(report: InputReport) -> str:
+    files = "\n".join(_file_element(file, report["shown_as"]) for file in report["files"])
+    text = f"<pre>{escape(report['text'])}</pre>" if report["text"] else ""
+    description = f"{report['input']}: {report['dtype']} {report['shape']}"
+    if report["note"]:
+        description += f"; {report['note']}"
+    return f'{files}\n{text}<div class="quiet">{escape(description)}</div>'
 
 
-def _file(file: str, shown_as: str) -> str:
+def _file_element(file: str, shown_as: ViewKind) -> str:
     link = escape(quote(file))
+    name = escape(file)
     if shown_as == "sound":
         return f'<audio controls preload="none" src="{link}"></audio>'
     if shown_as == "numbers":
-        return f'<a href="{link}">{escape(file)}</a>'
-    return f'<a href="{link}"><img src="{link}" alt="{escape(file)}" loading="lazy"></a>'
+        return f'<a href="{link}">{name}</a>'
+    return f'<a href="{link}"><img src="{link}" alt="{name}" loading="lazy"></a>'

@@ -1,4 +1,4 @@
-"""Samples of networks, written to a folder: the files, samples.json, and the page."""
+"""A samples report in a folder: pictures and sounds, samples.json, and the page."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from qpipe.errors import QpipeError
-from qpipe.report import box_drawing, input_statistics, predictions, samples_page, tensor_pictures
+from qpipe.report import report_types as types
+from qpipe.report.box_drawing import Box, draw_boxes
+from qpipe.report.input_statistics import channel_statistics, input_warnings
+from qpipe.report.predictions import (
+    count_correct_labels,
+    describe_prediction,
+    label_warnings,
+)
+from qpipe.report.samples_page import samples_page
+from qpipe.report.tensor_pictures import view_tensor
 from qpipe.types import Array, Preprocessing
 
 INDEX = "samples.json"
@@ -19,136 +28,169 @@ PAGE = "index.html"
 
 
 @dataclass(frozen=True)
-class Look:
-    """One sample: what the network is fed with it (batch axis 1 in front), and what came out."""
+class FedSample:
+    """One sample: the tensors that the network is fed, [1, ...], and the prediction."""
 
     id: str
     part: str  # calibration or evaluation
-    fed: Mapping[str, Array]
+    inputs: Mapping[str, Array]
     target: Any = None
-    predicted: Any = None  # what the postprocess made of the outputs, or the outputs
-    reason: str = ""  # why there is no prediction
+    prediction: Any = None  # the result of the postprocess, or the outputs of the network
+    failure: str = ""  # why there is no prediction
 
 
 @dataclass(frozen=True)
-class Subject:
-    """A network with its samples."""
+class SamplesOfModel:
+    """A network with samples that it is fed."""
 
     name: str
-    preprocessing: Mapping[str, Preprocessing]  # by the network's inputs
-    looks: Sequence[Look]
-    classes: Sequence[str] = ()
-    rate: int | None = None  # of sounds, in Hz
-    decoded: bool = False  # there is a postprocess
-    counts: Mapping[str, int] = field(default_factory=dict)  # part -> how many samples there are
+    preprocessing: Mapping[str, Preprocessing]  # by input of the network
+    samples: Sequence[FedSample]
+    class_names: Sequence[str] = ()
+    sample_rate: int | None = None  # of sounds, in Hz
+    has_postprocess: bool = False
+    part_sizes: Mapping[str, int] = field(default_factory=dict)  # part -> number of its samples
 
 
-def write(folder: Path, title: str, subjects: Sequence[Subject]) -> dict[str, Any]:
-    """Write a page, a samples.json and the files both refer to; gives what is in samples.json.
+def write_samples_report(
+    folder: Path, title: str, models: Sequence[SamplesOfModel]
+) -> types.SamplesReport:
+    """Write the page, samples.json and the files they refer to; return what is in samples.json.
 
-    What an earlier call wrote there is replaced. QpipeError for a folder that holds anything else.
+    Replaces an earlier report in the folder. Raise QpipeError where the folder holds other files.
     """
     _make_room(folder)
-    models = [_subject(folder, number, subject) for number, subject in enumerate(subjects)]
-    found: dict[str, Any] = _json({"recipe": title, "models": models})
-    (folder / PAGE).write_text(samples_page.page(title, models), encoding="utf-8")
-    (folder / INDEX).write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    return found
+    model_reports = [_write_model(folder, number, model) for number, model in enumerate(models)]
+    report: types.SamplesReport = _json_value({"recipe": title, "models": model_reports})
+    (folder / PAGE).write_text(samples_page(title, model_reports), encoding="utf-8")
+    (folder / INDEX).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
 
 
-def _json(value: Any) -> Any:
-    """As JSON gives it back; a number that is none is null."""
+def _json_value(value: Any) -> Any:
+    """Return a value as reading its JSON would return it; numbers that are not finite are null."""
     if isinstance(value, Mapping):
-        return {str(key): _json(own) for key, own in value.items()}
+        return {str(key): _json_value(element) for key, element in value.items()}
     if isinstance(value, list | tuple):
-        return [_json(own) for own in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [_json_value(element) for element in value]
+    is_not_finite = isinstance(value, float) and not math.isfinite(value)
+    return None if is_not_finite else value
 
 
 def _make_room(folder: Path) -> None:
+    """Make the folder, or remove the files of an earlier report from it."""
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.iterdir()):
         return
     try:
-        models = json.loads((folder / INDEX).read_text(encoding="utf-8"))["models"]
-        old = [file for model in models for sample in model["samples"] for file in sample["files"]]
+        report = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        samples = [sample for model in report["models"] for sample in model["samples"]]
+        files = [file for sample in samples for file in sample["files"]]
     except (OSError, ValueError, KeyError, TypeError):
         raise QpipeError(
-            f"{folder}: not empty, and not a look at samples; give a new folder"
+            f"{folder}: not empty, and not an earlier samples report; give a new folder"
         ) from None
-    for file in (*old, PAGE, INDEX):
-        if isinstance(file, str) and Path(file).name == file:  # a name, no path
+    for file in (*files, PAGE, INDEX):
+        is_plain_name = isinstance(file, str) and Path(file).name == file
+        if is_plain_name:  # a path may lead out of the folder
             with suppress(OSError):
                 (folder / file).unlink()
 
 
-def _subject(folder: Path, number: int, subject: Subject) -> dict[str, Any]:
+def _write_model(folder: Path, number: int, model: SamplesOfModel) -> types.ModelReport:
+    """Write the files of a model's samples; return its part of the report."""
     samples = [
-        _sample(folder, f"{number}-{i:03d}", subject, look) for i, look in enumerate(subject.looks)
+        _write_sample(folder, f"{number}-{index:03d}", model, sample)
+        for index, sample in enumerate(model.samples)
     ]
-    inputs = [name for look in subject.looks[:1] for name in look.fed]
-    rows = [
-        row
-        for name in inputs
-        for part in dict.fromkeys(look.part for look in subject.looks)
-        for row in input_statistics.rows(
-            name, part, _fed(subject.looks, name, part), subject.preprocessing[name]
-        )
-    ]
-    pairs = [(look.target, look.predicted) for look in subject.looks]
-    warnings = [
-        *input_statistics.warnings(rows, subject.preprocessing),
-        *predictions.warnings(pairs),
-    ]
-    right = predictions.right(pairs)
+    input_names = list(model.samples[0].inputs) if model.samples else []
+    statistics = _input_statistics(model, input_names)
+    pairs = [(sample.target, sample.prediction) for sample in model.samples]
     return {
-        "model": subject.name,
-        "classes": list(subject.classes),
-        "counts": dict(subject.counts),
-        "decoded": subject.decoded,
-        "preprocessing": {name: asdict(subject.preprocessing[name]) for name in inputs},
-        "statistics": rows,
-        "warnings": warnings,
-        "right": {"labels": right[0], "of": right[1]} if right else None,
+        "model": model.name,
+        "classes": list(model.class_names),
+        "counts": dict(model.part_sizes),
+        "decoded": model.has_postprocess,
+        "preprocessing": {
+            name: _preprocessing_report(model.preprocessing[name]) for name in input_names
+        },
+        "statistics": statistics,
+        "warnings": [
+            *input_warnings(statistics, model.preprocessing),
+            *label_warnings(pairs),
+        ],
+        "right": count_correct_labels(pairs),
         "samples": samples,
     }
 
 
-def _fed(looks: Iterable[Look], name: str, part: str) -> list[Array]:
-    return [look.fed[name] for look in looks if look.part == part]
+def _input_statistics(
+    model: SamplesOfModel, input_names: Sequence[str]
+) -> list[types.ChannelStatistics]:
+    """Return the statistics of each input, for each part of the samples."""
+    parts = list(dict.fromkeys(sample.part for sample in model.samples))
+    rows = []
+    for name in input_names:
+        for part in parts:
+            tensors = _tensors(model.samples, input_name=name, part=part)
+            rows += channel_statistics(
+                tensors, model.preprocessing[name], input_name=name, part=part
+            )
+    return rows
 
 
-def _sample(folder: Path, stem: str, subject: Subject, look: Look) -> dict[str, Any]:
-    """Write the files of one sample; what the page says of it."""
-    said = predictions.describe(look.predicted, look.target, subject.classes)
-    shown = []
-    files = []
-    for number, (name, tensor) in enumerate(look.fed.items()):
-        view = tensor_pictures.view(tensor, subject.preprocessing[name], subject.rate)
-        view.save(folder / f"{stem}-{number}{view.suffix}")
-        own = [f"{stem}-{number}{view.suffix}"]
-        if view.image is not None and said.boxes:
-            box_drawing.draw(view.image, said.boxes).save(folder / f"{stem}-{number}-boxes.png")
-            own.append(f"{stem}-{number}-boxes.png")
-        shown.append(
-            {
-                "input": name,
-                "shape": list(tensor.shape),
-                "dtype": tensor.dtype.name,
-                "shown_as": view.kind,
-                "note": view.note,
-                "text": view.text,
-                "files": own,
-            }
-        )
-        files += own
+def _preprocessing_report(preprocessing: Preprocessing) -> types.PreprocessingReport:
     return {
-        "id": look.id,
-        "part": look.part,
-        "inputs": shown,
+        "mean": preprocessing.mean,
+        "std": preprocessing.std,
+        "layout": preprocessing.layout,
+        "dtype": preprocessing.dtype,
+    }
+
+
+def _tensors(samples: Iterable[FedSample], *, input_name: str, part: str) -> list[Array]:
+    return [sample.inputs[input_name] for sample in samples if sample.part == part]
+
+
+def _write_sample(
+    folder: Path, stem: str, model: SamplesOfModel, sample: FedSample
+) -> types.SampleReport:
+    """Write the files of one sample, whose names start with `stem`; return its report."""
+    description = describe_prediction(sample.prediction, sample.target, model.class_names)
+    inputs = [
+        _write_input(folder / f"{stem}-{number}", name, tensor, model, description.boxes)
+        for number, (name, tensor) in enumerate(sample.inputs.items())
+    ]
+    return {
+        "id": sample.id,
+        "part": sample.part,
+        "inputs": inputs,
+        "files": [file for report in inputs for file in report["files"]],
+        "target": sample.target,
+        "prediction": description.json,
+        "lines": description.lines,
+        "reason": sample.failure,
+    }
+
+
+def _write_input(
+    stem: Path, name: str, tensor: Array, model: SamplesOfModel, boxes: Sequence[Box]
+) -> types.InputReport:
+    """Write the files of one input: `stem` with a suffix, and a picture with boxes on it."""
+    view = view_tensor(tensor, model.preprocessing[name], model.sample_rate)
+    file = stem.with_name(f"{stem.name}{view.suffix}")
+    view.save(file)
+    files = [file.name]
+    if view.image is not None and boxes:
+        boxes_file = stem.with_name(f"{stem.name}-boxes.png")
+        draw_boxes(view.image, boxes).save(boxes_file)
+        files.append(boxes_file.name)
+    return {
+        "input": name,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype.name,
+        "shown_as": view.kind,
+        "note": view.note,
+        "text": view.text,
         "files": files,
-        "target": look.target,
-        "prediction": said.plain,
-        "lines": said.lines,
-        "reason": look.reason,
     }

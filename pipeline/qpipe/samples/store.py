@@ -1,4 +1,4 @@
-"""Samples in a folder: arrays end to end in one file, an index beside it; any shapes, read lazily."""
+"""Samples in a folder: arrays of any shapes end to end in one file, and an index beside it."""
 
 from __future__ import annotations
 
@@ -8,16 +8,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, overload
+from typing import Any, BinaryIO, TypedDict, overload
 
 import numpy as np
 
+from qpipe.digests import digest_bytes
 from qpipe.errors import StageError
 from qpipe.samples.preprocess import feeds
 from qpipe.types import Array, Preprocessing, Sample
 
 INDEX = "samples.json"
 ARRAYS = "inputs.bin"
+NUMBERS = "biufc"  # numpy's kinds of types that boards can read: bool, integers, floats, complex
+
+
+class ArrayEntry(TypedDict):
+    """Where an array lies in the file of arrays; `offset` is in bytes, `dtype` little-endian."""
+
+    offset: int
+    dtype: str
+    shape: list[int]
+
+
+class SampleEntry(TypedDict):
+    """A sample in the index; `digest` is that of its inputs."""
+
+    id: str
+    digest: str
+    inputs: dict[str, ArrayEntry]
+    target: Any
 
 
 class Samples(Sequence[Sample]):
@@ -27,11 +46,13 @@ class Samples(Sequence[Sample]):
         self.folder = folder
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         self.preprocessing = {
-            name: Preprocessing(tuple(how["mean"]), tuple(how["std"]), how["layout"], how["dtype"])
-            for name, how in index["preprocessing"].items()
+            name: Preprocessing(
+                tuple(fields["mean"]), tuple(fields["std"]), fields["layout"], fields["dtype"]
+            )
+            for name, fields in index["preprocessing"].items()
         }
         self.classes: list[str] = index["classes"]
-        self.entries: list[dict[str, Any]] = index["samples"]
+        self.entries: list[SampleEntry] = index["samples"]
 
     @classmethod
     def write(
@@ -42,33 +63,37 @@ class Samples(Sequence[Sample]):
         classes: Sequence[str] = (),
         unlike: Samples | None = None,
     ) -> Samples:
-        """Write a stream of samples, one at a time; StageError for none, for two with one id, and for one with the same
-        inputs as one of `unlike`."""
+        """Write a stream of samples into a folder, one at a time.
+
+        Raise StageError where there is none, where two have one id, where one has the same inputs
+        as a sample of `unlike`, and where an input is not numeric.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        entries: list[dict[str, Any]] = []
-        seen: set[str] = set()
-        other = {entry["digest"]: entry["id"] for entry in unlike.entries} if unlike else {}
+        calibration_ids = _ids_by_digest(unlike)
+        entries: list[SampleEntry] = []
+        ids: set[str] = set()
         with (folder / ARRAYS).open("wb") as file:
             for sample in samples:
-                if sample.id in seen:
+                if sample.id in ids:
                     raise StageError(
-                        f"samples: two samples are called '{sample.id}'; ids must differ"
+                        f"samples: two samples have the id '{sample.id}'; ids must differ"
                     )
-                seen.add(sample.id)
-                inputs, digest = _append(file, sample)
-                if digest in other:
-                    what = f"'{sample.id}' of evaluation has the same inputs as '{other[digest]}' of calibration"
-                    raise StageError(f"samples: {what}; evaluate on what calibration never saw")
-                target = _plain(sample.target)
-                entries.append(
-                    {"id": sample.id, "digest": digest, "inputs": inputs, "target": target}
-                )
+                ids.add(sample.id)
+                entry = _append(file, sample)
+                if entry["digest"] in calibration_ids:
+                    raise StageError(
+                        f"samples: '{sample.id}' of evaluation has the same inputs as "
+                        f"'{calibration_ids[entry['digest']]}' of calibration; evaluate on samples "
+                        "that calibration does not use"
+                    )
+                entries.append(entry)
         if not entries:
             raise StageError(
-                "samples: there is none; the stage must give at least one for calibration and evaluation"
+                "samples: there are none; the stage must give at least one for calibration and one "
+                "for evaluation"
             )
         index = {
-            "preprocessing": {name: asdict(how) for name, how in preprocessing.items()},
+            "preprocessing": {name: asdict(fields) for name, fields in preprocessing.items()},
             "classes": list(classes),
             "samples": entries,
         }
@@ -77,10 +102,9 @@ class Samples(Sequence[Sample]):
 
     @cached_property
     def digest(self) -> str:
-        """sha256 of the arrays, their ids and targets, and how they are fed."""
-        return hashlib.sha256(
-            (self.folder / INDEX).read_bytes()
-        ).hexdigest()  # which holds a digest of each's arrays
+        """The sha256 of the arrays, their ids and targets, and how they are fed."""
+        index = (self.folder / INDEX).read_bytes()  # it holds a digest of each sample's arrays
+        return digest_bytes(index)
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -93,54 +117,68 @@ class Samples(Sequence[Sample]):
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
         entry = self.entries[index]
-        inputs = {name: self._array(where) for name, where in entry["inputs"].items()}
+        inputs = {name: self._read_array(array) for name, array in entry["inputs"].items()}
         return Sample(entry["id"], inputs, entry["target"])
 
-    def _array(self, where: Mapping[str, Any]) -> Array:
-        # read, not mapped: pages of a mapped file stay resident and count as this process's memory
-        shape = where["shape"]
-        count = int(np.prod(shape, dtype=np.int64))
-        array: Array = np.fromfile(
-            self.folder / ARRAYS, np.dtype(where["dtype"]), count, offset=where["offset"]
-        )
-        return array.reshape(shape)
+    def _read_array(self, entry: ArrayEntry) -> Array:
+        # not mapped: pages of a mapped file stay resident and count as this process's memory
+        count = int(np.prod(entry["shape"], dtype=np.int64))
+        dtype = np.dtype(entry["dtype"])
+        array: Array = np.fromfile(self.folder / ARRAYS, dtype, count, offset=entry["offset"])
+        return array.reshape(entry["shape"])
 
     def feeds(self, index: int, names: Sequence[str]) -> dict[str, Array]:
-        """Sample `index` as a network with these input names takes it, batch axis added."""
-        how = {name: asdict(preprocessing) for name, preprocessing in self.preprocessing.items()}
+        """Return sample `index` as a network with these inputs takes it, with a batch axis of 1.
+
+        Raise StageError where the sample lacks an input.
+        """
         inputs = dict(self[index].inputs)
-        missing = sorted(set(names) - set(inputs)) if len(names) > 1 or len(inputs) > 1 else []
-        if missing:
-            has = ", ".join(sorted(inputs))
+        names_may_differ = len(names) == 1 and len(inputs) == 1
+        missing = sorted(set(names) - set(inputs))
+        if missing and not names_may_differ:
             raise StageError(
-                f"the network takes an input '{missing[0]}', which the samples have not; they have {has}"
+                f"the network takes an input '{missing[0]}', which the samples do not have; they "
+                f"have {', '.join(sorted(inputs))}"
             )
-        return feeds(inputs, how, names)
+        fields = {name: asdict(preprocessing) for name, preprocessing in self.preprocessing.items()}
+        return feeds(inputs, fields, names)
 
 
-def _append(file: BinaryIO, sample: Sample) -> tuple[dict[str, Any], str]:
-    """Where the sample's arrays are now in the file, and their digest: of names, types, shapes and bytes."""
-    inputs = {}
+def _ids_by_digest(samples: Samples | None) -> dict[str, str]:
+    if samples is None:
+        return {}
+    return {entry["digest"]: entry["id"] for entry in samples.entries}
+
+
+def _append(file: BinaryIO, sample: Sample) -> SampleEntry:
+    """Append a sample's arrays to the file; their digest covers names, types, shapes and bytes."""
+    inputs: dict[str, ArrayEntry] = {}
     sha = hashlib.sha256()
-    for name, given in sorted(sample.inputs.items()):
-        if given.dtype.kind not in "biufc":
+    for name, source in sorted(sample.inputs.items()):
+        if source.dtype.kind not in NUMBERS:
             raise StageError(
-                f"sample '{sample.id}': input '{name}' is of type {given.dtype}; give numbers"
+                f"sample '{sample.id}': input '{name}' has type {source.dtype}; it must be numeric"
             )
-        array = np.asarray(
-            given, given.dtype.newbyteorder("<"), order="C"
-        )  # what every board can read
-        said = {"dtype": array.dtype.str, "shape": list(array.shape)}
-        inputs[name] = {"offset": file.tell(), **said}
-        sha.update(json.dumps([name, said]).encode())
+        # little-endian, which every board can read
+        array = np.asarray(source, source.dtype.newbyteorder("<"), order="C")
+        dtype = array.dtype.str
+        shape = list(array.shape)
+        inputs[name] = {"offset": file.tell(), "dtype": dtype, "shape": shape}
+        sha.update(json.dumps([name, {"dtype": dtype, "shape": shape}]).encode())
         sha.update(array.data)
         file.write(array.data)
-    return inputs, sha.hexdigest()
+    return {
+        "id": sample.id,
+        "digest": sha.hexdigest(),
+        "inputs": inputs,
+        "target": _as_json(sample.target),
+    }
 
 
-def _plain(target: Any) -> Any:
+def _as_json(target: Any) -> Any:
+    """Return a target with lists and numbers of Python in place of numpy's."""
     if isinstance(target, np.ndarray | np.generic):
         return target.tolist()
     if isinstance(target, Mapping):
-        return {key: _plain(value) for key, value in target.items()}
+        return {key: _as_json(value) for key, value in target.items()}
     return target

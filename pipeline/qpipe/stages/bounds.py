@@ -1,4 +1,4 @@
-"""Numbers that options take, each with the bounds outside of which it would mean nothing."""
+"""Types of numeric options, each with the limits outside of which a value makes no sense."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ Count = Annotated[int, Field(ge=1, le=1_000_000)]  # of samples, rounds, values
 Percent = Annotated[float, Field(gt=0, le=100)]
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 Milliseconds = Annotated[float, Field(gt=0, le=86_400_000)]
-Wait = Annotated[float, Field(ge=0, le=86_400)]  # seconds that may be none
-Silence = Annotated[
-    float, Field(gt=0, le=50)
-]  # seconds; a lease ends after 1.2 times as many, in a minute
+Wait = Annotated[float, Field(ge=0, le=86_400)]  # seconds; 0 means no wait
+# seconds without a heartbeat: a lease ends after 1.2 times as many, which must be within a minute
+Silence = Annotated[float, Field(gt=0, le=50)]
 Share = Annotated[float, Field(ge=0, le=1)]
-Threads = Annotated[int, Field(ge=0, le=1024)]  # 0: as many as there are cores
-Core = Annotated[int, Field(ge=0, le=4095)]  # by its number on the device
+Threads = Annotated[int, Field(ge=0, le=1024)]  # 0 means one per core
+Core = Annotated[int, Field(ge=0, le=4095)]  # number of a core on the device
 Port = Annotated[int, Field(ge=1, le=65_535)]

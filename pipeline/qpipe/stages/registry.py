@@ -1,8 +1,7 @@
-"""Find plugins, hold what they registered, and look it up with a helpful word when it is not there."""
+"""The plugins: find and load them, keep what they register, look stages up by kind and name."""
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -10,228 +9,288 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any, get_args
 
 import pluggy
 
 from qpipe import hookspecs
+from qpipe.digests import digest_text
 from qpipe.errors import PluginError, suggest
+from qpipe.stages.options import RENAMED_OPTIONS
 from qpipe.types import Kind, Target
 
 KINDS: tuple[str, ...] = get_args(Kind)
-OURS = "qpipe-edge"  # the distribution that this is
 DEMANDS = tuple(Target.__dataclass_fields__)
+OWN_DISTRIBUTION = "qpipe-edge"  # the distribution of qpipe itself and of its built-in stages
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A registered stage: a function under a kind and a name, and where it came from."""
+    """A registered stage: a function under a kind and a name, and where it comes from."""
 
     kind: str
     name: str
     function: Callable[..., Any]
-    distribution: str  # name of the distribution, or the file named in the recipe
+    distribution: str  # name of the distribution, or of the file that a recipe names
     version: str
-    cached: bool = True  # its result holds for as long as what it was made from
-    gives: tuple[str, ...] = ()  # metrics that it measures, where it says so
-    demands: Mapping[str, bool] = field(
-        default_factory=dict
-    )  # of quantization, as fields of Target
-    runtime: str = ""  # what a device must have installed for its builds to run
+    cached: bool = True  # whether its result depends on its inputs alone, not on the moment
+    gives: tuple[str, ...] = ()  # the metrics that it measures, where it names them
+    # what its runtime asks of quantization, as fields of Target
+    demands: Mapping[str, bool] = field(default_factory=dict)
+    runtime: str = ""  # what must be installed on a device for its builds to run there
     plugin: str = ""  # the module that registered it
-    enrol: hookspecs.Enrol | None = None  # how devices of this kind become known, where they must
+    enrol: hookspecs.Enrol | None = None  # asks a device of this kind for its identity
 
     @property
     def help(self) -> str:
-        """The first line of its docstring."""
-        return (inspect.getdoc(self.function) or "").partition("\n")[0]
+        """The first line of the docstring."""
+        docstring = inspect.getdoc(self.function) or ""
+        return docstring.partition("\n")[0]
 
 
 @dataclass
 class Registry:
-    """All that plugins brought, and why some did not come."""
+    """Everything that plugins registered, and the reasons why some plugins did not load."""
 
-    stages: dict[tuple[str, str], Stage] = field(default_factory=dict)
+    stages: dict[tuple[str, str], Stage] = field(default_factory=dict)  # by kind and name
     devices: dict[str, Stage] = field(default_factory=dict)
     powers: dict[str, Stage] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)
-    hooks: pluggy.PluginManager = field(default_factory=lambda: pluggy.PluginManager("qpipe"))
-
-    def __post_init__(self) -> None:
-        self.hooks.add_hookspecs(hookspecs)
+    broken: dict[str, str] = field(default_factory=dict)  # plugin -> reason
+    hooks: pluggy.PluginManager = field(default_factory=lambda: _plugin_manager())
 
     def stage(self, kind: str, name: str, where: str = "") -> Stage:
-        """The stage of that kind and name; PluginError with the near miss otherwise."""
+        """Return the stage of a kind by name; raise PluginError where there is none."""
         if (kind, name) in self.stages:
             return self.stages[kind, name]
-        return _unknown(f"{kind} '{name}'", name, self.names(kind), self.broken, where)
+        raise self._unknown(kind, name, self.names(kind), where)
 
     def device(self, name: str, where: str = "") -> Stage:
-        """The kind of device of that name; PluginError with the near miss otherwise."""
+        """Return the kind of device of that name; raise PluginError where there is none."""
         if name in self.devices:
             return self.devices[name]
-        return _unknown(f"device '{name}'", name, self.devices, self.broken, where)
+        raise self._unknown("device", name, self.devices, where)
 
     def power(self, name: str, where: str = "") -> Stage:
-        """The way of that name to switch a device; PluginError with the near miss otherwise."""
+        """Return the power switch of that name; raise PluginError where there is none."""
         if name in self.powers:
             return self.powers[name]
-        return _unknown(f"power '{name}'", name, self.powers, self.broken, where)
+        raise self._unknown("power", name, self.powers, where)
 
     def names(self, kind: str) -> list[str]:
-        """The stages there are of a kind, sorted."""
-        return sorted(name for of, name in self.stages if of == kind)
+        """Return the names of the stages of a kind, sorted."""
+        return sorted(name for stage_kind, name in self.stages if stage_kind == kind)
 
-    def add(self, plugin: Any, source: str, distribution: str, version: str) -> None:
-        """Take what one plugin registers; PluginError where a name is taken or a hook is misspelt."""
-        self.hooks.register(plugin, name=source)
+    def add(self, plugin: Any, *, source: str, distribution: str, version: str) -> None:
+        """Call the register hooks of one plugin, and keep all that it registers or nothing.
+
+        Raise PluginError where a name is taken, or where a hook is unknown or takes a parameter
+        that it is not called with.
+        """
+        registration = _Registration(
+            self, plugin, source=source, distribution=distribution, version=version
+        )
         try:
-            self.hooks.check_pending()
+            registration.call_hooks()
+            self.hooks.register(plugin, name=source)
         except pluggy.PluginValidationError as error:
-            self.hooks.unregister(plugin)
-            wrong = str(error).partition(" in plugin ")[0]
-            raise PluginError(f"plugin '{source}': {wrong}; there is {_hook_names()}") from error
+            problem = _describe_invalid_hook(error)
+            raise PluginError(f"plugin '{source}': {problem}") from error
+        self.stages = registration.stages
+        self.devices = registration.devices
+        self.powers = registration.powers
 
-        module = getattr(inspect.getmodule(plugin), "__name__", "")
+    def _unknown(self, kind: str, name: str, names: Iterable[str], where: str) -> PluginError:
+        prefix = f"{where}: " if where else ""
+        offered_names = list(names)
+        for new_name in RENAMED_OPTIONS.get(name, ()):
+            if new_name in offered_names:
+                return PluginError(f"{prefix}{kind} '{name}' is now named '{new_name}'")
+        message = f"{prefix}no plugin offers {kind} '{name}'; {suggest(name, offered_names)}"
+        for source, reason in self.broken.items():
+            message += f"; plugin '{source}' did not load: {reason}"
+        return PluginError(message)
 
-        def register(
-            kind: str,
-            function: Callable[..., Any],
-            *,
-            name: str | None = None,
-            cached: bool = True,
-            gives: Sequence[str] = (),
-            demands: Mapping[str, bool] | None = None,
-            runtime: str = "",
-        ) -> None:
-            if kind not in KINDS:
-                raise PluginError(
-                    f"plugin '{source}': unknown kind '{kind}'; {suggest(kind, KINDS)}"
-                )
-            for demand in demands or {}:
-                if demand not in DEMANDS:
-                    raise PluginError(
-                        f"plugin '{source}': unknown demand '{demand}'; {suggest(demand, DEMANDS)}"
-                    )
-            called = name or function.__name__
-            asked = dict(demands or {})
-            stage = Stage(
-                kind,
-                called,
-                function,
-                distribution,
-                version,
-                cached,
-                tuple(gives),
-                asked,
-                runtime,
-                module,
+
+class _Registration:
+    """What one plugin registers, on top of a registry that does not change meanwhile."""
+
+    def __init__(
+        self, registry: Registry, plugin: Any, *, source: str, distribution: str, version: str
+    ) -> None:
+        self.plugin = plugin
+        self.source = source
+        self.distribution = distribution
+        self.version = version
+        self.module_name = getattr(inspect.getmodule(plugin), "__name__", "")
+        self.stages = dict(registry.stages)
+        self.devices = dict(registry.devices)
+        self.powers = dict(registry.powers)
+
+    def call_hooks(self) -> None:
+        """Call the register hooks of this plugin, and of no other, through pluggy.
+
+        Raise pluggy.PluginValidationError for a hook that does not exist, or whose parameters do
+        not fit.
+        """
+        hooks = _plugin_manager()
+        hooks.register(self.plugin, name=self.source)
+        hooks.check_pending()
+        hooks.hook.register_stages(register=self.register_stage)
+        hooks.hook.register_devices(register=self.register_device)
+        hooks.hook.register_power(register=self.register_power)
+
+    def register_stage(
+        self,
+        kind: str,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        cached: bool = True,
+        gives: Sequence[str] = (),
+        demands: Mapping[str, bool] | None = None,
+        runtime: str = "",
+    ) -> None:
+        """Take a stage, as hookspecs.Register describes."""
+        demands = dict(demands or {})
+        self._check_known("kind", kind, KINDS)
+        for demand in demands:
+            self._check_known("demand", demand, DEMANDS)
+        stage = Stage(
+            kind,
+            name or function.__name__,
+            function,
+            self.distribution,
+            self.version,
+            cached,
+            tuple(gives),
+            demands,
+            runtime,
+            self.module_name,
+        )
+        _put(self.stages, (kind, stage.name), stage)
+
+    def register_device(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None = None,
+        enrol: hookspecs.Enrol | None = None,
+    ) -> None:
+        """Take a kind of device, as hookspecs.RegisterDevice describes."""
+        name = name or function.__name__
+        stage = Stage(
+            "device",
+            name,
+            function,
+            self.distribution,
+            self.version,
+            plugin=self.module_name,
+            enrol=enrol,
+        )
+        _put(self.devices, name, stage)
+
+    def register_power(self, function: Callable[..., Any], *, name: str | None = None) -> None:
+        """Take a power switch, as hookspecs.RegisterPower describes."""
+        name = name or function.__name__
+        stage = Stage(
+            "power", name, function, self.distribution, self.version, plugin=self.module_name
+        )
+        _put(self.powers, name, stage)
+
+    def _check_known(self, what: str, value: str, valid: Sequence[str]) -> None:
+        if value not in valid:
+            raise PluginError(
+                f"plugin '{self.source}': unknown {what} '{value}'; {suggest(value, valid)}"
             )
-            _take(self.stages, (kind, stage.name), stage)
-
-        def register_device(
-            function: Callable[..., Any],
-            *,
-            name: str | None = None,
-            enrol: hookspecs.Enrol | None = None,
-        ) -> None:
-            stage = Stage(
-                "device", name or function.__name__, function, distribution, version, enrol=enrol
-            )
-            _take(self.devices, stage.name, stage)
-
-        def register_power(function: Callable[..., Any], *, name: str | None = None) -> None:
-            stage = Stage("power", name or function.__name__, function, distribution, version)
-            _take(self.powers, stage.name, stage)
-
-        before = dict(self.stages), dict(self.devices), dict(self.powers)
-        try:
-            if hasattr(plugin, "register_stages"):
-                plugin.register_stages(register)
-            if hasattr(plugin, "register_devices"):
-                plugin.register_devices(register_device)
-            if hasattr(plugin, "register_power"):
-                plugin.register_power(register_power)
-        except BaseException:
-            self.stages, self.devices, self.powers = before  # all it brings, or nothing
-            self.hooks.unregister(plugin)
-            raise
 
 
 def load(files: Sequence[Path] = ()) -> Registry:
-    """Every installed plugin, then the files a recipe names. An installed plugin that does not load is noted in
-    `broken` and stops nobody else; a file that does not load is an error, for the recipe asked for it."""
+    """Load every installed plugin, then the plugin files that a recipe names.
+
+    An installed plugin that does not load is noted in `broken` and does not affect the others. A
+    file that does not load raises PluginError, for the recipe asks for it.
+    """
     registry = Registry()
-    entries = importlib.metadata.entry_points(group="qpipe")
-    origins = _origins(entries)
-    for entry in sorted(entries, key=lambda e: (origins[e.dist][0] != OURS, e.name)):
-        source = f"{entry.value}"
+    for entry in sorted(importlib.metadata.entry_points(group="qpipe"), key=_load_order):
         try:
-            registry.add(entry.load(), source, *origins[entry.dist])
+            _add_installed(registry, entry)
         except (Exception, SystemExit) as error:  # noqa: BLE001  (foreign code: whatever it raises is its own failure)
-            registry.broken[source] = _reason(error)
+            registry.broken[entry.value] = _describe_failure(error)
     for file in files:
         try:
-            registry.add(_import_file(file), str(file), file.name, "0")
+            plugin = _import_file(file)
+            registry.add(plugin, source=str(file), distribution=file.name, version="0")
         except PluginError:
             raise
         except (Exception, SystemExit) as error:
-            raise PluginError(f"{file}: the plugin does not load: {_reason(error)}") from error
+            reason = _describe_failure(error)
+            raise PluginError(f"{file}: the plugin does not load: {reason}") from error
     return registry
 
 
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return (
-        text
-        if isinstance(error, PluginError)
-        else f"{type(error).__name__}: {text}".removesuffix(": ")
-    )
+def _load_order(entry: importlib.metadata.EntryPoint) -> tuple[bool, str]:
+    """Sort the built-in plugins first, so that a name clash is the fault of the other plugin."""
+    is_built_in = entry.dist is not None and entry.dist.name == OWN_DISTRIBUTION
+    return not is_built_in, entry.name
 
 
-def _origins(
-    entries: Iterable[importlib.metadata.EntryPoint],
-) -> dict[importlib.metadata.Distribution | None, tuple[str, str]]:
-    """Read name and version of each distribution that brings one of them: once, the file is long."""
-    distributions = {entry.dist for entry in entries}
-    return {one: (one.name, one.version) if one else ("unknown", "0") for one in distributions}
+def _add_installed(registry: Registry, entry: importlib.metadata.EntryPoint) -> None:
+    plugin = entry.load()
+    if entry.dist is None:
+        registry.add(plugin, source=entry.value, distribution="unknown", version="0")
+    else:
+        distribution = entry.dist.name
+        version = entry.dist.version
+        registry.add(plugin, source=entry.value, distribution=distribution, version=version)
 
 
-def _import_file(file: Path) -> Any:
+def _import_file(file: Path) -> ModuleType:
     # two files of one name in two folders are two modules
-    name = f"qpipe_file_{file.stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
+    path_digest = digest_text(str(file.resolve()))
+    name = f"qpipe_file_{file.stem}_{path_digest[:8]}"
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None or not file.is_file():
-        raise PluginError(
-            f"{file}: no such plugin file; give the path of a Python file, relative to the recipe"
-        )
+        fix = "give the path of a Python file, relative to the recipe"
+        raise PluginError(f"{file}: no such plugin file; {fix}")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     folder = str(file.parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # modules beside it
+        sys.path.append(folder)  # the file may import modules beside it
     spec.loader.exec_module(module)
     return module
 
 
-def _take(shelf: dict[Any, Stage], key: Any, stage: Stage) -> None:
-    taken = shelf.get(key)
-    if taken is not None:
-        one = taken.function.__module__
-        two = stage.function.__module__
+def _put(stages: dict[Any, Stage], key: Any, stage: Stage) -> None:
+    if key in stages:
+        first = stages[key].function.__module__
+        second = stage.function.__module__
         raise PluginError(
-            f"two plugins offer {stage.kind} '{stage.name}': {one} and {two}; rename one"
+            f"two plugins offer {stage.kind} '{stage.name}': {first} and {second}; rename one"
         )
-    shelf[key] = stage
+    stages[key] = stage
 
 
-def _hook_names() -> str:
-    return ", ".join(
-        name for name in vars(hookspecs) if hasattr(getattr(hookspecs, name), "qpipe_spec")
-    )
+def _plugin_manager() -> pluggy.PluginManager:
+    manager = pluggy.PluginManager("qpipe")
+    manager.add_hookspecs(hookspecs)
+    return manager
 
 
-def _unknown(what: str, name: str, known: Any, broken: dict[str, str], where: str) -> Stage:
-    prefix = f"{where}: " if where else ""
-    also = "".join(f"; plugin '{source}' did not load: {why}" for source, why in broken.items())
-    raise PluginError(f"{prefix}no plugin offers {what}; {suggest(name, known)}{also}")
+def _describe_invalid_hook(error: pluggy.PluginValidationError) -> str:
+    """Return pluggy's reason in one line, with the hooks that exist where one is unknown."""
+    reason, unknown, _ = str(error).partition(" in plugin ")
+    reason = " ".join(reason.split())
+    if not unknown:
+        return f"{reason}; take parameters of the hook's specification alone"
+    specifications = vars(hookspecs).items()
+    names = [name for name, value in specifications if hasattr(value, "qpipe_spec")]
+    return f"{reason}; there is {', '.join(names)}"
+
+
+def _describe_failure(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if isinstance(error, PluginError):
+        return text
+    return f"{type(error).__name__}: {text}".removesuffix(": ")

@@ -1,1 +1,4 @@
-"""Starting with a network of one's own: look at it, and write a recipe that runs."""
+"""`qpipe new`: look at a network and its samples, and write a recipe that runs.
+
+For other packages: `new_recipe` (write_new_recipe), `demo` (unpack); the rest are its parts.
+"""

@@ -1,4 +1,4 @@
-"""The recipes that travel with qpipe, and the demo made of them."""
+"""The shipped recipes, and the demo made of them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,33 @@ from pathlib import Path
 from qpipe.errors import RecipeError
 
 RECIPE = "mobilenet_ssd.yaml"
-TAKEN = (".yaml", ".onnx", ".md")
-OWN = ("devices.yaml",)  # what a user may have put beside them
+SHIPPED_SUFFIXES = (".yaml", ".onnx", ".md")
+USER_FILES = ("devices.yaml",)  # what a user may have put beside the recipes
 
 
 def recipes(package: Traversable | None = None) -> Traversable:
-    """The folder of shipped recipes: in the package where it was installed from a wheel, beside it in a clone."""
+    """Return the folder of shipped recipes: in an installed package, or beside it in a clone."""
     home = files("qpipe") if package is None else package
-    inside = home / "recipes"
-    if inside.is_dir() or not isinstance(home, Path):
-        return inside
+    installed = home / "recipes"
+    if installed.is_dir() or not isinstance(home, Path):
+        return installed
     return home.resolve().parents[1] / "recipes"
 
 
 def unpack(folder: Path, force: bool = False) -> Path:
-    """Copy the demo into a folder; the recipe to run. RecipeError where something lies there already."""
-    is_free = not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+    """Copy the demo into a folder and return the recipe to run.
+
+    Raise RecipeError where the folder has content, unless with `force`.
+    """
+    is_free = _is_free(folder)
     if not is_free and not (force and folder.is_dir()):
-        raise RecipeError(
-            f"{folder}: exists already; give another --out, or --force to write into it"
-        )
-    shipped = dict(_files(recipes()))
+        fix = "give another --out, or --force to write into it"
+        raise RecipeError(f"{folder}: exists already; {fix}")
+    shipped = dict(_shipped_files(recipes()))
     if RECIPE not in shipped:
-        raise RecipeError(
-            "the demo is not installed; install qpipe again, or run it in a clone of its repository"
-        )
+        fix = "install qpipe again, or run it in a clone of its repository"
+        raise RecipeError(f"the demo is not installed; {fix}")
+    # written aside and renamed, so that nothing half-written remains
     aside = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         for name, content in shipped.items():
@@ -54,10 +56,18 @@ def unpack(folder: Path, force: bool = False) -> Path:
     return folder / RECIPE
 
 
-def _files(folder: Traversable, above: str = "") -> Iterator[tuple[str, Traversable]]:
-    for each in folder.iterdir():
-        name = above + each.name
-        if each.is_dir() and not above and not each.name.startswith("."):
-            yield from _files(each, f"{name}/")
-        elif each.name.endswith(TAKEN) and each.name not in OWN:
-            yield name, each
+def _is_free(folder: Path) -> bool:
+    if not folder.exists():
+        return True
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _shipped_files(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, Traversable]]:
+    """Yield the shipped files of a folder, and of the folders in it, by relative name."""
+    for entry in folder.iterdir():
+        name = prefix + entry.name
+        if entry.is_dir():
+            if not prefix and not entry.name.startswith("."):
+                yield from _shipped_files(entry, f"{name}/")
+        elif entry.name.endswith(SHIPPED_SUFFIXES) and entry.name not in USER_FILES:
+            yield name, entry

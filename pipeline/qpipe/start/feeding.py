@@ -1,200 +1,242 @@
-"""How samples are fed to a network: what its input says, and the commonest where nothing says it."""
+"""The options with which samples are fed to a network.
+
+They follow from the network's input, and are the most common ones where it does not tell.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qpipe.errors import RecipeError
 from qpipe.start.network_facts import Network, Picture, Tensor
 from qpipe.start.network_family import Family, Size
-from qpipe.start.sample_sources import Source, sound
+from qpipe.start.sample_sources import SampleSource, wav_format
 
 Numbers = float | list[float]
-OTHERS = "mean 127.5, std 127.5 (-1 to 1); mean 0, std 255 (0 to 1); mean 0, std 1 (0 to 255); or by channel, as "
-IMAGENET: tuple[Numbers, Numbers] = ([123.675, 116.28, 103.53], [58.395, 57.12, 57.375])
-OTHERS += f"ImageNet's mean {IMAGENET[0]}, std {IMAGENET[1]}"
-FEW_COEFFICIENTS = 20  # of MFCC; mel spectra have more
+IMAGENET_MEAN: Numbers = [123.675, 116.28, 103.53]
+IMAGENET_STD: Numbers = [58.395, 57.12, 57.375]
+OTHER_SCALINGS = (
+    "mean 127.5, std 127.5 (-1 to 1); mean 0, std 255 (0 to 1); mean 0, std 1 (0 to 255); "
+    f"or by channel, as ImageNet's mean {IMAGENET_MEAN}, std {IMAGENET_STD}"
+)
+MOST_COEFFICIENTS = 20  # of MFCC; mel spectra have more
 HOP_S = 0.01
+USUAL_FEATURE_COUNTS = (12, 13, 32, 64, 128)  # and multiples of 10
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One option of the samples stage, with what to say of it."""
+    """One option of the samples stage, with comments for the recipe."""
 
     name: str
     value: Any
     note: str = ""
-    check: str = ""  # what nobody but the user can know
+    check: str = ""  # what only the user can know
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What the user said of preprocessing."""
+class Preferences:
+    """The preprocessing that the user asked for."""
 
     size: Size | None = None
     mean: Numbers | None = None
     std: Numbers | None = None
 
 
-def settings(
-    network: Network, guess: Family, shape: Sequence[int], source: Source, asked: Asked
+def sample_settings(
+    network: Network,
+    guess: Family,
+    shape: Sequence[int],
+    source: SampleSource,
+    preferences: Preferences,
 ) -> list[Setting]:
-    """The options of the samples stage besides paths and counts; `shape` is that of the first input, all known."""
-    own = [Setting(name, value) for name, value in source.options.items()]
+    """Return the options of the samples stage, without paths and counts.
+
+    `shape` is that of the first input, without open dimensions.
+    """
+    settings = [Setting(name, value) for name, value in source.options.items()]
     if source.kind in ("images", "coco"):
-        return own + _pictures(network, guess, shape, source, asked)
+        return settings + _picture_settings(network, guess, shape, source, preferences)
     if source.kind == "wav":
-        return own + _sound(network.inputs[0], shape, source.paths["evaluation"], asked)
-    if asked.mean is not None or asked.std is not None:
-        raise RecipeError(
-            "--mean, --std: npz feeds arrays as they are; set mean and std by input in the recipe"
-        )
-    return own
+        folder = source.paths["evaluation"]
+        return settings + _sound_settings(network.inputs[0], shape, folder, preferences)
+    if preferences.mean is not None or preferences.std is not None:
+        fix = "set mean and std by input in the recipe"
+        raise RecipeError(f"--mean, --std: npz feeds arrays as they are; {fix}")
+    return settings
 
 
 # ---- pictures
 
 
-def _pictures(
-    network: Network, guess: Family, shape: Sequence[int], source: Source, asked: Asked
+def _picture_settings(
+    network: Network,
+    guess: Family,
+    shape: Sequence[int],
+    source: SampleSource,
+    preferences: Preferences,
 ) -> list[Setting]:
-    found = network.picture
-    if found is None:
+    picture = network.picture
+    if picture is None:
         inputs = ", ".join(map(str, network.inputs))
-        hint = "give --samples npz:DIR with arrays as the network takes them"
+        fix = "give --samples npz:DIR with arrays as the network takes them"
         raise RecipeError(
-            f"--samples {source.kind}: the network takes {inputs}, which are no pictures; {hint}"
+            f"--samples {source.kind}: the network takes {inputs}, which are no pictures; {fix}"
         )
-    height, width = size_of(found, shape)
-    size: int | list[int] = height if height == width else [height, width]
-    given = [Setting("size", size, "of the network's input")]
-    if source.kind == "coco":
-        fit = "letterbox" if guess.name == "yolo" else "stretch"
-        given.append(
-            Setting("fit", fit, "letterbox keeps proportions with grey around, stretch does not")
-        )
-    elif guess.name != "classifier" or height != width:
-        given.append(
-            Setting(
-                "crop", "none", "the whole image, squeezed; center cuts a square out of its middle"
-            )
-        )
-    colours = "grey" if found.channels == 1 else "RGB"
-    order = "" if found.channels == 1 else "BGR for networks from OpenCV and Caffe"
     return [
-        *given,
-        *_scaling(network, found, guess, asked),
-        Setting("layout", found.layout, "by the shape of the network's input"),
-        Setting("colours", colours, check=order),
+        *_fit_settings(picture, guess, shape, source),
+        *_scaling_settings(network, picture, guess, preferences),
+        Setting("layout", picture.layout, "by the shape of the network's input"),
+        _color_setting(picture),
     ]
 
 
-def size_of(picture: Picture, shape: Sequence[int]) -> Size:
-    """Height and width of an input of this shape."""
+def _fit_settings(
+    picture: Picture, guess: Family, shape: Sequence[int], source: SampleSource
+) -> list[Setting]:
+    height, width = picture_size(picture, shape)
+    size: int | list[int] = height if height == width else [height, width]
+    settings = [Setting("size", size, "of the network's input")]
+    if source.kind == "coco":
+        fit = "letterbox" if guess.name == "yolo" else "stretch"
+        note = "letterbox keeps proportions with grey around, stretch does not"
+        settings.append(Setting("fit", fit, note))
+    elif guess.name != "classifier" or height != width:
+        note = "the whole image, squeezed; center cuts a square out of its middle"
+        settings.append(Setting("crop", "none", note))
+    return settings
+
+
+def _color_setting(picture: Picture) -> Setting:
+    if picture.channels == 1:
+        return Setting("color_order", "grey")
+    return Setting("color_order", "RGB", check="BGR for networks from OpenCV and Caffe")
+
+
+def picture_size(picture: Picture, shape: Sequence[int]) -> Size:
+    """Return height and width of an input of this shape."""
     first = 2 if picture.layout == "NCHW" else 1
     return shape[first], shape[first + 1]
 
 
-def _scaling(network: Network, found: Picture, guess: Family, asked: Asked) -> list[Setting]:
-    mean, std, why = _usual(network, found, guess)
-    mean = mean if asked.mean is None else asked.mean
-    std = std if asked.std is None else asked.std
-    if found.dtype == "uint8":
+def _scaling_settings(
+    network: Network, picture: Picture, guess: Family, preferences: Preferences
+) -> list[Setting]:
+    if picture.dtype == "uint8":
         return [
             Setting("mean", 0),
             Setting("std", 1),
             Setting("dtype", "uint8", "the network takes pixels as they are"),
         ]
-    if asked.mean is not None and asked.std is not None:
+    scaling = _usual_scaling(network, picture, guess)
+    mean = scaling.mean if preferences.mean is None else preferences.mean
+    std = scaling.std if preferences.std is None else preferences.std
+    if preferences.mean is not None and preferences.std is not None:
         return [Setting("mean", mean, "in pixels of 0 to 255"), Setting("std", std)]
-    check = f"the file does not say how pixels are scaled; this is {why}. Others: {OTHERS}"
+    check = (
+        f"the file does not tell how pixels are scaled; this is {scaling.reason}. "
+        f"Others: {OTHER_SCALINGS}"
+    )
     return [
         Setting("mean", mean, "the network gets (pixel - mean) / std", check),
         Setting("std", std),
     ]
 
 
-def _usual(network: Network, found: Picture, guess: Family) -> tuple[Numbers, Numbers, str]:
-    """Mean, std, and of what they are the commonest."""
+class _Scaling(NamedTuple):
+    mean: Numbers
+    std: Numbers
+    reason: str
+
+
+def _usual_scaling(network: Network, picture: Picture, guess: Family) -> _Scaling:
     if network.scales_itself:
-        return 0, 1, "for networks that shift or scale their input themselves, as this one does"
-    if guess.name == "yolo" or found.channels == 1:
-        return (
-            0,
-            255,
-            "the commonest of such networks"
-            if guess.name == "yolo"
-            else "the commonest of grey pictures",
-        )
-    is_tensorflow = found.layout == "NHWC" or "tf2onnx" in network.producer or guess.classes == 1001
-    if is_tensorflow or guess.name == "ssd":
-        return 127.5, 127.5, "the commonest of networks from TensorFlow, and of SSD"
-    return *IMAGENET, "the commonest of networks from PyTorch"
+        reason = "for networks that shift or scale their input themselves, as this one does"
+        return _Scaling(0, 1, reason)
+    if guess.name == "yolo":
+        return _Scaling(0, 255, "the commonest of such networks")
+    if picture.channels == 1:
+        return _Scaling(0, 255, "the commonest of grey pictures")
+    is_tensorflow = "tf2onnx" in network.producer or guess.classes == 1001
+    if is_tensorflow or picture.layout == "NHWC" or guess.name == "ssd":
+        return _Scaling(127.5, 127.5, "the commonest of networks from TensorFlow, and of SSD")
+    return _Scaling(IMAGENET_MEAN, IMAGENET_STD, "the commonest of networks from PyTorch")
 
 
 # ---- sound
 
 
-def _sound(tensor: Tensor, shape: Sequence[int], folder: Path, asked: Asked) -> list[Setting]:
-    found = sound(folder)
-    if found is None:
-        raise RecipeError(
-            f"--samples wav: no .wav file in {folder} says its rate; convert them: ffmpeg -i IN OUT.wav"
-        )
-    rate, seconds = found
-    axes, features, lengths = _axes(list(tensor.shape), shape)
-    if not features and lengths.get("T"):
-        seconds = lengths["T"] / rate
-    given = [
-        Setting("rate", rate, "Hz, of the first file"),
-        Setting("seconds", seconds, "longer files are cut, shorter ones end in silence"),
-        Setting("layout", axes, "T time, F features, C one channel"),
-    ]
-    if features:
-        name = "mfcc" if lengths["F"] <= FEW_COEFFICIENTS else "log_mel"
-        count = {"coefficients": lengths["F"]} if name == "mfcc" else {"mels": lengths["F"]}
-        check = "features must be computed as in training: qpipe describe samples wav"
-        given += [
-            Setting("features", name, check=check),
-            Setting("hop", round(HOP_S * rate), "samples, 10 ms"),
-        ]
-        given += [Setting(option, value) for option, value in count.items()]
-    if isinstance(asked.mean, list) or isinstance(asked.std, list):
+def _sound_settings(
+    tensor: Tensor, shape: Sequence[int], folder: Path, preferences: Preferences
+) -> list[Setting]:
+    sound = wav_format(folder)
+    if sound is None:
+        reason = f"no .wav file in {folder} states its rate"
+        raise RecipeError(f"--samples wav: {reason}; convert them: ffmpeg -i IN OUT.wav")
+    if isinstance(preferences.mean, list) or isinstance(preferences.std, list):
         raise RecipeError("--mean, --std: wav takes one number for each")
-    scaled = {"mean": asked.mean, "std": asked.std}
-    return given + [Setting(name, value) for name, value in scaled.items() if value is not None]
+    axes = _sound_axes(tensor.shape, shape)
+    seconds = sound.seconds
+    if not axes.features and axes.samples:
+        seconds = axes.samples / sound.rate
+    settings = [
+        Setting("rate", sound.rate, "Hz, of the first file"),
+        Setting("seconds", seconds, "longer files are cut, shorter ones end in silence"),
+        Setting("layout", axes.order, "T time, F features, C one channel"),
+    ]
+    if axes.features:
+        settings += _feature_settings(axes.features, sound.rate)
+    if preferences.mean is not None:
+        settings.append(Setting("mean", preferences.mean))
+    if preferences.std is not None:
+        settings.append(Setting("std", preferences.std))
+    return settings
 
 
-def _axes(
-    written: Sequence[int | str], shape: Sequence[int]
-) -> tuple[str, bool, Mapping[str, int]]:
-    """The order of the axes behind the batch, whether features are among them, and how long those are."""
+def _feature_settings(count: int, rate: int) -> list[Setting]:
+    name = "log_mel"
+    count_option = "mels"
+    if count <= MOST_COEFFICIENTS:
+        name = "mfcc"
+        count_option = "coefficients"
+    check = "features must be computed as in training: qpipe describe samples wav"
+    return [
+        Setting("features", name, check=check),
+        Setting("hop", round(HOP_S * rate), "samples, 10 ms"),
+        Setting(count_option, count),
+    ]
+
+
+class _SoundAxes(NamedTuple):
+    order: str  # of the axes behind the batch: T time, F features, C one channel
+    samples: int = 0  # length of the time axis where it is fixed and there are no features
+    features: int = 0  # number of features; 0 where the network takes samples
+
+
+def _sound_axes(written: Sequence[int | str], shape: Sequence[int]) -> _SoundAxes:
+    """Return the axes of an input; `written` is its shape with open dimensions, `shape` without."""
     lengths = list(shape[1:])
     if len(lengths) == 1:
-        return "T", False, {"T": lengths[0] if isinstance(written[1], int) else 0}
+        return _SoundAxes("T", samples=lengths[0] if isinstance(written[1], int) else 0)
     if len(lengths) == 2 and 1 in lengths:
-        axes = "CT" if lengths[0] == 1 else "TC"
-        return (
-            axes,
-            False,
-            {"T": max(lengths) if isinstance(written[1 + axes.index("T")], int) else 0},
-        )
-    channel_first = len(lengths) == 3 and lengths[0] == 1
-    channel_last = len(lengths) == 3 and lengths[0] != 1
-    one, other = lengths[1:] if channel_first else lengths[:2]
-    if len(lengths) > 3 or (channel_last and lengths[2] != 1):
-        raise RecipeError(
-            f"--samples wav: the network takes {list(shape)}, which is no sound; give --samples npz:DIR"
-        )
-    order = "TF" if other % 10 == 0 or other in (12, 13, 32, 64, 128) else "FT"
-    if channel_last:
-        return "TFC", True, {"T": one, "F": other}
-    features = other if order == "TF" else one
-    return (
-        f"{'C' if channel_first else ''}{order}",
-        True,
-        {"T": one if order == "TF" else other, "F": features},
-    )
+        order = "CT" if lengths[0] == 1 else "TC"
+        is_fixed = isinstance(written[1 + order.index("T")], int)
+        return _SoundAxes(order, samples=max(lengths) if is_fixed else 0)
+    if len(lengths) == 3 and lengths[0] == 1:
+        return _feature_axes(lengths[1], lengths[2], prefix="C")
+    if len(lengths) == 3 and lengths[2] == 1:
+        return _SoundAxes("TFC", features=lengths[1])
+    if len(lengths) == 2:
+        return _feature_axes(lengths[0], lengths[1])
+    reason = f"the network takes {list(shape)}, which is no sound"
+    raise RecipeError(f"--samples wav: {reason}; give --samples npz:DIR")
+
+
+def _feature_axes(first: int, second: int, prefix: str = "") -> _SoundAxes:
+    """Return which of two axes is that of features: the last one if its length is usual."""
+    if second % 10 == 0 or second in USUAL_FEATURE_COUNTS:
+        return _SoundAxes(f"{prefix}TF", features=second)
+    return _SoundAxes(f"{prefix}FT", features=first)

@@ -1,10 +1,10 @@
-"""From an ONNX file and samples to a recipe that was loaded and tried before it is put in its place."""
+"""`qpipe new`: from an ONNX file and samples to a recipe that was loaded and tried."""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,36 +16,40 @@ from qpipe.recipe import recipe
 from qpipe.recipe.stage_call import Call
 from qpipe.stages import registry
 from qpipe.stages.registry import Registry
-from qpipe.start import trial_run
-from qpipe.start.feeding import Asked, settings, size_of
-from qpipe.start.network_facts import Network, Tensor, read
-from qpipe.start.network_family import Family, Size, family
-from qpipe.start.recipe_text import Draft, text
-from qpipe.start.sample_sources import Source, find
-from qpipe.start.trial_run import Trial
+from qpipe.start.feeding import Preferences, picture_size, sample_settings
+from qpipe.start.network_facts import Network, Picture, Tensor, read_network
+from qpipe.start.network_family import Family, Size, guess_family
+from qpipe.start.recipe_text import Draft, recipe_text
+from qpipe.start.sample_sources import Labels, SampleSource, find_samples
+from qpipe.start.trial_run import Trial, first_samples, try_recipe
 
-USUAL = 224  # height and width of pictures where nothing says them
-USUAL_OF_DETECTORS = 640
+# height and width of pictures where nothing tells them
+USUAL_SIDE = 224
+USUAL_DETECTOR_SIDE = 640
+# families whose outputs are answers, so that agreement with float can be scored
+FAMILIES_WITH_ANSWERS = ("classifier", "ssd", "yolo", "maps")
+IMAGENET_CLASSES_WITH_BACKGROUND = 1001
+LABELS_AFTER_BACKGROUND = {"topk": {"first": 1}}
 
 
 @dataclass(frozen=True)
-class Wish:
+class NewRecipeRequest:
     """What a user asks of `qpipe new`."""
 
     model: Path
     samples: str
     out: Path
     labels: Path | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)  # calibrate, evaluate
-    asked: Asked = field(default_factory=Asked)
+    counts: Mapping[str, int] = field(default_factory=dict)  # option -> number of samples
+    preferences: Preferences = field(default_factory=Preferences)
     devices: Sequence[str] = ()
-    absent: Sequence[str] = ()  # those that are in no inventory
+    absent: Sequence[str] = ()  # devices that are in no inventory
     force: bool = False
 
 
 @dataclass(frozen=True)
-class Begun:
-    """A recipe that lies there now, and what it was written from."""
+class NewRecipe:
+    """A recipe that has been written, and what it was written from."""
 
     draft: Draft
     outputs: Sequence[Tensor]  # of the network as it will run: no dimension is open
@@ -53,162 +57,186 @@ class Begun:
     trial: Trial
 
 
-def begin(wish: Wish) -> Begun:
-    """Look, guess, write, load, try, put in place; nothing is left where one of them fails."""
-    check_place(wish.out, wish.force)
-    network = read(wish.model)
-    source = find(
-        wish.samples, wish.labels, dict(wish.counts), [value.name for value in network.inputs]
-    )
+def write_new_recipe(request: NewRecipeRequest) -> NewRecipe:
+    """Write a recipe, load it and try it; nothing is left where one of these fails."""
+    check_place(request.out, request.force)
+    network = read_network(request.model)
+    input_names = [value.name for value in network.inputs]
+    source = find_samples(request.samples, request.labels, dict(request.counts), input_names)
     plugins = registry.load()
-    shapes = pinned(network, source, wish.asked, plugins)
-    model: ir.Model = plugins.stage("import", "onnx").function(
-        path=wish.model, shapes=dict(shapes) or None
+    shapes = pinned_shapes(network, source, request.preferences, plugins)
+    import_onnx = plugins.stage("import", "onnx").function
+    model: ir.Model = import_onnx(path=request.model, shapes=dict(shapes) or None)
+    inputs = _tensors(model.graph.inputs)
+    outputs = _tensors(model.graph.outputs)
+    first_shape = [int(length) for length in inputs[0].shape] if inputs else []
+    size = picture_size(network.picture, first_shape) if network.picture else None
+    _check_size(size, request.preferences.size)
+    guess = guess_family(inputs, outputs, network.ends, size)
+    draft = Draft(
+        file=request.out,
+        network=network,
+        guess=guess,
+        source=source,
+        settings=sample_settings(network, guess, first_shape, source, request.preferences),
+        shapes=shapes,
+        devices=request.devices,
+        absent=request.absent,
     )
-    inputs, outputs = (
-        [_tensor(value) for value in values] for values in (model.graph.inputs, model.graph.outputs)
-    )
-    first = [int(length) for length in inputs[0].shape] if inputs else []
-    size = size_of(network.picture, first) if network.picture else None
-    if wish.asked.size and size != wish.asked.size:
-        raise RecipeError(
-            f"--size {_times(wish.asked.size)}: the network takes {_times(size)}; leave --size out"
-        )
-    guess = family(inputs, outputs, network.ends, size)
-    own = settings(network, guess, first, source, wish.asked)
-    draft = _scored(Draft(wish.out, network, guess, source, own, shapes, wish.devices, wish.absent))
-    draft, tried = _placed(draft, model)
-    return Begun(draft, outputs, coverage(model), tried)
+    draft, trial = _write_and_try(_with_accuracy(draft), model)
+    return NewRecipe(draft, outputs, coverage(model), trial)
 
 
 def check_place(out: Path, force: bool) -> None:
-    """RecipeError where nothing can be written there, or something would be lost."""
-    if out.is_dir() or not out.parent.is_dir():
-        what = "is a folder" if out.is_dir() else f"there is no folder {out.parent}"
-        raise RecipeError(
-            f"--out {out}: {what}; give the path of a new file in a folder that exists"
-        )
+    """Raise RecipeError where nothing can be written, or a file would be lost."""
+    fix = "give the path of a new file in a folder that exists"
+    if out.is_dir():
+        raise RecipeError(f"--out {out}: is a folder; {fix}")
+    if not out.parent.is_dir():
+        raise RecipeError(f"--out {out}: there is no folder {out.parent}; {fix}")
     if out.exists() and not force:
         raise RecipeError(f"{out}: exists already; give another --out, or --force to replace it")
 
 
-def _times(size: Size | None) -> str:
-    return f"{size[0]}x{size[1]}" if size else "no pictures"
+def _check_size(size: Size | None, preferred: Size | None) -> None:
+    if preferred is None or size == preferred:
+        return
+    takes = f"{size[0]}x{size[1]}" if size else "no pictures"
+    reason = f"--size {preferred[0]}x{preferred[1]}: the network takes {takes}"
+    raise RecipeError(f"{reason}; leave --size out")
 
 
-def _tensor(value: ir.Value) -> Tensor:
-    shape = tuple(length if isinstance(length, int) else "?" for length in value.shape or ())
-    return Tensor(
-        value.name or "", value.dtype.numpy().name if value.dtype is not None else "untyped", shape
-    )
+def _tensors(values: Iterable[ir.Value]) -> list[Tensor]:
+    tensors: list[Tensor] = []
+    for value in values:
+        shape = [length if isinstance(length, int) else "?" for length in value.shape or ()]
+        dtype = value.dtype.numpy().name if value.dtype is not None else "untyped"
+        tensors.append(Tensor(value.name or "", dtype, tuple(shape)))
+    return tensors
 
 
 # ---- shapes
 
 
-def pinned(
-    network: Network, source: Source, asked: Asked, plugins: Registry
+def pinned_shapes(
+    network: Network, source: SampleSource, preferences: Preferences, plugins: Registry
 ) -> dict[str, list[int]]:
-    """A shape for each input that has open dimensions, or takes several samples at once: one sample of the size asked
-    for, or of the usual one; of what is no picture, the shape of the samples."""
-    wanting = [value for value in network.inputs if value.is_open]
-    if not wanting:
+    """Return a shape for each input with open dimensions, or a batch other than 1.
+
+    It is that of one sample: of pictures in the preferred size, or else the usual one; for other
+    inputs that of the samples.
+    """
+    open_inputs = [value.name for value in network.inputs if value.is_open]
+    if not open_inputs:
         return {}
-    found = network.picture
-    if found is not None:
-        tables = any(len(value.shape) == 3 for value in network.outputs)
-        usual = USUAL_OF_DETECTORS if tables else USUAL
-        height, width = asked.size or (found.height or usual, found.width or usual)
-        sizes = (
-            [found.channels, height, width]
-            if found.layout == "NCHW"
-            else [height, width, found.channels]
-        )
-        return {found.name: [1, *sizes]}
-    there = _shapes_of_samples(network, source, asked, plugins)
-    return {value.name: there[value.name] for value in wanting if value.name in there}
+    picture = network.picture
+    if picture is not None:
+        return {picture.name: _picture_shape(picture, network, preferences)}
+    shapes = _shapes_of_samples(network, source, preferences, plugins)
+    return {name: shapes[name] for name in open_inputs if name in shapes}
+
+
+def _picture_shape(picture: Picture, network: Network, preferences: Preferences) -> list[int]:
+    gives_tables = any(len(value.shape) == 3 for value in network.outputs)
+    usual_side = USUAL_DETECTOR_SIDE if gives_tables else USUAL_SIDE
+    height = picture.height or usual_side
+    width = picture.width or usual_side
+    if preferences.size:
+        height, width = preferences.size
+    if picture.layout == "NCHW":
+        return [1, picture.channels, height, width]
+    return [1, height, width, picture.channels]
 
 
 def _shapes_of_samples(
-    network: Network, source: Source, asked: Asked, plugins: Registry
+    network: Network, source: SampleSource, preferences: Preferences, plugins: Registry
 ) -> dict[str, list[int]]:
-    """Of the first sample, as the network would be fed with it."""
+    """Return the shapes of the first sample as it would be fed, by input."""
     shape = [length if isinstance(length, int) else 1 for length in network.inputs[0].shape]
-    own = settings(network, Family("unknown", ""), shape, source, asked)
-    options = {**source.paths, **source.counts, **{each.name: each.value for each in own}}
+    unknown = Family("unknown", "")
+    settings = sample_settings(network, unknown, shape, source, preferences)
+    options = {**source.paths, **source.counts}
+    for setting in settings:
+        options[setting.name] = setting.value
+    call = Call(plugins.stage("samples", source.kind), options)
     with tempfile.TemporaryDirectory() as folder:
-        samples = trial_run.first(
-            Call(plugins.stage("samples", source.kind), options), Path(folder)
-        )
-        fed = samples.feeds(0, [value.name for value in network.inputs])
-        return {name: list(array.shape) for name, array in fed.items()}
+        samples = first_samples(call, Path(folder))
+        feeds = samples.feeds(0, [value.name for value in network.inputs])
+        return {name: list(array.shape) for name, array in feeds.items()}
 
 
 # ---- accuracy
 
 
-def _scored(draft: Draft) -> Draft:
-    """With the postprocess and metric that its network and samples allow, and the objective that follows."""
+def _with_accuracy(draft: Draft) -> Draft:
+    """Add the postprocess, metric and objective that network and samples allow."""
     guess = draft.guess
     source = draft.source
-    goal = "agreement" if guess.name in ("classifier", "ssd", "yolo", "maps") else "sqnr_db"
+    goal = "agreement" if guess.name in FAMILIES_WITH_ANSWERS else "sqnr_db"
     draft = replace(draft, goal=goal, postprocess=guess.postprocess or None)
     if guess.name == "classifier" and source.labels:
-        return _top1(draft)
+        return _with_top1(draft, source.labels)
     if guess.name == "classifier" and source.kind == "npz" and source.options:
         return replace(draft, metric="topk", goal="top1")
-    if guess.postprocess and source.kind == "coco":
+    if source.kind != "coco":
+        return draft
+    if guess.postprocess:
         return replace(draft, metric="coco_map", goal="map50")
-    if source.kind == "coco":
-        reason = "boxes are scored once a postprocess reads them from the outputs: see yolo_boxes and ssd_boxes in the "
-        return replace(
-            draft,
-            why_not=f"{reason}list of qpipe plugins, then add postprocess and metric: coco_map",
-        )
-    return draft
-
-
-def _top1(draft: Draft) -> Draft:
-    """By labels, where they can be those of the network's classes."""
-    labels = draft.source.labels
-    classes = draft.guess.classes
-    assert labels is not None
-    count = labels.names or (labels.highest or 0) + 1
-    if count == classes - 1 and classes == 1001:
-        return replace(draft, metric={"topk": {"first": 1}}, goal="top1")
-    if (labels.names and count == classes) or (not labels.names and count <= classes):
-        behind = classes == 1001
-        return replace(draft, metric={"topk": {"first": 1}} if behind else "topk", goal="top1")
-    reason = f"labels are {labels.told}, the network gives {classes} scores: label 0 must be that of the first score"
+    reason = (
+        "boxes are scored once a postprocess reads them from the outputs: see yolo_boxes and "
+        "ssd_boxes in the list of qpipe plugins, then add postprocess and metric: coco_map"
+    )
     return replace(draft, why_not=reason)
 
 
-# ---- placing
+def _with_top1(draft: Draft, labels: Labels) -> Draft:
+    """Score top-1 where the labels can be those of the network's classes."""
+    classes = draft.guess.classes
+    has_background = classes == IMAGENET_CLASSES_WITH_BACKGROUND
+    count = labels.names or (labels.highest or 0) + 1
+    if count == classes - 1 and has_background:
+        return replace(draft, metric=LABELS_AFTER_BACKGROUND, goal="top1")
+    fits = count == classes if labels.names else count <= classes
+    if fits:
+        metric = LABELS_AFTER_BACKGROUND if has_background else "topk"
+        return replace(draft, metric=metric, goal="top1")
+    reason = (
+        f"labels are {labels.description}, the network gives {classes} scores: "
+        "label 0 must be that of the first score"
+    )
+    return replace(draft, why_not=reason)
 
 
-def _placed(draft: Draft, model: ir.Model) -> tuple[Draft, Trial]:
-    """Write it aside, load it, try it; with less accuracy where that cannot be scored; then rename it."""
+# ---- writing
+
+
+def _write_and_try(draft: Draft, model: ir.Model) -> tuple[Draft, Trial]:
+    """Write the recipe aside, load and try it, then rename it.
+
+    Where accuracy cannot be scored as drafted, a simpler draft is tried.
+    """
     aside = draft.file.with_name(f".{draft.file.name}.{os.getpid()}")
     try:
         while True:
-            aside.write_text(text(draft), encoding="utf-8")
-            try:
-                loaded, _ = recipe.load(aside)
-            except RecipeError as error:
-                reason = str(error).replace(aside.name, draft.file.name)
-                raise RecipeError(
-                    f"what `qpipe new` would write does not load: {reason}"
-                ) from error
-            tried = trial_run.attempt(loaded, model)
-            simpler = draft.plainer(tried.unscored) if tried.unscored else None
+            trial = _try_draft(draft, aside, model)
+            simpler = draft.simplified(trial.unscored) if trial.unscored else None
             if simpler is None:
                 break
             draft = simpler
         aside.replace(draft.file)
     except OSError as error:
-        raise RecipeError(
-            f"--out {draft.file}: cannot be written: {error.strerror or error}"
-        ) from error
+        reason = error.strerror or error
+        raise RecipeError(f"--out {draft.file}: cannot be written: {reason}") from error
     finally:
         aside.unlink(missing_ok=True)
-    return draft, tried
+    return draft, trial
+
+
+def _try_draft(draft: Draft, aside: Path, model: ir.Model) -> Trial:
+    aside.write_text(recipe_text(draft), encoding="utf-8")
+    try:
+        loaded, _ = recipe.load(aside)
+    except RecipeError as error:
+        reason = str(error).replace(aside.name, draft.file.name)
+        raise RecipeError(f"what `qpipe new` would write does not load: {reason}") from error
+    return try_recipe(loaded, model)

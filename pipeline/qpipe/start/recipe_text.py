@@ -1,4 +1,4 @@
-"""What was seen and guessed -> the text of a recipe, with comments for who edits it."""
+"""The text of a recipe, from facts and guesses, with comments for who edits it."""
 
 from __future__ import annotations
 
@@ -17,74 +17,74 @@ from qpipe.errors import RecipeError
 from qpipe.start.feeding import Setting
 from qpipe.start.network_facts import Network
 from qpipe.start.network_family import Family
-from qpipe.start.sample_sources import Source
+from qpipe.start.sample_sources import EVALUATION_COUNT, SampleSource
 
-WIDTH = 112
+WIDTH = 112  # of comments
+LONGEST_NAME = 60
 SCHEMES = """\
-schemes:                              # each a chain of transform and quantize stages; all run, and are compared
+schemes:                              # each a chain of transform and quantize stages
   float32: []                         # the reference
-  # one scale a weight: the simplest, and what every chip has
+  # one scale for a weight: the simplest, and what every chip has
   int8-tensor: [{symmetric: {granularity: tensor}}]
   # a scale for each output channel: more exact where channels differ, at times slower
   int8-channel: [{symmetric: {granularity: channel}}]
-  # channels evened out across layers first, so that one scale serves them all; then biases corrected
+  # channels evened out across layers, so that one scale serves them all; then biases corrected
   int8-equalized: [equalize, {symmetric: {granularity: tensor}}, correct_bias]
-  # weights of 4 bits at powers of two and their sums: half the file of int8, on the same integer kernels
-  log4: [{logarithmic: {bits: 4, levels: additive}}, correct_bias]
-  # the runtime's own quantizer, the rival
+  # weights of 4 bits at sums of powers of two: half the file of int8, on the same integer kernels
+  log4: [{logarithmic: {bits: 4, levels: apot}}, correct_bias]
+  # the runtime's own quantizer, to compare with
   onnxruntime: [onnxruntime_static]
 """
 
 
 @dataclass(frozen=True)
 class Draft:
-    """All that a recipe is written from."""
+    """Everything that a recipe is written from."""
 
-    file: Path  # where it will lie: paths in it are relative to that
+    file: Path  # of the recipe; paths in it are relative to its folder
     network: Network
     guess: Family
-    source: Source
+    source: SampleSource
     settings: Sequence[Setting]
-    shapes: Mapping[str, Sequence[int]]  # of inputs that are open
+    shapes: Mapping[str, Sequence[int]]  # of inputs with open dimensions
     devices: Sequence[str] = ()
-    absent: Sequence[str] = ()  # devices that no inventory has
+    absent: Sequence[str] = ()  # devices that are in no inventory
     metric: Mapping[str, Any] | str = ""  # against targets
-    goal: str = ""  # the objective that says how right it is
+    goal: str = ""  # the objective for accuracy
     postprocess: Mapping[str, Any] | None = None
-    always: Sequence[str] = ()  # in place of agreement and sqnr
+    always: Sequence[str] = ()  # metrics in place of agreement and sqnr
     why_not: str = ""  # why nothing more is scored
 
     @property
     def name(self) -> str:
-        """The model's, fit for a recipe: letters, digits, '.', '_' and '-'."""
+        """Name of the model in the recipe: letters, digits, '.', '_' and '-'."""
         words = re.sub(r"[^A-Za-z0-9._-]+", "_", self.network.path.stem).strip("._-")
-        return words[:60] or "model"
+        return words[:LONGEST_NAME] or "model"
 
     @property
     def check(self) -> str:
-        """What to look at in how accuracy is scored."""
+        """What the user must check in how accuracy is scored."""
         if self.postprocess:
             return self.guess.check
-        by_name = self.metric and self.source.labels and self.source.labels.names
-        return (
-            "classes are numbered in the order of their names, which must be that of the network"
-            if by_name
-            else ""
-        )
-
-    def plainer(self, reason: str) -> Draft | None:
-        """The same with less of accuracy, for one reason; None where nothing is left to take away."""
-        if self.postprocess or self.metric:
-            return replace(
-                self, postprocess=None, metric="", goal="agreement", why_not=self.why_not or reason
+        if self.metric and self.source.labels and self.source.labels.names:
+            return (
+                "classes are numbered in the order of their names, "
+                "which must be that of the network"
             )
+        return ""
+
+    def simplified(self, reason: str) -> Draft | None:
+        """Return the draft with less accuracy scored, for a reason; None if nothing is left out."""
+        why_not = self.why_not or reason
+        if self.postprocess or self.metric:
+            return replace(self, postprocess=None, metric="", goal="agreement", why_not=why_not)
         if not self.always:
-            return replace(self, always=("sqnr",), goal="sqnr_db", why_not=self.why_not or reason)
+            return replace(self, always=("sqnr",), goal="sqnr_db", why_not=why_not)
         return None
 
 
-def text(draft: Draft) -> str:
-    """The recipe; RecipeError where a name or path cannot stand in one."""
+def recipe_text(draft: Draft) -> str:
+    """Return the recipe; raise RecipeError where a name or path cannot be written in one."""
     blocks = [
         _head(draft),
         _variables(draft),
@@ -102,49 +102,56 @@ def text(draft: Draft) -> str:
 
 def _head(draft: Draft) -> str:
     network = draft.network
-    file = draft.file.name
-    takes, gives = (", ".join(map(str, values)) for values in (network.inputs, network.outputs))
-    return (
-        comment(
-            f"Which quantization of {network.path.name} to ship. Look at all that says CHECK, then:"
-        )
-        + f"#   qpipe samples {plain(file)}    what the network really sees\n"
-        + f"#   qpipe run {plain(file)}        quantize, deploy, measure, compare\n"
-        + comment(f"It takes {takes}; gives {gives}.")
-        + comment(f"It looks like {draft.guess.words}.")
-        + f"name: {value_of(draft.name)}\n"
-    )
+    file = plain(draft.file.name)
+    inputs = ", ".join(map(str, network.inputs))
+    outputs = ", ".join(map(str, network.outputs))
+    title = f"Which quantization of {network.path.name} to ship. Check all that says CHECK, then:"
+    lines = [
+        comment(title),
+        f"#   qpipe samples {file}    what the network is fed\n",
+        f"#   qpipe run {file}        quantize, deploy, measure, compare\n",
+        comment(f"It takes {inputs}; gives {outputs}."),
+        comment(f"It looks like {draft.guess.words}."),
+        f"name: {yaml_value(draft.name)}\n",
+    ]
+    return "".join(lines)
 
 
 def _variables(draft: Draft) -> str:
-    if not draft.source.counts:
+    counts = draft.source.counts
+    if not counts:
         return ""
-    lines = "".join(f"  {name}: {count}\n" for name, count in draft.source.counts.items())
-    return f"variables:                            # change them with --set evaluate=100\n{lines}"
+    lines = [f"  {name}: {count}\n" for name, count in counts.items()]
+    note = f"# change them with --set {EVALUATION_COUNT}=100"
+    return "".join([f"variables:                            {note}\n", *lines])
 
 
 def _samples(draft: Draft) -> str:
     source = draft.source
-    lines = [*(comment(note, 4) for note in source.notes)]
-    lines += [f"    {name}: {path_of(path, draft.file)}\n" for name, path in source.paths.items()]
+    lines = ["samples:\n", f"  {source.kind}:\n"]
+    lines += [comment(note, 4) for note in source.notes]
+    lines += [f"    {name}: {yaml_path(path, draft.file)}\n" for name, path in source.paths.items()]
     lines += [f'    {name}: "${{{name}}}"\n' for name in source.counts]
     for setting in draft.settings:
         if setting.check:
             lines.append(comment(f"CHECK: {setting.check}", 4))
         note = f"  # {plain(setting.note)}" if setting.note else ""
-        lines.append(f"    {setting.name}: {value_of(setting.value)}{note}\n")
-    return f"samples:\n  {source.kind}:\n{''.join(lines)}"
+        lines.append(f"    {setting.name}: {yaml_value(setting.value)}{note}\n")
+    return "".join(lines)
 
 
 def _models(draft: Draft) -> str:
-    lines = f"models:\n  {value_of(draft.name)}:\n    onnx:\n      path: {path_of(draft.network.path, draft.file)}\n"
-    if not draft.shapes:
-        return lines
-    lines += comment(
-        "CHECK: its file leaves these open; qpipe measures one sample of one shape at a time", 6
-    )
-    shapes = {name: list(shape) for name, shape in draft.shapes.items()}
-    return f"{lines}      shapes: {value_of(shapes)}\n"
+    lines = [
+        "models:\n",
+        f"  {yaml_value(draft.name)}:\n",
+        "    onnx:\n",
+        f"      path: {yaml_path(draft.network.path, draft.file)}\n",
+    ]
+    if draft.shapes:
+        reason = "its file leaves these open; qpipe measures one sample of one shape at a time"
+        shapes = {name: list(shape) for name, shape in draft.shapes.items()}
+        lines += [comment(f"CHECK: {reason}", 6), f"      shapes: {yaml_value(shapes)}\n"]
+    return "".join(lines)
 
 
 def _measure(draft: Draft) -> str:
@@ -160,71 +167,71 @@ def _measure(draft: Draft) -> str:
         lines.append(comment(f"CHECK: no more than this is scored: {draft.why_not}", 2))
     elif draft.check:
         lines.append(comment(f"CHECK: {draft.check}", 2))
-    lines.append(f"  - {value_of({'accuracy': options})}\n" if options else "  - accuracy\n")
-    return "".join([*lines, "  - memory\n", "  - size\n", "  - placement\n"])
+    accuracy = yaml_value({"accuracy": options}) if options else "accuracy"
+    lines += [f"  - {accuracy}\n", "  - memory\n", "  - size\n", "  - placement\n"]
+    return "".join(lines)
 
 
 def _devices(draft: Draft) -> str:
     names = list(draft.devices) or ["local"]
-    lines = [comment(f"in devices.yaml beside this file:  {stub(name)}") for name in draft.absent]
+    lines = [
+        comment(f"in devices.yaml beside this file:  {inventory_entry(name)}")
+        for name in draft.absent
+    ]
     if not draft.devices:
-        lines.append(
-            comment(
-                "local is this machine; a board goes into devices.yaml and is named here, or by --device"
-            )
-        )
-    return "".join([*lines, f"devices: {value_of(names)}\n"])
+        note = "a board goes into devices.yaml and is named here, or by --device"
+        lines.append(comment(f"local is this machine; {note}"))
+    lines.append(f"devices: {yaml_value(names)}\n")
+    return "".join(lines)
 
 
-def stub(name: str) -> str:
-    """A line of devices.yaml for a board."""
+def inventory_entry(name: str) -> str:
+    """Return a line of devices.yaml for a board."""
     return f"{name}: {{ssh: {{host: ADDRESS, user: NAME, python: venv/bin/python}}}}"
 
 
 def _objectives(draft: Draft) -> str:
-    lines = f"pareto: {value_of({'latency_ms': 'min', draft.goal: 'max', 'size_mb': 'min'})}\n"
-    example = f"expect: {{{draft.goal}: {{value: 0.75, tolerance: 0.02}}}}"
-    if not draft.metric:
-        return lines
-    return lines + (
-        comment(
-            "what float must score on the samples, as published or as in training: wrong preprocessing then stops"
-        )
-        + comment("the run before anything is quantized")
-        + f"# {example}\n"
-    )
+    objectives = {"latency_ms": "min", draft.goal: "max", "size_mb": "min"}
+    lines = [f"pareto: {yaml_value(objectives)}\n"]
+    if draft.metric:
+        lines += [
+            comment("what float must score on the samples, as published or as in training; a run"),
+            comment("with wrong preprocessing then stops before anything is quantized"),
+            f"# expect: {{{draft.goal}: {{value: 0.75, tolerance: 0.02}}}}\n",
+        ]
+    return "".join(lines)
 
 
 # ---- YAML
 
 
-def value_of(value: Any) -> str:
-    """A value in one line of YAML; RecipeError where it would mean something else there."""
-    written = yaml.safe_dump(
+def yaml_value(value: Any) -> str:
+    """Return a value as one line of YAML; raise RecipeError where it would be a variable there."""
+    line = yaml.safe_dump(
         value, default_flow_style=True, width=10**9, allow_unicode=True, sort_keys=False
     )
-    written = written.removesuffix("\n").removesuffix("\n...")
-    if len(written.splitlines()) > 1:
-        written = json.dumps(value)  # which is YAML too, with line ends as letters
-    if "${" in written:
-        raise RecipeError(f"{plain(written)}: '${{' begins a variable in a recipe; rename it")
-    return written
+    line = line.removesuffix("\n").removesuffix("\n...")
+    if len(line.splitlines()) > 1:
+        line = json.dumps(value)  # JSON is YAML too, and escapes line ends
+    if "${" in line:
+        raise RecipeError(f"{plain(line)}: '${{' begins a variable in a recipe; rename it")
+    return line
 
 
-def path_of(path: Path, file: Path) -> str:
-    """A path as a recipe names it: relative to itself."""
-    return value_of(os.path.relpath(path.absolute(), file.parent.resolve()))
+def yaml_path(path: Path, recipe: Path) -> str:
+    """Return a path relative to the recipe's folder, as YAML."""
+    return yaml_value(os.path.relpath(path.absolute(), recipe.parent.resolve()))
 
 
 def comment(words: str, indent: int = 0) -> str:
-    """Comment lines, wrapped."""
-    before = " " * indent + "# "
+    """Return words as wrapped comment lines."""
+    prefix = " " * indent + "# "
     lines = textwrap.wrap(
         plain(words), WIDTH - indent, break_long_words=False, break_on_hyphens=False
     )
-    return "".join(f"{before}{line}\n" for line in lines)
+    return "".join(f"{prefix}{line}\n" for line in lines)
 
 
 def plain(words: str) -> str:
-    """What others wrote, with nothing in it that could end a comment's line."""
+    """Return foreign text without characters that could end a comment's line."""
     return "".join(letter if letter.isprintable() else "?" for letter in words)

@@ -1,4 +1,4 @@
-"""Where samples come from: KIND:PATH as a user gives it, to the parts, labels and counts of what lies there."""
+"""Where samples come from: KIND:PATH as the user gives it, to paths, labels and counts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from qpipe.errors import RecipeError
 
 KINDS = ("images", "coco", "npz", "wav")
+MIME_PREFIXES = {"images": "image/", "wav": "audio/"}
+# names of the folders for calibration and evaluation
 PARTS = (
     ("calibration", "evaluation"),
     ("train", "val"),
@@ -22,175 +24,187 @@ PARTS = (
     ("train", "test"),
     ("val", "test"),
 )
-TARGETS = ("target", "targets", "label", "labels", "y")
-MOST = {
-    "calibrate": 256,
-    "evaluate": 500,
-}  # more samples than these tell little more, and cost time
-FILES = {"images": "image/", "wav": "audio/"}
+TARGET_NAMES = ("target", "targets", "label", "labels", "y")
+# more samples tell little more, and cost time
+MOST_CALIBRATION = 256
+MOST_EVALUATION = 500
+LABEL_COLUMNS = {"file", "label"}
+CALIBRATION_COUNT = "calibration_count"
+EVALUATION_COUNT = "evaluation_count"
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What the evaluation samples' labels are: numbers up to `highest`, or `names` of classes."""
+    """The labels of the evaluation samples: numbers up to `highest`, or `names` of classes."""
 
     highest: int | None = None
     names: int = 0
 
     @property
-    def told(self) -> str:
-        """In words."""
-        return (
-            f"numbers up to {self.highest}"
-            if self.highest is not None
-            else f"{self.names} named classes"
-        )
+    def description(self) -> str:
+        """The labels in words."""
+        if self.highest is not None:
+            return f"numbers up to {self.highest}"
+        return f"{self.names} named classes"
 
 
 @dataclass(frozen=True)
-class Source:
-    """Samples as an option of the recipe will name them."""
+class SampleSource:
+    """Samples as the recipe will name them."""
 
     kind: str
     paths: dict[str, Path]  # option -> path
-    counts: dict[str, int]  # calibrate, evaluate: how many to take
+    counts: dict[str, int]  # option -> number of samples to take
     labels: Labels | None = None
-    options: dict[str, Any] = field(default_factory=dict)  # others that follow from what lies there
-    notes: Sequence[str] = ()  # what was assumed
+    options: dict[str, Any] = field(default_factory=dict)  # others that follow from the files
+    notes: Sequence[str] = ()  # assumptions, as comments for the recipe
 
 
-def find(
-    given: str,
+def find_samples(
+    text: str,
     labels: Path | None = None,
     counts: dict[str, int] | None = None,
     inputs: Sequence[str] = (),
-) -> Source:
-    """`images:DIR` and the like, for a network with these inputs; RecipeError where that is not there or cannot be told
-    apart."""
-    kind, colon, text = given.partition(":")
-    if not colon or kind not in KINDS or not text:
-        kinds = ", ".join(f"{each}:PATH" for each in KINDS)
-        raise RecipeError(f"--samples {given}: no kind of samples; write one of {kinds}")
-    path = Path(text).expanduser()
+) -> SampleSource:
+    """Find the samples of `images:DIR` and the like, for a network with these inputs.
+
+    Raise RecipeError where they do not exist, or it is not clear which are for calibration.
+    """
+    kind, colon, path_text = text.partition(":")
+    if not colon or kind not in KINDS or not path_text:
+        forms = ", ".join(f"{known_kind}:PATH" for known_kind in KINDS)
+        raise RecipeError(f"--samples {text}: no kind of samples; write one of {forms}")
+    path = Path(path_text).expanduser()
     if not path.exists():
-        raise RecipeError(
-            f"--samples {given}: no such file or folder; give the path of your samples"
-        )
-    if labels and kind not in FILES:
-        raise RecipeError(f"--labels {labels}: {kind} brings its own; leave --labels out")
+        fix = "give the path of your samples"
+        raise RecipeError(f"--samples {text}: no such file or folder; {fix}")
+    if labels and kind not in MIME_PREFIXES:
+        raise RecipeError(f"--labels {labels}: {kind} has labels of its own; leave --labels out")
     if labels and not labels.is_file():
-        raise RecipeError(
-            f"--labels {labels}: no such file; give a CSV with the columns file,label"
-        )
-    asked = counts or {}
+        fix = "give a CSV with the columns file,label"
+        raise RecipeError(f"--labels {labels}: no such file; {fix}")
+    asked_counts = counts or {}
     if kind == "coco":
-        return _coco(path, asked)
-    return _npz(path, asked, inputs) if kind == "npz" else _files(kind, path, labels, asked)
+        return _coco(path, asked_counts)
+    if kind == "npz":
+        return _npz(path, asked_counts, inputs)
+    return _files(kind, path, labels, asked_counts)
 
 
-def parts(folder: Path, suffix: str = "") -> tuple[Path, Path] | None:
-    """The two parts in a folder, calibration and evaluation, by the names they usually have."""
-    for names in PARTS:
-        one, other = (folder / f"{name}{suffix}" for name in names)
-        if one.exists() and other.exists():
-            return one, other
+def find_parts(folder: Path, suffix: str = "") -> tuple[Path, Path] | None:
+    """Return the calibration and evaluation part of a folder, by their usual names."""
+    for calibration_name, evaluation_name in PARTS:
+        calibration = folder / f"{calibration_name}{suffix}"
+        evaluation = folder / f"{evaluation_name}{suffix}"
+        if calibration.exists() and evaluation.exists():
+            return calibration, evaluation
     return None
 
 
 # ---- folders of files
 
 
-def _files(kind: str, path: Path, labels: Path | None, asked: dict[str, int]) -> Source:
+def _files(
+    kind: str, path: Path, labels_file: Path | None, asked_counts: dict[str, int]
+) -> SampleSource:
     if not path.is_dir():
         raise RecipeError(f"--samples {kind}:{path}: a file; give the folder of your {kind}")
-    found = parts(path)
-    evaluation = found[1] if found else path
-    labels = labels or _labels_beside(evaluation)
-    many = _listed(kind, evaluation)
-    if not many:
+    calibration, evaluation = find_parts(path) or (None, path)
+    labels_file = labels_file or _labels_file(evaluation)
+    evaluation_files = _files_of_kind(kind, evaluation)
+    if not evaluation_files:
         raise RecipeError(f"--samples {kind}:{path}: no {kind} in {evaluation}; put some there")
-    paths = {"calibration": found[0]} if found else {}
+    paths: dict[str, Path] = {}
+    notes: list[str] = []
+    calibration_files: list[Path] = []
+    if calibration:
+        paths["calibration"] = calibration
+        calibration_files = _files_of_kind(kind, calibration)
+        if not calibration_files:
+            raise RecipeError(
+                f"--samples {kind}:{path}: no {kind} in {calibration}; put some there"
+            )
+    else:
+        notes.append(
+            f"calibration takes some of the {kind} of evaluation, evenly spread, out of these"
+        )
     paths["evaluation"] = evaluation
-    if labels:
-        paths["evaluation_labels"] = labels
-    here = len(_rows(labels)) if labels else len(many)
-    notes = (
-        []
-        if found
-        else [f"calibration takes some of the {kind} of evaluation, evenly spread, out of these"]
-    )
-    apart = len(_listed(kind, found[0])) if found else 0
-    if found and not apart:
-        raise RecipeError(f"--samples {kind}:{path}: no {kind} in {found[0]}; put some there")
-    counts = _counts(asked, apart, here)
-    return Source(
-        kind,
-        paths,
-        counts,
-        _labels_of(labels) if labels else _folders(evaluation, many),
-        notes=notes,
-    )
+    evaluation_count = len(evaluation_files)
+    labels = _folder_labels(evaluation, evaluation_files)
+    if labels_file:
+        paths["evaluation_labels"] = labels_file
+        values = _label_values(labels_file)
+        evaluation_count = len(values)
+        labels = _labels(values)
+    counts = _counts(asked_counts, len(calibration_files), evaluation_count)
+    return SampleSource(kind, paths, counts, labels, notes=notes)
 
 
-def _listed(kind: str, folder: Path) -> list[Path]:
-    def fits(file: Path) -> bool:
-        return (mimetypes.guess_type(file.name, strict=False)[0] or "").startswith(FILES[kind])
-
+def _files_of_kind(kind: str, folder: Path) -> list[Path]:
     return [
         file
         for file in folder.rglob("*")
-        if fits(file) and not file.name.startswith(".") and file.is_file()
+        if _is_of_kind(kind, file) and not file.name.startswith(".") and file.is_file()
     ]
 
 
-def _counts(asked: dict[str, int], calibration: int, evaluation: int) -> dict[str, int]:
-    """How many to take of those there are; where none are apart for calibration, a third of the others."""
-    calibrate = asked.get("calibrate") or min(
-        MOST["calibrate"], calibration or max(1, evaluation // 3)
-    )
-    left = evaluation if calibration else max(1, evaluation - calibrate)
-    return {
-        "calibrate": calibrate,
-        "evaluate": asked.get("evaluate") or min(MOST["evaluate"], left),
-    }
+def _is_of_kind(kind: str, file: Path) -> bool:
+    mime_type, _ = mimetypes.guess_type(file.name, strict=False)
+    return (mime_type or "").startswith(MIME_PREFIXES[kind])
 
 
-def _labels_beside(folder: Path) -> Path | None:
-    """A CSV that belongs to a folder: beside it by its name, or in it as labels.csv."""
+def _counts(asked_counts: dict[str, int], calibration: int, evaluation: int) -> dict[str, int]:
+    """Return how many samples to take of those that exist.
+
+    Without samples for calibration alone, a third of those for evaluation serve for it.
+    """
+    available = calibration or max(1, evaluation // 3)
+    calibration_count = asked_counts.get(CALIBRATION_COUNT) or min(MOST_CALIBRATION, available)
+    remaining = evaluation
+    if not calibration:
+        remaining = max(1, evaluation - calibration_count)
+    evaluation_count = asked_counts.get(EVALUATION_COUNT) or min(MOST_EVALUATION, remaining)
+    return {CALIBRATION_COUNT: calibration_count, EVALUATION_COUNT: evaluation_count}
+
+
+def _labels_file(folder: Path) -> Path | None:
+    """Return the CSV that belongs to a folder: beside it by its name, or in it as labels.csv."""
     for file in (folder.parent / f"{folder.name}.csv", folder / "labels.csv"):
-        if file.is_file():
-            with file.open(encoding="utf-8-sig", errors="replace") as text:
-                columns = text.readline(1000).strip().split(",")
-            if {"file", "label"} <= set(columns):
-                return file
+        if not file.is_file():
+            continue
+        with file.open(encoding="utf-8-sig", errors="replace") as text:
+            columns = text.readline(1000).strip().split(",")
+        if set(columns) >= LABEL_COLUMNS:
+            return file
     return None
 
 
-def _rows(labels: Path) -> list[str]:
-    """The labels of a CSV; RecipeError where it has no such column."""
+def _label_values(file: Path) -> list[str]:
+    """Return the labels of a CSV; raise RecipeError where it has no such column."""
     try:
-        with labels.open(encoding="utf-8-sig", newline="") as text:
+        with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.DictReader(text)
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         reason = f"cannot be read: {error}; give a CSV with the columns file,label"
-        raise RecipeError(f"--labels {labels}: {reason}") from None
-    if not {"file", "label"} <= set(reader.fieldnames or ()):
-        columns = ", ".join(reader.fieldnames or ()) or "none"
-        raise RecipeError(f"--labels {labels}: columns are {columns}; they must be file,label")
+        raise RecipeError(f"--labels {file}: {reason}") from None
+    columns = reader.fieldnames or ()
+    if not set(columns) >= LABEL_COLUMNS:
+        names = ", ".join(columns) or "none"
+        raise RecipeError(f"--labels {file}: columns are {names}; they must be file,label")
     return [(row["label"] or "").strip() for row in rows]
 
 
-def _labels_of(labels: Path) -> Labels | None:
-    rows = _rows(labels)
-    if not any(rows):
+def _labels(values: Sequence[str]) -> Labels | None:
+    if not any(values):
         return None
-    if all(row.isdigit() for row in rows):
-        return Labels(highest=max(map(int, rows)))
-    return Labels(names=len(set(rows)))
+    if all(value.isdigit() for value in values):
+        return Labels(highest=max(map(int, values)))
+    return Labels(names=len(set(values)))
 
 
-def _folders(folder: Path, files: list[Path]) -> Labels | None:
+def _folder_labels(folder: Path, files: Sequence[Path]) -> Labels | None:
+    """Return the labels that folders within the folder stand for."""
     names = {file.relative_to(folder).parts[0] for file in files if file.parent != folder}
     return Labels(names=len(names)) if names else None
 
@@ -198,101 +212,139 @@ def _folders(folder: Path, files: list[Path]) -> Labels | None:
 # ---- coco
 
 
-def _coco(path: Path, asked: dict[str, int]) -> Source:
-    annotations = path if path.is_file() else _annotations(path)
-    count, example = _pictures(annotations)
+def _coco(path: Path, asked_counts: dict[str, int]) -> SampleSource:
+    annotations = path if path.is_file() else _annotations_file(path)
+    image_count, first_name = _annotated_images(annotations)
     base = path if path.is_dir() else annotations.parent
-    base = base.parent if base.name == "annotations" else base
+    if base.name == "annotations":
+        base = base.parent
     stem = annotations.stem.removeprefix("instances_")
-    near = [base / stem, base / "images" / stem, base / "images", base / "val", base]
-    folder = next((each for each in near if (each / example).is_file()), None)
-    if folder is None:
-        missing = f"'{example}' of {annotations} is not below {base}"
-        raise RecipeError(f"--samples coco:{path}: {missing}; put the images there")
-    train = next(
-        (base / each for each in (stem.replace("val", "train"), "train") if (base / each).is_dir()),
-        None,
-    )
-    paths = {"images": folder, "annotations": annotations}
+    paths = {
+        "images": _image_folder(path, base, stem, annotations, first_name),
+        "annotations": annotations,
+    }
     notes = [
         "calibration takes some of the annotated images, evenly spread: they are not evaluated"
     ]
-    if train and train != folder:
-        paths["calibration"] = train
-        notes = []
-    counts = _counts(asked, 0 if notes else MOST["calibrate"], count)
-    return Source("coco", paths, counts, notes=notes)
+    calibration_count = 0
+    for name in (stem.replace("val", "train"), "train"):
+        folder = base / name
+        if folder.is_dir():
+            if folder != paths["images"]:
+                paths["calibration"] = folder
+                notes = []
+                calibration_count = MOST_CALIBRATION
+            break
+    counts = _counts(asked_counts, calibration_count, image_count)
+    return SampleSource("coco", paths, counts, notes=notes)
 
 
-def _annotations(folder: Path) -> Path:
-    found = sorted(folder.glob("*.json")) + sorted((folder / "annotations").glob("*.json"))
-    usual = [file for file in found if "instances" in file.name and "val" in file.name]
-    valued = usual or [file for file in found if "val" in file.name] or found
-    if not valued:
-        raise RecipeError(
-            f"--samples coco:{folder}: no annotations; put instances_val.json there, or give its path"
-        )
-    return valued[0]
+def _image_folder(path: Path, base: Path, stem: str, annotations: Path, first_name: str) -> Path:
+    """Return the folder that holds the first annotated image."""
+    for folder in (base / stem, base / "images" / stem, base / "images", base / "val", base):
+        if (folder / first_name).is_file():
+            return folder
+    reason = f"'{first_name}' of {annotations} is not below {base}"
+    raise RecipeError(f"--samples coco:{path}: {reason}; put the images there")
 
 
-def _pictures(annotations: Path) -> tuple[int, str]:
-    """How many images are annotated, and the name of the first."""
+def _annotations_file(folder: Path) -> Path:
+    files = sorted(folder.glob("*.json")) + sorted((folder / "annotations").glob("*.json"))
+    for_evaluation = [file for file in files if "val" in file.name]
+    instances = [file for file in for_evaluation if "instances" in file.name]
+    candidates = instances or for_evaluation or files
+    if not candidates:
+        fix = "put instances_val.json there, or give its path"
+        raise RecipeError(f"--samples coco:{folder}: no annotations; {fix}")
+    return candidates[0]
+
+
+def _annotated_images(annotations: Path) -> tuple[int, str]:
+    """Return how many images are annotated, and the name of the first."""
     try:
         images = json.loads(annotations.read_bytes())["images"]
         return len(images), str(images[0]["file_name"])
     except (OSError, ValueError, LookupError, TypeError, RecursionError):
-        wanted = "give COCO's instances as JSON, with images, annotations, categories"
-        raise RecipeError(f"--samples coco:{annotations}: no COCO annotations; {wanted}") from None
+        fix = "give COCO's instances as JSON, with images, annotations, categories"
+        raise RecipeError(f"--samples coco:{annotations}: no COCO annotations; {fix}") from None
 
 
 # ---- npz
 
 
-def _npz(path: Path, asked: dict[str, int], inputs: Sequence[str]) -> Source:
-    found = (parts(path) or parts(path, ".npz")) if path.is_dir() else None
-    if found is None:
-        wanted = "give a folder with calibration.npz and evaluation.npz, or with folders of one .npz a sample so called"
-        raise RecipeError(
-            f"--samples npz:{path}: which are for calibration, which for evaluation? {wanted}"
+def _npz(path: Path, asked_counts: dict[str, int], inputs: Sequence[str]) -> SampleSource:
+    parts = None
+    if path.is_dir():
+        parts = find_parts(path) or find_parts(path, ".npz")
+    if parts is None:
+        question = "which are for calibration, which for evaluation?"
+        fix = (
+            "give a folder with calibration.npz and evaluation.npz, or with folders of these "
+            "names that hold one .npz a sample"
         )
-    names = _arrays(found[1])
-    others = [name for name in names if name not in inputs]
-    alone = others[0] if len(others) == 1 and len(names) > len(inputs) else None
-    target = next((name for name in TARGETS if name in others), alone)
-    options = {"target": target} if target else {}
-    notes = [f"the array '{target}' is the target, all others are inputs"] if target else []
-    return Source(
-        "npz", {"calibration": found[0], "evaluation": found[1]}, dict(asked), None, options, notes
+        raise RecipeError(f"--samples npz:{path}: {question} {fix}")
+    calibration, evaluation = parts
+    paths = {"calibration": calibration, "evaluation": evaluation}
+    target = _target_array(_array_names(evaluation), inputs)
+    if target is None:
+        return SampleSource("npz", paths, dict(asked_counts))
+    return SampleSource(
+        "npz",
+        paths,
+        dict(asked_counts),
+        options={"target": target},
+        notes=[f"the array '{target}' is the target, all others are inputs"],
     )
 
 
-def _arrays(path: Path) -> list[str]:
+def _target_array(names: Sequence[str], inputs: Sequence[str]) -> str | None:
+    """Return the array that is the target: by its name, or as the only one beside the inputs."""
+    others = [name for name in names if name not in inputs]
+    for name in TARGET_NAMES:
+        if name in others:
+            return name
+    if len(others) == 1 and len(names) > len(inputs):
+        return others[0]
+    return None
+
+
+def _array_names(path: Path) -> list[str]:
     import numpy as np
 
-    file = next(iter(sorted(path.rglob("*.npz"))), None) if path.is_dir() else path
+    files = sorted(path.rglob("*.npz")) if path.is_dir() else [path]
     try:
-        with np.load(file or path, allow_pickle=False) as archive:
+        with np.load(files[0], allow_pickle=False) as archive:
             return list(archive.files)
-    except (OSError, ValueError, EOFError, AttributeError, TypeError):
-        return []  # the stage says what is wrong with it
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, IndexError):
+        return []  # the stage reports what is wrong with it
 
 
 # ---- wav
 
 
-def sound(folder: Path) -> tuple[int, float] | None:
-    """Rate and seconds of a folder's first .wav file, by its header; None where that is no such file."""
-    for file in sorted(folder.rglob("*.wav"))[:1]:
-        header = file.read_bytes()
-        place = 12
-        rate = 0
-        per_second = 0
-        while place + 8 <= len(header):
-            name = header[place : place + 4]
-            length = struct.unpack("<I", header[place + 4 : place + 8])[0]
-            if name == b"fmt " and place + 20 <= len(header):
-                rate, per_second = struct.unpack("<II", header[place + 12 : place + 20])
-            if name == b"data" and rate and per_second:
-                return rate, min(length, len(header) - place - 8) / per_second
-            place += 8 + length + length % 2
+class WavFormat(NamedTuple):
+    """Rate in Hz and length in seconds of a .wav file."""
+
+    rate: int
+    seconds: float
+
+
+def wav_format(folder: Path) -> WavFormat | None:
+    """Return the format of a folder's first .wav file, by its header; None where there is none."""
+    files = sorted(folder.rglob("*.wav"))
+    if not files:
+        return None
+    content = files[0].read_bytes()
+    position = 12
+    rate = 0
+    bytes_per_second = 0
+    while position + 8 <= len(content):
+        name = content[position : position + 4]
+        length = struct.unpack("<I", content[position + 4 : position + 8])[0]
+        if name == b"fmt " and position + 20 <= len(content):
+            rate, bytes_per_second = struct.unpack("<II", content[position + 12 : position + 20])
+        if name == b"data" and rate and bytes_per_second:
+            data_length = min(length, len(content) - position - 8)
+            return WavFormat(rate, data_length / bytes_per_second)
+        position += 8 + length + length % 2
     return None

@@ -1,9 +1,9 @@
-"""A recipe's float network on a handful of its samples, here and now: whether they fit, and what it scores."""
+"""A trial of a recipe's float network on a few of its samples, on the host."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -16,14 +16,15 @@ from qpipe.errors import StageError
 from qpipe.recipe.recipe import Recipe
 from qpipe.recipe.stage_call import Call
 from qpipe.samples.store import Samples
-from qpipe.types import Measurement, Sample
+from qpipe.types import Array, Measurement, Sample
 
-SAMPLES = 16
+TRIAL_SAMPLES = 16
+COUNT_OPTION = "evaluation_count"
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What came of it."""
+    """The result of a trial."""
 
     count: int = 0
     scores: Mapping[str, Measurement] = field(default_factory=dict)  # against targets, by metric
@@ -31,40 +32,45 @@ class Trial:
     unscored: str = ""  # why accuracy cannot be scored as the recipe has it
 
 
-def attempt(recipe: Recipe, model: ir.Model) -> Trial:
-    """Feed and score; StageError where the samples themselves cannot be read."""
+def try_recipe(recipe: Recipe, model: ir.Model) -> Trial:
+    """Feed the network and score it; raise StageError where samples cannot be read."""
     with tempfile.TemporaryDirectory() as folder:
-        samples = first(recipe.samples, Path(folder))
+        samples = first_samples(recipe.samples, Path(folder))
         try:
             check_fit(model, samples)
-            outputs = float_outputs(model, samples, _silent)
+            outputs = list(float_outputs(model, samples))
         except StageError as error:
             return Trial(len(samples), misfit=str(error))
-        own = next(call.resolved() for call in recipe.measure if call.name == "accuracy")
-        metrics = [*own["always"], *own["metric"]]
-        scores = Scores(metrics, own["postprocess"])
         try:
-            for index in range(len(samples)):
-                one = {name: arrays[index] for name, arrays in outputs.items()}
-                scores.add(samples[index], one, one)
-            found = {each.metric: each for each in scores.measurements()}
+            scores = _target_scores(recipe, samples, outputs)
         except StageError as error:
             return Trial(len(samples), unscored=str(error))
-    against = {metric.name: metric.against for metric in metrics}
-    return Trial(
-        len(samples), {name: each for name, each in found.items() if against[name] == "target"}
-    )
+        return Trial(len(samples), scores)
 
 
-def first(call: Call, folder: Path) -> Samples:
-    """The first few evaluation samples of a stage, kept in a folder."""
+def _target_scores(
+    recipe: Recipe, samples: Samples, outputs: Sequence[Mapping[str, Array]]
+) -> dict[str, Measurement]:
+    """Return the scores against targets of the recipe's accuracy stage."""
+    accuracy = next(call for call in recipe.measure if call.name == "accuracy")
+    options = accuracy.resolved()
+    metrics = [*options["always"], *options["metric"]]
+    scores = Scores(metrics, options["postprocess"])
+    for index in range(len(samples)):
+        scores.add(samples[index], outputs[index], outputs[index])
+    target_metrics = {metric.name for metric in metrics if metric.against == "target"}
+    return {
+        measurement.metric: measurement
+        for measurement in scores.measurements()
+        if measurement.metric in target_metrics
+    }
+
+
+def first_samples(call: Call, folder: Path) -> Samples:
+    """Write the first few evaluation samples of a stage to a folder."""
     options = call.resolved()
-    if "evaluate" in options:
-        options["evaluate"] = min(SAMPLES, options["evaluate"] or SAMPLES)
+    if COUNT_OPTION in options:
+        options[COUNT_OPTION] = min(TRIAL_SAMPLES, options[COUNT_OPTION] or TRIAL_SAMPLES)
     dataset = call.stage.function(**options)
-    few: Iterable[Sample] = islice(dataset.evaluation, SAMPLES)
-    return Samples.write(folder, few, dataset.preprocessing, dataset.classes)
-
-
-def _silent(done: float, total: float | None = None, unit: str = "") -> None:
-    """Nobody waits long enough to be told how far it is."""
+    first: Iterable[Sample] = islice(dataset.evaluation, TRIAL_SAMPLES)
+    return Samples.write(folder, first, dataset.preprocessing, dataset.classes)

@@ -1,1 +1,9 @@
-"""The results in SQLite, and the content-addressed cache."""
+"""The store of results in SQLite, and the cache of step results.
+
+Other rooms may use:
+
+- results: the store of all runs
+- rows: the types of its rows, and the coordinates of a row
+- merge: the union of several databases
+- cache: the results of steps by key
+"""

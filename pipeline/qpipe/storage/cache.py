@@ -1,138 +1,163 @@
-"""Results by key: folders written aside and renamed, checked when they are read, removed when nobody needs them."""
+"""The cache: results of steps by key, checked when they are read, removed when nobody needs them.
+
+An entry is the folder KIND/KEY: its folder `value` holds what the step gave, its manifest.json the
+digests of these files. Entries are written in a scratch folder and renamed into place.
+"""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from qpipe.digests import digest_file
 from qpipe.errors import QpipeError
 
 MANIFEST = "manifest.json"
 VALUE = "value"
-# beside the kinds
-ASIDE = "aside"
+# what lies beside the folders of the kinds
+SCRATCH = "aside"
 LOCK = ".lock"
 USERS = ".users"
-STALE_S = 24 * 3600
+
+STALE_S = 24 * 3600  # whoever writes an entry is done within a day
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A result that lies in the cache."""
+    """A result in the cache."""
 
     kind: str
     key: str
     size: int  # bytes of its files
-    used: float  # when a run last counted on it, seconds since 1970
+    last_used: float  # when a run last counted on it, in seconds since 1970
 
 
 class Cache:
-    """A folder of results: KIND/KEY/value holds what a step gave, KIND/KEY/manifest.json the digests of its files."""
+    """The results of steps in a folder."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def folder(self, kind: str, key: str) -> Path:
-        """Where the result of that key is, or would be."""
+        """Return the folder of an entry, which may not exist."""
         return self.root / kind / key
 
+    def value_folder(self, kind: str, key: str) -> Path:
+        """Return the folder of the result itself, unchecked, which may not exist."""
+        return self.folder(kind, key) / VALUE
+
     def has(self, kind: str, key: str) -> bool:
-        """Whether there is a result, unchecked."""
+        """Return whether there is a result, unchecked."""
         return (self.folder(kind, key) / MANIFEST).is_file()
 
     def get(self, kind: str, key: str) -> Path | None:
-        """The folder of a whole, undamaged result; a damaged one is removed and counts as absent."""
-        entry = self.folder(kind, key)
+        """Return the folder of a result; remove a damaged one, and return None as for a missing."""
         if not self.has(kind, key):
             return None
-        try:
-            manifest = json.loads((entry / MANIFEST).read_text(encoding="utf-8"))
-            intact = manifest["files"] == _digests(entry / VALUE)
-        except (OSError, ValueError, KeyError, TypeError):
-            intact = False
-        if not intact:
+        if not self._is_intact(kind, key):
             self.remove(kind, key)
             return None
-        return entry / VALUE
+        return self.value_folder(kind, key)
+
+    def _is_intact(self, kind: str, key: str) -> bool:
+        manifest_file = self.folder(kind, key) / MANIFEST
+        try:
+            manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
+            return bool(manifest["files"] == _digests(self.value_folder(kind, key)))
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
 
     def remove(self, kind: str, key: str) -> None:
-        """Forget a result."""
-        (self.folder(kind, key) / MANIFEST).unlink(
-            missing_ok=True
-        )  # first: what is left without it is no result
-        shutil.rmtree(self.folder(kind, key), ignore_errors=True)
+        """Remove a result."""
+        entry = self.folder(kind, key)
+        # the manifest first: without it the rest is not a result
+        (entry / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(entry, ignore_errors=True)
 
     @contextmanager
     def put(self, kind: str, key: str) -> Iterator[Path]:
-        """A folder to write a result into; it becomes the key's result when the block ends well, vanishes otherwise."""
-        aside = self.root / ASIDE
-        aside.mkdir(parents=True, exist_ok=True)
-        _sweep(aside)
-        entry = Path(tempfile.mkdtemp(dir=aside))
+        """Give a folder to write a result into.
+
+        It becomes the result of the key when the block ends without an error, and is removed
+        otherwise. Where another process has put the same result meanwhile, that one stays.
+        """
+        _remove_stale(self.root / SCRATCH)
+        scratch = self._new_scratch_folder()
         try:
-            value = entry / VALUE
+            value = scratch / VALUE
             value.mkdir()
             yield value
             manifest = {"key": key, "files": _digests(value)}
-            (entry / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            entry.chmod(0o755)
-            final = self.folder(kind, key)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                entry.rename(final)
-            except OSError:
-                if not self.has(
-                    kind, key
-                ):  # somebody else may have been first with the same result
-                    self.remove(kind, key)  # half removed by one that was killed meanwhile
-                    entry.rename(final)
+            (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+            scratch.chmod(0o755)
+            self._move_into_place(scratch, kind, key)
         finally:
-            shutil.rmtree(entry, ignore_errors=True)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _new_scratch_folder(self) -> Path:
+        parent = self.root / SCRATCH
+        parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(dir=parent))
+
+    def _move_into_place(self, scratch: Path, kind: str, key: str) -> None:
+        entry = self.folder(kind, key)
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            scratch.rename(entry)
+        except OSError:
+            if self.has(kind, key):  # another process was first, with the same result
+                return
+            self.remove(kind, key)  # half removed by a process that was killed
+            scratch.rename(entry)
 
     def scratch(self, kind: str, key: str) -> Path:
-        """Where what makes the result of that key may keep what it has so far; swept away when it is a day old."""
-        return self.root / ASIDE / f"{kind}-{key}"
+        """Return where a step may keep what it has so far; it is removed when it is a day old."""
+        return self.root / SCRATCH / f"{kind}-{key}"
 
     def entries(self) -> list[Entry]:
-        """All that is there, the longest unused first."""
-        folders = [f for kind in self._kinds() for f in kind.iterdir() if f.is_dir()]
-        found = [_entry(folder) for folder in folders]
-        return sorted(
-            (entry for entry in found if entry), key=lambda entry: (entry.used, entry.key)
-        )
+        """Return all entries, the longest unused first."""
+        entries = []
+        for kind_folder in self._kind_folders():
+            for folder in kind_folder.iterdir():
+                entry = _read_entry(folder)
+                if entry:
+                    entries.append(entry)
+        return sorted(entries, key=lambda entry: (entry.last_used, entry.key))
 
-    def _kinds(self) -> list[Path]:
+    def _kind_folders(self) -> list[Path]:
         if not self.root.is_dir():
             return []
-        own = (ASIDE, LOCK, USERS)
-        return sorted(
-            path for path in self.root.iterdir() if path.name not in own and path.is_dir()
-        )
+        folders = [path for path in self.root.iterdir() if path.is_dir()]
+        return sorted(path for path in folders if path.name not in (SCRATCH, LOCK, USERS))
+
+    # ---- entries in use
 
     @contextmanager
-    def kept(self, results: Iterable[tuple[str, str]]) -> Iterator[None]:
-        """While this lasts, nobody's `clean` removes the results of these kinds and keys, there already or not yet."""
+    def protect(self, results: Iterable[tuple[str, str]]) -> Iterator[None]:
+        """Keep these results, by kind and key, from being removed by anybody's `clean`.
+
+        They may be in the cache already or not yet. To be protected counts as being used.
+        """
         names = [f"{kind}/{key}" for kind, key in results]
-        self._make()
+        self._create()
         with ExitStack() as stack:
-            with self._locked(fcntl.LOCK_SH):  # who cleans sees the whole list or none of it
+            with self._locked(fcntl.LOCK_SH):  # who cleans reads the whole list or nothing
                 user = stack.enter_context(
                     tempfile.NamedTemporaryFile(
                         "w", dir=self.root / USERS, encoding="utf-8", delete=False
                     )
                 )
-                # before it is closed, for then who cleans may remove it
+                # it is removed before it is closed: who cleans may remove a closed one
                 stack.callback(Path(user.name).unlink, missing_ok=True)
-                fcntl.flock(user, fcntl.LOCK_EX)  # falls with this process, whatever ends it
+                fcntl.flock(user, fcntl.LOCK_EX)  # ends with this process, in whatever way
                 user.write("\n".join(names))
                 user.flush()
             for name in names:
@@ -140,111 +165,132 @@ class Cache:
                     os.utime(self.root / name / MANIFEST)
             yield
 
-    def _make(self) -> None:
+    def _create(self) -> None:
         try:
             (self.root / USERS).mkdir(parents=True, exist_ok=True)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            fix = "give another place, or check its permissions"
-            raise QpipeError(f"{self.root}: cannot be the cache: {reason}; {fix}") from error
+            message = f"{self.root}: cannot be used as the cache: {reason}"
+            raise QpipeError(f"{message}; give another path, or check its permissions") from error
+
+    def _names_in_use(self) -> set[str]:
+        """Return KIND/KEY of the results that running processes protect.
+
+        Remove the lists of processes that were killed.
+        """
+        users = self.root / USERS
+        if not users.is_dir():
+            return set()
+        names: set[str] = set()
+        for path in users.iterdir():
+            # a list that vanishes meanwhile protects nothing
+            with suppress(FileNotFoundError), path.open("r+", encoding="utf-8") as user:
+                try:
+                    fcntl.flock(user, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink(missing_ok=True)
+                except BlockingIOError:
+                    names.update(user.read().splitlines())
+        return names
+
+    @contextmanager
+    def _locked(self, operation: int) -> Iterator[None]:
+        with (self.root / LOCK).open("w", encoding="utf-8") as lock:
+            fcntl.flock(lock, operation)
+            yield
+
+    # ---- removing what is not used
 
     def clean(
         self,
         kind: str | None = None,
+        *,
         older_than_s: float | None = None,
         keep_bytes: float | None = None,
         dry_run: bool = False,
     ) -> tuple[list[Entry], list[Entry]]:
-        """Remove results, the longest unused first: those of the kind, unused for so long, until no more than so many
-        bytes (of the kind) are left. Gives what went, and what was to go but is in use."""
+        """Remove results, the longest unused first.
+
+        Of one kind where it is given; only those that were not used for `older_than_s`; and only
+        until at most `keep_bytes` (of that kind) remain. Return those that were removed, and those
+        that would have been but are in use.
+        """
         if not self.root.is_dir():
             return [], []
         if not dry_run:
-            _sweep(self.root / ASIDE)
+            _remove_stale(self.root / SCRATCH)
         with self._locked(fcntl.LOCK_EX):
-            in_use = self._in_use()
-            chosen = _longest_unused(
-                [e for e in self.entries() if kind in (None, e.kind)], older_than_s, keep_bytes
-            )
-            going = [entry for entry in chosen if f"{entry.kind}/{entry.key}" not in in_use]
-            aside = [] if dry_run else [self._set_aside(entry) for entry in going]
-        for folder in aside:
-            shutil.rmtree(folder, ignore_errors=True)
-        return going, [entry for entry in chosen if entry not in going]
+            names_in_use = self._names_in_use()
+            entries = [entry for entry in self.entries() if kind in (None, entry.kind)]
+            candidates = _longest_unused(entries, older_than_s, keep_bytes)
+            removable: list[Entry] = []
+            in_use: list[Entry] = []
+            for entry in candidates:
+                if f"{entry.kind}/{entry.key}" in names_in_use:
+                    in_use.append(entry)
+                else:
+                    removable.append(entry)
+            if not dry_run:
+                # a rename each: whenever this process ends, a result exists or it does not
+                moved = [self._move_to_scratch(entry) for entry in removable]
+        if not dry_run:
+            for folder in moved:
+                shutil.rmtree(folder, ignore_errors=True)
+        return removable, in_use
 
-    def _set_aside(self, entry: Entry) -> Path:
-        """Rename: a result is there or not, whenever this process ends."""
-        (self.root / ASIDE).mkdir(exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=self.root / ASIDE))
-        with suppress(OSError):  # found damaged by somebody else, and removed
-            self.folder(entry.kind, entry.key).rename(aside / "removed")
-        return aside
-
-    def _in_use(self) -> Collection[str]:
-        """What the processes that are at work keep; forgets those that were killed."""
-        found: set[str] = set()
-        users = self.root / USERS
-        for file in users.iterdir() if users.is_dir() else ():
-            # it may go at any moment: then nothing is in use by it
-            with suppress(FileNotFoundError), file.open("r+", encoding="utf-8") as user:
-                try:
-                    fcntl.flock(user, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    file.unlink(missing_ok=True)
-                except BlockingIOError:
-                    found.update(user.read().splitlines())
-        return found
-
-    @contextmanager
-    def _locked(self, how: int) -> Iterator[None]:
-        with (self.root / LOCK).open("w", encoding="utf-8") as lock:
-            fcntl.flock(lock, how)
-            yield
+    def _move_to_scratch(self, entry: Entry) -> Path:
+        scratch = self._new_scratch_folder()
+        with suppress(OSError):  # another process found it damaged, and removed it
+            self.folder(entry.kind, entry.key).rename(scratch / "removed")
+        return scratch
 
 
 def _longest_unused(
     entries: list[Entry], older_than_s: float | None, keep_bytes: float | None
 ) -> list[Entry]:
+    """Return the first of these entries, sorted by their last use, up to one that may stay."""
     now = time.time()
-    left = sum(entry.size for entry in entries)
-    chosen = []
+    remaining_bytes = sum(entry.size for entry in entries)
+    unused = []
     for entry in entries:
-        if older_than_s is not None and now - entry.used < older_than_s:
+        if older_than_s is not None and now - entry.last_used < older_than_s:
             break
-        if keep_bytes is not None and left <= keep_bytes:
+        if keep_bytes is not None and remaining_bytes <= keep_bytes:
             break
-        chosen.append(entry)
-        left -= entry.size
-    return chosen
+        unused.append(entry)
+        remaining_bytes -= entry.size
+    return unused
 
 
-def _entry(folder: Path) -> Entry | None:
-    """None where it has just been removed, and for a folder that is no result: a wrong `--cache` may name any."""
-    mark = folder / MANIFEST
+def _read_entry(folder: Path) -> Entry | None:
+    """Return the entry in a folder.
+
+    None where it was just removed, or where the folder is not an entry: `--cache` may be given any
+    folder by mistake.
+    """
+    manifest = folder / MANIFEST
     try:
-        there = {path.name for path in folder.iterdir()}
-        if not there or not there <= {MANIFEST, VALUE}:
+        names = {path.name for path in folder.iterdir()}
+        if not names or not names <= {MANIFEST, VALUE}:
             return None
-        used = (mark if mark.is_file() else folder).stat().st_mtime
+        dated = manifest if manifest.is_file() else folder
+        last_used = dated.stat().st_mtime
         size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     except OSError:
         return None
-    return Entry(folder.parent.name, folder.name, size, used)
+    return Entry(folder.parent.name, folder.name, size, last_used)
 
 
-def _sweep(aside: Path) -> None:
-    """Remove what processes that were killed left unfinished; who still writes has done so within a day."""
-    for entry in aside.iterdir() if aside.is_dir() else ():
+def _remove_stale(scratch: Path) -> None:
+    """Remove what processes that were killed left unfinished."""
+    if not scratch.is_dir():
+        return
+    for folder in scratch.iterdir():
         with suppress(OSError):
-            if time.time() - entry.stat().st_mtime > STALE_S:
-                shutil.rmtree(entry, ignore_errors=True)
+            if time.time() - folder.stat().st_mtime > STALE_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    found = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            with file.open("rb") as stream:
-                found[str(file.relative_to(folder))] = hashlib.file_digest(
-                    stream, "sha256"
-                ).hexdigest()
-    return found
+    """Return the digest of every file in a folder, by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(file.relative_to(folder)): digest_file(file) for file in files}

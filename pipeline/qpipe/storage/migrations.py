@@ -1,152 +1,211 @@
-"""The tables and views of the store, as migrations: applied in this order, each once, never edited once released.
+"""The tables and views of the store, as migrations: each is applied once, in this order.
 
-Times are UTC in ISO 8601, JSON is text, truth is 0 or 1. A row's coordinates are model, scheme, build, device and
-`extra`: what a sweep adds, as JSON.
+A migration is never edited after it was released. Times are UTC in ISO 8601, JSON is text, booleans
+are 0 or 1. The coordinates of a row are model, scheme, build, device and `extra`: what a sweep
+adds to them, as JSON.
 """
 
 from __future__ import annotations
 
-TABLES = """
+RUNS = """
 CREATE TABLE runs (
-  id TEXT PRIMARY KEY, recipe TEXT, recipe_path TEXT, recipe_digest TEXT, recipe_text TEXT,
-  request TEXT, objectives TEXT,
-  started TEXT, finished TEXT, state TEXT, versions TEXT, host TEXT
-);
-CREATE TABLE steps (
-  run TEXT REFERENCES runs(id), step TEXT, kind TEXT, stage TEXT, state TEXT, key TEXT, key_fields TEXT,
-  seconds REAL, started TEXT, finished TEXT, device TEXT, model TEXT, scheme TEXT, build TEXT, error TEXT, log TEXT,
-  PRIMARY KEY (run, step)
-);
-CREATE TABLE devices (
-  name TEXT PRIMARY KEY, kind TEXT, capabilities TEXT, fingerprint TEXT, checked TEXT
-);
-CREATE TABLE measurements (
-  id TEXT PRIMARY KEY, run TEXT REFERENCES runs(id),
-  model TEXT, scheme TEXT, build TEXT, device TEXT, extra TEXT, runtime TEXT,
-  metric TEXT, value REAL, unit TEXT, low REAL, high REAL, n INTEGER, better TEXT, raw TEXT, is_float INTEGER,
-  model_digest TEXT, build_digest TEXT, evaluation_digest TEXT, metric_digest TEXT, target TEXT, fingerprint TEXT,
-  measured_at TEXT,
-  UNIQUE (run, model, scheme, build, device, extra, metric)
-);
-CREATE TABLE "values" (
-  measurement TEXT REFERENCES measurements(id), round INTEGER, position INTEGER, value REAL,
-  PRIMARY KEY (measurement, round, position)
-) WITHOUT ROWID;
-CREATE TABLE verdicts (
-  run TEXT REFERENCES runs(id), model TEXT, scheme TEXT, build TEXT, device TEXT, extra TEXT,
-  on_front INTEGER, reason TEXT, objectives TEXT, margins TEXT,
-  PRIMARY KEY (run, model, scheme, build, device, extra)
-);
+  id TEXT PRIMARY KEY,
+  recipe TEXT NOT NULL,
+  recipe_path TEXT NOT NULL,
+  recipe_digest TEXT NOT NULL,
+  recipe_text TEXT NOT NULL,
+  request TEXT NOT NULL CHECK (json_type(request) = 'object'),
+  objectives TEXT NOT NULL CHECK (json_type(objectives) = 'object'),
+  started TEXT NOT NULL,
+  finished TEXT,
+  state TEXT NOT NULL CHECK (state IN ('running', 'done', 'partial', 'failed', 'interrupted')),
+  versions TEXT NOT NULL CHECK (json_type(versions) = 'object'),
+  host TEXT NOT NULL,
+  -- for each objective, the difference that counts as none
+  margins TEXT NOT NULL CHECK (json_type(margins) = 'object')
+) STRICT;
+
+-- a user's own words for runs
+CREATE TABLE tags (
+  run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+  tag TEXT NOT NULL,
+  PRIMARY KEY (run, tag)
+) STRICT;
+
+-- what each device of a run reported when the run last checked it; `devices` has later checks too
+CREATE TABLE run_devices (
+  run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+  device TEXT NOT NULL,
+  capabilities TEXT NOT NULL CHECK (json_type(capabilities) = 'object'),
+  PRIMARY KEY (run, device)
+) STRICT;
 """
 
-# pareto: each verdict with its metrics, one a row; latest: the newest measurement of each row of a recipe
+STEPS = """
+CREATE TABLE steps (
+  run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+  step TEXT NOT NULL,
+  kind TEXT,
+  stage TEXT,
+  state TEXT NOT NULL DEFAULT 'pending'
+    CHECK (state IN ('pending', 'running', 'done', 'cached', 'failed', 'skipped')),
+  key TEXT,
+  key_fields TEXT CHECK (json_type(key_fields) = 'object'),
+  seconds REAL CHECK (seconds >= 0),
+  started TEXT,
+  finished TEXT,
+  device TEXT,
+  model TEXT,
+  scheme TEXT,
+  build TEXT,
+  error TEXT,
+  log TEXT,
+  failure TEXT,  -- the type of its failure
+  attempts INTEGER CHECK (attempts >= 0),
+  PRIMARY KEY (run, step)
+) STRICT;
+
+CREATE TABLE attempts (
+  run TEXT NOT NULL,
+  step TEXT NOT NULL,
+  attempt INTEGER NOT NULL CHECK (attempt >= 1),
+  state TEXT NOT NULL
+    CHECK (state IN ('running', 'done', 'cached', 'failed', 'skipped', 'interrupted')),
+  failure TEXT,
+  error TEXT,
+  started TEXT,
+  finished TEXT,
+  PRIMARY KEY (run, step, attempt),
+  FOREIGN KEY (run, step) REFERENCES steps (run, step) ON DELETE CASCADE
+) STRICT;
+"""
+
+MEASUREMENTS = """
+CREATE TABLE measurements (
+  id TEXT PRIMARY KEY,
+  run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+  model TEXT NOT NULL,
+  scheme TEXT NOT NULL,
+  build TEXT NOT NULL,
+  device TEXT NOT NULL,
+  extra TEXT NOT NULL CHECK (json_type(extra) = 'object'),
+  runtime TEXT,
+  metric TEXT NOT NULL,
+  value REAL NOT NULL,
+  unit TEXT NOT NULL,
+  low REAL,
+  high REAL,
+  n INTEGER NOT NULL CHECK (n >= 0),
+  better TEXT NOT NULL CHECK (better IN ('min', 'max')),
+  raw TEXT NOT NULL CHECK (raw IN ('rounds', 'samples', 'resamples')),
+  is_float INTEGER NOT NULL DEFAULT 0 CHECK (is_float IN (0, 1)),
+  model_digest TEXT,
+  build_digest TEXT,
+  evaluation_digest TEXT,
+  metric_digest TEXT,
+  target TEXT CHECK (json_type(target) = 'object'),
+  fingerprint TEXT,
+  measured_at TEXT NOT NULL,
+  step TEXT,  -- the step that measured it
+  -- what is behind the number, such as nodes by provider and precision
+  detail TEXT NOT NULL CHECK (json_type(detail) = 'object'),
+  attempt INTEGER CHECK (attempt >= 1),  -- the attempt at the step; null where it was cached
+  -- what the clock of an emulator counts; null for hardware
+  emulated TEXT CHECK (emulated IN ('wall', 'instructions')),
+  UNIQUE (run, model, scheme, build, device, extra, metric),
+  CHECK (low <= high)
+) STRICT;
+
+-- raw values
+CREATE TABLE "values" (
+  measurement TEXT NOT NULL REFERENCES measurements (id) ON DELETE CASCADE,
+  round INTEGER NOT NULL CHECK (round >= 0),
+  position INTEGER NOT NULL CHECK (position >= 0),
+  value REAL NOT NULL,
+  PRIMARY KEY (measurement, round, position)
+) STRICT, WITHOUT ROWID;
+
+-- of each round with raw values: why it does not count (null: it does), and the device around it
+CREATE TABLE rounds (
+  measurement TEXT NOT NULL REFERENCES measurements (id) ON DELETE CASCADE,
+  round INTEGER NOT NULL CHECK (round >= 0),
+  invalid TEXT,
+  environment TEXT NOT NULL CHECK (json_type(environment) = 'object'),
+  PRIMARY KEY (measurement, round)
+) STRICT;
+
+CREATE TABLE verdicts (
+  run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+  model TEXT NOT NULL,
+  scheme TEXT NOT NULL,
+  build TEXT NOT NULL,
+  device TEXT NOT NULL,
+  extra TEXT NOT NULL CHECK (json_type(extra) = 'object'),
+  on_front INTEGER NOT NULL CHECK (on_front IN (0, 1)),
+  reason TEXT NOT NULL,
+  objectives TEXT NOT NULL CHECK (json_type(objectives) = 'object'),
+  margins TEXT NOT NULL CHECK (json_type(margins) = 'object'),
+  -- the rows of the front that it is tied with
+  ties TEXT NOT NULL DEFAULT '[]' CHECK (json_type(ties) = 'array'),
+  notes TEXT NOT NULL DEFAULT '{}' CHECK (json_type(notes) = 'object'),  -- by topic
+  judged_on TEXT NOT NULL DEFAULT '',  -- digest of what the run had when it was judged; '': unknown
+  PRIMARY KEY (run, model, scheme, build, device, extra)
+) STRICT;
+"""
+
+# device_events is the audit trail of the devices that this file's runs used: `event` is "health",
+# "power", ..., and `was` became `now`; `during` is a run. It stays with the file: a board of the
+# same name elsewhere is another one
+DEVICES = """
+CREATE TABLE devices (
+  name TEXT PRIMARY KEY,
+  kind TEXT NOT NULL,
+  capabilities TEXT NOT NULL CHECK (json_type(capabilities) = 'object'),
+  fingerprint TEXT NOT NULL,
+  checked TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE device_events (
+  id INTEGER PRIMARY KEY,
+  device TEXT NOT NULL,
+  at TEXT NOT NULL,
+  event TEXT NOT NULL,
+  was TEXT,
+  now TEXT NOT NULL,
+  why TEXT NOT NULL,
+  during TEXT,
+  step TEXT
+) STRICT;
+CREATE INDEX device_events_by_device ON device_events (device, event, id);
+"""
+
+# pareto: each verdict with its metrics, one a row
+# latest: the newest measurement of each row of a recipe
+# device_health: the last change of each device's health
 VIEWS = """
 CREATE VIEW pareto AS
-SELECT runs.recipe, verdicts.run, model, scheme, build, runtime, device, extra, on_front, reason, is_float,
-       metric, value, unit, low, high, n
+SELECT runs.recipe, verdicts.run, model, scheme, build, runtime, device, emulated, extra, on_front,
+       reason, is_float, metric, value, unit, low, high, n
 FROM verdicts JOIN runs ON runs.id = verdicts.run
 LEFT JOIN measurements USING (run, model, scheme, build, device, extra);
+
 CREATE VIEW latest AS
 SELECT * FROM (
   SELECT runs.recipe, measurements.*, row_number() OVER (
-    PARTITION BY recipe, model, scheme, build, device, extra, metric ORDER BY measured_at DESC, run DESC
+    PARTITION BY recipe, model, scheme, build, device, extra, metric
+    ORDER BY measured_at DESC, run DESC
   ) AS age
   FROM measurements JOIN runs ON runs.id = measurements.run
 ) WHERE age = 1;
-"""
 
-# a user's own words for runs
-TAGS = """
-CREATE TABLE tags (
-  run TEXT REFERENCES runs(id), tag TEXT,
-  PRIMARY KEY (run, tag)
-);
-"""
-
-# the step that measured it
-MEASURED_BY = "ALTER TABLE measurements ADD COLUMN step TEXT;"
-
-# what stands behind a number, as JSON: the nodes by provider and precision
-DETAIL = "ALTER TABLE measurements ADD COLUMN detail TEXT;"
-
-# why a step failed, by type; each try of it; the one that a number is of
-ATTEMPTS = """
-ALTER TABLE steps ADD COLUMN failure TEXT;
-ALTER TABLE steps ADD COLUMN attempts INTEGER;
-ALTER TABLE measurements ADD COLUMN attempt INTEGER;
-CREATE TABLE attempts (
-  run TEXT REFERENCES runs(id), step TEXT, attempt INTEGER,
-  state TEXT, failure TEXT, error TEXT, started TEXT, finished TEXT,
-  PRIMARY KEY (run, step, attempt)
-);
-"""
-
-# the audit trail of the devices that this file's runs used: event is "health" or "power", of which `was` turned into
-# `now`; `during` is a run. It stays with the file: a board of the same name elsewhere is another one
-DEVICE_EVENTS = """
-CREATE TABLE device_events (
-  id INTEGER PRIMARY KEY, device TEXT, at TEXT, event TEXT, was TEXT, now TEXT, why TEXT, during TEXT, step TEXT
-);
-CREATE INDEX device_events_by_device ON device_events (device, event, id);
 CREATE VIEW device_health AS
 SELECT device, now AS health, at AS since, why, during, step FROM device_events
 WHERE id IN (SELECT max(id) FROM device_events WHERE event = 'health' GROUP BY device);
 """
 
-# whether the device was emulated, by what its clock counts: wall, instructions; null for hardware
-EMULATED = """
-ALTER TABLE measurements ADD COLUMN emulated TEXT;
-DROP VIEW pareto;
-CREATE VIEW pareto AS
-SELECT runs.recipe, verdicts.run, model, scheme, build, runtime, device, emulated, extra, on_front, reason, is_float,
-       metric, value, unit, low, high, n
-FROM verdicts JOIN runs ON runs.id = verdicts.run
-LEFT JOIN measurements USING (run, model, scheme, build, device, extra);
-"""
-
-# of each round that a measurement has raw values of: why it was left out (null: it was not), and the device around it
-ROUNDS = """
-CREATE TABLE rounds (
-  measurement TEXT REFERENCES measurements(id), round INTEGER, invalid TEXT, environment TEXT,
-  PRIMARY KEY (measurement, round)
-);
-"""
-
-# with which rows of the front it is tied, and what else to know of it by topic, as JSON
-TIES = """
-ALTER TABLE verdicts ADD COLUMN ties TEXT;
-ALTER TABLE verdicts ADD COLUMN notes TEXT;
-"""
-
-# what each device of a run said of itself when that run last asked it, as JSON; `devices` has what it said since
-RUN_DEVICES = """
-CREATE TABLE run_devices (
-  run TEXT REFERENCES runs(id), device TEXT, capabilities TEXT,
-  PRIMARY KEY (run, device)
-);
-"""
-
-# beside its objectives, the difference in each that counts as none, as JSON
-MARGINS = "ALTER TABLE runs ADD COLUMN margins TEXT;"
-
-# of scores, what was read as percent before a metric said by its unit that it is a share
-SHARES = """
-UPDATE measurements SET unit = 'share'
-WHERE unit = '' AND better = 'max' AND value BETWEEN 0 AND 1 AND raw IN ('samples', 'resamples');
-"""
-
 MIGRATIONS: tuple[tuple[str, str], ...] = (
-    ("tables", TABLES),
-    ("views", VIEWS),
-    ("tags", TAGS),
-    ("measured by", MEASURED_BY),
-    ("detail", DETAIL),
-    ("attempts", ATTEMPTS),
-    ("device events", DEVICE_EVENTS),
-    ("emulated", EMULATED),
-    ("rounds", ROUNDS),
-    ("ties", TIES),
-    ("run devices", RUN_DEVICES),
-    ("margins", MARGINS),
-    ("shares", SHARES),
+    ("store", RUNS + STEPS + MEASUREMENTS + DEVICES + VIEWS),
 )
+
+# the first migration before the release: a file that has it is of another form than all since
+BEFORE_RELEASE = "tables"

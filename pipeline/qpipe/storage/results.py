@@ -1,37 +1,91 @@
-"""One SQLite file that remembers every run: migrations, writes that are whole or not there, questions.
+"""The store of all runs: what each step did, what was measured, and the verdicts on it.
 
-Any SQL client reads it. Two files merge by union: ids are unique in the world, a measurement's is made of its
-coordinates, and each measurement carries the digests of all that it depends on.
+Any SQL client reads the file. Two files merge by union: run ids are globally unique, the id of a
+measurement is made of its run, coordinates and metric, and each measurement carries the digests of
+all that it depends on.
 """
 
 from __future__ import annotations
 
 import platform
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
+from qpipe.digests import digest_json
 from qpipe.errors import QpipeError
-from qpipe.storage.database import BUSY_S as BUSY_S
-from qpipe.storage.database import Database, table, upsert
-from qpipe.storage.rows import COORDINATES as COORDINATES
-from qpipe.storage.rows import FACTS, conditions, iso, measured, measurement_id, placed, raw_values
-from qpipe.storage.rows import JSON as JSON
-from qpipe.storage.rows import Row as Row
+from qpipe.storage.database import Connection, Database, table, upsert
+from qpipe.storage.rows import (
+    COORDINATES,
+    AttemptRow,
+    DeviceRow,
+    EventRow,
+    Goal,
+    HealthRow,
+    MeasurementFacts,
+    MeasurementRow,
+    RoundRow,
+    RunRow,
+    StepRow,
+    TagRow,
+    Verdict,
+    VerdictRow,
+    coordinate_columns,
+    encode,
+    measurement_columns,
+    measurement_id,
+    round_rows,
+    timestamp,
+    value_rows,
+)
 from qpipe.types import Capabilities, Measurement
 
-State = Literal["running", "done", "partial", "failed", "interrupted"]
-MeasuredRow = tuple[
-    Mapping[str, str], Iterable[Measurement], Mapping[str, Any]
-]  # coordinates, numbers, facts
+EndState = Literal["done", "partial", "failed", "interrupted"]
+# the coordinates of a row, its measurements, and what these depend on
+MeasuredRow = tuple[Mapping[str, str], Iterable[Measurement], MeasurementFacts]
+
+IDS_IN_A_MESSAGE = 5
+
+
+class _FailureCount(TypedDict):
+    run: str
+    failure: str | None
+    number: int
+
+
+class _MeasurementPlace(TypedDict):
+    id: str
+    step: str | None
+    device: str
+
+
+class _RawValue(TypedDict):
+    round: int
+    value: float
+
+
+class _RunDevice(TypedDict):
+    device: str
+    capabilities: dict[str, Any]
+
+
+class _StoredDevice(_RunDevice):
+    name: str
+    kind: str
+    fingerprint: str
+    checked: str
+
+
+class _DeviceName(TypedDict):
+    name: str
 
 
 class Store(Database):
-    """What qpipe knows, in a database."""
+    """The results in a database."""
 
-    # ---- runs and steps
+    # ---- runs and their tags
 
     def new_run(
         self,
@@ -41,14 +95,14 @@ class Store(Database):
         recipe_digest: str,
         recipe_text: str,
         versions: Mapping[str, str],
-        request: Mapping[str, Any] | None = None,
-        objectives: Mapping[str, str] | None = None,
+        request: Mapping[str, object] | None = None,
+        objectives: Mapping[str, Goal] | None = None,
         margins: Mapping[str, float] | None = None,
     ) -> str:
-        """Its id, which sorts by time: 20261123-142501-ab12cd.
+        """Record a run that begins now and return its id, which sorts by time.
 
-        `objectives` are the recipe's, each with min or max, and `margins` what it says of them: a run that is cut is
-        judged by them when it is read.
+        An id is such as 20261123-142501-ab12cd. `objectives` and `margins` are the recipe's: a run
+        that was interrupted is judged by them when it is read.
         """
         now = datetime.now(UTC)
         run = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
@@ -58,7 +112,7 @@ class Store(Database):
             "recipe_path": recipe_path,
             "recipe_digest": recipe_digest,
             "recipe_text": recipe_text,
-            "started": iso(now),
+            "started": timestamp(now),
             "state": "running",
             "versions": versions,
             "request": request or {},
@@ -69,304 +123,379 @@ class Store(Database):
         self._write("runs", ["id"], [row])
         return run
 
-    def finish_run(self, run: str, state: State) -> None:
-        """It is at its end, and so is what was cut in it: that is still to do."""
+    def finish_run(self, run: str, state: EndState) -> None:
+        """Record that a run ended, and its running steps with it: these are pending again."""
         with self._transaction() as db:
-            upsert(db, "runs", ["id"], [{"id": run, "state": state, "finished": iso()}])
+            db.execute(
+                "UPDATE runs SET state = ?, finished = ? WHERE id = ?", [state, timestamp(), run]
+            )
             db.execute(
                 "UPDATE steps SET state = 'pending' WHERE run = ? AND state = 'running'", [run]
             )
-            db.execute(
-                "UPDATE attempts SET state = 'interrupted' WHERE run = ? AND state = 'running'",
-                [run],
-            )
+            _interrupt_attempts(db, run)
 
     def resume_run(
         self,
         run: str,
         *,
-        objectives: Mapping[str, str] | None = None,
+        objectives: Mapping[str, Goal] | None = None,
         margins: Mapping[str, float] | None = None,
-        request: Mapping[str, Any] | None = None,
+        request: Mapping[str, object] | None = None,
     ) -> None:
-        """It is running again, with the objectives the recipe has now. Its verdicts go, for they are of all its rows;
-        its numbers stay until their own steps give others: not every step is carried out again."""
-        given = {"objectives": objectives, "margins": margins, "request": request}
-        changed = {name: value for name, value in given.items() if value is not None}
+        """Record that a run goes on, with what the recipe and the command now say.
+
+        Its verdicts are dropped, as they cover all its rows. Its measurements stay until their own
+        steps give others: not every step is executed again.
+        """
+        arguments = {"objectives": objectives, "margins": margins, "request": request}
+        changes = {name: value for name, value in arguments.items() if value is not None}
         with self._transaction() as db:
             table(db, "verdicts").delete_where("run = ?", [run])
-            upsert(
-                db, "runs", ["id"], [{"id": run, "state": "running", "finished": None, **changed}]
-            )
-            db.execute(
-                "UPDATE attempts SET state = 'interrupted' WHERE run = ? AND state = 'running'",
-                [run],
-            )
+            table(db, "runs").update(run, encode({"state": "running", "finished": None, **changes}))
+            _interrupt_attempts(db, run)
 
     def unfinished_run(self, recipe_digest: str) -> str | None:
-        """The newest run of this expanded recipe, where something of it is still to do: it was cut, or steps failed."""
-        newest = self._read(
-            "SELECT id, state FROM runs WHERE recipe_digest = ? ORDER BY started DESC",
+        """Return the newest run of this expanded recipe, unless all of it is done."""
+        rows = self._read(
+            RunRow,
+            "SELECT * FROM runs WHERE recipe_digest = ? ORDER BY started DESC LIMIT 1",
             recipe_digest,
         )
-        return newest[0]["id"] if newest and newest[0]["state"] != "done" else None
+        if not rows or rows[0]["state"] == "done":
+            return None
+        return rows[0]["id"]
 
-    def run(self, run: str) -> Row:
-        """A run by its id or the beginning of it, else the newest with that tag; QpipeError where several ids begin so,
-        an id and another run's tag fit alike, or nothing does."""
-        found = self._read(
-            "SELECT * FROM runs WHERE substr(id, 1, ?) = ? ORDER BY started DESC", len(run), run
+    def run(self, run: str) -> RunRow:
+        """Return a run by its id or the beginning of it, else the newest with that tag.
+
+        Raise QpipeError where several ids begin so, where an id and another run's tag match, or
+        where nothing does.
+        """
+        by_id = self._read(
+            RunRow,
+            "SELECT * FROM runs WHERE substr(id, 1, ?) = ? ORDER BY started DESC",
+            len(run),
+            run,
         )
-        tagged = self.runs(tag=run)
-        if any(row["id"] == run for row in found):
-            return found[0]
-        if found and tagged and (len(found) > 1 or found[0] != tagged[0]):
-            both = f"{_ids(found)} begins so, and {_ids(tagged)} has that tag"
+        if any(row["id"] == run for row in by_id):
+            return by_id[0]
+        by_tag = self.runs(tag=run)
+        if by_id and by_tag and (len(by_id) > 1 or by_id[0] != by_tag[0]):
+            both = f"{_ids(by_id)} begins so, and {_ids(by_tag)} has that tag"
             raise QpipeError(f"run '{run}': {both}; give more of the id")
-        if len(found) > 1:
-            raise QpipeError(f"run '{run}': {len(found)} runs begin so; there is {_ids(found)}")
-        if found or tagged:
-            return (found or tagged)[0]
-        runs = self.runs()
-        tags = sorted({tag for own in self.tags().values() for tag in own})
-        also = f", and the tags {', '.join(tags)}" if tags else ""
-        raise QpipeError(
-            f"run '{run}': there is no such run; there is {_ids(runs) if runs else 'none yet'}{also}"
-        )
+        if len(by_id) > 1:
+            raise QpipeError(f"run '{run}': {len(by_id)} runs begin so; there is {_ids(by_id)}")
+        if by_id:
+            return by_id[0]
+        if by_tag:
+            return by_tag[0]
+        raise self._no_such_run(run)
 
-    def runs(self, recipe: str | None = None, *, tag: str | None = None) -> list[Row]:
-        """All runs, or those of a recipe's name, or with a tag, newest first."""
+    def _no_such_run(self, run: str) -> QpipeError:
+        runs = self.runs()
+        ids = _ids(runs) if runs else "none yet"
+        tags = sorted({tag for run_tags in self.tags().values() for tag in run_tags})
+        valid = f"{ids}, and the tags {', '.join(tags)}" if tags else ids
+        return QpipeError(f"run '{run}': there is no such run; there is {valid}")
+
+    def runs(self, recipe: str | None = None, *, tag: str | None = None) -> list[RunRow]:
+        """Return all runs, or those of a recipe's name, or with a tag, newest first."""
         return self._read(
+            RunRow,
             "SELECT * FROM runs WHERE (?1 IS NULL OR recipe = ?1) "
-            "AND (?2 IS NULL OR id IN (SELECT run FROM tags WHERE tag = ?2)) ORDER BY started DESC, id DESC",
+            "AND (?2 IS NULL OR id IN (SELECT run FROM tags WHERE tag = ?2)) "
+            "ORDER BY started DESC, id DESC",
             recipe,
             tag,
         )
 
+    def latest_run(self, recipe: str | None = None) -> RunRow | None:
+        """Return the newest run, or the newest of a recipe's name; None where there is none."""
+        runs = self.runs(recipe)
+        return runs[0] if runs else None
+
     def tags(self) -> dict[str, list[str]]:
-        """The tags of each run that has any."""
-        found: dict[str, list[str]] = {}
-        for row in self._read("SELECT run, tag FROM tags ORDER BY run, tag"):
-            found.setdefault(row["run"], []).append(row["tag"])
-        return found
+        """Return the tags of each run that has any."""
+        tags: dict[str, list[str]] = {}
+        for row in self._read(TagRow, "SELECT run, tag FROM tags ORDER BY run, tag"):
+            tags.setdefault(row["run"], []).append(row["tag"])
+        return tags
 
     def tag(self, run: str, tags: Iterable[str]) -> None:
-        """Give a run tags; those it has already stay."""
+        """Add tags to those of a run."""
         self._write("tags", ["run", "tag"], [{"run": run, "tag": tag} for tag in tags])
 
     def untag(self, run: str, tags: Iterable[str]) -> None:
-        """Take tags from a run, where it has them."""
+        """Remove tags from a run, where it has them."""
         with self._transaction() as db:
             for tag in tags:
                 table(db, "tags").delete_where("run = ? AND tag = ?", [run, tag])
 
-    def latest_run(self, recipe: str | None = None) -> Row | None:
-        return next(iter(self.runs(recipe)), None)
+    # ---- steps and attempts
 
-    def record_step(self, run: str, step: str, **fields: Any) -> None:
-        """What is known of a step by now (any columns of `steps`); what was recorded before and is not given stays."""
-        self.record_steps(run, [{"step": step, **fields}])
+    def record_step(self, run: str, step: str, **columns: object) -> None:
+        """Record columns of `steps`; what was recorded before in other columns stays."""
+        self.record_steps(run, [{"step": step, **columns}])
 
-    def record_steps(self, run: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Several steps, all or none; each has `step`, and all have the same columns of `steps`."""
+    def record_steps(self, run: str, rows: Iterable[Mapping[str, object]]) -> None:
+        """Record several steps, all or none: `step` and the same columns of `steps` for each."""
         self._write("steps", ["run", "step"], [{"run": run, **row} for row in rows])
 
-    def steps(self, run: str) -> list[Row]:
-        """In the order in which they were first recorded."""
-        return self._read("SELECT * FROM steps WHERE run = ? ORDER BY rowid", run)
+    def steps(self, run: str) -> list[StepRow]:
+        """Return the steps of a run in the order in which they were first recorded."""
+        return self._read(StepRow, "SELECT * FROM steps WHERE run = ? ORDER BY rowid", run)
 
-    def record_attempt(self, run: str, step: str, attempt: int, **fields: Any) -> None:
-        """What is known by now of one try of a step, as columns of `attempts`; it was tried so often."""
+    def record_attempt(self, run: str, step: str, attempt: int, **columns: object) -> None:
+        """Record columns of `attempts`, and the number of attempts at the step."""
+        step_row = {"run": run, "step": step, "attempts": attempt}
+        attempt_row = {"run": run, "step": step, "attempt": attempt, **columns}
         with self._transaction() as db:
-            row = {"run": run, "step": step, "attempt": attempt, **fields}
-            upsert(db, "attempts", ["run", "step", "attempt"], [row])
-            upsert(db, "steps", ["run", "step"], [{"run": run, "step": step, "attempts": attempt}])
+            upsert(db, "steps", ["run", "step"], [step_row])
+            upsert(db, "attempts", ["run", "step", "attempt"], [attempt_row])
 
-    def attempts(self, run: str, step: str) -> list[Row]:
-        """Every try of a step, in all sessions of the run."""
+    def attempts(self, run: str, step: str) -> list[AttemptRow]:
+        """Return every attempt at a step, also those before the run was continued."""
         return self._read(
-            "SELECT * FROM attempts WHERE run = ? AND step = ? ORDER BY attempt", run, step
+            AttemptRow,
+            "SELECT * FROM attempts WHERE run = ? AND step = ? ORDER BY attempt",
+            run,
+            step,
         )
 
     def failures(self) -> dict[str, dict[str, int]]:
-        """How many steps of each run failed, by the type of failure."""
-        found: dict[str, dict[str, int]] = {}
-        counted = "SELECT run, failure, count(*) AS n FROM steps WHERE state = 'failed' GROUP BY run, failure"
-        for row in self._read(counted):
-            found.setdefault(row["run"], {})[row["failure"] or "bug"] = row["n"]
-        return found
+        """Return the number of failed steps of each run, by the type of failure."""
+        counts: dict[str, dict[str, int]] = {}
+        query = (
+            "SELECT run, failure, count(*) AS number FROM steps "
+            "WHERE state = 'failed' GROUP BY run, failure"
+        )
+        for row in self._read(_FailureCount, query):
+            failure = row["failure"] or "bug"
+            counts.setdefault(row["run"], {})[failure] = row["number"]
+        return counts
 
-    # ---- measurements and verdicts
+    # ---- measurements
 
     def record_measurements(
         self,
         run: str,
         coordinates: Mapping[str, str],
         measurements: Iterable[Measurement],
-        **facts: Any,
+        **facts: Unpack[MeasurementFacts],
     ) -> None:
-        """Measurements of one row with their raw values, all or none; a metric recorded before is replaced.
+        """Record the measurements of one row with their raw values, all or none.
 
-        `coordinates` has model, scheme, build and device, and whatever a sweep adds; `facts` are any of FACTS.
+        A metric that the row has already is replaced. `coordinates` are model, scheme, build and
+        device, and whatever a sweep adds.
         """
         with self._transaction():
             self._record_row(run, coordinates, measurements, facts)
 
     def replace_measurements(self, run: str, step: str, rows: Iterable[MeasuredRow]) -> None:
-        """What a step measured, in place of what another attempt at it did, all or none: two are never mixed."""
+        """Record what a step measured and drop what it measured before, all or nothing.
+
+        Measurements of two attempts are never mixed.
+        """
         with self._transaction():
-            self._forget("run = ? AND step = ?", [run, step])
+            self._delete_measurements("run = ? AND step = ?", [run, step])
             for coordinates, measurements, facts in rows:
                 self._record_row(run, coordinates, measurements, {**facts, "step": step})
 
     def forget_measurements(self, run: str, steps: Iterable[str]) -> None:
-        """Drop what these steps measured: they are not any more what they were then."""
+        """Drop what these steps measured, as they have changed since."""
         with self._transaction():
             for step in steps:
-                self._forget("run = ? AND step = ?", [run, step])
+                self._delete_measurements("run = ? AND step = ?", [run, step])
 
-    def forget_strangers(self, run: str, steps: Collection[str], devices: Collection[str]) -> None:
-        """Drop what other steps than these measured; what was on these devices stays, for nobody knows its steps."""
+    def forget_other_measurements(
+        self, run: str, *, steps: Collection[str], unreachable_devices: Collection[str]
+    ) -> None:
+        """Drop what other steps than these measured.
+
+        What was measured on unreachable devices stays: their steps are not planned.
+        """
+        query = "SELECT id, step, device FROM measurements WHERE run = ?"
         with self._transaction() as db:
-            measured = db.query("SELECT id, step, device FROM measurements WHERE run = ?", [run])
-            strange = [
-                row for row in measured if row["step"] not in steps and row["device"] not in devices
-            ]
-            for row in strange:
-                self._forget("id = ?", [row["id"]])
+            for row in list(db.query(query, [run])):
+                if row["step"] not in steps and row["device"] not in unreachable_devices:
+                    self._delete_measurements("id = ?", [row["id"]])
 
     def _record_row(
         self,
         run: str,
         coordinates: Mapping[str, str],
         measurements: Iterable[Measurement],
-        facts: Mapping[str, Any],
+        facts: MeasurementFacts,
     ) -> None:
-        """Of one row, in the transaction that is open."""
-        unknown = set(facts) - set(FACTS)
-        if unknown:
+        """Record the measurements of one row, in the open transaction."""
+        valid_facts = MeasurementFacts.__annotations__.keys()
+        unknown_facts = sorted(facts.keys() - valid_facts)
+        if unknown_facts:
             raise TypeError(
-                f"a measurement has the facts {', '.join(FACTS)}, not {', '.join(sorted(unknown))}"
+                f"facts of a measurement are {', '.join(valid_facts)}, "
+                f"not {', '.join(unknown_facts)}"
             )
-        place = {"run": run, **placed(coordinates)}
+        place = {"run": run, **coordinate_columns(coordinates)}
         for measurement in measurements:
             id_ = measurement_id(place, measurement.metric)
             row = {
                 "id": id_,
                 **place,
-                **measured(place, measurement),
+                **measurement_columns(place, measurement),
                 **facts,
-                "measured_at": iso(),
+                "measured_at": timestamp(),
             }
             upsert(self._db, "measurements", ["id"], [row])
-            self._drop_raw("measurement = ?", [id_])
-            upsert(
-                self._db,
-                "values",
-                ["measurement", "round", "position"],
-                raw_values(id_, measurement),
-            )
-            upsert(self._db, "rounds", ["measurement", "round"], conditions(id_, measurement))
+            self._record_raw_values(id_, measurement)
 
-    def _forget(self, where: str, parameters: list[str]) -> None:
-        """Drop measurements with all that stands behind them, in the transaction that is open."""
-        self._drop_raw(f"measurement IN (SELECT id FROM measurements WHERE {where})", parameters)  # noqa: S608
+    def _record_raw_values(self, id_: str, measurement: Measurement) -> None:
+        for name in ("values", "rounds"):
+            table(self._db, name).delete_where("measurement = ?", [id_])
+        values = value_rows(id_, measurement.rounds)
+        upsert(self._db, "values", ["measurement", "round", "position"], values)
+        rounds = round_rows(id_, measurement.conditions)
+        upsert(self._db, "rounds", ["measurement", "round"], rounds)
+
+    def _delete_measurements(self, where: str, parameters: Sequence[str]) -> None:
+        """Delete measurements with their raw values, in the open transaction."""
         table(self._db, "measurements").delete_where(where, parameters)
 
-    def _drop_raw(self, where: str, parameters: list[str]) -> None:
-        """Drop the raw values and the rounds of measurements, in the transaction that is open."""
-        for name in ("values", "rounds"):
-            table(self._db, name).delete_where(where, parameters)
-
-    def measurements(self, run: str) -> list[Row]:
-        """Every column; the coordinates a sweep added under `extra`."""
-        return self._read("SELECT * FROM measurements WHERE run = ? ORDER BY rowid", run)
+    def measurements(self, run: str) -> list[MeasurementRow]:
+        """Return the measurements of a run in the order in which they were first recorded."""
+        return self._read(
+            MeasurementRow, "SELECT * FROM measurements WHERE run = ? ORDER BY rowid", run
+        )
 
     def values(self, measurement: str) -> list[list[float]]:
-        """The raw values of a measurement's id, round by round."""
+        """Return the raw values of a measurement by its id, round by round."""
         rounds: dict[int, list[float]] = {}
         query = 'SELECT round, value FROM "values" WHERE measurement = ? ORDER BY round, position'
-        for row in self._read(query, measurement):
+        for row in self._read(_RawValue, query, measurement):
             rounds.setdefault(row["round"], []).append(row["value"])
         return list(rounds.values())
 
-    def rounds(self, measurement: str) -> list[Row]:
-        """Of each round of a measurement's id: `invalid`, why it was left out, and `environment`."""
-        return self._read("SELECT * FROM rounds WHERE measurement = ? ORDER BY round", measurement)
+    def rounds(self, measurement: str) -> list[RoundRow]:
+        """Return the rounds of a measurement by its id."""
+        return self._read(
+            RoundRow, "SELECT * FROM rounds WHERE measurement = ? ORDER BY round", measurement
+        )
 
-    def record_verdicts(self, run: str, verdicts: Iterable[Mapping[str, Any]]) -> None:
-        """Replace a run's verdicts; each has the coordinates, on_front, reason, objectives and margins."""
-        rows = [{**verdict, "run": run, "extra": verdict.get("extra", {})} for verdict in verdicts]
+    # ---- verdicts
+
+    def record_verdicts(
+        self, run: str, verdicts: Iterable[Verdict], *, judged_on: str = ""
+    ) -> None:
+        """Record the verdicts of a run in place of those that it had.
+
+        `judged_on` is what `verdict_basis` returned before the run was judged: nothing is recorded
+        where the run has measured something else meanwhile.
+        """
+        rows = [
+            {"extra": {}, **verdict, "run": run, "judged_on": judged_on} for verdict in verdicts
+        ]
         with self._transaction() as db:
+            if judged_on and judged_on != _verdict_basis(db, run):
+                return
             table(db, "verdicts").delete_where("run = ?", [run])
             upsert(db, "verdicts", ["run", *COORDINATES, "extra"], rows)
 
-    def verdicts(self, run: str) -> list[Row]:
-        return self._read("SELECT * FROM verdicts WHERE run = ? ORDER BY rowid", run)
+    def verdict_basis(self, run: str) -> str:
+        """Return a digest of what verdicts on a run are made of: measurements and objectives."""
+        with self._transaction("DEFERRED") as db:
+            return _verdict_basis(db, run)
+
+    def verdicts(self, run: str) -> list[VerdictRow]:
+        """Return the verdicts of a run in the order in which they were recorded."""
+        return self._read(VerdictRow, "SELECT * FROM verdicts WHERE run = ? ORDER BY rowid", run)
 
     # ---- devices
 
     def save_device(self, name: str, kind: str, capabilities: Capabilities) -> None:
-        """What a device said at its check, now."""
+        """Record what a device reported at its check, now."""
         row = {
             "name": name,
             "kind": kind,
             "capabilities": asdict(capabilities),
             "fingerprint": capabilities.fingerprint,
-            "checked": iso(),
+            "checked": timestamp(),
         }
         self._write("devices", ["name"], [row])
 
-    def device(self, name: str) -> Row | None:
-        """Its last check, `capabilities` as the dataclass; None where it was never checked."""
-        found = self._read("SELECT * FROM devices WHERE name = ?", name)
-        return (
-            {**found[0], "capabilities": _capabilities(found[0]["capabilities"])} if found else None
-        )
+    def device(self, name: str) -> DeviceRow | None:
+        """Return a device at its last check; None where it was never checked."""
+        rows = self._read(_StoredDevice, "SELECT * FROM devices WHERE name = ?", name)
+        if not rows:
+            return None
+        row = rows[0]
+        return {
+            "name": row["name"],
+            "kind": row["kind"],
+            "capabilities": _capabilities(row["capabilities"]),
+            "fingerprint": row["fingerprint"],
+            "checked": row["checked"],
+        }
 
     def record_devices(self, run: str, devices: Mapping[str, Capabilities]) -> None:
-        """What the devices that a run reached say of themselves, now."""
+        """Record what the devices that a run reached report, now."""
         rows = [
-            {"run": run, "device": name, "capabilities": asdict(own)}
-            for name, own in devices.items()
+            {"run": run, "device": name, "capabilities": asdict(capabilities)}
+            for name, capabilities in devices.items()
         ]
         self._write("run_devices", ["run", "device"], rows)
 
     def capabilities(self, run: str) -> dict[str, Capabilities]:
-        """What each device of a run said of itself when its numbers there were measured, whatever it became since.
+        """Return what each device of a run reported when the run measured it.
 
-        A device is left out where nobody knows: it was never reached, or an older qpipe measured it.
+        A device that was never reached is left out.
         """
-        rows = self._read(
-            "SELECT device, capabilities FROM run_devices WHERE run = ? ORDER BY rowid", run
-        )
+        query = "SELECT device, capabilities FROM run_devices WHERE run = ? ORDER BY rowid"
+        rows = self._read(_RunDevice, query, run)
         return {row["device"]: _capabilities(row["capabilities"]) for row in rows}
 
     def device_names(self) -> list[str]:
-        """Those that were checked, or to which anything happened."""
-        found = self._read(
-            "SELECT name FROM devices UNION SELECT device FROM device_events ORDER BY 1"
+        """Return the devices that were checked, or that an event is recorded of."""
+        rows = self._read(
+            _DeviceName,
+            "SELECT name FROM devices UNION SELECT device FROM device_events ORDER BY 1",
         )
-        return [row["name"] for row in found]
+        return [row["name"] for row in rows]
 
-    def record_event(self, device: str, **fields: Any) -> None:
-        """Something that happened to a device, now: any columns of `device_events`."""
+    def record_event(self, device: str, **columns: object) -> None:
+        """Record that something happened to a device, now, as columns of `device_events`."""
         with self._transaction() as db:
-            table(db, "device_events").insert({"device": device, "at": iso(), **fields})
+            table(db, "device_events").insert({"device": device, "at": timestamp(), **columns})
 
-    def events(self, device: str) -> list[Row]:
-        """All that happened to a device, oldest first."""
-        return self._read("SELECT * FROM device_events WHERE device = ? ORDER BY id", device)
+    def events(self, device: str) -> list[EventRow]:
+        """Return all that happened to a device, oldest first."""
+        return self._read(
+            EventRow, "SELECT * FROM device_events WHERE device = ? ORDER BY id", device
+        )
 
-    def health(self, device: str) -> Row | None:
-        """Its health (good, unknown, bad), since when, why and at which step; None where it never was in a run."""
-        found = self._read("SELECT * FROM device_health WHERE device = ?", device)
-        return found[0] if found else None
-
-
-def _capabilities(fields: Row) -> Capabilities:
-    return Capabilities(**{**fields, "features": tuple(fields["features"])})
+    def health(self, device: str) -> HealthRow | None:
+        """Return the health of a device; None where it was never part of a run."""
+        rows = self._read(HealthRow, "SELECT * FROM device_health WHERE device = ?", device)
+        return rows[0] if rows else None
 
 
-def _ids(runs: list[Row]) -> str:
-    return ", ".join(row["id"] for row in runs[:5])
+def _verdict_basis(db: Connection, run: str) -> str:
+    objectives = db.query("SELECT objectives, margins FROM runs WHERE id = ?", [run])
+    measurements = db.query(
+        "SELECT id, value, measured_at FROM measurements WHERE run = ? ORDER BY id", [run]
+    )
+    return digest_json([list(objectives), list(measurements)])
+
+
+def _interrupt_attempts(db: Connection, run: str) -> None:
+    """Mark the running attempts of a run as interrupted, in the open transaction."""
+    db.execute(
+        "UPDATE attempts SET state = 'interrupted' WHERE run = ? AND state = 'running'", [run]
+    )
+
+
+def _capabilities(columns: Mapping[str, Any]) -> Capabilities:
+    features = tuple(columns["features"])
+    return Capabilities(**{**columns, "features": features})
+
+
+def _ids(runs: Sequence[RunRow]) -> str:
+    return ", ".join(row["id"] for row in runs[:IDS_IN_A_MESSAGE])

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import onnx_ir as ir
 
-from qpipe.quant.activations import limited
-from qpipe.quant.inference import inferences, session
+from qpipe.quant.activations import clipped_output
+from qpipe.quant.inference import inferences, open_session
 from qpipe.quant.qdq import WEIGHTED
-from qpipe.quant.statistics import InfinityError, Statistics, Tally
+from qpipe.quant.statistics import InfinityError, Statistics, StatisticsAccumulator
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count, Threads
 from qpipe.types import Array, Progress
@@ -27,46 +27,57 @@ def histogram(
     samples: Count | None = None,
     threads: Threads = 1,
 ) -> Statistics:
-    """Gather extremes, moments and a histogram of every activation, in one pass and constant memory.
+    """Gather extremes, moments and a histogram of every activation in one pass, constant memory.
 
-    Costs about three inferences per sample. Bins are the upper 16 bits of the float32 pattern, so no range is needed
-    beforehand, and minmax, percentile, mse and entropy ranges all follow from the result. Tensors without a range have
-    no statistics and so stay float: those that are empty, and those with the infinities of a mask.
+    Costs about three inferences per sample. Bins are the upper 16 bits of the float32 pattern, so
+    no range is needed beforehand, and minmax, percentile, mse and entropy ranges all follow from
+    the result. Tensors without a range have no statistics and so stay float: those that are empty,
+    and those that hold the infinities of a mask.
     """
-    names = activations(model)
-    inputs = [value.name for value in model.graph.inputs if value.name in names]
-    inner = [name for name in names if name not in inputs]
-    tallies = {name: Tally(name) for name in names}
-    running = session(model, inner, threads=threads)
-    total = len(calibration_samples) if samples is None else min(samples, len(calibration_samples))
-    layers = {node.outputs[0].name for node in model.graph if node.op_type in WEIGHTED}
-    for done, arrays in enumerate(_ahead(inferences(running, calibration_samples, total))):
-        _take(
-            tallies, calibration_samples.feeds(done, inputs) if inputs else {}, {*inputs, *layers}
-        )
-        _take(tallies, arrays, {*inputs, *layers})
-        progress(done + 1, total, "samples")
-    return Statistics(tally.statistics() for tally in tallies.values() if tally.count)
+    names = activation_names(model)
+    graph_inputs = [value.name for value in model.graph.inputs if value.name in names]
+    computed = [name for name in names if name not in graph_inputs]
+    layer_outputs = [node.outputs[0].name for node in model.graph if node.op_type in WEIGHTED]
+    must_be_finite = {*graph_inputs, *layer_outputs}
+    total = len(calibration_samples)
+    if samples is not None:
+        total = min(samples, total)
+    accumulators = {name: StatisticsAccumulator(name) for name in names}
+    session = open_session(model, computed, threads=threads)
+    for index, arrays in enumerate(_run_ahead(inferences(session, calibration_samples, total))):
+        if graph_inputs:
+            feeds = calibration_samples.feeds(index, graph_inputs)
+            _accumulate(accumulators, feeds, must_be_finite)
+        _accumulate(accumulators, arrays, must_be_finite)
+        progress(index + 1, total, "samples")
+    return Statistics(
+        accumulator.statistics() for accumulator in accumulators.values() if accumulator.count
+    )
 
 
-def activations(model: ir.Model) -> list[str]:
-    """Names of the tensors that a quantizer can want, in graph order: float32, dependent on the input, of one known
-    shape, and not merely on their way into a Relu or Clip, whose limits the integers' own saturation takes over."""
-    nodes = [node for node in model.graph if node.op_type not in ("Constant", "ConstantOfShape")]
-    values = [*model.graph.inputs, *(value for node in nodes for value in node.outputs)]
-    return [value.name for value in values if value.name and _is_wanted(value)]
+def activation_names(model: ir.Model) -> list[str]:
+    """Return the names of the tensors that a quantizer may need the range of, in graph order.
+
+    They are float32, depend on the input and have one static shape. Left out are those that only a
+    Relu or Clip reads: the saturation of its integers takes over its limits.
+    """
+    values = list(model.graph.inputs)
+    for node in model.graph:
+        if node.op_type not in ("Constant", "ConstantOfShape"):
+            values.extend(node.outputs)
+    return [value.name for value in values if value.name and _needs_range(value)]
 
 
-def _is_wanted(value: ir.Value) -> bool:
+def _needs_range(value: ir.Value) -> bool:
     if value.dtype != ir.DataType.FLOAT or value.shape is None or not value.shape.is_static():
         return False
     if value.is_graph_output() or value.is_graph_input():
         return True
-    return bool(value.uses()) and limited(value) is None
+    return bool(value.uses()) and clipped_output(value) is None
 
 
-def _ahead(runs: Iterator[dict[str, Array]]) -> Iterator[dict[str, Array]]:
-    """The same, each inferred while the caller still counts the one before."""
+def _run_ahead(runs: Iterator[dict[str, Array]]) -> Iterator[dict[str, Array]]:
+    """Yield the same results, each inferred while the caller still counts the one before."""
     with ThreadPoolExecutor(1) as pool:
         upcoming = pool.submit(next, runs, None)
         while (arrays := upcoming.result()) is not None:
@@ -74,15 +85,22 @@ def _ahead(runs: Iterator[dict[str, Array]]) -> Iterator[dict[str, Array]]:
             yield arrays
 
 
-def _take(tallies: dict[str, Tally], arrays: dict[str, Array], finite: set[str | None]) -> None:
-    """Count arrays; infinity, unless in one that must be finite, ends the tally of its tensor."""
+def _accumulate(
+    accumulators: dict[str, StatisticsAccumulator],
+    arrays: dict[str, Array],
+    must_be_finite: Collection[str | None],
+) -> None:
+    """Count arrays, and empty the dict meanwhile, so that each is freed once it is counted.
+
+    Infinity ends the statistics of its tensor; raise InfinityError where the tensor must be finite.
+    """
     for name in list(arrays):
         array = arrays.pop(name)
         try:
-            if name in tallies:
-                tallies[name].add(array)
+            if name in accumulators:
+                accumulators[name].add(array)
         except InfinityError:
-            if name in finite:
+            if name in must_be_finite:
                 raise
             log.warning("no statistics of '%s': it holds infinity", name)
-            del tallies[name]
+            del accumulators[name]

@@ -9,6 +9,6 @@ from qpipe_plugins.compile.openvino import openvino
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
-    """Bring this folder's stages."""
+    """Register the compile stages of this folder."""
     register("compile", onnxruntime, runtime="onnxruntime")
     register("compile", openvino, runtime="openvino")

@@ -1,9 +1,9 @@
-"""The file that a runtime loads: int32 biases, weights packed to their bits, and nothing in it that costs bytes."""
+"""The file that a runtime loads: int32 biases, packed weights, and nothing that wastes bytes."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import numpy as np
 import onnx
@@ -11,92 +11,119 @@ import onnx_ir as ir
 
 from qpipe.quant import qdq
 from qpipe.quant.biases import quantize_biases
-from qpipe.quant.weight_bits import weight_bits
+from qpipe.quant.graph import constant, optional_input, remove_unused, shared_initializer
+from qpipe.quant.weight_bits import weight_count_and_bits
 from qpipe.types import Platform
-from qpipe_plugins.compile import dynamic_batch
-from qpipe_plugins.compile.opset_versions import fit
+from qpipe_plugins.compile import dynamic_batch as batch
+from qpipe_plugins.compile.opset_versions import fit_versions
 from qpipe_plugins.compile.packing import is_smaller_packed, pack
-from qpipe_plugins.compile.redundancy import QDQ, derive_bias_scales, drop_clips, strip
+from qpipe_plugins.compile.redundancy import (
+    derive_bias_scales,
+    remove_redundancy,
+    remove_saturated_clips,
+)
 
-NAME = "model.onnx"
-INT4_OPSET = 21  # has the type
-INT4_CAST = 24  # the newest opset of ONNX Runtime 1.23, the first whose Cast takes it
+FILE_NAME = "model.onnx"
+INT4_OPSET = 21  # the first that has the type
+INT4_CAST_OPSET = 24  # the newest one of ONNX Runtime 1.23, the first whose Cast takes INT4
+INT8_ARCHITECTURES = ("aarch64", "arm64")  # whose kernels prefer int8 activations to uint8
+
+
+class TensorDescription(TypedDict):
+    """An input or output of the network, in build.json."""
+
+    name: str | None
+    dtype: str | None
+    shape: list[int | str] | None
+
+
+class WeightSummary(TypedDict):
+    """How many weights there are, and how many bits they have together."""
+
+    count: int
+    bits: int
+
+
+class NetworkManifest(TypedDict):
+    """What build.json says of the network."""
+
+    model: str
+    weights: WeightSummary
+    inputs: list[TensorDescription]
+    outputs: list[TensorDescription]
 
 
 def write_network(
-    model: ir.Model, platform: Platform, folder: Path, where: str, *, free_batch: bool = False
-) -> dict[str, Any]:
-    """Write the network into the folder in the versions that the platform loads; what build.json says of it.
+    model: ir.Model, platform: Platform, folder: Path, where: str, *, dynamic_batch: bool = False
+) -> NetworkManifest:
+    """Write the network into the folder in the versions that the platform loads.
 
-    Weights of less than 8 bits are packed, and unpacked again when the file is loaded: smaller, not slower. With
-    `free_batch` axis 0 of inputs and outputs is open.
+    Weights of less than 8 bits are packed, and unpacked again when the file is loaded: smaller,
+    not slower. With `dynamic_batch`, axis 0 of inputs and outputs is open.
     """
-    own = {node for node in model.graph if node.op_type not in QDQ}
-    count, bits = weight_bits(model)
+    network_nodes = {node for node in model.graph if node.op_type not in qdq.QDQ_OPERATORS}
+    count, bits = weight_count_and_bits(model)
     quantize_biases(model)
-    native = model.opset_imports.get("", 0) >= INT4_OPSET and platform.max_opset >= INT4_CAST
+    _pack_weights(model, platform)
+    if platform.runtime == "onnxruntime" and platform.arch in INT8_ARCHITECTURES:
+        _shift_activations(model)
+    remove_saturated_clips(model)
+    derive_bias_scales(model)
+    if dynamic_batch:
+        batch.open_reshapes(model)
+    remove_redundancy(model, network_nodes)
+    proto = fit_versions(model, platform, where)
+    if dynamic_batch:
+        batch.open_batch(proto, where)
+    folder.mkdir(parents=True, exist_ok=True)
+    onnx.save(proto, folder / FILE_NAME)
+    graph = ir.from_proto(proto).graph
+    return {
+        "model": FILE_NAME,
+        "weights": {"count": count, "bits": bits},
+        "inputs": [_describe_tensor(value) for value in graph.inputs],
+        "outputs": [_describe_tensor(value) for value in graph.outputs],
+    }
+
+
+def _pack_weights(model: ir.Model, platform: Platform) -> None:
+    has_int4 = model.opset_imports.get("", 0) >= INT4_OPSET
+    has_int4_cast = platform.max_opset >= INT4_CAST_OPSET
     for weight in qdq.weights(model):
         if weight.quantized is not None and is_smaller_packed(weight.quantized):
-            pack(model, weight, weight.quantized, native)
-    if platform.runtime == "onnxruntime" and platform.arch in ("aarch64", "arm64"):
-        _shift_activations(model)
-    drop_clips(model)
-    derive_bias_scales(model)
-    if free_batch:
-        dynamic_batch.open_reshapes(model)
-    strip(model, own)
-    proto = fit(model, platform, where)
-    if free_batch:
-        dynamic_batch.free(proto, where)
-    written = ir.from_proto(proto).graph
-    folder.mkdir(parents=True, exist_ok=True)
-    onnx.save(proto, folder / NAME)
-    return {
-        "model": NAME,
-        "weights": {"count": count, "bits": bits},
-        "inputs": [_describe(value) for value in written.inputs],
-        "outputs": [_describe(value) for value in written.outputs],
-    }
+            pack(model, weight, weight.quantized, native_int4=has_int4 and has_int4_cast)
 
 
-def _describe(value: ir.Value) -> dict[str, Any]:
-    shape = (
-        [d if isinstance(d, int) else str(d) for d in value.shape]
-        if value.shape is not None
-        else None
-    )
-    return {
-        "name": value.name,
-        "dtype": value.dtype.numpy().name if value.dtype is not None else None,
-        "shape": shape,
-    }
+def _describe_tensor(value: ir.Value) -> TensorDescription:
+    shape: list[int | str] | None = None
+    if value.shape is not None:
+        shape = [size if isinstance(size, int) else str(size) for size in value.shape]
+    dtype = value.dtype.numpy().name if value.dtype is not None else None
+    return {"name": value.name, "dtype": dtype, "shape": shape}
 
 
 # ---- what the device's kernels prefer, without loss
 
 
 def _shift_activations(model: ir.Model) -> None:
-    """uint8 activations as int8: every code and zero point less 128, the same real values."""
+    """Turn uint8 activations into int8: codes and zero points less 128, the same real values."""
     for node in model.graph:
-        users = [node, *node.outputs[0].consumers()]
-        pair = {user.op_type for user in users} == {"QuantizeLinear", "DequantizeLinear"}
-        if (
-            node.op_type == "QuantizeLinear"
-            and pair
-            and all(len(user.inputs) > 2 for user in users)
-        ):
-            for user in users:
+        if node.op_type != "QuantizeLinear":
+            continue
+        pair = [node, *node.outputs[0].consumers()]
+        operators = {user.op_type for user in pair}
+        have_zero_points = all(len(user.inputs) > 2 for user in pair)
+        if operators == set(qdq.QDQ_OPERATORS) and have_zero_points:
+            for user in pair:
                 _shift_zero_point(model, user)
 
 
 def _shift_zero_point(model: ir.Model, node: ir.Node) -> None:
-    old = node.inputs[2]
-    zero_point = qdq.constant(old)
-    if old is None or zero_point is None or zero_point.dtype != np.uint8:
+    value = optional_input(node, 2)
+    zero_point = constant(value)
+    if value is None or zero_point is None or zero_point.dtype != np.uint8:
         return
     shifted = (zero_point.astype(np.int16) - 128).astype(np.int8)
-    name = f"{old.name}_int8"
-    node.replace_input_with(
-        2, model.graph.initializers.get(name) or qdq.initializer(model, name, shifted)
-    )
-    qdq.discard(model, old)
+    int8_value = shared_initializer(model.graph, f"{value.name}_int8", shifted)
+    node.replace_input_with(2, int8_value)
+    remove_unused(model.graph, value)

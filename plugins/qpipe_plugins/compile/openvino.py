@@ -1,4 +1,4 @@
-"""A build for OpenVINO: the same ONNX file that ONNX Runtime gets, and the runner that drives it."""
+"""Builds for OpenVINO: the ONNX file that ONNX Runtime gets too, and the runner that drives it."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ def openvino(
     processor: Literal["CPU", "GPU", "NPU"] = "CPU",
     properties: Mapping[str, str | int | float | bool] | None = None,
 ) -> Build:
-    """One ONNX file that OpenVINO reads on the device and runs on integer kernels; it need not be installed here.
+    """Write one ONNX file that OpenVINO on the device runs on integer kernels.
 
-    The file is ONNX and not OpenVINO's own form, which an older OpenVINO may not read; it is converted when it is
-    loaded. Weights of 4 bits or less are packed. `threads` is for one inference (0: as many as the device has cores).
-    `precision` is of what stayed in float: left to itself OpenVINO may take less than 32 bits where the CPU has them.
-    `properties` are OpenVINO's own, over these.
+    OpenVINO need not be installed on the host. The file is ONNX and not OpenVINO's own format,
+    which an older OpenVINO may not read; it is converted when it is loaded. Weights of less than
+    8 bits are packed. `threads` is for one inference (0: as many as the device has cores), on the
+    CPU. `precision` is that of what stayed float: by default OpenVINO may take less than 32 bits
+    where the CPU has them. `properties` are OpenVINO's own, and override these.
     """
     network = write_network(model, platform, workdir, "compile openvino")
     runner = Path(run_openvino.__file__)
     shutil.copyfile(runner, workdir / runner.name)
-    own = {
-        "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": precision,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
-    if processor != "CPU":
-        del own["INFERENCE_NUM_THREADS"]
-    options = {"device": processor, "properties": {**own, **(properties or {})}}
+    all_properties: dict[str, str | int | float | bool] = {}
+    if processor == "CPU":
+        all_properties["INFERENCE_NUM_THREADS"] = threads
+    all_properties["INFERENCE_PRECISION_HINT"] = precision
+    all_properties["PERFORMANCE_HINT"] = "LATENCY"
+    all_properties.update(properties or {})
+    options = {"device": processor, "properties": all_properties}
     return Build.write(
         workdir, {"runtime": "openvino", "runner": runner.name, "options": options, **network}
     )

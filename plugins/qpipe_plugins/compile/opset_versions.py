@@ -1,4 +1,4 @@
-"""The opset and IR version of a build, brought down to what the device's runtime loads where the network allows it."""
+"""The opset and IR version of a build, lowered to what the device's runtime loads."""
 
 from __future__ import annotations
 
@@ -10,67 +10,74 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from qpipe.errors import StageError
-from qpipe.quant.inference import session
+from qpipe.quant.inference import infer, open_session
 from qpipe.types import Array, Platform
 
-CONTRIB = "com.microsoft"  # operators that ONNX Runtime alone has
+CONTRIB_DOMAIN = "com.microsoft"  # operators that only ONNX Runtime has
 
 
-def fit(model: ir.Model, platform: Platform, where: str) -> onnx.ModelProto:
-    """The network as the platform's runtime loads it, with the oldest IR version that its opset allows.
+def fit_versions(model: ir.Model, platform: Platform, where: str) -> onnx.ModelProto:
+    """Return the network as the platform's runtime loads it.
 
-    Above the platform's opset it is brought down and must give the same numbers as before. StageError, naming the
-    operator, where that cannot be, or where an operator belongs to another runtime.
+    Its opset is at most the platform's; a lowered network must give the same numbers as before.
+    Its IR version is the oldest that the opset allows. Raise StageError, naming the operator,
+    where that is not possible, and for an operator that only another runtime has.
     """
-    foreign = next((node for node in model.graph if node.domain == CONTRIB), None)
-    if foreign is not None and platform.runtime != "onnxruntime":
+    for node in model.graph:
+        if node.domain == CONTRIB_DOMAIN and platform.runtime != "onnxruntime":
+            raise StageError(
+                f"{where}: operator {node.op_type} of {CONTRIB_DOMAIN} is ONNX Runtime's own; "
+                "use compile onnxruntime"
+            )
+    network_opset = model.opset_imports.get("", 0)
+    opset = min(network_opset, platform.max_opset)
+    ir_version = _min_ir_version(opset)
+    if ir_version > platform.max_ir_version:
         raise StageError(
-            f"{where}: operator {foreign.op_type} of {CONTRIB} is ONNX Runtime's own; compile onnxruntime takes it"
+            f"{where}: the network needs IR version {ir_version}, "
+            f"the device's {platform.runtime} loads up to {platform.max_ir_version}; "
+            "export it with an older opset, or update the runtime on the device"
         )
-    opset = min(model.opset_imports.get("", 0), platform.max_opset)
-    needed = _ir_version(opset)
-    if needed > platform.max_ir_version:
-        raise StageError(
-            f"{where}: the network needs IR version {needed}, the device's {platform.runtime} loads up to "
-            f"{platform.max_ir_version}; export it with an older opset, or update the runtime on the device"
-        )
-    model.ir_version = needed
-    return (
-        ir.to_proto(model)
-        if opset == model.opset_imports.get("", 0)
-        else _lower(model, platform, where)
-    )
+    model.ir_version = ir_version
+    if opset == network_opset:
+        return ir.to_proto(model)
+    return _lower(model, platform, where)
 
 
-def _ir_version(opset: int) -> int:
-    return onnx.helper.find_min_ir_version_for(
-        [onnx.helper.make_opsetid("", opset)], ignore_unknown=True
-    )
+def _min_ir_version(opset: int) -> int:
+    opset_id = onnx.helper.make_opsetid("", opset)
+    return onnx.helper.find_min_ir_version_for([opset_id], ignore_unknown=True)
 
 
 def _lower(model: ir.Model, platform: Platform, where: str) -> onnx.ModelProto:
-    before = _outputs(model)
-    for lowered in _lowered(ir.to_proto(model), platform.max_opset):
-        after = _outputs(ir.from_proto(lowered))
-        if all(
-            np.array_equal(one, other, equal_nan=True)
-            for one, other in zip(before, after, strict=True)
-        ):
-            return lowered
-    newer, opset = _newer(model, platform.max_opset)
+    """Return the network in the platform's opset; StageError where it gives other numbers."""
+    expected = _outputs_on_noise(model)
+    for candidate in _lowered_candidates(ir.to_proto(model), platform.max_opset):
+        outputs = _outputs_on_noise(ir.from_proto(candidate))
+        is_equal = [
+            np.array_equal(array, expected_array, equal_nan=True)
+            for array, expected_array in zip(outputs, expected, strict=True)
+        ]
+        if all(is_equal):
+            return candidate
+    obstacle, opset = _obstacle(model, platform.max_opset)
     raise StageError(
-        f"{where}: {newer} needs opset {opset}, the device's {platform.runtime} loads up to opset "
-        f"{platform.max_opset}; export the network with an older opset, or update the runtime on the device"
+        f"{where}: {obstacle} needs opset {opset}, "
+        f"the device's {platform.runtime} loads up to opset {platform.max_opset}; "
+        "export the network with an older opset, or update the runtime on the device"
     )
 
 
-def _lowered(proto: onnx.ModelProto, opset: int) -> Iterator[onnx.ModelProto]:
-    """The ways to say the same in an older opset, those that are valid: as it is, where its operators changed in
-    nothing that it uses; by onnx's own converter."""
+def _lowered_candidates(proto: onnx.ModelProto, opset: int) -> Iterator[onnx.ModelProto]:
+    """Yield the valid networks that result from two ways to lower the opset.
+
+    As it is, which works where its operators changed in nothing that it uses; and by onnx's own
+    converter.
+    """
     for convert in (_relabel, version_converter.convert_version):
         try:
             lowered = convert(proto, opset)
-            lowered.ir_version = _ir_version(opset)
+            lowered.ir_version = _min_ir_version(opset)
             onnx.checker.check_model(lowered, full_check=True)
         except (RuntimeError, onnx.checker.ValidationError, onnx.shape_inference.InferenceError):
             continue
@@ -79,20 +86,26 @@ def _lowered(proto: onnx.ModelProto, opset: int) -> Iterator[onnx.ModelProto]:
 
 
 def _relabel(proto: onnx.ModelProto, opset: int) -> onnx.ModelProto:
+    """Return a copy that claims to be of another opset."""
     relabelled = onnx.ModelProto()
     relabelled.CopyFrom(proto)
-    next(each for each in relabelled.opset_import if not each.domain).version = opset
+    for entry in relabelled.opset_import:
+        if not entry.domain:
+            entry.version = opset
     return relabelled
 
 
-def _newer(model: ir.Model, opset: int) -> tuple[str, int]:
-    """What stands in the way: an operator that the older opset lacks, else one that has changed since, with the opset
-    that it needs."""
-    changed = ("the network", model.opset_imports.get("", 0))
+def _obstacle(model: ir.Model, opset: int) -> tuple[str, int]:
+    """Return what prevents an older opset, and the opset that it needs.
+
+    It is an operator that the older opset lacks, else one that has changed since.
+    """
+    network_opset = model.opset_imports.get("", 0)
+    changed = ("the network", network_opset)
     for node in model.graph:
         if node.domain:
             continue
-        since = onnx.defs.get_schema(node.op_type, model.opset_imports[""]).since_version
+        since = onnx.defs.get_schema(node.op_type, network_opset).since_version
         if not onnx.defs.has(node.op_type, opset, ""):
             return f"operator {node.op_type}", since
         if since > opset:
@@ -100,17 +113,16 @@ def _newer(model: ir.Model, opset: int) -> tuple[str, int]:
     return changed
 
 
-def _outputs(model: ir.Model) -> list[Array]:
-    """What the network makes of noise, unoptimized, on the host."""
+def _outputs_on_noise(model: ir.Model) -> list[Array]:
+    """Return the outputs on noise, computed on the host without optimization."""
     random = np.random.default_rng(0)
-    running = session(model, optimize=False)
-    feeds = {}
+    session = open_session(model, optimize=False)
+    feeds: dict[str, Array] = {}
     for value in model.graph.inputs:
         assert value.shape is not None
         assert value.dtype is not None
-        noise = random.normal(size=value.shape.numpy())
-        feeds[value.name] = (noise if value.dtype.is_floating_point() else noise > 0).astype(
-            value.dtype.numpy()
-        )
-    made: list[Array] = running.run(None, feeds)
-    return made
+        noise: Array = random.normal(size=value.shape.numpy())
+        if not value.dtype.is_floating_point():
+            noise = noise > 0
+        feeds[value.name or ""] = noise.astype(value.dtype.numpy())
+    return list(infer(session, feeds).values())

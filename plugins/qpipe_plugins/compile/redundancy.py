@@ -1,4 +1,4 @@
-"""What a file for the runtime can do without: the same numbers to the last bit from fewer bytes and nodes."""
+"""What a build can do without: the same numbers to the last bit from fewer bytes and nodes."""
 
 from __future__ import annotations
 
@@ -8,121 +8,148 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qpipe.quant import qdq
-from qpipe_plugins.compile.packing import node
+from qpipe.quant.graph import constant, optional_input, remove_unused
+from qpipe_plugins.compile.packing import named_node
 
-QDQ = ("QuantizeLinear", "DequantizeLinear")
-# attributes of a convolution that say what holds without them; kernel_shape is its weight's
-DEFAULTS: dict[str, int] = {"dilations": 1, "strides": 1, "pads": 0, "group": 1}
-
-
-def drop_clips(model: ir.Model) -> None:
-    """Take out each Clip and Relu whose work the quantizing after it does: both bounds are, or lie beyond, its ends."""
-    for clip in model.graph:
-        users = clip.outputs[0].consumers()
-        if (
-            len(users) == 1
-            and users[0].op_type == "QuantizeLinear"
-            and _saturates_within(clip, users[0])
-        ):
-            users[0].replace_input_with(0, clip.inputs[0])
+# attributes of a convolution with their values when absent; kernel_shape is that of the weight
+CONV_DEFAULTS: dict[str, int] = {"dilations": 1, "strides": 1, "pads": 0, "group": 1}
 
 
-def _saturates_within(node: ir.Node, quantizer: ir.Node) -> bool:
-    scale, zero_point = (qdq.constant(value) for value in (*quantizer.inputs[1:], None)[:2])
-    if (
-        node.op_type not in ("Clip", "Relu")
-        or scale is None
-        or zero_point is None
-        or scale.size != 1
-    ):
-        return False
-    bounds = [0.0, np.inf] if node.op_type == "Relu" else [-np.inf, np.inf]
-    for place, value in enumerate(node.inputs[1:]):
-        bound = qdq.constant(value)
+# ---- Clips that saturation makes up for
+
+
+def remove_saturated_clips(model: ir.Model) -> None:
+    """Remove each Clip and Relu that changes nothing, because the QuantizeLinear after it
+    saturates at its bounds or within.
+    """
+    for node in model.graph:
+        if node.op_type not in ("Clip", "Relu"):
+            continue
+        readers = node.outputs[0].consumers()
+        if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
+            continue
+        quantizer = readers[0]
+        if _saturates_within(quantizer, _clip_bounds(node)):
+            quantizer.replace_input_with(0, node.inputs[0])
+
+
+def _clip_bounds(node: ir.Node) -> tuple[float, float]:
+    """Return the bounds of a Clip or Relu; NaN for one that is not constant."""
+    if node.op_type == "Relu":
+        return 0.0, np.inf
+    bounds = [-np.inf, np.inf]
+    for position, value in enumerate(node.inputs[1:]):
         if value is not None:
-            bounds[place] = np.nan if bound is None else float(bound.reshape(()))
-    ends = np.iinfo(zero_point.dtype)
-    low, high = np.rint(np.array(bounds, np.float32) / scale.reshape(())) + int(
-        zero_point.reshape(())
-    )
-    return bool(low <= ends.min and high >= ends.max)
+            array = constant(value)
+            bounds[position] = np.nan if array is None else float(array.reshape(()))
+    low, high = bounds
+    return low, high
+
+
+def _saturates_within(quantizer: ir.Node, bounds: tuple[float, float]) -> bool:
+    """Return whether a QuantizeLinear saturates at these bounds or within; False with NaN."""
+    scale = constant(quantizer.inputs[1])
+    zero_point = constant(optional_input(quantizer, 2))
+    if scale is None or zero_point is None or scale.size != 1:
+        return False
+    limits = np.iinfo(zero_point.dtype)
+    codes = np.rint(np.array(bounds, np.float32) / scale.reshape(()))
+    low, high = codes + int(zero_point.reshape(()))
+    return bool(low <= limits.min and high >= limits.max)
+
+
+# ---- scales of biases
 
 
 def derive_bias_scales(model: ir.Model) -> None:
-    """The scale of a bias per channel as the product that it is, activation scale times weight scale: the runtime folds
-    it when it loads the file, where it takes no room."""
-    for convolution in model.graph:
-        sources = _dequantizers(convolution)
-        if convolution.op_type != "Conv" or len(sources) != 3:
+    """Compute the scale of each per-channel bias in the graph: activation scale * weight scale.
+
+    The runtime folds the product when it loads the file, where it takes no bytes.
+    """
+    for node in model.graph:
+        sources = _dequantizers(node)
+        if node.op_type != "Conv" or len(sources) != 3:
             continue
-        activation, weight, bias = (source.inputs[1] for source in sources)
-        values = (qdq.constant(activation), qdq.constant(weight))
-        scale = qdq.constant(bias)
-        if scale is None or scale.size == 1 or values[0] is None or values[1] is None:
+        activation_scale, weight_scale, bias_scale = (source.inputs[1] for source in sources)
+        activation_array = constant(activation_scale)
+        weight_array = constant(weight_scale)
+        bias_array = constant(bias_scale)
+        if activation_array is None or weight_array is None or bias_array is None:
             continue
-        if np.array_equal(values[0] * values[1], scale):
-            product = node(
-                "Mul", [activation, weight], f"{sources[2].outputs[0].name}_scale_product"
-            )
-            model.graph.insert_before(sources[2], product)
-            sources[2].replace_input_with(1, product.outputs[0])
-            qdq.discard(model, bias)
+        if bias_array.size > 1 and np.array_equal(activation_array * weight_array, bias_array):
+            dequantizer = sources[2]
+            name = f"{dequantizer.outputs[0].name}_scale_product"
+            product = named_node("Mul", [activation_scale, weight_scale], name)
+            model.graph.insert_before(dequantizer, product)
+            dequantizer.replace_input_with(1, product.outputs[0])
+            remove_unused(model.graph, bias_scale)
 
 
 def _dequantizers(reader: ir.Node) -> list[ir.Node]:
-    """The DequantizeLinear nodes that a node reads, in the order of its inputs; none where its first input is float."""
-    sources = [value.producer() for value in reader.inputs if value is not None]
-    found = [
-        source for source in sources if source is not None and source.op_type == "DequantizeLinear"
+    """Return the DequantizeLinear nodes that a node reads, in the order of its inputs.
+
+    None of them where its first input is float.
+    """
+    producers = [value.producer() for value in reader.inputs if value is not None]
+    dequantizers = [
+        node for node in producers if node is not None and node.op_type == "DequantizeLinear"
     ]
-    return found if sources and sources[0] in found else []
+    return dequantizers if producers and producers[0] in dequantizers else []
 
 
-def strip(model: ir.Model, own: set[ir.Node]) -> None:
-    """Take out what says nothing to the runtime; in a small network that is a fifth of the file or more."""
-    for each in model.graph:
-        _drop_defaults(each)
+# ---- what the runtime does not need to be told
+
+
+def remove_redundancy(model: ir.Model, network_nodes: set[ir.Node]) -> None:
+    """Remove what tells the runtime nothing: in a small network a fifth of the file or more.
+
+    Nodes of the network itself keep their names, by which a profile is read; quantization's lose
+    them.
+    """
+    for node in model.graph:
+        if node.op_type == "Conv":
+            _remove_conv_defaults(node)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     common.DeduplicateInitializersPass()(model)  # zero points, mostly
     common.ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
     model.doc_string = None
-    kept = {*model.graph.inputs, *model.graph.outputs}
-    inner = [
-        *model.graph.initializers.values(),
-        *(value for node in model.graph for value in node.outputs),
-    ]
-    for value in inner:
-        value.metadata_props.clear()
-        if (
-            value not in kept
-        ):  # an inner tensor's type and shape are inferred by whoever loads the file
-            value.type = value.shape = None
-    taken = ir.convenience.create_value_mapping(model.graph)
-    names = (name for number in itertools.count() if (name := f"t{number:x}") not in taken)
+    _shorten_inner_values(model.graph)
+    for node in model.graph:
+        if node not in network_nodes:
+            node.name = ""
+
+
+def _shorten_inner_values(graph: ir.Graph) -> None:
+    """Give all tensors but inputs and outputs short names, and no type and shape.
+
+    The runtime infers types and shapes of inner tensors when it loads the file.
+    """
+    interface = {*graph.inputs, *graph.outputs}
+    inner = list(graph.initializers.values())
+    for node in graph:
+        inner += node.outputs
+    used_names = ir.convenience.create_value_mapping(graph)
+    all_names = (f"t{number:x}" for number in itertools.count())
+    free_names = (name for name in all_names if name not in used_names)
     for value in dict.fromkeys(inner):
-        if value not in kept:
-            value.name = next(names)
-    for each in model.graph:
-        if each not in own:  # the network's own keep theirs, by which a profile is read
-            each.name = ""
+        value.metadata_props.clear()
+        if value not in interface:
+            value.type = None
+            value.shape = None
+            value.name = next(free_names)
 
 
-def _drop_defaults(layer: ir.Node) -> None:
-    """Of a convolution, the attributes and the zero points of constants that have the value they have when absent."""
-    if layer.op_type != "Conv":
-        return
-    for name, default in DEFAULTS.items():
-        if name in layer.attributes and np.all(np.array(layer.attributes[name].value) == default):
-            del layer.attributes[name]
-    layer.attributes.pop("kernel_shape", None)
-    for source in _dequantizers(layer)[1:]:  # the first is the activation's
-        zero_point = qdq.constant(source.inputs[2]) if len(source.inputs) > 2 else None
-        if (
-            zero_point is not None
-            and zero_point.dtype in (np.int8, np.int32)
-            and not zero_point.any()
-        ):
+def _remove_conv_defaults(node: ir.Node) -> None:
+    """Remove attributes and zero points of constants that have the value they have when absent."""
+    for name, default in CONV_DEFAULTS.items():
+        if name in node.attributes and np.all(np.array(node.attributes[name].value) == default):
+            del node.attributes[name]
+    node.attributes.pop("kernel_shape", None)
+    for source in _dequantizers(node)[1:]:  # the first is the activation's
+        zero_point = constant(optional_input(source, 2))
+        if zero_point is None or zero_point.any():
+            continue
+        if zero_point.dtype in (np.int8, np.int32):
             source.resize_inputs(2)

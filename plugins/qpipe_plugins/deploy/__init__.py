@@ -8,5 +8,5 @@ from qpipe_plugins.deploy.copy import copy
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
-    """The built-in ways to bring a build to a device."""
+    """Register the built-in deploy stage."""
     register("deploy", copy)

@@ -1,4 +1,4 @@
-"""Bring a build to a device as it is."""
+"""Copy a build to a device."""
 
 from __future__ import annotations
 
@@ -6,5 +6,8 @@ import qpipe
 
 
 def copy(build: qpipe.Build, device: qpipe.Device, progress: qpipe.Progress) -> qpipe.Stored:
-    """Copy the build's files to the device, each under its digest; what is there already is not sent again."""
+    """Copy the build's files to the device, each under its digest.
+
+    Files that the device has already are not sent; it verifies the digest of each file.
+    """
     return device.store(build.folder, progress)

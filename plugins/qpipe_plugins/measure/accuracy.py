@@ -1,4 +1,4 @@
-"""Accuracy on the device: every evaluation sample is inferred there, scored here as it arrives."""
+"""Accuracy on the device: samples are inferred there, and scored here as outputs arrive."""
 
 from __future__ import annotations
 
@@ -26,10 +26,11 @@ def accuracy(
     metric: Annotated[Sequence[qpipe.Metric], qpipe.StageOption("metric")] = (),
     always: Annotated[Sequence[qpipe.Metric], qpipe.StageOption("metric")] = ("agreement", "sqnr"),  # type: ignore[assignment]
 ) -> list[qpipe.Measurement]:
-    """Infer all evaluation samples on the device and score them by `metric`, and by `always` where these apply.
+    """Infer all evaluation samples on the device and score them by `metric` and `always`.
 
-    `postprocess` makes predictions of the outputs. A metric against the target is left out where samples have none.
-    Intervals are over samples: Wilson's for shares, bootstrap else. Cost: one inference a sample, on the device.
+    `postprocess` turns outputs into predictions. A metric against the target is left out where
+    samples have none, one of `always` where it does not apply to the outputs. Intervals are over
+    samples: Wilson's for shares, bootstrap for others. Cost: one inference a sample, on the device.
     """
     scores = Scores(metric, postprocess, usual=always)
     count = len(evaluation_samples)
@@ -40,6 +41,7 @@ def accuracy(
         progress(done, count, "samples")
     if done < count:
         raise qpipe.StageError(
-            f"accuracy: {device.name} gave outputs of {done} of {count} samples; see the step's log"
+            f"accuracy: {device.name} returned outputs of {done} of {count} samples; "
+            "see the log of the step"
         )
     return scores.measurements()

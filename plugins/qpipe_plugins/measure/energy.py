@@ -1,4 +1,4 @@
-"""What an inference of each build costs in energy, by the device's own sensors or a meter beside it."""
+"""Energy of an inference, by the sensors of the device or by a meter."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Literal
 
 import qpipe
 from qpipe.stages.bounds import Core, Count, Seconds, Share, Threads, Wait
-from qpipe_plugins.measure.interleaved_rounds import Interleaved
-from qpipe_plugins.measure.round_journal import Journal, interval
+from qpipe_plugins.measure.interleaved_rounds import InterleavedRounds
+from qpipe_plugins.measure.round_journal import RoundJournal, RoundRequest, interval
 from qpipe_plugins.measure.round_options import round_options
-from qpipe_plugins.measure.timing_metrics import doubt, kept
+from qpipe_plugins.measure.timing_metrics import doubt, undisturbed
 
 METRICS = ("energy_mj", "energy_net_mj", "power_w")
-MOST_VALUES = 100_000  # a round has no more inferences
+MOST_VALUES = 100_000  # inferences in a round, at most
 
 
 def energy(
@@ -43,21 +43,31 @@ def energy(
     cool_to_c: float | None = None,
     max_load: Share = 0.25,
 ) -> list[qpipe.Measurement]:
-    """Energy of an inference in mJ: all that the device takes meanwhile, and what of it is beyond being idle.
+    """Measure the energy of an inference in mJ: in total, and net of the idle device.
 
-    From power monitors (INA219, INA226, INA3221: hwmon) or Intel's counters (rapl), whichever the device has (auto):
-    the named `rails`, else the one that feeds the others, else all. Or from a meter of your own: `command` is run by
-    the device's shell, or the host's (`command_on`), and prints watts (or, with `unit` J, joules so far), one number a
-    line, until it is ended. All builds work in turn, as for latency: each of `rounds` fresh processes for `round_s`
-    seconds, after `idle_s` of rest. A round in which the sensor had fewer than `updates` new values is refused. A
-    device measured so runs the sensor's readings, too. `threads`, `batch`, `affinity`, `governor`, `cool_to_c` and
-    `max_load` are as for latency. Cost: builds x rounds x (idle + round).
+    It comes from power monitors (INA219, INA226, INA3221: hwmon) or Intel's counters (rapl),
+    whichever the device has (auto): the named `rails`, else the one that feeds the others, else
+    all. Or from a meter of your own: `command` runs in the device's shell, or the host's
+    (`command_on`), and prints watts (with `unit` J: joules so far), one number a line, until it is
+    ended. All builds are measured in turn, as for latency: each of `rounds` fresh processes for
+    `round_s` seconds, after `idle_s` of rest. A round with fewer than `updates` new values of the
+    sensor is refused. The energy includes reading the sensor. `threads`, `batch`, `affinity`,
+    `governor`, `cool_to_c` and `max_load` are as for latency. Cost: builds x rounds x (idle +
+    round).
     """
     if command_on == "host" and not command:
         raise qpipe.StageError(
             "energy: a meter at the host is a command; give one, or leave command_on out"
         )
-    own = {
+    options = round_options(
+        threads=threads,
+        batch=batch,
+        affinity=affinity,
+        governor=governor,
+        cool_to_c=cool_to_c,
+        max_load=max_load,
+    )
+    options["energy"] = {
         "source": source,
         "rails": list(rails),
         "command": command,
@@ -67,46 +77,54 @@ def energy(
         "period_s": period_s,
         "updates": updates,
     }
-    options = {
-        **round_options(threads, batch, affinity, governor, cool_to_c, max_load),
-        "energy": own,
+    request: RoundRequest = {
+        "warmup_s": warmup_s,
+        "values": MOST_VALUES,
+        "budget_s": round_s,
+        "options": options,
     }
-    asked = {"warmup_s": warmup_s, "values": MOST_VALUES, "budget_s": round_s, "options": options}
-    journal = Journal(workdir / "rounds.jsonl", asked)
-    metering = Interleaved("energy", deployments.present, device, device_samples, journal, asked)
-    for _ in metering.take(rounds, progress):
-        if not all(taken[-1].energy for taken in metering.taken.values() if taken):
-            raise qpipe.StageError(
-                f"energy: {device.name} measures no energy; take energy out of measure"
-            )
-    return metering.complete(
-        [
-            _measurement(metric, metering.taken[each.name], each.name)
-            for each in metering.running
-            for metric in METRICS
-        ]
+    journal = RoundJournal(workdir / "rounds.jsonl", request)
+    metering = InterleavedRounds(
+        "energy", deployments.present, device, device_samples, journal, request
     )
+    for _ in metering.measure(rounds, progress):
+        _check_readings(metering, device.name)
+    measurements: list[qpipe.Measurement] = []
+    for build in metering.running:
+        build_rounds = metering.rounds[build.name]
+        measurements += [_measurement(metric, build_rounds, build.name) for metric in METRICS]
+    return metering.complete(measurements)
 
 
-def _measurement(metric: str, taken: Sequence[qpipe.Round], deployed: str) -> qpipe.Measurement:
-    """A number of each round, of those that nothing disturbed where there are any; their median."""
-    believed = kept(taken)
-    values = [_of(metric, each) for each in believed]
+def _check_readings(metering: InterleavedRounds, device: str) -> None:
+    """Raise StageError where the last round of a build has no energy."""
+    for build_rounds in metering.rounds.values():
+        if build_rounds and not build_rounds[-1].energy:
+            raise qpipe.StageError(
+                f"energy: {device} measures no energy; take energy out of measure"
+            )
+
+
+def _measurement(metric: str, rounds: Sequence[qpipe.Round], deployed: str) -> qpipe.Measurement:
+    """Return the median of a metric over the rounds that count, and its value of each round."""
+    counted = undisturbed(rounds)
+    values = [_value(metric, metered) for metered in counted]
     median = statistics.median(values)
     low, high = interval(median, values) or (None, None)
-    first = believed[0].energy
+    reading = counted[0].energy
     detail = {
-        "source": first["source"],
-        "rails": first["rails"],
-        "period_s": first["period_s"],
-        "updates": [each.energy["updates"] for each in taken],
-        "seconds": [each.energy["seconds"] for each in taken],
-        "inferences": [each.energy["inferences"] for each in taken],
-        "idle_w": [each.energy["idle_w"] for each in taken],
-        **doubt([each.invalid for each in taken]),
+        "source": reading["source"],
+        "rails": reading["rails"],
+        "period_s": reading["period_s"],
+        "updates": [metered.energy["updates"] for metered in rounds],
+        "seconds": [metered.energy["seconds"] for metered in rounds],
+        "inferences": [metered.energy["inferences"] for metered in rounds],
+        "idle_w": [metered.energy["idle_w"] for metered in rounds],
+        **doubt([metered.invalid for metered in rounds]),
     }
-    conditions = [{"invalid": each.invalid, "environment": each.environment} for each in taken]
-    raw = [[_of(metric, each)] for each in taken]
+    conditions = [
+        {"invalid": metered.invalid, "environment": metered.environment} for metered in rounds
+    ]
     return qpipe.Measurement(
         metric,
         median,
@@ -115,16 +133,18 @@ def _measurement(metric: str, taken: Sequence[qpipe.Round], deployed: str) -> qp
         high,
         len(values),
         deployed=deployed,
-        rounds=raw,
+        rounds=[[_value(metric, metered)] for metered in rounds],
         detail=detail,
         conditions=conditions,
     )
 
 
-def _of(metric: str, taken: qpipe.Round) -> float:
-    """The metric of one round."""
-    found = taken.energy
+def _value(metric: str, metered: qpipe.Round) -> float:
+    """Return a metric of one round."""
+    reading = metered.energy
+    joules = reading["joules"]
     if metric == "power_w":
-        return float(found["joules"] / found["seconds"])
-    idle = found["idle_w"] * found["seconds"] if metric == "energy_net_mj" else 0.0
-    return float(1000 * (found["joules"] - idle) / found["inferences"])
+        return float(joules / reading["seconds"])
+    if metric == "energy_net_mj":
+        joules -= reading["idle_w"] * reading["seconds"]
+    return float(1000 * joules / reading["inferences"])

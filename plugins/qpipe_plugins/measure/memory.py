@@ -1,16 +1,16 @@
-"""What a build needs of the device's memory."""
+"""Memory of a process that runs a build."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any
 
 import qpipe
 from qpipe.stages.bounds import Count, Threads
 from qpipe_plugins.measure.round_journal import interval
 from qpipe_plugins.measure.round_options import round_options
 
+BUDGET_S = 10.0  # seconds of timed inferences at most
 METRICS = ("memory_mb", "memory_above_runtime_mb", "memory_load_mb", "memory_run_mb")
 
 
@@ -25,26 +25,39 @@ def memory(
     threads: Threads | None = None,
     batch: Count = 1,
 ) -> list[qpipe.Measurement]:
-    """Peak resident memory of a process that runs the build, of loading it and of running it told apart.
+    """Measure peak resident memory of a process that runs the build, for loading and running apart.
 
-    memory_mb is the whole peak, memory_above_runtime_mb what of it is not the bare runtime's; memory_load_mb the peak
-    until the model is loaded, memory_run_mb that after it, where runner and kernel tell. Medians over `rounds` fresh
-    processes of `values` inferences, in MB (10^6 bytes). The peak is the kernel's (VmHWM). `threads` and `batch` are as
-    for latency.
+    memory_mb is the whole peak, memory_above_runtime_mb what exceeds the bare runtime;
+    memory_load_mb is the peak until the model is loaded, memory_run_mb the peak after it, where
+    runner and kernel tell them apart. Medians over `rounds` fresh processes of `values` inferences,
+    in MB (10^6 bytes). The peak is the kernel's (VmHWM). `threads` and `batch` are as for latency.
     """
-    asked: dict[str, Any] = {"warmup_s": 0, "values": values, "budget_s": 10}
-    asked["options"] = round_options(threads, batch)
-    taken = []
+    options = round_options(threads=threads, batch=batch)
+    results: list[qpipe.Round] = []
     for index in range(rounds):
-        taken.append(device.round(deployed.stored, device_samples, **asked))
+        result = device.round(
+            deployed.stored,
+            device_samples,
+            warmup_s=0,
+            values=values,
+            budget_s=BUDGET_S,
+            options=options,
+        )
+        results.append(result)
         progress(index + 1, rounds, "rounds")
-    found = {
-        "memory_mb": [each.peak_mb for each in taken],
-        "memory_above_runtime_mb": [each.peak_mb - each.runtime_mb for each in taken],
-        "memory_load_mb": [each.load_peak_mb for each in taken if each.load_peak_mb is not None],
-        "memory_run_mb": [each.run_peak_mb for each in taken if each.run_peak_mb is not None],
+    load_peaks = [result.load_peak_mb for result in results]
+    run_peaks = [result.run_peak_mb for result in results]
+    peaks = {
+        "memory_mb": [result.peak_mb for result in results],
+        "memory_above_runtime_mb": [result.peak_mb - result.runtime_mb for result in results],
+        "memory_load_mb": [peak for peak in load_peaks if peak is not None],
+        "memory_run_mb": [peak for peak in run_peaks if peak is not None],
     }
-    return [_measurement(metric, peaks, deployed.name) for metric, peaks in found.items() if peaks]
+    return [
+        _measurement(metric, values_mb, deployed.name)
+        for metric, values_mb in peaks.items()
+        if values_mb
+    ]
 
 
 def _measurement(metric: str, values: Sequence[float], deployed: str) -> qpipe.Measurement:

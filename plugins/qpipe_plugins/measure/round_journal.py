@@ -1,4 +1,4 @@
-"""What measuring in rounds needs: a journal, so that a killed measurement goes on, and the interval over rounds."""
+"""A journal of measured rounds, so that a measurement that was killed continues."""
 
 from __future__ import annotations
 
@@ -10,64 +10,88 @@ from contextlib import suppress
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import qpipe
 from qpipe.compare.intervals import Interval
 from qpipe.compare.round_statistics import sectioned
+from qpipe.types import RoundOptions
 
-# seconds in which nothing was measured: what went on without a pause would count, too, had nobody interrupted it
-FRESH_S = 3600.0  # rounds that lie further back are measured again: heat and load were other ones
-PAUSE_S = 300.0  # a longer one between two builds of a round, and they were not measured under the same heat and load
+# Both are seconds in which nothing was measured; a measurement that goes on without a pause counts
+# as if nobody had interrupted it.
+MOST_IDLE_S = 3600.0  # an older round was measured under other heat and load: it is repeated
+# a longer pause between two builds of a round, and they were not measured alike
+MOST_PAUSE_S = 300.0
 
-Entry = dict[str, Any]  # a line
+
+class RoundRequest(TypedDict):
+    """The keyword arguments of Device.round."""
+
+    warmup_s: float
+    values: int
+    budget_s: float
+    options: RoundOptions
 
 
-class Journal:
-    """A file of one round of one build a line. A round is read back where it is whole, or else all of it is taken anew:
-    builds are compared round by round, and a failed build that is back must not meet what others took long before."""
+class Entry(TypedDict):
+    """One line of the journal: a round of one build."""
 
-    def __init__(self, path: Path, options: Mapping[str, Any]) -> None:
-        # as they are read back
+    name: str
+    digest: str  # of the build
+    options: Any  # the request, as JSON
+    round: int
+    at: float  # end, in seconds since the epoch
+    seconds: float  # time that it took
+    result: dict[str, Any]
+
+
+class RoundJournal:
+    """A file with one round of one build a line.
+
+    A round is read back as a whole, of all builds, or is measured anew: builds are compared round
+    by round, and a build that failed and runs again must not be compared with values that the
+    others gave long before.
+    """
+
+    def __init__(self, path: Path, request: RoundRequest) -> None:
         self.path = path
-        self.options = json.loads(json.dumps(options))
-        self.seconds = 0.0  # what the rounds read and written took
-        self._since = time.monotonic()
+        self.request = json.loads(json.dumps(request))  # as it is read back
+        self.seconds = 0.0  # time that the rounds read and written took
+        self._last_end = time.monotonic()
 
-    def read(self, number: int, digests: Mapping[str, str]) -> dict[str, qpipe.Round] | None:
-        """A round of all these builds {name: digest}; None where one lacks it, it is old, or it was taken in parts."""
-        last: dict[str, Entry] = {}
-        for entry in self._fresh():
-            name = entry["name"]
-            if (entry["round"], entry["digest"], entry["options"]) == (
-                number,
-                digests.get(name),
-                self.options,
-            ):
-                last[name] = entry
-        in_turn = sorted(last.values(), key=lambda entry: entry["at"])
-        pauses = (
-            after["at"] - _seconds(after) - before["at"] for before, after in pairwise(in_turn)
-        )
-        if last.keys() != digests.keys() or any(pause >= PAUSE_S for pause in pauses):
+    def stored_round(
+        self, number: int, digests: Mapping[str, str]
+    ) -> dict[str, qpipe.Round] | None:
+        """Return a round of the builds in `digests` (name to digest), by name.
+
+        None where a build is missing, the round is old, or its builds were not measured together.
+        """
+        newest: dict[str, Entry] = {}
+        for entry in self._recent_entries():
+            is_same_build = entry["digest"] == digests.get(entry["name"])
+            if entry["round"] == number and is_same_build and entry["options"] == self.request:
+                newest[entry["name"]] = entry
+        entries = sorted(newest.values(), key=_end_time)
+        if newest.keys() != digests.keys() or _longest_pause(entries) >= MOST_PAUSE_S:
             return None
-        self.seconds += sum(map(_seconds, in_turn))
-        return {name: qpipe.Round(**entry["result"]) for name, entry in last.items()}
+        self.seconds += sum(map(_duration, entries))
+        return {name: qpipe.Round(**entry["result"]) for name, entry in newest.items()}
 
-    def _fresh(self) -> list[Entry]:
-        """Those that count still, oldest first."""
-        found = []
-        busy = 0.0
+    def _recent_entries(self) -> list[Entry]:
+        """Return the entries that are not too old, oldest first."""
+        recent: list[Entry] = []
+        measuring_s = 0.0
         now = time.time()
         for entry in reversed(list(self._entries())):
             age = now - entry["at"]
-            if age >= 0 and age - busy < FRESH_S:
-                found.append(entry)
-            busy += _seconds(entry)
-        return found[::-1]
+            if age >= 0 and age - measuring_s < MOST_IDLE_S:
+                recent.append(entry)
+            measuring_s += _duration(entry)
+        recent.reverse()
+        return recent
 
     def _entries(self) -> Iterator[Entry]:
-        """Oldest first; a line that was cut is passed over."""
+        """Yield all entries, oldest first; an incomplete line is skipped."""
         if not self.path.is_file():
             return
         for line in self.path.read_text(encoding="utf-8").splitlines():
@@ -75,22 +99,23 @@ class Journal:
                 yield json.loads(line)
 
     def append(self, name: str, digest: str, number: int, result: qpipe.Round) -> None:
-        """Keep a round; it is on disk when this returns. It took the time since the one before."""
+        """Store a round; it is on disk on return. Its duration is the time since the last one."""
         now = time.monotonic()
-        before = self._since
-        self._since = now
-        self.seconds = self.seconds + now - before
-        of = {"name": name, "digest": digest, "options": self.options}
-        entry = {
-            **of,
+        seconds = now - self._last_end
+        self._last_end = now
+        self.seconds += seconds
+        entry: Entry = {
+            "name": name,
+            "digest": digest,
+            "options": self.request,
             "round": number,
             "at": time.time(),
-            "seconds": now - before,
+            "seconds": seconds,
             "result": asdict(result),
         }
         with self.path.open("a+b") as file:
             if file.tell() and not self._ends_with_newline():
-                file.write(b"\n")  # the line before was cut
+                file.write(b"\n")  # the last line is incomplete
             file.write(json.dumps(entry).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
@@ -101,11 +126,24 @@ class Journal:
             return file.read() == b"\n"
 
 
-def _seconds(entry: Entry) -> float:
-    """How long it took, of the time until it was written."""
+def _end_time(entry: Entry) -> float:
+    return entry["at"]
+
+
+def _duration(entry: Entry) -> float:
+    """Return how long a round took, of the time until it was written."""
     return float(entry.get("seconds", 0.0))
 
 
+def _longest_pause(entries: Sequence[Entry]) -> float:
+    """Return the longest time between the end of a round and the start of the next, in seconds."""
+    pauses = [after["at"] - _duration(after) - before["at"] for before, after in pairwise(entries)]
+    return max(pauses, default=0.0)
+
+
 def interval(value: float, by_round: Sequence[float]) -> Interval | None:
-    """The interval of a value over all rounds (a median), from the same number of each; None for a single round."""
+    """Return the interval of a value over all rounds (a median), from the value of each round.
+
+    None for a single round.
+    """
     return sectioned(value, by_round)

@@ -1,26 +1,33 @@
-"""What a measurement may ask of the device around each of its rounds, beside how many values to take."""
+"""The options that a measuring stage passes to each of its rounds, beside the number of values."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+
+from qpipe.types import RoundOptions
 
 
 def round_options(
+    *,
     threads: int | None,
     batch: int,
     affinity: Sequence[int] | None = None,
     governor: str | None = None,
     cool_to_c: float | None = None,
     max_load: float | None = None,
-) -> dict[str, Any]:
-    """The `options` of Device.round, those that were asked for."""
-    asked = {
-        "threads": threads,
-        "batch": batch if batch > 1 else None,
-        "affinity": list(affinity) if affinity else None,
-        "governor": governor,
-        "cool_to_c": cool_to_c,
-        "max_load": max_load,
-    }
-    return {name: value for name, value in asked.items() if value is not None}
+) -> RoundOptions:
+    """Return the `options` of Device.round: those that are not None, a batch only if above 1."""
+    options: RoundOptions = {}
+    if threads is not None:
+        options["threads"] = threads
+    if batch > 1:
+        options["batch"] = batch
+    if affinity:
+        options["affinity"] = list(affinity)
+    if governor is not None:
+        options["governor"] = governor
+    if cool_to_c is not None:
+        options["cool_to_c"] = cool_to_c
+    if max_load is not None:
+        options["max_load"] = max_load
+    return options

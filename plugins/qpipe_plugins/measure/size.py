@@ -1,4 +1,4 @@
-"""What a build weighs."""
+"""Size of a build, and mean bits of its weights."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import qpipe
 
 
 def size(deployed: qpipe.Deployed) -> list[qpipe.Measurement]:
-    """Bytes of all files that travel to the device for this build, in MB (10^6 bytes); mean bits of its weights.
+    """Return the size of all files sent to the device, in MB (10^6 bytes), and mean weight bits.
 
-    effective_bits counts each weight with the bits of its codebook, 32 where it is float; biases and scales not at all.
-    What cannot be packed as tightly in the file (3 bits take 4 there, 5 to 7 take 8) is seen in size_mb.
+    effective_bits counts each weight with the bits of its codebook, 32 where it is float; biases
+    and scales do not count. Codes that the file cannot pack as tightly (3 bits take 4 there, 5 to
+    7 take 8) show in size_mb.
     """
-    found = [qpipe.Measurement("size_mb", deployed.stored.size / 1e6, "MB", deployed=deployed.name)]
+    size_mb = deployed.stored.size / 1e6
+    measurements = [qpipe.Measurement("size_mb", size_mb, "MB", deployed=deployed.name)]
     weights = deployed.build.manifest.get("weights") or {}
-    if weights.get("count"):
-        mean = weights["bits"] / weights["count"]
-        found.append(
-            qpipe.Measurement(
-                "effective_bits", mean, "bits", n=weights["count"], deployed=deployed.name
-            )
+    count = weights.get("count")
+    if count:
+        mean_bits = weights["bits"] / count
+        measurements.append(
+            qpipe.Measurement("effective_bits", mean_bits, "bits", n=count, deployed=deployed.name)
         )
-    return found
+    return measurements

@@ -1,4 +1,4 @@
-"""Latency under a load that goes on for minutes, when a device has warmed up: told apart from that of a short burst."""
+"""Latency under a load of minutes, when a device has warmed up, beside that of a short burst."""
 
 from __future__ import annotations
 
@@ -8,30 +8,37 @@ from collections.abc import Sequence
 import qpipe
 from qpipe_plugins.measure.timing_metrics import doubt
 
-SETTLED = 3  # the last third of the curve is what it comes to
-# how the agent's reasons for not believing a round begin, where a load that goes on is itself the cause
-HEAT = ("throttled", "clocks changed: limit")
+SETTLED_PART = 3  # the last third of the curve
+# how the agent's reasons against a round begin where a sustained load is itself the cause
+EFFECTS_OF_LOAD = ("throttled", "clocks changed: limit")
 
 
-def sustained(taken: qpipe.Round, burst_ms: float) -> qpipe.Measurement:
-    """The median of the last third of a load's seconds; its curve as raw values, one median a second.
+def sustained_latency(load: qpipe.Round, burst_ms: float) -> qpipe.Measurement:
+    """Return the median of the last third of a load; its raw values are one median a second.
 
-    `burst_ms` is the median of rounds that were short. A device that slows down meanwhile is no disturbance here; what
-    others do to it is.
+    `burst_ms` is the median of short rounds. A device that slows down under the load is not
+    disturbed; one that other processes slow down is.
     """
-    reasons = taken.invalid.split("; ") if taken.invalid else []
-    reason = "; ".join(each for each in reasons if not each.startswith(HEAT)) or None
-    ends, medians, inferences = zip(*taken.sustained, strict=True)
-    settled: Sequence[float] = medians[-max(1, len(medians) // SETTLED) :]
+    reasons = load.invalid.split("; ") if load.invalid else []
+    disturbances = [reason for reason in reasons if not reason.startswith(EFFECTS_OF_LOAD)]
+    disturbance = "; ".join(disturbances) or None
+    ends, medians, inferences = zip(*load.sustained, strict=True)
+    settled_count = max(1, len(medians) // SETTLED_PART)
+    settled: Sequence[float] = medians[-settled_count:]
     value = statistics.median(settled)
-    burst = {"burst_ms": burst_ms, "slower": value / burst_ms}
-    detail = {"ends_s": ends, "inferences": inferences, **burst, **doubt([reason])}
+    detail = {
+        "ends_s": ends,
+        "inferences": inferences,
+        "burst_ms": burst_ms,
+        "slower": value / burst_ms,
+        **doubt([disturbance]),
+    }
     return qpipe.Measurement(
         "sustained_ms",
         value,
         "ms",
-        n=len(settled),
+        n=settled_count,
         rounds=[list(medians)],
         detail=detail,
-        conditions=[{"invalid": reason, "environment": taken.environment}],
+        conditions=[{"invalid": disturbance, "environment": load.environment}],
     )

@@ -1,10 +1,9 @@
-"""The numbers of one build from its timed rounds; rounds that were disturbed are kept, and left out of the numbers."""
+"""The metrics of one build from its timed rounds; disturbed rounds are stored but do not count."""
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any, Literal
 
 import qpipe
@@ -20,160 +19,201 @@ from qpipe.compare.round_statistics import (
 from qpipe_plugins.measure.round_journal import interval
 
 Rounds = Sequence[qpipe.Round]
-Reasons = Sequence[str | None]  # of each round: why it does not count
+Reasons = Sequence[str | None]  # for each round: why it does not count
+Estimate = tuple[float, Interval | None]  # a value and its interval
 
 
-def kept(rounds: Rounds) -> Rounds:
-    """The rounds that nothing disturbed; all where there is none: a number in doubt, which its detail says it is."""
-    return [each for each in rounds if not each.invalid] or rounds
+def undisturbed(rounds: Rounds) -> Rounds:
+    """Return the rounds that nothing disturbed; all where there is none (see `doubt`)."""
+    return [timed for timed in rounds if not timed.invalid] or rounds
 
 
 def doubt(reasons: Reasons) -> Mapping[str, str]:
-    """For the detail of a number, why it is not to be believed; nothing where a round counts."""
+    """Return, for the detail of a measurement, why it is in doubt; empty where a round counts."""
     if not all(reasons):
         return {}
     return {"doubt": f"all {len(reasons)} rounds were disturbed: {reasons[-1]}"}
 
 
-def valid(rounds: Rounds) -> list[Sequence[float]]:
-    """The values of the rounds that count."""
-    return [each.values_ms for each in kept(rounds)]
+def counted_values(rounds: Rounds) -> list[Sequence[float]]:
+    """Return the values of the rounds that count, in ms."""
+    return [timed.values_ms for timed in undisturbed(rounds)]
 
 
 def is_precise(rounds: Rounds, precision: float) -> bool:
-    """Whether the interval of the median, which allows for stopping early, is within this part of it."""
-    believed = valid(rounds)
-    if len(believed) < FEWEST:
-        return False
-    value, found = median(believed, WHEN_STOPPING)
-    return found is not None and (found[1] - found[0]) / 2 <= precision * value
+    """Return whether the median is known to `precision`, relative, by an interval.
 
-
-def measurements(
-    rounds: Rounds, floats: Rounds | None, stopped: str, precision: float, looked: bool
-) -> list[qpipe.Measurement]:
-    """All numbers of a build; `floats` are the same rounds of float.
-
-    `stopped` says what ended the measuring, `looked` whether it could have ended before. Every number has its rounds:
-    that of the median all values, each other one number a round, so that it pairs up with that of another build.
+    The interval allows for measuring that ends early.
     """
-    believed = valid(rounds)
-    own = kept(rounds)
-    reasons = [each.invalid for each in rounds]
-    middle, bounds = median(believed, WHEN_STOPPING if looked else 0.95)
-    count = sum(map(len, believed))
-    values = [each.values_ms for each in rounds]
-    low, high = bounds or (None, None)
-    tell = partial(_of_rounds, reasons=reasons)
-    found = [
-        qpipe.Measurement(
-            "latency_ms",
-            middle,
-            "ms",
-            low,
-            high,
-            len(believed),
-            rounds=[list(each) for each in values],
-            conditions=[
-                {"invalid": each.invalid, "environment": each.environment} for each in rounds
-            ],
-            detail={**_detail(rounds, count, stopped, precision), **doubt(reasons)},
-        ),
-        tell(
+    values = counted_values(rounds)
+    if len(values) < FEWEST:
+        return False
+    middle, bounds = median(values, WHEN_STOPPING)
+    return bounds is not None and (bounds[1] - bounds[0]) / 2 <= precision * middle
+
+
+def timing_measurements(
+    rounds: Rounds,
+    float_rounds: Rounds | None,
+    *,
+    stopped: str,
+    precision: float,
+    may_stop_early: bool,
+) -> list[qpipe.Measurement]:
+    """Return all measurements of a build; `float_rounds` are the same rounds of the float build.
+
+    `stopped` names what ended the measuring, `may_stop_early` whether it could end before. Every
+    measurement has raw values: all values for the median, for each other metric one value a round,
+    so that it can be paired with that of another build.
+    """
+    values = [timed.values_ms for timed in rounds]
+    counted = counted_values(rounds)
+    batch = rounds[0].batch
+    reasons = [timed.invalid for timed in rounds]
+    middle = median(counted, WHEN_STOPPING if may_stop_early else 0.95)
+    measurements = [
+        _median_latency(rounds, middle, stopped=stopped, precision=precision),
+        _by_round(
             "latency_p90_ms",
-            percentile(believed, 0.90),
-            [percentile([each], 0.90)[0] for each in values],
+            percentile(counted, 0.90),
+            [percentile([round_values], 0.90)[0] for round_values in values],
+            reasons=reasons,
         ),
-        tell("latency_min_ms", least(believed), [min(each) for each in values]),
-        tell(
+        _by_round("latency_min_ms", least(counted), list(map(min, values)), reasons=reasons),
+        _by_round(
             "throughput",
-            _rate(own[0].batch, middle, bounds),
-            [_rate(own[0].batch, statistics.median(each))[0] for each in values],
+            _throughput(batch, middle),
+            [_samples_per_second(batch, statistics.median(one)) for one in values],
+            reasons=reasons,
             unit="/s",
             better="max",
         ),
-        tell(
-            "load_ms", _median_of([each.load_ms for each in own]), [each.load_ms for each in rounds]
-        ),
-        tell(
-            "first_ms",
-            _median_of([each.first_ms for each in own]),
-            [each.first_ms for each in rounds],
-        ),
+        _median_by_round("load_ms", rounds, [timed.load_ms for timed in rounds]),
+        _median_by_round("first_ms", rounds, [timed.first_ms for timed in rounds]),
     ]
-    if count >= ENOUGH_FOR_P99:
-        by_round = [percentile([each], 0.99)[0] for each in values]
-        found.append(tell("latency_p99_ms", percentile(believed, 0.99), by_round))
-    return found + ([_ratio(rounds, floats)] if floats else [])
+    if sum(map(len, counted)) >= ENOUGH_FOR_P99:
+        tails = [percentile([round_values], 0.99)[0] for round_values in values]
+        measurements.append(
+            _by_round("latency_p99_ms", percentile(counted, 0.99), tails, reasons=reasons)
+        )
+    if float_rounds:
+        measurements.append(_ratio(rounds, float_rounds))
+    return measurements
 
 
-def _detail(rounds: Rounds, count: int, stopped: str, precision: float) -> Mapping[str, Any]:
-    """What ended the measuring, and what one has to know of its rounds."""
-    spoiled = sum(bool(each.invalid) for each in rounds)
-    restless = sum(each.steady is False for each in rounds)
-    withheld = f"{count} values; from {ENOUGH_FOR_P99} on they bound it"
-    return {
-        "stopped": stopped,
-        **({"precise": is_precise(rounds, precision)} if precision else {}),
-        **({"withheld": {"latency_p99_ms": withheld}} if count < ENOUGH_FOR_P99 else {}),
-        **({"invalid": spoiled} if spoiled else {}),
-        **({"never_steady": restless} if restless else {}),
-    }
-
-
-def _ratio(rounds: Rounds, floats: Rounds) -> qpipe.Measurement:
-    """The ratio to float, of the rounds that nothing disturbed in either; of all, and in doubt, where there is none."""
-    pairs = list(zip(rounds, floats, strict=True))
-    medians = [
-        (statistics.median(own.values_ms), statistics.median(base.values_ms)) for own, base in pairs
-    ]
-    reasons = [
-        own.invalid or (f"float: {base.invalid}" if base.invalid else None) for own, base in pairs
-    ]
-    believed = [
-        pair for pair, reason in zip(medians, reasons, strict=True) if not reason
-    ] or medians
-    ratio = paired_ratio([own for own, _ in believed], [base for _, base in believed])
-    return _of_rounds(
-        "latency_ratio", ratio, [own / base for own, base in medians], reasons=reasons, unit=""
+def _median_latency(
+    rounds: Rounds, middle: Estimate, *, stopped: str, precision: float
+) -> qpipe.Measurement:
+    value, bounds = middle
+    low, high = bounds or (None, None)
+    reasons = [timed.invalid for timed in rounds]
+    return qpipe.Measurement(
+        "latency_ms",
+        value,
+        "ms",
+        low,
+        high,
+        len(undisturbed(rounds)),
+        rounds=[list(timed.values_ms) for timed in rounds],
+        conditions=[
+            {"invalid": timed.invalid, "environment": timed.environment} for timed in rounds
+        ],
+        detail={**_detail(rounds, stopped=stopped, precision=precision), **doubt(reasons)},
     )
 
 
-def _of_rounds(
+def _detail(rounds: Rounds, *, stopped: str, precision: float) -> Mapping[str, Any]:
+    """Return what ended the measuring, and what is notable about its rounds."""
+    detail: dict[str, Any] = {"stopped": stopped}
+    if precision:
+        detail["precise"] = is_precise(rounds, precision)
+    value_count = sum(map(len, counted_values(rounds)))
+    if value_count < ENOUGH_FOR_P99:
+        reason = f"{value_count} values; from {ENOUGH_FOR_P99} on they bound it"
+        detail["withheld"] = {"latency_p99_ms": reason}
+    disturbed_count = sum(bool(timed.invalid) for timed in rounds)
+    if disturbed_count:
+        detail["invalid"] = disturbed_count
+    unsteady_count = sum(timed.steady is False for timed in rounds)
+    if unsteady_count:
+        detail["never_steady"] = unsteady_count
+    return detail
+
+
+def _ratio(rounds: Rounds, float_rounds: Rounds) -> qpipe.Measurement:
+    """Return the ratio to float, over the rounds that nothing disturbed in either build.
+
+    Where there is none it is over all rounds, and in doubt.
+    """
+    medians = [statistics.median(timed.values_ms) for timed in rounds]
+    float_medians = [statistics.median(timed.values_ms) for timed in float_rounds]
+    reasons = [
+        _pair_reason(timed, float_timed)
+        for timed, float_timed in zip(rounds, float_rounds, strict=True)
+    ]
+    counted = [index for index, reason in enumerate(reasons) if not reason]
+    indices = counted or range(len(reasons))
+    ratio = paired_ratio(
+        [medians[index] for index in indices], [float_medians[index] for index in indices]
+    )
+    ratios = [value / base for value, base in zip(medians, float_medians, strict=True)]
+    return _by_round("latency_ratio", ratio, ratios, reasons=reasons, unit="")
+
+
+def _pair_reason(timed: qpipe.Round, float_timed: qpipe.Round) -> str | None:
+    """Return why a pair of rounds does not count."""
+    if timed.invalid:
+        return timed.invalid
+    return f"float: {float_timed.invalid}" if float_timed.invalid else None
+
+
+def _by_round(
     metric: str,
-    found: tuple[float, Interval | None],
-    by_round: Sequence[float],
+    estimate: Estimate,
+    round_values: Sequence[float],
     *,
     reasons: Reasons,
     unit: str = "ms",
     better: Literal["max", "min"] = "min",
 ) -> qpipe.Measurement:
-    """A number with its interval, and the same number of each round."""
-    low, high = found[1] or (None, None)
+    """Return a metric with its interval, and its value of each round as raw values."""
+    value, bounds = estimate
+    low, high = bounds or (None, None)
+    counted = sum(not reason for reason in reasons)
     return qpipe.Measurement(
         metric,
-        found[0],
+        value,
         unit,
         low,
         high,
-        sum(not each for each in reasons) or len(reasons),
+        counted or len(reasons),
         better,
-        rounds=[[each] for each in by_round],
-        conditions=[{"invalid": each} for each in reasons],
+        rounds=[[round_value] for round_value in round_values],
+        conditions=[{"invalid": reason} for reason in reasons],
         detail=doubt(reasons),
     )
 
 
-def _rate(
-    batch: int, middle: float, bounds: Interval | None = None
-) -> tuple[float, Interval | None]:
-    """Samples a second, one inference after the other."""
-    return 1000 * batch / middle, (
-        1000 * batch / bounds[1],
-        1000 * batch / bounds[0],
-    ) if bounds else None
+def _median_by_round(
+    metric: str, rounds: Rounds, round_values: Sequence[float]
+) -> qpipe.Measurement:
+    """Return the median of a value that each round has, over the rounds that count."""
+    reasons = [timed.invalid for timed in rounds]
+    pairs = zip(round_values, reasons, strict=True)
+    counted = [value for value, reason in pairs if not reason] or round_values
+    middle = statistics.median(counted)
+    return _by_round(metric, (middle, interval(middle, counted)), round_values, reasons=reasons)
 
 
-def _median_of(values: Sequence[float]) -> tuple[float, Interval | None]:
-    middle = statistics.median(values)
-    return middle, interval(middle, values)
+def _throughput(batch: int, latency: Estimate) -> Estimate:
+    """Return samples a second, one inference after the other."""
+    value, bounds = latency
+    rate = _samples_per_second(batch, value)
+    if bounds is None:
+        return rate, None
+    low, high = bounds
+    return rate, (_samples_per_second(batch, high), _samples_per_second(batch, low))
+
+
+def _samples_per_second(batch: int, latency_ms: float) -> float:
+    return 1000 * batch / latency_ms

@@ -1,4 +1,4 @@
-"""Scores of predictions: a contribution per sample and what reduces them."""
+"""Built-in stages of kind metric: a contribution per sample, and a reduction over samples."""
 
 from __future__ import annotations
 
@@ -14,5 +14,6 @@ from qpipe_plugins.metric.wer import wer
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
+    """Register the built-in metrics."""
     for metric in (topk, f1, agreement, sqnr, coco_map, voc_map, wer):
         register("metric", metric)

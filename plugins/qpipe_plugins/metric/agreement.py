@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -13,23 +13,23 @@ from qpipe_plugins.metric.detections import overlaps, read_boxes
 
 
 def agreement(*, iou: float = 0.5, score: float = 0.5, axis: int | None = None) -> qpipe.Metric:
-    """Share of answers that are those of float: the highest scores of each output, detections, texts or whole numbers.
+    """Share of answers equal to those of the float network: classes, detections, texts or integers.
 
-    Scores [1, C], or of any shape with one axis longer than 1, have one answer; [1, C, H, W] has one for each pixel;
-    for other shapes `axis` says which is that of the classes. Whole numbers, truth values and texts are answers
-    themselves. Of several outputs it is the mean, without those of one number, which answers nothing. Detections
-    (boxes, scores, labels) of at least `score` agree one to one where labels are equal and boxes overlap by at least
-    `iou`; the share of a sample is what agrees over what either network found, 1 where both found nothing.
+    The answer of scores is the class with the highest: one for [1, C], or any shape with one axis
+    longer than 1; one for each pixel for [1, C, H, W]; for other shapes `axis` is that of the
+    classes. Integers, booleans and texts are answers themselves. Over several outputs it is the
+    mean, without outputs of one float, which are no answer. Detections (boxes, scores, labels) with
+    a score of at least `score` agree one to one where labels are equal and boxes overlap by at
+    least `iou`; the share of a sample is the number of pairs over the number of different
+    detections of both networks, and 1 where neither detects anything.
     """
 
     def contribution(prediction: Any, reference: Any) -> float:
-        if (
-            isinstance(prediction, Mapping)
-            and isinstance(reference, Mapping)
-            and _detects(prediction)
-        ):
-            return _shared(_confident(prediction, score), _confident(reference, score), iou)
-        return _same(_named(prediction), _named(reference), axis)
+        if _is_detection(prediction) and isinstance(reference, Mapping):
+            return _detection_share(
+                _confident(prediction, score), _confident(reference, score), iou
+            )
+        return _answer_share(_outputs_by_name(prediction), _outputs_by_name(reference), axis)
 
     return qpipe.Metric("agreement", contribution, _mean, unit="share", against="float")
 
@@ -38,82 +38,109 @@ def _mean(contributions: Sequence[float]) -> float:
     return float(np.mean(contributions))
 
 
-def _detects(prediction: Mapping[str, Any]) -> bool:
+def _is_detection(prediction: Any) -> bool:
+    if not isinstance(prediction, Mapping):
+        return False
     return {"boxes", "scores", "labels"} <= prediction.keys()
 
 
-def _named(prediction: Any) -> dict[str, Array]:
+def _outputs_by_name(prediction: Any) -> dict[str, Array]:
     outputs = prediction if isinstance(prediction, Mapping) else {"prediction": prediction}
-    return {name: np.asarray(given) for name, given in outputs.items()}
+    return {name: np.asarray(output) for name, output in outputs.items()}
 
 
-def _same(outputs: Mapping[str, Array], references: Mapping[str, Array], axis: int | None) -> float:
-    """The mean share over the outputs that have answers."""
-    answering = [name for name, array in references.items() if _answers(array)]
-    if not answering:
+# ---- classes, texts and integers
+
+
+def _answer_share(
+    outputs: Mapping[str, Array], references: Mapping[str, Array], axis: int | None
+) -> float:
+    """Return the mean share over the outputs that have answers."""
+    names = [name for name, reference in references.items() if _has_answer(reference)]
+    if not names:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in references.items())
-        raise _unclear(f"no highest score in {shapes}")
-    shares = []
-    for name in answering:
-        one = outputs[name]
-        other = references[name]
-        if one.shape != other.shape:
-            shares.append(0.0)
-            continue
-        of = _class_axis(name, other.shape, axis) if other.dtype.kind == "f" else None
-        shares.append(float(np.mean(_answer(one, of) == _answer(other, of))))
+        raise _cannot_compare(f"no highest score in {shapes}")
+    shares = [_share_of_output(name, outputs[name], references[name], axis) for name in names]
     return float(np.mean(shares))
 
 
-def _answers(array: Array) -> bool:
-    return array.size > 1 if array.dtype.kind == "f" else array.size > 0
+def _share_of_output(name: str, output: Array, reference: Array, axis: int | None) -> float:
+    if output.shape != reference.shape:
+        return 0.0
+    if reference.dtype.kind != "f":
+        return float(np.mean(output == reference))
+    class_axis = _class_axis(name, reference.shape, axis)
+    equal = _best_class(output, class_axis) == _best_class(reference, class_axis)
+    return float(np.mean(equal))
+
+
+def _has_answer(array: Array) -> bool:
+    """Return whether an output is an answer: any integers, or more than one float."""
+    least_size = 2 if array.dtype.kind == "f" else 1
+    return array.size >= least_size
 
 
 def _class_axis(name: str, shape: tuple[int, ...], axis: int | None) -> int:
-    long = [index for index, length in enumerate(shape) if length > 1]
-    if len(long) == 1:
-        return long[0]
+    long_axes = [index for index, length in enumerate(shape) if length > 1]
+    if len(long_axes) == 1:
+        return long_axes[0]
     if axis is not None and -len(shape) <= axis < len(shape):
         return axis
     if axis is None and len(shape) == 4:
         _, channels, height, width = shape
         # a network from TensorFlow may have its classes last
-        if channels > 1 and (channels < min(height, width) or height == width != channels):
+        is_channel_first = channels < min(height, width) or height == width != channels
+        if channels > 1 and is_channel_first:
             return 1
-    raise _unclear(
-        f"which axis of output '{name}' {list(shape)} is that of the classes? set axis, or postprocess"
-    )
+    question = f"which axis of output '{name}' {list(shape)} is that of the classes?"
+    raise _cannot_compare(f"{question} set axis, or postprocess")
 
 
-def _answer(array: Array, axis: int | None) -> Array:
-    """The index of the highest score; where one is no number, nothing that equals anything."""
-    if axis is None:
-        return array
-    return np.where(np.isnan(array).any(axis=axis), np.nan, array.argmax(axis=axis))
+def _best_class(scores: Array, axis: int) -> Array:
+    """Return the index of the highest score; NaN, which equals nothing, where a score is NaN."""
+    has_nan = np.isnan(scores).any(axis=axis)
+    return np.where(has_nan, np.nan, scores.argmax(axis=axis))
 
 
-def _unclear(reason: str) -> qpipe.StageError:
-    return qpipe.StageError(
-        f"metric agreement: {reason}; sqnr compares numbers (leave agreement out by always: [sqnr])"
-    )
+def _cannot_compare(reason: str) -> qpipe.StageError:
+    fix = "sqnr compares numbers (leave agreement out by always: [sqnr])"
+    return qpipe.StageError(f"metric agreement: {reason}; {fix}")
 
 
-def _confident(detections: Mapping[str, Array], score: float) -> tuple[Array, Array]:
-    """Boxes and labels, best first."""
+# ---- detections
+
+
+class _Detections(NamedTuple):
+    boxes: Array  # float64 [n, 4]
+    labels: Array  # [n]
+
+
+def _confident(detections: Mapping[str, Array], score: float) -> _Detections:
+    """Return the detections with at least this score, best first."""
     arrays = read_boxes("agreement", detections, "a prediction", "scores")
     scores = arrays["scores"]
-    kept = np.argsort(-scores, kind="stable")[: np.count_nonzero(scores >= score)]
-    return arrays["boxes"][kept], arrays["labels"][kept]
+    count = np.count_nonzero(scores >= score)
+    indices = np.argsort(-scores, kind="stable")[:count]
+    return _Detections(arrays["boxes"][indices], arrays["labels"][indices])
 
 
-def _shared(one: tuple[Array, Array], other: tuple[Array, Array], iou: float) -> float:
-    found = len(one[0]), len(other[0])
-    if not any(found):
+def _detection_share(detections: _Detections, reference: _Detections, iou: float) -> float:
+    """Return the number of pairs over the number of different detections.
+
+    Pairs are matched greedily, the largest overlap first.
+    """
+    total = len(detections.boxes) + len(reference.boxes)
+    if not total:
         return 1.0
-    shares = np.where(one[1][:, None] == other[1][None, :], overlaps(one[0], other[0]), 0.0)
-    matched = 0
-    while shares.size and (best := shares.max()) >= iou and best > 0:
+    has_equal_label = detections.labels[:, None] == reference.labels[None, :]
+    shares = np.where(has_equal_label, overlaps(detections.boxes, reference.boxes), 0.0)
+    pairs = 0
+    while shares.size:
+        best = shares.max()
+        if best < iou or best <= 0:
+            break
         row, column = np.unravel_index(int(shares.argmax()), shares.shape)
-        shares[row, :] = shares[:, column] = 0.0
-        matched += 1
-    return matched / (sum(found) - matched)
+        shares[row, :] = 0.0
+        shares[:, column] = 0.0
+        pairs += 1
+    return pairs / (total - pairs)

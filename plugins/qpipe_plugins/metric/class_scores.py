@@ -1,4 +1,4 @@
-"""The scores of classes in a prediction."""
+"""The scores of classes in a prediction, and the place of a label among them."""
 
 from __future__ import annotations
 
@@ -10,40 +10,40 @@ import numpy as np
 import qpipe
 from qpipe.types import Array
 
+NUMERIC_KINDS = "fiub"  # numpy's dtype.kind of floats, integers and booleans
+
 
 def class_scores(metric: str, prediction: Mapping[str, Array] | Array) -> Array:
-    """The first output's scores in a row; its shape may be any with no more than one axis longer than 1."""
-    name, given = (
-        next(iter(prediction.items()))
-        if isinstance(prediction, Mapping)
-        else ("prediction", prediction)
-    )
-    array = np.asarray(given)
-    if (
-        array.dtype.kind not in "fiub"
-        or sum(length > 1 for length in array.shape) > 1
-        or not array.size
-    ):
-        what = list(array.shape) if array.dtype.kind in "fiub" else type(given).__name__
-        right = (
-            "it needs one score a class, such as [1, 1000] (set postprocess, or use another metric)"
-        )
-        raise qpipe.StageError(f"metric {metric}: output '{name}' is {what}; {right}")
+    """Return the first output's scores, float64 [C].
+
+    Its shape may be any with at most one axis longer than 1.
+    """
+    name = "prediction"
+    output: Any = prediction
+    if isinstance(prediction, Mapping):
+        name, output = next(iter(prediction.items()))
+    array = np.asarray(output)
+    is_numeric = array.dtype.kind in NUMERIC_KINDS
+    long_axes = sum(length > 1 for length in array.shape)
+    if not is_numeric or long_axes > 1 or not array.size:
+        description = list(array.shape) if is_numeric else type(output).__name__
+        fix = "it needs one score a class, such as [1, 1000]"
+        hint = "set postprocess, or use another metric"
+        raise qpipe.StageError(f"metric {metric}: output '{name}' is {description}; {fix} ({hint})")
     return array.astype(np.float64).ravel()
 
 
 def label_index(metric: str, target: Any, count: int, first: int = 0) -> int:
-    """Where a label's score is among `count`; `first` is where that of label 0 is."""
+    """Return the index of a label's score among `count`; `first` is the index of label 0."""
     if not 0 <= first < count:
-        raise qpipe.StageError(
-            f"metric {metric}: first is {first}, but there are {count} scores; 0 where no background is"
-        )
+        reason = f"first is {first}, but there are {count} scores"
+        raise qpipe.StageError(f"metric {metric}: {reason}; it is 0 without a background class")
     if isinstance(target, bool) or not isinstance(target, int) or target < 0:
-        raise qpipe.StageError(
-            f"metric {metric}: target {target!r} is no label; it is a whole number from 0"
-        )
+        reason = f"target {target!r} is no label"
+        raise qpipe.StageError(f"metric {metric}: {reason}; it is a whole number from 0")
     if target + first >= count:
-        behind = f" behind the first {first}" if first else ""
-        reason = f"label {target} but the network gives {count} scores; labels count from 0{behind}"
-        raise qpipe.StageError(f"metric {metric}: {reason}, so the last is {count - 1 - first}")
+        after = f" after the first {first}" if first else ""
+        reason = f"label {target}, but the network gives {count} scores"
+        fix = f"labels count from 0{after}, so the last is {count - 1 - first}"
+        raise qpipe.StageError(f"metric {metric}: {reason}; {fix}")
     return target + first

@@ -10,6 +10,7 @@ from qpipe_plugins.models.torch_module import torch_module
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
+    """Register the import stages of this folder."""
     register("import", download)
     register("import", onnx_file, name="onnx")
     register("import", torch_module, name="torch")

@@ -1,4 +1,4 @@
-"""Networks that come over https."""
+"""Networks that are downloaded over https."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from qpipe.errors import StageError
 from qpipe.types import Progress
 from qpipe_plugins.models.onnx_file import read_network
 
-PIECE = 1 << 20  # bytes
+CHUNK = 1 << 20  # bytes
 
 
 def download(
@@ -31,60 +31,71 @@ def download(
     limit_mb: float = 2048,
     timeout_s: float = 30,
 ) -> ir.Model:
-    """Fetch an ONNX file over https, check its SHA-256, and read it as `onnx` does; once, then it is in the cache.
+    """Download an ONNX file over https, check its SHA-256, and read it as `onnx` does.
 
-    Nothing parses the file before its digest is that of `sha256`. Proxies are those of the environment (https_proxy,
-    no_proxy), authorities the system's or those of SSL_CERT_FILE; redirects must stay with https. `timeout_s` is for
-    the connection and for each wait between bytes. The network must be in one file, without external data.
+    It is downloaded once; then it is in the cache. Nothing parses the file before its digest is
+    that of `sha256`. Proxies are those of the environment (https_proxy, no_proxy); certificate
+    authorities are the system's or those of SSL_CERT_FILE; redirects must stay with https.
+    `timeout_s` applies to the connection and to each wait between bytes. The network must be in
+    one file, without external data.
     """
-    where = _shown(url)
+    where = _redact(url)
     if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise StageError(
-            f"{where}: sha256 is '{sha256}'; it has 64 hexadecimal digits: sha256sum FILE"
+            f"{where}: sha256 is '{sha256}'; it must be 64 hexadecimal digits, "
+            "as sha256sum FILE prints them"
         )
-    _check(url, where)
-    file = workdir / "network.onnx"
+    _check_url(url, where)
+    path = workdir / "network.onnx"
     try:
-        with _opener().open(url, timeout=timeout_s) as answer, file.open("wb") as out:
-            found = _copy(answer, out, where, limit_mb * 1e6, progress)
+        with _opener().open(url, timeout=timeout_s) as response, path.open("wb") as file:
+            digest = _copy(response, file, where, limit=limit_mb * 1e6, progress=progress)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise StageError(f"{where}: {_told(error, timeout_s)}") from error
-    if found != sha256.lower():
+        raise StageError(f"{where}: {_describe_failure(error, timeout_s)}") from error
+    if digest != sha256.lower():
         raise StageError(
-            f"{where}: its sha256 is {found}, not {sha256.lower()}; set that one only if you trust it"
+            f"{where}: the sha256 of the file is {digest}, not {sha256.lower()}; "
+            "change the recipe to it only if you trust the file"
         )
-    return read_network(file, shapes, where)
+    return read_network(path, shapes, where)
 
 
-def _shown(url: str) -> str:
-    """Without what may be secret: user, password and query."""
+def _redact(url: str) -> str:
+    """Return the URL without what may be secret: user, password and query."""
     try:
         parts = urlsplit(url)
-        place = parts.hostname or "", f":{parts.port}" if parts.port else ""
+        host = parts.hostname or ""
+        port = f":{parts.port}" if parts.port else ""
     except ValueError:
-        return "url '" + re.sub("//.*@", "//", url.partition("?")[0]) + "'"
-    return f"{parts.scheme}://{place[0]}{place[1]}{parts.path}"
+        without_query = url.partition("?")[0]
+        without_user = re.sub("//.*@", "//", without_query)
+        return f"url '{without_user}'"
+    return f"{parts.scheme}://{host}{port}{parts.path}"
 
 
-def _check(url: str, where: str) -> None:
+def _check_url(url: str, where: str) -> None:
+    """Raise StageError unless the URL is one of https, with a host and without a user."""
     try:
         parts = urlsplit(url)
-        named = (
-            parts.hostname and parts.username is None and parts.port != 0
-        )  # to ask for it is to check it
+        # the port last: reading it raises ValueError where it is not a number
+        names_host = bool(parts.hostname) and parts.username is None and parts.port != 0
     except ValueError as error:
         raise StageError(f"{where}: {error}; give https://HOST/PATH") from error
     if parts.scheme == "http":
         raise StageError(
-            f"{where}: http is refused: anybody on the way can read and change it; give an https url"
+            f"{where}: http is refused, because anybody on the way can read and change the file; "
+            "give an https url"
         )
-    if parts.scheme != "https" or not named or re.search(r"[\s\x00-\x1f]", url):
+    has_blanks = re.search(r"[\s\x00-\x1f]", url)
+    if parts.scheme != "https" or not names_host or has_blanks:
         raise StageError(
-            f"{where}: is no url that is fetched; give https://HOST/PATH, without a user or blanks"
+            f"{where}: not a valid url; give https://HOST/PATH, without a user or blanks"
         )
 
 
-class _StayWithHttps(urllib.request.HTTPRedirectHandler):
+class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to https only."""
+
     def redirect_request(
         self,
         req: urllib.request.Request,
@@ -94,41 +105,58 @@ class _StayWithHttps(urllib.request.HTTPRedirectHandler):
         headers: Any,
         newurl: str,
     ) -> urllib.request.Request | None:
-        _check(newurl, f"{_shown(req.full_url)}: it redirects to {_shown(newurl)}")
+        _check_url(newurl, f"{_redact(req.full_url)}: it redirects to {_redact(newurl)}")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def _opener() -> urllib.request.OpenerDirector:
-    trusted = urllib.request.HTTPSHandler(context=ssl.create_default_context())
-    return urllib.request.build_opener(trusted, _StayWithHttps)
+    https = urllib.request.HTTPSHandler(context=ssl.create_default_context())
+    return urllib.request.build_opener(https, _HttpsRedirects)
 
 
-def _copy(answer: Any, out: IO[bytes], where: str, limit: float, progress: Progress) -> str:
-    """The sha256 of what was copied; StageError where that is too long or cut short."""
-    announced = answer.headers.get("Content-Length", "")
+def _copy(response: Any, file: IO[bytes], where: str, *, limit: float, progress: Progress) -> str:
+    """Copy the response to the file and return its SHA-256.
+
+    Raise StageError for more than `limit` bytes, and where the connection ends early.
+    """
+    announced = response.headers.get("Content-Length", "")
     total = int(announced) if announced.isdigit() else None
-    sha = hashlib.sha256()
-    done = 0
-    while done <= limit and (total is None or total <= limit) and (piece := answer.read(PIECE)):
-        out.write(piece)
-        sha.update(piece)
-        done += len(piece)
-        progress(done, total, "bytes")
-    if max(done, total or 0) > limit:
-        raise StageError(f"{where}: more than {limit / 1e6:g} MB; set limit_mb if that is right")
-    if total is not None and done < total:
-        raise StageError(f"{where}: cut short after {done} of {total} bytes; run it again")
-    return sha.hexdigest()
+    is_too_long = total is not None and total > limit
+    digest = hashlib.sha256()
+    size = 0
+    while not is_too_long:
+        chunk = response.read(CHUNK)
+        if not chunk:
+            break
+        file.write(chunk)
+        digest.update(chunk)
+        size += len(chunk)
+        progress(size, total, "bytes")
+        is_too_long = size > limit
+    if is_too_long:
+        raise StageError(
+            f"{where}: the file has more than {limit / 1e6:g} MB; raise limit_mb if that is right"
+        )
+    if total is not None and size < total:
+        raise StageError(f"{where}: the download ended after {size} of {total} bytes; run it again")
+    return digest.hexdigest()
 
 
-def _told(error: Exception, timeout: float) -> str:
+def _describe_failure(error: Exception, timeout_s: float) -> str:
+    """Return what went wrong and what to do."""
     if isinstance(error, urllib.error.HTTPError):
         error.close()
-        return f"the server says {error.code} {error.reason}; check the url"
+        return f"the server answered {error.code} {error.reason}; check the url"
     reason = error.reason if isinstance(error, urllib.error.URLError) else error
     if isinstance(reason, TimeoutError):
-        return f"nothing came for {timeout:g} s; run it again, or set timeout_s"
+        return f"no data for {timeout_s:g} s; run it again, or raise timeout_s"
     if isinstance(reason, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {reason.verify_message}; name an authority of your own in SSL_CERT_FILE"
+        return (
+            f"the server's certificate is not trusted: {reason.verify_message}; "
+            "name your own authority in SSL_CERT_FILE"
+        )
     text = " ".join(str(reason).split()) or type(reason).__name__
-    return f"cannot be fetched: {text}; check the url, the network, and https_proxy where there is a proxy"
+    return (
+        f"cannot be downloaded: {text}; check the url, the network, "
+        "and https_proxy if there is a proxy"
+    )

@@ -1,4 +1,4 @@
-"""A bound on memory for foreign code that a hostile network can drive to take all there is."""
+"""A limit on memory for foreign code, which a malicious network can make allocate without end."""
 
 from __future__ import annotations
 
@@ -12,17 +12,22 @@ STATM = Path("/proc/self/statm")
 
 @contextmanager
 def limited_memory(size: int) -> Iterator[None]:
-    """So many bytes more than there are now, where the system can tell and keep to it (Linux); OverflowError beyond."""
+    """Limit the process to `size` bytes more than it uses now; raise OverflowError beyond.
+
+    The limit is one of address space. It applies where the system tells what a process uses and
+    enforces the limit (Linux); elsewhere there is none.
+    """
     if not STATM.exists():
         yield
         return
-    used = int(STATM.read_text(encoding="ascii").split()[0]) * resource.getpagesize()
-    before, most = resource.getrlimit(resource.RLIMIT_AS)
-    limits = [limit for limit in (before, most) if limit != resource.RLIM_INFINITY]
-    resource.setrlimit(resource.RLIMIT_AS, (min([used + size, *limits]), most))
+    pages = int(STATM.read_text(encoding="ascii").split()[0])
+    used = pages * resource.getpagesize()
+    soft_limit, hard_limit = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (soft_limit, hard_limit) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min([used + size, *limits]), hard_limit))
     try:
         yield
     except MemoryError:
         raise OverflowError(f"its shapes need more than {size >> 20} MB of memory") from None
     finally:
-        resource.setrlimit(resource.RLIMIT_AS, (before, most))
+        resource.setrlimit(resource.RLIMIT_AS, (soft_limit, hard_limit))

@@ -1,4 +1,4 @@
-"""What a network must be for qpipe to take it: each thing that it cannot be is refused in one line."""
+"""What a network must fulfil to be imported: each check refuses it with one line."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import onnx_ir as ir
 from qpipe.errors import StageError
 from qpipe.types import Array
 
-MOST_NODES = 200_000
-MOST_ELEMENTS = 1 << 29  # of one tensor: 2 GiB of float32
-FED = ("float", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool")
-FLOATS = ("float16", "bfloat16", "double")
-MULTIPLYING = {
+MAX_NODES = 200_000
+MAX_ELEMENTS = 1 << 29  # of one tensor: 2 GiB of float32
+INPUT_TYPES = ("float", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool")
+OTHER_FLOAT_INPUTS = ("float16", "bfloat16", "double")
+OTHER_FLOAT_WEIGHTS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+MULTIPLYING_OPERATORS = {
     "BatchNormalization",
     "Conv",
     "ConvTranspose",
@@ -27,103 +28,130 @@ MULTIPLYING = {
     "MatMul",
     "RNN",
 }
-# how many elements these give depends on values: what follows may stay without a shape
-OPEN = {"NonMaxSuppression", "NonZero", "Unique", "Compress", "If", "Loop", "Scan"}
+# the shape of their output depends on values: what follows may stay without a shape
+DATA_DEPENDENT_OPERATORS = {
+    "NonMaxSuppression",
+    "NonZero",
+    "Unique",
+    "Compress",
+    "If",
+    "Loop",
+    "Scan",
+}
+
+Operator = tuple[str, str]  # domain and name
 
 
 def check_inputs(proto: onnx.ModelProto, where: str) -> None:
-    """StageError unless the network takes tensors, of numbers that samples can have."""
+    """Raise StageError unless the inputs are tensors of a type that samples can have."""
     weights = {tensor.name for tensor in proto.graph.initializer}
     inputs = [value for value in proto.graph.input if value.name not in weights]
     if not inputs:
-        raise StageError(f"{where}: the network takes no input; export one that does")
+        raise StageError(f"{where}: the network has no input; export one that has")
     for value in inputs:
-        kind = value.type.WhichOneof("value")
-        dtype = value.type.tensor_type.elem_type
-        name = (
-            onnx.TensorProto.DataType.Name(dtype).lower()
-            if kind == "tensor_type"
-            else f"of type {kind}".removesuffix("_type")
-        )
-        if name in FLOATS:
+        type_name = _type_name(value)
+        if type_name in OTHER_FLOAT_INPUTS:
             raise StageError(
-                f"{where}: input '{value.name}' is {name}; export the network as float32"
+                f"{where}: input '{value.name}' is {type_name}; export the network as float32"
             )
-        if name not in FED:
+        if type_name not in INPUT_TYPES:
             raise StageError(
-                f"{where}: input '{value.name}' is {name}; qpipe feeds tensors of {', '.join(FED)}"
+                f"{where}: input '{value.name}' is {type_name}; "
+                f"it must be a tensor of {', '.join(INPUT_TYPES)}"
             )
+
+
+def _type_name(value: onnx.ValueInfoProto) -> str:
+    """Return the element type of a tensor; `of type sequence` and the like for anything else."""
+    kind = value.type.WhichOneof("value")
+    if kind == "tensor_type":
+        return onnx.TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+    return f"of type {kind}".removesuffix("_type")
 
 
 def check_functions(proto: onnx.ModelProto, where: str) -> None:
-    """StageError for too many nodes, counted before functions are inlined: one may call others twice, and these too."""
-    calls = {
-        (f.domain, f.name): [(node.domain, node.op_type) for node in f.node]
-        for f in proto.functions
-    }
-    sizes: dict[tuple[str, str], int] = {}
+    """Raise StageError for too many nodes.
 
-    def size(called: Iterable[tuple[str, str]]) -> int:
-        return sum(inlined(call) if call in calls else 1 for call in called)
+    They are counted before functions are inlined: a function may call others twice, and these in
+    turn, so that a small file becomes a network of any size.
+    """
+    calls: dict[Operator, list[Operator]] = {}
+    for function in proto.functions:
+        operators = [(node.domain, node.op_type) for node in function.node]
+        calls[function.domain, function.name] = operators
+    sizes: dict[Operator, int] = {}
 
-    def inlined(function: tuple[str, str]) -> int:
-        if function not in sizes:
-            sizes[function] = size(calls[function])
-        return sizes[function]
+    def count_nodes(operators: Iterable[Operator]) -> int:
+        return sum(count_inlined(operator) for operator in operators)
 
-    total = size((node.domain, node.op_type) for node in proto.graph.node)
-    if total > MOST_NODES:
-        raise StageError(f"{where}: {total} nodes; qpipe takes networks of at most {MOST_NODES}")
+    def count_inlined(operator: Operator) -> int:
+        if operator not in calls:
+            return 1
+        if operator not in sizes:
+            sizes[operator] = count_nodes(calls[operator])
+        return sizes[operator]
+
+    total = count_nodes((node.domain, node.op_type) for node in proto.graph.node)
+    if total > MAX_NODES:
+        raise StageError(f"{where}: the network has {total} nodes; the limit is {MAX_NODES}")
 
 
 def check_weights(model: ir.Model, where: str) -> None:
-    """StageError for weights that are not float32, or not numbers."""
+    """Raise StageError for weights that are float but not float32, or that are not finite."""
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or not tensor.dtype.is_floating_point():
+        if tensor is None:
             continue
-        if tensor.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE):
+        if tensor.dtype in OTHER_FLOAT_WEIGHTS:
+            type_name = tensor.dtype.name.lower()
             raise StageError(
-                f"{where}: weight '{name}' is {tensor.dtype.name.lower()}; export the network as float32"
+                f"{where}: weight '{name}' is {type_name}; export the network as float32"
             )
         if tensor.dtype == ir.DataType.FLOAT and not _is_sound(value, tensor.numpy()):
             raise StageError(
-                f"{where}: weight '{name}' holds NaN or infinity; export a network that was trained well"
+                f"{where}: weight '{name}' holds NaN or infinity; "
+                "export a network with finite weights"
             )
 
 
 def _is_sound(value: ir.Value, array: Array) -> bool:
-    """Whether all its numbers are finite; where nothing multiplies by it, infinity is as good: a mask adds it."""
+    """Return whether all numbers are finite.
+
+    Infinity is as good where nothing multiplies by it, as in a mask that is added.
+    """
     if np.isfinite(array).all():
         return True
-    return not np.isnan(array).any() and not any(
-        reader.op_type in MULTIPLYING for reader in value.consumers()
-    )
+    if np.isnan(array).any():
+        return False
+    return not any(reader.op_type in MULTIPLYING_OPERATORS for reader in value.consumers())
 
 
 def check_shapes(model: ir.Model, where: str) -> None:
-    """StageError for a tensor of unknown shape, unless its values decide it, and for one beyond all memory."""
-    open_values: set[ir.Value | None] = set()
+    """Raise StageError for a tensor of unknown shape, and for one that is too large.
+
+    A shape that depends on values may stay unknown.
+    """
+    data_dependent: set[ir.Value | None] = set()
     for node in model.graph:
-        if (
-            node.op_type in OPEN
-            or node.domain
-            or any(value in open_values for value in node.inputs)
-        ):
-            open_values.update(node.outputs)
+        is_data_dependent = node.op_type in DATA_DEPENDENT_OPERATORS or bool(node.domain)
+        if is_data_dependent or not data_dependent.isdisjoint(node.inputs):
+            data_dependent.update(node.outputs)
             continue
         for value in node.outputs:
-            made = f"'{value.name}', output of {node.op_type} '{node.name}',"
-            size = (
-                math.prod(d for d in value.shape if isinstance(d, int))
-                if value.shape is not None
-                else 0
+            _check_shape(value, node, where)
+
+
+def _check_shape(value: ir.Value, node: ir.Node, where: str) -> None:
+    tensor = f"'{value.name}', output of {node.op_type} '{node.name}',"
+    shape = value.shape
+    if shape is not None:
+        elements = math.prod(size for size in shape if isinstance(size, int))
+        if elements > MAX_ELEMENTS:
+            raise StageError(
+                f"{where}: {tensor} has {elements} elements; the limit is {MAX_ELEMENTS}"
             )
-            if size > MOST_ELEMENTS:
-                raise StageError(
-                    f"{where}: {made} has {size} elements; qpipe takes tensors of up to {MOST_ELEMENTS}"
-                )
-            if value.name and value.uses() and (value.shape is None or not value.shape.is_static()):
-                raise StageError(
-                    f"{where}: the shape of {made} is not known; export the network with static shapes"
-                )
+    is_known = shape is not None and shape.is_static()
+    if value.name and value.uses() and not is_known:
+        raise StageError(
+            f"{where}: the shape of {tensor} is not known; export the network with static shapes"
+        )

@@ -1,8 +1,8 @@
-"""Networks that come as ONNX files."""
+"""Networks in ONNX files."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,49 +13,53 @@ from onnx_ir.passes import common
 
 from qpipe.errors import StageError, suggest
 from qpipe.quant.external_data import LARGEST, external_tensors, locate, location
-from qpipe_plugins.models.constant_folding import fold
 from qpipe_plugins.models.network_checks import (
     check_functions,
     check_inputs,
     check_shapes,
     check_weights,
 )
+from qpipe_plugins.models.simplification import simplify
 
-OPSET = 17
+MIN_OPSET = 17
+MIN_IR_VERSION = 8  # what opset 17 came with
+
+InputShapes = Mapping[str, list[int]]
 
 
 def onnx_file(*, path: Path, shapes: dict[str, list[int]] | None = None) -> ir.Model:
-    """Read a float network from an ONNX file, and make it plain: one sample, known shapes, folded batch norm.
+    """Read a float network from an ONNX file and simplify it: one sample, static shapes.
 
-    The batch becomes 1; `shapes` gives the inputs whose other dimensions are open, as {input: [1, 3, 224, 224]}.
-    Constants are folded, Identity and Dropout go, the opset is lifted to at least 17. External data must lie in the
-    file's folder.
+    The batch becomes 1; `shapes` gives the shapes of inputs with other open dimensions, as
+    {input: [1, 3, 224, 224]}. Constants and batch normalization are folded, Identity and Dropout
+    removed, the opset is raised to at least 17. External data must be in the file's folder.
     """
     return read_network(path, shapes, str(path))
 
 
-def read_network(path: Path, shapes: Mapping[str, list[int]] | None, where: str) -> ir.Model:
-    """The network in a file, made plain as `onnx_file` says; errors begin with `where` it came from."""
-    with _sound(where):
+def read_network(path: Path, shapes: InputShapes | None, where: str) -> ir.Model:
+    """Return the network in a file, simplified as `onnx_file` says; errors begin with `where`."""
+    with _library_errors(where):
         proto = _read(path, where)
         _check(proto, where)
-        proto = _lift(proto, where)
-        _pin(proto.graph, shapes or {}, where)
+        proto = _raise_opset(proto, where)
+        _pin_shapes(proto.graph, shapes or {}, where)
         model = ir.from_proto(proto)
         check_weights(model, where)
-        _plain(model)
-        if not fold(model):
+        _inline_functions(model)
+        if not simplify(model):
             raise StageError(
-                f"{where}: the shapes in the network contradict each other; export it with a static shape"
+                f"{where}: the shapes in the network contradict each other; "
+                "export it with a static shape"
             )
-        _name(model)
+        _name_nodes(model)
         check_shapes(model, where)
     return model
 
 
 @contextmanager
-def _sound(where: str) -> Iterator[None]:
-    """What the libraries stumble over in a network that passed the checker, in one line."""
+def _library_errors(where: str) -> Iterator[None]:
+    """Turn what the libraries raise about a network that passed the checker into one line."""
     try:
         yield
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -66,6 +70,12 @@ def _sound(where: str) -> Iterator[None]:
         raise StageError(
             f"{where}: not a sound network: {reason}; export it again, or see this step's log"
         ) from error
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error with text, or its class where it has none."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next(filter(None, lines), type(error).__name__)
 
 
 # ---- reading
@@ -79,58 +89,47 @@ def _read(path: Path, where: str) -> onnx.ModelProto:
     size = path.stat().st_size
     if size > LARGEST:
         raise StageError(
-            f"{where}: {size} bytes; an ONNX file has at most {LARGEST}, with larger weights beside it"
+            f"{where}: the file has {size} bytes; the limit is {LARGEST}, "
+            "with larger weights as external data"
         )
     try:
         proto = onnx.load_model_from_string(path.read_bytes())
     except (DecodeError, ValueError) as error:
         raise StageError(
-            f"{where}: not an ONNX file, or cut short; export or copy it again"
+            f"{where}: not an ONNX file, or an incomplete one; export or copy it again"
         ) from error
     if not proto.graph.node:
         raise StageError(
             f"{where}: not an ONNX file, or one without nodes; export or copy it again"
         )
-    _read_external(proto, path.parent, where)
+    _read_external_data(proto, path.parent, where)
     return proto
 
 
-def _read_external(proto: onnx.ModelProto, folder: Path, where: str) -> None:
+def _read_external_data(proto: onnx.ModelProto, folder: Path, where: str) -> None:
     total = 0
     for tensor in external_tensors(proto):
-        place = location(tensor)
-        file = locate(tensor, folder)
-        if file is None:
-            raise StageError(
-                f"{where}: weight '{tensor.name}' lies in '{place}'; it must lie in the model's folder"
-            )
-        if not file.is_file():
-            raise StageError(
-                f"{where}: weight '{tensor.name}' lies in '{place}', which is missing; put it there"
-            )
-        if file.stat().st_size > LARGEST:
-            raise StageError(
-                f"{where}: '{place}' has {file.stat().st_size} bytes; qpipe takes networks below 2 GiB"
-            )
+        weight = f"weight '{tensor.name}'"
+        name = location(tensor)
+        path = locate(tensor, folder)
+        if path is None:
+            raise StageError(f"{where}: {weight} is in '{name}'; it must be in the model's folder")
+        if not path.is_file():
+            raise StageError(f"{where}: {weight} is in '{name}', which is missing; put it there")
+        size = path.stat().st_size
+        if size > LARGEST:
+            raise StageError(f"{where}: '{name}' has {size} bytes; networks must be below 2 GiB")
         try:
             onnx.external_data_helper.load_external_data_for_tensor(tensor, str(folder))
         except (ValueError, OSError, onnx.checker.ValidationError) as error:
-            raise StageError(
-                f"{where}: weight '{tensor.name}': {_first_line(error)}; export it again"
-            ) from error
+            raise StageError(f"{where}: {weight}: {_first_line(error)}; export it again") from error
         total += len(tensor.raw_data)
         if total > LARGEST:
             raise StageError(
-                f"{where}: more than {LARGEST} bytes of weights; qpipe takes networks below 2 GiB"
+                f"{where}: the weights have more than {LARGEST} bytes; networks must be below 2 GiB"
             )
         tensor.data_location = onnx.TensorProto.DEFAULT
         del tensor.external_data[:]
-
-
-def _first_line(error: BaseException) -> str:
-    return next(
-        (line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__
-    )
 
 
 def _check(proto: onnx.ModelProto, where: str) -> None:
@@ -144,31 +143,40 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
     check_functions(proto, where)
 
 
-def _lift(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
-    opset = next(
-        (entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx")), 0
-    )
-    if opset > onnx.defs.onnx_opset_version():
-        known = onnx.defs.onnx_opset_version()
+def _raise_opset(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
+    """Return the network in opset 17 or later."""
+    opset = _opset(proto)
+    newest = onnx.defs.onnx_opset_version()
+    if opset > newest:
         raise StageError(
-            f"{where}: opset {opset} is newer than onnx {onnx.__version__} knows; export it with {known}"
+            f"{where}: opset {opset} is newer than onnx {onnx.__version__} supports; "
+            f"export it with {newest}"
         )
-    if opset >= OPSET:
+    if opset >= MIN_OPSET:
         return proto
     try:
-        lifted = onnx.version_converter.convert_version(proto, OPSET)
+        converted = onnx.version_converter.convert_version(proto, MIN_OPSET)
     except Exception as error:  # the converter raises bare RuntimeErrors, and its own
-        reason = f"opset {opset} does not convert to {OPSET}: {_first_line(error)}"
-        raise StageError(f"{where}: {reason}; export it with opset {OPSET} or later") from error
-    lifted.ir_version = max(lifted.ir_version, 8)  # what opset 17 came with
-    return lifted
+        raise StageError(
+            f"{where}: opset {opset} cannot be converted to {MIN_OPSET}: {_first_line(error)}; "
+            f"export it with opset {MIN_OPSET} or later"
+        ) from error
+    converted.ir_version = max(converted.ir_version, MIN_IR_VERSION)
+    return converted
+
+
+def _opset(proto: onnx.ModelProto) -> int:
+    for entry in proto.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            return entry.version
+    return 0
 
 
 # ---- shapes
 
 
-def _pin(graph: onnx.GraphProto, shapes: Mapping[str, list[int]], where: str) -> None:
-    """Make every dimension of every input a number, and forget the shapes said of all that follows."""
+def _pin_shapes(graph: onnx.GraphProto, shapes: InputShapes, where: str) -> None:
+    """Make every dimension of every input a number, and forget the shapes of all that follows."""
     weights = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in weights}
     for name in shapes:
@@ -176,54 +184,74 @@ def _pin(graph: onnx.GraphProto, shapes: Mapping[str, list[int]], where: str) ->
             raise StageError(
                 f"{where}: shapes names input '{name}', which is not there; {suggest(name, inputs)}"
             )
-    known: dict[str, int] = {}  # symbols that another input's shape has settled
+    symbols: dict[str, int] = {}  # those that the shape of another input has determined
+    # inputs with a given shape first: they determine symbols of the others
     for name, value in sorted(inputs.items(), key=lambda item: item[0] not in shapes):
-        dimensions = value.type.tensor_type.shape.dim
-        given = shapes.get(name)
-        if given is not None and (len(given) != len(dimensions) or min(given, default=1) < 1):
-            raise StageError(
-                f"{where}: shapes gives input '{name}' {given}; give {len(dimensions)} numbers from 1 up"
-            )
-        for axis, dimension in enumerate(dimensions):
-            symbol = dimension.dim_param
-            fixed = dimension.dim_value
-            size = (
-                given[axis]
-                if given is not None
-                else fixed or known.get(symbol) or (1 if axis == 0 else 0)
-            )
-            if size < 1:
-                called = f" ('{symbol}')" if symbol else ""
-                example = [d.dim_value or (1 if i == 0 else "?") for i, d in enumerate(dimensions)]
-                hint = f"pin it with shapes: {{{name}: [{', '.join(map(str, example))}]}}"
-                raise StageError(
-                    f"{where}: dimension {axis}{called} of input '{name}' is open; {hint}"
-                )
-            if symbol:
-                known[symbol] = size
-            dimension.dim_value = size
-        if len(dimensions) > 1 and dimensions[0].dim_value != 1:
-            rest = ", ".join(str(d.dim_value) for d in dimensions[1:])
-            raise StageError(
-                f"{where}: input '{name}' takes {dimensions[0].dim_value} samples at once; qpipe feeds one: "
-                f"shapes: {{{name}: [1, {rest}]}}, or export it so"
-            )
+        _pin_input(value, shapes.get(name), symbols, where)
     del graph.value_info[:]
     for value in graph.output:
         for dimension in value.type.tensor_type.shape.dim:
             dimension.Clear()
 
 
+def _pin_input(
+    value: onnx.ValueInfoProto, shape: list[int] | None, symbols: dict[str, int], where: str
+) -> None:
+    """Make every dimension of an input a number: that of `shape`, if given; else 1 for a batch.
+
+    Raise StageError for other dimensions that are open, and for a batch of several samples.
+    """
+    dimensions = value.type.tensor_type.shape.dim
+    is_fitting = shape is None or (len(shape) == len(dimensions) and min(shape, default=1) >= 1)
+    if not is_fitting:
+        raise StageError(
+            f"{where}: shapes gives input '{value.name}' {shape}; "
+            f"give {len(dimensions)} numbers from 1 up"
+        )
+    for axis, dimension in enumerate(dimensions):
+        symbol = dimension.dim_param
+        if shape is not None:
+            size = shape[axis]
+        else:
+            size = dimension.dim_value or symbols.get(symbol) or (1 if axis == 0 else 0)
+        if size < 1:
+            symbol_text = f" ('{symbol}')" if symbol else ""
+            raise StageError(
+                f"{where}: dimension {axis}{symbol_text} of input '{value.name}' is open; "
+                f"pin it with shapes: {{{value.name}: {_example_shape(dimensions)}}}"
+            )
+        if symbol:
+            symbols[symbol] = size
+        dimension.dim_value = size
+    sizes = [dimension.dim_value for dimension in dimensions]
+    if len(sizes) > 1 and sizes[0] != 1:
+        one_sample = [1, *sizes[1:]]
+        raise StageError(
+            f"{where}: input '{value.name}' takes {sizes[0]} samples at once, but must take "
+            f"one; set shapes: {{{value.name}: {one_sample}}}, or export it so"
+        )
+
+
+def _example_shape(dimensions: Sequence[onnx.TensorShapeProto.Dimension]) -> str:
+    """Return a shape to complete: [1, 3, ?, ?]."""
+    sizes = []
+    for axis, dimension in enumerate(dimensions):
+        default = "1" if axis == 0 else "?"
+        sizes.append(str(dimension.dim_value) if dimension.dim_value else default)
+    return f"[{', '.join(sizes)}]"
+
+
 # ---- names
 
 
-def _plain(model: ir.Model) -> None:
+def _inline_functions(model: ir.Model) -> None:
+    """Inline functions; make all constants initializers."""
     common.InlinePass()(model)
     common.RemoveInitializersFromInputsPass()(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
 
 
-def _name(model: ir.Model) -> None:
+def _name_nodes(model: ir.Model) -> None:
     for node in model.graph:
         node.name = node.name or f"{node.op_type}_{node.outputs[0].name}"
     common.NameFixPass()(model)

@@ -1,4 +1,4 @@
-"""What turns a network's outputs into answers."""
+"""Built-in stages of kind postprocess: from the outputs of one sample to its answer."""
 
 from __future__ import annotations
 
@@ -11,5 +11,6 @@ from qpipe_plugins.postprocess.yolo_boxes import yolo_boxes
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
+    """Register the built-in postprocess stages."""
     for stage in (ssd_boxes, yolo_boxes, softmax, ctc_greedy):
         register("postprocess", stage)

@@ -1,4 +1,4 @@
-"""Which of a network's outputs a postprocess stage takes."""
+"""The choice of the output that a postprocess stage takes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ import qpipe
 from qpipe.types import Array
 
 
-def output(outputs: Mapping[str, Array], name: str | None, stage: str) -> tuple[str, Array]:
-    """The output of that name, the first where none is given; StageError where there is none such."""
+def choose_output(outputs: Mapping[str, Array], name: str | None, stage: str) -> tuple[str, Array]:
+    """Return the name and array of an output: that of this name, or the first for None.
+
+    Raise StageError where there is no such output.
+    """
     if name is None:
         return next(iter(outputs.items()))
     if name not in outputs:

@@ -8,11 +8,11 @@ import numpy as np
 
 import qpipe
 from qpipe.types import Array
-from qpipe_plugins.postprocess.output_choice import output as chosen
+from qpipe_plugins.postprocess.output_choice import choose_output
 
 
 def probabilities(logits: Array, axis: int = -1) -> Array:
-    """Their softmax in float32; logits of any size give no overflow."""
+    """Return the softmax of logits in float32; large logits do not overflow."""
     powers = np.exp(logits - logits.max(axis=axis, keepdims=True))
     return np.asarray(powers / powers.sum(axis=axis, keepdims=True), np.float32)
 
@@ -20,29 +20,29 @@ def probabilities(logits: Array, axis: int = -1) -> Array:
 def softmax(
     outputs: Mapping[str, Array], *, output: str | None = None, axis: int | None = None
 ) -> dict[str, Array]:
-    """The outputs with one (the first unless `output` names it) as probabilities, which comes first.
+    """Probabilities of one output, the first unless `output` names it.
 
-    `axis` is that of the classes; it need not be given where only one axis is longer than 1. A network whose outputs
-    are probabilities already needs no postprocess, and one that only ranks its scores needs none either.
+    It comes first in the result; other outputs stay as they are. `axis` is that of the classes; it
+    is needed only where several axes are longer than 1. A network whose outputs are probabilities
+    needs no postprocess, nor does one whose scores are only ranked.
     """
-    name, logits = chosen(outputs, output, "softmax")
-    rest = {other: array for other, array in outputs.items() if other != name}
-    return {name: probabilities(logits, _axis(name, logits.shape, axis)), **rest}
+    name, logits = choose_output(outputs, output, "softmax")
+    other_outputs = {key: array for key, array in outputs.items() if key != name}
+    class_axis = _class_axis(name, logits.shape, axis)
+    return {name: probabilities(logits, class_axis), **other_outputs}
 
 
-def _axis(name: str, shape: tuple[int, ...], axis: int | None) -> int:
-    long = [index for index, length in enumerate(shape) if length > 1]
-    of = f"postprocess softmax: output '{name}' is {list(shape)}"
+def _class_axis(name: str, shape: tuple[int, ...], axis: int | None) -> int:
+    where = f"postprocess softmax: output '{name}' is {list(shape)}"
     if axis is None:
-        if len(long) != 1:
-            raise qpipe.StageError(f"{of}; set axis to that of its classes")
-        return long[0]
+        long_axes = [index for index, length in enumerate(shape) if length > 1]
+        if len(long_axes) != 1:
+            raise qpipe.StageError(f"{where}; set axis to that of its classes")
+        return long_axes[0]
     if not -len(shape) <= axis < len(shape):
-        raise qpipe.StageError(
-            f"{of}, it has no axis {axis}; set axis to one from {-len(shape)} to {len(shape) - 1}"
-        )
+        fix = f"set axis to one from {-len(shape)} to {len(shape) - 1}"
+        raise qpipe.StageError(f"{where}, it has no axis {axis}; {fix}")
     if shape[axis] < 2:
-        raise qpipe.StageError(
-            f"{of}: axis {axis} has length {shape[axis]}; set axis to that of its classes"
-        )
+        reason = f"axis {axis} has length {shape[axis]}"
+        raise qpipe.StageError(f"{where}: {reason}; set axis to that of its classes")
     return axis

@@ -18,7 +18,7 @@ from qpipe_plugins.quantize.symmetric import symmetric
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
-    """Bring this folder's stages."""
+    """Register the quantize stages of this folder."""
     stages = (
         symmetric,
         asymmetric,

@@ -1,4 +1,4 @@
-"""Bias correction: what rounding the weights shifts on average goes into the bias."""
+"""Bias correction: the bias takes up what rounding the weights shifts on average."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.quant import qdq
-from qpipe.quant.graph import is_plain
+from qpipe.quant.graph import is_affine
 from qpipe.quant.statistics import Statistics
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count
 from qpipe.types import Array, Progress
-from qpipe_plugins.quantize.compensate import shift_biases
+from qpipe_plugins.quantize.measured_bias import shift_biases
 
 
 def correct_bias(
@@ -26,52 +26,76 @@ def correct_bias(
     *,
     samples: Count | None = None,
 ) -> ir.Model:
-    """Move each output channel's mean back to the float network's, by the mean of the layer's inputs.
+    """Correct the biases so that each output channel has the mean of the float network.
 
-    Takes a second; no samples: calibration has gathered the means of the float network. With `samples` so many are run
-    through both networks, layer after layer, so that the inputs are those that the quantized network really has: two
-    inferences each. Quantize the weights before it. Biases are set anew from the float network's, so twice is the same
-    as once; one that is computed, or that Gemm scales, is left alone.
+    Takes a second and needs no samples: calibration has gathered the mean of each layer's inputs
+    in the float network. With `samples`, that many are run through both networks, layer after
+    layer, so that the inputs are those that the quantized network really has: two inferences per
+    sample. Put it behind the stages that quantize weights. Biases are computed from those of the
+    float network, so applying it twice changes nothing more; a bias that is computed, or that Gemm
+    scales, is left alone. Adds a bias [C] where a layer has none; shapes stay.
     Method: Nagel et al. 2019, section 4.2 and appendix D (arXiv 1906.04721), with measured means.
     """
     if samples and calibration_samples is not None and workdir is not None and progress is not None:
         count = min(samples, len(calibration_samples))
         shift_biases(model, float_model, calibration_samples, count, workdir, progress)
         return model
-    for weight, origin in qdq.origins(model, float_model, "quantize correct_bias"):
-        error = weight.array - origin.array
-        for node, source in zip(weight.nodes, origin.nodes, strict=True):
-            means = _input_means(node, statistics) if is_plain(source) else None
-            shift = None if means is None else _shift(weight, node, error, means)
+    for weight, origin in qdq.pair_with_float_weights(model, float_model, "quantize correct_bias"):
+        rounding_error = weight.array - origin.array
+        for node, float_node in zip(weight.nodes, origin.nodes, strict=True):
+            if not is_affine(float_node):
+                continue
+            shift = _output_shift(weight, node, rounding_error, statistics)
             if shift is not None:
-                bias = qdq.bias(source)
+                bias = qdq.bias(float_node)
                 qdq.set_bias(model, node, (0 if bias is None else bias) - shift)
     return model
 
 
+def _output_shift(
+    weight: qdq.Weight, node: ir.Node, rounding_error: Array, statistics: Statistics
+) -> Array | None:
+    """Return what the error of the weights adds to each output channel on average, [C].
+
+    None where the input has no statistics or its channels do not match the weight's, and for
+    MatMul, which has no bias.
+    """
+    means = _input_means(node, statistics)
+    if means is None or weight.kind == "matmul":
+        return None
+    if weight.kind in ("conv", "depthwise"):
+        return _convolution_shift(rounding_error, means, node.attributes.get_int("group", 1))
+    inputs = rounding_error.shape[1 - weight.channel_axis]
+    if means.size != inputs:
+        return None
+    by_output = np.moveaxis(rounding_error, weight.channel_axis, 0).astype(np.float64)
+    shift: Array = by_output @ means
+    return shift
+
+
+def _convolution_shift(rounding_error: Array, means: Array, groups: int) -> Array | None:
+    """Return the mean of the kernel's error times the mean of its input channel, [C]."""
+    outputs, inputs = rounding_error.shape[:2]
+    if means.size != inputs * groups:
+        return None
+    kernel_sums = rounding_error.reshape(outputs, inputs, -1).sum(axis=2, dtype=np.float64)
+    input_means = np.repeat(means.reshape(groups, inputs), outputs // groups, axis=0)
+    shift: Array = np.einsum("oi,oi->o", kernel_sums, input_means)
+    return shift
+
+
 def _input_means(node: ir.Node, statistics: Statistics) -> Array | None:
-    """The mean of each input channel, [C], by the name the tensor has in the float network."""
+    """Return the mean of each input channel, [C]; None where calibration has none.
+
+    The statistics name a tensor as the float network does, so the name is looked up in front of
+    the QuantizeLinear and DequantizeLinear that were added since.
+    """
     value = node.inputs[0]
-    while value is not None and (producer := value.producer()) is not None:
-        if producer.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+    while value is not None:
+        producer = value.producer()
+        if producer is None or producer.op_type not in ("QuantizeLinear", "DequantizeLinear"):
             break
         value = producer.inputs[0]
-    name = value.name if value is not None else None
-    return statistics[name].channel_mean if name is not None and name in statistics else None
-
-
-def _shift(weight: qdq.Weight, node: ir.Node, error: Array, means: Array) -> Array | None:
-    """What the error in the weights adds to each output channel on average, [C]; None where channels do not match."""
-    if weight.kind in ("conv", "depthwise"):
-        per_input = error.reshape(*error.shape[:2], -1).sum(
-            axis=2, dtype=np.float64
-        )  # [out, in of its group]
-        groups = node.attributes.get_int("group", 1)
-        if means.size != per_input.shape[1] * groups:
-            return None
-        by_group = np.repeat(means.reshape(groups, -1), len(per_input) // groups, axis=0)
-        result: Array = np.einsum("oi,oi->o", per_input, by_group)
-        return result
-    if weight.kind == "matmul" or means.size != error.shape[1 - weight.channel_axis]:
-        return None  # MatMul has no bias to put it in
-    return np.moveaxis(error, weight.channel_axis, 0).astype(np.float64) @ means
+    if value is None or value.name is None or value.name not in statistics:
+        return None
+    return statistics[value.name].channel_mean

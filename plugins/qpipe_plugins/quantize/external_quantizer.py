@@ -1,4 +1,4 @@
-"""What stages that call somebody else's quantizer share: how it is fed, and what of it is kept from everybody else."""
+"""What stages that call another library's quantizer share: samples in, isolation, result out."""
 
 from __future__ import annotations
 
@@ -22,17 +22,22 @@ from qpipe.quant.graph import unique_name
 from qpipe.samples.store import Samples
 from qpipe.types import Array
 
-STOCK = {"", "ai.onnx", "com.microsoft"}  # domains of operators that ONNX Runtime has as it is
-LONGEST = 300  # characters of a library's error
+# domains of the operators that stock ONNX Runtime has
+STOCK_DOMAINS = {"", "ai.onnx", "com.microsoft"}
+MAX_REASON = 300  # characters of a library's error
+
+
+# ---- isolation
 
 
 @contextmanager
-def contained(where: str, install: str) -> Iterator[Path]:
-    """A folder, meanwhile the current one, for somebody else's library to work in.
+def isolated_library(where: str, install: str) -> Iterator[Path]:
+    """Yield a temporary folder, the current one meanwhile, for another library to work in.
 
-    What it prints and logs goes to stderr (a step's log). What it writes there, or changes of logging, the environment,
-    random generators and torch's threads, is gone afterwards. What it raises is a StageError of one line; where a
-    module is missing that says how to `install` it.
+    What the library prints and logs goes to stderr (a step's log). What it writes there is gone
+    afterwards, and what it changes of logging, the environment, random generators and torch's
+    threads is restored. Whatever it raises becomes a StageError of one line, which begins with
+    `where`; where a module is missing, the error ends with how to `install` it.
     """
     with tempfile.TemporaryDirectory(prefix="qpipe-") as temporary:
         try:
@@ -40,7 +45,7 @@ def contained(where: str, install: str) -> Iterator[Path]:
                 chdir(temporary),
                 redirect_stdout(sys.stderr),
                 warnings.catch_warnings(),
-                _restored(temporary),
+                _restored_globals(temporary),
             ):
                 warnings.simplefilter("default")
                 yield Path(temporary)
@@ -48,54 +53,85 @@ def contained(where: str, install: str) -> Iterator[Path]:
             raise
         except ModuleNotFoundError as error:
             raise StageError(f"{where}: {error.name} is not installed; {install}") from error
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # foreign code: whatever it raises is about this network
-            lines = str(error).split("\n")
-            reason = next((line.strip() for line in lines if line.strip()), type(error).__name__)[
-                :LONGEST
-            ]
+        except (Exception, SystemExit) as error:
+            # foreign code: whatever it raises is about this network
+            reason = _first_line(error)
             raise StageError(
-                f"{where}: its quantizer failed: {reason}; leave this scheme out"
+                f"{where}: the library's quantizer failed: {reason}; leave this scheme out"
             ) from error
 
 
+def _first_line(error: BaseException) -> str:
+    """Return the first line of an error with text, or its class where it has none."""
+    for line in str(error).split("\n"):
+        if line.strip():
+            return line.strip()[:MAX_REASON]
+    return type(error).__name__
+
+
 @contextmanager
-def _restored(temporary: str) -> Iterator[None]:
+def _restored_globals(temporary: str) -> Iterator[None]:
+    """Restore global state afterwards; random generators start from seed 0."""
+    with _restored_logging(), _restored_environment(temporary), _restored_random_state():
+        random.seed(0)
+        np.random.seed(0)
+        yield
+
+
+@contextmanager
+def _restored_logging() -> Iterator[None]:
     root = logging.getLogger()
     logger_class = logging.getLoggerClass()
     handlers = list(root.handlers)
     level = root.level
-    disabled = root.manager.disable
-    environment = dict(os.environ)
-    scratch = tempfile.tempdir
-    state = random.getstate()
-    numpy_state = np.random.get_state()
-    torch = sys.modules.get("torch")
-    torch_state = (torch.get_rng_state(), torch.get_num_threads()) if torch else None
-    tempfile.tempdir = os.environ["TMPDIR"] = temporary
-    random.seed(0)
-    np.random.seed(0)
+    disabled_level = root.manager.disable
     try:
         yield
     finally:
         root.handlers[:] = handlers
-        root.manager.disable = disabled
+        root.manager.disable = disabled_level
         root.setLevel(level)
         logging.setLoggerClass(logger_class)
+
+
+@contextmanager
+def _restored_environment(temporary: str) -> Iterator[None]:
+    """Restore the environment afterwards; temporary files go to the folder meanwhile."""
+    environment = dict(os.environ)
+    temporary_before = tempfile.tempdir
+    tempfile.tempdir = temporary
+    os.environ["TMPDIR"] = temporary
+    try:
+        yield
+    finally:
         os.environ.clear()
         os.environ.update(environment)
-        tempfile.tempdir = scratch
+        tempfile.tempdir = temporary_before
+
+
+@contextmanager
+def _restored_random_state() -> Iterator[None]:
+    """Restore Python's and numpy's generators; torch's too, and its threads, if it is imported."""
+    state = random.getstate()
+    numpy_state = np.random.get_state()
+    torch = sys.modules.get("torch")
+    torch_state = torch.get_rng_state() if torch else None
+    torch_threads = torch.get_num_threads() if torch else 0
+    try:
+        yield
+    finally:
         random.setstate(state)
         np.random.set_state(numpy_state)
-        if torch and torch_state:
-            torch.set_rng_state(torch_state[0])
-            torch.set_num_threads(torch_state[1])
+        if torch:
+            torch.set_rng_state(torch_state)
+            torch.set_num_threads(torch_threads)
 
 
-class Reader:
-    """Samples as the quantizers that descend from ONNX Runtime's read them."""
+# ---- samples in
+
+
+class CalibrationReader:
+    """Samples as the quantizers that descend from ONNX Runtime's read them: a data reader."""
 
     def __init__(self, samples: Samples, inputs: list[str], count: int) -> None:
         self.samples = samples
@@ -115,44 +151,64 @@ class Reader:
     def __len__(self) -> int:
         return self.count
 
+    def feed(self, index: int) -> dict[str, Array]:
+        """Return one sample as the network is fed, by input name."""
+        return self.samples.feeds(index, self.inputs)
+
     def rewind(self) -> None:
+        """Begin at the first sample again."""
         self.set_range(0, self.count)
 
     def set_range(self, start_index: int, end_index: int) -> None:
-        feeds = self.samples.feeds
-        inputs = self.inputs
-        self.feeds: Iterator[dict[str, Array]] = (
-            feeds(index, inputs) for index in range(start_index, end_index)
-        )
+        """Read only the samples of this range."""
+        indices = range(start_index, end_index)
+        self.feeds: Iterator[dict[str, Array]] = (self.feed(index) for index in indices)
 
 
-def reader(model: ir.Model, samples: Samples, count: int | None) -> Reader:
-    """A reader of the first `count` samples, all where that is None; wherever the current folder is."""
+def calibration_reader(model: ir.Model, samples: Samples, count: int | None) -> CalibrationReader:
+    """Return a reader of the first `count` samples, of all without it.
+
+    It works from any current folder.
+    """
     inputs = [value.name for value in model.graph.inputs if value.name]
-    found = Samples(samples.folder.resolve())
-    return Reader(found, inputs, len(found) if count is None else min(count, len(found)))
+    absolute_samples = Samples(samples.folder.resolve())
+    total = len(absolute_samples)
+    return CalibrationReader(
+        absolute_samples, inputs, total if count is None else min(count, total)
+    )
 
 
-def excluded(model: ir.Model, exclude: Sequence[str], where: str) -> list[str]:
-    """The names of the nodes that are to stay float; the libraries know nodes by name, so all get one of their own."""
+def name_excluded_nodes(model: ir.Model, exclude: Sequence[str], where: str) -> list[str]:
+    """Return the names of the nodes that stay float.
+
+    Libraries identify nodes by name, so every node is given a unique one.
+    """
     qdq.check_exclude(model, exclude, where)
-    taken: set[str | None] = set()
+    used_names: set[str | None] = set()
     for node in model.graph:
-        node.name = unique_name(model.graph, node.name or node.op_type, taken)
+        node.name = unique_name(model.graph, node.name or node.op_type, used_names)
     return [node.name for node in model.graph if node.name and qdq.is_excluded(node, exclude)]
 
 
-def read(source: Path | onnx.ModelProto, where: str) -> ir.Model:
-    """The network that a library made; StageError where it quantized nothing, or stock runtimes cannot run it."""
-    model = ir.from_proto(source if isinstance(source, onnx.ModelProto) else onnx.load(source))
+# ---- result out
+
+
+def read_quantized(source: Path | onnx.ModelProto, where: str) -> ir.Model:
+    """Return the network that a library quantized.
+
+    Raise StageError where it quantized nothing, or where stock runtimes cannot run the result.
+    """
+    proto = onnx.load(source) if isinstance(source, Path) else source
+    model = ir.from_proto(proto)
     for node in model.graph.all_nodes():
-        if node.domain not in STOCK:
+        if node.domain not in STOCK_DOMAINS:
             raise StageError(
-                f"{where}: it gives an operator {node.op_type} of its own domain '{node.domain}', which no stock "
-                "runtime has; use options that give ONNX's own"
+                f"{where}: the result has operator {node.op_type} of the library's own domain "
+                f"'{node.domain}', which no stock runtime has; use options that give ONNX operators"
             )
     if not any(node.op_type == "DequantizeLinear" for node in model.graph):
         raise StageError(
-            f"{where}: its quantizer found nothing to quantize in this network; leave this scheme out"
+            f"{where}: the library's quantizer found nothing to quantize in this network; "
+            "leave this scheme out"
         )
     return model

@@ -1,12 +1,9 @@
-"""Mixed precision: each layer gets the bits that its errors, as the network's outputs feel them, ask for."""
+"""Mixed precision: bits for each layer, by what its errors cost the network's outputs."""
 
 from __future__ import annotations
 
-import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -15,21 +12,25 @@ from pydantic import Field
 
 from qpipe.errors import StageError
 from qpipe.quant import qdq
-from qpipe.quant.activations import ActivationRange, quantize_activations
-from qpipe.quant.codebook import Codebook, additive_powers_of_two, powers_of_two, uniform
-from qpipe.quant.knapsack import cheapest, least_damage
-from qpipe.quant.sensitivity import Exchange, Probe, decibels, layer_name
+from qpipe.quant.activations import ActivationRange
+from qpipe.quant.codebook import Codebook, apot, pot, uniform
+from qpipe.quant.knapsack import minimize_cost, minimize_damage
+from qpipe.quant.sensitivity import Probe, decibels
 from qpipe.quant.statistics import Statistics
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count, Percent
 from qpipe.types import ANY_TARGET, Progress, Target
+from qpipe_plugins.quantize.activations import quantize_activations_of_weights
 from qpipe_plugins.quantize.correct_bias import correct_bias
+from qpipe_plugins.quantize.layer_damages import FLOAT_BITS, DamageJournal, measure_damages
 
-FLOAT = 32  # of a layer that is not quantized
-USUAL_SIZE = 0.6
+DEFAULT_SIZE = 0.6
+POT_BITS = range(2, 5)
+APOT_BITS = range(3, 6)
+WHERE = "quantize mixed"
 
 Bits = Literal[2, 3, 4, 5, 6, 7, 8, 32]
-Levels = Literal["uniform", "power_of_two", "additive"]
+Levels = Literal["uniform", "pot", "apot"]
 Granularity = Literal["tensor", "channel"]
 
 log = logging.getLogger(__name__)
@@ -51,204 +52,173 @@ def mixed(
     levels: Levels = "uniform",
     granularity: Granularity = "channel",
     samples: Count = 16,
-    activations: ActivationRange = "minmax",
+    activation_range: ActivationRange = "minmax",
     percentile: Percent = 99.99,
     exclude: tuple[str, ...] = (),
 ) -> ir.Model:
-    """Bits layer by layer, by what each layer's errors alone cost the network's outputs; 8-bit activations.
+    """Choose the bits of each layer by what its errors cost the outputs; 8-bit activations.
 
-    `bits` are those to choose from; 32 leaves a layer float. They are chosen for the least damage in all at one of:
-    `size`, a part of what these weights take at 8 bits (0.6 unless told otherwise); `layers`, so many get more than the
-    fewest bits ({bits: [8, 32], layers: 3} keeps the three float that cost most); or for the least size at `sqnr`, in
-    dB, of the outputs. Weights are rounded to nearest, biases corrected; put compensate behind it, which does better
-    than this stage counts on. Costs an inference of `samples` for each layer and number of bits: a minute or two for a
-    MobileNet; a run that was killed goes on where it was.
-    Method: damages of layers add up (Dong et al. 2020, HAWQ-V2, arXiv 1911.03852), here measured, not estimated; the
-    choice is exact, a knapsack by dynamic programming.
+    `bits` are the numbers to choose from; 32 leaves a layer float. The choice has the least damage
+    in all at one of: `size`, a part of what these weights take at 8 bits (0.6 by default);
+    `layers`, the number of layers that get more than the fewest bits ({bits: [8, 32], layers: 3}
+    keeps the three float that cost most); or the least size at `sqnr`, in dB, of the outputs.
+    Weights are rounded to nearest and biases corrected; put compensate behind it, which does
+    better than this stage assumes. `levels` pot and apot are those of logarithmic, where they have
+    so many bits; more bits are uniform. Shapes stay. Costs an inference of `samples` for each
+    layer and number of bits: a minute or two for a MobileNet; a run that was killed continues
+    where it was.
+    Method: damages of layers add up (Dong et al. 2020, HAWQ-V2, arXiv 1911.03852), here measured,
+    not estimated; the choice is exact, a knapsack by dynamic programming.
     """
     if sum(goal is not None for goal in (size, sqnr, layers)) > 1:
-        raise StageError("quantize mixed: several of size, sqnr and layers; give one of them")
-    qdq.check_exclude(model, exclude, "quantize mixed")
+        raise StageError(f"{WHERE}: size, sqnr and layers exclude each other; give one of them")
+    qdq.check_exclude(model, exclude, WHERE)
     weights = qdq.float_weights(model, exclude)
-    fine = qdq.weight_bits(target)
-    options = sorted({FLOAT if each == FLOAT else min(each, fine) for each in bits})
-    networks = {}
-    for option in options:
-        if option != FLOAT:
-            made = ir.from_proto(ir.to_proto(float_model))
-            _to_nearest(
-                made, weights, _codebook(levels, option), granularity, option >= fine, target
+    names = [weight.name for weight in weights]
+    counts = [weight.array.size for weight in weights]
+    bit_widths = _bit_widths(bits, target)
+    quantized: dict[int, dict[str, qdq.Weight]] = {}
+    for width in bit_widths:
+        if width != FLOAT_BITS:
+            network = ir.from_proto(ir.to_proto(float_model))
+            _quantize_to_nearest(
+                network,
+                names,
+                codebook=_codebook(levels, width),
+                granularity=granularity,
+                target=target,
             )
-            networks[option] = correct_bias(made, float_model, statistics)
-    count = min(samples, len(calibration_samples))
-    indices = [at * len(calibration_samples) // count for at in range(count)]
-    own = {weight.name: weight for weight in qdq.weights(float_model)}
-    probe = Probe(float_model, {w.name: own[w.name] for w in weights}, calibration_samples, indices)
-    journal = Journal(workdir / "damages.jsonl")
-    damages = _damages(
-        [weight.name for weight in weights], options, networks, probe, journal, progress
+            network = correct_bias(network, float_model, statistics)
+            quantized[width] = {weight.name: weight for weight in qdq.weights(network)}
+    damages = measure_damages(
+        names,
+        bit_widths,
+        quantized,
+        probe=_probe(float_model, names, calibration_samples, samples),
+        journal=DamageJournal(workdir / "damages.jsonl"),
+        progress=progress,
     )
-    chosen = _chosen(
-        options, [weight.array.size for weight in weights], damages, size, sqnr, layers
+    choice = _choose(bit_widths, counts, damages, size=size, sqnr=sqnr, layers=layers)
+    _log_choice(weights, bit_widths, choice, damages)
+    for weight, option in zip(weights, choice, strict=True):
+        width = bit_widths[option]
+        if width != FLOAT_BITS:
+            _copy_layer(model, weight, quantized[width][weight.name])
+    quantize_activations_of_weights(
+        model,
+        statistics,
+        target,
+        activation_range=activation_range,
+        percentile=percentile,
+        exclude=exclude,
     )
-    _tell(weights, options, chosen, damages)
-    for weight, option in zip(weights, chosen, strict=True):
-        if options[option] != FLOAT:
-            _take_over(model, weight, networks[options[option]])
-    if activations != "none":
-        quantize_activations(
-            model,
-            statistics,
-            method=activations,
-            percentile=percentile,
-            exclude=exclude,
-            target=target,
-        )
     return model
+
+
+def _bit_widths(bits: Sequence[int], target: Target) -> list[int]:
+    """Return the numbers of bits, ascending, with no more than the target sums exactly."""
+    limit = qdq.exact_weight_bits(target)
+    return sorted({width if width == FLOAT_BITS else min(width, limit) for width in bits})
+
+
+def _probe(
+    float_model: ir.Model, names: Sequence[str], calibration_samples: Samples, samples: int
+) -> Probe:
+    """Return a probe of the float network on samples that are evenly spread."""
+    float_weights = {weight.name: weight for weight in qdq.weights(float_model)}
+    total = len(calibration_samples)
+    count = min(samples, total)
+    indices = [number * total // count for number in range(count)]
+    return Probe(
+        float_model, {name: float_weights[name] for name in names}, calibration_samples, indices
+    )
 
 
 # ---- all weights at one number of bits
 
 
 def _codebook(levels: Levels, bits: int) -> Codebook:
-    """That of the levels, where it can tell so many bits apart, uniform beyond."""
-    if levels == "power_of_two" and bits <= 4:
-        return powers_of_two(bits)
-    return (
-        additive_powers_of_two(bits) if levels == "additive" and 3 <= bits <= 5 else uniform(bits)
-    )
+    """Return the codebook of the levels where it has so many bits, else the uniform one."""
+    if levels == "pot" and bits in POT_BITS:
+        return pot(bits)
+    if levels == "apot" and bits in APOT_BITS:
+        return apot(bits)
+    return uniform(bits)
 
 
-def _to_nearest(
+def _quantize_to_nearest(
     model: ir.Model,
-    chosen: Sequence[qdq.Weight],
-    book: Codebook,
+    names: Sequence[str],
+    *,
+    codebook: Codebook,
     granularity: Granularity,
-    fine: bool,
     target: Target,
 ) -> None:
-    names = {weight.name for weight in chosen}
+    """Round the named weights to nearest; with fewer bits than usual, scales clip."""
+    method: Literal["minmax", "mse"] = "mse"
+    if codebook.bits >= qdq.exact_weight_bits(target):
+        method = "minmax"
     for weight in qdq.weights(model):
         if weight.name in names:
             axis = weight.channel_axis if granularity == "channel" else None
-            codes = qdq.to_codebook(
-                weight, book, axis=axis, method="minmax" if fine else "mse", target=target
-            )
-            qdq.quantize_weight(model, weight, codes)
+            quantized = qdq.to_codebook(weight, codebook, axis=axis, method=method, target=target)
+            qdq.quantize_weight(model, weight, quantized)
 
 
-def _take_over(model: ir.Model, weight: qdq.Weight, source: ir.Model) -> None:
-    """Codes and biases as they are in another network."""
-    other = next(each for each in qdq.weights(source) if each.name == weight.name)
-    if other.quantized is not None:
-        qdq.quantize_weight(model, weight, other.quantized)
-    for node, one in zip(weight.nodes, other.nodes, strict=True):
-        bias = qdq.bias(one)
+def _copy_layer(model: ir.Model, weight: qdq.Weight, source: qdq.Weight) -> None:
+    """Give a weight and the biases of its layers what they are in another network."""
+    if source.quantized is not None:
+        qdq.quantize_weight(model, weight, source.quantized)
+    for node, source_node in zip(weight.nodes, source.nodes, strict=True):
+        bias = qdq.bias(source_node)
         if bias is not None:
             qdq.set_bias(model, node, bias)
-
-
-# ---- what each layer costs
-
-
-class Journal:
-    """Damages as they are measured, a line each, on disk at once; a line that was cut is passed over."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._known: dict[tuple[str, int], float] = {}
-        for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-            with suppress(ValueError):
-                name, bits, damage = json.loads(line)
-                self._known[name, bits] = damage
-
-    def damage(self, name: str, bits: int, measure: Callable[[], float]) -> float:
-        """What is known of it, or is measured now."""
-        if (name, bits) not in self._known:
-            self._known[name, bits] = measure()
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps([name, bits, self._known[name, bits]]) + "\n")
-        return self._known[name, bits]
-
-
-def _damages(
-    names: Sequence[str],
-    options: Sequence[int],
-    networks: Mapping[int, ir.Model],
-    probe: Probe,
-    journal: Journal,
-    progress: Progress,
-) -> list[list[float]]:
-    """What each layer alone costs the outputs with each option; more bits never cost more."""
-    exchanges = {option: _exchanges(network) for option, network in networks.items()}
-    found = []
-    for done, name in enumerate(names):
-        progress(done, len(names), "layers measured")
-        own = [
-            0.0
-            if option == FLOAT
-            else journal.damage(name, option, partial(probe.damage, exchanges[option][name]))
-            for option in options
-        ]
-        found.append([min(own[: at + 1]) for at in range(len(own))])
-    return found
-
-
-def _exchanges(network: ir.Model) -> dict[str, Exchange]:
-    """For each weight, the exchange of it, and of the biases of its layers, alone."""
-    return {
-        weight.name: Exchange(
-            {weight.name: weight.array},
-            {
-                layer_name(node): bias
-                for node in weight.nodes
-                if (bias := qdq.bias(node)) is not None
-            },
-        )
-        for weight in qdq.weights(network)
-    }
 
 
 # ---- the choice
 
 
-def _chosen(
-    options: Sequence[int],
-    sizes: Sequence[int],
+def _choose(
+    bit_widths: Sequence[int],
+    counts: Sequence[int],
     damages: Sequence[Sequence[float]],
+    *,
     size: float | None,
     sqnr: float | None,
     layers: int | None,
 ) -> list[int]:
-    """The option of each layer."""
-    costs = [[option * each for option in options] for each in sizes]
+    """Return for each layer the index of its bit width."""
     if layers is not None:
-        return least_damage(
-            [[int(option > options[0]) for option in options]] * len(sizes), damages, layers
-        )
+        is_wider = [int(width > bit_widths[0]) for width in bit_widths]
+        return minimize_damage([is_wider] * len(counts), damages, layers)
+    costs = [[width * count for width in bit_widths] for count in counts]
     if sqnr is not None:
-        return cheapest(costs, damages, 10 ** (-sqnr / 10))
-    return least_damage(costs, damages, (size or USUAL_SIZE) * 8 * sum(sizes))
+        return minimize_cost(costs, damages, 10 ** (-sqnr / 10))
+    return minimize_damage(costs, damages, (size or DEFAULT_SIZE) * 8 * sum(counts))
 
 
-def _tell(
+def _log_choice(
     weights: Sequence[qdq.Weight],
-    options: Sequence[int],
-    chosen: Sequence[int],
+    bit_widths: Sequence[int],
+    choice: Sequence[int],
     damages: Sequence[Sequence[float]],
 ) -> None:
-    total = sum(own[option] for own, option in zip(damages, chosen, strict=True))
-    bits = sum(
-        options[option] * weight.array.size for weight, option in zip(weights, chosen, strict=True)
-    )
-    mean = bits / max(sum(weight.array.size for weight in weights), 1)
+    """Log the mean bits, the damage in all, and the choice of each layer."""
+    total_damage = 0.0
+    total_bits = 0
+    total_count = 0
+    for weight, option, layer_damages in zip(weights, choice, damages, strict=True):
+        total_damage += layer_damages[option]
+        total_bits += bit_widths[option] * weight.array.size
+        total_count += weight.array.size
     log.warning(
-        "%.2f bits a weight; %.1f dB expected of these alone, rounded to nearest",
-        mean,
-        decibels(total),
+        "%.2f bits per weight; %.1f dB expected with these alone, rounded to nearest",
+        total_bits / max(total_count, 1),
+        decibels(total_damage),
     )
-    for weight, option, own in zip(weights, chosen, damages, strict=True):
-        each = ", ".join(
-            f"{bits}: {decibels(damage):.1f} dB" for bits, damage in zip(options, own, strict=True)
-        )
-        log.warning("%s: %d bits (%s)", weight.name, options[option], each)
+    for weight, option, layer_damages in zip(weights, choice, damages, strict=True):
+        options = [
+            f"{width}: {decibels(damage):.1f} dB"
+            for width, damage in zip(bit_widths, layer_damages, strict=True)
+        ]
+        log.warning("%s: %d bits (%s)", weight.name, bit_widths[option], ", ".join(options))

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count, Share
 from qpipe.types import ANY_TARGET, Target
-from qpipe_plugins.quantize.external_quantizer import contained, excluded, read, reader
+from qpipe_plugins.quantize.external_quantizer import (
+    calibration_reader,
+    isolated_library,
+    name_excluded_nodes,
+    read_quantized,
+)
 
 WHERE = "quantize neural_compressor"
-# it asks for numpy below 2, though it runs with newer ones: pip cannot bring both at once
+# it requires numpy below 2, though it runs with newer ones: pip cannot install both at once
 INSTALL = (
     "pip install 'qpipe-edge[neural-compressor]', then pip install --no-deps onnx-neural-compressor"
 )
@@ -32,13 +37,16 @@ def neural_compressor(
     samples: Count | None = None,
     exclude: tuple[str, ...] = (),
 ) -> ir.Model:
-    """Quantize by onnx_neural_compressor's static quantization (Intel's), in QDQ form; it is an extra.
+    """Quantize by onnx_neural_compressor's static quantization (by Intel); it is an extra.
 
-    Costs about three inferences per sample. `smooth` is the strength alpha of SmoothQuant, which is left out unless
-    given. `reduce_range` makes weights 7 bits wide; unless said, for a target whose sums saturate (x86 without VNNI).
+    In QDQ form; shapes stay. Costs about three inferences per sample. `smooth` is the strength
+    alpha of SmoothQuant (Xiao et al. 2022, arXiv 2211.10438), which is off without it.
+    `reduce_range` makes weights 7 bits wide; the default is true for a target whose sums saturate
+    (x86 without VNNI).
+    Source: github.com/onnx/neural-compressor.
     """
-    feed = reader(model, calibration_samples, samples)
-    with contained(WHERE, INSTALL) as folder:
+    reader = calibration_reader(model, calibration_samples, samples)
+    with isolated_library(WHERE, INSTALL) as folder:
         from onnx_neural_compressor.quantization import (
             CalibrationMethod,
             QuantFormat,
@@ -53,25 +61,25 @@ def neural_compressor(
             "percentile": CalibrationMethod.Percentile,
             "entropy": CalibrationMethod.Entropy,
         }
-        nodes = excluded(model, exclude, WHERE)
-        smoothing = {
-            "SmoothQuant": True,
-            "SmoothQuantAlpha": smooth,
-            "SmoothQuantCalibIter": len(feed),
-        }
+        excluded_nodes = name_excluded_nodes(model, exclude, WHERE)
+        extra_options: dict[str, Any] = {}
+        if smooth is not None:
+            extra_options["SmoothQuant"] = True
+            extra_options["SmoothQuantAlpha"] = smooth
+            extra_options["SmoothQuantCalibIter"] = len(reader)
         options = config.StaticQuantConfig(
-            calibration_data_reader=feed,
+            calibration_data_reader=reader,
             calibrate_method=methods[method],
             quant_format=QuantFormat.QDQ,
             activation_type=types[activation],
             weight_type=types[weight],
             per_channel=per_channel and not target.per_tensor_weights,
             reduce_range=target.saturates if reduce_range is None else reduce_range,
-            nodes_to_exclude=nodes,
-            calibration_sampling_size=len(feed),
+            nodes_to_exclude=excluded_nodes,
+            calibration_sampling_size=len(reader),
             execution_provider="CPUExecutionProvider",
-            extra_options={} if smooth is None else smoothing,
+            extra_options=extra_options,
         )
         ir.save(model, folder / "float.onnx")
         quantize(str(folder / "float.onnx"), str(folder / "quantized.onnx"), options)
-        return read(folder / "quantized.onnx", WHERE)
+        return read_quantized(folder / "quantized.onnx", WHERE)

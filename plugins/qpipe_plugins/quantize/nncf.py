@@ -10,10 +10,17 @@ import onnx_ir as ir
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count
 from qpipe.types import ANY_TARGET, Target
-from qpipe_plugins.quantize.external_quantizer import contained, excluded, read, reader
+from qpipe_plugins.quantize.external_quantizer import (
+    calibration_reader,
+    isolated_library,
+    name_excluded_nodes,
+    read_quantized,
+)
 
 WHERE = "quantize nncf"
 INSTALL = "pip install 'qpipe-edge[nncf]'"
+# without these it reports each call to its makers, and counts them in a file in the home folder
+NO_TELEMETRY = {"NNCF_CI": "1", "CI": "true"}
 
 
 def nncf(
@@ -30,43 +37,43 @@ def nncf(
     samples: Count | None = None,
     exclude: tuple[str, ...] = (),
 ) -> ir.Model:
-    """Quantize by nncf.quantize (OpenVINO's quantizer), in its QDQ form; nncf is an extra.
+    """Quantize by nncf.quantize, the quantizer of OpenVINO; nncf is an extra.
 
-    Takes seconds, with accurate bias correction many times that. `preset` is of activations: performance makes them
-    symmetric, mixed gives them a zero point. `granularity` is of weights; `activations` per channel (NNCF's own way
-    with depthwise layers) are more exact, but no integer kernel of ONNX Runtime takes them. `channel_alignment` is its
-    equalization.
+    In its QDQ form; shapes stay. Takes seconds, with accurate bias correction many times that.
+    `preset` is about activations: performance makes them symmetric, mixed gives them a zero point.
+    `granularity` is that of weights, `activations` that of activations: per channel (what NNCF
+    does with depthwise layers by default) is more exact, but no integer kernel of ONNX Runtime
+    takes it. `channel_alignment` is NNCF's equalization.
+    Source: github.com/openvinotoolkit/nncf.
     """
-    feed = reader(model, calibration_samples, samples)
-    with contained(WHERE, INSTALL):
-        # it would tell its makers of each call, and count them in a file at home
-        os.environ |= {"NNCF_CI": "1", "CI": "true"}
+    reader = calibration_reader(model, calibration_samples, samples)
+    with isolated_library(WHERE, INSTALL):
+        os.environ.update(NO_TELEMETRY)
         import nncf as library
         from nncf.quantization.advanced_parameters import (
             AdvancedQuantizationParameters,
             OverflowFix,
+            QuantizationParameters,
         )
-        from nncf.quantization.advanced_parameters import QuantizationParameters as Parameters
 
-        per_tensor = granularity == "tensor" or target.per_tensor_weights
-        skipped = excluded(model, exclude, WHERE)
-        advanced = AdvancedQuantizationParameters(
+        per_tensor = QuantizationParameters(per_channel=False)
+        has_per_tensor_weights = granularity == "tensor" or target.per_tensor_weights
+        advanced_parameters = AdvancedQuantizationParameters(
             overflow_fix=OverflowFix.ENABLE if target.saturates else OverflowFix.DISABLE,
             disable_bias_correction=bias_correction == "none",
             disable_channel_alignment=not channel_alignment,
-            activations_quantization_params=Parameters(per_channel=False)
-            if activations == "tensor"
-            else None,
-            weights_quantization_params=Parameters(per_channel=False) if per_tensor else None,
+            activations_quantization_params=per_tensor if activations == "tensor" else None,
+            weights_quantization_params=per_tensor if has_per_tensor_weights else None,
         )
+        excluded_nodes = name_excluded_nodes(model, exclude, WHERE)
         quantized = library.quantize(
             ir.to_proto(model),
-            library.Dataset(range(len(feed)), lambda index: feed.samples.feeds(index, feed.inputs)),
+            library.Dataset(range(len(reader)), reader.feed),
             preset=library.QuantizationPreset("performance" if target.symmetric_only else preset),
-            subset_size=len(feed),
+            subset_size=len(reader),
             fast_bias_correction=bias_correction != "accurate",
             model_type=library.ModelType.TRANSFORMER if transformer else None,
-            ignored_scope=library.IgnoredScope(names=skipped) if skipped else None,
-            advanced_parameters=advanced,
+            ignored_scope=library.IgnoredScope(names=excluded_nodes) if excluded_nodes else None,
+            advanced_parameters=advanced_parameters,
         )
-        return read(quantized, WHERE)
+        return read_quantized(quantized, WHERE)

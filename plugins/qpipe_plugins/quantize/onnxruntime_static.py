@@ -9,10 +9,18 @@ import onnx_ir as ir
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count, Percent
 from qpipe.types import ANY_TARGET, Target
-from qpipe_plugins.quantize.external_quantizer import contained, excluded, read, reader
+from qpipe_plugins.quantize.external_quantizer import (
+    calibration_reader,
+    isolated_library,
+    name_excluded_nodes,
+    read_quantized,
+)
 
-STRIDE = 8  # samples whose activations its histograms hold in memory at once
+MAX_STRIDE = 8  # samples whose activations its histograms hold in memory at once
 WHERE = "quantize onnxruntime_static"
+INSTALL = "pip install onnxruntime"
+
+Method = Literal["minmax", "moving_average", "percentile", "entropy"]
 
 
 def onnxruntime_static(
@@ -21,7 +29,7 @@ def onnxruntime_static(
     target: Target = ANY_TARGET,
     *,
     per_channel: bool = True,
-    method: Literal["minmax", "moving_average", "percentile", "entropy"] = "minmax",
+    method: Method = "minmax",
     percentile: Percent = 99.999,
     samples: Count | None = None,
     activation: Literal["uint8", "int8", "uint16", "int16"] = "uint8",
@@ -30,13 +38,16 @@ def onnxruntime_static(
     symmetric_activations: bool = False,
     exclude: tuple[str, ...] = (),
 ) -> ir.Model:
-    """Quantize by onnxruntime.quantization.quantize_static, in QDQ form, calibrating by its own means.
+    """Quantize by onnxruntime.quantization.quantize_static, with its own calibration.
 
-    Costs about two inferences per sample for minmax, many times that for percentile and entropy.
-    `reduce_range` makes weights 7 bits wide; unless said, for a target whose sums saturate (x86 without VNNI).
+    In QDQ form; shapes stay. Costs about two inferences per sample for minmax, many times that for
+    percentile and entropy. `reduce_range` makes weights 7 bits wide; the default is true for a
+    target whose sums saturate (x86 without VNNI).
+    Source: the ONNX Runtime quantization guide,
+    onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
     """
-    feed = reader(model, calibration_samples, samples)
-    with contained(WHERE, "pip install onnxruntime") as folder:
+    reader = calibration_reader(model, calibration_samples, samples)
+    with isolated_library(WHERE, INSTALL) as folder:
         from onnxruntime.quantization import (
             CalibrationMethod,
             QuantFormat,
@@ -56,33 +67,38 @@ def onnxruntime_static(
             "percentile": CalibrationMethod.Percentile,
             "entropy": CalibrationMethod.Entropy,
         }
-        nodes = excluded(model, exclude, WHERE)
-        extra: dict[str, Any] = {
-            "ActivationSymmetric": symmetric_activations or target.symmetric_only
-        }
-        if method == "moving_average":
-            extra["CalibMovingAverage"] = True
-        elif method != "minmax":
-            extra["CalibStridedMinMax"] = _stride(len(feed))
-        if method == "percentile":
-            extra["CalibPercentile"] = percentile
+        excluded_nodes = name_excluded_nodes(model, exclude, WHERE)
+        extra_options = _calibration_options(method, percentile, len(reader))
+        extra_options["ActivationSymmetric"] = symmetric_activations or target.symmetric_only
         ir.save(model, folder / "float.onnx")
         quantize_static(
             folder / "float.onnx",
             folder / "quantized.onnx",
-            feed,
+            reader,
             quant_format=QuantFormat.QDQ,
             per_channel=per_channel and not target.per_tensor_weights,
             reduce_range=target.saturates if reduce_range is None else reduce_range,
             activation_type=types[activation],
             weight_type=types[weight],
-            nodes_to_exclude=nodes,
+            nodes_to_exclude=excluded_nodes,
             calibrate_method=methods[method],
-            extra_options=extra,
+            extra_options=extra_options,
         )
-        return read(folder / "quantized.onnx", WHERE)
+        return read_quantized(folder / "quantized.onnx", WHERE)
+
+
+def _calibration_options(method: Method, percentile: float, count: int) -> dict[str, Any]:
+    if method == "minmax":
+        return {}
+    if method == "moving_average":
+        return {"CalibMovingAverage": True}
+    options: dict[str, Any] = {"CalibStridedMinMax": _stride(count)}
+    if method == "percentile":
+        options["CalibPercentile"] = percentile
+    return options
 
 
 def _stride(count: int) -> int:
-    """The largest number of samples that divides all of them, as the quantizer demands."""
-    return next(stride for stride in range(min(STRIDE, count), 0, -1) if count % stride == 0)
+    """Return the largest number of samples that divides `count`, as the quantizer requires."""
+    strides = range(min(MAX_STRIDE, count), 0, -1)
+    return next(stride for stride in strides if count % stride == 0)

@@ -12,10 +12,21 @@ from qpipe.errors import StageError
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count
 from qpipe.types import ANY_TARGET, Target
-from qpipe_plugins.quantize.external_quantizer import contained, excluded, read, reader
+from qpipe_plugins.quantize.external_quantizer import (
+    calibration_reader,
+    isolated_library,
+    name_excluded_nodes,
+    read_quantized,
+)
 
 WHERE = "quantize quark"
 INSTALL = "pip install 'qpipe-edge[quark]'"
+CALIBRATION_METHODS = {
+    "minmax": "MinMax",
+    "percentile": "Percentile",
+    "entropy": "Entropy",
+    "mse": "MinMSE",
+}
 log = logging.getLogger(__name__)
 Rate = Annotated[float, Field(gt=0, le=10)]
 
@@ -37,57 +48,68 @@ def quark(
     samples: Count | None = None,
     exclude: tuple[str, ...] = (),
 ) -> ir.Model:
-    """Quantize by quark.onnx.ModelQuantizer (AMD's): 8-bit weights, in QDQ form; amd-quark is an extra.
+    """Quantize by quark.onnx.ModelQuantizer (by AMD), to 8-bit weights; amd-quark is an extra.
 
-    Takes seconds, with adaround or adaquant (`iterations` a layer) minutes. `scales` power_of_two is its XINT8, for
-    NPUs that shift. `method` chooses the ranges: minmax, or mse where scales are powers of two, unless said; minmax is
-    all that 16-bit activations take. `equalize` is its cross-layer equalization, which takes ReLU6 for ReLU.
+    In QDQ form; shapes stay. Takes seconds; with adaround (Nagel et al. 2020, arXiv 2004.10568) or
+    adaquant (Hubara et al. 2020, arXiv 2006.10518), `iterations` per layer, minutes. `scales`
+    power_of_two is Quark's XINT8, for NPUs that shift. `method` chooses the ranges: the default is
+    minmax, or mse where scales are powers of two; 16-bit activations take minmax only. `equalize`
+    is Quark's cross-layer equalization, which treats ReLU6 as ReLU.
+    Source: quark.docs.amd.com.
     """
-    feed = reader(model, calibration_samples, samples)
-    with contained(WHERE, INSTALL) as folder:
+    reader = calibration_reader(model, calibration_samples, samples)
+    with isolated_library(WHERE, INSTALL) as folder:
         from quark import onnx as library
         from quark.onnx.quantization.config import spec
 
-        shifts = scales == "power_of_two" or target.power_of_two_scales
-        chosen = method or ("mse" if shifts else "minmax")
-        names = {
-            "minmax": "MinMax",
-            "percentile": "Percentile",
-            "entropy": "Entropy",
-            "mse": "MinMSE",
-        }
-        if (chosen == "mse") != shifts:
+        has_shift_scales = scales == "power_of_two" or target.power_of_two_scales
+        calibration_method = method or ("mse" if has_shift_scales else "minmax")
+        if (calibration_method == "mse") != has_shift_scales:
             raise StageError(
-                f"{WHERE}: it has method mse for scales power_of_two, and no other there; leave method out"
+                f"{WHERE}: scales power_of_two go with method mse, and no others do; "
+                "leave method out"
             )
-        kinds = {"uint8": spec.UInt8Spec, "int8": spec.Int8Spec, "uint16": spec.UInt16Spec}
-        common = {
-            "scale_type": spec.ScaleType.PowerOf2 if shifts else spec.ScaleType.Float32,
-            "calibration_method": spec.CalibMethod[names[chosen]],
-        }
-        per_tensor = granularity == "tensor" or target.per_tensor_weights or shifts
-        grain = spec.QuantGranularity.Tensor if per_tensor else spec.QuantGranularity.Channel
-        tuning: dict[str, Any] = {"num_iterations": iterations}
-        tuning |= {} if learning_rate is None else {"learning_rate": learning_rate}
-        algorithms: list[Any] = [library.CLEConfig()] if equalize else []
-        algorithms += [library.BiasCorrectionConfig()] if bias_correction else []
-        algorithms += [library.AdaRoundConfig(**tuning)] if rounding == "adaround" else []
-        algorithms += [library.AdaQuantConfig(**tuning)] if rounding == "adaquant" else []
         if target.saturates:
-            log.warning(
-                "%s: it has no weights of 7 bits, which the target's sums need to be exact", WHERE
-            )
-        nodes = excluded(model, exclude, WHERE)
+            log.warning("%s: it has no 7-bit weights, which the target needs for exact sums", WHERE)
+        activation_specs = {
+            "uint8": spec.UInt8Spec,
+            "int8": spec.Int8Spec,
+            "uint16": spec.UInt16Spec,
+        }
+        common = {
+            "scale_type": spec.ScaleType.PowerOf2 if has_shift_scales else spec.ScaleType.Float32,
+            "calibration_method": spec.CalibMethod[CALIBRATION_METHODS[calibration_method]],
+        }
+        weight_granularity = spec.QuantGranularity.Channel
+        if granularity == "tensor" or target.per_tensor_weights or has_shift_scales:
+            weight_granularity = spec.QuantGranularity.Tensor
+        tuning: dict[str, Any] = {"num_iterations": iterations}
+        if learning_rate is not None:
+            tuning["learning_rate"] = learning_rate
+        algorithms: list[Any] = []
+        if equalize:
+            algorithms.append(library.CLEConfig())
+        if bias_correction:
+            algorithms.append(library.BiasCorrectionConfig())
+        if rounding == "adaround":
+            algorithms.append(library.AdaRoundConfig(**tuning))
+        if rounding == "adaquant":
+            algorithms.append(library.AdaQuantConfig(**tuning))
+        excluded_nodes = name_excluded_nodes(model, exclude, WHERE)
         config = library.QConfig(
             global_config=library.QLayerConfig(
-                activation=kinds[activation](symmetric=target.symmetric_only or shifts, **common),
-                weight=spec.Int8Spec(symmetric=True, quant_granularity=grain, **common),
+                activation=activation_specs[activation](
+                    symmetric=target.symmetric_only or has_shift_scales, **common
+                ),
+                weight=spec.Int8Spec(
+                    symmetric=True, quant_granularity=weight_granularity, **common
+                ),
             ),
-            exclude=nodes,
+            exclude=excluded_nodes,
             algo_config=algorithms,
         )
         ir.save(model, folder / "float.onnx")
         library.ModelQuantizer(config).quantize_model(
-            str(folder / "float.onnx"), str(folder / "quantized.onnx"), feed
+            str(folder / "float.onnx"), str(folder / "quantized.onnx"), reader
         )
-        return read(folder / "quantized.onnx", WHERE)
+        return read_quantized(folder / "quantized.onnx", WHERE)

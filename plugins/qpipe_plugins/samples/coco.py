@@ -1,19 +1,27 @@
-"""Pictures with boxes, annotated as COCO's are."""
+"""Images with boxes, annotated as in COCO."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from qpipe.errors import StageError
 from qpipe.types import Dataset, Sample
 from qpipe_plugins.samples import picture_files
-from qpipe_plugins.samples.coco_annotations import Annotated, read
-from qpipe_plugins.samples.labelled_files import check_disjoint, find, spread
+from qpipe_plugins.samples.coco_annotations import AnnotatedImage, read_annotations
+from qpipe_plugins.samples.labelled_files import (
+    check_counts,
+    check_disjoint,
+    find_files,
+    split_evenly,
+    take_evenly,
+)
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+KIND = picture_files.image_kind("coco")
 
 
 def coco(
@@ -26,76 +34,100 @@ def coco(
     calibration: Path | None = None,
     fit: Literal["stretch", "letterbox"] = "stretch",
     layout: picture_files.Layout = "NCHW",
-    colours: picture_files.Colours = "RGB",
-    dtype: picture_files.Fed = "float32",
-    calibrate: int = 256,
-    evaluate: int | None = None,
+    color_order: picture_files.ColorOrder = "RGB",
+    dtype: picture_files.InputType = "float32",
+    calibration_count: int = 256,
+    evaluation_count: int | None = None,
 ) -> Dataset:
-    """Images with boxes as COCO annotates them, scaled to the network's input; labels in the order of category ids.
+    """Read images with the boxes of COCO annotations, scaled to the size of the network's input.
 
-    `images` is the folder that the file names of `annotations` (instances_val2017.json) are relative to. Calibration
-    takes `calibrate` images of the folder `calibration` (train2017: no annotations needed), or where that is not given
-    as many of the annotated ones, evenly spread, and these are not evaluated. `evaluate` takes that many of the others.
-    `size` is one number or [height, width]; fit letterbox keeps the proportions, with grey (114) around the image, as
-    YOLO networks are trained. A target has boxes (x1, y1, x2, y2 in pixels of the input), labels (the place of the
-    category's id among all ids in order: 0 for the lowest) and, where there is one, iscrowd; boxes without area count,
-    as in pycocotools. EXIF orientation applies unless width and height in the annotations say otherwise.
+    `images` is the folder that the file names of `annotations` (instances_val2017.json) are
+    relative to. Calibration takes `calibration_count` images of the folder `calibration`
+    (train2017; it needs no annotations). Without that folder it takes as many of the annotated
+    images, evenly spread, and these are not evaluated. `evaluation_count` limits the others.
+    `size` is one number or [height, width]; fit letterbox keeps the proportions, with grey (114)
+    around the image, as YOLO networks are trained. A target has boxes (x1, y1, x2, y2 in pixels of
+    the input), labels (the place of the category's id among all ids in order: 0 for the lowest)
+    and, where there is one, iscrowd; boxes without area count, as in pycocotools. EXIF orientation
+    applies unless width and height in the annotations say otherwise.
     """
-    everything, classes = read(annotations, images)
+    check_counts("coco", calibration_count=calibration_count, evaluation_count=evaluation_count)
+    annotated, classes = read_annotations(annotations, images)
     if calibration is None:
-        chosen, rest = _split(everything, calibrate, annotations)
+        _check_some_are_left(annotated, calibration_count, annotations)
+        calibration_images, other_images = split_evenly(annotated, calibration_count)
     else:
-        found = find("coco", "image", picture_files.SUFFIXES, calibration)
-        chosen = [
-            Annotated(each.file, each.name) for each in spread("coco", "image", found, calibrate)
-        ]
-        rest = everything
-    scored = spread("coco", "image", rest, evaluate)
-    files = [[each.file for each in part] for part in (chosen, scored)]
-    picture_files.check_readable("coco", [*files[0], *files[1]])
-    check_disjoint("coco", *files)
-    how = picture_files.preprocessing("coco", mean, std, layout, dtype)
-    place = picture_files.letterbox if fit == "letterbox" else picture_files.stretch
-    room = (size, size) if isinstance(size, int) else size
+        calibration_images = _images_without_boxes(calibration, calibration_count)
+        other_images = annotated
+    evaluation_images = take_evenly(other_images, evaluation_count)
+    picture_files.check_readable(KIND, [*calibration_images, *evaluation_images])
+    check_disjoint("coco", calibration=calibration_images, evaluation=evaluation_images)
+    preprocessing = picture_files.image_preprocessing(
+        "coco", mean=mean, std=std, layout=layout, dtype=dtype
+    )
+    fit_image = picture_files.letterbox if fit == "letterbox" else picture_files.stretch
+    network_size = picture_files.input_size(size)
 
-    def stream(part: Sequence[Annotated]) -> Iterator[Sample]:
-        for each, image in picture_files.decoded("coco", part, _read):
-            placed = place(image, room)
-            yield Sample(
-                each.name,
-                {"image": picture_files.pixels(placed.image, colours)},
-                _target(each, placed),
-            )
+    def read_samples(annotated_images: Sequence[AnnotatedImage]) -> Iterator[Sample]:
+        for annotated, image in picture_files.read_pictures(KIND, annotated_images, _read_image):
+            fitted = fit_image(image, network_size)
+            pixels = picture_files.pixel_array(fitted.image, color_order)
+            yield Sample(annotated.name, {"image": pixels}, _target(annotated, fitted))
 
-    return Dataset(stream(chosen), stream(scored), {"image": how}, classes)
-
-
-def _split(
-    everything: list[Annotated], calibrate: int, annotations: Path
-) -> tuple[list[Annotated], list[Annotated]]:
-    if calibrate >= len(everything):
-        has = f"{annotations} has {len(everything)} images, calibrate takes {calibrate} and leaves none to evaluate"
-        raise StageError(f"coco: {has}; set a smaller calibrate, or a folder calibration")
-    chosen = spread("coco", "image", everything, calibrate)
-    names = {each.name for each in chosen}
-    return chosen, [each for each in everything if each.name not in names]
+    return Dataset(
+        read_samples(calibration_images),
+        read_samples(evaluation_images),
+        {"image": preprocessing},
+        classes,
+    )
 
 
-def _read(each: Annotated) -> Image:
-    image = picture_files.upright(each.file, each.size)
-    if each.size is not None and image.size != each.size:
-        said, there = (f"{width} x {height}" for width, height in (each.size, image.size))
-        raise StageError(
-            f"coco: {each.file} is {there}, its annotations are of {said}; give the picture they belong to"
-        )
+def _check_some_are_left(
+    annotated: Sequence[AnnotatedImage], calibration_count: int, annotations: Path
+) -> None:
+    if calibration_count < len(annotated):
+        return
+    problem = (
+        f"{annotations} has {len(annotated)} images and calibration_count is {calibration_count}, "
+        "which leaves none for evaluation"
+    )
+    raise StageError(
+        f"coco: {problem}; set a smaller calibration_count, or give a folder calibration"
+    )
+
+
+def _images_without_boxes(folder: Path, count: int) -> list[AnnotatedImage]:
+    files = take_evenly(find_files(KIND, folder), count)
+    return [AnnotatedImage(image.file, image.name) for image in files]
+
+
+def _read_image(annotated: AnnotatedImage) -> Image:
+    image = picture_files.read_upright(annotated.file, annotated.size)
+    if annotated.size is not None and image.size != annotated.size:
+        stored = _describe_size(image.size)
+        expected = _describe_size(annotated.size)
+        problem = f"{annotated.file} is {stored}, but its annotations are for {expected}"
+        raise StageError(f"coco: {problem}; give the image that was annotated")
     return image
 
 
-def _target(each: Annotated, placed: picture_files.Placed) -> dict[str, list[Any]]:
+def _describe_size(size: tuple[int, int]) -> str:
+    width, height = size
+    return f"{width} x {height}"
+
+
+def _target(
+    annotated: AnnotatedImage, fitted: picture_files.FittedPicture
+) -> dict[str, list[list[float]] | list[int]]:
+    """Return boxes in pixels of the network's input, labels, and iscrowd where there is a crowd."""
     boxes = []
-    for x, y, width, height in each.boxes:
-        left = x * placed.across + placed.left
-        top = y * placed.down + placed.top
-        boxes.append([left, top, left + width * placed.across, top + height * placed.down])
-    crowds = {"iscrowd": each.crowds} if any(each.crowds) else {}
-    return {"boxes": boxes, "labels": each.labels, **crowds}
+    for x, y, width, height in annotated.boxes:
+        left = x * fitted.scale_x + fitted.left
+        top = y * fitted.scale_y + fitted.top
+        right = left + width * fitted.scale_x
+        bottom = top + height * fitted.scale_y
+        boxes.append([left, top, right, bottom])
+    target: dict[str, list[list[float]] | list[int]] = {"boxes": boxes, "labels": annotated.labels}
+    if any(annotated.crowds):
+        target["iscrowd"] = annotated.crowds
+    return target

@@ -1,4 +1,4 @@
-"""Images from two folders, labelled by a CSV or by the folders they lie in."""
+"""Images from folders, labelled by a CSV or by the folders that they lie in."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from qpipe.errors import StageError
 from qpipe.types import Dataset, Sample
 from qpipe_plugins.samples import picture_files
 from qpipe_plugins.samples.labelled_files import (
-    Labelled,
+    LabelledFile,
     check_disjoint,
-    class_names,
-    divided,
-    find,
-    spread,
-    target,
+    class_number,
+    select_files,
 )
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+KIND = picture_files.image_kind("images")
 
 
 def images(
@@ -35,62 +34,77 @@ def images(
     resize: int | None = None,
     crop: Literal["center", "none"] = "center",
     layout: picture_files.Layout = "NCHW",
-    colours: picture_files.Colours = "RGB",
-    dtype: picture_files.Fed = "float32",
-    calibrate: int | None = None,
-    evaluate: int | None = None,
+    color_order: picture_files.ColorOrder = "RGB",
+    dtype: picture_files.InputType = "float32",
+    calibration_count: int | None = None,
+    evaluation_count: int | None = None,
 ) -> Dataset:
-    """Images from folders; labels from a CSV (file,label), from class folders, or none.
+    """Read images from folders; labels from a CSV (file,label), from class folders, or none.
 
-    The short side is resized to `resize` (else to `size`, where the image is not of that size already; bilinear), then
-    the centre cropped; with crop none the whole image is squeezed into `size`, which may then be [height, width]. The
-    network gets (pixel - mean) / std, mean and std in pixels of 0 to 255. `calibrate` and `evaluate` take that many,
-    evenly spread; without `calibration`, `calibrate` of the evaluation images serve for it, and are not evaluated.
-    Classes that have names are numbered in the order of these, as the whole of `evaluation` has them. Pictures are
-    turned as their EXIF orientation says; grey, palette, CMYK and 16 bits become RGB of 8 (of 16 the upper ones),
-    transparency is dropped; with colours grey all become one channel.
+    The short side is resized (bilinear) to `resize`, or to `size` where the image does not have
+    that size already; then the centre is cropped. With crop none the whole image is stretched to
+    `size`, which may then be [height, width]. The network receives (pixel - mean) / std, with mean
+    and std in pixels of 0 to 255. `calibration_count` and `evaluation_count` limit the number of
+    images, evenly spread; without `calibration`, `calibration_count` of the evaluation images serve
+    for it, and these are not evaluated. Class names are numbered in their order, as the whole of
+    `evaluation` has them. Pictures are turned as their EXIF orientation says; grey, palette, CMYK
+    and 16-bit pictures become RGB of 8 bits (of 16 bits the upper 8), transparency is dropped;
+    with color_order grey all become one channel.
     """
-    room = (size, size) if isinstance(size, int) else size
-    if crop == "center" and room[0] != room[1]:
+    network_size = picture_files.input_size(size)
+    _check_crop(network_size, resize, crop)
+    files = select_files(
+        KIND,
+        calibration=calibration,
+        calibration_labels=calibration_labels,
+        calibration_count=calibration_count,
+        evaluation=evaluation,
+        evaluation_labels=evaluation_labels,
+        evaluation_count=evaluation_count,
+    )
+    picture_files.check_readable(KIND, [*files.calibration, *files.evaluation])
+    check_disjoint("images", calibration=files.calibration, evaluation=files.evaluation)
+    preprocessing = picture_files.image_preprocessing(
+        "images", mean=mean, std=std, layout=layout, dtype=dtype
+    )
+
+    def read_samples(labelled_files: Sequence[LabelledFile]) -> Iterator[Sample]:
+        for labelled, image in picture_files.read_pictures(KIND, labelled_files, _read_image):
+            fitted = _fit(image, network_size, resize, crop)
+            pixels = picture_files.pixel_array(fitted, color_order)
+            target = class_number(labelled, files.classes)
+            yield Sample(labelled.name, {"image": pixels}, target)
+
+    return Dataset(
+        read_samples(files.calibration),
+        read_samples(files.evaluation),
+        {"image": preprocessing},
+        files.classes,
+    )
+
+
+def _check_crop(size: picture_files.Size, resize: int | None, crop: str) -> None:
+    if crop == "none":
+        return
+    height, width = size
+    if height != width:
         raise StageError(
-            f"images: size is {list(room)}, which is no square to crop; set crop: none"
+            f"images: size is {list(size)}, but crop center gives a square; set crop: none"
         )
-    if crop == "center" and resize is not None and resize < room[0]:
+    if resize is not None and resize < height:
         raise StageError(
-            f"images: resize is {resize}, less than size {room[0]}; make it at least that"
+            f"images: resize is {resize}, less than size; it must be at least {height}"
         )
-    apart = _find(calibration, calibration_labels) if calibration else None
-    everything = rest = _find(evaluation, evaluation_labels)
-    if apart is None:
-        chosen, rest = divided("images", "image", everything, calibrate)
-    else:
-        chosen = spread("images", "image", apart, calibrate)
-    scored = spread("images", "image", rest, evaluate)
-    files = [[each.file for each in part] for part in (chosen, scored)]
-    picture_files.check_readable("images", [*files[0], *files[1]])
-    check_disjoint("images", *files)
-    classes = class_names(
-        everything
-    )  # of all: a class keeps its number however few images are taken
-    how = picture_files.preprocessing("images", mean, std, layout, dtype)
-
-    def stream(part: Sequence[Labelled]) -> Iterator[Sample]:
-        for each, image in picture_files.decoded(
-            "images", part, lambda item: picture_files.upright(item.file)
-        ):
-            array = picture_files.pixels(_fitted(image, room, resize, crop), colours)
-            yield Sample(each.name, {"image": array}, target(each, classes))
-
-    return Dataset(stream(chosen), stream(scored), {"image": how}, classes)
 
 
-def _find(folder: Path, labels: Path | None) -> list[Labelled]:
-    return find("images", "image", picture_files.SUFFIXES, folder, labels)
+def _read_image(labelled: LabelledFile) -> Image:
+    return picture_files.read_upright(labelled.file)
 
 
-def _fitted(image: Image, size: tuple[int, int], resize: int | None, crop: str) -> Image:
+def _fit(image: Image, size: picture_files.Size, resize: int | None, crop: str) -> Image:
     if crop == "none":
         return picture_files.stretch(image, size).image
     if resize is None and image.size == size:
         return image
-    return picture_files.crop(image, size[0], resize or size[0])
+    side = size[0]
+    return picture_files.crop_center(image, side=side, short_side=resize or side)

@@ -1,195 +1,296 @@
-"""What samples that come as files share: folders and labels, taking some, and keeping two parts apart."""
+"""Samples that are files in folders: finding and labelling them, splitting and reading them."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from qpipe.digests import digest_file
 from qpipe.errors import StageError
 
+INTEGER_LABEL = re.compile(r"-?[0-9]{1,9}")
+LABEL_COLUMNS = {"file", "label"}
+MAX_FILES_IN_MESSAGE = 3
 
-class OnDisk(Protocol):
-    """Something that is in a file."""
+
+class HasFile(Protocol):
+    """Something that is stored in a file."""
 
     @property
     def file(self) -> Path: ...
 
 
-WHOLE = re.compile(r"-?[0-9]{1,9}")  # a label that is a number
-
-T = TypeVar("T")
-R = TypeVar("R")
-F = TypeVar("F", bound=OnDisk)
+Item = TypeVar("Item")
+FileItem = TypeVar("FileItem", bound=HasFile)
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """A file, its name within its folder, and its label: a number, the name of a class, or nothing."""
+class FileKind:
+    """The files that a samples stage reads; stage and noun appear in messages."""
+
+    stage: str
+    noun: str  # of one file: `image`
+    suffixes: frozenset[str]
+
+
+@dataclass(frozen=True)
+class LabelledFile:
+    """A file, its path within its folder, and its label: a number, the name of a class, or none."""
 
     file: Path
     name: str
     label: int | str | None = None
 
 
-def find(
-    stage: str, what: str, suffixes: set[str], folder: Path, labels: Path | None = None
-) -> list[Labelled]:
-    """All files of a folder with these suffixes, or those the CSV (file,label) names, sorted by name; the label of a
-    file in a folder within the folder is that one's name. StageError where there is none."""
+@dataclass(frozen=True)
+class SelectedFiles:
+    """The files of both parts, and the names of the classes."""
+
+    calibration: list[LabelledFile]
+    evaluation: list[LabelledFile]
+    classes: list[str]
+
+
+# ---- finding
+
+
+def find_files(kind: FileKind, folder: Path, labels: Path | None = None) -> list[LabelledFile]:
+    """Return all files of a kind in a folder, or those that the CSV (file,label) lists, by name.
+
+    Without a CSV, the label of a file is the name of the folder within the folder that it lies in.
+    Raise StageError where there is no file.
+    """
     if not folder.is_dir():
-        raise StageError(f"{stage}: no folder {folder}; give one with {what}s in it")
-    if labels is not None:
-        files = list(_listed(stage, folder, labels))
+        raise StageError(f"{kind.stage}: no folder {folder}; give one with {kind.noun}s in it")
+    if labels is None:
+        files = _files_below(folder, kind.suffixes)
     else:
-        paths = (
-            path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.is_file()
-        )
-        files = [_found(folder, path) for path in paths if not path.name.startswith(".")]
+        files = _read_labels(kind.stage, labels, folder)
     if not files:
-        raise StageError(f"{stage}: no {what} in {labels or folder}; put some there")
-    return sorted(files, key=lambda each: each.name)
+        raise StageError(f"{kind.stage}: no {kind.noun} in {labels or folder}; add at least one")
+    return sorted(files, key=lambda labelled: labelled.name)
 
 
-def _found(folder: Path, file: Path) -> Labelled:
-    relative = file.relative_to(folder)
-    return Labelled(
-        file, relative.as_posix(), relative.parts[0] if len(relative.parts) > 1 else None
-    )
+def _files_below(folder: Path, suffixes: frozenset[str]) -> list[LabelledFile]:
+    files = []
+    for path in folder.rglob("*"):
+        is_hidden = path.name.startswith(".")
+        if path.suffix.lower() in suffixes and path.is_file() and not is_hidden:
+            relative = path.relative_to(folder)
+            label = relative.parts[0] if len(relative.parts) > 1 else None
+            files.append(LabelledFile(path, relative.as_posix(), label))
+    return files
 
 
-def _listed(stage: str, folder: Path, labels: Path) -> Iterator[Labelled]:
+def _read_labels(stage: str, labels: Path, folder: Path) -> list[LabelledFile]:
     if labels.is_dir():
         hint = "give a CSV with the columns file,label, or null for none"
         raise StageError(f"{stage}: labels {labels} is a folder; {hint}")
     if not labels.is_file():
-        raise StageError(f"{stage}: no labels {labels}; give a CSV with the columns file,label")
+        hint = "give a CSV with the columns file,label"
+        raise StageError(f"{stage}: there is no file {labels} with labels; {hint}")
     try:
         text = labels.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise StageError(
-            f"{labels}: not UTF-8: {error.reason} at byte {error.start}; save it as UTF-8"
-        ) from error
+        problem = f"{error.reason} at byte {error.start}"
+        raise StageError(f"{labels}: not UTF-8: {problem}; save it as UTF-8") from error
+    files = []
     with io.StringIO(text, newline="") as lines:
         rows = csv.DictReader(lines)
-        if not {"file", "label"} <= set(rows.fieldnames or ()):
-            raise StageError(
-                f"{labels}:1: columns are {', '.join(rows.fieldnames or ())}; they must be file,label"
-            )
+        columns = rows.fieldnames or ()
+        if not LABEL_COLUMNS.issubset(columns):
+            message = f"columns are {', '.join(columns)}; they must be file,label"
+            raise StageError(f"{labels}:1: {message}")
         for row in rows:
-            name = (row["file"] or "").strip()
-            label = (row["label"] or "").strip()
-            if not is_below(name):
-                raise StageError(
-                    f"{labels}:{rows.line_num}: '{name}' is not below {folder}; name a file in that"
-                )
-            if not (folder / name).is_file():
-                raise StageError(
-                    f"{labels}:{rows.line_num}: no file '{name}' in {folder}; name it relative to that"
-                )
-            yield Labelled(folder / name, name, int(label) if WHOLE.fullmatch(label) else label)
+            files.append(_labelled_file(row, folder, f"{labels}:{rows.line_num}"))
+    return files
+
+
+def _labelled_file(row: Mapping[str, str | None], folder: Path, where: str) -> LabelledFile:
+    name = (row["file"] or "").strip()
+    label = (row["label"] or "").strip()
+    if not is_below(name):
+        raise StageError(f"{where}: '{name}' is not below {folder}; name a file in that folder")
+    if not (folder / name).is_file():
+        hint = "give its path relative to that folder"
+        raise StageError(f"{where}: no file '{name}' in {folder}; {hint}")
+    if INTEGER_LABEL.fullmatch(label):
+        return LabelledFile(folder / name, name, int(label))
+    return LabelledFile(folder / name, name, label)
 
 
 def is_below(name: str) -> bool:
-    """Whether a name that somebody wrote, taken as a path from a folder, stays within it."""
-    return not Path(name).is_absolute() and ".." not in Path(os.path.normpath(name)).parts
+    """Return whether a path that a user wrote, relative to a folder, stays within the folder."""
+    normalized = Path(os.path.normpath(name))
+    return not Path(name).is_absolute() and ".." not in normalized.parts
 
 
-def class_names(files: Sequence[Labelled]) -> list[str]:
-    """The classes that have names, in the order of these."""
-    return sorted({each.label for each in files if isinstance(each.label, str)})
+# ---- classes
 
 
-def target(file: Labelled, classes: Sequence[str]) -> int | None:
-    """The number of a file's class; None where it has none, or one that is not among the classes."""
-    if isinstance(file.label, str):
-        return classes.index(file.label) if file.label in classes else None
-    return file.label
+def class_names(files: Sequence[LabelledFile]) -> list[str]:
+    """Return the names among the labels, sorted."""
+    return sorted({labelled.label for labelled in files if isinstance(labelled.label, str)})
 
 
-def spread(stage: str, what: str, items: Sequence[T], count: int | None) -> list[T]:
-    """That many of them, or all where there are not so many, evenly spread."""
+def class_number(labelled: LabelledFile, classes: Sequence[str]) -> int | None:
+    """Return the number of a file's class; None where it has none or one that is not a class."""
+    if isinstance(labelled.label, int):
+        return labelled.label
+    if labelled.label in classes:
+        return classes.index(labelled.label)
+    return None
+
+
+# ---- the two parts
+
+
+def select_files(
+    kind: FileKind,
+    *,
+    calibration: Path | None,
+    calibration_labels: Path | None,
+    calibration_count: int | None,
+    evaluation: Path,
+    evaluation_labels: Path | None,
+    evaluation_count: int | None,
+) -> SelectedFiles:
+    """Return the files of both parts, as many as asked for, evenly spread.
+
+    Without a folder for calibration, files of the evaluation folder serve for it, and these are
+    not evaluated. The classes are those of the whole evaluation folder, so that a class keeps its
+    number however few files are taken.
+    """
+    check_counts(kind.stage, calibration_count=calibration_count, evaluation_count=evaluation_count)
+    if calibration is None:
+        labelled_files = find_files(kind, evaluation, evaluation_labels)
+        calibration_files, other_files = _split(kind, labelled_files, calibration_count)
+    else:
+        all_calibration_files = find_files(kind, calibration, calibration_labels)
+        labelled_files = find_files(kind, evaluation, evaluation_labels)
+        calibration_files = take_evenly(all_calibration_files, calibration_count)
+        other_files = labelled_files
+    return SelectedFiles(
+        calibration_files,
+        take_evenly(other_files, evaluation_count),
+        class_names(labelled_files),
+    )
+
+
+def _split(
+    kind: FileKind, files: Sequence[LabelledFile], count: int | None
+) -> tuple[list[LabelledFile], list[LabelledFile]]:
+    """Return the files for calibration, evenly spread, and the others."""
+    if count is None or count >= len(files):
+        state = "not set" if count is None else str(count)
+        raise StageError(
+            f"{kind.stage}: calibration is not given and calibration_count is {state}; set "
+            f"calibration_count to less than the {len(files)} {kind.noun}s of evaluation, "
+            "or give a folder calibration"
+        )
+    return split_evenly(files, count)
+
+
+def check_counts(
+    stage: str, *, calibration_count: int | None, evaluation_count: int | None
+) -> None:
+    """Raise StageError where a number of samples is below 1."""
+    counts = {"calibration_count": calibration_count, "evaluation_count": evaluation_count}
+    for option, count in counts.items():
+        if count is not None and count < 1:
+            raise StageError(f"{stage}: {option} is {count}; it must be at least 1")
+
+
+def take_evenly(items: Sequence[Item], count: int | None) -> list[Item]:
+    """Return that many items, evenly spread; all of them where count is None or too large."""
     if count is None or count >= len(items):
         return list(items)
-    if count < 1:
-        raise StageError(f"{stage}: {count} {what}s asked for; ask for at least 1")
     return [items[index * len(items) // count] for index in range(count)]
 
 
-def divided(
-    stage: str, what: str, items: Sequence[T], count: int | None
-) -> tuple[list[T], list[T]]:
-    """That many of them for calibration, evenly spread, and the others for evaluation."""
-    if count is None or count >= len(items):
-        asked = f"calibrate is {count}" if count else "calibrate is not set"
-        hint = f"set calibrate to less than the {len(items)} {what}s of evaluation, or give a folder calibration"
-        raise StageError(f"{stage}: calibration is not given and {asked}; {hint}")
-    chosen = spread(stage, what, range(len(items)), count)
-    rest = sorted(set(range(len(items))) - set(chosen))
-    return [items[index] for index in chosen], [items[index] for index in rest]
+def split_evenly(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]]:
+    """Return that many items, evenly spread, and the others."""
+    taken_indices = take_evenly(range(len(items)), count)
+    other_indices = sorted(set(range(len(items))) - set(taken_indices))
+    return [items[index] for index in taken_indices], [items[index] for index in other_indices]
 
 
-def check_disjoint(stage: str, calibration: Sequence[Path], evaluation: Sequence[Path]) -> None:
-    """StageError where a file of one part is, to the last byte, one of the other: told before anything is decoded."""
-    lengths = [
-        {path: path.stat().st_size for path in part if path.is_file()}
-        for part in (calibration, evaluation)
-    ]
-    common = set(lengths[0].values()) & set(
-        lengths[1].values()
-    )  # only files of one length can be the same
-    seen = {_digest(path): path for path, length in lengths[0].items() if length in common}
-    for path, length in lengths[1].items():
-        if length in common and (same := seen.get(_digest(path))):
-            raise StageError(
-                f"{stage}: {path} is the same as {same}; evaluate on what calibration never saw"
-            )
+def check_disjoint(
+    stage: str, *, calibration: Sequence[HasFile], evaluation: Sequence[HasFile]
+) -> None:
+    """Raise StageError where a file of one part equals one of the other, to the last byte.
+
+    No file is decoded, and only files of equal size are read.
+    """
+    calibration_sizes = _file_sizes(calibration)
+    evaluation_sizes = _file_sizes(evaluation)
+    common_sizes = set(calibration_sizes.values()) & set(evaluation_sizes.values())
+    calibration_digests = {
+        digest_file(path): path for path, size in calibration_sizes.items() if size in common_sizes
+    }
+    for path, size in evaluation_sizes.items():
+        if size not in common_sizes:
+            continue
+        same_file = calibration_digests.get(digest_file(path))
+        if same_file is not None:
+            hint = "evaluate on files that calibration does not use"
+            raise StageError(f"{stage}: {path} is the same as {same_file}; {hint}")
 
 
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _file_sizes(items: Sequence[HasFile]) -> dict[Path, int]:
+    return {item.file: item.file.stat().st_size for item in items if item.file.is_file()}
 
 
-def read_each(
-    stage: str,
-    what: str,
-    items: Sequence[F],
-    read: Callable[[F], R],
+# ---- reading
+
+
+def read_files(
+    kind: FileKind,
+    items: Sequence[FileItem],
+    read: Callable[[FileItem], Content],
     failures: tuple[type[Exception], ...],
-) -> Iterator[tuple[F, R]]:
-    """Each item with what `read` makes of its file. StageError at the end where some cannot be read, which is when
-    `read` raises one of `failures`: all are named at once."""
-    broken = {}
+) -> Iterator[tuple[FileItem, Content]]:
+    """Yield each item with what `read` returns for it.
+
+    A file cannot be read where `read` raises one of `failures`; at the end, raise StageError that
+    names all of these files at once.
+    """
+    reasons = {}
     for item in items:
         try:
             content = read(item)
         except StageError:
             raise
         except failures as error:
-            broken[item.file] = reason(item.file, error)
+            reasons[item.file] = failure_reason(item.file, error)
         else:
             yield item, content
-    check_read(stage, what, broken, len(items))
+    raise_for_unreadable(kind, reasons, len(items))
 
 
-def reason(file: Path, error: Exception) -> str:
-    """Why a file cannot be read, in a few words."""
+def failure_reason(file: Path, error: Exception) -> str:
+    """Return in a few words why a file cannot be read."""
     if not file.is_file():
         return "no such file"
-    return " ".join(str(error).split()) if file.stat().st_size else "empty"
+    if file.stat().st_size == 0:
+        return "empty"
+    return " ".join(str(error).split())
 
 
-def check_read(stage: str, what: str, broken: dict[Path, str], total: int) -> None:
-    """StageError naming the first few files that cannot be read, with why, and how many there are."""
-    if broken:
-        shown = [f"{path} ({why})" for path, why in list(broken.items())[:3]]
-        more = f" and {len(broken) - 3} more" if len(broken) > 3 else ""
-        said = f"{len(broken)} of {total} {what}s cannot be read: {', '.join(shown)}{more}"
-        raise StageError(f"{stage}: {said}; replace or remove them")
+def raise_for_unreadable(kind: FileKind, reasons: Mapping[Path, str], total: int) -> None:
+    """Raise StageError with the number of unreadable files, and the first few with the reasons."""
+    if not reasons:
+        return
+    described = [f"{path} ({reason})" for path, reason in reasons.items()]
+    names = ", ".join(described[:MAX_FILES_IN_MESSAGE])
+    more_count = len(described) - MAX_FILES_IN_MESSAGE
+    more = f" and {more_count} more" if more_count > 0 else ""
+    problem = f"{len(reasons)} of {total} {kind.noun}s cannot be read: {names}{more}"
+    raise StageError(f"{kind.stage}: {problem}; replace or remove them")

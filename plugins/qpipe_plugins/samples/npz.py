@@ -1,26 +1,40 @@
-"""Samples of any kind as named arrays in NumPy's .npz files."""
+"""Samples of any modality as named arrays in NumPy's .npz files."""
 
 from __future__ import annotations
 
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from qpipe.errors import StageError, suggest
 from qpipe.types import Array, Dataset, Preprocessing, Sample
-from qpipe_plugins.samples.labelled_files import find, spread
+from qpipe_plugins.samples.labelled_files import (
+    FileKind,
+    check_counts,
+    find_files,
+    take_evenly,
+)
 
-Type = Literal[
+InputType = Literal[
     "float16", "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "bool"
 ]
 Numbers = float | list[float]
-HOW = "numpy.savez(file, name=array)"
-Row = tuple[str, dict[str, Array]]  # a sample's id and arrays
+Layout = Literal["NCHW", "none"]
+TargetArrays = str | dict[str, str] | None  # the array of targets, or its array for each field
+KIND = FileKind("npz", ".npz file", frozenset({".npz"}))
+HOW_TO_SAVE = "save it with numpy.savez(file, name=array)"
+
+
+class NamedArrays(NamedTuple):
+    """The arrays of one sample, targets included."""
+
+    id: str
+    arrays: Mapping[str, Array]
 
 
 def npz(
@@ -31,164 +45,218 @@ def npz(
     inputs: list[str] | None = None,
     mean: dict[str, Numbers] | None = None,
     std: dict[str, Numbers] | None = None,
-    layout: dict[str, Literal["NCHW", "none"]] | None = None,
-    dtype: dict[str, Type] | None = None,
-    calibrate: int | None = None,
-    evaluate: int | None = None,
+    layout: dict[str, Layout] | None = None,
+    dtype: dict[str, InputType] | None = None,
+    calibration_count: int | None = None,
+    evaluation_count: int | None = None,
 ) -> Dataset:
-    """Named arrays of any modality from .npz files, fed as they are: an array per input of the network, and a target.
+    """Read named arrays of any modality from .npz files: one for each input, and a target.
 
-    A file holds many samples along axis 0 of each array, all of one length, and is read whole; a folder holds one .npz
-    a sample, without a batch axis. `target` names the array of targets (or several, {boxes: KEY, labels: KEY}), which
-    calibration need not have; all other arrays are inputs, unless `inputs` names these. By input name: with `mean`
-    or `std` (one number, or one for each place along the last axis) the network gets (x - mean) / std as float32, with
-    `dtype` the values in that type, with layout NCHW a sample of [H, W, C] as [C, H, W]. `calibrate` and `evaluate`
-    take that many, evenly spread. Arrays of objects are refused: nothing is unpickled.
+    The arrays are fed as they are. A file holds many samples along axis 0 of each array, all of
+    one length, and is read whole; a folder holds one .npz file for each sample, without a batch
+    axis. `target` names the array of targets (or several, {boxes: KEY, labels: KEY}), which
+    calibration need not have; all other arrays are inputs, unless `inputs` names these. By input
+    name: with `mean` or `std` (one number, or one for each place along the last axis) the network
+    receives (x - mean) / std as float32, with `dtype` the values in that type, with layout NCHW a
+    sample of [H, W, C] as [C, H, W]. `calibration_count` and `evaluation_count` limit the number
+    of samples, evenly spread. Arrays of objects are refused: nothing is unpickled.
     """
-    targets = [target] if isinstance(target, str) else list((target or {}).values())
-    rows = _rows(calibration, calibrate)
-    first = next(rows)
-    names = inputs or sorted(set(first[1]) - set(targets))
-    if not names:
-        raise StageError(
-            f"npz: {calibration} has no array besides the target; save the network's inputs there"
-        )
-    _check_inputs(first, names, f"npz: {calibration}", targets)
-    for option, value in {"mean": mean, "std": std, "layout": layout, "dtype": dtype}.items():
-        for name in sorted(set(value or {}) - set(names)):
-            raise StageError(
-                f"npz: {option} is given for '{name}', which is no input; {suggest(name, names)}"
-            )
-    how = {}
-    for name in names:
-        settings = {
-            key: each[name] for key, each in (("mean", mean), ("std", std)) if each and name in each
-        }
-        kind = (dtype or {}).get(name)
-        how[name] = _preprocessing(
-            name, first[1][name], settings, (layout or {}).get(name, "none"), kind
+    check_counts("npz", calibration_count=calibration_count, evaluation_count=evaluation_count)
+    target_names = _target_names(target)
+    calibration_samples = _read_samples(calibration, calibration_count)
+    first = next(calibration_samples)
+    input_names = inputs or sorted(set(first.arrays) - set(target_names))
+    if not input_names:
+        problem = f"{calibration} has no array besides the target"
+        raise StageError(f"npz: {problem}; save the network's inputs in it")
+    _check_inputs(first, input_names, f"npz: {calibration}")
+    means = mean or {}
+    deviations = std or {}
+    layouts = layout or {}
+    types = dtype or {}
+    _check_input_names("mean", means, input_names)
+    _check_input_names("std", deviations, input_names)
+    _check_input_names("layout", layouts, input_names)
+    _check_input_names("dtype", types, input_names)
+    preprocessing = {}
+    for name in input_names:
+        preprocessing[name] = _preprocessing(
+            name,
+            first.arrays[name],
+            mean=means.get(name),
+            std=deviations.get(name),
+            layout=layouts.get(name, "none"),
+            dtype=types.get(name),
         )
 
-    def stream(part: Iterator[Row], where: Path, wanted: Sequence[str]) -> Iterator[Sample]:
-        for identity, arrays in part:
-            _check_inputs((identity, arrays), [*names, *wanted], f"npz: {where}", targets, first[1])
-            yield Sample(identity, {name: arrays[name] for name in names}, _target(arrays, target))
+    def check_samples(
+        samples: Iterator[NamedArrays], where: str, required_targets: Sequence[str]
+    ) -> Iterator[Sample]:
+        for sample in samples:
+            _check_inputs(sample, input_names, where)
+            _check_arrays_exist(sample, required_targets, where)
+            _check_same_types(sample, first, input_names, where)
+            sample_inputs = {name: sample.arrays[name] for name in input_names}
+            yield Sample(sample.id, sample_inputs, _target_value(sample.arrays, target))
 
+    all_calibration_samples = chain([first], calibration_samples)
+    evaluation_samples = _read_samples(evaluation, evaluation_count)
     return Dataset(
-        stream(chain([first], rows), calibration, ()),
-        stream(_rows(evaluation, evaluate), evaluation, targets),
-        how,
+        check_samples(all_calibration_samples, f"npz: {calibration}", ()),
+        check_samples(evaluation_samples, f"npz: {evaluation}", target_names),
+        preprocessing,
     )
+
+
+# ---- options
+
+
+def _target_names(target: TargetArrays) -> list[str]:
+    if target is None:
+        return []
+    if isinstance(target, str):
+        return [target]
+    return list(target.values())
+
+
+def _check_input_names(option: str, values: Collection[str], input_names: Sequence[str]) -> None:
+    """Raise StageError where an option has a value for an array that is not an input."""
+    for name in sorted(set(values) - set(input_names)):
+        problem = f"{option} is given for '{name}', which is not an input"
+        raise StageError(f"npz: {problem}; {suggest(name, input_names)}")
 
 
 def _preprocessing(
     name: str,
     array: Array,
-    settings: Mapping[str, Numbers],
-    layout: Literal["NCHW", "none"],
+    *,
+    mean: Numbers | None,
+    std: Numbers | None,
+    layout: Layout,
     dtype: str | None,
 ) -> Preprocessing:
-    if settings and dtype not in (None, "float32"):
-        raise StageError(
-            f"npz: input '{name}' has mean or std and dtype {dtype}; these make it float32"
-        )
-    numbers = {}
-    for option, value in settings.items():
-        numbers[option] = tuple(map(float, value)) if isinstance(value, list) else (float(value),)
-        last = array.shape[-1] if array.ndim else 1
-        if len(numbers[option]) not in (1, last) or (option == "std" and 0 in numbers[option]):
-            raise StageError(
-                f"npz: {option} of input '{name}' is {value}; give one number, or {last} for its last axis"
-            )
-    return Preprocessing(
-        **numbers, layout=layout, dtype="float32" if settings else dtype or array.dtype.name
-    )
+    if mean is None and std is None:
+        return Preprocessing(layout=layout, dtype=dtype or array.dtype.name)
+    if dtype not in (None, "float32"):
+        problem = f"input '{name}' has mean or std, which make it float32, and dtype {dtype}"
+        raise StageError(f"npz: {problem}; remove one of them")
+    last_axis = array.shape[-1] if array.ndim else 1
+    means = _as_tuple(0.0 if mean is None else mean)
+    deviations = _as_tuple(1.0 if std is None else std)
+    hint = f"or {last_axis} for its last axis"
+    if len(means) not in (1, last_axis):
+        raise StageError(f"npz: mean of input '{name}' is {mean}; give one number, {hint}")
+    if len(deviations) not in (1, last_axis) or 0 in deviations:
+        problem = f"std of input '{name}' is {std}"
+        raise StageError(f"npz: {problem}; give one number that is not 0, {hint}")
+    return Preprocessing(means, deviations, layout, "float32")
 
 
-def _check_inputs(
-    row: Row,
-    wanted: Sequence[str],
-    where: str,
-    targets: Sequence[str],
-    model: Mapping[str, Array] | None = None,
+def _as_tuple(value: Numbers) -> tuple[float, ...]:
+    if isinstance(value, list):
+        return tuple(float(number) for number in value)
+    return (float(value),)
+
+
+# ---- samples
+
+
+def _check_inputs(sample: NamedArrays, input_names: Sequence[str], where: str) -> None:
+    """Raise StageError where the sample lacks an input, or an input does not hold numbers."""
+    _check_arrays_exist(sample, input_names, where)
+    for name in input_names:
+        dtype = sample.arrays[name].dtype
+        if dtype.kind not in "biuf":
+            problem = f"input '{name}' of sample '{sample.id}' has type {dtype}"
+            raise StageError(f"{where}: {problem}; it must hold numbers")
+
+
+def _check_arrays_exist(sample: NamedArrays, names: Sequence[str], where: str) -> None:
+    for name in names:
+        if name not in sample.arrays:
+            problem = f"sample '{sample.id}' has no array '{name}'"
+            raise StageError(f"{where}: {problem}; {suggest(name, sample.arrays)}")
+
+
+def _check_same_types(
+    sample: NamedArrays, first: NamedArrays, input_names: Sequence[str], where: str
 ) -> None:
-    """StageError where the sample lacks an array, or an input is no number or of another type than in `model`."""
-    identity, arrays = row
-    for name in wanted:
-        if name not in arrays:
-            raise StageError(
-                f"{where}: sample '{identity}' has no array '{name}'; {suggest(name, arrays)}"
+    """Raise StageError where an input's type differs from that of the first sample."""
+    for name in input_names:
+        dtype = sample.arrays[name].dtype
+        first_dtype = first.arrays[name].dtype
+        if dtype != first_dtype:
+            problem = (
+                f"input '{name}' of sample '{sample.id}' has type {dtype}, "
+                f"but that of the first calibration sample has {first_dtype}"
             )
-        kind = arrays[name].dtype
-        if name in targets:
-            continue
-        if kind.kind not in "biuf":
-            raise StageError(
-                f"{where}: input '{name}' of sample '{identity}' is of type {kind}; save numbers"
-            )
-        if model is not None and kind != model[name].dtype:
-            is_not = f"is {kind}, the first of calibration {model[name].dtype}"
-            raise StageError(
-                f"{where}: input '{name}' of sample '{identity}' {is_not}; save all in one type"
-            )
+            raise StageError(f"{where}: {problem}; save all samples in one type")
 
 
-def _target(arrays: Mapping[str, Array], target: str | dict[str, str] | None) -> Any:
-    if isinstance(target, dict):
-        found = {field: arrays[name].tolist() for field, name in target.items() if name in arrays}
-        return found or None
-    return arrays[target].tolist() if target is not None and target in arrays else None
+def _target_value(arrays: Mapping[str, Array], target: TargetArrays) -> Any:
+    """Return the target as JSON holds it; None where the sample has no array for it."""
+    if target is None:
+        return None
+    if isinstance(target, str):
+        return arrays[target].tolist() if target in arrays else None
+    values = {field: arrays[name].tolist() for field, name in target.items() if name in arrays}
+    return values or None
 
 
 # ---- files
 
 
-def _rows(path: Path, count: int | None) -> Iterator[Row]:
+def _read_samples(path: Path, count: int | None) -> Iterator[NamedArrays]:
     if path.is_dir():
-        for each in spread("npz", "sample", find("npz", ".npz file", {".npz"}, path), count):
-            yield each.name, _load(each.file)
+        for labelled in take_evenly(find_files(KIND, path), count):
+            yield NamedArrays(labelled.name, _load(labelled.file))
         return
     arrays = _load(path)
-    lengths = {name: len(array) if array.ndim else None for name, array in arrays.items()}
-    if len(set(lengths.values())) != 1 or None in lengths.values():
-        said = ", ".join(f"'{name}' {list(array.shape)}" for name, array in arrays.items())
-        raise StageError(
-            f"npz: {path}: arrays are {said}; all must have the samples along axis 0, and as many"
-        )
-    (length,) = set(lengths.values())
-    if not length:
+    length = _common_length(path, arrays)
+    for index in take_evenly(range(length), count):
+        sample_arrays = {name: array[index, ...] for name, array in arrays.items()}
+        yield NamedArrays(f"{path.stem}-{index}", sample_arrays)
+
+
+def _common_length(path: Path, arrays: Mapping[str, Array]) -> int:
+    """Return the number of samples along axis 0 of all arrays."""
+    has_scalar = any(array.ndim == 0 for array in arrays.values())
+    lengths = {len(array) for array in arrays.values() if array.ndim}
+    if has_scalar or len(lengths) != 1:
+        shapes = ", ".join(f"'{name}' {list(array.shape)}" for name, array in arrays.items())
+        hint = "all must have the samples along axis 0, and the same number of them"
+        raise StageError(f"npz: {path}: the shapes of the arrays are {shapes}; {hint}")
+    length = lengths.pop()
+    if length == 0:
         raise StageError(f"npz: {path} has no samples; save at least one")
-    for index in spread("npz", "sample", range(length), count):
-        yield f"{path.stem}-{index}", {name: array[index, ...] for name, array in arrays.items()}
+    return length
 
 
 def _load(file: Path) -> dict[str, Array]:
+    """Return the arrays of a file; raise StageError where it cannot be read or holds none."""
     try:
-        with file.open("rb") as stream:  # numpy would leave a file that is no archive open
-            opened = np.load(stream, allow_pickle=False)
-            if not isinstance(opened, np.lib.npyio.NpzFile):
-                raise StageError(
-                    f"npz: {file} is a single array without a name; save it with {HOW}"
-                )
-            arrays = {name: _array(file, opened, name) for name in opened.files}
+        # numpy would leave a file open that is not an archive
+        with file.open("rb") as stream:
+            archive = np.load(stream, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise StageError(f"npz: {file} is a single array without a name; {HOW_TO_SAVE}")
+            arrays = {name: _read_array(file, archive, name) for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise StageError(
-            f"npz: {file} cannot be read: {_line(error)}; save it with {HOW}"
-        ) from error
+        reason = _on_one_line(error)
+        raise StageError(f"npz: {file} cannot be read: {reason}; {HOW_TO_SAVE}") from error
     if not arrays:
-        raise StageError(f"npz: {file} holds no array; save it with {HOW}")
+        raise StageError(f"npz: {file} holds no array; {HOW_TO_SAVE}")
     return arrays
 
 
-def _array(file: Path, opened: np.lib.npyio.NpzFile, name: str) -> Array:
+def _read_array(file: Path, archive: np.lib.npyio.NpzFile, name: str) -> Array:
     try:
-        return np.asarray(opened[name])
+        return np.asarray(archive[name])
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        hint = "save it again, as numbers: nothing is unpickled"
-        raise StageError(
-            f"npz: {file}: array '{name}' cannot be read: {_line(error)}; {hint}"
-        ) from error
+        problem = f"array '{name}' cannot be read: {_on_one_line(error)}"
+        hint = "save it again as numbers: nothing is unpickled"
+        raise StageError(f"npz: {file}: {problem}; {hint}") from error
 
 
-def _line(error: Exception) -> str:
+def _on_one_line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__

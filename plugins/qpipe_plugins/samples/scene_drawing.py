@@ -1,12 +1,14 @@
-"""Scenes of simple shapes with boxes, drawn from a seed: a detection data set that needs no download.
+"""Scenes of simple shapes with boxes, drawn from a seed: a detection data set without a download.
 
-Array arithmetic is only + - * / sqrt, which IEEE 754 defines to the last bit, so that machines agree on each pixel.
+Array arithmetic is only + - * / sqrt, which IEEE 754 defines to the last bit, so that all machines
+agree on each pixel. The order of the random draws and of the operations is part of the data set.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +18,23 @@ from qpipe_plugins.samples.shape_distances import DISTRACTORS, SHAPES, Floats, m
 CLASSES: tuple[str, ...] = tuple(SHAPES)
 SPLITS = {"evaluate": 0, "calibrate": 1_000_000, "train": 2_000_000}
 SPLIT_SIZE = 1_000_000
-VISIBLE = 0.5  # an object of which less than this part can be seen is no ground truth
+REFERENCE_SIZE = 192  # sizes of shapes and periods of stripes are pixels of a scene of this size
+MIN_VISIBLE = 0.5  # an object with a smaller part in view is not ground truth
+MAX_OVERLAP = 0.3  # of two boxes, in areas of the smaller one
+MIN_BOX_SIDE = 4  # pixels
+
+
+class Box(NamedTuple):
+    """A box in pixels of the image; right and bottom are exclusive."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+    @property
+    def area(self) -> int:
+        return (self.right - self.left) * (self.bottom - self.top)
 
 
 @dataclass(frozen=True)
@@ -29,8 +47,21 @@ class Scene:
 
 
 @dataclass(frozen=True)
+class DrawnObject:
+    """An object of a scene, with the number of its pixels before others cover them."""
+
+    box: Box
+    label: int
+    area: int
+
+
+@dataclass(frozen=True)
 class Window:
-    """The part of the image that a shape can touch, and the shape's own coordinates there; one unit is its radius."""
+    """The part of the image that a shape can touch, and the shape's coordinates u and v there.
+
+    The coordinates count from the shape's centre, in units of its radius; `unit` is that radius
+    in pixels.
+    """
 
     rows: slice
     columns: slice
@@ -40,164 +71,185 @@ class Window:
 
 
 def scene_index(split: str, number: int) -> int:
-    """The index of a split's scene; the splits' ranges do not overlap."""
+    """Return the index of a split's scene; the ranges of the splits do not overlap."""
     if not 0 <= number < SPLIT_SIZE:
-        raise ValueError(f"scene {number} of {split!r}: a split holds 0 to {SPLIT_SIZE - 1}")
+        raise ValueError(
+            f"scene {number} of {split!r} does not exist; a split has 0 to {SPLIT_SIZE - 1}"
+        )
     return SPLITS[split] + number
 
 
 def draw_scene(seed: int, index: int, size: int = 192) -> Scene:
-    """The same scene for the same three numbers, on each machine."""
+    """Draw the scene of these three numbers; it is the same on all machines."""
     rng = np.random.default_rng([seed, index])
-    canvas = background(rng, size)
+    canvas = draw_background(rng, size)
     owner = np.zeros((size, size), np.uint8)
-    boxes: list[tuple[int, int, int, int]] = []
-    labels: list[int] = []
-    areas: list[int] = []
-    for _ in range(int(rng.integers(0, 6))):
-        draw_distractor(rng, canvas, owner, 90)
-    for _ in range(int(rng.integers(6, 18))):
-        label = int(rng.integers(len(CLASSES)))
-        window = place(rng, size, 14, 120)
-        distance = SHAPES[CLASSES[label]](window.u, window.v)
-        inside = distance <= 0
-        extent = bounding_box(inside, window)
-        if extent is None or any(overlap(extent, other) > 0.3 for other in boxes):
-            continue
-        paint(rng, canvas, window, distance)
-        boxes.append(extent)
-        labels.append(label)
-        areas.append(int(np.count_nonzero(inside)))
-        owner[window.rows, window.columns][inside] = len(boxes)
-    for _ in range(int(rng.integers(0, 4))):
-        draw_distractor(rng, canvas, owner, 50)
-    kept = visible_items(owner, areas)
+    draw_distractors(rng, canvas, owner, count=int(rng.integers(0, 6)), largest=90)
+    objects = draw_objects(rng, canvas, owner, count=int(rng.integers(6, 18)))
+    draw_distractors(rng, canvas, owner, count=int(rng.integers(0, 4)), largest=50)
+    visible = visible_objects(owner, objects)
+    boxes = [drawn.box for drawn in visible]
+    labels = [drawn.label for drawn in visible]
     return Scene(
-        image=develop(rng, canvas),
-        boxes=np.array([boxes[item] for item in kept], np.float32).reshape(-1, 4),
-        labels=np.array([labels[item] for item in kept], np.int64),
+        image=simulate_camera(rng, canvas),
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        labels=np.array(labels, np.int64),
     )
 
 
-def visible_items(owner: NDArray[np.uint8], areas: list[int]) -> list[int]:
-    """Those that still own enough of their pixels; `owner` holds 1 for the first item, 0 where there is none."""
-    visible = np.bincount(owner.ravel(), minlength=len(areas) + 1)[1:]
-    return [item for item, area in enumerate(areas) if visible[item] >= VISIBLE * area]
+# ---- shapes
 
 
-def background(rng: np.random.Generator, size: int) -> Floats:
-    """Colour noise at several scales, sometimes with stripes; planes first, 0 to 255."""
-    canvas = np.empty((3, size, size), np.float32)
-    canvas[:] = rng.uniform(20, 235, (3, 1, 1))
-    for cells in (2, 5, 12, 40):
-        if cells == 40 and rng.uniform() < 0.5:
+def draw_objects(
+    rng: np.random.Generator, canvas: Floats, owner: NDArray[np.uint8], *, count: int
+) -> list[DrawnObject]:
+    """Draw up to `count` objects; skip those that are tiny or overlap an earlier one too much.
+
+    `owner` receives the number of each object, from 1 on, at the pixels that it covers.
+    """
+    objects: list[DrawnObject] = []
+    for _ in range(count):
+        label = int(rng.integers(len(CLASSES)))
+        window = place_shape(rng, canvas.shape[1], smallest=14, largest=120)
+        distance = SHAPES[CLASSES[label]](window.u, window.v)
+        inside = distance <= 0
+        box = bounding_box(inside, window)
+        if box is None or any(overlap(box, drawn.box) > MAX_OVERLAP for drawn in objects):
             continue
-        strength = rng.uniform(0, 60) / (1 + cells / 12)
-        canvas += smooth_noise(rng, cells, size, strength)
-    if rng.uniform() < 0.4:
-        angle = rng.uniform(0, math.pi)
-        period = rng.uniform(6, 60) * size / 192
-        steps = np.arange(size, dtype=np.float32) / np.float32(period)
-        phase = steps * np.float32(math.cos(angle)) + (steps * np.float32(math.sin(angle)))[:, None]
-        canvas += triangle_wave(phase) * rng.uniform(-40, 40, (3, 1, 1)).astype(np.float32)
-    return canvas
+        paint_shape(rng, canvas, window, distance)
+        objects.append(DrawnObject(box, label, int(np.count_nonzero(inside))))
+        owner[window.rows, window.columns][inside] = len(objects)
+    return objects
 
 
-def smooth_noise(rng: np.random.Generator, cells: int, size: int, strength: float) -> Floats:
-    """Noise in -strength to strength on a coarse grid, interpolated linearly."""
-    grid = rng.uniform(-strength, strength, (3, cells + 1, cells + 1)).astype(np.float32)
-    position = np.arange(size, dtype=np.float32) * np.float32(cells / size)
-    low = position.astype(np.intp)
-    part = position - np.floor(position)
-    grid = grid[:, :, low] + (grid[:, :, low + 1] - grid[:, :, low]) * part
-    noise: Floats = (grid[:, 1:] - grid[:, :-1])[:, low]
-    noise *= part[:, None]
-    noise += grid[:, low]
-    return noise
+def draw_distractors(
+    rng: np.random.Generator,
+    canvas: Floats,
+    owner: NDArray[np.uint8],
+    *,
+    count: int,
+    largest: float,
+) -> None:
+    """Draw shapes that are not ground truth; `largest` is in pixels of a scene of 192."""
+    for _ in range(count):
+        window = place_shape(rng, canvas.shape[1], smallest=8, largest=largest)
+        shape = DISTRACTORS[int(rng.integers(len(DISTRACTORS)))]
+        distance = shape(window.u, window.v)
+        paint_shape(rng, canvas, window, distance)
+        owner[window.rows, window.columns][distance <= 0] = 0
 
 
-def triangle_wave(phase: Floats) -> Floats:
-    return magnitude(phase - np.floor(phase) - np.float32(0.5)) * 4 - 1
+def visible_objects(owner: NDArray[np.uint8], objects: list[DrawnObject]) -> list[DrawnObject]:
+    """Return the objects that still own enough of their pixels.
+
+    `owner` holds 1 for the first object, and 0 where there is none.
+    """
+    owned_pixels = np.bincount(owner.ravel(), minlength=len(objects) + 1)[1:]
+    return [
+        drawn
+        for drawn, owned in zip(objects, owned_pixels, strict=True)
+        if owned >= MIN_VISIBLE * drawn.area
+    ]
 
 
-def place(rng: np.random.Generator, size: int, smallest: float, largest: float) -> Window:
-    """A place, size, rotation and stretch for one shape; its centre lies in the image, its rim may not."""
-    diameter = math.exp(rng.uniform(math.log(smallest), math.log(largest))) * size / 192
+def place_shape(rng: np.random.Generator, size: int, *, smallest: float, largest: float) -> Window:
+    """Choose a place, size, rotation and stretch for one shape.
+
+    Its centre lies in the image, its rim may not. The diameter is `smallest` to `largest` pixels
+    of a scene of 192.
+    """
+    exponent = rng.uniform(math.log(smallest), math.log(largest))
+    diameter = math.exp(exponent) * size / REFERENCE_SIZE
     stretch = math.exp(rng.uniform(-0.25, 0.25))
-    across = diameter / 2 * stretch
-    along = diameter / 2 / stretch
-    reach = max(across, along)
+    radius_across = diameter / 2 * stretch
+    radius_along = diameter / 2 / stretch
+    reach = max(radius_across, radius_along)
     margin = min(0.8 * reach, size / 2)
     x, y = rng.uniform(margin, size - margin, 2)
     angle = rng.uniform(0, 2 * math.pi)
-    left, top = (max(0, math.floor(centre - 1.2 * reach - 1)) for centre in (x, y))
-    right, bottom = (min(size, math.ceil(centre + 1.2 * reach + 1)) for centre in (x, y))
-    columns = np.arange(left, right, dtype=np.float32) - np.float32(x - 0.5)
-    rows = (np.arange(top, bottom, dtype=np.float32) - np.float32(y - 0.5))[:, None]
+    rows = _pixels_in_reach(y, reach, size)
+    columns = _pixels_in_reach(x, reach, size)
+    right = np.arange(columns.start, columns.stop, dtype=np.float32) - np.float32(x - 0.5)
+    down = (np.arange(rows.start, rows.stop, dtype=np.float32) - np.float32(y - 0.5))[:, None]
     cosine = math.cos(angle)
     sine = math.sin(angle)
-    u = columns * np.float32(cosine / across) + rows * np.float32(sine / across)
-    v = rows * np.float32(cosine / along) - columns * np.float32(sine / along)
-    return Window(slice(top, bottom), slice(left, right), u, v, unit=math.sqrt(across * along))
+    u = right * np.float32(cosine / radius_across) + down * np.float32(sine / radius_across)
+    v = down * np.float32(cosine / radius_along) - right * np.float32(sine / radius_along)
+    return Window(rows, columns, u, v, unit=math.sqrt(radius_across * radius_along))
 
 
-def bounding_box(inside: NDArray[np.bool_], window: Window) -> tuple[int, int, int, int] | None:
+def _pixels_in_reach(centre: float, reach: float, size: int) -> slice:
+    """Return the pixels along one axis that a shape and its soft rim can touch."""
+    start = max(0, math.floor(centre - 1.2 * reach - 1))
+    stop = min(size, math.ceil(centre + 1.2 * reach + 1))
+    return slice(start, stop)
+
+
+def bounding_box(inside: NDArray[np.bool_], window: Window) -> Box | None:
+    """Return the box around the pixels inside a shape; None where it is too small to count."""
     rows = np.flatnonzero(inside.any(axis=1))
     columns = np.flatnonzero(inside.any(axis=0))
-    if rows.size < 4 or columns.size < 4:
+    if rows.size < MIN_BOX_SIDE or columns.size < MIN_BOX_SIDE:
         return None
     left = window.columns.start
     top = window.rows.start
-    return (
-        left + int(columns[0]),
-        top + int(rows[0]),
-        left + int(columns[-1]) + 1,
-        top + int(rows[-1]) + 1,
+    return Box(
+        left=left + int(columns[0]),
+        top=top + int(rows[0]),
+        right=left + int(columns[-1]) + 1,
+        bottom=top + int(rows[-1]) + 1,
     )
 
 
-def overlap(one: tuple[int, int, int, int], other: tuple[int, int, int, int]) -> float:
-    """The shared area over the smaller box's area."""
-    width = min(one[2], other[2]) - max(one[0], other[0])
-    height = min(one[3], other[3]) - max(one[1], other[1])
-    smaller = min((item[2] - item[0]) * (item[3] - item[1]) for item in (one, other))
-    return max(0, width) * max(0, height) / smaller
+def overlap(first: Box, second: Box) -> float:
+    """Return the shared area over the smaller box's area."""
+    width = min(first.right, second.right) - max(first.left, second.left)
+    height = min(first.bottom, second.bottom) - max(first.top, second.top)
+    shared_area = max(0, width) * max(0, height)
+    return shared_area / min(first.area, second.area)
 
 
-def draw_distractor(
-    rng: np.random.Generator, canvas: Floats, owner: NDArray[np.uint8], largest: float
-) -> None:
-    window = place(rng, canvas.shape[1], 8, largest)
-    distance = DISTRACTORS[int(rng.integers(len(DISTRACTORS)))](window.u, window.v)
-    paint(rng, canvas, window, distance)
-    owner[window.rows, window.columns][distance <= 0] = 0
+# ---- paint
 
 
-def paint(rng: np.random.Generator, canvas: Floats, window: Window, distance: Floats) -> None:
-    """Blend a shape into the canvas: a colour apart from what is beneath, perhaps a texture and an outline."""
+def paint_shape(rng: np.random.Generator, canvas: Floats, window: Window, distance: Floats) -> None:
+    """Blend a shape into the canvas.
+
+    Its colour differs from what is beneath; it may have a texture and an outline.
+    """
     region = canvas[:, window.rows, window.columns]
     beneath = region[:, region.shape[1] // 2, region.shape[2] // 2]
-    colour = beneath + contrast(rng)
-    fill: Floats = colour[:, None, None] + rng.uniform(-35, 35, (3, 1, 1)).astype(
-        np.float32
-    ) * texture(rng, window)
-    pixels = distance * np.float32(window.unit)
+    base_color = (beneath + color_difference(rng))[:, None, None]
+    texture_color = random_color(rng, -35, 35)
+    fill: Floats = base_color + texture_color * texture(rng, window)
+    pixels_outside = distance * np.float32(window.unit)
     if rng.uniform() < 0.25:
-        rim = np.clip(pixels + np.float32(rng.uniform(1.5, 3)), 0, 1)
-        fill = fill + rim * (rng.uniform(0, 255, (3, 1, 1)).astype(np.float32) - fill)
+        rim = np.clip(pixels_outside + np.float32(rng.uniform(1.5, 3)), 0, 1)
+        fill = fill + rim * (random_color(rng, 0, 255) - fill)
     opacity = np.float32(rng.uniform(0.7, 1))
-    region += np.clip(np.float32(0.5) - pixels, 0, 1) * opacity * (fill - region)
+    coverage = np.clip(np.float32(0.5) - pixels_outside, 0, 1)
+    region += coverage * opacity * (fill - region)
 
 
-def contrast(rng: np.random.Generator) -> Floats:
-    """A colour difference: mostly plain to see, at times faint."""
+def random_color(rng: np.random.Generator, low: float, high: float) -> Floats:
+    """Return three planes of one number each, [3, 1, 1]."""
+    return rng.uniform(low, high, (3, 1, 1)).astype(np.float32)
+
+
+def color_difference(rng: np.random.Generator) -> Floats:
+    """Return a difference of colours [3]: mostly plain to see, one in five faint."""
     direction = rng.uniform(-1, 1, 3)
-    length = rng.uniform(26, 50) if rng.uniform() < 0.2 else rng.uniform(50, 190)
-    return (direction * (length / max(0.3, float(np.abs(direction).max())))).astype(np.float32)
+    is_faint = rng.uniform() < 0.2
+    length = rng.uniform(26, 50) if is_faint else rng.uniform(50, 190)
+    largest = float(np.abs(direction).max())
+    return (direction * (length / max(0.3, largest))).astype(np.float32)
 
 
 def texture(rng: np.random.Generator, window: Window) -> Floats:
-    """A pattern in -1 to 1, in the shape's own coordinates."""
+    """Return a pattern in -1 to 1, in the shape's own coordinates.
+
+    It is none, a ramp, stripes, a chessboard or noise.
+    """
     kind = int(rng.integers(5))
     pitch = np.float32(rng.uniform(0.8, 3))
     if kind == 0:
@@ -207,42 +259,103 @@ def texture(rng: np.random.Generator, window: Window) -> Floats:
     if kind == 2:
         return triangle_wave(window.v * pitch)
     if kind == 3:
-        squares: Floats = np.sign(triangle_wave(window.u * pitch) * triangle_wave(window.v * pitch))
-        return squares
+        waves = triangle_wave(window.u * pitch) * triangle_wave(window.v * pitch)
+        chessboard: Floats = np.sign(waves)
+        return chessboard
     return rng.integers(-1, 2, window.u.shape, np.int8).astype(np.float32)
 
 
-def develop(rng: np.random.Generator, canvas: Floats) -> NDArray[np.uint8]:
-    """What a camera would make of it: blur, uneven light, sensor noise, gamma and a colour cast."""
+# ---- background and camera
+
+
+def draw_background(rng: np.random.Generator, size: int) -> Floats:
+    """Return colour noise at several scales, sometimes with stripes: [3, size, size], 0 to 255."""
+    canvas = np.empty((3, size, size), np.float32)
+    canvas[:] = rng.uniform(20, 235, (3, 1, 1))
+    for cells in (2, 5, 12, 40):
+        if cells == 40 and rng.uniform() < 0.5:
+            continue
+        strength = rng.uniform(0, 60) / (1 + cells / 12)
+        canvas += smooth_noise(rng, cells=cells, size=size, strength=strength)
+    if rng.uniform() < 0.4:
+        add_stripes(rng, canvas)
+    return canvas
+
+
+def smooth_noise(rng: np.random.Generator, *, cells: int, size: int, strength: float) -> Floats:
+    """Return noise in -strength to strength on a coarse grid, interpolated linearly."""
+    grid = rng.uniform(-strength, strength, (3, cells + 1, cells + 1)).astype(np.float32)
+    position = np.arange(size, dtype=np.float32) * np.float32(cells / size)
+    cell = position.astype(np.intp)
+    fraction = position - np.floor(position)
+    across = grid[:, :, cell] + (grid[:, :, cell + 1] - grid[:, :, cell]) * fraction
+    noise: Floats = (across[:, 1:] - across[:, :-1])[:, cell]
+    noise *= fraction[:, None]
+    noise += across[:, cell]
+    return noise
+
+
+def add_stripes(rng: np.random.Generator, canvas: Floats) -> None:
     size = canvas.shape[1]
+    angle = rng.uniform(0, math.pi)
+    period = rng.uniform(6, 60) * size / REFERENCE_SIZE
+    steps = np.arange(size, dtype=np.float32) / np.float32(period)
+    phase = steps * np.float32(math.cos(angle)) + (steps * np.float32(math.sin(angle)))[:, None]
+    canvas += triangle_wave(phase) * random_color(rng, -40, 40)
+
+
+def triangle_wave(phase: Floats) -> Floats:
+    return magnitude(phase - np.floor(phase) - np.float32(0.5)) * 4 - 1
+
+
+def simulate_camera(rng: np.random.Generator, canvas: Floats) -> NDArray[np.uint8]:
+    """Return the picture [size, size, 3] that a camera would take; the canvas changes.
+
+    It adds blur, uneven light, sensor noise, gamma and a colour cast.
+    """
     np.clip(canvas, 0, 255, out=canvas)
     for _ in range(int(rng.integers(0, 4))):
         blur(canvas)
-    ramp = np.linspace(-0.5, 0.5, size, dtype=np.float32)
-    across, down = rng.uniform(-0.5, 0.5, 2).astype(np.float32)
-    canvas *= np.float32(rng.uniform(0.6, 1.1)) + across * ramp + down * ramp[:, None]
+    apply_uneven_light(rng, canvas)
+    add_sensor_noise(rng, canvas)
+    np.rint(canvas, out=canvas)
+    np.clip(canvas, 0, 255, out=canvas)
+    return apply_gamma(rng, canvas.astype(np.uint8))
+
+
+def blur(canvas: Floats) -> None:
+    """Apply the filter 1-2-1 down and across, in place; the outermost pixels stay."""
+    _blur_middle(canvas[:, :-2], canvas[:, 1:-1], canvas[:, 2:])
+    _blur_middle(canvas[:, :, :-2], canvas[:, :, 1:-1], canvas[:, :, 2:])
+
+
+def _blur_middle(before: Floats, middle: Floats, after: Floats) -> None:
+    neighbours = before + after
+    neighbours *= np.float32(0.25)
+    middle *= np.float32(0.5)
+    middle += neighbours
+
+
+def apply_uneven_light(rng: np.random.Generator, canvas: Floats) -> None:
+    ramp = np.linspace(-0.5, 0.5, canvas.shape[1], dtype=np.float32)
+    slope_across, slope_down = rng.uniform(-0.5, 0.5, 2).astype(np.float32)
+    brightness = np.float32(rng.uniform(0.6, 1.1))
+    canvas *= brightness + slope_across * ramp + slope_down * ramp[:, None]
+
+
+def add_sensor_noise(rng: np.random.Generator, canvas: Floats) -> None:
     noise = rng.integers(0, 256, canvas.shape, np.uint8).astype(np.float32)
     noise -= np.float32(127.5)
     noise *= np.float32(rng.uniform(0, 0.16))
     canvas += noise
-    pixels = np.clip(np.rint(canvas, out=canvas), 0, 255, out=canvas).astype(np.uint8)
+
+
+def apply_gamma(rng: np.random.Generator, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return planes of levels [3, size, size] as a picture with gamma and a colour cast."""
     gamma = math.exp(rng.uniform(-0.4, 0.4))
     curve = np.array([255 * math.pow(level / 255, gamma) for level in range(256)])
-    image = np.empty((size, size, 3), np.uint8)
+    image = np.empty((*pixels.shape[1:], 3), np.uint8)
     for channel in range(3):
-        image[:, :, channel] = np.rint(curve * rng.uniform(0.8, 1)).astype(np.uint8)[
-            pixels[channel]
-        ]
+        channel_curve = np.rint(curve * rng.uniform(0.8, 1)).astype(np.uint8)
+        image[:, :, channel] = channel_curve[pixels[channel]]
     return image
-
-
-def blur(canvas: Floats) -> None:
-    """1-2-1 down and across, in place; the outermost pixels stay."""
-    for low, middle, high in (
-        (canvas[:, :-2], canvas[:, 1:-1], canvas[:, 2:]),
-        (canvas[:, :, :-2], canvas[:, :, 1:-1], canvas[:, :, 2:]),
-    ):
-        around = low + high
-        around *= np.float32(0.25)
-        middle *= np.float32(0.5)
-        middle += around

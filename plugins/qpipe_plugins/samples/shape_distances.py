@@ -1,6 +1,9 @@
-"""Shapes as distances: negative inside, zero on the rim, positive outside, in units of the shape's radius.
+"""Signed distances to shapes: negative inside, 0 on the rim, positive outside.
 
-Only + - * / sqrt, which IEEE 754 defines to the last bit, so that machines agree on each pixel.
+They are in units of the shape's radius.
+
+The arithmetic is only + - * / sqrt, which IEEE 754 defines to the last bit, so that all machines
+agree on each pixel.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-Distance = Callable[[Floats, Floats], Floats]
+Distance = Callable[[Floats, Floats], Floats]  # of the coordinates u (across) and v (down)
 
 
 def radius(u: Floats, v: Floats) -> Floats:
@@ -21,24 +24,29 @@ def radius(u: Floats, v: Floats) -> Floats:
 
 
 def magnitude(values: Floats) -> Floats:
-    sizes: Floats = np.abs(values)
-    return sizes
+    absolute: Floats = np.abs(values)
+    return absolute
 
 
-def common(one: Floats, other: Floats) -> Floats:
-    """The distance to what two shapes share."""
-    larger: Floats = np.maximum(one, other)
+def intersection(first: Floats, second: Floats) -> Floats:
+    """Return the distance to what two shapes have in common."""
+    larger: Floats = np.maximum(first, second)
     return larger
 
 
-def joined(one: Floats, other: Floats) -> Floats:
-    """The distance to two shapes taken together."""
-    smaller: Floats = np.minimum(one, other)
+def union(first: Floats, second: Floats) -> Floats:
+    """Return the distance to two shapes taken together."""
+    smaller: Floats = np.minimum(first, second)
     return smaller
 
 
-def box(u: Floats, v: Floats, width: float, height: float) -> Floats:
-    return common(magnitude(u) - np.float32(width), magnitude(v) - np.float32(height))
+def rectangle(u: Floats, v: Floats, *, half_width: float, half_height: float) -> Floats:
+    beyond_sides = magnitude(u) - np.float32(half_width)
+    beyond_ends = magnitude(v) - np.float32(half_height)
+    return intersection(beyond_sides, beyond_ends)
+
+
+# ---- objects
 
 
 def disc(u: Floats, v: Floats) -> Floats:
@@ -46,22 +54,28 @@ def disc(u: Floats, v: Floats) -> Floats:
 
 
 def square(u: Floats, v: Floats) -> Floats:
-    return box(u, v, 0.85, 0.85)
+    return rectangle(u, v, half_width=0.85, half_height=0.85)
 
 
 def triangle(u: Floats, v: Floats) -> Floats:
-    return common(-v, np.float32(0.866) * magnitude(u) + np.float32(0.5) * v) - np.float32(0.5)
+    sides = np.float32(0.866) * magnitude(u) + np.float32(0.5) * v
+    return intersection(-v, sides) - np.float32(0.5)
 
 
 def star(u: Floats, v: Floats) -> Floats:
-    """A pentagram is where at most one of its five lines has the point outside: the second largest distance."""
-    first = second = np.full(u.shape, -9, np.float32)
+    """Return the second largest of the distances to the five lines of a pentagram.
+
+    A point is inside where at most one of the five lines has it outside.
+    """
+    largest = np.full(u.shape, -9, np.float32)
+    second_largest = largest
     for point in range(5):
         angle = 2 * math.pi * point / 5
         line = np.float32(math.cos(angle)) * u + np.float32(math.sin(angle)) * v
-        second = common(second, joined(first, line))
-        first = common(first, line)
-    return second - np.float32(0.34)
+        smaller_of_two = union(largest, line)
+        second_largest = intersection(second_largest, smaller_of_two)
+        largest = intersection(largest, line)
+    return second_largest - np.float32(0.34)
 
 
 def ring(u: Floats, v: Floats) -> Floats:
@@ -69,53 +83,69 @@ def ring(u: Floats, v: Floats) -> Floats:
 
 
 def cross(u: Floats, v: Floats) -> Floats:
-    return joined(box(u, v, 0.95, 0.3), box(u, v, 0.3, 0.95))
+    horizontal_beam = rectangle(u, v, half_width=0.95, half_height=0.3)
+    vertical_beam = rectangle(u, v, half_width=0.3, half_height=0.95)
+    return union(horizontal_beam, vertical_beam)
 
 
 def heart(u: Floats, v: Floats) -> Floats:
-    lobes = radius(magnitude(u) - np.float32(0.42), v + np.float32(0.34)) - np.float32(0.59)
-    tip = (magnitude(u) + magnitude(v + np.float32(0.08))) * np.float32(0.7071) - np.float32(0.6)
-    return joined(lobes, common(tip, -np.float32(0.34) - v))
+    from_axis = magnitude(u)
+    lobes = radius(from_axis - np.float32(0.42), v + np.float32(0.34)) - np.float32(0.59)
+    diamond = (from_axis + magnitude(v + np.float32(0.08))) * np.float32(0.7071) - np.float32(0.6)
+    tip = intersection(diamond, -np.float32(0.34) - v)
+    return union(lobes, tip)
 
 
 def hexagon(u: Floats, v: Floats) -> Floats:
-    u = magnitude(u)
-    v = magnitude(v)
-    return common(v, np.float32(0.866) * u + np.float32(0.5) * v) - np.float32(0.866)
+    from_axis = magnitude(u)
+    from_middle = magnitude(v)
+    slanted_sides = np.float32(0.866) * from_axis + np.float32(0.5) * from_middle
+    return intersection(from_middle, slanted_sides) - np.float32(0.866)
 
 
 def crescent(u: Floats, v: Floats) -> Floats:
-    return common(disc(u, v), np.float32(0.75) - radius(u - np.float32(0.5), v))
+    outside_of_shadow = np.float32(0.75) - radius(u - np.float32(0.5), v)
+    return intersection(disc(u, v), outside_of_shadow)
 
 
 def arrow(u: Floats, v: Floats) -> Floats:
-    head = common(-u, np.float32(0.625) * u + np.float32(0.78) * magnitude(v) - np.float32(0.625))
-    return joined(head, box(u + np.float32(0.45), v, 0.5, 0.28))
+    flanks = np.float32(0.625) * u + np.float32(0.78) * magnitude(v) - np.float32(0.625)
+    head = intersection(-u, flanks)
+    shaft = rectangle(u + np.float32(0.45), v, half_width=0.5, half_height=0.28)
+    return union(head, shaft)
+
+
+# ---- distractors
 
 
 def bar(u: Floats, v: Floats) -> Floats:
-    return box(u, v, 1.0, 0.1)
+    return rectangle(u, v, half_width=1.0, half_height=0.1)
 
 
 def half_disc(u: Floats, v: Floats) -> Floats:
-    return common(disc(u, v), v - np.float32(0.1))
+    return intersection(disc(u, v), v - np.float32(0.1))
 
 
 def arc(u: Floats, v: Floats) -> Floats:
-    return common(magnitude(radius(u, v) - np.float32(0.85)) - np.float32(0.15), u)
+    thin_ring = magnitude(radius(u, v) - np.float32(0.85)) - np.float32(0.15)
+    return intersection(thin_ring, u)
 
 
 def corner(u: Floats, v: Floats) -> Floats:
-    return common(box(u, v, 0.8, 0.8), np.float32(-0.35) - common(-u, -v))
+    whole_square = rectangle(u, v, half_width=0.8, half_height=0.8)
+    quadrant = intersection(-u, -v)
+    return intersection(whole_square, np.float32(-0.35) - quadrant)
 
 
 def blob(u: Floats, v: Floats) -> Floats:
-    small = radius(u - np.float32(0.5), v - np.float32(0.3)) - np.float32(0.45)
-    return joined(radius(u + np.float32(0.35), v) - np.float32(0.6), small)
+    large_disc = radius(u + np.float32(0.35), v) - np.float32(0.6)
+    small_disc = radius(u - np.float32(0.5), v - np.float32(0.3)) - np.float32(0.45)
+    return union(large_disc, small_disc)
 
 
 SHAPES: dict[str, Distance] = {
     shape.__name__: shape
     for shape in (disc, square, triangle, star, ring, cross, heart, hexagon, crescent, arrow)
 }
+# a bar stands twice: it is drawn twice as often as the others
 DISTRACTORS: tuple[Distance, ...] = (bar, bar, half_disc, arc, corner, blob)

@@ -1,4 +1,4 @@
-"""Sound from two folders of WAV files, labelled by a CSV or by the folders they lie in."""
+"""Sound from folders of WAV files, labelled by a CSV or by the folders that they lie in."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from numpy.typing import NDArray
 from qpipe.errors import StageError
 from qpipe.types import Array, Dataset, Preprocessing, Sample
 from qpipe_plugins.samples.labelled_files import (
-    Labelled,
+    FileKind,
+    LabelledFile,
     check_disjoint,
-    class_names,
-    divided,
-    find,
-    read_each,
-    spread,
-    target,
+    class_number,
+    read_files,
+    select_files,
 )
 from qpipe_plugins.samples.spectra import Spectra
 from qpipe_plugins.samples.wav_file import read_sound
 
+Features = Literal["none", "log_mel", "mfcc"]
 Layout = Literal["T", "CT", "TC", "TF", "CTF", "TFC", "FT", "CFT"]
+KIND = FileKind("wav", ".wav file", frozenset({".wav", ".wave"}))
 
 
 def wav(
@@ -35,7 +35,7 @@ def wav(
     seconds: float,
     calibration_labels: Path | None = None,
     evaluation_labels: Path | None = None,
-    features: Literal["none", "log_mel", "mfcc"] = "none",
+    features: Features = "none",
     n_fft: int = 512,
     window: int | None = None,
     hop: int = 160,
@@ -51,73 +51,108 @@ def wav(
     layout: Layout | None = None,
     mean: float = 0.0,
     std: float = 1.0,
-    calibrate: int | None = None,
-    evaluate: int | None = None,
+    calibration_count: int | None = None,
+    evaluation_count: int | None = None,
 ) -> Dataset:
-    """Sound from folders of .wav files, as samples, log-mel spectra or MFCC; labels and parts as of `images`.
+    """Read sound from folders of .wav files, as samples, log-mel spectra or MFCC.
 
-    PCM of 8 to 32 bits and floats, mixed to one channel of -1 to 1, at `rate` Hz (other rates are refused), of so many
-    `seconds`: longer ones are cut, shorter ones end in silence. Features: Hann windows of `window` samples (n_fft
-    unless given), every `hop`; with `center` the first is centred on the first sample, the sound mirrored at its ends.
-    Spectra to the `power` go through triangles from `fmin` to `fmax` (half the rate) Hz, of equal height on HTK's mel
-    scale, of equal area on Slaney's; then log(x + offset), natural or in dB; mfcc keeps so many `coefficients` of
-    their orthonormal DCT. `layout` is the order of the input's axes behind the batch: T time, F features, C one
-    channel; T or TF unless given. The network gets (x - mean) / std.
+    Labels and the two parts are as for `images`. PCM of 8 to 32 bits and floats are mixed to one
+    channel of -1 to 1, at `rate` Hz (other rates are refused). All sounds become `seconds` long:
+    longer ones are cut, shorter ones end in silence. Features: Hann windows of `window` samples
+    (by default n_fft), every `hop`; with `center` the first is centred on the first sample, and the
+    sound is mirrored at its ends. Spectra to the `power` go through triangles from `fmin` to `fmax`
+    Hz (by default half the rate), of equal height on HTK's mel scale, of equal area on Slaney's;
+    then log(x + offset), natural or in dB; mfcc keeps the first `coefficients` of their orthonormal
+    DCT. `layout` is the order of the input's axes after the batch: T time, F features, C one
+    channel; by default T or TF. The network receives (x - mean) / std.
     """
     axes = layout or ("T" if features == "none" else "TF")
-    if ("F" in axes) != (features != "none"):
-        raise StageError(f"wav: layout {axes} with features {features}; F is the axis of features")
-    if seconds * rate < 1 or not std or not 0 < coefficients <= mels:
-        given = f"seconds {seconds:g}, rate {rate}, std {std:g}, coefficients {coefficients} of {mels} mels"
-        raise StageError(f"wav: {given}; all must be above 0, and no more coefficients than mels")
-    spectra = None
+    _check_layout(axes, features)
+    _check_numbers(seconds=seconds, rate=rate, std=std, coefficients=coefficients, mels=mels)
     length = round(seconds * rate)
+    spectra = None
     if features != "none":
-        triangles = mels, fmin, fmax or rate / 2, scale
-        spectra = Spectra(rate, n_fft, window or n_fft, hop, *triangles, power, center, log, offset)
-    apart = _find(calibration, calibration_labels) if calibration else None
-    everything = rest = _find(evaluation, evaluation_labels)
-    if apart is None:
-        chosen, rest = divided("wav", "file", everything, calibrate)
-    else:
-        chosen = spread("wav", "file", apart, calibrate)
-    scored = spread("wav", "file", rest, evaluate)
-    check_disjoint("wav", *([each.file for each in part] for part in (chosen, scored)))
-    classes = class_names(everything)
+        spectra = Spectra(
+            rate=rate,
+            n_fft=n_fft,
+            window=window or n_fft,
+            hop=hop,
+            mels=mels,
+            fmin=fmin,
+            fmax=fmax or rate / 2,
+            scale=scale,
+            power=power,
+            center=center,
+            log=log,
+            offset=offset,
+        )
+    files = select_files(
+        KIND,
+        calibration=calibration,
+        calibration_labels=calibration_labels,
+        calibration_count=calibration_count,
+        evaluation=evaluation,
+        evaluation_labels=evaluation_labels,
+        evaluation_count=evaluation_count,
+    )
+    check_disjoint("wav", calibration=files.calibration, evaluation=files.evaluation)
 
-    def hear(sound: NDArray[np.float32]) -> Array:
+    def read_sound_at_rate(labelled: LabelledFile) -> NDArray[np.float32]:
+        return _read_sound(labelled.file, rate)
+
+    def extract_features(sound: NDArray[np.float32]) -> Array:
         if spectra is None:
             return sound
-        found = spectra.mfcc(sound, coefficients) if features == "mfcc" else spectra.log_mel(sound)
-        return found.astype(np.float32)
+        if features == "mfcc":
+            return spectra.mfcc(sound, coefficients).astype(np.float32)
+        return spectra.log_mel(sound).astype(np.float32)
 
-    def stream(part: Sequence[Labelled]) -> Iterator[Sample]:
-        read = read_each(
-            "wav", "file", part, lambda each: _sound(each.file, rate), (OSError, ValueError)
-        )
-        for each, sound in read:
-            fitted = np.pad(sound[:length], (0, max(0, length - len(sound))))
-            yield Sample(each.name, {"audio": _arranged(hear(fitted), axes)}, target(each, classes))
+    def read_samples(labelled_files: Sequence[LabelledFile]) -> Iterator[Sample]:
+        sounds = read_files(KIND, labelled_files, read_sound_at_rate, (OSError, ValueError))
+        for labelled, sound in sounds:
+            silence = max(0, length - len(sound))
+            fitted = np.pad(sound[:length], (0, silence))
+            audio = _order_axes(extract_features(fitted), axes)
+            yield Sample(labelled.name, {"audio": audio}, class_number(labelled, files.classes))
 
     return Dataset(
-        stream(chosen), stream(scored), {"audio": Preprocessing((mean,), (std,))}, classes
+        read_samples(files.calibration),
+        read_samples(files.evaluation),
+        {"audio": Preprocessing((mean,), (std,))},
+        files.classes,
     )
 
 
-def _find(folder: Path, labels: Path | None) -> list[Labelled]:
-    return find("wav", ".wav file", {".wav", ".wave"}, folder, labels)
+def _check_layout(axes: Layout, features: Features) -> None:
+    """Raise StageError where the layout has F without features, or lacks it with them."""
+    has_features = features != "none"
+    if ("F" in axes) != has_features:
+        hint = "a layout has F for the features, and only for them"
+        raise StageError(f"wav: layout is {axes} and features is {features}; {hint}")
 
 
-def _sound(file: Path, rate: int) -> NDArray[np.float32]:
-    found, sound = read_sound(file)
-    if found != rate:
-        raise StageError(
-            f"wav: {file} has {found} Hz, not {rate}; set rate, or convert it: ffmpeg -i IN -ar {rate} OUT"
-        )
+def _check_numbers(*, seconds: float, rate: int, std: float, coefficients: int, mels: int) -> None:
+    if seconds * rate < 1:
+        problem = f"seconds is {seconds:g} and rate is {rate}, which is less than one sample"
+        raise StageError(f"wav: {problem}; both must be above 0")
+    if std == 0:
+        raise StageError("wav: std is 0; give a number that is not 0")
+    if not 0 < coefficients <= mels:
+        problem = f"coefficients is {coefficients}"
+        raise StageError(f"wav: {problem}; it must be between 1 and mels, {mels}")
+
+
+def _read_sound(file: Path, rate: int) -> NDArray[np.float32]:
+    file_rate, sound = read_sound(file)
+    if file_rate != rate:
+        hint = f"set rate to that, or convert it: ffmpeg -i IN -ar {rate} OUT"
+        raise StageError(f"wav: {file} has {file_rate} Hz, not {rate}; {hint}")
     return sound
 
 
-def _arranged(array: Array, axes: str) -> Array:
-    """An array of axes T or T, F with its axes in this order, and one of length 1 where C stands."""
-    ordered = array.T if "FT" in axes else array
-    return np.expand_dims(ordered, axes.index("C")) if "C" in axes else ordered
+def _order_axes(features: Array, axes: Layout) -> Array:
+    """Return [T] or [T, F] with its axes in this order, and an axis of length 1 for C."""
+    ordered = features.T if "FT" in axes else features
+    if "C" in axes:
+        return np.expand_dims(ordered, axes.index("C"))
+    return ordered

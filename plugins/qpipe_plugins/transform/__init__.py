@@ -9,5 +9,6 @@ from qpipe_plugins.transform.split import split
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
+    """Register the transform stages of this folder."""
     for stage in (equalize, split):
         register("transform", stage)

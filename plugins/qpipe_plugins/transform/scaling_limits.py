@@ -1,67 +1,83 @@
-"""How far the values between two layers may be scaled, where a Clip's bound stays where it is."""
+"""How far channels between two layers may be scaled under a Clip, whose bound stays where it is."""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.quant.inference import inferences, session
+from qpipe.quant.inference import inferences, open_session
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Progress
 from qpipe_plugins.transform.layer_chains import Chain
 
-STEPS = 128  # bins up to a Clip's bound
-REACH = 8  # bounds that the bins reach to
+BINS_PER_BOUND = 128  # histogram bins from 0 up to a Clip's bound
+MAX_BOUNDS = 8  # the bins reach to so many times the bound
+LAST_BIN = BINS_PER_BOUND * MAX_BOUNDS
 
 
-def limit(
+def limit_factors(
     model: ir.Model,
-    found: list[Chain],
-    data: Samples,
+    chains: list[Chain],
+    samples: Samples,
+    *,
     count: int,
     tolerance: float,
     progress: Progress,
 ) -> None:
-    """Find how far each channel of each chain with a Clip may be scaled, its `least` and `most`.
+    """Narrow the limits `least` and `most` of each channel's factor in each chain with a Clip.
 
-    As far as that costs, on the samples, at most `tolerance` of the mean power of the tensor's channels.
+    A factor within them costs, on the first `count` samples, at most `tolerance` of the mean power
+    of the tensor's channels.
     """
-    names = {name: chain for chain in found for name in chain.clips}
-    if not names:
+    chains_by_tensor = {name: chain for chain in chains for name in chain.clips}
+    if not chains_by_tensor:
         return
-    counts: dict[str, Array] = {}
-    total = min(count, len(data))
-    for done, arrays in enumerate(inferences(session(model, list(names)), data, total)):
-        for name in names:
-            more = _by_channel(arrays.pop(name) / names[name].clips[name])
-            counts[name] = counts[name] + more if name in counts else more
-        progress(done + 1, total, "samples")
-    for name, chain in names.items():
-        least, most = _limits(counts[name], tolerance)
+    histograms: dict[str, Array] = {}
+    total = min(count, len(samples))
+    session = open_session(model, list(chains_by_tensor))
+    for index, arrays in enumerate(inferences(session, samples, total)):
+        for name, chain in chains_by_tensor.items():
+            histogram = _channel_histogram(arrays.pop(name) / chain.clips[name])
+            if name in histograms:
+                histogram = histograms[name] + histogram
+            histograms[name] = histogram
+        progress(index + 1, total, "samples")
+    for name, chain in chains_by_tensor.items():
+        least, most = _factor_limits(histograms[name], tolerance)
         chain.least = np.maximum(chain.least, least)
         chain.most = np.minimum(chain.most, most)
 
 
-def _by_channel(values: Array) -> Array:
-    """Counts [C, bins] of a [1, C, ...] tensor in units of its bound; the last bin has all beyond."""
+def _channel_histogram(values: Array) -> Array:
+    """Return counts [C, bins] of a [1, C, ...] tensor in units of its bound.
+
+    The first bin has all values up to 0, the last one all beyond the others.
+    """
     channels = values.shape[1]
-    bins = np.ceil(values.reshape(channels, -1) * STEPS).clip(0, STEPS * REACH).astype(np.int32)
-    bins += np.arange(channels, dtype=np.int32)[:, np.newaxis] * (STEPS * REACH + 1)
-    return np.bincount(bins.reshape(-1), minlength=channels * (STEPS * REACH + 1)).reshape(
-        channels, -1
-    )
+    bin_count = LAST_BIN + 1
+    scaled = np.ceil(values.reshape(channels, -1) * BINS_PER_BOUND)
+    bins = scaled.clip(0, LAST_BIN).astype(np.int32)
+    bins += np.arange(channels, dtype=np.int32)[:, np.newaxis] * bin_count
+    counts = np.bincount(bins.reshape(-1), minlength=channels * bin_count)
+    return counts.reshape(channels, bin_count)
 
 
-def _limits(counts: Array, tolerance: float) -> tuple[Array, Array]:
-    """The least and the largest factor of each channel, by what cutting below the bound and passing above it costs."""
-    values = np.arange(counts.shape[1]) / STEPS  # upper ends, so that nothing is cut unseen
+def _factor_limits(counts: Array, tolerance: float) -> tuple[Array, Array]:
+    """Return the least and the largest factor of each channel, [C].
+
+    A smaller factor costs what the Clip then cuts of values below the bound; a larger one what
+    then passes of values beyond it.
+    """
+    # upper ends of the bins, so that no cut is missed
+    values = np.arange(counts.shape[1]) / BINS_PER_BOUND
     share = counts / counts.sum(axis=1, keepdims=True)
-    inside = np.minimum(values, 1)
-    allowed = tolerance * float(np.mean(share @ inside**2))
-    below = np.arange(1, STEPS + 1) / STEPS
-    above = np.arange(STEPS, STEPS * REACH + 1) / STEPS
-    cut = share @ np.maximum(inside[:, np.newaxis] - below, 0) ** 2
-    passed = share @ np.maximum(np.minimum(values[:, np.newaxis], above) - 1, 0) ** 2
-    least = below[np.argmax(cut <= allowed, axis=1)]
-    last = above[passed.shape[1] - 1 - np.argmax(passed[:, ::-1] <= allowed, axis=1)]
-    return least, np.where(last == REACH, np.inf, last)
+    clipped = np.minimum(values, 1)
+    allowed = tolerance * float(np.mean(share @ clipped**2))
+    smaller = np.arange(1, BINS_PER_BOUND + 1) / BINS_PER_BOUND
+    larger = np.arange(BINS_PER_BOUND, LAST_BIN + 1) / BINS_PER_BOUND
+    cut = share @ np.maximum(clipped[:, np.newaxis] - smaller, 0) ** 2
+    passed = share @ np.maximum(np.minimum(values[:, np.newaxis], larger) - 1, 0) ** 2
+    least = smaller[np.argmax(cut <= allowed, axis=1)]
+    steps_from_last = np.argmax(passed[:, ::-1] <= allowed, axis=1)
+    most = larger[passed.shape[1] - 1 - steps_from_last]
+    return least, np.where(most == MAX_BOUNDS, np.inf, most)

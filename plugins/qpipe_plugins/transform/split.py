@@ -1,10 +1,10 @@
-"""Outlier channel splitting: a channel with large weights becomes several with small ones; the function stays."""
+"""Outlier channel splitting: channels with large weights become several; the function stays."""
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,31 +14,44 @@ from qpipe.quant.graph import constant, replace_constant
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Bits, Count, Share
 from qpipe.types import Array, Progress
-from qpipe_plugins.transform.layer_chains import CHANNELWISE, Chain, Layer, chains
-from qpipe_plugins.transform.scaling_limits import limit
+from qpipe_plugins.transform.layer_chains import CHANNELWISE, Chain, Layer, find_chains
+from qpipe_plugins.transform.scaling_limits import limit_factors
 
-WORTH = 0.01  # a channel more must narrow a layer's range by this part
+# one more channel must narrow the range of a layer by this part (natural logarithm)
+MIN_GAIN = 0.01
+TINY = 1e-30  # instead of the logarithm of zero
 log = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class Run:
-    """Chains in a row, joined by depthwise layers: all have the same channels.
+@dataclass(frozen=True)
+class Link:
+    """A depthwise layer between two chains, which have the same channels because of it."""
 
-    A channel may be there several times, each copy like the others. Of what the channel was, the copies in a chain
-    carry a part each; layers behind add up what all copies carry.
+    layer: Layer
+    before: Chain
+    after: Chain
+
+
+@dataclass(eq=False)
+class LinkedChains:
+    """Chains in a row, linked by depthwise layers: all have the same channels.
+
+    Each channel has one or more copies, all alike. In each chain the copies carry a part of what
+    the channel was; layers behind the chains add up what all copies carry.
     """
 
     chains: list[Chain]
-    links: list[tuple[Layer, Chain, Chain]]  # depthwise, between two of the chains
-    copies: Array  # int64 [C]
-    parts: dict[Chain, Array] = field(default_factory=dict)  # [C]
+    links: list[Link] = field(default_factory=list)
+    copies: Array = field(default_factory=lambda: np.zeros(0, np.int64))  # int64 [C]
+    parts: dict[Chain, Array] = field(default_factory=dict)  # [C] by chain
 
     @property
-    def layers(self) -> set[Layer]:
-        return {layer for chain in self.chains for layer in (*chain.producers, *chain.consumers)}
+    def layers(self) -> list[Layer]:
+        """All layers around and between the chains, each once."""
+        return list(dict.fromkeys(layer for chain in self.chains for layer in chain.layers))
 
     def heads(self) -> list[tuple[Layer, Chain]]:
+        """Return the layers before the chains, each with the chain that it writes."""
         return [
             (layer, chain)
             for chain in self.chains
@@ -47,6 +60,7 @@ class Run:
         ]
 
     def tails(self) -> list[tuple[Layer, Chain]]:
+        """Return the layers behind the chains, each with the chain that it reads."""
         return [
             (layer, chain)
             for chain in self.chains
@@ -54,12 +68,18 @@ class Run:
             if not layer.is_depthwise
         ]
 
-    def behind(self, chain: Chain) -> list[Chain]:
-        """The chain, and those that are made of it."""
-        found = [chain]
-        for one in found:  # which grows meanwhile
-            found += [then for _, first, then in self.links if first is one and then not in found]
-        return found
+    def derived_chains(self, chain: Chain) -> list[Chain]:
+        """Return the chain and those that are computed from it."""
+        derived = [chain]
+        for current in derived:  # grows meanwhile
+            for link in self.links:
+                if link.before is current and link.after not in derived:
+                    derived.append(link.after)
+        return derived
+
+    def added_channels(self) -> int:
+        """Return the number of copies beyond the first of each channel."""
+        return int(self.copies.sum()) - len(self.copies)
 
 
 def split(
@@ -73,184 +93,241 @@ def split(
     samples: Count = 64,
     tolerance: float = 0.0,
 ) -> ir.Model:
-    """Split channels with outlying weights in several, so that one scale per tensor is finer; the function stays.
+    """Split channels with outlying weights into several, so that a scale per tensor is finer.
 
-    Outlier channel splitting (Zhao et al. 2019, arXiv 1901.09504). About a part `share` of the channels between layers
-    is added, which costs time and size in that measure (logged). Where their number is a `multiple`, or shares a
-    divisor with it, it stays one: kernels are made for that, and take half as long again for odd numbers. Parts of a
-    weight behind an activation differ by fractions of a step of `bits`, so that together they round as the whole did.
-    Weights before a ReLU6 are split only with a `tolerance`, on channels where values beyond the bound that then pass
-    cost at most that part of the tensor's mean power on the samples. For weights with one scale per tensor; where
-    equalize works it does more, for nothing. Takes seconds.
+    Outlier channel splitting (Zhao et al. 2019, arXiv 1901.09504); the function stays. It adds
+    about a part `share` of the channels between layers, which costs time and size in proportion
+    (logged). Where the number of channels is a `multiple`, or has a common divisor with it, it
+    stays one: kernels are made for that, and take half as long again for odd numbers. The parts of
+    a weight behind an activation differ by fractions of a step of `bits`, so that together they
+    round as the whole did. Weights before a ReLU6 are split only with a `tolerance`, on channels
+    where values that then pass the bound cost at most that part of the tensor's mean power on the
+    samples. For weights with one scale per tensor; where equalize works it does more, at no cost.
+    Takes seconds.
     """
-    found = chains(model.graph, CHANNELWISE)
+    chains = find_chains(model.graph, CHANNELWISE)
     if tolerance:
-        limit(model, found, calibration_samples, samples, tolerance, progress)
-    for chain in found:
+        limit_factors(
+            model,
+            chains,
+            calibration_samples,
+            count=samples,
+            tolerance=tolerance,
+            progress=progress,
+        )
+    for chain in chains:
         if not chain.scales or (chain.clips and not tolerance):
             chain.most = 1.0  # whatever becomes smaller becomes something else
-    joined = list(_runs(found))
-    before = _size(joined)
-    for run in joined:
-        grain = math.gcd(len(run.copies), multiple)
-        _plan(run, round(share * len(run.copies) / grain) * grain)
-        _fill(run, grain)
-        _apply(run, bits)
-    more = sum(int(run.copies.sum()) - len(run.copies) for run in joined)
-    grown = 100 * (_size(joined) / before - 1) if before else 0.0
+    linked_chains = list(_linked_chains(chains))
+    size_before = _weight_count(linked_chains)
+    for linked in linked_chains:
+        grain = math.gcd(len(linked.copies), multiple)
+        budget = round(share * len(linked.copies) / grain) * grain
+        _choose_copies(linked, budget)
+        _fill_up(linked, grain)
+        _apply(linked, bits)
+    added = sum(linked.added_channels() for linked in linked_chains)
+    growth = 0.0
+    if size_before:
+        growth = _weight_count(linked_chains) / size_before - 1
     log.warning(
-        "split: %d channels more, %.1f %% more weights and work in the layers around them",
-        more,
-        grown,
+        "split: channels added: %d; %.1f %% more weights and work in the layers around them",
+        added,
+        100 * growth,
     )
     return model
 
 
-def _runs(found: list[Chain]) -> Iterator[Run]:
-    """What of the chains can be split: those whose channels nothing else depends on."""
-    gives = {layer: chain for chain in found for layer in chain.producers}
-    takes = {layer: chain for chain in found for layer in chain.consumers}
-    left = list(found)
-    while left:
-        run = Run([], [], np.zeros(0, np.int64))
-        reached = [left[0]]
-        while reached:
-            chain = reached.pop()
-            if chain in left:
-                left.remove(chain)
-                run.chains.append(chain)
-                linked = [
-                    layer for layer in (*chain.producers, *chain.consumers) if layer.is_depthwise
-                ]
-                reached += [
-                    other[layer] for layer in linked for other in (gives, takes) if layer in other
-                ]
-        run.links = [
-            (x, takes[x], gives[x])
-            for x in run.layers
-            if x.is_depthwise and x in takes and x in gives
-        ]
-        linking = {layer for layer, _, _ in run.links}
-        whole = all(len(layer.weight) == 1 or layer in linking for layer in run.layers)
-        single = all(
-            not value.uses()
-            for chain in run.chains
-            for node in chain.passing
-            for value in node.outputs[1:]
-        )
-        if whole and single and run.heads() and run.tails():
-            channels = len(run.heads()[0][0].output_ranges())
-            run.copies = np.ones(channels, np.int64)
-            run.parts = {chain: np.ones(channels) for chain in run.chains}
-            yield run
+def _weight_count(linked_chains: list[LinkedChains]) -> int:
+    layers = {layer for linked in linked_chains for layer in linked.layers}
+    return sum(layer.weight.size for layer in layers)
+
+
+# ---- what can be split
+
+
+def _linked_chains(chains: list[Chain]) -> Iterator[LinkedChains]:
+    """Yield the chains that can be split: those whose channels nothing else depends on."""
+    written = {layer: chain for chain in chains for layer in chain.producers}
+    read = {layer: chain for chain in chains for layer in chain.consumers}
+    remaining = list(chains)
+    while remaining:
+        linked = LinkedChains(_connected_chains(remaining[0], written, read))
+        remaining = [chain for chain in remaining if chain not in linked.chains]
+        for layer in linked.layers:
+            if layer.is_depthwise and layer in read and layer in written:
+                linked.links.append(Link(layer, before=read[layer], after=written[layer]))
+        if _can_be_split(linked):
+            first_head, _ = linked.heads()[0]
+            channels = len(first_head.output_ranges())
+            linked.copies = np.ones(channels, np.int64)
+            linked.parts = {chain: np.ones(channels) for chain in linked.chains}
+            yield linked
+
+
+def _connected_chains(
+    start: Chain, written: Mapping[Layer, Chain], read: Mapping[Layer, Chain]
+) -> list[Chain]:
+    """Return the chain and all that depthwise layers connect it to."""
+    connected: list[Chain] = []
+    waiting = [start]
+    while waiting:
+        chain = waiting.pop()
+        if chain in connected:
+            continue
+        connected.append(chain)
+        for layer in chain.layers:
+            if layer.is_depthwise:
+                waiting += [by_layer[layer] for by_layer in (written, read) if layer in by_layer]
+    return connected
+
+
+def _can_be_split(linked: LinkedChains) -> bool:
+    linking_layers = {link.layer for link in linked.links}
+    for layer in linked.layers:
+        if len(layer.weight) > 1 and layer not in linking_layers:
+            return False
+    for chain in linked.chains:
+        for node in chain.passing:
+            if any(value.uses() for value in node.outputs[1:]):
+                return False
+    return bool(linked.heads()) and bool(linked.tails())
 
 
 # ---- which channels
 
 
-def _plan(run: Run, budget: int) -> None:
-    """Spend the budget where a channel more narrows some layer's range most."""
+@dataclass(frozen=True)
+class Candidate:
+    """A layer whose range may be narrowed: its ranges by channel [C] as they are now, and the
+    chains that carry less once its weights are split.
+    """
+
+    ranges: Array
+    carrying: list[Chain]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Channels to copy, one after the other, and the gain per copy: the logarithm of the range
+    before over the range afterwards.
+    """
+
+    gain: float = 0.0
+    channels: list[int] = field(default_factory=list)
+
+
+def _choose_copies(linked: LinkedChains, budget: int) -> None:
+    """Spend the budget where one more channel narrows the range of some layer most."""
     while budget:
-        plans = [
-            (*_best(ranges, run, carried, budget), carried) for ranges, carried in _candidates(run)
-        ]
-        gain, channels, carried = max(plans, key=lambda plan: plan[0])
-        if gain < WORTH:
+        candidates = list(_candidates(linked))
+        choices = [_best_choice(candidate, linked, budget) for candidate in candidates]
+        best = max(range(len(choices)), key=lambda index: choices[index].gain)
+        if choices[best].gain < MIN_GAIN:
             return
-        for channel in channels:
-            count = run.copies[channel]
-            run.copies[channel] += 1
-            for chain in carried:
-                run.parts[chain][channel] *= count / (count + 1)
-        budget -= len(channels)
+        for channel in choices[best].channels:
+            count = linked.copies[channel]
+            linked.copies[channel] += 1
+            for chain in candidates[best].carrying:
+                linked.parts[chain][channel] *= count / (count + 1)
+        budget -= len(choices[best].channels)
 
 
-def _fill(run: Run, grain: int) -> None:
-    """More copies, of what is largest behind, until their number is a multiple again."""
-    layer, chain = run.tails()[0]
-    while run.copies.sum() % grain:
-        run.copies[np.argmax(layer.input_ranges() / (run.copies * run.parts[chain]))] += 1
+def _fill_up(linked: LinkedChains, grain: int) -> None:
+    """Copy the channels that are largest behind the chains until their number is a multiple."""
+    layer, chain = linked.tails()[0]
+    while linked.copies.sum() % grain:
+        ranges = layer.input_ranges() / (linked.copies * linked.parts[chain])
+        linked.copies[np.argmax(ranges)] += 1
 
 
-def _candidates(run: Run) -> Iterator[tuple[Array, list[Chain]]]:
-    """Each layer's ranges by channel as they are now, and the chains that carry less once its weights are split."""
-    for layer, chain in run.tails():
-        yield layer.input_ranges() / (run.copies * run.parts[chain]), []
-    for layer, first, then in run.links:
-        if first not in run.behind(then):  # a sum around the layer: both sides are one
-            yield layer.output_ranges() * run.parts[then] / run.parts[first], run.behind(then)
-    for layer, chain in run.heads():
-        yield layer.output_ranges() * run.parts[chain], run.behind(chain)
+def _candidates(linked: LinkedChains) -> Iterator[Candidate]:
+    parts = linked.parts
+    for layer, chain in linked.tails():
+        yield Candidate(layer.input_ranges() / (linked.copies * parts[chain]), [])
+    for link in linked.links:
+        derived = linked.derived_chains(link.after)
+        if link.before in derived:
+            continue  # a sum around the layer: both sides are one
+        ranges = link.layer.output_ranges() * parts[link.after] / parts[link.before]
+        yield Candidate(ranges, derived)
+    for layer, chain in linked.heads():
+        yield Candidate(layer.output_ranges() * parts[chain], linked.derived_chains(chain))
 
 
-def _best(ranges: Array, run: Run, carried: list[Chain], budget: int) -> tuple[float, list[int]]:
-    """The channels to copy, one after the other, that narrow the range most by copy; and how much that is."""
-    # what a channel would be with one copy
-    copies = run.copies.copy()
-    whole = ranges * run.copies
-    room = np.full(ranges.shape, np.inf)
-    for chain in carried:
-        room = np.minimum(room, chain.most * run.parts[chain])
-    best: tuple[float, list[int]] = (0.0, [])
+def _best_choice(candidate: Candidate, linked: LinkedChains, budget: int) -> Choice:
+    """Return the channels to copy that narrow the range of a candidate most per copy."""
+    ranges = candidate.ranges
+    copies = linked.copies.copy()
+    undivided = ranges * linked.copies  # the ranges that each channel would have with one copy
+    max_growth = np.full(ranges.shape, np.inf)
+    for chain in candidate.carrying:
+        max_growth = np.minimum(max_growth, chain.most * linked.parts[chain])
+    best = Choice()
     channels: list[int] = []
     while len(channels) < budget and ranges.any():
-        channel = int(np.argmax(whole / copies))
+        channel = int(np.argmax(undivided / copies))
         copies[channel] += 1
-        if room[channel] < copies[channel] / run.copies[channel]:
+        if max_growth[channel] < copies[channel] / linked.copies[channel]:
             break
         channels.append(channel)
-        gain = float(np.log(ranges.max() / max((whole / copies).max(), 1e-30))) / len(channels)
-        if gain > best[0]:
-            best = gain, list(channels)
+        new_range = max((undivided / copies).max(), TINY)
+        gain = float(np.log(ranges.max() / new_range)) / len(channels)
+        if gain > best.gain:
+            best = Choice(gain, list(channels))
     return best
 
 
 # ---- splitting them
 
 
-def _apply(run: Run, bits: int) -> None:
-    if run.copies.sum() == len(run.copies):
+def _apply(linked: LinkedChains, bits: int) -> None:
+    """Give the layers and tensors the copies that were chosen."""
+    if not linked.added_channels():
         return
-    kept = np.arange(len(run.copies))
-    origin = np.concatenate([kept, np.repeat(kept, run.copies - 1)])
-    parts = {chain: part[origin] for chain, part in run.parts.items()}
-    for layer, chain in run.heads():
+    first_copies = np.arange(len(linked.copies))
+    more_copies = np.repeat(first_copies, linked.copies - 1)
+    origin = np.concatenate([first_copies, more_copies])
+    parts = {chain: part[origin] for chain, part in linked.parts.items()}
+    for layer, chain in linked.heads():
         layer.pick_outputs(origin, parts[chain])
-    for layer, first, then in run.links:
-        layer.pick_channels(origin, parts[then] / parts[first], parts[then])
-    for layer, chain in run.tails():
-        layer.pick_inputs(origin, 1 / (run.copies[origin] * parts[chain]))
+    for link in linked.links:
+        factors = parts[link.after] / parts[link.before]
+        link.layer.pick_channels(origin, factors=factors, output_factors=parts[link.after])
+    for layer, chain in linked.tails():
+        layer.pick_inputs(origin, 1 / (linked.copies[origin] * parts[chain]))
         _stagger(layer, origin, bits)
-    for layer in run.layers:
+    for layer in linked.layers:
         layer.store()
-    for chain in run.chains:
+    for chain in linked.chains:
         _widen(chain, len(origin))
 
 
 def _stagger(layer: Layer, origin: Array, bits: int) -> None:
-    """Move the copies of a weight apart by fractions of a step that add up to nothing: what they round to then adds up
-    to what the whole would (Hermite's identity; for two copies it is the paper's quantization-aware splitting)."""
+    """Move the copies of a weight apart by fractions of a step that add up to nothing.
+
+    What they round to then adds up to what the whole would (Hermite's identity; for two copies it
+    is the paper's quantization-aware splitting).
+    """
     step = float(layer.input_ranges().max()) / (2 ** (bits - 1) - 1)
     for channel in np.flatnonzero(np.bincount(origin) > 1):
         copies = np.flatnonzero(origin == channel)
-        fractions = (np.arange(len(copies)) - (len(copies) - 1) / 2) / len(copies)
+        count = len(copies)
+        fractions = (np.arange(count) - (count - 1) / 2) / count
         layer.weight[:, :, copies] += step * fractions[:, np.newaxis]
 
 
-def _widen(chain: Chain, count: int) -> None:
-    """Tell the tensors of the chain how many channels they have."""
+def _widen(chain: Chain, channels: int) -> None:
+    """Set the number of channels in the shapes of the chain's tensors and in its Reshapes."""
     for value in chain.tensors:
         if value.shape is not None and len(value.shape) > 1:
-            value.shape = ir.Shape(
-                [count if axis == 1 else size for axis, size in enumerate(value.shape)]
-            )
+            sizes = list(value.shape)
+            sizes[1] = channels
+            value.shape = ir.Shape(sizes)
     for node in chain.passing:
         if node.op_type == "Reshape" and constant(node.inputs[1]) is not None:
-            rank = len(node.outputs[0].shape or (1, count))
-            replace_constant(
-                node, 1, np.array([-1 if axis == 1 else 1 for axis in range(rank)], np.int64)
-            )
-
-
-def _size(joined: list[Run]) -> int:
-    return sum(layer.weight.size for layer in {layer for run in joined for layer in run.layers})
+            shape = node.outputs[0].shape
+            rank = 2 if shape is None else len(shape)
+            new_shape = np.ones(rank, np.int64)
+            new_shape[1] = -1
+            replace_constant(node, 1, new_shape)

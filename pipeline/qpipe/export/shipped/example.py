@@ -1,4 +1,7 @@
-"""Loads the model as it was measured and compares its outputs with the golden ones; needs numpy and the runtime."""
+"""Load the model as it was measured, and compare its outputs with the golden ones.
+
+It needs numpy and the runtime.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,28 @@ from pathlib import Path
 import numpy as np
 
 
-def main(here: Path) -> None:
-    """Run the golden samples; exit status 1 where an output is not what was exported."""
-    manifest = json.loads((here / "manifest.json").read_text(encoding="utf-8"))
-    infer = runpy.run_path(str(here / "load.py"))["load"](here, manifest)
-    golden = np.load(here / "golden.npz")
+def main(folder: Path) -> None:
+    """Run the golden samples; exit with status 1 where an output is not what was exported."""
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    infer = runpy.run_path(str(folder / "load.py"))["load"](folder, manifest)
+    golden = np.load(folder / "golden.npz")
+    input_names = [declaration["name"] for declaration in manifest["inputs"]]
     for number, sample in enumerate(manifest["golden"]["samples"]):
-        outputs = infer(
-            {each["name"]: golden[f"{number}/in/{each['name']}"] for each in manifest["inputs"]}
-        )
-        for name, output in outputs.items():
+        feeds = {name: golden[f"{number}/in/{name}"] for name in input_names}
+        for name, output in infer(feeds).items():
             expected = golden[f"{number}/out/{name}"]
-            off = np.abs(output.astype(np.float64) - expected).max() / max(
-                np.ptp(expected.astype(np.float64)), 1e-6
-            )
-            sys.stdout.write(
-                f"{sample} {name} {list(output.shape)}: off by {100 * off:.3g} % of its span\n"
-            )
-            if not off <= manifest["golden"]["tolerance"]:
+            deviation = relative_deviation(output, expected)
+            line = f"{sample} {name} {list(output.shape)}: off by {100 * deviation:.3g} %"
+            sys.stdout.write(f"{line} of its span\n")
+            if not deviation <= manifest["golden"]["tolerance"]:
                 raise SystemExit(f"{name} of {sample} is not what was exported")
+
+
+def relative_deviation(output: np.ndarray, expected: np.ndarray) -> float:
+    """Return the largest deviation of an output, as a part of the span of what is expected."""
+    exact = expected.astype(np.float64)
+    span = max(np.ptp(exact), 1e-6)
+    return float(np.abs(output.astype(np.float64) - exact).max() / span)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Opens the model in ONNX Runtime with the options that it was measured with."""
+"""Open the model in ONNX Runtime with the options that it was measured with."""
 
 from __future__ import annotations
 
@@ -10,29 +10,42 @@ import onnxruntime
 
 
 def load(folder: Path, manifest: Any) -> Callable[[Any], Any]:
-    """The model as a function, from inputs by name to outputs by name."""
-    wanted = manifest["options"]
-    options = onnxruntime.SessionOptions()
-    for name, value in {"intra_op_num_threads": 1, **wanted.get("session", {})}.items():
-        levels = onnxruntime.GraphOptimizationLevel
-        setattr(
-            options, name, getattr(levels, value) if name == "graph_optimization_level" else value
-        )
-    for key, value in wanted.get("config", {}).items():
-        options.add_session_config_entry(key, value)
-    here = {
-        name.replace("ExecutionProvider", "").lower(): name
-        for name in onnxruntime.get_available_providers()
-    }
-    asked = wanted.get("providers", [["cpu", {}]])
-    for name, _ in asked:
-        if name not in here:
-            sys.stderr.write(f"it was measured on {name}, which is missing here\n")
-    providers = [(here[name], given) for name, given in asked if name in here] or [
-        (here["cpu"], {})
-    ]
+    """Return the model as a function, from inputs by name to outputs by name."""
     session = onnxruntime.InferenceSession(
-        str(folder / manifest["model"]), options, providers=providers
+        str(folder / manifest["model"]),
+        session_options(manifest["options"]),
+        providers=available_providers(manifest["options"]),
     )
-    names = [each["name"] for each in manifest["outputs"]]
-    return lambda feeds: dict(zip(names, session.run(names, feeds)))  # noqa: B905  (Python 3.8 on the board)
+    output_names = [declaration["name"] for declaration in manifest["outputs"]]
+
+    def infer(feeds: Any) -> Any:
+        outputs = session.run(output_names, feeds)
+        return dict(zip(output_names, outputs))  # noqa: B905  (Python 3.8 on the board)
+
+    return infer
+
+
+def session_options(options: Any) -> Any:
+    """Return the session options, on one thread unless it was measured on more."""
+    session_options = onnxruntime.SessionOptions()
+    for name, value in {"intra_op_num_threads": 1, **options.get("session", {})}.items():
+        if name == "graph_optimization_level":
+            value = getattr(onnxruntime.GraphOptimizationLevel, value)
+        setattr(session_options, name, value)
+    for key, value in options.get("config", {}).items():
+        session_options.add_session_config_entry(key, value)
+    return session_options
+
+
+def available_providers(options: Any) -> Any:
+    """Return the execution providers that it was measured on, as far as they are installed."""
+    full_names = {}
+    for full_name in onnxruntime.get_available_providers():
+        full_names[full_name.replace("ExecutionProvider", "").lower()] = full_name
+    providers = []
+    for name, provider_options in options.get("providers", [["cpu", {}]]):
+        if name in full_names:
+            providers.append((full_names[name], provider_options))
+        else:
+            sys.stderr.write(f"it was measured on {name}, which is missing here\n")
+    return providers or [(full_names["cpu"], {})]

@@ -1,4 +1,4 @@
-"""Opens the model in OpenVINO with the properties that it was measured with."""
+"""Open the model in OpenVINO with the properties that it was measured with."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import openvino
 
 
 def load(folder: Path, manifest: Any) -> Callable[[Any], Any]:
-    """The model as a function, from inputs by name to outputs by name."""
-    wanted = manifest["options"]
+    """Return the model as a function, from inputs by name to outputs by name."""
+    options = manifest["options"]
     path = str(folder / manifest["model"])
-    compiled = openvino.Core().compile_model(path, wanted["device"], wanted["properties"])
-    ports = {each["name"]: compiled.output(each["name"]) for each in manifest["outputs"]}
+    compiled = openvino.Core().compile_model(path, options["device"], options["properties"])
+    output_names = [declaration["name"] for declaration in manifest["outputs"]]
+    ports = {name: compiled.output(name) for name in output_names}
 
     def infer(feeds: Any) -> Any:
-        found = compiled(feeds)
-        return {name: found[port] for name, port in ports.items()}
+        outputs = compiled(feeds)
+        return {name: outputs[port] for name, port in ports.items()}
 
     return infer

@@ -1,0 +1,65 @@
+"""qpipe export."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from qpipe.cli.parameters import (
+    DEFAULT_CACHE,
+    DEFAULT_DB,
+    BuildOption,
+    CacheOption,
+    DbOption,
+    ModelOption,
+    RunOption,
+)
+from qpipe.cli.results_database import find_run, open_results
+from qpipe.cli.tables import print_text
+
+
+def export(
+    device: Annotated[
+        str,
+        typer.Option(
+            "--device", help="The device that the scheme was measured on.", show_default=False
+        ),
+    ],
+    scheme: Annotated[
+        str, typer.Option("--scheme", help="The scheme to export.", show_default=False)
+    ],
+    out: Annotated[
+        Path,
+        typer.Option(
+            "--out",
+            "-o",
+            help="A new folder, or the folder of an earlier export.",
+            show_default=False,
+        ),
+    ],
+    model: ModelOption = None,
+    build: BuildOption = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Write into a folder that holds other files.")
+    ] = False,
+    run: RunOption = None,
+    db: DbOption = DEFAULT_DB,
+    cache: CacheOption = DEFAULT_CACHE,
+) -> None:
+    """Write a scheme's file with everything needed to run it elsewhere."""
+    from qpipe.export.from_run import Selection, hand_over
+    from qpipe.storage.cache import Cache
+
+    coordinates: Selection = {"device": device, "scheme": scheme, "model": model, "build": build}
+    with open_results(db) as store, ExitStack() as protection:
+        run_id = find_run(store, run)["id"]
+        results = Cache(cache)
+        if cache.is_dir():
+            keys = [(step["kind"], step["key"]) for step in store.steps(run_id)]
+            protection.enter_context(results.protect(keys))
+        hand_over(store, run_id, coordinates, results, out, force=force)
+    names = sorted(file.name for file in out.iterdir())
+    print_text(f"{out}: {', '.join(names)}; try it with: python {out}/example.py")

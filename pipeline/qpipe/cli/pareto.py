@@ -1,0 +1,54 @@
+"""qpipe pareto."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from qpipe.cli.parameters import (
+    DEFAULT_DB,
+    DbOption,
+    JsonOption,
+    MaxOption,
+    MinOption,
+    RunOption,
+)
+from qpipe.cli.results_database import find_run, is_smoke_run, open_results
+from qpipe.cli.tables import print_json, print_text
+from qpipe.errors import QpipeError
+
+
+def pareto(
+    run: RunOption = None,
+    device: Annotated[str | None, typer.Option("--device", help="Show only this device.")] = None,
+    minima: MinOption = None,
+    maxima: MaxOption = None,
+    db: DbOption = DEFAULT_DB,
+    as_json: JsonOption = False,
+) -> None:
+    """Show the Pareto table of a run for each device, and what to ship."""
+    from qpipe.cli.pareto_table import SMOKE_NOTE, print_pareto, read_results
+    from qpipe.compare.recommend import keeps
+    from qpipe.recipe.limits import read_limits
+
+    limits = read_limits(minima or [], maxima or [])
+    with open_results(db) as store:
+        results = read_results(store, find_run(store, run)["id"], limits)
+    if device:
+        results = results.on_device(device)
+    problems = results.limit_problems() if limits else []
+    if problems:
+        raise QpipeError(*problems)
+    if as_json:
+        rows = [dict(row) for row in results.rows]
+        if results.limits:
+            for row, pareto_row in zip(rows, results.rows, strict=True):
+                row["within_limits"] = keeps(pareto_row, results.limits)
+        print_json(rows)
+        return
+    print_pareto(results)
+    if is_smoke_run(results.run):
+        print_text(SMOKE_NOTE)
+    run_row = results.run
+    print_text(f"\nrun {run_row['id']} of {run_row['recipe']}: {run_row['state']}")

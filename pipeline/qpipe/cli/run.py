@@ -1,0 +1,113 @@
+"""qpipe run."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qpipe.cli.parameters import (
+    DEFAULT_CACHE,
+    DEFAULT_DB,
+    CacheOption,
+    DbOption,
+    JsonOption,
+    MaxOption,
+    MinOption,
+    OnlyOption,
+    RecipeArgument,
+    RecipeDevicesOption,
+    RecipeInventoryOption,
+    SettingsOption,
+    SmokeOption,
+)
+from qpipe.cli.recipe_settings import parse_settings
+from qpipe.cli.tables import print_json
+
+if TYPE_CHECKING:
+    from qpipe.engine.request import Request
+    from qpipe.engine.run import Finished
+
+
+def run(
+    recipe: RecipeArgument,
+    settings: SettingsOption = None,
+    device: RecipeDevicesOption = None,
+    only: OnlyOption = None,
+    inventory: RecipeInventoryOption = None,
+    db: DbOption = DEFAULT_DB,
+    cache: CacheOption = DEFAULT_CACHE,
+    smoke: SmokeOption = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="Start a new run, even if an earlier one is unfinished.")
+    ] = False,
+    retries: Annotated[
+        int,
+        typer.Option(
+            "--retries",
+            min=0,
+            metavar="N",
+            help="How often to retry a step after its device or the connection failed.",
+        ),
+    ] = 2,
+    minima: MinOption = None,
+    maxima: MaxOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Run a recipe: quantize, deploy, measure and compare."""
+    from qpipe.cli.pareto_table import read_results
+    from qpipe.cli.run_summary import print_run_summary
+    from qpipe.engine.request import Request
+    from qpipe.recipe.limits import read_limits
+    from qpipe.storage.results import Store
+
+    limits = read_limits(minima or [], maxima or [])
+    request = Request(
+        recipe=recipe,
+        settings=parse_settings(settings),
+        devices=device or (),
+        only=only or (),
+        inventory=inventory,
+        db=db,
+        cache=cache,
+        new=new,
+        smoke=smoke,
+        retries=retries,
+        limits=limits,
+    )
+    command = _continue_command()
+    try:
+        finished = _run_with_display(request)
+    except KeyboardInterrupt:
+        message = f"interrupted; finished steps are kept, continue with: {command}"
+        print(f"\nqpipe: {message}", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    with Store(db) as store:
+        if as_json:
+            print_json(read_results(store, finished.run).rows)
+        else:
+            print_run_summary(store, finished, request, command)
+    if finished.state != "done":
+        sys.exit(1)
+
+
+def _continue_command() -> str:
+    """Return the command that continues this run: the same, but not with a new run."""
+    import shlex
+
+    words = [word for word in sys.argv[1:] if word != "--new"]
+    return shlex.join(["qpipe", *words])
+
+
+def _run_with_display(request: Request) -> Finished:
+    from qpipe.cli.progress_display import open_display
+    from qpipe.engine.request import resolve_request
+    from qpipe.engine.run import run_recipe
+    from qpipe.storage.results import Store
+
+    # the display starts before the recipe is read: loading plugins takes seconds on a slow machine
+    with open_display() as display:
+        resolved = resolve_request(request)
+        with Store(request.db) as store:
+            return run_recipe(resolved, store, display.event, display.announce)

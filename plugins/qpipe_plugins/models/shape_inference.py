@@ -1,0 +1,94 @@
+"""Shape inference by onnx, within a limit of memory, and strict about contradictions.
+
+The pass of onnx_ir only warns where inference fails.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import onnx
+import onnx_ir as ir
+
+from qpipe_plugins.models.memory_limit import limited_memory
+
+MAX_VISIBLE = 1 << 10  # elements of the constants that shape inference may read
+# bytes beyond the network's: shape inference lists the elements of a vector of any length that
+# determines a shape
+MEMORY = 1 << 30
+
+
+def infer_shapes(model: ir.Model) -> bool:
+    """Infer the type and shape of every tensor; return False where shapes contradict each other.
+
+    Raise OverflowError where inference needs too much memory.
+    """
+    with _large_constants_as_inputs(model.graph):
+        proto = ir.to_proto(model)
+    with limited_memory(MEMORY + 4 * proto.ByteSize()):
+        inferred = _infer(proto, strict=True)
+        if inferred is None:
+            # strict inference fails at some functions and branches that are sound; without it a
+            # contradiction leaves a shape unknown
+            inferred = _infer(proto, strict=False)
+            if inferred is None or not _has_all_shapes(model.graph, inferred):
+                return False
+    _apply(model.graph, inferred)
+    return True
+
+
+def _infer(proto: onnx.ModelProto, *, strict: bool) -> dict[str, onnx.ValueInfoProto] | None:
+    """Return what inference says of each tensor, by name; None where it fails."""
+    try:
+        inferred = onnx.shape_inference.infer_shapes(
+            proto, check_type=True, strict_mode=strict, data_prop=True
+        )
+    except onnx.shape_inference.InferenceError:
+        return None
+    return {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
+
+
+def _has_all_shapes(graph: ir.Graph, infos: dict[str, onnx.ValueInfoProto]) -> bool:
+    with_shape = {name for name, info in infos.items() if _has_shape(info)}
+    outputs = [value.name for node in graph for value in node.outputs]
+    return all(name in with_shape for name in outputs if name)
+
+
+def _has_shape(info: onnx.ValueInfoProto) -> bool:
+    return info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape")
+
+
+def _apply(graph: ir.Graph, infos: dict[str, onnx.ValueInfoProto]) -> None:
+    """Set the shape and type of each tensor whose shape was inferred."""
+    for node in graph:
+        for value in node.outputs:
+            if value.name not in infos:
+                continue
+            inferred = ir.from_proto(infos[value.name])
+            if inferred.shape is not None:
+                value.shape = inferred.shape
+                value.type = inferred.type
+
+
+@contextmanager
+def _large_constants_as_inputs(graph: ir.Graph) -> Iterator[None]:
+    """Let large constants be inputs meanwhile: shape inference copies everything it is given."""
+    values = list(graph.initializers.values())
+    input_count = len(graph.inputs)
+    tensors = [value.const_value for value in values]
+    for value, tensor in zip(values, tensors, strict=True):
+        if tensor is not None and tensor.size > MAX_VISIBLE:
+            value.shape = ir.Shape(tensor.shape.numpy())
+            value.type = ir.TensorType(tensor.dtype)
+            value.const_value = None
+            del graph.initializers[value.name or ""]
+            graph.inputs.append(value)
+    try:
+        yield
+    finally:
+        graph.inputs[:] = graph.inputs[:input_count]
+        graph.initializers.clear()
+        for value, tensor in zip(values, tensors, strict=True):
+            value.const_value = tensor
+            graph.register_initializer(value)
