@@ -1,1 +1,4 @@
-"""Samples in a folder, and how they are fed to a network."""
+"""Samples in a folder, and how they are fed to a network.
+
+For other packages: `store` (Samples), `preprocess` (feeds; it travels to the devices, too).
+"""

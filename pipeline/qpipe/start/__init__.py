@@ -1,4 +1,5 @@
 """`qpipe new`: look at a network and its samples, and write a recipe that runs.
 
-For other packages: `new_recipe` (write_new_recipe), `demo` (unpack); the rest are its parts.
+For other packages: `new_recipe` (write_new_recipe), `demo` (unpack), and what a new recipe holds:
+`feeding`, `network_facts`, `network_family`, `recipe_text`, `sample_sources`.
 """
