@@ -184,8 +184,6 @@ def find_chains(graph: ir.Graph, through: frozenset[str] = HOMOGENEOUS) -> list[
     for first, *others in tied_tensors.values():
         for value in others:
             by_tensor.join(first, value)
-    for value in graph.inputs:
-        by_tensor.chain(value).fixed = True
     for node in graph:
         if node in layers:
             by_tensor.chain(node.outputs[0]).producers.append(layers[node])
@@ -193,18 +191,22 @@ def find_chains(graph: ir.Graph, through: frozenset[str] = HOMOGENEOUS) -> list[
         elif node in tied_tensors:
             _add_passing(by_tensor.chain(node.outputs[0]), node)
         else:
-            for used in (*node.inputs, *node.outputs):
-                if used is not None:
-                    by_tensor.chain(used).fixed = True
-    for value in graph.outputs:
-        by_tensor.chain(value).fixed = True
+            _fix_chains(by_tensor, [*node.inputs, *node.outputs])
+    _fix_chains(by_tensor, [*graph.inputs, *graph.outputs])
     for value in by_tensor.tensors():
         chain = by_tensor.chain(value)
         chain.tensors.append(value)
-        is_read_in_subgraph = any(reader.graph is not graph for reader in value.consumers())
-        chain.fixed = chain.fixed or is_read_in_subgraph
+        if any(reader.graph is not graph for reader in value.consumers()):
+            chain.fixed = True
     chains = by_tensor.chains()
     return [chain for chain in chains if chain.producers and chain.consumers and not chain.fixed]
+
+
+def _fix_chains(by_tensor: _ChainsByTensor, values: Iterable[ir.Value | None]) -> None:
+    """Mark the chains of these tensors as read or written by something else."""
+    for value in values:
+        if value is not None:
+            by_tensor.chain(value).fixed = True
 
 
 def _add_passing(chain: Chain, node: ir.Node) -> None:
