@@ -77,6 +77,22 @@ MaxOption = Annotated[
     ),
 ]
 
+KeepOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep",
+        metavar="POINTS",
+        help="Recommend only what is shown to lose at most this against float: points of a "
+        "share, percent of other metrics. By default as the recipe says, or else 1.",
+    ),
+]
+KneeOption = Annotated[
+    bool,
+    typer.Option(
+        "--knee", help="Name what is nearest to the best of each objective, shown to keep or not."
+    ),
+]
+
 # ---- devices
 
 DeviceArgument = Annotated[str, typer.Argument(help="The device.", show_default=False)]

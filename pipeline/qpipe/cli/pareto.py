@@ -10,11 +10,14 @@ from qpipe.cli.parameters import (
     DEFAULT_DB,
     DbOption,
     JsonOption,
+    KeepOption,
+    KneeOption,
     MaxOption,
     MinOption,
     RunOption,
 )
-from qpipe.cli.results_database import find_run, is_smoke_run, open_results
+from qpipe.cli.recipe_settings import parse_keep
+from qpipe.cli.results_database import find_run, open_results
 from qpipe.cli.tables import print_json, print_text
 from qpipe.errors import QpipeError
 
@@ -24,17 +27,21 @@ def pareto(
     device: Annotated[str | None, typer.Option("--device", help="Show only this device.")] = None,
     minima: MinOption = None,
     maxima: MaxOption = None,
+    keep: KeepOption = None,
+    knee: KneeOption = False,
     db: DbOption = DEFAULT_DB,
     as_json: JsonOption = False,
 ) -> None:
     """Show the Pareto table of a run for each device, and what to ship."""
     from qpipe.cli.pareto_table import SMOKE_NOTE, print_pareto, read_results
-    from qpipe.compare.recommend import keeps
+    from qpipe.compare.row_phrases import keeps
     from qpipe.recipe.limits import read_limits
 
     limits = read_limits(minima or [], maxima or [])
     with open_results(db) as store:
-        results = read_results(store, find_run(store, run)["id"], limits)
+        results = read_results(
+            store, find_run(store, run)["id"], limits, parse_keep(keep), is_knee=knee
+        )
     if device:
         results = results.on_device(device)
     problems = results.limit_problems() if limits else []
@@ -48,7 +55,7 @@ def pareto(
         print_json(rows)
         return
     print_pareto(results)
-    if is_smoke_run(results.run):
+    if results.is_smoke:
         print_text(SMOKE_NOTE)
     run_row = results.run
     print_text(f"\nrun {run_row['id']} of {run_row['recipe']}: {run_row['state']}")

@@ -13,6 +13,8 @@ from qpipe.cli.parameters import (
     CacheOption,
     DbOption,
     JsonOption,
+    KeepOption,
+    KneeOption,
     MaxOption,
     MinOption,
     OnlyOption,
@@ -22,7 +24,7 @@ from qpipe.cli.parameters import (
     SettingsOption,
     SmokeOption,
 )
-from qpipe.cli.recipe_settings import parse_settings
+from qpipe.cli.recipe_settings import parse_keep, parse_settings
 from qpipe.cli.tables import print_json
 
 if TYPE_CHECKING:
@@ -53,6 +55,8 @@ def run(
     ] = 2,
     minima: MinOption = None,
     maxima: MaxOption = None,
+    keep: KeepOption = None,
+    knee: KneeOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: quantize, deploy, measure and compare."""
@@ -75,6 +79,7 @@ def run(
         smoke=smoke,
         retries=retries,
         limits=limits,
+        keep=parse_keep(keep),
     )
     command = _continue_command()
     try:
@@ -87,7 +92,7 @@ def run(
         if as_json:
             print_json(read_results(store, finished.run).rows)
         else:
-            print_run_summary(store, finished, request, command)
+            print_run_summary(store, finished, request, command, is_knee=knee)
     if finished.state != "done":
         sys.exit(1)
 

@@ -11,7 +11,6 @@ from qpipe.cli.pareto_table import SMOKE_NOTE, RunResults, print_pareto, read_re
 from qpipe.cli.results_database import find_run
 from qpipe.cli.tables import print_text
 from qpipe.compare.json_rows import ParetoRow, groups
-from qpipe.compare.recommend import choose
 from qpipe.engine.request import Request
 from qpipe.engine.run import Finished
 from qpipe.recipe.yaml_document import shown
@@ -20,9 +19,11 @@ from qpipe.storage.results import Store
 EXPORT_FOLDER = "shipped"
 
 
-def print_run_summary(store: Store, finished: Finished, request: Request, command: str) -> None:
+def print_run_summary(
+    store: Store, finished: Finished, request: Request, command: str, *, is_knee: bool = False
+) -> None:
     """Print the tables, then how the run ended; `command` is the one that continues it."""
-    results = replace(read_results(store, finished.run), limits=request.limits)
+    results = replace(read_results(store, finished.run, is_knee=is_knee), limits=request.limits)
     print_pareto(results)
     if request.smoke:
         print_text(SMOKE_NOTE)
@@ -103,13 +104,10 @@ def _path_option(option: str, path: Path, default: Path) -> list[str]:
 
 
 def _first_recommended_row(results: RunResults) -> ParetoRow | None:
-    for where, rows in groups(results.rows).items():
-        objectives = results.objectives[where]
-        has_criteria = bool(objectives or results.limits)
-        if has_criteria and not results.unmeasured_objectives(where):
-            row = choose(rows, objectives, results.limits)
-            if row is not None:
-                return row
+    for where in groups(results.rows):
+        row = results.recommended_row(where)
+        if row is not None:
+            return row
     return None
 
 

@@ -1,51 +1,86 @@
-"""Whether one number is really better than another: paired wherever both were measured alike."""
+"""Whether one number is shown to be better than another, or no worse.
+
+Numbers are paired wherever both were measured alike. Better and no worse are two claims, and each
+needs evidence: where the data cannot tell, neither holds.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 
 from qpipe.compare import intervals
 from qpipe.compare.intervals import Interval
 from qpipe.storage.rows import Goal as Goal
-from qpipe.types import Measurement
+from qpipe.types import SHARE, Array, Measurement
 
 Pairs = tuple[Sequence[float], Sequence[float]]
+IntervalByLevel = Callable[[float], Interval]
 
 # the part of a value that counts as no difference: of costs 1 %, of accuracy half of that
 MARGINS: Mapping[Goal, float] = {"min": 0.01, "max": 0.005}
 CONFIDENCE = 0.95
+ROUNDING = 1e-12  # of a value: exact numbers that differ by just the margin are within it
 
 
-def difference(first: Measurement, second: Measurement) -> Interval:
-    """Return the interval of first - second.
+def difference(first: Measurement, second: Measurement, level: float = CONFIDENCE) -> Interval:
+    """Return the interval of first - second; see difference_by_level."""
+    return difference_by_level(first, second)(level)
+
+
+def difference_by_level(first: Measurement, second: Measurement) -> IntervalByLevel:
+    """Return a function that returns the interval of first - second at a level of confidence.
 
     It is paired over the same samples, resamples or interleaved rounds; otherwise the two are
-    taken as independent.
+    taken as independent. Of right and wrong (1 and 0) on the same samples it is Tango's score
+    interval.
     """
     pairs = _pairs(first, second)
     if pairs is None:
-        first_low, first_high = bounds(first)
-        second_low, second_high = bounds(second)
-        return first_low - second_high, first_high - second_low
+        return partial(_independent_difference, first, second)
+    values = np.asarray(pairs[0], np.float64)
+    references = np.asarray(pairs[1], np.float64)
     if first.raw == "resamples":
-        differences = np.subtract(*pairs).tolist()
-        return intervals.percentiles(differences, first.value - second.value, first.n)
-    _, interval = intervals.paired_difference(*pairs)
-    return interval or intervals.ANYWHERE
+        return partial(_resampled_difference, first, second, values - references)
+    if first.raw == "samples" and _are_zeros_and_ones(values, references):
+        gained = int(np.sum(values > references))
+        lost_samples = int(np.sum(values < references))
+        return partial(intervals.paired_share_difference, gained, lost_samples, len(values))
+    if first.raw == "samples" and first.unit == SHARE and np.array_equal(values, references):
+        # equal so far: they differ in as few samples as if they were right and wrong
+        return partial(intervals.paired_share_difference, 0, 0, len(values))
+    return partial(_mean_difference, values - references)
+
+
+def _independent_difference(first: Measurement, second: Measurement, level: float) -> Interval:
+    first_low, first_high = bounds(first)
+    second_low, second_high = bounds(second)
+    interval = first_low - second_high, first_high - second_low
+    if not np.isfinite(interval).all():
+        return interval
+    n = max(2, min(first.n, second.n))
+    return intervals.at_level(interval, first.value - second.value, n, level)
+
+
+def _resampled_difference(
+    first: Measurement, second: Measurement, differences: Array, level: float
+) -> Interval:
+    value = first.value - second.value
+    if first.unit == SHARE and not differences.any():
+        return intervals.paired_share_difference(0, 0, first.n, level)
+    interval = intervals.percentiles(differences.tolist(), value, first.n)
+    return intervals.at_level(interval, value, first.n, level)
+
+
+def _mean_difference(differences: Array, level: float) -> Interval:
+    return intervals.t_interval(differences, level) or intervals.ANYWHERE
 
 
 def is_significant(first: Measurement, second: Measurement) -> bool:
-    """Return whether two numbers differ by more than chance.
-
-    The interval of the difference must exclude zero; for right and wrong (1 and 0) on the same
-    samples McNemar's test decides.
-    """
-    pairs = _pairs(first, second)
-    if pairs is not None and first.raw == "samples" and _are_zeros_and_ones(pairs):
-        return mcnemar(*pairs) < 1 - CONFIDENCE
+    """Return whether two numbers differ by more than chance: the interval excludes zero."""
     low, high = difference(first, second)
     return low > 0 or high < 0
 
@@ -65,6 +100,36 @@ def is_better(
         return False
     low, high = difference(first, second)
     return sign * (low + high) > 0
+
+
+def is_no_worse(
+    first: Measurement, second: Measurement, goal: Goal, margin: float | None = None
+) -> bool:
+    """Return whether the first is shown to be no worse than the second (non-inferiority).
+
+    The whole interval of what it loses lies within the margin, a part of the second's value. What
+    the data cannot tell is not shown.
+    """
+    if margin is None:
+        margin = MARGINS[goal]
+    allowed = margin * abs(second.value)
+    return most_lost(first, second, goal) <= allowed + ROUNDING * abs(second.value)
+
+
+def most_lost(first: Measurement, second: Measurement, goal: Goal) -> float:
+    """Return how much the first may be worse than the second, by the end of the interval."""
+    low, high = difference(first, second)
+    return -low if goal == "max" else high
+
+
+def samples_to_tell(n: int, *, distance: float, half: float) -> int | None:
+    """Return about how many samples or rounds tell, where half an interval must fit a distance.
+
+    It narrows as the root of their number. None where no number would do.
+    """
+    if distance <= 0 or not math.isfinite(half):
+        return None
+    return max(n + 1, math.ceil(n * (half / distance) ** 2))
 
 
 def bounds(measurement: Measurement) -> Interval:
@@ -104,29 +169,8 @@ def disturbed_rounds(measurement: Measurement) -> set[int]:
     return disturbed if len(disturbed) < len(conditions) else set()
 
 
-def mcnemar(values: Sequence[float], references: Sequence[float]) -> float:
-    """Return the p-value of the change between two 0/1 scores of the same samples.
-
-    It is the mid-p of the exact test on the samples in which they differ (Fagerland, Lydersen &
-    Laake 2013, "The McNemar test for binary matched-pairs data").
-    """
-    pairs = list(zip(values, references, strict=True))
-    gained = sum(value > reference for value, reference in pairs)
-    lost_samples = sum(value < reference for value, reference in pairs)
-    if gained == lost_samples:
-        return 1.0
-    n = gained + lost_samples
-    fewer = min(gained, lost_samples)
-    chances = [math.exp(_log_choose(n, k) - n * math.log(2)) for k in range(fewer + 1)]
-    return 2 * sum(chances) - chances[-1]
-
-
-def _log_choose(n: int, k: int) -> float:
-    return math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-
-
-def _are_zeros_and_ones(pairs: Pairs) -> bool:
-    return all(value in (0, 1) for series in pairs for value in series)
+def _are_zeros_and_ones(*arrays: Array) -> bool:
+    return all(bool(np.all((values == 0) | (values == 1))) for values in arrays)
 
 
 def _pairs(first: Measurement, second: Measurement) -> Pairs | None:

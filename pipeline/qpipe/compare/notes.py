@@ -20,6 +20,7 @@ from qpipe.types import SHARE, Measurement
 
 NOISY = 0.10  # a standard deviation of this part of the median means that the machine is disturbed
 SLOWER = 0.01  # being slower than float by this part is worth a note
+RUINED_DB = 3.0  # the error has half the power of float's outputs, or more
 SLOW_MS = 100.0  # a longer warmup holds too few of such inferences, unless rounds are longer, too
 
 # topics of what a device could not do for the rounds, and how their notes begin
@@ -38,18 +39,21 @@ def notes(
 ) -> dict[str, str]:
     """Return notes by topic.
 
-    Topics are noise, rounds, doubt, unlocked, too_warm, warmup, precision, slower, and each score
-    among the objectives that float has, too.
+    Topics are noise, rounds, doubt, unlocked, too_warm, warmup, precision, ruined, slower, and each
+    score among the objectives that float has, too.
     """
     timed = row.metrics.get("latency_ms")
     by_topic = _timing_notes(timed) if timed else {}
-    reference = _float_reference(row, group)
+    ruined = _ruined_note(row)
+    if ruined:
+        by_topic["ruined"] = ruined
+    reference = float_reference(row, group)
     if reference is not None:
         by_topic |= _notes_against_float(row, reference, objectives)
     return by_topic
 
 
-def _float_reference(row: Candidate, group: Sequence[Candidate]) -> Candidate | None:
+def float_reference(row: Candidate, group: Sequence[Candidate]) -> Candidate | None:
     """Return the float row with the same build; None where there is none, or for float itself."""
     if row.is_float:
         return None
@@ -175,6 +179,16 @@ def _precision_note(timed: Measurement) -> str:
 
 
 # ---- against float
+
+
+def _ruined_note(row: Candidate) -> str:
+    """Return that hardly anything is left of float's outputs, where SQNR says so."""
+    sqnr = row.metrics.get("sqnr_db")
+    if sqnr is None or row.is_float or sqnr.value >= RUINED_DB:
+        return ""
+    return (
+        f"ruined: its SQNR is {sqnr.value:.1f} dB; at 0 dB the error is as large as float's outputs"
+    )
 
 
 def _slower_note(row: Candidate, reference: Candidate) -> str:

@@ -1,14 +1,18 @@
 """Which schemes are worth having on a device: the Pareto front, decided by evidence.
 
-Of two rows one is better in a metric where the difference is significant (its 95 % interval
-excludes zero) and beyond a margin, a part of the other's value. The difference is paired wherever
-both were measured alike: on the same samples, resamples or interleaved rounds; otherwise the two
-intervals must not overlap. A number of one round differs from none, as its interval is not known;
-one without raw values, such as a size, is exact.
+Of two rows one is shown to be better in a metric where the 95 % interval of the difference excludes
+zero and the difference exceeds a margin, a part of the other's value. One is shown to be no worse
+where the whole interval of what it loses lies within the margin (non-inferiority). The difference
+is paired wherever both were measured alike: on the same samples, resamples or interleaved rounds;
+otherwise the intervals of both count. A number of one round shows nothing, as its interval is not
+known; one without raw values, such as a size, is exact.
 
-A row is dominated when another of its model and device is better in an objective and worse in none.
-Evidence is not transitive, so rows may dominate each other in a circle: then only a row from
-outside the circle keeps them off the front.
+A row is dominated when another of its model and device is shown to be better in an objective and no
+worse in all others. What the data cannot tell stays on the front, with a note on what would tell.
+Each comparison holds with 95 % by itself; those behind a recommendation hold together.
+
+Margins add up, so that rows may dominate each other in a circle: then only a row from outside the
+circle keeps them off the front.
 """
 
 from __future__ import annotations
@@ -18,10 +22,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import cast
 
-from qpipe.compare.evidence import MARGINS, Goal, is_better, is_single
+from qpipe.compare.evidence import MARGINS, Goal, is_better, is_no_worse, is_single
 from qpipe.compare.json_rows import MetricValue, ParetoRow, Place, group_by_place
 from qpipe.compare.measured_rows import Candidate, candidates, row_key
 from qpipe.compare.notes import notes
+from qpipe.compare.undecided import undecided_note
 from qpipe.errors import QpipeError
 from qpipe.storage.results import Store
 from qpipe.storage.rows import Verdict
@@ -36,16 +41,19 @@ def dominates(
     objectives: Mapping[str, Goal],
     margins: Margins | None = None,
 ) -> bool:
-    """Return whether a row is better in an objective and worse in none; both have all of them."""
+    """Return whether a row is shown to be no worse in all objectives and better in one.
+
+    Both rows have all of them.
+    """
     is_better_in_any = False
     for metric, goal in objectives.items():
         margin = (margins or {}).get(metric)
         number = row.metrics[metric]
         other_number = other.metrics[metric]
-        if is_better(other_number, number, goal, margin):
+        is_better_here = is_better(number, other_number, goal, margin)
+        if not is_better_here and not is_no_worse(number, other_number, goal, margin):
             return False
-        if not is_better_in_any:
-            is_better_in_any = is_better(number, other_number, goal, margin)
+        is_better_in_any = is_better_in_any or is_better_here
     return is_better_in_any
 
 
@@ -55,14 +63,14 @@ def is_tied(
     objectives: Mapping[str, Goal],
     margins: Margins | None = None,
 ) -> bool:
-    """Return whether neither row is better in any objective."""
+    """Return whether both rows are shown to be the same, within the margins, in all objectives."""
     for metric, goal in objectives.items():
         margin = (margins or {}).get(metric)
         number = row.metrics[metric]
         other_number = other.metrics[metric]
-        if is_better(number, other_number, goal, margin):
+        if not is_no_worse(number, other_number, goal, margin):
             return False
-        if is_better(other_number, number, goal, margin):
+        if not is_no_worse(other_number, number, goal, margin):
             return False
     return True
 
@@ -167,7 +175,7 @@ def _verdict(row: Candidate, front: _Front) -> Verdict:
         "objectives": dict(objectives),
         "margins": margins,
         "ties": _ties(row, front),
-        "notes": notes(row, front.group, objectives),
+        "notes": notes(row, front.group, objectives) | _undecided_notes(row, front),
     }
 
 
@@ -180,6 +188,17 @@ def _ties(row: Candidate, front: _Front) -> list[str]:
         if other is not row and is_tied(row, other, front.objectives, front.margins):
             names.append(_short_name(other, front.group))
     return names
+
+
+def _undecided_notes(row: Candidate, front: _Front) -> dict[str, str]:
+    """Return the note on the row that may do away with a row of the front, by its topic."""
+    if not any(row is member for member in front.front_rows):
+        return {}
+    others = {
+        _short_name(other, front.group): other for other in front.front_rows if other is not row
+    }
+    note = undecided_note(row, others, front.objectives, front.margins)
+    return {"undecided": note} if note else {}
 
 
 def _reason(row: Candidate, front: _Front) -> str:
@@ -229,8 +248,21 @@ def _short_name(row: Candidate, group: Sequence[Candidate]) -> str:
 # ---- the rows and objectives of a run
 
 
+@dataclass(frozen=True)
+class JudgedRow:
+    """A row as `pareto --json` prints it, and its measurements with their raw values."""
+
+    row: ParetoRow
+    candidate: Candidate
+
+
 def pareto_rows(store: Store, run: str) -> list[ParetoRow]:
     """Return the rows of a run with their metrics and verdicts, as `pareto --json` prints them."""
+    return [judged.row for judged in judged_rows(store, run)]
+
+
+def judged_rows(store: Store, run: str) -> list[JudgedRow]:
+    """Return the rows of a run with their verdicts and with what these rest on."""
     run_row = store.run(run)
     rows = candidates(store, run_row["id"])
     verdict_of = {row_key(verdict): verdict for verdict in _verdicts_of(store, run, rows)}
@@ -239,7 +271,8 @@ def pareto_rows(store: Store, run: str) -> list[ParetoRow]:
         for row in group:
             name = _short_name(row, group)
             verdict = verdict_of.get(row.key)
-            result.append(_pareto_row(row, run_row["recipe"], run_row["id"], name, verdict))
+            pareto_row = _pareto_row(row, run_row["recipe"], run_row["id"], name, verdict)
+            result.append(JudgedRow(pareto_row, row))
     return result
 
 

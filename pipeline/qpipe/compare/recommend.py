@@ -1,30 +1,55 @@
-"""From a Pareto front to one sentence: what to ship on a device."""
+"""From measured rows to one sentence: what to ship on a device, what it costs, what would tell."""
 
 from __future__ import annotations
 
 import math
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
+from qpipe.compare.decision import (
+    KEEP,
+    KEEP_AGREEMENT,
+    Decision,
+    Loss,
+    decide,
+    latency_metric,
+    quality_metric,
+)
 from qpipe.compare.evidence import Goal
-from qpipe.compare.formatting import is_emulated, is_share, phrase, place_title
-from qpipe.compare.intervals import Interval, Z
-from qpipe.compare.json_rows import MetricValue, ParetoRow, doubt_of, groups
-from qpipe.types import Array, Limits
+from qpipe.compare.formatting import place_title
+from qpipe.compare.json_rows import ParetoRow, group_by_place
+from qpipe.compare.measured_rows import Candidate
+from qpipe.compare.pareto import JudgedRow
+from qpipe.compare.row_phrases import (
+    best_values,
+    certainty_of_limits,
+    keeps,
+    limit_text,
+    number,
+)
+from qpipe.compare.undecided import rounded
+from qpipe.types import SHARE, Limits
 
-OPERATORS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-RESAMPLES = 1000
+COMMAND = "qpipe run RECIPE"
 
 
 @dataclass(frozen=True)
-class _Criteria:
-    """What to choose by."""
+class _Case:
+    """The rows of one model and device, and what to choose by."""
 
+    judged: Sequence[JudgedRow]
     objectives: Mapping[str, Goal]
     limits: Limits
+    keep: float | None
+    command: str  # that measures again
+
+    @property
+    def rows(self) -> list[ParetoRow]:
+        return [judged.row for judged in self.judged]
+
+    @property
+    def group(self) -> list[Candidate]:
+        return [judged.candidate for judged in self.judged]
 
     @property
     def metrics(self) -> list[str]:
@@ -32,274 +57,212 @@ class _Criteria:
         return list(dict.fromkeys([*self.objectives, *self.limits]))
 
     @property
-    def free_objectives(self) -> Mapping[str, Goal]:
-        """The objectives without a limit, which decide among rows within the limits.
+    def eligible(self) -> list[Candidate]:
+        """The rows within the limits that have all objectives, and a latency if others have.
 
-        All objectives where each has a limit.
+        Whether a limit on the quality objective is kept is for evidence to say.
         """
-        free = {
-            metric: goal for metric, goal in self.objectives.items() if metric not in self.limits
-        }
-        return free or self.objectives
+        quality = quality_metric(self.group, self.objectives)
+        limits = {metric: limit for metric, limit in self.limits.items() if metric != quality}
+        needed = set(self.objectives)
+        latency = latency_metric(self.group, self.objectives)
+        if latency:
+            needed.add(latency)
+        return [
+            judged.candidate
+            for judged in self.judged
+            if keeps(judged.row, limits) and needed <= judged.row["metrics"].keys()
+        ]
+
+    def row_of(self, candidate: Candidate) -> ParetoRow:
+        return next(judged.row for judged in self.judged if judged.candidate is candidate)
+
+    def name(self, candidate: Candidate) -> str:
+        return self.row_of(candidate)["name"]
 
 
 def choose(
-    rows: Sequence[ParetoRow], objectives: Mapping[str, Goal], limits: Limits | None = None
+    judged: Sequence[JudgedRow],
+    objectives: Mapping[str, Goal],
+    limits: Limits | None = None,
+    keep: float | None = None,
 ) -> ParetoRow | None:
-    """Return the row within the limits that is nearest to the best of each other objective.
-
-    `rows` are those of one model and device. Objectives are scaled to the span of the rows on the
-    front. Where numbers are not exact, it is the row that is the nearest most often when all are
-    resampled within their intervals: a tiny difference, scaled to the whole span, must not decide.
-    None where no row is within the limits.
-    """
-    criteria = _Criteria(objectives, limits or {})
-    candidates = _candidates(rows, criteria)
-    times_chosen = _times_chosen(rows, criteria)
-    return min(
-        candidates,
-        key=lambda row: (-times_chosen.get(row["name"], 0), _distance(row, candidates, criteria)),
-        default=None,
-    )
-
-
-def _candidates(rows: Sequence[ParetoRow], criteria: _Criteria) -> list[ParetoRow]:
-    """Return the rows within the limits that have all objectives; those on the front if any is."""
-    eligible = [row for row in rows if keeps(row, criteria.limits)]
-    complete = [row for row in eligible if criteria.objectives.keys() <= row["metrics"].keys()]
-    on_front = [row for row in complete if row["on_front"]]
-    return on_front or complete
-
-
-def keeps(row: ParetoRow, limits: Limits) -> bool:
-    """Return whether a row has all metrics of the limits, and is within these."""
-    for metric, (sign, bound) in limits.items():
-        measured = row["metrics"].get(metric)
-        if measured is None or not OPERATORS[sign](measured["value"], bound):
-            return False
-    return True
-
-
-def _distance(row: ParetoRow, rows: Sequence[ParetoRow], criteria: _Criteria) -> float:
-    """Return how far a row is from the best of each objective, scaled to the span of the rows."""
-    distances = []
-    for metric, goal in criteria.free_objectives.items():
-        values = [other["metrics"][metric]["value"] for other in rows]
-        low = min(values)
-        high = max(values)
-        if high > low:
-            best = low if goal == "min" else high
-            distances.append(abs(row["metrics"][metric]["value"] - best) / (high - low))
-    return math.hypot(*distances)
-
-
-# ---- the sentence
+    """Return the row to ship, of those of one model and device; None where none is shown to be."""
+    case = _Case(judged, objectives, limits or {}, keep, COMMAND)
+    if quality_metric(case.group, objectives) is None:
+        return None
+    decision = decide(case.group, case.eligible, objectives, case.limits, keep)
+    return case.row_of(decision.chosen) if decision.chosen else None
 
 
 def recommend(
-    rows: Sequence[ParetoRow], objectives: Mapping[str, Goal], limits: Limits | None = None
+    judged: Sequence[JudgedRow],
+    objectives: Mapping[str, Goal],
+    limits: Limits | None = None,
+    keep: float | None = None,
+    command: str = COMMAND,
 ) -> list[str]:
-    """Return a sentence for each model and device; the objectives are those measured there."""
-    criteria = _Criteria(objectives, limits or {})
-    return [_sentence(group, criteria) for group in groups(rows).values()]
+    """Return a sentence for each model and device; the objectives are those measured there.
+
+    `command` is the one that measures again.
+    """
+    places = group_by_place(judged, lambda each: (each.row["model"], each.row["device"]))
+    sentences = []
+    for group in places.values():
+        case = _Case(group, objectives, limits or {}, keep, command)
+        sentences.append(f"{place_title(case.rows)}: {_sentence(case)}")
+    return sentences
 
 
-def _sentence(rows: Sequence[ParetoRow], criteria: _Criteria) -> str:
-    where = place_title(rows)
-    if not criteria.metrics:
-        return f"{where}: nothing to choose by was measured"
-    chosen_row = choose(rows, criteria.objectives, criteria.limits)
-    limits = " and ".join(_limit_text(metric, criteria.limits) for metric in criteria.limits)
-    if chosen_row is None:
-        required = limits or " and ".join(criteria.objectives)
-        return f"{where}: no scheme has {required}{_best_values(rows, criteria.limits)}"
-    reason = "the nearest to the best of each objective"
-    if limits:
-        reason = f"the best with {limits}"
-    numbers = ", ".join(_number(chosen_row, metric, rows) for metric in criteria.metrics)
+def _sentence(case: _Case) -> str:
+    if not case.metrics:
+        return "nothing to choose by was measured"
+    metric = quality_metric(case.group, case.objectives)
+    if metric is None:
+        return (
+            "nothing is recommended: no objective tells how good the answers are; add one to "
+            "pareto, such as agreement: max (--knee chooses without)"
+        )
+    eligible = case.eligible
+    if not eligible:
+        required = " and ".join(limit_text(name, case.limits) for name in case.limits)
+        required = required or " and ".join(case.objectives)
+        return f"no scheme has {required}{best_values(case.rows, case.limits)}"
+    decision = decide(case.group, eligible, case.objectives, case.limits, case.keep)
+    if decision.chosen is not None:
+        return _choice(case, decision, decision.chosen, metric)
+    if decision.doubt:
+        return (
+            f"nothing is recommended: {decision.doubt}; measure more rounds on a quiet device, "
+            f"then: {case.command}"
+        )
+    return f"nothing is recommended: {_why_nothing(case, decision, metric)}"
+
+
+# ---- a scheme is chosen
+
+
+def _choice(case: _Case, decision: Decision, chosen: Candidate, metric: str) -> str:
+    row = case.row_of(chosen)
+    numbers = ", ".join(number(row, name, case.rows) for name in case.metrics)
+    loss = decision.losses.get(chosen.name)
     parts = [
-        f"{where}: ship {chosen_row['name']}, {reason}: {numbers}",
-        _doubts(chosen_row, criteria.metrics),
-        _certainty_of_limits(chosen_row, criteria.limits),
-        _certainty_of_choice(chosen_row, rows, criteria),
+        f"ship {row['name']}, {_reason(case, decision, chosen, metric)}: {numbers}",
+        f"it {_loss_text(loss, case)}" if loss else "no quantized one that keeps it is faster",
+        _certainty_of_other_limits(case, row, metric),
+        *_alternatives(case, decision, chosen),
     ]
     return "; ".join(part for part in parts if part)
 
 
-def _limit_text(metric: str, limits: Limits) -> str:
-    sign, bound = limits[metric]
-    return f"{metric} {sign} {bound:g}"
+def _reason(case: _Case, decision: Decision, chosen: Candidate, metric: str) -> str:
+    """Return why a row is chosen, such as the fastest that is shown to lose at most 1 point."""
+    best = "fastest" if latency_metric(case.group, case.objectives) else "smallest"
+    allowed = _allowed_text(case, metric)
+    others = " and ".join(limit_text(name, case.limits) for name in case.limits if name != metric)
+    within = f" with {others}" if others else ""
+    verb = "keeps" if chosen.is_float else "is shown to have"
+    if not _is_limited(case, metric):
+        verb = "loses" if chosen.is_float else "is shown to lose"
+    only = len(decision.losses) > 1 and len(decision.kept) == 1
+    return f"the {'only one' if only else best}{within} that {verb} {allowed}"
 
 
-def _best_values(rows: Sequence[ParetoRow], limits: Limits) -> str:
-    """Return the best number of each metric that has a limit, as the end of a sentence."""
-    best_values = [_best_value(rows, metric, limits[metric][0]) for metric in limits]
-    return f"; the best is {', '.join(best_values)}" if best_values else ""
+def _is_limited(case: _Case, metric: str) -> bool:
+    return metric in case.limits and case.keep is None
 
 
-def _best_value(rows: Sequence[ParetoRow], metric: str, sign: str) -> str:
-    measured_rows = [row for row in rows if metric in row["metrics"]]
-    if not measured_rows:
-        return f"{metric} not measured"
-    choose_best = min if sign.startswith("<") else max
-    best_row = choose_best(measured_rows, key=lambda row: row["metrics"][metric]["value"])
-    return f"{_number(best_row, metric, rows)} ({best_row['name']})"
+def _allowed_text(case: _Case, metric: str) -> str:
+    if _is_limited(case, metric):
+        return limit_text(metric, case.limits)
+    numbers = [row.metrics[metric] for row in case.group if metric in row.metrics]
+    is_against_float = any("against" in measured.detail for measured in numbers)
+    default = KEEP_AGREEMENT if is_against_float else KEEP
+    keep = default if case.keep is None else case.keep
+    if numbers[0].unit != SHARE:
+        return f"at most {keep:g} % of float's {metric}"
+    points = "point" if keep == 1 else "points"
+    return f"at most {keep:g} {points} of {metric}"
 
 
-def _number(row: ParetoRow, metric: str, rows: Sequence[ParetoRow]) -> str:
-    measured = row["metrics"][metric]
-    text = phrase(metric, measured, is_share(metric, rows))
-    if is_emulated(metric, measured["unit"], row.get("emulated")):
-        return f"emulated {text}"
-    return text
+def _loss_text(loss: Loss, case: _Case) -> str:
+    """Return what is lost with its interval, such as loses 0.3 points (-0.1 to 0.7) of map50."""
+    scale = 100 if loss.unit == SHARE else 1
+    digits = ".1f" if loss.unit == SHARE else ".3g"
+    unit = "points" if loss.unit == SHARE else loss.unit
+    is_gain = loss.value < 0
+    sign = -scale if is_gain else scale
+    low, high = sorted(end * sign for end in loss.interval)
+    amount = f"{abs(loss.value) * scale:{digits}} {unit}".rstrip()
+    interval = f"({low:{digits}} to {high:{digits}})" if math.isfinite(high - low) else ""
+    if _is_limited(case, loss.metric):
+        relation = "within" if is_gain else "beyond"
+        return f"is {amount} {interval} {relation} it".replace("  ", " ")
+    text = f"{'gains' if is_gain else 'loses'} {amount} of {loss.metric} against float {interval}"
+    return text.rstrip()
 
 
-def _doubts(row: ParetoRow, metrics: Sequence[str]) -> str:
-    """Return which of a row's numbers are not to be trusted, and why."""
-    metrics_by_reason: dict[str, list[str]] = {}
-    for metric in metrics:
-        reason = doubt_of(row["metrics"][metric])
-        if reason:
-            metrics_by_reason.setdefault(reason, []).append(metric)
-    doubts = []
-    for reason, doubted in metrics_by_reason.items():
-        verb = "is" if len(doubted) == 1 else "are"
-        doubts.append(f"{' and '.join(doubted)} {verb} in doubt: {reason}")
-    return f"but {'; '.join(doubts)}" if doubts else ""
+def _certainty_of_other_limits(case: _Case, row: ParetoRow, metric: str) -> str:
+    limits = {name: limit for name, limit in case.limits.items() if name != metric}
+    return certainty_of_limits(row, limits)
 
 
-def _certainty_of_limits(row: ParetoRow, limits: Limits) -> str:
-    """Return whether whole intervals are within the limits; nothing where that is not known."""
-    metrics = list(limits)
-    if not metrics or _doubts(row, metrics) or _single_metrics([row], metrics):
-        return ""
-    exceeded = []
-    for metric, (sign, bound) in limits.items():
-        ends = _interval(row["metrics"][metric])
-        if not all(OPERATORS[sign](end, bound) for end in ends):
-            exceeded.append(_limit_text(metric, limits))
-    if exceeded:
-        return f"but barely: the interval reaches beyond {' and '.join(exceeded)}"
-    return "surely"
+def _alternatives(case: _Case, decision: Decision, chosen: Candidate) -> list[str]:
+    """Return the runner-up, and what other good reasons would choose."""
+    parts = []
+    if decision.runner_up is not None:
+        parts.append(f"runner-up: {case.name(decision.runner_up)}")
+    same = []
+    smallest = decision.smallest
+    if smallest is chosen:
+        same.append("the smallest that keeps it")
+    elif smallest is not None:
+        size = smallest.metrics.get("size_mb")
+        text = f" ({size.value:.3g} {size.unit})" if size else ""
+        parts.append(f"smallest that keeps it: {case.name(smallest)}{text}")
+    most_accurate = decision.most_accurate
+    if most_accurate is chosen:
+        same.append("the most accurate")
+    elif most_accurate is not None:
+        text = _loss_text(decision.losses[most_accurate.name], case)
+        parts.append(f"most accurate: {case.name(most_accurate)} ({text})")
+    if same:
+        parts.insert(0, f"it is also {' and '.join(same)}")
+    return parts
 
 
-def _single_metrics(rows: Sequence[ParetoRow], metrics: Sequence[str]) -> list[str]:
-    """Return the metrics that a row has measured only once: they cannot be resampled."""
-    return [metric for metric in metrics if any(_is_single(row, metric) for row in rows)]
+# ---- nothing is shown
 
 
-def _is_single(row: ParetoRow, metric: str) -> bool:
-    return row["metrics"][metric].get("single", False)
+def _why_nothing(case: _Case, decision: Decision, metric: str) -> str:
+    """Return what was not shown, which scheme is nearest to it, and what would tell."""
+    if not decision.losses:
+        return _why_nothing_is_compared(case, metric)
+    verb = "have" if _is_limited(case, metric) else "lose"
+    beginning = f"no scheme is shown to {verb} {_allowed_text(case, metric)}"
+    unknown = {name: loss for name, loss in decision.losses.items() if loss.verdict == "unknown"}
+    nearest_name = min(
+        unknown or decision.losses,
+        key=lambda name: (
+            decision.losses[name].samples_needed or math.inf,
+            decision.losses[name].value,
+        ),
+    )
+    loss = decision.losses[nearest_name]
+    nearest = next(row for row in case.group if row.name == nearest_name)
+    text = f"{beginning}; {case.name(nearest)} {_loss_text(loss, case)} on {loss.n} samples"
+    needed = loss.samples_needed
+    if loss.verdict == "lost":
+        return f"{text}, the least of all; allow more by --keep, or add a scheme"
+    if needed is None:
+        return f"{text}; more samples are not likely to show it: allow more by --keep"
+    return f"{text}; about {rounded(needed)} samples would tell: add samples, then: {case.command}"
 
 
-def _interval(measured: MetricValue) -> Interval:
-    low = measured["low"]
-    high = measured["high"]
-    if low is None or high is None:
-        return measured["value"], measured["value"]
-    return low, high
-
-
-def _certainty_of_choice(
-    chosen_row: ParetoRow, rows: Sequence[ParetoRow], criteria: _Criteria
-) -> str:
-    """Return how often the choice is the same when all numbers are resampled, and what it is else.
-
-    Which rows are on the front is not resampled: that was decided by paired evidence, which says
-    more than intervals do.
-    """
-    metrics = criteria.metrics
-    single = _single_metrics(_complete(rows, metrics), metrics)
-    if single:
-        verb = "was" if len(single) == 1 else "were"
-        return f"its certainty is not known: {' and '.join(single)} {verb} measured only once"
-    times_chosen = _times_chosen(rows, criteria)
-    if len(times_chosen) < 2:
-        return ""
-    percent = 100 * times_chosen.pop(chosen_row["name"], 0) / RESAMPLES
-    text = f"chosen in {percent:.0f} % of {RESAMPLES} resamples"
-    runner_up = max(times_chosen, key=lambda name: times_chosen[name])
-    if not times_chosen[runner_up]:
-        return text
-    return f"{text}, else mostly {runner_up or 'none keeps the limits'}"
-
-
-# ---- resampling
-
-
-def _complete(rows: Sequence[ParetoRow], metrics: Sequence[str]) -> list[ParetoRow]:
-    """Return the rows that have all these metrics."""
-    return [row for row in rows if all(metric in row["metrics"] for metric in metrics)]
-
-
-def _times_chosen(rows: Sequence[ParetoRow], criteria: _Criteria) -> dict[str, int]:
-    """Return in how many resamples each row is chosen, by name, and "" for none.
-
-    Empty where nothing can be resampled: there are fewer than two rows, or one was measured only
-    once.
-    """
-    metrics = criteria.metrics
-    complete = _complete(rows, metrics)
-    if len(complete) < 2 or not metrics or _single_metrics(complete, metrics):
-        return {}
-    choices = _resampled_choices(complete, criteria)
-    counts = np.bincount(choices, minlength=len(complete) + 1).tolist()
-    names = [row["name"] for row in complete]
-    return dict(zip([*names, ""], counts, strict=True))
-
-
-def _resampled_choices(rows: Sequence[ParetoRow], criteria: _Criteria) -> Array:
-    """Return the row that `choose` would take in each resample, [RESAMPLES].
-
-    It is the number of the row, or that of rows where none is within the limits.
-    """
-    metrics = criteria.metrics
-    random = np.random.default_rng(0)
-    values = _resampled_values(rows, metrics, random)
-    eligible = _eligible(values, rows, criteria)
-    jitter: Array = np.asarray(random.random(eligible.shape))
-    distances = 1e-9 * jitter  # of two that are equally near, either
-    for metric, goal in criteria.free_objectives.items():
-        costs = values[..., metrics.index(metric)]
-        if goal == "max":
-            costs = -costs
-        distances += _scaled_costs(costs, eligible) ** 2
-    nearest = np.where(eligible, distances, np.inf).argmin(1)
-    choices: Array = np.where(eligible.any(1), nearest, len(rows))
-    return choices
-
-
-def _eligible(values: Array, rows: Sequence[ParetoRow], criteria: _Criteria) -> Array:
-    """Return which rows are within the limits and, if any of these is, on the front.
-
-    values: [RESAMPLES, rows, metrics]; returns [RESAMPLES, rows].
-    """
-    within_limits = np.ones(values.shape[:2], bool)
-    for metric, (sign, bound) in criteria.limits.items():
-        column = criteria.metrics.index(metric)
-        within_limits &= OPERATORS[sign](values[..., column], bound)
-    on_front = within_limits & np.array([row["on_front"] for row in rows])
-    has_front = on_front.any(1, keepdims=True)
-    eligible: Array = np.where(has_front, on_front, within_limits)
-    return eligible
-
-
-def _resampled_values(
-    rows: Sequence[ParetoRow], metrics: Sequence[str], random: np.random.Generator
-) -> Array:
-    """Return values drawn from the intervals of numbers, [RESAMPLES, rows, metrics]."""
-    values = np.array([[row["metrics"][metric]["value"] for metric in metrics] for row in rows])
-    ends = np.array([[_interval(row["metrics"][metric]) for metric in metrics] for row in rows])
-    deviations = (ends[..., 1] - ends[..., 0]) / 2 / Z
-    normal = random.standard_normal((RESAMPLES, *values.shape))
-    drawn: Array = values + deviations * normal
-    return drawn
-
-
-def _scaled_costs(costs: Array, eligible: Array) -> Array:
-    """Return costs scaled so that the least of the eligible rows is 0 and the most 1."""
-    low = np.where(eligible, costs, np.inf).min(1, keepdims=True)
-    span = np.where(eligible, costs, -np.inf).max(1, keepdims=True) - low
-    has_span = np.isfinite(span) & (span > 0)
-    scaled: Array = np.divide(costs - low, span, out=np.zeros_like(costs), where=has_span)
-    return scaled
+def _why_nothing_is_compared(case: _Case, metric: str) -> str:
+    numbers = [row.metrics[metric] for row in case.group if metric in row.metrics]
+    if any("against" in measured.detail for measured in numbers):
+        return f"{metric} is no loss against float; say what it must be, as in --min {metric}=20"
+    if not any(row.is_float and metric in row.metrics for row in case.group):
+        return f"{metric} of the float network was not measured"
+    return "no quantized scheme was measured within the limits"

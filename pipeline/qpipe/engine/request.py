@@ -33,6 +33,7 @@ class StoredRequest(TypedDict, total=False):
     inventory: str | None
     smoke: bool
     limits: dict[str, list[str | float]]
+    keep: float
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Request:
     smoke: bool = False
     retries: int = RETRIES  # of a step on a device
     limits: Limits = field(default_factory=dict)  # what the recommendation has to satisfy
+    keep: float | None = None  # points that it may lose against float; None as the recipe says
 
     def to_store(self) -> StoredRequest:
         """Return what a later command needs to expand the same recipe again, as JSON."""
@@ -62,6 +64,8 @@ class Request:
         }
         if self.limits:
             stored["limits"] = {metric: list(limit) for metric, limit in self.limits.items()}
+        if self.keep is not None:
+            stored["keep"] = self.keep
         return stored
 
 
@@ -74,6 +78,11 @@ class ResolvedRequest:
     plugins: Registry
     devices: Mapping[str, Call]  # how to reach each; none was contacted
     notes: Sequence[str] = ()  # what to tell the user before it runs
+
+    def to_store(self) -> StoredRequest:
+        """Return the request as a run's row holds it, with what the recipe says of `keep`."""
+        keep = self.recipe.keep if self.request.keep is None else self.request.keep
+        return replace(self.request, keep=keep).to_store()
 
     @property
     def cache(self) -> Cache:

@@ -305,7 +305,7 @@ def _continue_run(resolved: ResolvedRequest, store: Store, digest: str) -> OpenR
         unfinished,
         objectives=resolved.recipe.pareto,
         margins=resolved.recipe.margins,
-        request=resolved.request.to_store(),
+        request=resolved.to_store(),
     )
     return OpenRun(unfinished, True, folder, lock)
 
@@ -322,7 +322,7 @@ def _start_run(resolved: ResolvedRequest, store: Store, digest: str) -> OpenRun:
         recipe_digest=digest,
         recipe_text=resolved.recipe.text,
         versions=versions,
-        request=resolved.request.to_store(),
+        request=resolved.to_store(),
         objectives=resolved.recipe.pareto,
         margins=resolved.recipe.margins,
     )

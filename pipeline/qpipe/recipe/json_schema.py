@@ -113,6 +113,11 @@ def _recipe_keys() -> dict[str, Schema]:
             "the objectives: metrics with min or max, and optionally a margin",
             _map_of(_objective(), names={}),
         ),
+        "keep": (
+            "what a scheme to ship may lose of the accuracy objective against float: points of a "
+            "share, percent of float's value otherwise",
+            {"anyOf": [{"type": "number", "minimum": 0, "maximum": 100}, TEXT]},
+        ),
         "expect": (
             "what the float network must score before anything is quantized: by metric, or by "
             "model and metric",

@@ -1,4 +1,4 @@
-"""Limits of a recommendation, as --min and --max give them: read, and checked for sense."""
+"""What a recommendation must satisfy: limits, as --min and --max give them, and --keep."""
 
 from __future__ import annotations
 
@@ -39,6 +39,27 @@ def stored_limits(run: Mapping[str, Any]) -> Limits:
     request = run["request"] or {}
     limits = request.get("limits") or {}
     return {metric: (comparison, float(bound)) for metric, (comparison, bound) in limits.items()}
+
+
+def read_keep(text: str | float) -> float:
+    """Read what may be lost against float: points of a share, percent of any other metric.
+
+    `0.5%` is the same as 0.5. Raise RecipeError for anything else.
+    """
+    digits = str(text).removesuffix("%")
+    try:
+        keep = float(digits)
+    except ValueError:
+        keep = math.nan
+    if isinstance(text, bool) or not 0 <= keep <= 100:
+        raise RecipeError(f"{text!r} is no loss; write points from 0 to 100, such as 0.5")
+    return keep
+
+
+def stored_keep(run: Mapping[str, Any]) -> float | None:
+    """Return what a stored run was asked to keep; None for the default."""
+    keep = (run["request"] or {}).get("keep")
+    return None if keep is None else float(keep)
 
 
 def limit_errors(

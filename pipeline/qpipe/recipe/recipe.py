@@ -11,7 +11,7 @@ from typing import Any, Literal
 from qpipe.digests import digest_json
 from qpipe.errors import PluginError, QpipeError, RecipeError, suggest
 from qpipe.recipe import yaml_document
-from qpipe.recipe.limits import parse_fraction
+from qpipe.recipe.limits import parse_fraction, read_keep
 from qpipe.recipe.stage_call import Call, CallReader, plain
 from qpipe.recipe.yaml_document import Document, FromCommandLine
 from qpipe.stages import registry
@@ -32,6 +32,7 @@ KEYS = (
     "measure",
     "devices",
     "pareto",
+    "keep",
     "expect",
 )
 REQUIRED_KEYS = ("samples", "models", "schemes", "measure")
@@ -62,6 +63,8 @@ class Recipe:
     pareto: Mapping[str, Goal]
     # objective -> relative difference that counts as none
     margins: Mapping[str, float] = field(default_factory=dict)
+    # points that a scheme to ship may lose against float; None for the default
+    keep: float | None = None
     # model -> metric -> what the float network must score
     expect: Mapping[str, Mapping[str, ExpectedScore]] = field(default_factory=dict)
     plugins: Sequence[Path] = ()
@@ -261,6 +264,7 @@ class _Reader:
             devices=self.devices(),
             pareto=self.objectives(measure),
             margins=self.margins(),
+            keep=self.keep(),
             expect=self.expected_scores(models, measure),
             plugins=plugin_files,
             variables=dict(variables),
@@ -396,6 +400,16 @@ class _Reader:
                 raise RecipeError(f"{where}: {reason}; write it as 2% or 0.02")
             margins[metric] = margin
         return margins
+
+    def keep(self) -> float | None:
+        """Return what a scheme to ship may lose against float, in points; None by default."""
+        value = self.root.get("keep")
+        if value is None:
+            return None
+        try:
+            return read_keep(value)
+        except RecipeError as error:
+            raise RecipeError(f"{self.source.at('keep')}: keep: {error}") from error
 
     def expected_scores(
         self, models: Mapping[str, Call], measure: Sequence[Call]
