@@ -25,7 +25,7 @@ def test_from_a_recipe_to_an_answer(qpipe: LabShell) -> None:
     assert will == {"float32": "cached", "snapped": "compute"}, "float is tried"
     assert not Path(".qpipe/runs").exists(), "a plan runs nothing"
 
-    out, err = qpipe("run recipe.yaml")
+    out, err = qpipe("run recipe.yaml --knee")
     assert "tiny/snapped/snap: done (" in err
     assert "tiny on one" in out
     assert "next: qpipe export --device one --scheme" in out

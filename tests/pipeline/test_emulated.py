@@ -35,7 +35,7 @@ def qpipe(
 
 
 def test_the_table_and_its_sentence_say_it_and_those_of_hardware_do_not(qpipe: LabShell) -> None:
-    out = qpipe("run recipe.yaml --device one --device two")[0]
+    out = qpipe("run recipe.yaml --knee --device one --device two")[0]
     assert f"tiny on one ({NOTE})  (* = on the Pareto front of latency_ms, weight)" in out
     assert f"tiny on one ({NOTE}): ship " in out
     assert "emulated latency ms" in out
@@ -45,7 +45,9 @@ def test_the_table_and_its_sentence_say_it_and_those_of_hardware_do_not(qpipe: L
 
 
 def test_only_what_takes_time_is_called_emulated(qpipe: LabShell) -> None:
-    (sentence,) = (line for line in qpipe("run recipe.yaml")[0].splitlines() if ": ship " in line)
+    (sentence,) = (
+        line for line in qpipe("run recipe.yaml --knee")[0].splitlines() if ": ship " in line
+    )
     assert ": emulated latency_ms 5.00, weight " in sentence
 
 

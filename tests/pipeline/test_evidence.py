@@ -13,14 +13,71 @@ from qpipe.compare import evidence
 from qpipe.types import Measurement
 
 
-def test_the_difference_over_samples_is_the_paired_t_interval(bench: Bench) -> None:
+def test_the_difference_over_samples_is_the_paired_t_interval() -> None:
     low, high = evidence.difference(
-        per_sample([1.0, 1.0, 0.0, 1.0]), per_sample([0.0, 1.0, 0.0, 0.0])
+        per_sample([1.5, 1.0, 0.0, 1.5]), per_sample([0.5, 1.0, 0.0, 0.5])
     )
     # differences 1, 0, 0, 1: mean 0.5, standard deviation 0.57735, t(3) 3.18245
     assert (low, high) == pytest.approx(
         (0.5 - 3.182446 * 0.577350 / 2, 0.5 + 3.182446 * 0.577350 / 2), abs=1e-5
     )
+
+
+def test_the_difference_of_right_and_wrong_is_tangos_score_interval() -> None:
+    gained_alone = [1.0] * 1 + [0.0] * 7 + [1.0] * 1 + [0.0] * 12
+    lost_alone = [0.0] * 1 + [1.0] * 7 + [1.0] * 1 + [0.0] * 12
+    # Fagerland, Lydersen & Laake 2014, Statistics in Medicine 33:2850, airway hyper-responsiveness
+    found = evidence.difference(per_sample(gained_alone), per_sample(lost_alone))
+    assert found == pytest.approx((-0.517, -0.026), abs=5e-4)
+
+
+@pytest.mark.parametrize(("lost", "gained"), [(1, 7), (5, 0), (3, 3), (4, 0), (9, 3), (8, 3)])
+def test_right_and_wrong_differ_where_mcnemars_test_says_so(lost: int, gained: int) -> None:
+    alone = [1.0] * lost + [0.0] * gained + [1.0] * 40
+    other = [0.0] * lost + [1.0] * gained + [1.0] * 40
+    statistic = (lost - gained) ** 2 / (lost + gained)  # chi-squared of one degree: 3.841 at 95 %
+    assert evidence.is_significant(per_sample(alone), per_sample(other)) == (statistic > 3.841459)
+
+
+def test_equal_answers_do_not_show_that_nothing_is_lost() -> None:
+    same = per_sample([1.0] * 45 + [0.0] * 5)
+    # none of 50 differs: the score interval ends at z^2 / (n + z^2)
+    most = 3.841459 / (50 + 3.841459)
+    assert evidence.difference(same, same) == pytest.approx((-most, most), abs=1e-6)
+    assert not evidence.is_no_worse(same, same, "max", 0.05)
+    assert evidence.is_no_worse(same, same, "max", 0.08)  # of 0.9, 0.072
+    share = per_sample([0.5] * 50)
+    assert evidence.difference(share, share) == pytest.approx((-most, most), abs=1e-6)
+
+
+def test_no_worse_takes_the_whole_interval_and_the_margin_itself_counts() -> None:
+    assert evidence.is_no_worse(size(2.02), size(2.0), "min")  # 1 %
+    assert not evidence.is_no_worse(size(2.021), size(2.0), "min")
+    worst = Measurement("latency_ms", 5.0, "ms", 4.9, 5.1, 10)
+    assert not evidence.is_no_worse(worst, size(5.0), "min")
+    assert evidence.is_no_worse(worst, size(5.0), "min", 0.02)
+    assert evidence.is_no_worse(worst, size(9.0), "min")
+
+
+def test_a_wider_interval_is_that_of_a_higher_level() -> None:
+    one, other = per_sample([1.5, 1.0, 0.0, 1.5]), per_sample([0.5, 1.0, 0.0, 0.5])
+    # t(3) at 99 %: 5.84091
+    assert evidence.difference(one, other, 0.99)[1] == pytest.approx(
+        0.5 + 5.84091 * 0.57735 / 2, abs=1e-5
+    )
+    exact = Measurement("latency_ms", 5.0, "ms", 4.9, 5.1, 10)
+    # t(9) is 2.26216 at 95 % and 3.24984 at 99 %
+    low, high = evidence.difference(exact, size(4.0), 0.99)
+    assert (low, high) == pytest.approx(
+        (1 - 0.1 * 3.24984 / 2.26216, 1 + 0.1 * 3.24984 / 2.26216), abs=1e-5
+    )
+
+
+def test_how_many_samples_tell_goes_with_the_square() -> None:
+    assert evidence.samples_to_tell(60, distance=0.01, half=0.04) == 16 * 60
+    assert evidence.samples_to_tell(60, distance=0.0, half=0.04) is None
+    assert evidence.samples_to_tell(60, distance=1e-4, half=0.04) is None, "160,000 times as many"
+    assert evidence.samples_to_tell(60, distance=0.01, half=math.inf) is None
 
 
 def test_the_same_samples_tell_schemes_apart_whose_intervals_overlap(bench: Bench) -> None:
@@ -127,7 +184,10 @@ def test_one_round_tells_no_two_numbers_apart(bench: Bench) -> None:
     bench.add("fast", timed(5.0))
     bench.add("slow", timed(9.0))
     assert bench.reasons({"latency_ms": "min"}) == {"fast": "", "slow": ""}
-    assert [row["ties"] for row in bench.rows()] == [["slow"], ["fast"]]
+    rows = bench.rows()
+    assert [row["ties"] for row in rows] == [[], []]
+    note = "cannot be told apart from slow in latency_ms: it was measured only once"
+    assert rows[0]["notes"]["undecided"] == note
 
 
 def test_one_sample_tells_nothing_either() -> None:

@@ -12,7 +12,7 @@ from qpipe.compare import measured_rows, pareto
 from qpipe.types import Measurement
 
 
-def test_what_cannot_be_told_apart_is_tied(bench: Bench) -> None:
+def test_what_is_shown_to_be_the_same_is_tied(bench: Bench) -> None:
     bench.add("log4", latency(5.0, half=0.5), map50(0.85), size(2.0))
     bench.add("int8", latency(5.2, half=0.5), map50(0.85), size(2.0))
     bench.add("small", latency(5.1, half=0.5), map50(0.85), size(1.0), build="ort")
@@ -72,11 +72,11 @@ def test_a_loss_of_accuracy_is_told_with_what_speaks_for_it(bench: Bench) -> Non
     bench.add("ten", per_sample([0.0] * 10 + [1.0] * 70 + [0.0] * 20))
     rows = pareto.verdicts(measured_rows.candidates(bench.store, bench.run), {"top1": "max"})
     notes = {row["scheme"]: row["notes"].get("top1") for row in rows}
-    # one of one: mid-p 0.5; ten of ten: 2^-10. Of 100 differences the t(99) 1.984: 1 +- 1.98 and 10 +- 5.98 points
+    # none is gained, so that Tango's interval is Wilson's on the side of the loss: of 10 / 100, 5.5 to 17.4 points
     assert notes == {
         "float32": None,
-        "one": "loses 1.0 points of top1 against float, not significant (-1.0 to 3.0)",
-        "ten": "loses 10.0 points of top1 against float (4.0 to 16.0)",
+        "one": "loses 1.0 points of top1 against float, not significant (-2.7 to 5.4)",
+        "ten": "loses 10.0 points of top1 against float (5.5 to 17.4)",
     }
 
 
@@ -96,8 +96,8 @@ def test_what_is_lost_of_a_perfect_score_is_told(bench: Bench) -> None:
     bench.add("float32", per_sample([1.0] * 50))
     bench.add("int8", per_sample([1.0] * 40 + [0.0] * 10))
     rows = pareto.verdicts(measured_rows.candidates(bench.store, bench.run), {"top1": "max"})
-    # 10 of 50: 0.2, standard deviation 0.40406, t(49) 2.00958
-    assert rows[1]["notes"] == {"top1": "loses 20.0 points of top1 against float (8.5 to 31.5)"}
+    # 10 of 50: Wilson's 11.2 to 33.0 %
+    assert rows[1]["notes"] == {"top1": "loses 20.0 points of top1 against float (11.2 to 33.0)"}
 
 
 def test_errors_that_are_added_are_told_too(bench: Bench) -> None:
@@ -105,11 +105,11 @@ def test_errors_that_are_added_are_told_too(bench: Bench) -> None:
     bench.add("int8", score("miscount", [1.0, 1.0, 0.0, 2.0] * 8))
     bench.add("better", score("miscount", [0.0, 0.0, 0.0, 0.0] * 8))
     rows = pareto.verdicts(measured_rows.candidates(bench.store, bench.run), {"miscount": "min"})
-    # of 32 differences, half of which are 1: 0.5, standard deviation 0.508, t(31) 2.0395
+    # of 32 differences, half of which are 1: 0.5, standard deviation 0.508, t(31) 2.0395; of 0 and 1, Wilson's of 16
     assert [row["notes"] for row in rows] == [
         {},
         {"miscount": "adds 0.5 of miscount against float (0.317 to 0.683)"},
-        {"miscount": "saves 0.5 of miscount against float (0.317 to 0.683)"},
+        {"miscount": "saves 0.5 of miscount against float (0.336 to 0.664)"},
     ]
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import qpipe
-from qpipe.compare import intervals, measured_rows, pareto, recommend
+from qpipe.compare import intervals, knee, measured_rows, pareto, recommend
 from qpipe.compare.scoring import Scores
 from qpipe.stages import options
 from qpipe_plugins.metric.agreement import agreement
@@ -210,7 +210,14 @@ def test_a_lower_error_rate_is_what_the_front_and_the_advice_are_after() -> None
          "on_front": found[row.scheme]["on_front"], "metrics": {"cer": vars(rates[row.scheme])}}
         for row in rows
     ]  # fmt: skip
-    assert "ship noise 0.0" in recommend.recommend(shown, {"cer": "min"})[0]
+    assert "ship noise 0.0" in knee.describe_knees(shown, {"cer": "min"})[0]
+    judged = [pareto.JudgedRow(*pair) for pair in zip(shown, rows, strict=True)]
+    advice = recommend.recommend(judged, {"cer": "min"})[0]
+    # float makes no errors, of which no part may be lost
+    assert (
+        "nothing is recommended: no scheme is shown to lose at most 1 % of float's cer; noise 0.3 loses "
+        in advice
+    )
 
 
 def test_options_are_what_a_recipe_can_say() -> None:

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from qpipe.compare import intervals
 from qpipe.compare.evidence import (
     Goal,
     IntervalByLevel,
@@ -60,7 +59,7 @@ class Loss:
 
 
 @dataclass(frozen=True)
-class _Question:
+class Question:
     """What of a scheme is to be shown: that what it loses is at most this."""
 
     measurement: Measurement
@@ -162,7 +161,7 @@ def _question(
     goal: Goal,
     limits: Limits,
     keep: float | None,
-) -> _Question | None:
+) -> Question | None:
     """Return what is to be shown of a row; None where nothing says what it may lose."""
     number = row.metrics.get(metric)
     if number is None:
@@ -173,7 +172,7 @@ def _question(
         if number.unit != SHARE:
             return None
         allowed = (KEEP_AGREEMENT if keep is None else keep) / 100
-        return _Question(number, 1 - number.value, _Mirrored(number, 1.0), allowed)
+        return Question(number, 1 - number.value, _Mirrored(number, 1.0), allowed)
     reference = float_reference(row, group)
     float_number = reference.metrics.get(metric) if reference else None
     if float_number is None:
@@ -183,17 +182,17 @@ def _question(
         allowed *= abs(float_number.value)
     if goal == "max":
         lost = difference_by_level(float_number, number)
-        return _Question(number, float_number.value - number.value, lost, allowed)
+        return Question(number, float_number.value - number.value, lost, allowed)
     lost = difference_by_level(number, float_number)
-    return _Question(number, number.value - float_number.value, lost, allowed)
+    return Question(number, number.value - float_number.value, lost, allowed)
 
 
-def _limit_question(number: Measurement, limits: Limits) -> _Question:
+def _limit_question(number: Measurement, limits: Limits) -> Question:
     """Return whether a whole interval is within a limit: what it lacks is at most nothing."""
     sign, bound = limits[number.metric]
     if sign.startswith(">"):
-        return _Question(number, bound - number.value, _Mirrored(number, bound), 0.0)
-    return _Question(number, number.value - bound, _Shifted(number, bound), 0.0)
+        return Question(number, bound - number.value, _Mirrored(number, bound), 0.0)
+    return Question(number, number.value - bound, _Shifted(number, bound), 0.0)
 
 
 @dataclass(frozen=True)
@@ -204,7 +203,7 @@ class _Mirrored:
     bound: float
 
     def __call__(self, level: float) -> Interval:
-        low, high = _interval_of_number(self.number, level)
+        low, high = bounds(self.number, level)
         return self.bound - high, self.bound - low
 
 
@@ -216,17 +215,11 @@ class _Shifted:
     bound: float
 
     def __call__(self, level: float) -> Interval:
-        low, high = _interval_of_number(self.number, level)
+        low, high = bounds(self.number, level)
         return low - self.bound, high - self.bound
 
 
-def _interval_of_number(number: Measurement, level: float) -> Interval:
-    if is_single(number):
-        return intervals.ANYWHERE
-    return intervals.at_level(bounds(number), number.value, number.n, level)
-
-
-def judge_losses(questions: Mapping[str, _Question]) -> dict[str, Loss]:
+def judge_losses(questions: Mapping[str, Question]) -> dict[str, Loss]:
     """Return what is shown of each scheme, by name; all claims hold together (Holm)."""
     losses: dict[str, Loss] = {}
     undecided = dict(questions)
@@ -239,7 +232,7 @@ def judge_losses(questions: Mapping[str, _Question]) -> dict[str, Loss]:
     return losses
 
 
-def _judge(question: _Question, level: float) -> Loss:
+def _judge(question: Question, level: float) -> Loss:
     low, high = question.interval_at(level)
     verdict: Verdict = "unknown"
     if high <= question.allowed:

@@ -23,6 +23,7 @@ IntervalByLevel = Callable[[float], Interval]
 # the part of a value that counts as no difference: of costs 1 %, of accuracy half of that
 MARGINS: Mapping[Goal, float] = {"min": 0.01, "max": 0.005}
 CONFIDENCE = 0.95
+MOST_TIMES_MORE = 1000  # as many samples: nobody takes more
 ROUNDING = 1e-12  # of a value: exact numbers that differ by just the margin are within it
 
 
@@ -56,13 +57,9 @@ def difference_by_level(first: Measurement, second: Measurement) -> IntervalByLe
 
 
 def _independent_difference(first: Measurement, second: Measurement, level: float) -> Interval:
-    first_low, first_high = bounds(first)
-    second_low, second_high = bounds(second)
-    interval = first_low - second_high, first_high - second_low
-    if not np.isfinite(interval).all():
-        return interval
-    n = max(2, min(first.n, second.n))
-    return intervals.at_level(interval, first.value - second.value, n, level)
+    first_low, first_high = bounds(first, level)
+    second_low, second_high = bounds(second, level)
+    return first_low - second_high, first_high - second_low
 
 
 def _resampled_difference(
@@ -125,15 +122,16 @@ def most_lost(first: Measurement, second: Measurement, goal: Goal) -> float:
 def samples_to_tell(n: int, *, distance: float, half: float) -> int | None:
     """Return about how many samples or rounds tell, where half an interval must fit a distance.
 
-    It narrows as the root of their number. None where no number would do.
+    It narrows as the root of their number. None where no number would do, or none in reach.
     """
     if distance <= 0 or not math.isfinite(half):
         return None
-    return max(n + 1, math.ceil(n * (half / distance) ** 2))
+    needed = max(n + 1, math.ceil(n * (half / distance) ** 2))
+    return needed if needed <= MOST_TIMES_MORE * n else None
 
 
-def bounds(measurement: Measurement) -> Interval:
-    """Return the interval of a number.
+def bounds(measurement: Measurement, level: float = CONFIDENCE) -> Interval:
+    """Return the interval of a number at a level of confidence.
 
     That of an exact number is the value itself; that of one measured only once is unbounded.
     """
@@ -146,7 +144,9 @@ def bounds(measurement: Measurement) -> Interval:
         low = measurement.low
     if measurement.high is not None:
         high = measurement.high
-    return low, high
+    if level == CONFIDENCE or not math.isfinite(high - low):
+        return low, high
+    return intervals.at_level((low, high), measurement.value, measurement.n, level)
 
 
 def is_single(measurement: Measurement) -> bool:

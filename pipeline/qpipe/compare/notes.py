@@ -214,11 +214,11 @@ def _slower_note(row: Candidate, reference: Candidate) -> str:
 def _change_note(metric: str, score: Measurement, float_score: Measurement, goal: Goal) -> str:
     """Return how much a score changed against float, and whether that is more than chance."""
     scale = 1
-    digits = ".3g"
+    digits = "z.3g"
     unit = score.unit
     if score.unit == SHARE:
         scale = 100
-        digits = ".1f"
+        digits = "z.1f"
         unit = "points"
     change = (score.value - float_score.value) * scale
     is_rise = change > 0 or (change == 0 and goal == "min")

@@ -164,7 +164,8 @@ def _reason(case: _Case, decision: Decision, chosen: Candidate, metric: str) -> 
     verb = "keeps" if chosen.is_float else "is shown to have"
     if not _is_limited(case, metric):
         verb = "loses" if chosen.is_float else "is shown to lose"
-    only = len(decision.losses) > 1 and len(decision.kept) == 1
+    quantized = [row for row in decision.kept if not row.is_float]
+    only = not chosen.is_float and len(quantized) == 1 < len(decision.losses)
     return f"the {'only one' if only else best}{within} that {verb} {allowed}"
 
 
@@ -188,7 +189,7 @@ def _allowed_text(case: _Case, metric: str) -> str:
 def _loss_text(loss: Loss, case: _Case) -> str:
     """Return what is lost with its interval, such as loses 0.3 points (-0.1 to 0.7) of map50."""
     scale = 100 if loss.unit == SHARE else 1
-    digits = ".1f" if loss.unit == SHARE else ".3g"
+    digits = "z.1f" if loss.unit == SHARE else "z.3g"
     unit = "points" if loss.unit == SHARE else loss.unit
     is_gain = loss.value < 0
     sign = -scale if is_gain else scale
