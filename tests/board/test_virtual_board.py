@@ -180,7 +180,7 @@ def test_the_whole_recipe_runs_on_it_and_agrees_with_the_host(
         "run", "recipe.yaml", "--set", "scenes=8", "--device", "virtual-arm64", "--device", "local"
     )
     assert (
-        "mobilenet_ssd on virtual-arm64 (emulated: its times are the emulator's, not a device's): ship "
+        "mobilenet_ssd on virtual-arm64 (emulated: its times are the emulator's, not a device's): "
         in said
     )
     rows = {

@@ -264,11 +264,12 @@ def test_an_unknown_step_is_told_only_what_may_be_meant(ran: tuple[LabShell, lis
 def test_what_is_shipped_keeps_the_limits(ran: tuple[LabShell, list[str]]) -> None:
     qpipe, _ = ran
     assert (
-        "net on one: ship int8, the best with size_mb <= 6: " in qpipe("pareto --max size_mb=6")[0]
+        "net on one: ship int8, the best with size_mb <= 6: "
+        in qpipe("pareto --knee --max size_mb=6")[0]
     )
     assert (
         "net on one: ship int8, the best with size_mb >= 3.5: "
-        in qpipe("pareto --min size_mb=350%")[0]
+        in qpipe("pareto --knee --min size_mb=350%")[0]
     )
     out, _ = qpipe("pareto --max size_mb=3.5")
     assert "net on one: no scheme has size_mb <= 3.5; the best is size 4.00 MB (int8)" in out

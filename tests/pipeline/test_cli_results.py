@@ -346,10 +346,10 @@ def add_scored(store: Store, *, smoke: bool = False, keep: float | None = None) 
 def test_how_much_may_be_lost_is_an_option(lab: Lab, qpipe: Shell) -> None:
     with Store(DB) as store:
         add_scored(store)
-    # 4 of 800 are lost, 0.5 points: by Wilson 0.2 to 1.3
+    # 4 of 800 are lost, 0.5 points: at most 1.28, by Wilson; 0.5 more are 1.56 times too many: 1939 samples
     assert (
         "net on rpi4: nothing is recommended: no scheme is shown to lose at most 1 point of top1; int8 loses 0.5 points "
-        "of top1 against float (0.2 to 1.3) on 800 samples; about 2000 samples would tell: add samples, then: "
+        "of top1 against float (0.0 to 1.3) on 800 samples; about 2000 samples would tell: add samples, then: "
         "qpipe run net.yaml\n"
     ) in qpipe("pareto")[0]
     for keep in ("1.5", "1.5%"):

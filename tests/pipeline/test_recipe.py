@@ -91,6 +91,9 @@ REFUSED = {
     "schemes no map": (HEAD + TAIL.replace("{a: [snap]}", "[snap]"), "r.yaml:4: schemes is a map of names to stages"),
     "models no map": (HEAD.replace("{m: tiny}", "tiny") + TAIL, "r.yaml:3: models is a map of names to stages"),
     "pareto goal": (HEAD + TAIL + "pareto:\n  weight: least", "r.yaml:8: 'weight' is 'least'; it is min or max"),
+    "keep text": (HEAD + TAIL + "keep: little", "r.yaml:7: keep: 'little' is no loss; write points from 0 to 100, such as 0.5"),
+    "keep too much": (HEAD + TAIL + "keep: 101", "r.yaml:7: keep: 101 is no loss; write points from 0 to 100, such as 0.5"),
+    "keep yes": (HEAD + TAIL + "keep: true", "r.yaml:7: keep: True is no loss; write points from 0 to 100, such as 0.5"),
     "pareto no map": (HEAD + TAIL + "pareto: [weight]", "r.yaml:7: pareto is a map of metrics to min or max"),
     "variables no map": (HEAD + TAIL + "variables: [a]", "r.yaml:7: variables is a map of names to values"),
     "unknown variable": ("variables: {bits: 8}\n" + schemes("[{snap: {bits: '${bit}'}}]"),
@@ -285,6 +288,15 @@ def mutated(text: str, seed: int) -> str:
         )
         text = text[:at] + put + text[at + length :]
     return text
+
+
+@pytest.mark.parametrize(
+    ("written", "keep"), [("", None), ("keep: 0.5", 0.5), ("keep: 0.5%", 0.5), ("keep: 0", 0.0)]
+)
+def test_what_may_be_lost_is_read_in_points(lab: Lab, written: str, keep: float | None) -> None:
+    lab.write("r.yaml", HEAD + TAIL + written)
+    loaded, _ = recipe.load(Path("r.yaml"))
+    assert loaded.keep == keep
 
 
 @pytest.mark.parametrize("seeds", [range(150), range(150, 300)], ids=str)

@@ -117,17 +117,17 @@ def recommend(
 def _sentence(case: _Case) -> str:
     if not case.metrics:
         return "nothing to choose by was measured"
+    eligible = case.eligible
+    if not eligible:
+        required = " and ".join(limit_text(name, case.limits) for name in case.limits)
+        required = required or " and ".join(case.objectives)
+        return f"no scheme has {required}{best_values(case.rows, case.limits)}"
     metric = quality_metric(case.group, case.objectives)
     if metric is None:
         return (
             "nothing is recommended: no objective tells how good the answers are; add one to "
             "pareto, such as agreement: max (--knee chooses without)"
         )
-    eligible = case.eligible
-    if not eligible:
-        required = " and ".join(limit_text(name, case.limits) for name in case.limits)
-        required = required or " and ".join(case.objectives)
-        return f"no scheme has {required}{best_values(case.rows, case.limits)}"
     decision = decide(case.group, eligible, case.objectives, case.limits, case.keep)
     if decision.chosen is not None:
         return _choice(case, decision, decision.chosen, metric)
