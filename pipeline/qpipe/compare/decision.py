@@ -75,6 +75,7 @@ class Decision:
     losses: Mapping[str, Loss]  # of each scheme that is compared, by its name
     kept: Sequence[Candidate] = ()  # shown to keep it; with float, where any other scheme does
     chosen: Candidate | None = None
+    fastest: Candidate | None = None  # by value, among those that keep it
     runner_up: Candidate | None = None
     smallest: Candidate | None = None  # of those that keep it
     most_accurate: Candidate | None = None  # of all, but for float
@@ -131,7 +132,7 @@ def decide(
     kept = [row for row in eligible if row.name in losses and losses[row.name].verdict == "kept"]
     if not kept:
         return Decision(losses)
-    kept += [row for row in eligible if row.is_float and _satisfies(row, metric, limits)]
+    kept += [row for row in eligible if row.is_float and _satisfies(row, metric, limits, keep)]
     latency = latency_metric(eligible, objectives)
     doubt = _timing_doubt(kept, latency)
     if doubt:
@@ -145,6 +146,7 @@ def decide(
         losses,
         kept,
         chosen,
+        fastest=min(kept, key=lambda row: row.metrics[latency].value) if latency else None,
         runner_up=_cheapest(others, costs, losses) if others else None,
         smallest=_cheapest(quantized, ["size_mb", *costs], losses),
         most_accurate=min(compared, key=lambda row: losses[row.name].value),
@@ -245,9 +247,9 @@ def _judge(question: Question, level: float) -> Loss:
     )
 
 
-def _satisfies(row: Candidate, metric: str, limits: Limits) -> bool:
+def _satisfies(row: Candidate, metric: str, limits: Limits, keep: float | None) -> bool:
     """Return whether float is within a limit on the quality metric, as its interval shows."""
-    if metric not in limits:
+    if metric not in limits or keep is not None:
         return True
     question = _limit_question(row.metrics[metric], limits)
     return question.interval_at(1 - 2 * MOST_TAIL)[1] <= 0

@@ -15,7 +15,14 @@ from qpipe.compare.decision import (
     latency_metric,
     quality_metric,
 )
-from qpipe.compare.evidence import Goal
+from qpipe.compare.evidence import (
+    MARGINS,
+    Goal,
+    difference,
+    is_no_worse,
+    most_lost,
+    samples_to_tell,
+)
 from qpipe.compare.formatting import place_title
 from qpipe.compare.json_rows import ParetoRow, group_by_place
 from qpipe.compare.measured_rows import Candidate
@@ -57,13 +64,20 @@ class _Case:
         return list(dict.fromkeys([*self.objectives, *self.limits]))
 
     @property
+    def other_limits(self) -> Limits:
+        """The limits but for one that takes the place of what may be lost."""
+        quality = quality_metric(self.group, self.objectives)
+        if self.keep is not None or quality is None:
+            return self.limits
+        return {metric: limit for metric, limit in self.limits.items() if metric != quality}
+
+    @property
     def eligible(self) -> list[Candidate]:
         """The rows within the limits that have all objectives, and a latency if others have.
 
-        Whether a limit on the quality objective is kept is for evidence to say.
+        Whether a limit that takes the place of the loss is kept is for evidence to say.
         """
-        quality = quality_metric(self.group, self.objectives)
-        limits = {metric: limit for metric, limit in self.limits.items() if metric != quality}
+        limits = self.other_limits
         needed = set(self.objectives)
         latency = latency_metric(self.group, self.objectives)
         if latency:
@@ -149,7 +163,8 @@ def _choice(case: _Case, decision: Decision, chosen: Candidate, metric: str) -> 
     parts = [
         f"ship {row['name']}, {_reason(case, decision, chosen, metric)}: {numbers}",
         f"it {_loss_text(loss, case)}" if loss else "no quantized one that keeps it is faster",
-        _certainty_of_other_limits(case, row, metric),
+        certainty_of_limits(row, case.other_limits),
+        _fastest_text(case, decision, chosen),
         *_alternatives(case, decision, chosen),
     ]
     return "; ".join(part for part in parts if part)
@@ -159,7 +174,7 @@ def _reason(case: _Case, decision: Decision, chosen: Candidate, metric: str) -> 
     """Return why a row is chosen, such as the fastest that is shown to lose at most 1 point."""
     best = "fastest" if latency_metric(case.group, case.objectives) else "smallest"
     allowed = _allowed_text(case, metric)
-    others = " and ".join(limit_text(name, case.limits) for name in case.limits if name != metric)
+    others = " and ".join(limit_text(name, case.limits) for name in case.other_limits)
     within = f" with {others}" if others else ""
     verb = "keeps" if chosen.is_float else "is shown to have"
     if not _is_limited(case, metric):
@@ -203,9 +218,24 @@ def _loss_text(loss: Loss, case: _Case) -> str:
     return text.rstrip()
 
 
-def _certainty_of_other_limits(case: _Case, row: ParetoRow, metric: str) -> str:
-    limits = {name: limit for name, limit in case.limits.items() if name != metric}
-    return certainty_of_limits(row, limits)
+def _fastest_text(case: _Case, decision: Decision, chosen: Candidate) -> str:
+    """Return how much faster another may be, where that is not known to be within the margin."""
+    fastest = decision.fastest
+    latency = latency_metric(case.group, case.objectives)
+    if fastest is None or latency is None or fastest is chosen:
+        return ""
+    time = chosen.metrics[latency]
+    least = fastest.metrics[latency]
+    if is_no_worse(time, least, "min"):
+        return ""
+    lost = most_lost(time, least, "min")
+    percent = 100 * lost / abs(time.value)
+    name = case.name(fastest)
+    text = f"{name} may be faster, by up to {percent:.1f} %, but is not shown to be"
+    low, high = difference(time, least)
+    allowed = MARGINS["min"] * abs(least.value)
+    needed = samples_to_tell(time.n, distance=allowed, half=(high - low) / 2)
+    return f"{text}: about {rounded(needed)} rounds would tell" if needed else text
 
 
 def _alternatives(case: _Case, decision: Decision, chosen: Candidate) -> list[str]:
