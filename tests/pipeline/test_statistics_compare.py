@@ -80,6 +80,32 @@ def test_wilson_is_symmetric_and_stays_between_0_and_1() -> None:
     assert intervals.wilson(7, 10) == pytest.approx((1 - high, 1 - low))
 
 
+@pytest.mark.parametrize("n", [50, 200, 1000])
+def test_a_loss_is_seldom_greater_than_the_score_interval_of_paired_shares_says(n: int) -> None:
+    # exact, where nothing is gained: the number of lost samples is binomial
+    highest = [intervals.paired_share_difference(lost, 0, n)[1] for lost in range(n + 1)]
+    for loss in (0.005, 0.0101, 0.02, 0.03, 0.0369, 0.0545, 0.1, 0.2):
+        chances = [
+            math.exp(
+                math.lgamma(n + 1) - math.lgamma(lost + 1) - math.lgamma(n - lost + 1)
+                + lost * math.log(loss) + (n - lost) * math.log1p(-loss)
+            )
+            for lost in range(n + 1)
+        ]  # fmt: skip
+        below = sum(chance for chance, high in zip(chances, highest, strict=True) if high < loss)
+        assert below <= 0.03
+
+
+def test_the_score_interval_of_paired_shares_is_symmetric_and_grows_with_the_level() -> None:
+    low, high = intervals.paired_share_difference(3, 9, 100)
+    assert intervals.paired_share_difference(9, 3, 100) == pytest.approx((-high, -low))
+    wider = intervals.paired_share_difference(3, 9, 100, 0.99)
+    assert wider[0] < low < -0.06 < high < wider[1]
+    # where no sample is gained, the end of the loss is Wilson's
+    end = intervals.paired_share_difference(5, 0, 60)[1]
+    assert end == pytest.approx(intervals.wilson(5, 60)[1], abs=1e-6)
+
+
 def test_the_t_interval_of_three_rounds_is_mean_and_4_303_standard_errors() -> None:
     interval = intervals.t_interval([10.0, 11.0, 12.0])
     assert interval == pytest.approx(
