@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from qpipe.engine import stage_results
+from qpipe.engine import cache_keys, stage_results
+from qpipe.engine.exactness import check_exact
 from qpipe.engine.float_reference import check_fit
 from qpipe.engine.outcome import Outcome
 from qpipe.engine.plan import Plan, Step
 from qpipe.errors import RecipeError, StageError
 from qpipe.storage.cache import Cache
 
+EXACTNESS = "exactness"  # the kind of its entries in the cache
+
 
 def check_inputs(plan: Plan, outcome: Outcome, cache: Cache, *, every_model: bool = False) -> None:
     """Raise RecipeError where no model can be used, or with `every_model` where any cannot.
 
-    A model can be used where its network and its samples were read and fit each other. `outcome`
-    is that of the steps that read them.
+    A model can be used where its network and its samples were read and fit each other, and the
+    network computes what its file does. `outcome` is that of the steps that read them; the step of
+    a network that does not compute what its file does fails there.
     """
     problems: dict[str, str] = {}  # model -> where and why
     for model in plan.imported:
@@ -33,9 +37,14 @@ def _problem_of(model: str, plan: Plan, outcome: Outcome, cache: Cache) -> str |
         if step.id in outcome.errors:
             return _at_its_line(step, outcome.errors[step.id])
     misfit = _misfit(samples, network, cache)
-    if misfit is None:
-        return None
-    return _at_its_line(samples, misfit)
+    if misfit is not None:
+        return _at_its_line(samples, misfit)
+    try:
+        _check_exact(samples, network, cache)
+    except StageError as error:
+        outcome.add_failure(network.id, error)
+        return _at_its_line(network, str(error))
+    return None
 
 
 def _at_its_line(step: Step, reason: str) -> str:
@@ -53,3 +62,25 @@ def _misfit(samples: Step, network: Step, cache: Cache) -> str | None:
     except StageError as error:
         return str(error)
     return None
+
+
+def _check_exact(samples: Step, network: Step, cache: Cache) -> None:
+    """Raise StageError where the network does not compute what the file it was read from does.
+
+    The cache keeps that it does.
+    """
+    given = stage_results.given_file(network.result_folder(cache))
+    key = cache_keys.key(
+        {
+            **cache_keys.of_engine(EXACTNESS),
+            **cache_keys.of_host(),
+            "network": network.key,
+            "samples": samples.key,
+        }
+    )
+    if given is None or cache.get(EXACTNESS, key) is not None:
+        return
+    model = stage_results.read("import", network.result_folder(cache))
+    parts = stage_results.read("samples", samples.result_folder(cache))
+    with cache.put(EXACTNESS, key):
+        check_exact(model, given, parts.values())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,18 +150,25 @@ class _Execution:
     def _read_inputs(self, plan: Plan) -> Outcome:
         """Read samples and networks; raise RecipeError where no model can be used."""
         read = self._carry_out_steps(plan.only(plan.reading_steps))
-        check_inputs(plan, read, self.resolved.cache)
+        failed_before = read.failed
+        try:
+            check_inputs(plan, read, self.resolved.cache)
+        finally:
+            self._publish_failures(plan, read, set(read.failed) - set(failed_before))
         return read
 
+    def _publish_failures(self, plan: Plan, outcome: Outcome, steps: Collection[str]) -> None:
+        """Record and tell that steps failed a check of what they gave."""
+        recorder = self._recorder(plan)
+        for step in steps:
+            event = Event(
+                step, "failed", message=outcome.errors[step], failure=outcome.failures[step]
+            )
+            recorder.record_event(event)
+            self.listen(event)
+
     def _carry_out_steps(self, plan: Plan, earlier: Outcome | None = None) -> Outcome:
-        recorder = Recorder(
-            self.store,
-            self.run.id,
-            plan,
-            cache=self.resolved.cache,
-            capabilities=self.devices.capabilities,
-            workdir=self.run.folder,
-        )
+        recorder = self._recorder(plan)
         recorder.record_plan(failed=earlier.failed if earlier else ())
         plugin_hooks = _PluginHooks(self.resolved.plugins, self.notify)
         scheduler = Scheduler(
@@ -175,6 +182,16 @@ class _Execution:
             retries=self.resolved.request.retries,
         )
         return scheduler.run()
+
+    def _recorder(self, plan: Plan) -> Recorder:
+        return Recorder(
+            self.store,
+            self.run.id,
+            plan,
+            cache=self.resolved.cache,
+            capabilities=self.devices.capabilities,
+            workdir=self.run.folder,
+        )
 
     def _judge(self, plan: Plan) -> None:
         self.store.forget_other_measurements(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -17,7 +17,11 @@ from qpipe.errors import PluginError
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Build, Dataset, Measurement, Stored
 
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 MODEL = "model.onnx"
+GIVEN = "given.onnx"  # what a network was read from, where the import stage keeps it
 DIGESTS = "digests.json"  # of the calibration and the evaluation samples
 MEASUREMENTS = "measurements.json"
 STORED = "stored.json"
@@ -89,6 +93,8 @@ def write(kind: str, value: Any, folder: Path) -> None:
 
         _check_type(value, ir.Model, kind)
         ir.save(value, folder / MODEL)
+        if kind == "import":
+            _write_given(value, folder)
     elif kind == "reference":
         _check_type(value, FloatOutputs, kind)
         assert value.folder == folder  # the stage wrote it there itself, sample by sample
@@ -152,6 +158,20 @@ def sample_digests(folder: Path) -> dict[str, str]:
     """Return the digests of the calibration and the evaluation samples in a folder."""
     digests: dict[str, str] = json.loads((folder / DIGESTS).read_text(encoding="utf-8"))
     return digests
+
+
+def given_file(folder: Path) -> Path | None:
+    """Return the file that an imported network was read from; None where it was not kept."""
+    path = folder / GIVEN
+    return path if path.is_file() else None
+
+
+def _write_given(model: ir.Model, folder: Path) -> None:
+    from qpipe.quant.given_network import given_content
+
+    content = given_content(model)
+    if content is not None:
+        (folder / GIVEN).write_bytes(content)
 
 
 def _write_samples(dataset: Dataset, folder: Path) -> None:

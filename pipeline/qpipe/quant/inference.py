@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -54,6 +55,20 @@ def open_session(
     operators one by one. The model is unchanged when it returns. Raise InferenceError where ONNX
     Runtime does not load the network.
     """
+    with _with_outputs(model, outputs):
+        network = ir.to_proto(model).SerializeToString()
+    return _open(network, f"network '{model.graph.name}'", threads=threads, optimize=optimize)
+
+
+def open_file_session(path: Path, *, optimize: bool = True) -> onnxruntime.InferenceSession:
+    """Open a session for a file as it is; see `open_session`."""
+    return _open(str(path), f"network '{path.name}'", threads=1, optimize=optimize)
+
+
+def _open(
+    network: bytes | str, where: str, *, threads: int, optimize: bool
+) -> onnxruntime.InferenceSession:
+    """Open a session for a serialized network, or for the file of this path."""
     import onnxruntime
 
     levels = onnxruntime.GraphOptimizationLevel
@@ -65,13 +80,11 @@ def open_session(
     options.graph_optimization_level = levels.ORT_ENABLE_ALL
     if not optimize:
         options.graph_optimization_level = levels.ORT_DISABLE_ALL
-    with _with_outputs(model, outputs):
-        network = ir.to_proto(model).SerializeToString()
     try:
         return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # classes of ONNX Runtime's own, see above
         node = _node_at_fault(error)
-        message = f"network '{model.graph.name}': ONNX Runtime cannot load {node or 'it'}"
+        message = f"{where}: ONNX Runtime cannot load {node or 'it'}"
         raise InferenceError(f"{message}: {_reason(error)}", node=node) from error
 
 

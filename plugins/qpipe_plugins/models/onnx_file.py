@@ -13,6 +13,7 @@ from onnx_ir.passes import common
 
 from qpipe.errors import StageError, suggest
 from qpipe.quant.external_data import LARGEST, external_tensors, locate, location
+from qpipe.quant.given_network import interface_change, interface_of, keep_given
 from qpipe_plugins.models.network_checks import (
     check_functions,
     check_inputs,
@@ -42,6 +43,8 @@ def read_network(path: Path, shapes: InputShapes | None, where: str) -> ir.Model
     with _library_errors(where):
         proto = _read(path, where)
         _check(proto, where)
+        given = proto.SerializeToString()
+        given_interface = interface_of(ir.from_proto(proto))
         proto = _raise_opset(proto, where)
         _pin_shapes(proto.graph, shapes or {}, where)
         model = ir.from_proto(proto)
@@ -54,6 +57,10 @@ def read_network(path: Path, shapes: InputShapes | None, where: str) -> ir.Model
             )
         _name_nodes(model)
         check_shapes(model, where)
+        change = interface_change(given_interface, interface_of(model))
+    if change is not None:
+        raise StageError(f"{where}: import changed the network: its {change}; please report this")
+    keep_given(model, given)
     return model
 
 
