@@ -96,17 +96,26 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
         raise StageError(f"{where}: the network has {total} nodes; the limit is {MAX_NODES}")
 
 
-def check_weights(model: ir.Model, where: str) -> None:
-    """Raise StageError for weights that are float but not float32, or that are not finite."""
+def check_weight_types(model: ir.Model, where: str) -> None:
+    """Raise StageError for weights that are float but not float32.
+
+    Those that are only cast to float32 have been folded by then.
+    """
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
-        if tensor is None:
-            continue
-        if tensor.dtype in OTHER_FLOAT_WEIGHTS:
+        if tensor is not None and tensor.dtype in OTHER_FLOAT_WEIGHTS:
             type_name = tensor.dtype.name.lower()
             raise StageError(
                 f"{where}: weight '{name}' is {type_name}; export the network as float32"
             )
+
+
+def check_finite_weights(model: ir.Model, where: str) -> None:
+    """Raise StageError for weights that are not finite."""
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None:
+            continue
         if tensor.dtype == ir.DataType.FLOAT and not _is_sound(value, tensor.numpy()):
             raise StageError(
                 f"{where}: weight '{name}' holds NaN or infinity; "

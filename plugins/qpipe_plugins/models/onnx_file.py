@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
+import onnx.inliner
 import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes import common
@@ -15,14 +16,16 @@ from qpipe.errors import StageError, suggest
 from qpipe.quant.external_data import LARGEST, external_tensors, locate, location
 from qpipe.quant.given_network import interface_change, interface_of, keep_given
 from qpipe_plugins.models.network_checks import (
+    check_finite_weights,
     check_functions,
     check_inputs,
     check_shapes,
-    check_weights,
+    check_weight_types,
 )
 from qpipe_plugins.models.simplification import simplify
 
 MIN_OPSET = 17
+LAST_PLAIN_RESIZE_OPSET = 10  # the next gave Resize a choice of coordinates
 MIN_IR_VERSION = 8  # what opset 17 came with
 
 InputShapes = Mapping[str, list[int]]
@@ -45,10 +48,10 @@ def read_network(path: Path, shapes: InputShapes | None, where: str) -> ir.Model
         _check(proto, where)
         given = proto.SerializeToString()
         given_interface = interface_of(ir.from_proto(proto))
-        proto = _raise_opset(proto, where)
+        proto = _raise_opset(_without_functions(proto), where)
         _pin_shapes(proto.graph, shapes or {}, where)
         model = ir.from_proto(proto)
-        check_weights(model, where)
+        check_finite_weights(model, where)
         _inline_functions(model)
         if not simplify(model):
             raise StageError(
@@ -57,6 +60,7 @@ def read_network(path: Path, shapes: InputShapes | None, where: str) -> ir.Model
             )
         _name_nodes(model)
         check_shapes(model, where)
+        check_weight_types(model, where)
         change = interface_change(given_interface, interface_of(model))
     if change is not None:
         raise StageError(f"{where}: import changed the network: its {change}; please report this")
@@ -150,6 +154,13 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
     check_functions(proto, where)
 
 
+def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a network of an old opset with its functions inlined: the converter knows none."""
+    if not proto.functions or _opset(proto) >= MIN_OPSET:
+        return proto
+    return onnx.inliner.inline_local_functions(proto, convert_version=True)
+
+
 def _raise_opset(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
     """Return the network in opset 17 or later."""
     opset = _opset(proto)
@@ -169,7 +180,38 @@ def _raise_opset(proto: onnx.ModelProto, where: str) -> onnx.ModelProto:
             f"export it with opset {MIN_OPSET} or later"
         ) from error
     converted.ir_version = max(converted.ir_version, MIN_IR_VERSION)
+    if opset <= LAST_PLAIN_RESIZE_OPSET:
+        _keep_resize_coordinates(converted.graph)
     return converted
+
+
+def _keep_resize_coordinates(graph: onnx.GraphProto) -> None:
+    """Let each Resize compute what it and Upsample did up to opset 10.
+
+    The converter leaves out that they took coordinates times the scale, without a shift by half an
+    element, and rounded them to the origin; ONNX Runtime rounds up where a tensor becomes smaller.
+    """
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].HasField("t"):
+            constants[node.output[0]] = node.attribute[0].t
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _keep_resize_coordinates(attribute.g)
+        if node.op_type != "Resize":
+            continue
+        scales = constants.get(node.input[2]) if len(node.input) > 2 else None
+        is_smaller = scales is not None and onnx.numpy_helper.to_array(scales).min(initial=1) < 1
+        attributes = {
+            "coordinate_transformation_mode": "asymmetric",
+            "nearest_mode": "ceil" if is_smaller else "floor",
+        }
+        others = [attribute for attribute in node.attribute if attribute.name not in attributes]
+        del node.attribute[:]
+        node.attribute.extend(others)
+        for name, value in attributes.items():
+            node.attribute.append(onnx.helper.make_attribute(name, value))
 
 
 def _opset(proto: onnx.ModelProto) -> int:
@@ -197,6 +239,8 @@ def _pin_shapes(graph: onnx.GraphProto, shapes: InputShapes, where: str) -> None
         _pin_input(value, shapes.get(name), symbols, where)
     del graph.value_info[:]
     for value in graph.output:
+        if value.name in weights or value.name in inputs:
+            continue  # its shape is stated where it comes from
         for dimension in value.type.tensor_type.shape.dim:
             dimension.Clear()
 

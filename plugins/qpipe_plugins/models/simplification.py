@@ -6,20 +6,22 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from qpipe_plugins.models.batch_norm_folding import fold_batch_norms, fold_gemm_factors
+from qpipe_plugins.models.branch_inlining import inline_constant_branches
 from qpipe_plugins.models.constant_folding import fold_constants
 from qpipe_plugins.models.operator_fusion import fuse_operators, replace_node
 from qpipe_plugins.models.shape_inference import infer_shapes
 
 
 def simplify(model: ir.Model) -> bool:
-    """Remove Identity and Dropout, fold constants and batch normalization, infer all shapes.
+    """Remove Identity, Dropout and decided If, fold what is constant, infer all shapes.
 
-    Return False where the shapes contradict each other.
+    Batch normalization is folded, too. Return False where the shapes contradict each other.
     """
     may_fold_more = True
     while may_fold_more:
         _replace_dropout(model.graph)
-        common.IdentityEliminationPass()(model)
+        inline_constant_branches(model.graph)
+        _remove_identities(model.graph)
         if not infer_shapes(model):
             return False
         may_fold_more = fold_constants(model)
@@ -43,3 +45,29 @@ def _replace_dropout(graph: ir.Graph) -> None:
         if not any(mask.uses() or mask.is_graph_output() for mask in masks):
             identity = ir.node("Identity", [node.inputs[0]], name=node.name)
             replace_node(graph, node, identity)
+
+
+def _remove_identities(graph: ir.Graph) -> None:
+    """Remove each Identity, also one that gives an output of the network if that keeps its name.
+
+    It stays where the tensor before it is an input, a constant, or another output. Those in
+    subgraphs stay: a branch cannot give a tensor from outside by itself.
+    """
+    for node in list(graph):
+        if node.op_type != "Identity" or node.domain:
+            continue
+        source = node.inputs[0]
+        output = node.outputs[0]
+        is_output = output.is_graph_output()
+        if source is None or (is_output and not _can_be_renamed(source, graph)):
+            continue
+        name = output.name
+        output.replace_all_uses_with(source, replace_graph_outputs=True)
+        graph.remove(node, safe=True)
+        if is_output:
+            source.name = name
+
+
+def _can_be_renamed(value: ir.Value, graph: ir.Graph) -> bool:
+    node = value.producer()
+    return node is not None and node.graph is graph and not value.is_graph_output()

@@ -1,0 +1,290 @@
+"""Import computes what the file computes, under its names: whatever the exporter left in it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.parser
+import onnx_ir as ir
+import onnxruntime
+import pytest
+
+from models import statistics_of
+from qpipe.errors import StageError
+from qpipe.quant.given_network import interface_of
+from qpipe.samples.store import Samples
+from qpipe.types import Array, Platform, Preprocessing, Sample
+from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
+from qpipe_plugins.models.onnx_file import onnx_file
+from qpipe_plugins.quantize.onnxruntime_static import onnxruntime_static
+from qpipe_plugins.quantize.symmetric import symmetric
+
+
+@pytest.fixture(autouse=True)
+def random(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same numbers for each test, in whatever order they run."""
+    monkeypatch.setitem(STATE, "random", np.random.default_rng(3))
+
+
+STATE = {"random": np.random.default_rng(3)}
+
+
+def weight(*shape: int, dtype: type = np.float32) -> Array:
+    return STATE["random"].normal(0, 0.5, shape).astype(dtype)
+
+
+def write(
+    folder: Path, text: str, arrays: dict[str, Array] | None = None, *, opset: int = 17, ir: int = 8
+) -> Path:
+    """Write a network, given as text without its header, with these initializers."""
+    header = f'<ir_version: {ir}, opset_import: ["" : {opset}, "own" : 1]> '
+    model = onnx.parser.parse_model(header + text)
+    for name, array in (arrays or {}).items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    path = folder / "net.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def outputs(network: bytes, feeds: dict[str, Array], *, optimize: bool = False) -> dict[str, Array]:
+    options = onnxruntime.SessionOptions()
+    if not optimize:
+        level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.graph_optimization_level = level
+    session = onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(None, feeds), strict=True))
+
+
+def noise(model: ir.Model) -> dict[str, Array]:
+    feeds = {}
+    for value in model.graph.inputs:
+        assert value.shape is not None
+        assert value.dtype is not None
+        array = STATE["random"].normal(0, 1, value.shape.numpy())
+        feeds[value.name or ""] = array.astype(value.dtype.numpy())
+    return feeds
+
+
+def imported(path: Path, shapes: dict[str, list[int]] | None = None) -> ir.Model:
+    """Import a file; it must compute what the file does, under the same names."""
+    model = onnx_file(path=path, shapes=shapes)
+    for _ in range(3):
+        feeds = noise(model)
+        before = outputs(path.read_bytes(), feeds)
+        after = outputs(ir.to_proto(model).SerializeToString(), feeds)
+        assert list(before) == list(after)
+        for name, array in before.items():
+            assert after[name].dtype == array.dtype
+            assert after[name].shape == array.shape
+            np.testing.assert_allclose(after[name], array, rtol=1e-4, atol=1e-5)
+    return model
+
+
+def operators(model: ir.Model) -> list[str]:
+    return [node.op_type for node in model.graph]
+
+
+# ---- outputs
+
+CONV = "c = Conv (x, w) r = Relu (c) p = GlobalAveragePool (r) f = Flatten (p) "
+OUTPUTS = {
+    "twins": ("float[1, 4] y, float[1, 4] z", "y = Gemm (f, g) z = Identity (y)"),
+    "twins, swapped": ("float[1, 4] z, float[1, 4] y", "y = Gemm (f, g) z = Identity (y)"),
+    "triplets": (
+        "float[1, 4] y, float[1, 4] z, float[1, 4] u",
+        "y = Gemm (f, g) z = Identity (y) t = Identity (y) u = Identity (t)",
+    ),
+    "renamed": ("float[1, 4] z", "y = Gemm (f, g) t = Identity (y) z = Identity (t)"),
+    "read on": ("float[1, 4] z, float[1, 4] u", "y = Gemm (f, g) z = Identity (y) u = Relu (y)"),
+    "weight": ("float[1, 4] y, float[4, 3, 1, 1] w", "y = Gemm (f, g)"),
+    "weight by Identity": (
+        "float[1, 4] y, float[4, 3, 1, 1] z",
+        "y = Gemm (f, g) z = Identity (w)",
+    ),
+    "constant": (
+        "float[1, 4] y, int64[2] z",
+        "y = Gemm (f, g) z = Constant <value = int64[2] {3, 4}> ()",
+    ),
+    "folded constant": ("float[1, 4] y, int64[4] z", "y = Gemm (f, g) z = Shape (c)"),
+    "input": ("float[1, 4] y, float[1, 3, 5, 5] z", "y = Gemm (f, g) z = Identity (x)"),
+    "without shape": ("float[1, 4] y, float z", "y = Gemm (f, g) z = Relu (c)"),
+    "Dropout": ("float[1, 4] y, float[1, 4] z", "y = Gemm (f, g) z = Dropout (y)"),
+}  # fmt: skip
+
+
+def network_with(folder: Path, case: str) -> Path:
+    declared, end = OUTPUTS[case]
+    text = f"net (float[1, 3, 5, 5] x) => ({declared}) {{ {CONV} {end} }}"
+    return write(folder, text, {"w": weight(4, 3, 1, 1), "g": weight(4, 4)})
+
+
+@pytest.mark.parametrize("case", OUTPUTS)
+def test_outputs_keep_name_order_and_value_through_import_schemes_and_compile(
+    tmp_path: Path, case: str
+) -> None:
+    path = network_with(tmp_path, case)
+    model = imported(path)
+    pictures = [weight(1, 3, 5, 5) for _ in range(4)]
+    statistics = statistics_of(model, pictures)
+    stream = (Sample(str(index), {"x": array[0]}) for index, array in enumerate(pictures))
+    samples = Samples.write(tmp_path / "samples", stream, {"x": Preprocessing()})
+    copies = [ir.from_proto(ir.to_proto(model)) for _ in range(3)]
+    networks = {
+        "float": copies[0],
+        "symmetric": symmetric(copies[1], statistics),
+        "static": onnxruntime_static(copies[2], samples),
+    }
+    interface = interface_of(model)
+    feeds = {"x": pictures[0]}
+    expected = outputs(path.read_bytes(), feeds)
+    for name, network in networks.items():
+        assert interface_of(network) == interface
+        compiled(network, Platform(), tmp_path / name)
+        content = (tmp_path / name / "model.onnx").read_bytes()
+        assert interface_of(ir.from_proto(onnx.load_model_from_string(content))) == interface
+        arrays = outputs(content, feeds, optimize=True)
+        assert list(arrays) == list(expected)
+        if name == "static":
+            continue  # where a Relu reads an output, ONNX Runtime's quantizer clips the output
+        for output, array in expected.items():
+            scale = np.abs(array).max()
+            close = 1e-5 if name == "float" else 0.4
+            np.testing.assert_allclose(arrays[output], array, atol=close * scale)
+
+
+# ---- products
+
+
+def test_products_of_two_and_of_three_axes_are_both_joined_with_their_bias(tmp_path: Path) -> None:
+    text = """net (float[N, 4, 8] x) => (float[N, 5] y) {
+      a = MatMul (x, w1) b = Add (a, b1) r = Relu (b)
+      m = ReduceMean <axes = [1], keepdims = 0> (r) c = MatMul (m, w2) y = Add (c, b2) }"""
+    arrays = {"w1": weight(8, 6), "b1": weight(6), "w2": weight(6, 5), "b2": weight(5)}
+    model = imported(write(tmp_path, text, arrays))
+    assert operators(model).count("Gemm") == 2
+    for node in model.graph:
+        assert node.outputs[0].shape is not None
+
+
+# ---- branches
+
+BRANCHES = """a = Gemm <transB = 1> (x, w) {condition}
+  b = If (cond) <then_branch = one () => (float[1, 6] t) {{ t = Relu (a) }},
+                 else_branch = two () => (float[1, 6] e) {{ e = Identity (a) }}>
+  y = Gemm (b, v)"""
+
+
+@pytest.mark.parametrize("zero", ["0.0", "1000.0"])
+def test_a_branch_that_gives_an_outer_tensor_by_identity_stays(tmp_path: Path, zero: str) -> None:
+    condition = f"""m = ReduceMean <keepdims = 0> (a) z = Constant <value = float {{{zero}}}> ()
+      cond = Greater (m, z)"""
+    text = f"net (float[1, 4] x) => (float[1, 3] y) {{ {BRANCHES.format(condition=condition)} }}"
+    model = imported(write(tmp_path, text, {"w": weight(6, 4), "v": weight(6, 3)}))
+    assert "If" in operators(model)
+
+
+@pytest.mark.parametrize("taken", ["1", "0"])
+@pytest.mark.parametrize("output", ["b", "y"])
+def test_a_decided_branch_is_part_of_the_network(tmp_path: Path, taken: str, output: str) -> None:
+    condition = f"cond = Constant <value = bool {{{taken}}}> ()"
+    body = BRANCHES.format(condition=condition)
+    columns = {"b": 6, "y": 3}[output]
+    text = f"net (float[1, 4] x) => (float[1, {columns}] {output}) {{ {body} }}"
+    model = imported(write(tmp_path, text, {"w": weight(6, 4), "v": weight(6, 3)}))
+    assert "If" not in operators(model)
+    assert "Identity" not in operators(model)
+
+
+def test_decided_branches_with_constants_and_names_of_their_own_are_taken_one_in_the_other(
+    tmp_path: Path,
+) -> None:
+    text = """net (float[1, 4] x) => (float[1, 4] y, float[1, 4] z) {
+      size = Shape (x) four = Constant <value = int64[2] {1, 4}> () same = Equal (size, four)
+      both = ReduceMin <keepdims = 0> (n) n = Cast <to = 6> (same) cond = Cast <to = 9> (both)
+      y, z = If (cond) <
+        then_branch = one () => (float[1, 4] p, float[1, 4] q) {
+          k = Constant <value = float {2.0}> () p = Mul (x, k)
+          q = If (cond) <
+            then_branch = three () => (float[1, 4] p2) {
+              k2 = Constant <value = float {3.0}> () p2 = Add (p, k2) },
+            else_branch = four () => (float[1, 4] q2) { q2 = Identity (p) }> },
+        else_branch = two () => (float[1, 4] u, float[1, 4] v) {
+          u = Identity (x) v = Relu (x) }> }"""
+    text = text.replace(
+        "both = ReduceMin <keepdims = 0> (n) n = Cast <to = 6> (same)",
+        "n = Cast <to = 6> (same) both = ReduceMin <keepdims = 0> (n)",
+    )
+    model = imported(write(tmp_path, text))
+    assert "If" not in operators(model)
+
+
+# ---- constants and functions of exporters
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16])
+def test_constants_that_are_cast_to_float32_are_folded(tmp_path: Path, dtype: type) -> None:
+    text = """net (float[1, 3, 4, 4] x) => (float[1, 4, 4, 4] y) {
+      m = Cast <to = 1> (mean) s = Cast <to = 1> (deviation)
+      a = Sub (x, m) b = Div (a, s) y = Conv (b, w) }"""
+    arrays = {
+        "mean": weight(1, 3, 1, 1, dtype=dtype),
+        "deviation": np.array(0.25, dtype),
+        "w": weight(4, 3, 1, 1),
+    }
+    model = imported(write(tmp_path, text, arrays))
+    assert "Cast" not in operators(model)
+
+
+def test_a_network_that_computes_in_double_is_still_refused(tmp_path: Path) -> None:
+    text = """net (float[1, 4] x) => (float[1, 4] y) {
+      d = Cast <to = 11> (x) s = Mul (d, w) y = Cast <to = 1> (s) }"""
+    path = write(tmp_path, text, {"w": weight(4, dtype=np.float64)})
+    with pytest.raises(StageError, match="weight 'w' is double; export the network as float32"):
+        onnx_file(path=path)
+
+
+def test_functions_in_functions_of_an_old_opset_are_inlined(tmp_path: Path) -> None:
+    text = """net (float[1, 3, 6, 6] x) => (float[1, 4] y) {
+      c = own.Layer (x, w1, b1) d = own.Block (c, w2, b2)
+      p = GlobalAveragePool (d) y = Flatten (p) }
+    <domain: "own", opset_import: ["" : 15]>
+    Layer (a, w, b) => (o) { z = Conv <pads = [1, 1, 1, 1]> (a, w, b) o = Relu (z) }
+    <domain: "own", opset_import: ["" : 15, "own" : 1]>
+    Block (a, w, b) => (o) { z = own.Layer (a, w, b) o = Add (z, a) }"""
+    arrays = {
+        "w1": weight(4, 3, 3, 3),
+        "b1": weight(4),
+        "w2": weight(4, 4, 3, 3),
+        "b2": weight(4),
+    }
+    model = imported(write(tmp_path, text, arrays, opset=15))
+    assert operators(model).count("Conv") == 2
+
+
+# ---- old opsets
+
+OLD = "net (float[1, 2, 6, 6] x) => (float[1, 2, h, v] y) "
+
+
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+@pytest.mark.parametrize("factors", [(2, 2), (1.5, 1.5), (0.5, 0.5), (2.5, 1), (0.7, 0.7)])
+@pytest.mark.parametrize("opset", [9, 10])
+def test_resizing_of_old_opsets_keeps_its_coordinates(
+    tmp_path: Path, mode: str, factors: tuple[float, float], opset: int
+) -> None:
+    operator = "Upsample" if opset == 9 else "Resize"
+    if opset == 9 and min(factors) < 1:
+        pytest.skip("Upsample only enlarges")
+    scales = np.array([1, 1, *factors], np.float32)
+    text = f'{OLD} {{ y = {operator} <mode = "{mode}"> (x, scales) }}'
+    imported(write(tmp_path, text, {"scales": scales}, opset=opset, ir=4))
+
+
+def test_weights_that_are_inputs_as_well_are_weights(tmp_path: Path) -> None:
+    text = """net (float[1, 2, 6, 6] x, float[2] s, float[4] u) => (float[1, 2, 12, 12] y) {
+      b = BatchNormalization (x, s, s, s, s) d = Dropout (b) y = Upsample <mode = "linear"> (d, u) }"""
+    arrays = {"s": np.abs(weight(2)), "u": np.array([1, 1, 2, 2], np.float32)}
+    imported(write(tmp_path, text, arrays, opset=9, ir=3))
