@@ -288,3 +288,74 @@ def test_weights_that_are_inputs_as_well_are_weights(tmp_path: Path) -> None:
       b = BatchNormalization (x, s, s, s, s) d = Dropout (b) y = Upsample <mode = "linear"> (d, u) }"""
     arrays = {"s": np.abs(weight(2)), "u": np.array([1, 1, 2, 2], np.float32)}
     imported(write(tmp_path, text, arrays, opset=9, ir=3))
+
+
+# ---- constants behind a layer
+
+LAYERS = {
+    "Conv": ("c = Conv (x, w, b)", {"w": (6, 4, 1, 1), "b": (6,)}),
+    "Conv without bias": ("c = Conv (x, w)", {"w": (6, 4, 1, 1)}),
+    "groups": ("c = Conv <group = 2> (x, w)", {"w": (6, 2, 1, 1)}),
+    "ConvTranspose": ("c = ConvTranspose (x, w, b)", {"w": (4, 6, 1, 1), "b": (6,)}),
+    "grouped ConvTranspose": ("c = ConvTranspose <group = 2> (x, w)", {"w": (4, 3, 1, 1)}),
+}
+SHIFTS = {
+    "a scalar": ((), ()),
+    "one number": ((1,), (1,)),
+    "channels": ((6, 1, 1), (6, 1, 1)),
+    "channels with batch": ((1, 6, 1, 1), (1, 1, 1, 1)),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("shapes", SHIFTS)
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        "m = Mul (c, s) a = Add (m, o) y = Relu (a)",
+        "m = Add (o, c) a = Mul (s, m) y = Relu (a)",
+        "m = Div (c, s) a = Sub (m, o) y = Relu (a)",
+        "m = BatchNormalization (c, n, n, n, n) y = Mul (m, s)",
+        "m = Mul (c, s) y = BatchNormalization (m, n, n, n, n)",
+    ],
+)
+def test_constants_that_scale_and_shift_channels_go_into_the_layer(
+    tmp_path: Path, layer: str, shapes: str, nodes: str
+) -> None:
+    body, weights = LAYERS[layer]
+    scale, offset = SHIFTS[shapes]
+    arrays = {name: weight(*shape) for name, shape in weights.items()}
+    arrays |= {"s": weight(*scale) + 2, "o": weight(*offset), "n": np.abs(weight(6))}
+    text = f"net (float[1, 4, 5, 5] x) => (float[1, 6, 5, 5] y) {{ {body} {nodes} }}"
+    arrays = {
+        name: array for name, array in arrays.items() if f"({name}" in text or f", {name}" in text
+    }
+    model = imported(write(tmp_path, text, arrays))
+    assert set(operators(model)) <= {"Conv", "ConvTranspose", "Relu"}
+
+
+@pytest.mark.parametrize("shape", [(5,), (1, 5), (5, 5), (1, 1, 6, 5, 5), (6, 5, 5), (1, 6, 5, 1)])
+def test_constants_that_differ_within_a_channel_stay(
+    tmp_path: Path, shape: tuple[int, ...]
+) -> None:
+    text = """net (float[1, 4, 5, 5] x) => (float y) {
+      c = Conv (x, w) m = Mul (c, s) y = Relu (m) }"""
+    model = imported(write(tmp_path, text, {"w": weight(6, 4, 1, 1), "s": weight(*shape)}))
+    assert "Mul" in operators(model)
+
+
+def test_a_division_of_a_constant_and_a_layer_that_is_read_twice_stay(tmp_path: Path) -> None:
+    text = """net (float[1, 4, 5, 5] x) => (float[1, 6, 5, 5] y, float[1, 6, 5, 5] z) {
+      c = Conv (x, w) d = Sub (s, c) y = Relu (d)
+      e = Conv (x, w) m = Mul (e, s) n = Relu (e) z = Add (m, n) }"""
+    model = imported(write(tmp_path, text, {"w": weight(6, 4, 1, 1), "s": weight(6, 1, 1)}))
+    assert {"Sub", "Mul"} <= set(operators(model))
+
+
+@pytest.mark.parametrize("transposed", [0, 1])
+def test_constants_behind_gemm_go_into_it(tmp_path: Path, transposed: int) -> None:
+    text = f"""net (float[1, 4] x) => (float[1, 6] y) {{
+      c = Gemm <transB = {transposed}> (x, w) m = Mul (c, s) a = Add (m, o) y = Relu (a) }}"""
+    arrays = {"w": weight(6, 4) if transposed else weight(4, 6), "s": weight(6), "o": weight(1, 6)}
+    model = imported(write(tmp_path, text, arrays))
+    assert operators(model) == ["Gemm", "Relu"]

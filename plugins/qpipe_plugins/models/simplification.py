@@ -5,8 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qpipe_plugins.models.batch_norm_folding import fold_batch_norms, fold_gemm_factors
 from qpipe_plugins.models.branch_inlining import inline_constant_branches
+from qpipe_plugins.models.channel_scaling import fold_channel_scaling, fold_gemm_factors
 from qpipe_plugins.models.constant_folding import fold_constants
 from qpipe_plugins.models.operator_fusion import fuse_operators, replace_node
 from qpipe_plugins.models.shape_inference import infer_shapes
@@ -26,7 +26,7 @@ def simplify(model: ir.Model) -> bool:
             return False
         may_fold_more = fold_constants(model)
     fold_gemm_factors(model.graph)
-    fold_batch_norms(model.graph)
+    fold_channel_scaling(model.graph)
     is_fused = fuse_operators(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
