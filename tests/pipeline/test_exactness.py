@@ -71,7 +71,7 @@ ADD = "g (float[1, 4] x) => (float[1, 4] y) { y = Add (x, x) }"
     [
         (
             "g (float[1, 4] x) => (float[1, 4] y) <float f = {2.001}> { y = Mul (x, f) }",
-            "output 'y' of the imported network is not that of the file on sample 'e0': "
+            "the imported network is not that of the file on sample 'e0': output 'y': "
             "it differs by 0.0005 of its largest value",
         ),
         (
@@ -152,7 +152,7 @@ def test_a_network_that_is_not_its_file_stops_plan_and_run_with_one_line(qpipe: 
     use_kept(qpipe, "2.5")
     for command in ("plan", "run", "run"):
         _, err = qpipe(f"{command} recipe.yaml", 2)
-        assert "recipe.yaml:6: output 'y' of the imported network is not that of the file" in err
+        assert "recipe.yaml:6: the imported network is not that of the file on sample 'c0'" in err
     assert qpipe.states()["tiny/import"] == "failed"
     assert {step for step, state in qpipe.states().items() if state == "done"} <= {"samples"}
 

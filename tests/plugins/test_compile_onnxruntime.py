@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -10,11 +11,13 @@ import pytest
 
 from models import conv_net, images, run, statistics_of
 from processors import both_kinds, machine_kind, session
+from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.activations import quantize_activations
 from qpipe.quant.biases import quantize_biases
 from qpipe.quant.codebook import CODEBOOKS
 from qpipe.types import Build, Platform
+from qpipe_plugins.compile import model_file
 from qpipe_plugins.compile.onnxruntime import onnxruntime
 from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.logarithmic import logarithmic
@@ -271,3 +274,47 @@ def test_a_network_whose_tensors_are_called_as_the_files_are_is_renamed_all_the_
         None, {"t2": given}
     )
     np.testing.assert_array_equal(made, given @ arrays["t1"] + arrays["t0"])
+
+
+# ---- the float build is exact
+
+TRAINING = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[1, 3, 6, 6] x) => (float[1, 16] y) {
+  c = Conv (x, w)
+  n, mean, variance = BatchNormalization <training_mode = 1> (c, ones, shift, old_mean, ones_too)
+  r = Relu (n) q = GlobalAveragePool (r) y = Flatten (q) }"""
+
+
+def training_network() -> ir.Model:
+    """16 channels: constants of up to 8 elements are joined by ONNX Runtime itself."""
+    random = np.random.default_rng(2)
+    arrays = {
+        "w": random.normal(0, 1, (16, 3, 1, 1)).astype(np.float32),
+        "ones": np.ones(16, np.float32),
+        "ones_too": np.ones(16, np.float32),
+        "shift": random.normal(0, 1, 16).astype(np.float32),
+        "old_mean": random.normal(0, 1, 16).astype(np.float32),
+    }
+    tensors = [ir.tensor(array, name=name) for name, array in arrays.items()]
+    return ir.from_onnx_text(TRAINING, initializers=tensors)
+
+
+def test_equal_constants_stay_apart_where_the_runtime_writes_over_them(tmp_path: Path) -> None:
+    image = np.random.default_rng(3).normal(0, 1, (1, 3, 6, 6)).astype(np.float32)
+    (expected,) = run(training_network(), [image])
+    onnxruntime(training_network(), Platform(), tmp_path)
+    (outputs,) = run(ir.load(tmp_path / "model.onnx"), [image], optimize=True)
+    np.testing.assert_allclose(outputs["y"], expected["y"], atol=1e-5)
+
+
+def test_a_float_build_that_would_compute_something_else_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def double_weight(model: ir.Model) -> None:
+        value = model.graph.initializers["head_w"]
+        assert value.const_value is not None
+        value.const_value = ir.tensor(2 * value.const_value.numpy(), name="head_w")
+
+    monkeypatch.setattr(model_file, "remove_saturated_clips", double_weight)
+    with pytest.raises(StageError, match="the float build is not exact on noise: output 'logits'"):
+        onnxruntime(conv_net(), Platform(), tmp_path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -288,6 +289,19 @@ def test_weights_that_are_inputs_as_well_are_weights(tmp_path: Path) -> None:
       b = BatchNormalization (x, s, s, s, s) d = Dropout (b) y = Upsample <mode = "linear"> (d, u) }"""
     arrays = {"s": np.abs(weight(2)), "u": np.array([1, 1, 2, 2], np.float32)}
     imported(write(tmp_path, text, arrays, opset=9, ir=3))
+
+
+def test_a_newer_opset_that_changes_an_output_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scales = np.array([1, 1, 2, 2], np.float32)
+    text = f'{OLD} {{ y = Upsample <mode = "linear"> (x, scales) }}'
+    path = write(tmp_path, text, {"scales": scales}, opset=9, ir=4)
+    module = sys.modules[onnx_file.__module__]
+    monkeypatch.setattr(module, "LAST_PLAIN_RESIZE_OPSET", 0)
+    reason = "net.onnx: raising opset 9 to 17 changes output 'y': it differs by .*; export it with"
+    with pytest.raises(StageError, match=reason):
+        onnx_file(path=path)
 
 
 # ---- constants behind a layer

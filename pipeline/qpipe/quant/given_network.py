@@ -43,12 +43,16 @@ def given_content(model: ir.Model) -> bytes | None:
 
 def interface_of(model: ir.Model) -> Interface:
     """Return the inputs and outputs of a network; inputs with a default are none."""
-    weights = model.graph.initializers
-    fed = [value for value in model.graph.inputs if value.name not in weights]
     return Interface(
-        [_tensor_type(value) for value in fed],
+        [_tensor_type(value) for value in fed_inputs(model)],
         [_tensor_type(value) for value in model.graph.outputs],
     )
+
+
+def fed_inputs(model: ir.Model) -> list[ir.Value]:
+    """Return the inputs without those that have a default."""
+    weights = model.graph.initializers
+    return [value for value in model.graph.inputs if value.name not in weights]
 
 
 def _tensor_type(value: ir.Value) -> TensorType:

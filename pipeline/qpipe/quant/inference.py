@@ -60,9 +60,11 @@ def open_session(
     return _open(network, f"network '{model.graph.name}'", threads=threads, optimize=optimize)
 
 
-def open_file_session(path: Path, *, optimize: bool = True) -> onnxruntime.InferenceSession:
-    """Open a session for a file as it is; see `open_session`."""
-    return _open(str(path), f"network '{path.name}'", threads=1, optimize=optimize)
+def open_file_session(file: Path | bytes, *, optimize: bool = True) -> onnxruntime.InferenceSession:
+    """Open a session for an ONNX file, or for the content of one, as it is; see `open_session`."""
+    if isinstance(file, bytes):
+        return _open(file, "the file", threads=1, optimize=optimize)
+    return _open(str(file), f"network '{file.name}'", threads=1, optimize=optimize)
 
 
 def _open(

@@ -15,6 +15,7 @@ from qpipe.quant.graph import constant, optional_input, remove_unused, shared_in
 from qpipe.quant.weight_bits import weight_count_and_bits
 from qpipe.types import Platform
 from qpipe_plugins.compile import dynamic_batch as batch
+from qpipe_plugins.compile.noise import check_unchanged
 from qpipe_plugins.compile.opset_versions import fit_versions
 from qpipe_plugins.compile.packing import is_smaller_packed, pack
 from qpipe_plugins.compile.redundancy import (
@@ -59,8 +60,10 @@ def write_network(
     """Write the network into the folder in the versions that the platform loads.
 
     Weights of less than 8 bits are packed, and unpacked again when the file is loaded: smaller,
-    not slower. With `dynamic_batch`, axis 0 of inputs and outputs is open.
+    not slower. With `dynamic_batch`, axis 0 of inputs and outputs is open. Raise StageError where a
+    float network would compute something else than before.
     """
+    float_network = None if _is_quantized(model) else ir.to_proto(model)
     network_nodes = {node for node in model.graph if node.op_type not in qdq.QDQ_OPERATORS}
     count, bits = weight_count_and_bits(model)
     quantize_biases(model)
@@ -73,6 +76,8 @@ def write_network(
         batch.open_reshapes(model)
     remove_redundancy(model, network_nodes)
     proto = fit_versions(model, platform, where)
+    if float_network is not None:
+        check_unchanged(float_network, proto, where)
     if dynamic_batch:
         batch.open_batch(proto, where)
     folder.mkdir(parents=True, exist_ok=True)
@@ -84,6 +89,10 @@ def write_network(
         "inputs": [_describe_tensor(value) for value in graph.inputs],
         "outputs": [_describe_tensor(value) for value in graph.outputs],
     }
+
+
+def _is_quantized(model: ir.Model) -> bool:
+    return any(node.op_type in qdq.QDQ_OPERATORS for node in model.graph)
 
 
 def _pack_weights(model: ir.Model, platform: Platform) -> None:

@@ -10,8 +10,8 @@ import onnx_ir as ir
 from onnx import version_converter
 
 from qpipe.errors import StageError
-from qpipe.quant.inference import infer, open_session
-from qpipe.types import Array, Platform
+from qpipe.types import Platform
+from qpipe_plugins.compile.noise import outputs_on_noise
 
 CONTRIB_DOMAIN = "com.microsoft"  # operators that only ONNX Runtime has
 
@@ -51,9 +51,9 @@ def _min_ir_version(opset: int) -> int:
 
 def _lower(model: ir.Model, platform: Platform, where: str) -> onnx.ModelProto:
     """Return the network in the platform's opset; StageError where it gives other numbers."""
-    expected = _outputs_on_noise(model)
+    expected = list(outputs_on_noise(model).values())
     for candidate in _lowered_candidates(ir.to_proto(model), platform.max_opset):
-        outputs = _outputs_on_noise(ir.from_proto(candidate))
+        outputs = list(outputs_on_noise(ir.from_proto(candidate)).values())
         is_equal = [
             np.array_equal(array, expected_array, equal_nan=True)
             for array, expected_array in zip(outputs, expected, strict=True)
@@ -111,18 +111,3 @@ def _obstacle(model: ir.Model, opset: int) -> tuple[str, int]:
         if since > opset:
             changed = (f"operator {node.op_type} as it is used here", since)
     return changed
-
-
-def _outputs_on_noise(model: ir.Model) -> list[Array]:
-    """Return the outputs on noise, computed on the host without optimization."""
-    random = np.random.default_rng(0)
-    session = open_session(model, optimize=False)
-    feeds: dict[str, Array] = {}
-    for value in model.graph.inputs:
-        assert value.shape is not None
-        assert value.dtype is not None
-        noise: Array = random.normal(size=value.shape.numpy())
-        if not value.dtype.is_floating_point():
-            noise = noise > 0
-        feeds[value.name or ""] = noise.astype(value.dtype.numpy())
-    return list(infer(session, feeds).values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -111,7 +112,7 @@ def remove_redundancy(model: ir.Model, network_nodes: set[ir.Node]) -> None:
             _remove_conv_defaults(node)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
-    common.DeduplicateInitializersPass()(model)  # zero points, mostly
+    _join_equal_constants(model.graph)
     common.ClearMetadataAndDocStringPass()(model)
     model.metadata_props.clear()
     model.doc_string = None
@@ -119,6 +120,31 @@ def remove_redundancy(model: ir.Model, network_nodes: set[ir.Node]) -> None:
     for node in model.graph:
         if node not in network_nodes:
             node.name = ""
+
+
+def _join_equal_constants(graph: ir.Graph) -> None:
+    """Let nodes read one constant where there were several with the same content.
+
+    Those are zero points, mostly. An output of the network stays what it is. So does what is read
+    by a BatchNormalization in training mode: ONNX Runtime writes new statistics over its inputs.
+    """
+    first_by_content: dict[object, ir.Value] = {}
+    for value in list(graph.initializers.values()):
+        tensor = value.const_value
+        is_read_only = not any(_updates_inputs(reader) for reader in value.consumers())
+        is_fixed = value.is_graph_input() or value.is_graph_output() or not is_read_only
+        if tensor is None or is_fixed or tensor.dtype == ir.DataType.STRING:
+            continue
+        content = (tensor.dtype, tuple(tensor.shape), hashlib.sha256(tensor.tobytes()).digest())
+        first = first_by_content.setdefault(content, value)
+        if first is not value:
+            value.replace_all_uses_with(first)
+            del graph.initializers[value.name or ""]
+
+
+def _updates_inputs(node: ir.Node) -> bool:
+    is_batch_norm = node.op_type == "BatchNormalization"
+    return is_batch_norm and bool(node.attributes.get_int("training_mode", 0))
 
 
 def _shorten_inner_values(graph: ir.Graph) -> None:

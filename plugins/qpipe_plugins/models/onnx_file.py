@@ -22,6 +22,7 @@ from qpipe_plugins.models.network_checks import (
     check_shapes,
     check_weight_types,
 )
+from qpipe_plugins.models.opset_check import check_raised
 from qpipe_plugins.models.simplification import simplify
 
 MIN_OPSET = 17
@@ -48,8 +49,11 @@ def read_network(path: Path, shapes: InputShapes | None, where: str) -> ir.Model
         _check(proto, where)
         given = proto.SerializeToString()
         given_interface = interface_of(ir.from_proto(proto))
+        opset = _opset(proto)
         proto = _raise_opset(_without_functions(proto), where)
         _pin_shapes(proto.graph, shapes or {}, where)
+        if opset < MIN_OPSET:
+            check_raised(given, proto, where, opset=opset)
         model = ir.from_proto(proto)
         check_finite_weights(model, where)
         _inline_functions(model)
