@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qpipe.errors import StageError
-from qpipe.quant.inference import InferenceError, infer, open_file_session, open_session
+from qpipe.quant.inference import InferenceError, infer, open_file, open_session
 from qpipe.quant.output_differences import find_difference
 from qpipe.types import Array
 
@@ -25,7 +25,7 @@ def check_exact(model: ir.Model, given: Path, parts: Iterable[Samples]) -> None:
     Outputs are held against each other by name, number, order, type, shape and value.
     """
     try:
-        given_session = open_file_session(given, optimize=False)
+        given_session = open_file(given, optimize=False)
     except InferenceError as error:
         raise StageError(
             f"the file as it was given does not run, so that nothing can be held against it: "
@@ -55,4 +55,4 @@ def check_exact(model: ir.Model, given: Path, parts: Iterable[Samples]) -> None:
 
 
 def _optimized(given: Path, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-    return infer(open_file_session(given), feeds)
+    return infer(open_file(given), feeds)

@@ -60,7 +60,7 @@ def open_session(
     return _open(network, f"network '{model.graph.name}'", threads=threads, optimize=optimize)
 
 
-def open_file_session(file: Path | bytes, *, optimize: bool = True) -> onnxruntime.InferenceSession:
+def open_file(file: Path | bytes, *, optimize: bool = True) -> onnxruntime.InferenceSession:
     """Open a session for an ONNX file, or for the content of one, as it is; see `open_session`."""
     if isinstance(file, bytes):
         return _open(file, "the file", threads=1, optimize=optimize)

@@ -36,8 +36,10 @@ def onnx_file(*, path: Path, shapes: dict[str, list[int]] | None = None) -> ir.M
     """Read a float network from an ONNX file and simplify it: one sample, static shapes.
 
     The batch becomes 1; `shapes` gives the shapes of inputs with other open dimensions, as
-    {input: [1, 3, 224, 224]}. Constants and batch normalization are folded, Identity and Dropout
-    removed, the opset is raised to at least 17. External data must be in the file's folder.
+    {input: [1, 3, 224, 224]}. Constants are folded, also those that scale and shift the channels
+    of a layer, as batch normalization does; Identity, Dropout and functions are removed, the opset
+    is raised to at least 17. Inputs and outputs keep names, order, types and values. External data
+    must be in the file's folder.
     """
     return read_network(path, shapes, str(path))
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from qpipe.errors import StageError
 from qpipe.quant.given_network import fed_inputs
-from qpipe.quant.inference import InferenceError, infer, open_file_session, open_session
+from qpipe.quant.inference import InferenceError, infer, open_file, open_session
 from qpipe.quant.noise import noise_feeds
 from qpipe.quant.output_differences import find_difference
 from qpipe.types import Array
@@ -24,7 +24,7 @@ def check_raised(given: bytes, raised: onnx.ModelProto, where: str, *, opset: in
     model = ir.from_proto(raised)
     feeds = noise_feeds(fed_inputs(model))
     try:
-        expected = infer(open_file_session(given, optimize=False), feeds)
+        expected = infer(open_file(given, optimize=False), feeds)
         outputs = infer(open_session(model, optimize=False), feeds)
     except InferenceError:
         return
@@ -38,4 +38,4 @@ def check_raised(given: bytes, raised: onnx.ModelProto, where: str, *, opset: in
 
 
 def _optimized(given: bytes, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-    return infer(open_file_session(given), feeds)
+    return infer(open_file(given), feeds)
