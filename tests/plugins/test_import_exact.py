@@ -22,7 +22,6 @@ from qpipe_plugins.models.onnx_file import onnx_file
 from qpipe_plugins.quantize.onnxruntime_static import onnxruntime_static
 from qpipe_plugins.quantize.symmetric import symmetric
 
-
 STATE = {"random": np.random.default_rng(3)}
 
 
