@@ -14,7 +14,7 @@ import pytest
 
 from models import statistics_of
 from qpipe.errors import StageError
-from qpipe.quant.given_network import interface_of
+from qpipe.quant.given_network import given_content, interface_of
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Platform, Preprocessing, Sample
 from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
@@ -153,6 +153,19 @@ def test_outputs_keep_name_order_and_value_through_import_schemes_and_compile(
             scale = np.abs(array).max()
             close = 1e-5 if name == "float" else 0.4
             np.testing.assert_allclose(arrays[output], array, atol=close * scale)
+
+
+def test_the_file_is_handed_on_as_it_was_with_weights_that_lay_beside_it(tmp_path: Path) -> None:
+    path = network_with(tmp_path, "twins")
+    feeds = {"x": weight(1, 3, 5, 5)}
+    expected = outputs(path.read_bytes(), feeds)
+    network = onnx.load(path)
+    options = {"location": "weights.bin", "size_threshold": 0}
+    onnx.save(network, path, save_as_external_data=True, **options)
+    content = given_content(onnx_file(path=path))
+    assert content is not None
+    for name, array in outputs(content, feeds).items():
+        np.testing.assert_array_equal(array, expected[name])
 
 
 # ---- products
