@@ -164,3 +164,12 @@ def _check_shape(value: ir.Value, node: ir.Node, where: str) -> None:
         raise StageError(
             f"{where}: the shape of {tensor} is not known; export the network with static shapes"
         )
+
+
+def element_count(model: ir.Model) -> int:
+    """Return how many elements all tensors that are fed or computed have, where that is known."""
+    values = list(model.graph.inputs)
+    for node in model.graph:
+        values += node.outputs
+    shapes = [value.shape for value in values if value.shape is not None]
+    return sum(math.prod(size for size in shape if isinstance(size, int)) for shape in shapes)
