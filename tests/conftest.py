@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import getpass
 import os
 import socket
@@ -10,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -21,6 +23,27 @@ from waiting import wait_until
 # how long an example takes, or making one, says something of the machine alone
 settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("busy")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give all tests of a module that says xdist_group to one worker, and these first.
+
+    pytest-xdist 3.8 writes the group into the id of a test, which pytest 9.2 does not let it: its
+    own loadgroup puts no two tests together.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    @functools.cache
+    def is_group(module: str) -> bool:
+        return "xdist_group" in (config.rootpath / module).read_text(encoding="utf-8")
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            module = nodeid.partition("::")[0]
+            return module if is_group(module) else nodeid
+
+    return Scheduling(config, log) if config.getvalue("dist") == "loadgroup" else None
 
 
 def pytest_report_header() -> str:
