@@ -14,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 
 import qpipe
 from models import images, run, statistics_of
+from processors import machine_kind
 from qpipe.types import Build, Platform
 from qpipe_devices import local
 from qpipe_plugins.compile.onnxruntime import onnxruntime
@@ -63,7 +64,8 @@ def write(folder: Path, text: str) -> ir.Model:
     model = onnx.parser.parse_model(text if text.startswith("<") else HEAD + text)
     random = np.random.default_rng(1)
     shapes = {"weight": (4, 3, 3, 3), "head": (4, 12), "plain": (4,), "token": (1, 1, 6)}
-    for name in {each for node in model.graph.node for each in node.input} & shapes.keys():
+    # sorted: in the order of a set, each process would give the constants other values
+    for name in sorted({each for node in model.graph.node for each in node.input} & shapes.keys()):
         present = [each.name for each in model.graph.initializer]
         if name in present:
             del model.graph.initializer[present.index(name)]
@@ -133,9 +135,9 @@ def test_an_input_without_a_batch_axis_is_refused(tmp_path):
 
 def test_a_device_measures_the_batch_asked_for(tmp_path):
     model = write(tmp_path, NET)
-    build = compiled(
-        symmetric(model, statistics_of(model, images(8))), tmp_path / "build", dynamic_batch=True
-    )
+    # for this machine: where its kernels saturate, 8-bit weights give other sums than unoptimized
+    quantized = symmetric(model, statistics_of(model, images(8)), machine_kind().target)
+    build = compiled(quantized, tmp_path / "build", dynamic_batch=True)
     pixels = {"image": np.zeros((16, 16, 3), np.uint8)}
     how = {"image": qpipe.Preprocessing(layout="NCHW")}
     samples = qpipe.Samples.write(tmp_path / "samples", [qpipe.Sample("0", pixels)], how)
