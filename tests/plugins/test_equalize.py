@@ -10,8 +10,13 @@ import onnxruntime
 import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
+from models import run, statistics_of
+from networks import Net
+from qpipe.quant.arithmetic import sqnr_db
 from qpipe.samples.store import Samples
 from qpipe.types import Preprocessing, Sample
+from qpipe_plugins.quantize.correct_bias import correct_bias
+from qpipe_plugins.quantize.symmetric import symmetric
 from qpipe_plugins.transform.equalize import equalize
 
 CHANNELS = 16
@@ -176,3 +181,42 @@ def test_a_network_without_chains_stays_as_it_is(samples: Samples) -> None:
     model = ir.from_onnx_text(text)
     before = ir.to_proto(model).SerializeToString()
     assert ir.to_proto(equalize(model, samples, silent)).SerializeToString() == before
+
+
+# ---- what activations can bear
+
+
+def with_decayed_filters(size: float, activation: str) -> ir.Model:
+    """Two convolutions; every fourth filter of the first has weights of this size beside a bias of order one."""
+    net = Net(5)
+    weight, bias = net.weight(16, 3, 3, 3, fan_in=27), net.small(16)
+    net.initializers[weight][::4] *= size
+    net.initializers[bias][::4] = net.random.uniform(0.5, 2, 4)
+    x = net.add("Conv", net.input("image", [1, 3, 16, 16]), weight, bias, pads=[1, 1, 1, 1])
+    if activation:
+        x = net.add(activation, x)
+    x = net.add("Relu", net.conv(x, 16, 16, 3))
+    return ir.from_proto(net.model(net.head(x, 16, 10)))
+
+
+@pytest.mark.parametrize("granularity", ["tensor", "channel"])
+@pytest.mark.parametrize("activation", ["", "Relu"])
+@pytest.mark.parametrize("size", [1e-20, 1e-6, 1e-3])
+def test_tiny_filters_beside_large_biases_do_not_fill_the_range_of_the_activations(
+    samples: Samples, size: float, activation: str, granularity: str
+) -> None:
+    inputs = [sample.inputs["image"][np.newaxis] for sample in samples]
+
+    def logits(model: ir.Model) -> np.ndarray:
+        return np.concatenate([next(iter(each.values())) for each in run(model, inputs)])
+
+    def noise(float_model: ir.Model) -> float:
+        statistics = statistics_of(float_model, inputs)
+        model = ir.from_proto(ir.to_proto(float_model))
+        model = symmetric(model, statistics, granularity=granularity)  # type: ignore[arg-type]
+        model = correct_bias(model, float_model, statistics)
+        return sqnr_db(logits(with_decayed_filters(size, activation)), logits(model))
+
+    plain = noise(with_decayed_filters(size, activation))
+    equalized = noise(equalize(with_decayed_filters(size, activation), samples, silent))
+    assert equalized > plain - 0.5

@@ -11,7 +11,7 @@ from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count
 from qpipe.types import Array, Progress
 from qpipe_plugins.transform.layer_chains import Chain, find_chains
-from qpipe_plugins.transform.scaling_limits import limit_factors
+from qpipe_plugins.transform.scaling_limits import limit_factors, measure_magnitudes
 
 CONVERGED = 1e-3  # largest logarithm of a factor in the last iteration
 TINY = 1e-30  # instead of a division by zero
@@ -34,14 +34,16 @@ def equalize(
     Cross-layer equalization (Nagel et al. 2019, arXiv 1906.04721), aware of ReLU6: the bound of a
     Clip stays where it is while the values of a channel move under it, so a channel is scaled only
     as far as this costs, on the samples, at most `tolerance` of the mean power of its tensor's
-    channels; 0 keeps the function exact on them. High biases (section 4.1.3 there) stay: a Clip
-    bounds their channels no wider than its others, and what a layer pads with would change. Shapes
-    stay. Costs about three inferences per sample.
+    channels; 0 keeps the function exact on them. Where no Clip bounds them, the activations, which
+    have one scale per tensor, count as the weights before them do: a channel of tiny weights and a
+    large bias keeps its size. High biases (section 4.1.3 there) stay: what a layer pads with would
+    change. Shapes stay. Costs about four inferences per sample.
     """
     chains = find_chains(model.graph)
     limit_factors(
         model, chains, calibration_samples, count=samples, tolerance=tolerance, progress=progress
     )
+    measure_magnitudes(model, chains, calibration_samples, count=samples, progress=progress)
     for _ in range(iterations):
         change = max((_rescale(chain) for chain in chains), default=0.0)
         if change < CONVERGED:
@@ -57,7 +59,9 @@ def _rescale(chain: Chain) -> float:
 
     Return the largest logarithm of a factor: how far the ranges were from equal.
     """
-    before = _joint_ranges(layer.output_ranges() for layer in chain.producers)
+    before = _joint_ranges(
+        [*(layer.output_ranges() for layer in chain.producers), *chain.magnitudes]
+    )
     behind = _joint_ranges(layer.input_ranges() for layer in chain.consumers)
     is_alive = (before > 0) & (behind > 0)  # a dead channel has no best factor
     factors = np.ones(len(before))
@@ -69,6 +73,7 @@ def _rescale(chain: Chain) -> float:
         )
     chain.least = chain.least / factors
     chain.most = chain.most / factors
+    chain.magnitudes = [magnitudes / factors for magnitudes in chain.magnitudes]
     for layer in chain.producers:
         layer.scale_outputs(1 / factors)
     for layer in chain.consumers:
@@ -103,9 +108,9 @@ def _best_factors(before: Array, behind: Array, *, least: Array, most: Array) ->
 
 
 def _joint_ranges(ranges: Iterable[Array]) -> Array:
-    """Return the largest of several layers' ranges by channel, each relative to its layer's
-    largest, [C].
+    """Return the largest of several ranges by channel, each relative to the largest channel's in
+    the same layer or tensor, [C].
     """
-    relative = [layer_ranges / max(float(layer_ranges.max()), TINY) for layer_ranges in ranges]
+    relative = [by_channel / max(float(by_channel.max()), TINY) for by_channel in ranges]
     joint: Array = np.max(relative, axis=0)
     return joint

@@ -129,6 +129,8 @@ class Chain:
     scales: bool = True  # a positive factor per channel passes through all nodes
     least: Array | float = 0.0  # limits of each channel's factor that the Clips allow
     most: Array | float = np.inf
+    # of each tensor that needs a scale: the largest magnitude in each channel, [C]
+    magnitudes: list[Array] = field(default_factory=list)
 
     @property
     def layers(self) -> list[Layer]:

@@ -1,10 +1,13 @@
-"""How far channels between two layers may be scaled under a Clip, whose bound stays where it is."""
+"""What scaling channels between two layers must respect: the bounds of Clips, which stay where they
+are, and the size of activations, which have one scale per tensor.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.quant.activations import clipped_output
 from qpipe.quant.inference import inferences, open_session
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Progress
@@ -46,6 +49,39 @@ def limit_factors(
         least, most = _factor_limits(histograms[name], tolerance)
         chain.least = np.maximum(chain.least, least)
         chain.most = np.minimum(chain.most, most)
+
+
+def measure_magnitudes(
+    model: ir.Model, chains: list[Chain], samples: Samples, *, count: int, progress: Progress
+) -> None:
+    """Set the `magnitudes` of each chain without a Clip, over the first `count` samples.
+
+    What a Relu follows has no range of its own, and so no magnitudes.
+    """
+    chains_by_tensor: dict[str, Chain] = {}
+    for chain in chains:
+        for value in chain.tensors:
+            if not chain.clips and clipped_output(value) is None:
+                chains_by_tensor[value.name or ""] = chain
+    if not chains_by_tensor:
+        return
+    largest: dict[str, Array] = {}
+    total = min(count, len(samples))
+    session = open_session(model, list(chains_by_tensor))
+    for index, arrays in enumerate(inferences(session, samples, total)):
+        for name in chains_by_tensor:
+            magnitudes = _channel_magnitudes(arrays.pop(name))
+            largest[name] = np.maximum(largest.get(name, 0.0), magnitudes)
+        progress(index + 1, total, "samples")
+    for name, chain in chains_by_tensor.items():
+        chain.magnitudes.append(largest[name])
+
+
+def _channel_magnitudes(array: Array) -> Array:
+    """Return the largest magnitude of each channel of a tensor [N, C, ...], [C]."""
+    by_channel = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
+    magnitudes: Array = np.abs(by_channel).max(axis=1).astype(np.float64)
+    return magnitudes
 
 
 def _channel_histogram(values: Array) -> Array:
