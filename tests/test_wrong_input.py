@@ -380,10 +380,6 @@ MODELS: dict[str, tuple[Callable[[Path], object], str]] = {
     "an unknown operator": (lambda path: text(path, "y = Convolve (image)"), "not a valid network: .*Convolve"),
     "an opset of the future": (damaged(lambda m: setattr(m.opset_import[0], "version", 10**9)), "opset"),
     "an opset of none": (damaged(lambda m: setattr(m.opset_import[0], "version", 0)), "domain_version of 0"),
-    "four samples at once": (
-        damaged(lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[0], "dim_value", 4)),
-        r"input 'image' takes 4 samples at once, but must take one; set shapes: \{image: \[1, 3, 16, 16\]\}, or export it so",
-    ),
     "an open dimension": (
         damaged(lambda m: setattr(m.graph.input[0].type.tensor_type.shape.dim[2], "dim_param", "h")),
         r"dimension 2 \('h'\) of input 'image' is open; pin it with shapes: \{image: \[1, 3, \?, 16\]\}",

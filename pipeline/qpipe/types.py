@@ -47,7 +47,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class Sample:
-    """One sample in its source type, without a batch axis.
+    """One sample in its source type, with or without the network's batch axis of 1.
 
     The target is any value that JSON can hold: a label, boxes, text.
     """

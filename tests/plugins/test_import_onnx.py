@@ -178,15 +178,6 @@ def test_an_open_dimension_is_pinned_by_shapes(tmp_path: Path) -> None:
         onnx_file(path=path, shapes={"image": [3, 8]})
 
 
-def test_a_batch_that_is_not_one_is_refused(tmp_path: Path) -> None:
-    body = f"x = Conv <kernel_shape = [1, 1]> (image, w) {HEAD}"
-    path = write(tmp_path, body, {"w": weight(4, 3, 1, 1)}, batch="8")
-    with pytest.raises(
-        StageError, match=r"input 'image' takes 8 samples at once, but must take one"
-    ):
-        onnx_file(path=path)
-
-
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_a_weight_that_is_not_finite_is_named(tmp_path: Path, value: float) -> None:
     array = weight(4, 3, 1, 1)

@@ -101,7 +101,9 @@ def test_an_input_keeps_its_type_and_its_bits(tmp_path: Path, dtype: str) -> Non
     data = npz(**files(tmp_path, {"x": ~array if dtype == "bool" else array + 1}, {"x": array}))
     (sample,) = data.evaluation
     fed = feeds(
-        dict(sample.inputs), {name: vars(how) for name, how in data.preprocessing.items()}, ["x"]
+        dict(sample.inputs),
+        {name: vars(how) for name, how in data.preprocessing.items()},
+        {"x": None},
     )["x"]
     assert fed.dtype == array.dtype
     assert fed.tobytes() == array.tobytes()
@@ -118,7 +120,7 @@ def test_mean_and_std_apply_to_the_input_they_name(tmp_path: Path) -> None:
     fed = feeds(
         dict(sample.inputs),
         {name: vars(how) for name, how in data.preprocessing.items()},
-        ["image", "id"],
+        {"image": (1, 3, 4, 4), "id": (1, 1)},
     )
     expected = (pixels[0].astype(np.float32) - np.float32([1, 2, 3])) / np.float32(4)
     assert np.array_equal(fed["image"][0], expected.transpose(2, 0, 1))

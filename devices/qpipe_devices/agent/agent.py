@@ -242,7 +242,7 @@ class Agent:
             loaded = runner.load_answer
             assert loaded
             check_supported(options, "threads", answer=loaded, field="threads", runner=runner.name)
-            feeds = samples.feeds(0, loaded["inputs"])
+            feeds = samples.feeds(0, runner.input_shapes)
             feeds = conditions.repeat_batch(feeds, runner.manifest)
             with conditions.watched(runner.process.pid):
                 timed = _time_inferences(runner, request, options, feeds)
@@ -335,7 +335,7 @@ def _infer_sample(
     """Return the outputs of one sample; raise AgentError where they are not those announced."""
     loaded = runner.load_answer
     assert loaded
-    feeds = samples.feeds(index, loaded["inputs"])
+    feeds = samples.feeds(index, runner.input_shapes)
     outputs = runner.request(f"run sample {index}", {"do": "run"}, feeds).arrays
     if set(outputs) != set(loaded["outputs"]):
         announced = ", ".join(loaded["outputs"]) or "nothing"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,8 +25,8 @@ class StoredSamples:
         self.entries = index["samples"]
         self.content = np.memmap(str(folder / "inputs.bin"), np.uint8, "r")
 
-    def feeds(self, index: int, input_names: Sequence[str]) -> dict[str, np.ndarray]:
-        """Return one sample as a network with these inputs takes it, batch axis added."""
+    def feeds(self, index: int, shapes: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        """Return one sample as a network with inputs of these shapes takes it."""
         # qpipe.samples.preprocess: it becomes a module of the agent in agent_package
         preprocess = importlib.import_module(".preprocess", __package__)
         inputs = {
@@ -33,10 +34,10 @@ class StoredSamples:
             for name, location in self.entries[index]["inputs"].items()
         }
         try:
-            feeds: dict[str, np.ndarray] = preprocess.feeds(inputs, self.preprocessing, input_names)
+            feeds: dict[str, np.ndarray] = preprocess.feeds(inputs, self.preprocessing, shapes)
         except KeyError as error:
             raise AgentError(
-                f"the network takes {', '.join(input_names)}, the samples have {', '.join(inputs)}"
+                f"the network takes {', '.join(shapes)}, the samples have {', '.join(inputs)}"
             ) from error
         return feeds
 

@@ -15,8 +15,10 @@ from qpipe.engine.float_reference import float_outputs
 from qpipe.engine.plan import Plan, Step
 from qpipe.engine.request import ResolvedRequest
 from qpipe.errors import QpipeError
+from qpipe.quant.network_inputs import input_shapes
 from qpipe.recipe.recipe import scoring
 from qpipe.report import FedSample, SamplesOfModel
+from qpipe.samples.preprocess import Shape
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Preprocessing
 
@@ -28,7 +30,7 @@ class FloatNetwork:
     """A float network as imported, and what decodes its outputs."""
 
     model: ir.Model
-    input_names: Sequence[str]
+    shapes: Mapping[str, Shape]  # of its inputs
     postprocess: Postprocess | None
 
 
@@ -43,15 +45,15 @@ def collect_samples(
     import_step = plan.steps[plan.imported[model_name]]
     parts: Mapping[str, Samples] = _read_result(resolved, samples_step)
     model: ir.Model = _read_result(resolved, import_step)
-    input_names = [str(value.name) for value in model.graph.inputs]
-    network = FloatNetwork(model, input_names, _find_postprocess(resolved))
+    shapes = input_shapes(model)
+    network = FloatNetwork(model, shapes, _find_postprocess(resolved))
     fed_samples = []
     for part, samples in parts.items():
         fed_samples += _predict_some(part, samples, network, count)
     evaluation = parts["evaluation"]
     return SamplesOfModel(
         name=model_name,
-        preprocessing=_preprocessing_by_input(evaluation, input_names),
+        preprocessing=_preprocessing_by_input(evaluation, list(shapes)),
         samples=fed_samples,
         class_names=evaluation.classes,
         sample_rate=_sample_rate(samples_step),
@@ -108,7 +110,7 @@ def _predict(
     return FedSample(
         id=sample.id,
         part=part,
-        inputs=samples.feeds(index, network.input_names),
+        inputs=samples.feeds(index, network.shapes),
         target=sample.target,
         prediction=prediction,
         failure=failure,

@@ -17,6 +17,7 @@ from qpipe.engine import cache_keys
 from qpipe.engine.device_health import wait_for_turn
 from qpipe.errors import DeviceError
 from qpipe.quant.inference import infer, open_session
+from qpipe.quant.network_inputs import input_shapes
 from qpipe.recipe import inventory
 from qpipe.recipe.recipe import Recipe, scoring
 from qpipe.recipe.stage_call import Call
@@ -70,9 +71,9 @@ def _infer(
     network: ir.Model, samples: Samples, indices: Sequence[int], *, optimize: bool
 ) -> Iterator[Outputs]:
     session = open_session(network, optimize=optimize)
-    input_names = [value.name for value in session.get_inputs()]
+    shapes = input_shapes(session)
     for index in indices:
-        yield infer(session, samples.feeds(index, input_names))
+        yield infer(session, samples.feeds(index, shapes))
 
 
 def _built_network(case: Case) -> ir.Model | None:

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from qpipe.quant import qdq
 from qpipe.quant.inference import infer, open_session
+from qpipe.quant.network_inputs import input_shapes
 from qpipe.quant.sensitivity import layer_name
 from qpipe.samples.store import Samples
 from qpipe.types import Array
@@ -76,12 +77,12 @@ def _measure_extents(
     samples: Samples,
     indices: Sequence[int],
 ) -> dict[ir.Node, _Extent]:
-    input_names = [value.name or "" for value in float_model.graph.inputs]
-    computed_names = sorted(set(tensors.values()) - set(input_names))
+    shapes = input_shapes(float_model)
+    computed_names = sorted(set(tensors.values()) - set(shapes))
     session = open_session(float_model, computed_names) if computed_names else None
     extents = {quantizer: _Extent() for quantizer in tensors}
     for index in indices:
-        arrays = samples.feeds(index, input_names)
+        arrays = samples.feeds(index, shapes)
         if session is not None:
             arrays |= infer(session, arrays)
         for quantizer, name in tensors.items():

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from qpipe.quant import qdq
 from qpipe.quant.inference import infer, open_session
 from qpipe.quant.moments import input_rows
+from qpipe.quant.network_inputs import input_shapes
 from qpipe.quant.saturation import saturating_share
 from qpipe.quant.sensitivity import layer_name
 from qpipe.samples.store import Samples
@@ -51,10 +52,10 @@ def saturating_layers(
     if not layers:
         return {}
     session = open_session(model, sorted({layer.activations for layer in layers}), optimize=False)
-    input_names = [value.name for value in session.get_inputs()]
+    shapes = input_shapes(session)
     shares: dict[str, list[float]] = {layer.name: [] for layer in layers}
     for sample, index in enumerate(indices[:MOST_SAMPLES]):
-        codes = infer(session, samples.feeds(index, input_names))
+        codes = infer(session, samples.feeds(index, shapes))
         for layer in layers:
             share = _saturating_share(layer, codes[layer.activations], sample)
             shares[layer.name].append(share)

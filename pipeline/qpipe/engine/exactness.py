@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from qpipe.errors import StageError
 from qpipe.quant.inference import InferenceError, infer, open_file, open_session
+from qpipe.quant.network_inputs import input_shapes
 from qpipe.quant.output_differences import find_difference
 from qpipe.types import Array
 
@@ -40,9 +41,9 @@ def check_exact(model: ir.Model, given: Path, parts: Iterable[Samples]) -> None:
             f"the imported network has {', '.join(imported_names)}; please report this",
             failure="wrong answer",
         )
-    input_names = [value.name or "" for value in model.graph.inputs]
+    shapes = input_shapes(model)
     for samples in parts:
-        feeds = samples.feeds(0, input_names)
+        feeds = samples.feeds(0, shapes)
         expected = infer(given_session, feeds)
         outputs = infer(imported_session, feeds)
         difference = find_difference(outputs, expected, partial(_optimized, given, feeds))

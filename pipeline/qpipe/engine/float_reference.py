@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -14,6 +14,8 @@ from numpy.lib import format as npy_format
 from qpipe.engine.stage_results import FloatOutputs
 from qpipe.errors import StageError
 from qpipe.quant.inference import inferences, open_session
+from qpipe.quant.network_inputs import input_shapes
+from qpipe.samples.preprocess import Shape, fits
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Progress
 
@@ -95,23 +97,25 @@ def _check_tensor(name: str, array: object) -> None:
 
 def check_fit(model: ir.Model, samples: Samples) -> None:
     """Raise StageError where the first sample is not what the network takes."""
-    inputs = list(model.graph.inputs)
-    feeds = samples.feeds(0, [value.name or "" for value in inputs])
-    for value in inputs:
-        _check_input(value, feeds)
+    shapes = input_shapes(model)
+    feeds = samples.feeds(0, shapes)
+    for value in model.graph.inputs:
+        name = value.name or ""
+        _check_input(value, feeds[name], shapes[name])
 
 
-def _check_input(value: ir.Value, feeds: Mapping[str, Array]) -> None:
-    array = feeds[value.name or ""]
-    # a dimension without a fixed size takes any
-    shape = [size if isinstance(size, int) else None for size in value.shape or ()]
+def _check_input(value: ir.Value, array: Array, shape: Shape) -> None:
+    if shape is None:
+        return
     dtype = array.dtype.name if value.dtype is None else value.dtype.numpy().name
-    fits = len(shape) == array.ndim
-    for expected, size in zip(shape, array.shape, strict=False):
-        fits = fits and expected in (None, size)
-    if not fits or array.dtype.name != dtype:
-        raise StageError(
-            f"the samples give {array.dtype.name} {list(array.shape)}, "
-            f"input '{value.name}' of the network takes {dtype} {shape}; "
-            "set size, layout or type of the samples"
-        )
+    if fits(array, shape) and array.dtype.name == dtype:
+        return
+    fed_shape = list(array.shape)
+    reason = (
+        f"the samples give {array.dtype.name} {fed_shape}, "
+        f"input '{value.name}' of the network takes {dtype} {list(shape)}"
+    )
+    fix = "set size, layout or type of the samples"
+    if fed_shape[:1] == [1] and fed_shape[1:] == list(shape[1:]):
+        fix = f"set shapes: {{{value.name}: {fed_shape}}} of the model, or export it so"
+    raise StageError(f"{reason}; {fix}")

@@ -17,6 +17,7 @@ import numpy as np
 from qpipe.compare.json_rows import MetricValue, ParetoRow
 from qpipe.digests import digest_file
 from qpipe.errors import QpipeError
+from qpipe.samples.preprocess import Shape
 from qpipe.samples.store import Samples
 from qpipe.storage.results import Store
 from qpipe.types import Array, Build, Emulation
@@ -287,10 +288,12 @@ def _golden_arrays(folder: Path, manifest: Manifest, samples: Samples) -> dict[s
     They are named NUMBER/in/NAME and NUMBER/out/NAME.
     """
     infer = _load_model(folder, manifest)
-    input_names = [declaration["name"] for declaration in manifest["inputs"]]
+    shapes: dict[str, Shape] = {
+        declaration["name"]: declaration["shape"] for declaration in manifest["inputs"]
+    }
     arrays: dict[str, Array] = {}
     for number, id_ in enumerate(manifest["golden"]["samples"]):
-        feeds = samples.feeds(number, input_names)
+        feeds = samples.feeds(number, shapes)
         for name, array in feeds.items():
             arrays[f"{number}/in/{name}"] = array
         for name, output in infer(feeds).items():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import onnx_ir as ir
 
 from qpipe.errors import StageError
+from qpipe.quant.network_inputs import input_shapes
 from qpipe.samples.store import Samples
 from qpipe.types import Array
 
@@ -126,11 +127,11 @@ def inferences(
 
     Raise InferenceError, naming the sample, where ONNX Runtime fails.
     """
-    input_names = [value.name for value in session.get_inputs()]
+    shapes = input_shapes(session)
     total = len(samples) if count is None else min(count, len(samples))
     for index in range(total):
         try:
-            outputs = infer(session, samples.feeds(index, input_names))
+            outputs = infer(session, samples.feeds(index, shapes))
         except InferenceError as error:
             message = f"sample '{samples[index].id}': {error}"
             raise InferenceError(message, node=error.node) from error

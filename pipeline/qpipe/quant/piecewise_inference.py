@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from qpipe.quant.graph import constant_tensor, subgraphs
 from qpipe.quant.inference import infer, open_session
+from qpipe.quant.network_inputs import input_shapes
 from qpipe.quant.qdq import scale_and_zero_point_of
 from qpipe.samples.store import Samples
 from qpipe.types import Array
@@ -140,7 +141,8 @@ class PiecewiseInference:
             return self._dequantized(quantized)
         if value.is_graph_input():
             name = value.name or ""
-            return (self._samples.feeds(index, [name])[name] for index in range(self._count))
+            shapes = input_shapes(self._model, [name])
+            return (self._samples.feeds(index, shapes)[name] for index in range(self._count))
         if value not in self._stored:
             self._compute(value)
         arrays = self._stored[value]
@@ -212,7 +214,9 @@ class PiecewiseInference:
 
     def _feeds(self, sources: list[ir.Value], index: int) -> dict[str, Array]:
         names = [value.name for value in sources if value.is_graph_input() and value.name]
-        feeds = self._samples.feeds(index, names) if names else {}
+        feeds: dict[str, Array] = {}
+        if names:
+            feeds = self._samples.feeds(index, input_shapes(self._model, names))
         for value in sources:
             if value in self._stored:
                 feeds[value.name or ""] = self._stored[value][index]

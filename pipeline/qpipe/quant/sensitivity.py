@@ -18,6 +18,7 @@ from qpipe.quant import qdq
 from qpipe.quant.graph import add_initializer, is_affine, set_input
 from qpipe.quant.inference import infer, open_session
 from qpipe.quant.integer_operators import moves_values
+from qpipe.quant.network_inputs import input_shapes
 from qpipe.samples.store import Samples
 from qpipe.types import Array
 
@@ -53,11 +54,11 @@ class Probe:
         threads: int = 1,
     ) -> None:
         copy = ir.from_proto(ir.to_proto(model))
-        sample_inputs = [value.name or "" for value in copy.graph.inputs]
+        shapes = input_shapes(copy)
         self._switches = _insert_switches(copy)
         self._weight_inputs, self._bias_inputs = _make_inputs(copy, origins)
         self._session = open_session(copy, threads=threads)
-        self._feeds = [samples.feeds(index, sample_inputs) for index in indices]
+        self._feeds = [samples.feeds(index, shapes) for index in indices]
         self._float_outputs = list(self.outputs())
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 
 from qpipe.digests import digest_bytes
 from qpipe.errors import StageError
-from qpipe.samples.preprocess import feeds
+from qpipe.samples.preprocess import Shape, feeds
 from qpipe.types import Array, Preprocessing, Sample
 
 INDEX = "samples.json"
@@ -127,21 +127,27 @@ class Samples(Sequence[Sample]):
         array: Array = np.fromfile(self.folder / ARRAYS, dtype, count, offset=entry["offset"])
         return array.reshape(entry["shape"])
 
-    def feeds(self, index: int, names: Sequence[str]) -> dict[str, Array]:
-        """Return sample `index` as a network with these inputs takes it, with a batch axis of 1.
+    def feeds(
+        self, index: int, inputs_taken: Mapping[str, Shape] | Sequence[str]
+    ) -> dict[str, Array]:
+        """Return sample `index` as a network with these inputs takes it.
 
-        Raise StageError where the sample lacks an input.
+        `inputs_taken` are the shapes of its inputs by name, see `quant.network_inputs`: a sample
+        gets a batch axis of 1 where it lacks one. Of names alone, every input gets it at the
+        front. Raise StageError where the sample lacks an input.
         """
         inputs = dict(self[index].inputs)
-        names_may_differ = len(names) == 1 and len(inputs) == 1
-        missing = sorted(set(names) - set(inputs))
+        if not isinstance(inputs_taken, Mapping):
+            inputs_taken = dict.fromkeys(inputs_taken)
+        names_may_differ = len(inputs_taken) == 1 and len(inputs) == 1
+        missing = sorted(set(inputs_taken) - set(inputs))
         if missing and not names_may_differ:
             raise StageError(
                 f"the network takes an input '{missing[0]}', which the samples do not have; they "
                 f"have {', '.join(sorted(inputs))}"
             )
         fields = {name: asdict(preprocessing) for name, preprocessing in self.preprocessing.items()}
-        return feeds(inputs, fields, names)
+        return feeds(inputs, fields, inputs_taken)
 
 
 def _ids_by_digest(samples: Samples | None) -> dict[str, str]:

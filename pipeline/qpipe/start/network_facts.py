@@ -39,15 +39,15 @@ class Tensor(NamedTuple):
     shape: tuple[int | str, ...]
 
     @property
-    def is_open(self) -> bool:
-        """Whether import needs a shape for it.
+    def may_need_shape(self) -> bool:
+        """Whether import may need a shape for it.
 
-        That is where a dimension besides the batch is open, or the batch is not 1.
+        That is where a dimension besides the first is open, or the first may be a fixed batch.
         """
         if any(isinstance(size, str) for size in self.shape[1:]):
             return True
-        batch = self.shape[0] if self.shape else 1
-        return isinstance(batch, int) and batch != 1
+        first = self.shape[0] if self.shape else 1
+        return isinstance(first, int) and first != 1
 
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"

@@ -121,19 +121,22 @@ def _tensors(values: Iterable[ir.Value]) -> list[Tensor]:
 def pinned_shapes(
     network: Network, source: SampleSource, preferences: Preferences, plugins: Registry
 ) -> dict[str, list[int]]:
-    """Return a shape for each input with open dimensions, or a batch other than 1.
+    """Return a shape for each input that one sample does not have as the file states it.
 
-    It is that of one sample: of pictures in the preferred size, or else the usual one; for other
+    It is that of the sample: of pictures in the preferred size, or else the usual one; for other
     inputs that of the samples.
     """
-    open_inputs = [value.name for value in network.inputs if value.is_open]
-    if not open_inputs:
+    if not any(value.may_need_shape for value in network.inputs):
         return {}
     picture = network.picture
     if picture is not None:
         return {picture.name: _picture_shape(picture, network, preferences)}
     shapes = _shapes_of_samples(network, source, preferences, plugins)
-    return {name: shapes[name] for name in open_inputs if name in shapes}
+    pinned: dict[str, list[int]] = {}
+    for value in network.inputs:
+        if value.may_need_shape and shapes[value.name] != list(value.shape):
+            pinned[value.name] = shapes[value.name]
+    return pinned
 
 
 def _picture_shape(picture: Picture, network: Network, preferences: Preferences) -> list[int]:
@@ -161,7 +164,7 @@ def _shapes_of_samples(
     call = Call(plugins.stage("samples", source.kind), options)
     with tempfile.TemporaryDirectory() as folder:
         samples = first_samples(call, Path(folder))
-        feeds = samples.feeds(0, [value.name for value in network.inputs])
+        feeds = samples.feeds(0, {value.name: value.shape for value in network.inputs})
         return {name: list(array.shape) for name, array in feeds.items()}
 
 

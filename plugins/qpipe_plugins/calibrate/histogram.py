@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from qpipe.quant.activations import clipped_output
 from qpipe.quant.inference import inferences, open_session
+from qpipe.quant.network_inputs import input_shapes
 from qpipe.quant.qdq import WEIGHTED
 from qpipe.quant.statistics import InfinityError, Statistics, StatisticsAccumulator
 from qpipe.samples.store import Samples
@@ -46,7 +47,7 @@ def histogram(
     session = open_session(model, computed, threads=threads)
     for index, arrays in enumerate(_run_ahead(inferences(session, calibration_samples, total))):
         if graph_inputs:
-            feeds = calibration_samples.feeds(index, graph_inputs)
+            feeds = calibration_samples.feeds(index, input_shapes(model, graph_inputs))
             _accumulate(accumulators, feeds, must_be_finite)
         _accumulate(accumulators, arrays, must_be_finite)
         progress(index + 1, total, "samples")

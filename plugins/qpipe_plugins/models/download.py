@@ -28,6 +28,7 @@ def download(
     url: str,
     sha256: str,
     shapes: dict[str, list[int]] | None = None,
+    batch_axis: dict[str, int] | None = None,
     limit_mb: float = 2048,
     timeout_s: float = 30,
 ) -> ir.Model:
@@ -57,7 +58,7 @@ def download(
             f"{where}: the sha256 of the file is {digest}, not {sha256.lower()}; "
             "change the recipe to it only if you trust the file"
         )
-    return read_network(path, shapes, where)
+    return read_network(path, where, shapes=shapes, batch_axes=batch_axis)
 
 
 def _redact(url: str) -> str:

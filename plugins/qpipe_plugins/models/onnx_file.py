@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes import common
 
-from qpipe.errors import StageError, suggest
+from qpipe.errors import StageError
 from qpipe.quant.external_data import LARGEST, external_tensors, locate, location
 from qpipe.quant.given_network import interface_change, interface_of, keep_given
 from qpipe_plugins.models.network_checks import (
@@ -24,6 +24,7 @@ from qpipe_plugins.models.network_checks import (
     element_count,
 )
 from qpipe_plugins.models.opset_check import check_raised
+from qpipe_plugins.models.pinned_shapes import InputShapes, pin_shapes
 from qpipe_plugins.models.simplification import simplify
 
 MIN_OPSET = 17
@@ -33,22 +34,32 @@ MIN_IR_VERSION = 8  # what opset 17 came with
 # of all tensors together, with which a network is tried on noise
 MAX_TRIED_ELEMENTS = 1 << 28
 
-InputShapes = Mapping[str, list[int]]
 
-
-def onnx_file(*, path: Path, shapes: dict[str, list[int]] | None = None) -> ir.Model:
+def onnx_file(
+    *,
+    path: Path,
+    shapes: dict[str, list[int]] | None = None,
+    batch_axis: dict[str, int] | None = None,
+) -> ir.Model:
     """Read a float network from an ONNX file and simplify it: one sample, static shapes.
 
-    The batch becomes 1; `shapes` gives the shapes of inputs with other open dimensions, as
-    {input: [1, 3, 224, 224]}. Constants are folded, also those that scale and shift the channels
-    of a layer, as batch normalization does; Identity, Dropout and functions are removed, the opset
-    is raised to at least 17. Inputs and outputs keep names, order, types and values. External data
-    must be in the file's folder.
+    An open batch becomes 1. It is the open axis with a name such as batch or N, else the first;
+    `batch_axis` tells where it is another, as {state: 1}. `shapes` gives the shapes of inputs with
+    other open dimensions, as {input: [1, 3, 224, 224]}. Constants are folded, also those that
+    scale and shift the channels of a layer, as batch normalization does; Identity, Dropout and
+    functions are removed, the opset is raised to at least 17. Inputs and outputs keep names,
+    order, types and values. External data must be in the file's folder.
     """
-    return read_network(path, shapes, str(path))
+    return read_network(path, str(path), shapes=shapes, batch_axes=batch_axis)
 
 
-def read_network(path: Path, shapes: InputShapes | None, where: str) -> ir.Model:
+def read_network(
+    path: Path,
+    where: str,
+    *,
+    shapes: InputShapes | None = None,
+    batch_axes: Mapping[str, int] | None = None,
+) -> ir.Model:
     """Return the network in a file, simplified as `onnx_file` says; errors begin with `where`."""
     with _library_errors(where):
         proto = _read(path, where)
@@ -57,7 +68,7 @@ def read_network(path: Path, shapes: InputShapes | None, where: str) -> ir.Model
         given_interface = interface_of(ir.from_proto(proto))
         opset = _opset(proto)
         proto = _raise_opset(_without_functions(proto), where)
-        _pin_shapes(proto.graph, shapes or {}, where)
+        pin_shapes(proto.graph, where, shapes=shapes or {}, batch_axes=batch_axes or {})
         model = ir.from_proto(proto)
         check_finite_weights(model, where)
         _inline_functions(model)
@@ -229,77 +240,6 @@ def _opset(proto: onnx.ModelProto) -> int:
         if entry.domain in ("", "ai.onnx"):
             return entry.version
     return 0
-
-
-# ---- shapes
-
-
-def _pin_shapes(graph: onnx.GraphProto, shapes: InputShapes, where: str) -> None:
-    """Make every dimension of every input a number, and forget the shapes of all that follows."""
-    weights = {tensor.name for tensor in graph.initializer}
-    inputs = {value.name: value for value in graph.input if value.name not in weights}
-    for name in shapes:
-        if name not in inputs:
-            raise StageError(
-                f"{where}: shapes names input '{name}', which is not there; {suggest(name, inputs)}"
-            )
-    symbols: dict[str, int] = {}  # those that the shape of another input has determined
-    # inputs with a given shape first: they determine symbols of the others
-    for name, value in sorted(inputs.items(), key=lambda item: item[0] not in shapes):
-        _pin_input(value, shapes.get(name), symbols, where)
-    del graph.value_info[:]
-    for value in graph.output:
-        if value.name in weights or value.name in inputs:
-            continue  # its shape is stated where it comes from
-        for dimension in value.type.tensor_type.shape.dim:
-            dimension.Clear()
-
-
-def _pin_input(
-    value: onnx.ValueInfoProto, shape: list[int] | None, symbols: dict[str, int], where: str
-) -> None:
-    """Make every dimension of an input a number: that of `shape`, if given; else 1 for a batch.
-
-    Raise StageError for other dimensions that are open, and for a batch of several samples.
-    """
-    dimensions = value.type.tensor_type.shape.dim
-    is_fitting = shape is None or (len(shape) == len(dimensions) and min(shape, default=1) >= 1)
-    if not is_fitting:
-        raise StageError(
-            f"{where}: shapes gives input '{value.name}' {shape}; "
-            f"give {len(dimensions)} numbers from 1 up"
-        )
-    for axis, dimension in enumerate(dimensions):
-        symbol = dimension.dim_param
-        if shape is not None:
-            size = shape[axis]
-        else:
-            size = dimension.dim_value or symbols.get(symbol) or (1 if axis == 0 else 0)
-        if size < 1:
-            symbol_text = f" ('{symbol}')" if symbol else ""
-            raise StageError(
-                f"{where}: dimension {axis}{symbol_text} of input '{value.name}' is open; "
-                f"pin it with shapes: {{{value.name}: {_example_shape(dimensions)}}}"
-            )
-        if symbol:
-            symbols[symbol] = size
-        dimension.dim_value = size
-    sizes = [dimension.dim_value for dimension in dimensions]
-    if len(sizes) > 1 and sizes[0] != 1:
-        one_sample = [1, *sizes[1:]]
-        raise StageError(
-            f"{where}: input '{value.name}' takes {sizes[0]} samples at once, but must take "
-            f"one; set shapes: {{{value.name}: {one_sample}}}, or export it so"
-        )
-
-
-def _example_shape(dimensions: Sequence[onnx.TensorShapeProto.Dimension]) -> str:
-    """Return a shape to complete: [1, 3, ?, ?]."""
-    sizes = []
-    for axis, dimension in enumerate(dimensions):
-        default = "1" if axis == 0 else "?"
-        sizes.append(str(dimension.dim_value) if dimension.dim_value else default)
-    return f"[{', '.join(sizes)}]"
 
 
 # ---- names

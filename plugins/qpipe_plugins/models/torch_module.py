@@ -81,7 +81,7 @@ def torch_module(
             external_data=False,
             verbose=False,
         )
-    return read_network(exported, None, f"torch: {where}")
+    return read_network(exported, f"torch: {where}")
 
 
 def _import(name: str) -> Any:

@@ -8,7 +8,7 @@ import random
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -19,6 +19,8 @@ import onnx_ir as ir
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.graph import unique_name
+from qpipe.quant.network_inputs import input_shapes
+from qpipe.samples.preprocess import Shape
 from qpipe.samples.store import Samples
 from qpipe.types import Array
 
@@ -133,7 +135,7 @@ def _restored_random_state() -> Iterator[None]:
 class CalibrationReader:
     """Samples as the quantizers that descend from ONNX Runtime's read them: a data reader."""
 
-    def __init__(self, samples: Samples, inputs: list[str], count: int) -> None:
+    def __init__(self, samples: Samples, inputs: Mapping[str, Shape], count: int) -> None:
         self.samples = samples
         self.inputs = inputs
         self.count = count
@@ -170,11 +172,10 @@ def calibration_reader(model: ir.Model, samples: Samples, count: int | None) -> 
 
     It works from any current folder.
     """
-    inputs = [value.name for value in model.graph.inputs if value.name]
     absolute_samples = Samples(samples.folder.resolve())
     total = len(absolute_samples)
     return CalibrationReader(
-        absolute_samples, inputs, total if count is None else min(count, total)
+        absolute_samples, input_shapes(model), total if count is None else min(count, total)
     )
 
 

@@ -52,14 +52,15 @@ def npz(
 ) -> Dataset:
     """Read named arrays of any modality from .npz files: one for each input, and a target.
 
-    The arrays are fed as they are. A file holds many samples along axis 0 of each array, all of
-    one length, and is read whole; a folder holds one .npz file for each sample, without a batch
-    axis. `target` names the array of targets (or several, {boxes: KEY, labels: KEY}), which
-    calibration need not have; all other arrays are inputs, unless `inputs` names these. By input
-    name: with `mean` or `std` (one number, or one for each place along the last axis) the network
-    receives (x - mean) / std as float32, with `dtype` the values in that type, with layout NCHW a
-    sample of [H, W, C] as [C, H, W]. `calibration_count` and `evaluation_count` limit the number
-    of samples, evenly spread. Arrays of objects are refused: nothing is unpickled.
+    The arrays are fed as they are; a batch axis of 1 is added where the network has one that they
+    lack. A file holds many samples along axis 0 of each array, all of one length, and is read
+    whole; a folder holds one .npz file for each sample. `target` names the array of targets (or
+    several, {boxes: KEY, labels: KEY}), which calibration need not have; all other arrays are
+    inputs, unless `inputs` names these. By input name: with `mean` or `std` (one number, or one for
+    each place along the last axis) the network receives (x - mean) / std as float32, with `dtype`
+    the values in that type, with layout NCHW a sample of [H, W, C] as [C, H, W].
+    `calibration_count` and `evaluation_count` limit the number of samples, evenly spread. Arrays of
+    objects are refused: nothing is unpickled.
     """
     check_counts("npz", calibration_count=calibration_count, evaluation_count=evaluation_count)
     target_names = _target_names(target)
