@@ -49,6 +49,27 @@ def test_nobody_is_called_slower_by_numbers_in_doubt(bench: Bench) -> None:
     assert "slower" not in bench.rows()[1]["notes"]
 
 
+def test_needing_more_memory_than_float_is_told_and_whether_loading_does(bench: Bench) -> None:
+    bench.add("float32", memory(91.7))
+    bench.add("int8", memory(78.5))
+    bench.add("int4", memory(95.0))
+    bench.add("loading", memory(224.6), memory(224.6, "load"), memory(170.0, "run"))
+    bench.add("running", memory(120.2), memory(80.0, "load"), memory(120.2, "run"))
+    notes = {row["scheme"]: row["notes"].get("memory") for row in bench.rows()}
+    assert notes == {
+        "float32": None,
+        "int8": None,
+        "int4": None,
+        "loading": "needs more memory than float, 225 against 92 MB while it is loaded",
+        "running": "needs more memory than float, 120 against 92 MB",
+    }
+
+
+def memory(peak_mb: float, part: str = "") -> Measurement:
+    name = f"memory_{part}_mb" if part else "memory_mb"
+    return Measurement(name, peak_mb, "MB", peak_mb, peak_mb, 3)
+
+
 def test_noise_is_told_with_the_clocks_that_are_to_be_fixed(bench: Bench) -> None:
     values = [[4.0, 5.0, 6.0]] * 4  # standard deviation sqrt(8 / 11) = 0.853
     powersave = {"before": {"governor": {"policy0": "powersave"}}}

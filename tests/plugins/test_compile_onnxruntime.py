@@ -165,9 +165,9 @@ def test_a_clip_that_bites_before_the_codes_end_is_kept(statistics, tmp_path):
 def test_packing_halves_the_weights(statistics, tmp_path):
     def size(codebook, folder):
         model = conv_net()
-        array = np.random.default_rng(3).normal(size=(64, 8, 1, 1)).astype(np.float32)
+        array = np.random.default_rng(3).normal(size=(512, 8, 1, 1)).astype(np.float32)
         text = """<ir_version: 8, opset_import: ["" : 17]>
-        net (float[1, 8, 4, 4] x) => (float[1, 64, 4, 4] y) { y = Conv (x, w) }"""
+        net (float[1, 8, 4, 4] x) => (float[1, 512, 4, 4] y) { y = Conv (x, w) }"""
         model = ir.from_onnx_text(text, initializers=[ir.tensor(array, name="w")])
         (weight,) = qdq.weights(model)
         qdq.quantize_weight(model, weight, qdq.to_codebook(weight, codebook, axis=0))
@@ -179,7 +179,7 @@ def test_packing_halves_the_weights(statistics, tmp_path):
     table = 256 * 2 + 4 * 8
     assert (
         size(CODEBOOKS["pot"](4), "log") - table
-        == size(CODEBOOKS["uniform"](8), "int8") - 64 * 8 / 2
+        == size(CODEBOOKS["uniform"](8), "int8") - 512 * 8 / 2
     )
 
 

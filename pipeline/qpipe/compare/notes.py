@@ -19,6 +19,7 @@ from qpipe.compare.measured_rows import Candidate
 from qpipe.types import SHARE, Measurement
 
 NOISY = 0.10  # a standard deviation of this part of the median means that the machine is disturbed
+MORE_MEMORY = 0.05  # needing more memory than float by this part is worth a note
 SLOWER = 0.01  # being slower than float by this part is worth a note
 RUINED_DB = 3.0  # the error has half the power of float's outputs, or more
 SLOW_MS = 100.0  # a longer warmup holds too few of such inferences, unless rounds are longer, too
@@ -39,8 +40,8 @@ def notes(
 ) -> dict[str, str]:
     """Return notes by topic.
 
-    Topics are noise, rounds, doubt, unlocked, too_warm, warmup, precision, ruined, slower, and each
-    score among the objectives that float has, too.
+    Topics are noise, rounds, doubt, unlocked, too_warm, warmup, precision, ruined, slower, memory,
+    and each score among the objectives that float has, too.
     """
     timed = row.metrics.get("latency_ms")
     by_topic = _timing_notes(timed) if timed else {}
@@ -67,6 +68,9 @@ def _notes_against_float(
     slower = _slower_note(row, reference)
     if slower:
         by_topic["slower"] = slower
+    memory = _memory_note(row, reference)
+    if memory:
+        by_topic["memory"] = memory
     for metric, goal in objectives.items():
         score = row.metrics.get(metric)
         float_score = reference.metrics.get(metric)
@@ -209,6 +213,20 @@ def _slower_note(row: Candidate, reference: Candidate) -> str:
     if latency and float_latency and is_better(float_latency, latency, "min", SLOWER):
         return f"slower than float here ({latency.value / float_latency.value:.2f}x)"
     return ""
+
+
+def _memory_note(row: Candidate, reference: Candidate) -> str:
+    """Return how much more memory a row needs than float, and whether it is loading that does."""
+    memory = row.metrics.get("memory_mb")
+    float_memory = reference.metrics.get("memory_mb")
+    if not memory or not float_memory or memory.value <= (1 + MORE_MEMORY) * float_memory.value:
+        return ""
+    note = f"needs more memory than float, {memory.value:.0f} against {float_memory.value:.0f} MB"
+    loading = row.metrics.get("memory_load_mb")
+    running = row.metrics.get("memory_run_mb")
+    if loading and running and loading.value > running.value:
+        return f"{note} while it is loaded"
+    return note
 
 
 def _change_note(metric: str, score: Measurement, float_score: Measurement, goal: Goal) -> str:

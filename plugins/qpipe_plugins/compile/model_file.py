@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TypedDict
 
@@ -17,7 +18,7 @@ from qpipe.types import Platform
 from qpipe_plugins.compile import dynamic_batch as batch
 from qpipe_plugins.compile.noise import check_unchanged
 from qpipe_plugins.compile.opset_versions import fit_versions
-from qpipe_plugins.compile.packing import is_smaller_packed, pack
+from qpipe_plugins.compile.packing import Packing, choose_widths, pack, unpacking_bytes
 from qpipe_plugins.compile.redundancy import (
     derive_bias_scales,
     remove_redundancy,
@@ -26,8 +27,11 @@ from qpipe_plugins.compile.redundancy import (
 
 FILE_NAME = "model.onnx"
 INT4_OPSET = 21  # the first that has the type
-INT4_CAST_OPSET = 24  # the newest one of ONNX Runtime 1.23, the first whose Cast takes INT4
+# the newest one of ONNX Runtime 1.23, the first whose Cast takes INT4 and whose Add takes int8
+SMALL_INTEGERS_OPSET = 24
 INT8_ARCHITECTURES = ("aarch64", "arm64")  # whose kernels prefer int8 activations to uint8
+
+log = logging.getLogger(__name__)
 
 
 class TensorDescription(TypedDict):
@@ -55,19 +59,25 @@ class NetworkManifest(TypedDict):
 
 
 def write_network(
-    model: ir.Model, platform: Platform, folder: Path, where: str, *, dynamic_batch: bool = False
+    model: ir.Model,
+    platform: Platform,
+    folder: Path,
+    where: str,
+    *,
+    packing: Packing = "auto",
+    dynamic_batch: bool = False,
 ) -> NetworkManifest:
     """Write the network into the folder in the versions that the platform loads.
 
-    Weights of less than 8 bits are packed, and unpacked again when the file is loaded: smaller,
-    not slower. With `dynamic_batch`, axis 0 of inputs and outputs is open. Raise StageError where a
-    float network would compute something else than before.
+    Packed weights are unpacked again when the file is loaded: smaller, not slower. With
+    `dynamic_batch`, axis 0 of inputs and outputs is open. Raise StageError where a float network
+    would compute something else than before.
     """
     float_network = None if _is_quantized(model) else ir.to_proto(model)
     network_nodes = {node for node in model.graph if node.op_type not in qdq.QDQ_OPERATORS}
     count, bits = weight_count_and_bits(model)
     quantize_biases(model)
-    _pack_weights(model, platform)
+    _pack_weights(model, platform, packing)
     if platform.runtime == "onnxruntime" and platform.arch in INT8_ARCHITECTURES:
         _shift_activations(model)
     remove_saturated_clips(model)
@@ -95,12 +105,28 @@ def _is_quantized(model: ir.Model) -> bool:
     return any(node.op_type in qdq.QDQ_OPERATORS for node in model.graph)
 
 
-def _pack_weights(model: ir.Model, platform: Platform) -> None:
+def _pack_weights(model: ir.Model, platform: Platform, packing: Packing) -> None:
     has_int4 = model.opset_imports.get("", 0) >= INT4_OPSET
-    has_int4_cast = platform.max_opset >= INT4_CAST_OPSET
-    for weight in qdq.weights(model):
-        if weight.quantized is not None and is_smaller_packed(weight.quantized):
-            pack(model, weight, weight.quantized, native_int4=has_int4 and has_int4_cast)
+    has_small_integers = platform.max_opset >= SMALL_INTEGERS_OPSET
+    adds_int8 = platform.runtime == "onnxruntime" and has_small_integers
+    widths = choose_widths(qdq.weights(model), packing, _constant_bytes(model), adds_int8=adds_int8)
+    for weight, parts in widths.items():
+        if weight.quantized is not None:
+            pack(
+                model, weight, weight.quantized, parts, native_int4=has_int4 and has_small_integers
+            )
+    if widths:
+        log.warning(
+            "packed %d weights; unpacking them takes about %.1f MB of memory during loading",
+            len(widths),
+            unpacking_bytes(widths) / 1e6,
+        )
+
+
+def _constant_bytes(model: ir.Model) -> int:
+    """Return how many bytes all constants take: nearly all of a file."""
+    tensors = [value.const_value for value in model.graph.initializers.values()]
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
 
 
 def _describe_tensor(value: ir.Value) -> TensorDescription:

@@ -13,6 +13,7 @@ from qpipe.stages.bounds import Threads
 from qpipe.types import Build, Platform
 from qpipe_plugins.compile.dynamic_batch import BATCH
 from qpipe_plugins.compile.model_file import write_network
+from qpipe_plugins.compile.packing import Packing
 
 WHERE = "compile onnxruntime"
 OPTIMIZATION_LEVELS = {
@@ -62,12 +63,17 @@ def onnxruntime(
     provider_options: Mapping[Provider, Mapping[str, Value]] | None = None,
     fallback: Literal["error", "allow"] = "error",
     session: Mapping[str, Value] | None = None,
+    packing: Packing = "auto",
     dynamic_batch: bool = False,
 ) -> Build:
     """Write one ONNX file that stock ONNX Runtime runs on integer kernels, with session options.
 
-    Weights of less than 8 bits are packed and unpacked again when the file is loaded: smaller, not
-    slower. `threads` is for one inference (0: as many as the device has cores), `optimization` the
+    `packing` puts weights of few bits together in the file, to be unpacked when it is loaded:
+    smaller, not slower. `auto` does so with up to 6 bits, where that saves 5 % of the file; loading
+    a MobileNetV2 then takes 83 MB (2 bits) to 98 MB (6 bits) of memory instead of 78. `always`
+    packs whatever makes the file smaller, so 7 bits too (107 MB). `never` stores whole bytes.
+    Before ONNX Runtime 1.23, 3 bits take 4 in the file, and 5 to 7 take 8.
+    `threads` is for one inference (0: as many as the device has cores), `optimization` the
     runtime's own level, applied on the device. `providers` are tried in their order for each node;
     a provider that the device lacks or that takes no node, and nodes left to a CPU that is not
     listed, are errors unless `fallback` is allow. `session` are configuration entries.
@@ -96,7 +102,9 @@ def onnxruntime(
     }
     if dynamic_batch:
         options["free_dimensions"] = {BATCH: 1}
-    network = write_network(model, platform, workdir, WHERE, dynamic_batch=dynamic_batch)
+    network = write_network(
+        model, platform, workdir, WHERE, packing=packing, dynamic_batch=dynamic_batch
+    )
     return Build.write(
         workdir,
         {"runtime": "onnxruntime", "runner": "run_onnxruntime.py", "options": options, **network},

@@ -28,10 +28,10 @@ def openvino(
     """Write one ONNX file that OpenVINO on the device runs on integer kernels.
 
     OpenVINO need not be installed on the host. The file is ONNX and not OpenVINO's own format,
-    which an older OpenVINO may not read; it is converted when it is loaded. Weights of less than
-    8 bits are packed. `threads` is for one inference (0: as many as the device has cores), on the
-    CPU. `precision` is that of what stayed float: by default OpenVINO may take less than 32 bits
-    where the CPU has them. `properties` are OpenVINO's own, and override these.
+    which an older OpenVINO may not read; it is converted when it is loaded. Weights of up to
+    4 bits are packed (3 bits take 4). `threads` is for one inference (0: as many as the device has
+    cores), on the CPU. `precision` is that of what stayed float: by default OpenVINO may take less
+    than 32 bits where the CPU has them. `properties` are OpenVINO's own, and override these.
     """
     network = write_network(model, platform, workdir, "compile openvino")
     runner = Path(run_openvino.__file__)

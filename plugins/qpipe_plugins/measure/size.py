@@ -9,8 +9,8 @@ def size(deployed: qpipe.Deployed) -> list[qpipe.Measurement]:
     """Return the size of all files sent to the device, in MB (10^6 bytes), and mean weight bits.
 
     effective_bits counts each weight with the bits of its codebook, 32 where it is float; biases
-    and scales do not count. Codes that the file cannot pack as tightly (3 bits take 4 there, 5 to
-    7 take 8) show in size_mb.
+    and scales do not count. Codes that the file does not pack as tightly (by default 7 bits take
+    8 there) show in size_mb.
     """
     size_mb = deployed.stored.size / 1e6
     measurements = [qpipe.Measurement("size_mb", size_mb, "MB", deployed=deployed.name)]
