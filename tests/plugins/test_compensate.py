@@ -48,6 +48,11 @@ def weights(model):
     return {weight.name: weight for weight in qdq.weights(model)}
 
 
+def fitted(arrays):
+    """Those that are not left out to check the result: one in ten is."""
+    return [array for index, array in enumerate(arrays) if index % 10 != 5]
+
+
 def noise_db(model, inputs=EVALUATION):
     exact, got = (
         np.concatenate([one["logits"] for one in run(net, inputs)]) for net in (conv_net(), model)
@@ -126,9 +131,9 @@ def test_every_output_keeps_its_mean_in_strided_padded_and_depthwise_layers(
     model = conv_net()
     for weight in qdq.weights(model):
         qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=2, axis=0))
-    compensate(model, conv_net(), samples, tmp_path, quiet, positions=10_000)
+    model = compensate(model, conv_net(), samples, tmp_path, quiet, positions=10_000)
     means = [
-        np.mean([one[output] for one in run(net, CALIBRATION, [output])], axis=(0, 1, 3, 4))
+        np.mean([one[output] for one in run(net, fitted(CALIBRATION), [output])], axis=(0, 1, 3, 4))
         for net in (conv_net(), model)
     ]
     np.testing.assert_allclose(means[1], means[0], atol=1e-5)
@@ -153,9 +158,8 @@ def test_drift_that_is_linear_in_the_inputs_is_made_up_for(tmp_path):
         model = net()
         for weight, bits in zip(qdq.weights(model), (3, 8), strict=True):
             qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=bits, axis=0))
-        compensate(
-            model, net(), written(tmp_path / str(drift), "x", given), tmp_path, quiet, drift=drift
-        )
+        folder = tmp_path / str(drift)
+        model = compensate(model, net(), written(folder, "x", given), tmp_path, quiet, drift=drift)
         inputs = [row[np.newaxis] for row in random.normal(size=(50, 4)).astype(np.float32)]
         return sqnr_db(
             *(np.array([one["y"] for one in run(network, inputs)]) for network in (net(), model))
@@ -182,7 +186,7 @@ def test_a_matmul_of_constant_weights_is_rounded_too(tmp_path):
     (weight,) = qdq.weights(model)
     qdq.quantize_weight(model, weight, qdq.to_codebook(weight, pot(4), axis=1))
     (before,) = qdq.weights(model)
-    compensate(model, net(), written(tmp_path, "x", given), tmp_path, quiet)
+    model = compensate(model, net(), written(tmp_path, "x", given), tmp_path, quiet)
     (after,) = qdq.weights(model)
     noise = [
         np.sum((given.reshape(-1, 24) @ (found.array - array)) ** 2) for found in (before, after)
@@ -208,8 +212,8 @@ def test_a_weight_that_two_layers_share_is_rounded_once_and_each_gets_its_bias(t
     model = net()
     (weight,) = qdq.weights(model)
     qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=3, axis=1))
-    compensate(model, net(), written(tmp_path, "x", given), tmp_path, quiet)
-    inputs = [row[np.newaxis] for row in given]
+    model = compensate(model, net(), written(tmp_path, "x", given), tmp_path, quiet)
+    inputs = [row[np.newaxis] for row in fitted(given)]
     means = [
         np.mean([one["y"] for one in run(network, inputs)], axis=0) for network in (net(), model)
     ]
@@ -269,7 +273,7 @@ def test_what_memory_has_no_room_for_waits_on_the_disk_and_changes_nothing(
 def test_mirrored_pictures_are_as_if_they_lay_among_the_samples(statistics, tmp_path):
     pictures = [
         np.round(np.moveaxis(array[0], 0, -1) * 50 + 128).clip(0, 255).astype(np.uint8)
-        for array in CALIBRATION
+        for array in CALIBRATION[:4]  # too few to leave some out
     ]
     how = {"image": Preprocessing(mean=(128.0,), std=(50.0,), layout="NCHW")}
 
@@ -305,6 +309,87 @@ def test_samples_that_are_no_pictures_have_no_mirror(statistics, samples, tmp_pa
             quiet,
             horizontal_flip=True,
         )
+
+
+# ---- the check on samples that are left out
+
+
+SINGLE = """<ir_version: 8, opset_import: ["" : 17]>
+net (float[1, 24] x) => (float[1, 6] y) { y = Gemm <transB = 1> (x, w, b) }"""
+
+
+def single():
+    random = np.random.default_rng(5)
+    tensors = [
+        ir.tensor(random.normal(size=shape).astype(np.float32), name=name)
+        for name, shape in (("w", (6, 24)), ("b", (6,)))
+    ]
+    return ir.from_onnx_text(SINGLE, initializers=tensors)
+
+
+def unlike(count):
+    """Samples along one axis, but for every tenth, which is left out: rounding to nearest is best for those."""
+    random = np.random.default_rng(9)
+    axis = random.normal(size=24)
+    arrays = [
+        random.normal(size=24) if index % 10 == 5 else random.normal() * axis
+        for index in range(count)
+    ]
+    return [array.astype(np.float32) for array in arrays]
+
+
+def test_what_is_worse_on_samples_left_out_stays_as_it_was(tmp_path, caplog):
+    model = single()
+    (weight,) = qdq.weights(model)
+    qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=3, axis=0))
+    (before,) = weights(ir.from_proto(ir.to_proto(model))).values()
+    given = written(tmp_path, "x", unlike(100))
+    (after,) = qdq.weights(
+        compensate(model, single(), given, tmp_path, quiet, damping=1e-6, rescale=False)
+    )
+    np.testing.assert_array_equal(after.array, before.array)
+    np.testing.assert_array_equal(after.bias, before.bias)
+    assert "worse than the network that it was given, so 1 of 1 weights stay" in caplog.text
+
+
+def test_layers_that_a_fit_helps_keep_it_where_others_do_not(tmp_path, caplog):
+    """Two branches, of which one sees samples that are unlike those that are left out."""
+    both = SINGLE.replace("(float[1, 24] x)", "(float[1, 24] x, float[1, 24] u)").replace(
+        "(float[1, 6] y) { ", "(float[1, 6] y, float[1, 6] v) { v = Gemm <transB = 1> (u, c, d) "
+    )
+    random = np.random.default_rng(6)
+
+    def net():
+        tensors = [
+            ir.tensor(random.normal(size=shape).astype(np.float32), name=name)
+            for name, shape in (("w", (6, 24)), ("b", (6,)), ("c", (6, 24)), ("d", (6,)))
+        ]
+        return ir.from_onnx_text(both, initializers=tensors)
+
+    float_model = net()
+    model = ir.from_proto(ir.to_proto(float_model))
+    for weight, bits in zip(qdq.weights(model), (6, 3), strict=True):
+        qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=bits, axis=0))
+    before = weights(ir.from_proto(ir.to_proto(model)))
+    mixing = random.normal(size=(4, 24))
+    alike = (random.normal(size=(100, 4)) @ mixing).astype(np.float32)
+    stream = (
+        Sample(str(index), {"x": x, "u": u})
+        for index, (x, u) in enumerate(zip(unlike(100), alike, strict=True))
+    )
+    given = Samples.write(tmp_path, stream, {"x": Preprocessing(), "u": Preprocessing()})
+    after = weights(
+        compensate(model, float_model, given, tmp_path, quiet, damping=1e-6, rescale=False)
+    )
+    np.testing.assert_array_equal(after["w"].array, before["w"].array)
+    assert (after["c"].array != before["c"].array).any()
+    assert "1 of 2 weights stay as they were" in caplog.text
+
+
+def test_samples_too_few_to_leave_some_out_are_said_to_be(statistics, tmp_path, caplog):
+    few = written(tmp_path, "image", [array[0] for array in CALIBRATION[:9]])
+    compensate(symmetric(conv_net(), statistics), conv_net(), few, tmp_path, quiet)
+    assert "9 samples are too few to leave some out: they check the result" in caplog.text
 
 
 # ---- its parts

@@ -24,6 +24,7 @@ In the code the outputs' `lack` is w (f - x), and arrays of weights are groups [
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -43,6 +44,7 @@ from qpipe.quant.rounding import Grid, Hessian, ScaleFit, round_to_grid
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count, Threads
 from qpipe.types import ANY_TARGET, Array, Progress, Target
+from qpipe_plugins.quantize.held_out import HOLD_OUT_EVERY, HeldOut, is_held_out, keep_what_helps
 from qpipe_plugins.quantize.measured_bias import shift_bias
 from qpipe_plugins.quantize.paired_layers import PairedLayer, pair_layers
 
@@ -50,6 +52,8 @@ CHECK_EVERY = 5  # one sample in so many is left out of the fit and checks it
 CHECK_OFFSET = 1
 FULL_RANGE_BELOW = 8  # bits
 WHERE = "quantize compensate"
+
+log = logging.getLogger(__name__)
 
 
 def compensate(
@@ -83,6 +87,7 @@ def compensate(
     Method: Frantar et al. 2022 (GPTQ, arXiv 2210.17323), Behdin et al. 2023 (QuantEase,
     arXiv 2309.01885), Li et al. 2025 (GPTAQ, arXiv 2504.02692).
     """
+    start = ir.from_proto(ir.to_proto(model))
     layers = pair_layers(model, float_model, "compensate")
     views = 1
     pictures = calibration_samples
@@ -109,6 +114,7 @@ def compensate(
                 float_inputs=float_inference.inputs(layer.float_node),
                 positions=positions,
                 views=views,
+                count=count // views,
             )
             if layer.weight not in rounded_weights:
                 target_weights = _target_weights(layer, observed, drift=drift)
@@ -125,7 +131,28 @@ def compensate(
                     mean_input=mean_input,
                     mean_lack=mean_lack,
                 )
-    return model
+    held_out = HeldOut(
+        calibration_samples,
+        _checking_samples(count // views),
+        float_model,
+        threads=threads,
+    )
+    return keep_what_helps(start, model, held_out, WHERE)
+
+
+def _checking_samples(count: int) -> list[int]:
+    """Return which of `count` samples check the result: those that it was not fitted to, if any."""
+    held_out = [index for index in range(count) if is_held_out(index, count)]
+    if held_out:
+        return held_out
+    log.warning(
+        "%s: %d samples are too few to leave some out: they check the result themselves; "
+        "%d would do",
+        WHERE,
+        count,
+        HOLD_OUT_EVERY,
+    )
+    return list(range(count))
 
 
 @dataclass(frozen=True)
@@ -144,16 +171,22 @@ def _observe(
     float_inputs: Iterator[Array],
     positions: int,
     views: int,
+    count: int,
 ) -> Observed:
-    """Gather the moments over all samples; successive `views` of one sample stay together."""
+    """Gather the moments over those of `count` samples that are not held out.
+
+    Successive `views` of one sample stay together.
+    """
     shape = layer.weight.array.shape
     float_weights = layer.to_groups(layer.float_weight.array).astype(np.float32)
     fit = Moments(*float_weights.shape)
     check = Moments(*float_weights.shape)
     for index, (array, float_array) in enumerate(zip(inputs, float_inputs, strict=True)):
+        sample = index // views
+        if is_held_out(sample, count):
+            continue
         rows = input_rows(layer.node, shape, array, places=positions, sample=index)
         float_rows = input_rows(layer.node, shape, float_array, places=positions, sample=index)
-        sample = index // views
         moments = check if sample % CHECK_EVERY == CHECK_OFFSET else fit
         moments.add(rows, (float_rows - rows) @ float_weights)
     return Observed(fit, check, fit + check)

@@ -23,6 +23,7 @@ from qpipe.types import ANY_TARGET, Progress, Target
 from qpipe_plugins.quantize.activations import quantize_activations_of_weights
 from qpipe_plugins.quantize.correct_bias import correct_bias
 from qpipe_plugins.quantize.layer_damages import FLOAT_BITS, DamageJournal, measure_damages
+from qpipe_plugins.quantize.paired_layers import copy_weight
 
 DEFAULT_SIZE = 0.6
 POT_BITS = range(2, 5)
@@ -103,7 +104,7 @@ def mixed(
     for weight, option in zip(weights, choice, strict=True):
         width = bit_widths[option]
         if width != FLOAT_BITS:
-            _copy_layer(model, weight, quantized[width][weight.name])
+            copy_weight(model, weight, quantized[width][weight.name])
     quantize_activations_of_weights(
         model,
         statistics,
@@ -163,16 +164,6 @@ def _quantize_to_nearest(
             axis = weight.channel_axis if granularity == "channel" else None
             quantized = qdq.to_codebook(weight, codebook, axis=axis, method=method, target=target)
             qdq.quantize_weight(model, weight, quantized)
-
-
-def _copy_layer(model: ir.Model, weight: qdq.Weight, source: qdq.Weight) -> None:
-    """Give a weight and the biases of its layers what they are in another network."""
-    if source.quantized is not None:
-        qdq.quantize_weight(model, weight, source.quantized)
-    for node, source_node in zip(weight.nodes, source.nodes, strict=True):
-        bias = qdq.bias(source_node)
-        if bias is not None:
-            qdq.set_bias(model, node, bias)
 
 
 # ---- the choice

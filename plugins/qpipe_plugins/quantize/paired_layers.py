@@ -83,3 +83,13 @@ def _is_supported(weight: qdq.Weight, float_weight: qdq.Weight) -> bool:
         return False
     inputs_per_output = weight.array.size // weight.array.shape[weight.channel_axis]
     return inputs_per_output <= MAX_INPUTS and all(map(is_affine, float_weight.nodes))
+
+
+def copy_weight(model: ir.Model, weight: qdq.Weight, source: qdq.Weight) -> None:
+    """Give a weight and the biases of its layers what they are in another network."""
+    if source.quantized is not None:
+        qdq.quantize_weight(model, weight, source.quantized)
+    for node, source_node in zip(weight.nodes, source.nodes, strict=True):
+        bias = qdq.bias(source_node)
+        if bias is not None:
+            qdq.set_bias(model, node, bias)
