@@ -59,7 +59,10 @@ class Sample:
 
 @dataclass(frozen=True)
 class Dataset:
-    """The result of a samples stage: two disjoint streams, their preprocessing, label names."""
+    """The result of a samples stage: two disjoint streams, their preprocessing, label names.
+
+    A stream that is a Sequence gives a single sample without reading those before it.
+    """
 
     calibration: Iterable[Sample]
     evaluation: Iterable[Sample]

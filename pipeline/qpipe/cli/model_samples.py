@@ -10,15 +10,17 @@ from typing import Any
 
 import onnx_ir as ir
 
+from qpipe.compare.scoring import Scores
 from qpipe.engine import stage_results
 from qpipe.engine.float_reference import float_outputs
+from qpipe.engine.float_scores import ScoringStage, scoring_stages
 from qpipe.engine.plan import Plan, Step
 from qpipe.engine.request import ResolvedRequest
 from qpipe.errors import QpipeError
 from qpipe.quant.network_inputs import input_shapes
-from qpipe.recipe.recipe import scoring
 from qpipe.report import FedSample, SamplesOfModel
 from qpipe.samples.preprocess import Shape
+from qpipe.samples.selection import take_evenly
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Preprocessing
 
@@ -46,11 +48,12 @@ def collect_samples(
     parts: Mapping[str, Samples] = _read_result(resolved, samples_step)
     model: ir.Model = _read_result(resolved, import_step)
     shapes = input_shapes(model)
-    network = FloatNetwork(model, shapes, _find_postprocess(resolved))
-    fed_samples = []
-    for part, samples in parts.items():
-        fed_samples += _predict_some(part, samples, network, count)
+    stages = scoring_stages(resolved.recipe)
+    network = FloatNetwork(model, shapes, _find_postprocess(stages))
     evaluation = parts["evaluation"]
+    scores = Scores(stages[0].target_metrics if stages else [], network.postprocess)
+    fed_samples = _predict_some("calibration", parts["calibration"], network, count)
+    fed_samples += _predict_some("evaluation", evaluation, network, count, scores)
     return SamplesOfModel(
         name=model_name,
         preprocessing=_preprocessing_by_input(evaluation, list(shapes)),
@@ -59,6 +62,7 @@ def collect_samples(
         sample_rate=_sample_rate(samples_step),
         has_postprocess=network.postprocess is not None,
         part_sizes={part: len(samples) for part, samples in parts.items()},
+        scores=scores.measurements(),
     )
 
 
@@ -75,18 +79,23 @@ def _sample_rate(samples_step: Step) -> int | None:
 
 
 def _predict_some(
-    part: str, samples: Samples, network: FloatNetwork, count: int
+    part: str,
+    samples: Samples,
+    network: FloatNetwork,
+    count: int,
+    scores: Scores | None = None,
 ) -> list[FedSample]:
-    """Return some samples of a part, evenly spread: those of one class often lie together."""
-    count = min(count, len(samples))
-    selected = [samples[position * len(samples) // count] for position in range(count)]
+    """Return some samples of a part, evenly spread, and score them where asked to."""
+    selected = take_evenly(samples, count)
+    fed_samples = []
     with tempfile.TemporaryDirectory() as folder:
         subset = Samples.write(Path(folder), selected, samples.preprocessing, samples.classes)
-        outputs = float_outputs(network.model, subset)
-        return [
-            _predict(part, subset, index, network, sample_outputs)
-            for index, sample_outputs in enumerate(outputs)
-        ]
+        for index, outputs in enumerate(float_outputs(network.model, subset)):
+            fed_sample = _predict(part, subset, index, network, outputs)
+            fed_samples.append(fed_sample)
+            if scores is not None and not fed_sample.failure:
+                scores.add(subset[index], outputs, outputs)
+    return fed_samples
 
 
 def _predict(
@@ -127,12 +136,6 @@ def _preprocessing_by_input(
     return {name: samples.preprocessing[name] for name in input_names}
 
 
-def _find_postprocess(resolved: ResolvedRequest) -> Postprocess | None:
+def _find_postprocess(stages: Sequence[ScoringStage]) -> Postprocess | None:
     """Return the postprocess of the first measuring stage that has one."""
-    for measure in resolved.recipe.measure:
-        call = scoring(measure)["postprocess"]
-        if call:
-            function = call.stage.function
-            options = call.resolved()
-            return lambda outputs: function(outputs, **options)
-    return None
+    return next((stage.postprocess for stage in stages if stage.postprocess), None)

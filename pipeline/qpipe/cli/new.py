@@ -15,8 +15,8 @@ from qpipe.errors import RecipeError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from qpipe.start.feeding import Numbers
     from qpipe.start.network_family import Size
+    from qpipe.start.scalings import Numbers
 
 DEFAULT_RECIPE = Path("recipe.yaml")
 DEFAULT_DEMO_FOLDER = Path("qpipe-demo")
@@ -86,9 +86,14 @@ def new(
     if model is None:
         _unpack_demo(out or DEFAULT_DEMO_FOLDER, force=force)
         return
-    from qpipe.cli.new_recipe_report import network_table, next_steps
-    from qpipe.start.feeding import Preferences
+    from qpipe.cli.new_recipe_report import (
+        feeding_columns,
+        feeding_table,
+        network_table,
+        next_steps,
+    )
     from qpipe.start.new_recipe import NewRecipeRequest, write_new_recipe
+    from qpipe.start.scalings import Preferences
 
     if samples is None:
         raise _missing_samples()
@@ -110,8 +115,12 @@ def new(
         absent=unknown_devices,
         force=force,
     )
-    new_recipe = write_new_recipe(request)
+    new_recipe = write_new_recipe(request, lambda line: typer.echo(line, err=True))
     print_table(("found", ""), network_table(new_recipe))
+    if new_recipe.choice is not None:
+        print_text()
+        columns = feeding_columns(new_recipe.choice)
+        print_table(columns, feeding_table(new_recipe.choice), right=columns[1:])
     for line in next_steps(new_recipe):
         print_text(line)
 

@@ -6,11 +6,15 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from qpipe.recipe.yaml_document import shown
+from qpipe.start.feeding_choice import PICTURE_KINDS, FeedingChoice, describe_choice
 from qpipe.start.network_facts import Network, Picture, Tensor
 from qpipe.start.new_recipe import NewRecipe
 from qpipe.start.recipe_text import Draft, inventory_entry, plain
 
 Row = tuple[str, str]  # what it is, and what was found
+FeedingRow = tuple[str, str, str, str]  # the feeding, its score, the interval, the probability
+INTERVAL = "95 %"
+PROBABILITY = "p(label)"  # the mean probability that the network gives to the label
 
 NO_INTEGER_OPERATORS = "nothing: no scheme will be smaller or faster than float"
 MAX_OPERATORS = 5  # operators that are named; the rest is counted
@@ -70,11 +74,7 @@ def next_steps(new_recipe: NewRecipe) -> list[str]:
     lines = []
     if trial.misfit:
         lines.append(f"\nthe network cannot be fed with the samples yet: {trial.misfit}")
-    for name, score in trial.scores.items():
-        lines += [
-            f"\nthe float network scores {name} {score.value:.3f} on {trial.count} of the samples;",
-            "if that is less than it should be, check the preprocessing first",
-        ]
+    lines += _score_lines(new_recipe)
     if draft.why_not:
         lines.append(f"\nonly {draft.goal} is scored: {plain(draft.why_not)}")
     for name in draft.absent:
@@ -96,6 +96,41 @@ def next_steps(new_recipe: NewRecipe) -> list[str]:
             f"and set expect: {{{draft.goal}: ...}} in it to what the float network should score"
         )
     return lines
+
+
+def feeding_table(choice: FeedingChoice) -> list[FeedingRow]:
+    """Return the feedings that were scored, best first, a row each."""
+    rows: list[FeedingRow] = []
+    for row in choice.rows:
+        score = row.score
+        interval = ""
+        if score.low is not None and score.high is not None:
+            interval = f"{score.low:.3f} to {score.high:.3f}"
+        _, probability = row.merit
+        shown_probability = f"{probability:.3f}" if row.label_probabilities else ""
+        rows.append((row.words, f"{score.value:.3f}", interval, shown_probability))
+    return rows
+
+
+def feeding_columns(choice: FeedingChoice) -> tuple[str, str, str, str]:
+    """Return the names of the columns of `feeding_table`."""
+    return ("fed as", choice.best.score.metric, INTERVAL, PROBABILITY)
+
+
+def _score_lines(new_recipe: NewRecipe) -> Iterator[str]:
+    """Yield what scores say of the preprocessing, or that nothing says it."""
+    trial = new_recipe.trial
+    draft = new_recipe.draft
+    if new_recipe.choice is not None:
+        yield f"\n{describe_choice(new_recipe.choice)}"
+        return
+    for name, score in trial.scores.items():
+        scored = f"{name} {score.value:.3f} on {trial.count} of the samples"
+        yield f"\nthe float network scores {scored};"
+        yield "if that is less than it should be, check the preprocessing first"
+    if draft.source.kind in PICTURE_KINDS and not draft.source.labels and not trial.scores:
+        yield "\nwithout labels nothing tells whether the pictures are fed as in training: look at"
+        yield "what float predicts (qpipe samples), or give labels to have the feedings scored"
 
 
 def _describe_input(

@@ -19,6 +19,7 @@ from qpipe.cli.parameters import (
 )
 from qpipe.cli.recipe_settings import parse_settings
 from qpipe.cli.tables import print_json, print_table, print_text
+from qpipe.samples.selection import TRIAL_COUNT
 
 if TYPE_CHECKING:
     from qpipe.report.report_types import ModelReport
@@ -34,9 +35,12 @@ def samples(
     count: Annotated[
         int,
         typer.Option(
-            "--count", min=1, help="The number of samples of each part, calibration and evaluation."
+            "--count",
+            min=1,
+            help="The number of samples of each part, calibration and evaluation. By default those "
+            "that qpipe new scores.",
         ),
-    ] = 16,
+    ] = TRIAL_COUNT,
     inventory: RecipeInventoryOption = None,
     db: DbOption = DEFAULT_DB,
     cache: CacheOption = DEFAULT_CACHE,

@@ -62,6 +62,16 @@ class CorrectLabels(TypedDict):
     of: int
 
 
+class ScoreReport(TypedDict):
+    """A score of the float network against targets, with its interval."""
+
+    metric: str
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+
+
 class ModelReport(TypedDict):
     """A network with its samples."""
 
@@ -72,7 +82,8 @@ class ModelReport(TypedDict):
     preprocessing: dict[str, PreprocessingReport]
     statistics: list[ChannelStatistics]
     warnings: list[str]
-    right: CorrectLabels | None
+    right: CorrectLabels | None  # of the evaluation samples
+    scores: list[ScoreReport]  # of the evaluation samples
     samples: list[SampleReport]
 
 

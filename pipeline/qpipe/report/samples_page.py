@@ -61,11 +61,17 @@ def samples_page(title: str, models: Sequence[ModelReport]) -> str:
 
 def summary_lines(model: ModelReport) -> list[str]:
     """Return what there is to say about all predictions of a model."""
+    if model["scores"]:
+        return [
+            f"float scores {score['metric']} {score['value']:.3f} on these {score['n']} "
+            "evaluation samples"
+            for score in model["scores"]
+        ]
     correct = model["right"]
     if correct is None:
         return []
     count = correct["labels"]
-    return [f"float ranks the label first in {count} of these {correct['of']} samples"]
+    return [f"float ranks the label first in {count} of these {correct['of']} evaluation samples"]
 
 
 def statistics_cells(row: ChannelStatistics) -> list[str]:

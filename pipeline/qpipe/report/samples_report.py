@@ -21,7 +21,7 @@ from qpipe.report.predictions import (
 )
 from qpipe.report.samples_page import samples_page
 from qpipe.report.tensor_pictures import view_tensor
-from qpipe.types import Array, Preprocessing
+from qpipe.types import Array, Measurement, Preprocessing
 
 INDEX = "samples.json"
 PAGE = "index.html"
@@ -50,6 +50,7 @@ class SamplesOfModel:
     sample_rate: int | None = None  # of sounds, in Hz
     has_postprocess: bool = False
     part_sizes: Mapping[str, int] = field(default_factory=dict)  # part -> number of its samples
+    scores: Sequence[Measurement] = ()  # of the evaluation samples against their targets
 
 
 def write_samples_report(
@@ -105,7 +106,13 @@ def _write_model(folder: Path, number: int, model: SamplesOfModel) -> types.Mode
     ]
     input_names = list(model.samples[0].inputs) if model.samples else []
     statistics = _input_statistics(model, input_names)
-    pairs = [(sample.target, sample.prediction) for sample in model.samples]
+    pairs = [
+        (sample.target, sample.prediction)
+        for sample in model.samples
+        if sample.part == "evaluation"
+    ]
+    scores = [_score_report(score) for score in model.scores]
+    is_proven = any(score["value"] > 0 for score in scores)
     return {
         "model": model.name,
         "classes": list(model.class_names),
@@ -117,9 +124,10 @@ def _write_model(folder: Path, number: int, model: SamplesOfModel) -> types.Mode
         "statistics": statistics,
         "warnings": [
             *input_warnings(statistics, model.preprocessing),
-            *label_warnings(pairs),
+            *([] if is_proven else label_warnings(pairs)),
         ],
         "right": count_correct_labels(pairs),
+        "scores": scores,
         "samples": samples,
     }
 
@@ -137,6 +145,16 @@ def _input_statistics(
                 tensors, model.preprocessing[name], input_name=name, part=part
             )
     return rows
+
+
+def _score_report(score: Measurement) -> types.ScoreReport:
+    return {
+        "metric": score.metric,
+        "value": score.value,
+        "low": score.low,
+        "high": score.high,
+        "n": score.n,
+    }
 
 
 def _preprocessing_report(preprocessing: Preprocessing) -> types.PreprocessingReport:

@@ -13,17 +13,18 @@ from typing import Any, NamedTuple
 from qpipe.errors import RecipeError
 from qpipe.start.network_facts import Network, Picture, Tensor
 from qpipe.start.network_family import Family, Size
+from qpipe.start.plausible_feedings import plausible_fits
 from qpipe.start.sample_sources import SampleSource, wav_format
+from qpipe.start.scalings import IMAGENET, Preferences, preferred, usual_scaling
 
-Numbers = float | list[float]
-IMAGENET_MEAN: Numbers = [123.675, 116.28, 103.53]
-IMAGENET_STD: Numbers = [58.395, 57.12, 57.375]
 OTHER_SCALINGS = (
     "mean 127.5, std 127.5 (-1 to 1); mean 0, std 255 (0 to 1); mean 0, std 1 (0 to 255); "
-    f"or by channel, as ImageNet's mean {IMAGENET_MEAN}, std {IMAGENET_STD}"
+    f"or by channel, as ImageNet's mean {IMAGENET.mean}, std {IMAGENET.std}"
 )
 MOST_COEFFICIENTS = 20  # of MFCC; mel spectra have more
 HOP_S = 0.01
+SQUEEZED_NOTE = "the whole image, squeezed; center cuts a square out of its middle"
+CLASS_ORDER_NOTE = "classes are named by numbers: 2 before 10; name puts 10 before 2"
 USUAL_FEATURE_COUNTS = (12, 13, 32, 64, 128)  # and multiples of 10
 
 
@@ -35,15 +36,6 @@ class Setting:
     value: Any
     note: str = ""
     check: str = ""  # what only the user can know
-
-
-@dataclass(frozen=True)
-class Preferences:
-    """The preprocessing that the user asked for."""
-
-    size: Size | None = None
-    mean: Numbers | None = None
-    std: Numbers | None = None
 
 
 def sample_settings(
@@ -58,6 +50,8 @@ def sample_settings(
     `shape` is that of the first input, without open dimensions.
     """
     settings = [Setting(name, value) for name, value in source.options.items()]
+    if source.labels is not None and source.labels.has_two_orders:
+        settings.append(Setting("class_order", "number", CLASS_ORDER_NOTE))
     if source.kind in ("images", "coco"):
         return settings + _picture_settings(network, guess, shape, source, preferences)
     if source.kind == "wav":
@@ -100,13 +94,12 @@ def _fit_settings(
     height, width = picture_size(picture, shape)
     size: int | list[int] = height if height == width else [height, width]
     settings = [Setting("size", size, "of the network's input")]
-    if source.kind == "coco":
-        fit = "letterbox" if guess.name == "yolo" else "stretch"
+    fit = plausible_fits(source.kind, guess, (height, width))[0]
+    if fit.option == "fit":
         note = "letterbox keeps proportions with grey around, stretch does not"
-        settings.append(Setting("fit", fit, note))
-    elif guess.name != "classifier" or height != width:
-        note = "the whole image, squeezed; center cuts a square out of its middle"
-        settings.append(Setting("crop", "none", note))
+        settings.append(Setting("fit", fit.value, note))
+    elif fit.value == "none":
+        settings.append(Setting("crop", "none", SQUEEZED_NOTE))
     return settings
 
 
@@ -131,39 +124,21 @@ def _scaling_settings(
             Setting("std", 1),
             Setting("dtype", "uint8", "the network takes pixels as they are"),
         ]
-    scaling = _usual_scaling(network, picture, guess)
-    mean = scaling.mean if preferences.mean is None else preferences.mean
-    std = scaling.std if preferences.std is None else preferences.std
+    usual = usual_scaling(network, picture, guess)
+    scaling = preferred(usual.scaling, preferences)
     if preferences.mean is not None and preferences.std is not None:
-        return [Setting("mean", mean, "in pixels of 0 to 255"), Setting("std", std)]
+        return [
+            Setting("mean", scaling.mean, "in pixels of 0 to 255"),
+            Setting("std", scaling.std),
+        ]
     check = (
-        f"the file does not tell how pixels are scaled; this is {scaling.reason}. "
+        f"the file does not tell how pixels are scaled; this is {usual.reason}. "
         f"Others: {OTHER_SCALINGS}"
     )
     return [
-        Setting("mean", mean, "the network gets (pixel - mean) / std", check),
-        Setting("std", std),
+        Setting("mean", scaling.mean, "the network gets (pixel - mean) / std", check),
+        Setting("std", scaling.std),
     ]
-
-
-class _Scaling(NamedTuple):
-    mean: Numbers
-    std: Numbers
-    reason: str
-
-
-def _usual_scaling(network: Network, picture: Picture, guess: Family) -> _Scaling:
-    if network.scales_itself:
-        reason = "for networks that shift or scale their input themselves, as this one does"
-        return _Scaling(0, 1, reason)
-    if guess.name == "yolo":
-        return _Scaling(0, 255, "the commonest of such networks")
-    if picture.channels == 1:
-        return _Scaling(0, 255, "the commonest of grey pictures")
-    is_tensorflow = "tf2onnx" in network.producer or guess.classes == 1001
-    if is_tensorflow or picture.layout == "NHWC" or guess.name == "ssd":
-        return _Scaling(127.5, 127.5, "the commonest of networks from TensorFlow, and of SSD")
-    return _Scaling(IMAGENET_MEAN, IMAGENET_STD, "the commonest of networks from PyTorch")
 
 
 # ---- sound

@@ -10,7 +10,11 @@ from typing import Any, Literal
 from qpipe.start.network_facts import Tensor
 
 Size = tuple[int, int]  # height, width
-IMAGENET_NOTES = {1000: ", as ImageNet's", 1001: ", as ImageNet's with a background"}
+IMAGENET_CLASSES_WITH_BACKGROUND = 1001
+IMAGENET_NOTES = {
+    1000: ", as ImageNet's",
+    IMAGENET_CLASSES_WITH_BACKGROUND: ", as ImageNet's with a background",
+}
 PROBABILITY_OPERATORS = ("Softmax", "Sigmoid")
 SCORES_BY_OPERATOR = {
     "Softmax": "probabilities",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,24 +11,25 @@ import onnx_ir as ir
 
 from qpipe.errors import RecipeError
 from qpipe.quant.coverage import Coverage, coverage
-from qpipe.recipe import recipe
 from qpipe.recipe.stage_call import Call
 from qpipe.stages import registry
 from qpipe.stages.registry import Registry
-from qpipe.start.feeding import Preferences, picture_size, sample_settings
+from qpipe.start.feeding import picture_size, sample_settings
+from qpipe.start.feeding_choice import FeedingChoice
+from qpipe.start.label_numbering import plausible_numberings
 from qpipe.start.network_facts import Network, Picture, Tensor, read_network
 from qpipe.start.network_family import Family, Size, guess_family
-from qpipe.start.recipe_text import Draft, recipe_text
+from qpipe.start.recipe_file import write_and_try
+from qpipe.start.recipe_text import Draft
 from qpipe.start.sample_sources import Labels, SampleSource, find_samples
-from qpipe.start.trial_run import Trial, first_samples, try_recipe
+from qpipe.start.scalings import Preferences
+from qpipe.start.trial_run import Trial, first_sample
 
 # height and width of pictures where nothing tells them
 USUAL_SIDE = 224
 USUAL_DETECTOR_SIDE = 640
 # families whose outputs are answers, so that agreement with float can be scored
 FAMILIES_WITH_ANSWERS = ("classifier", "ssd", "yolo", "maps")
-IMAGENET_CLASSES_WITH_BACKGROUND = 1001
-LABELS_AFTER_BACKGROUND = {"topk": {"first": 1}}
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,16 @@ class NewRecipe:
     outputs: Sequence[Tensor]  # of the network as it will run: no dimension is open
     covered: Coverage
     trial: Trial
+    choice: FeedingChoice | None  # of the feedings that labels let it score
 
 
-def write_new_recipe(request: NewRecipeRequest) -> NewRecipe:
-    """Write a recipe, load it and try it; nothing is left where one of these fails."""
+def write_new_recipe(
+    request: NewRecipeRequest, notify: Callable[[str], None] = lambda _: None
+) -> NewRecipe:
+    """Write a recipe, load it and try it; nothing is left where one of these fails.
+
+    `notify` gets what takes long.
+    """
     check_place(request.out, request.force)
     network = read_network(request.model)
     input_names = [value.name for value in network.inputs]
@@ -83,8 +89,8 @@ def write_new_recipe(request: NewRecipeRequest) -> NewRecipe:
         devices=request.devices,
         absent=request.absent,
     )
-    draft, trial = _write_and_try(_with_accuracy(draft), model)
-    return NewRecipe(draft, outputs, coverage(model), trial)
+    draft, trial, choice = write_and_try(_with_accuracy(draft), model, request.preferences, notify)
+    return NewRecipe(draft, outputs, coverage(model), trial, choice)
 
 
 def check_place(out: Path, force: bool) -> None:
@@ -163,7 +169,7 @@ def _shapes_of_samples(
         options[setting.name] = setting.value
     call = Call(plugins.stage("samples", source.kind), options)
     with tempfile.TemporaryDirectory() as folder:
-        samples = first_samples(call, Path(folder))
+        samples = first_sample(call, Path(folder))
         feeds = samples.feeds(0, {value.name: value.shape for value in network.inputs})
         return {name: list(array.shape) for name, array in feeds.items()}
 
@@ -195,51 +201,11 @@ def _with_accuracy(draft: Draft) -> Draft:
 def _with_top1(draft: Draft, labels: Labels) -> Draft:
     """Score top-1 where the labels can be those of the network's classes."""
     classes = draft.guess.classes
-    has_background = classes == IMAGENET_CLASSES_WITH_BACKGROUND
-    count = labels.names or (labels.highest or 0) + 1
-    if count == classes - 1 and has_background:
-        return replace(draft, metric=LABELS_AFTER_BACKGROUND, goal="top1")
-    fits = count == classes if labels.names else count <= classes
-    if fits:
-        metric = LABELS_AFTER_BACKGROUND if has_background else "topk"
-        return replace(draft, metric=metric, goal="top1")
+    numberings = plausible_numberings(labels, classes)
+    if numberings:
+        return replace(draft, metric=numberings[0].metric, goal="top1")
     reason = (
         f"labels are {labels.description}, the network gives {classes} scores: "
         "label 0 must be that of the first score"
     )
     return replace(draft, why_not=reason)
-
-
-# ---- writing
-
-
-def _write_and_try(draft: Draft, model: ir.Model) -> tuple[Draft, Trial]:
-    """Write the recipe aside, load and try it, then rename it.
-
-    Where accuracy cannot be scored as drafted, a simpler draft is tried.
-    """
-    aside = draft.file.with_name(f".{draft.file.name}.{os.getpid()}")
-    try:
-        while True:
-            trial = _try_draft(draft, aside, model)
-            simpler = draft.simplified(trial.unscored) if trial.unscored else None
-            if simpler is None:
-                break
-            draft = simpler
-        aside.replace(draft.file)
-    except OSError as error:
-        reason = error.strerror or error
-        raise RecipeError(f"--out {draft.file}: cannot be written: {reason}") from error
-    finally:
-        aside.unlink(missing_ok=True)
-    return draft, trial
-
-
-def _try_draft(draft: Draft, aside: Path, model: ir.Model) -> Trial:
-    aside.write_text(recipe_text(draft), encoding="utf-8")
-    try:
-        loaded, _ = recipe.load(aside)
-    except RecipeError as error:
-        reason = str(error).replace(aside.name, draft.file.name)
-        raise RecipeError(f"what `qpipe new` would write does not load: {reason}") from error
-    return try_recipe(loaded, model)

@@ -54,6 +54,8 @@ class Draft:
     postprocess: Mapping[str, Any] | None = None
     always: Sequence[str] = ()  # metrics in place of agreement and sqnr
     why_not: str = ""  # why nothing more is scored
+    feeding_note: str = ""  # what scoring several feedings showed
+    is_numbering_shown: bool = False  # whether these scores show how classes are numbered
 
     @property
     def name(self) -> str:
@@ -66,7 +68,8 @@ class Draft:
         """What the user must check in how accuracy is scored."""
         if self.postprocess:
             return self.guess.check
-        if self.metric and self.source.labels and self.source.labels.names:
+        has_names = self.source.labels is not None and self.source.labels.names
+        if self.metric and has_names and not self.is_numbering_shown:
             return (
                 "classes are numbered in the order of their names, "
                 "which must be that of the network"
@@ -129,7 +132,8 @@ def _variables(draft: Draft) -> str:
 def _samples(draft: Draft) -> str:
     source = draft.source
     lines = ["samples:\n", f"  {source.kind}:\n"]
-    lines += [comment(note, 4) for note in source.notes]
+    notes = [*source.notes, *filter(None, [draft.feeding_note])]
+    lines += [comment(note, 4) for note in notes]
     lines += [f"    {name}: {yaml_path(path, draft.file)}\n" for name, path in source.paths.items()]
     lines += [f'    {name}: "${{{name}}}"\n' for name in source.counts]
     for setting in draft.settings:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import mimetypes
+import re
 import struct
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,16 +36,20 @@ EVALUATION_COUNT = "evaluation_count"
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of the evaluation samples: numbers up to `highest`, or `names` of classes."""
+    """The labels of the evaluation samples: numbers from `lowest` to `highest`, or class names."""
 
+    lowest: int | None = None
     highest: int | None = None
     names: int = 0
+    has_two_orders: bool = False  # whether the names are numbers, whose order is not that of texts
 
     @property
     def description(self) -> str:
         """The labels in words."""
         if self.highest is not None:
             return f"numbers up to {self.highest}"
+        if self.has_two_orders:
+            return f"{self.names} classes named by numbers, which are taken in numeric order"
         return f"{self.names} named classes"
 
 
@@ -199,14 +204,21 @@ def _labels(values: Sequence[str]) -> Labels | None:
     if not any(values):
         return None
     if all(value.isdigit() for value in values):
-        return Labels(highest=max(map(int, values)))
-    return Labels(names=len(set(values)))
+        numbers = [int(value) for value in values]
+        return Labels(lowest=min(numbers), highest=max(numbers))
+    return _named_labels(set(values))
 
 
 def _folder_labels(folder: Path, files: Sequence[Path]) -> Labels | None:
     """Return the labels that folders within the folder stand for."""
     names = {file.relative_to(folder).parts[0] for file in files if file.parent != folder}
-    return Labels(names=len(names)) if names else None
+    return _named_labels(names) if names else None
+
+
+def _named_labels(names: Set[str]) -> Labels:
+    are_numbers = all(re.fullmatch("-?[0-9]+", name) for name in names)
+    has_two_orders = are_numbers and sorted(names, key=int) != sorted(names)
+    return Labels(names=len(names), has_two_orders=has_two_orders)
 
 
 # ---- coco

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
 
 from qpipe.compare.scoring import Scores
-from qpipe.engine.float_reference import check_fit, float_outputs
+from qpipe.engine.float_reference import float_outputs
+from qpipe.engine.float_scores import scores_by_metric, scoring_stages
 from qpipe.errors import StageError
 from qpipe.recipe.recipe import Recipe
 from qpipe.recipe.stage_call import Call
+from qpipe.samples.selection import TRIAL_COUNT, take_evenly
 from qpipe.samples.store import Samples
-from qpipe.types import Array, Measurement, Sample
+from qpipe.types import Dataset, Measurement
 
-TRIAL_SAMPLES = 16
 COUNT_OPTION = "evaluation_count"
 
 
@@ -35,42 +35,54 @@ class Trial:
 def try_recipe(recipe: Recipe, model: ir.Model) -> Trial:
     """Feed the network and score it; raise StageError where samples cannot be read."""
     with tempfile.TemporaryDirectory() as folder:
-        samples = first_samples(recipe.samples, Path(folder))
-        try:
-            check_fit(model, samples)
-            outputs = list(float_outputs(model, samples))
-        except StageError as error:
-            return Trial(len(samples), misfit=str(error))
-        try:
-            scores = _target_scores(recipe, samples, outputs)
-        except StageError as error:
-            return Trial(len(samples), unscored=str(error))
-        return Trial(len(samples), scores)
+        samples = trial_samples(recipe.samples, Path(folder))
+        stage = scoring_stages(recipe)[0]
+        scores = Scores([*stage.usual, *stage.metrics], stage.postprocess)
+        outputs_by_sample = float_outputs(model, samples)
+        for sample in samples:
+            try:
+                outputs = next(outputs_by_sample)
+            except StageError as error:
+                return Trial(len(samples), misfit=str(error))
+            try:
+                scores.add(sample, outputs, outputs)
+            except StageError as error:
+                return Trial(len(samples), unscored=str(error))
+    names = {metric.name for metric in stage.target_metrics}
+    by_metric = scores_by_metric(scores)
+    return Trial(len(samples), {name: by_metric[name] for name in names if name in by_metric})
 
 
-def _target_scores(
-    recipe: Recipe, samples: Samples, outputs: Sequence[Mapping[str, Array]]
-) -> dict[str, Measurement]:
-    """Return the scores against targets of the recipe's accuracy stage."""
-    accuracy = next(call for call in recipe.measure if call.name == "accuracy")
-    options = accuracy.resolved()
-    metrics = [*options["always"], *options["metric"]]
-    scores = Scores(metrics, options["postprocess"])
-    for index in range(len(samples)):
-        scores.add(samples[index], outputs[index], outputs[index])
-    target_metrics = {metric.name for metric in metrics if metric.against == "target"}
-    return {
-        measurement.metric: measurement
-        for measurement in scores.measurements()
-        if measurement.metric in target_metrics
-    }
+def trial_samples(call: Call, folder: Path) -> Samples:
+    """Write a few evaluation samples of a stage to a folder, evenly spread.
+
+    They are those that `qpipe samples` shows. Of a stage whose samples come as a stream, not more
+    are read than that.
+    """
+    dataset = _dataset(call)
+    if isinstance(dataset.evaluation, Sequence):
+        chosen = take_evenly(dataset.evaluation, TRIAL_COUNT)
+    else:
+        dataset = _dataset(_shortened(call))
+        chosen = list(dataset.evaluation)
+    return Samples.write(folder, chosen, dataset.preprocessing, dataset.classes)
 
 
-def first_samples(call: Call, folder: Path) -> Samples:
-    """Write the first few evaluation samples of a stage to a folder."""
-    options = call.resolved()
-    if COUNT_OPTION in options:
-        options[COUNT_OPTION] = min(TRIAL_SAMPLES, options[COUNT_OPTION] or TRIAL_SAMPLES)
-    dataset = call.stage.function(**options)
-    first: Iterable[Sample] = islice(dataset.evaluation, TRIAL_SAMPLES)
-    return Samples.write(folder, first, dataset.preprocessing, dataset.classes)
+def first_sample(call: Call, folder: Path) -> Samples:
+    """Write the first evaluation sample of a stage to a folder."""
+    dataset = _dataset(call)
+    first = next(iter(dataset.evaluation))
+    return Samples.write(folder, [first], dataset.preprocessing, dataset.classes)
+
+
+def _dataset(call: Call) -> Dataset:
+    dataset: Dataset = call.stage.function(**call.resolved())
+    return dataset
+
+
+def _shortened(call: Call) -> Call:
+    """Return the call of a samples stage with few samples for evaluation."""
+    if COUNT_OPTION not in call.options:
+        return call
+    count = min(TRIAL_COUNT, call.options[COUNT_OPTION] or TRIAL_COUNT)
+    return replace(call, options={**call.options, COUNT_OPTION: count})

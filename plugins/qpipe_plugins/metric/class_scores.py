@@ -35,15 +35,17 @@ def class_scores(metric: str, prediction: Mapping[str, Array] | Array) -> Array:
 
 def label_index(metric: str, target: Any, count: int, first: int = 0) -> int:
     """Return the index of a label's score among `count`; `first` is the index of label 0."""
-    if not 0 <= first < count:
+    if not -1 <= first < count:
         reason = f"first is {first}, but there are {count} scores"
-        raise qpipe.StageError(f"metric {metric}: {reason}; it is 0 without a background class")
-    if isinstance(target, bool) or not isinstance(target, int) or target < 0:
+        fix = "it is 0 without a background class, -1 where labels count from 1"
+        raise qpipe.StageError(f"metric {metric}: {reason}; {fix}")
+    lowest = max(0, -first)
+    if isinstance(target, bool) or not isinstance(target, int) or target < lowest:
         reason = f"target {target!r} is no label"
-        raise qpipe.StageError(f"metric {metric}: {reason}; it is a whole number from 0")
+        raise qpipe.StageError(f"metric {metric}: {reason}; it is a whole number from {lowest}")
     if target + first >= count:
-        after = f" after the first {first}" if first else ""
+        after = f" after the first {first}" if first > 0 else ""
         reason = f"label {target}, but the network gives {count} scores"
-        fix = f"labels count from 0{after}, so the last is {count - 1 - first}"
+        fix = f"labels count from {lowest}{after}, so the last is {count - 1 - first}"
         raise qpipe.StageError(f"metric {metric}: {reason}; {fix}")
     return target + first

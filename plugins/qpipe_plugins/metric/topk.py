@@ -17,7 +17,7 @@ def topk(*, k: int = 1, first: int = 0) -> qpipe.Metric:
 
     The scores are those of the first output. Labels count from 0. `first` is the index of label 0
     among the scores: 1 for networks whose score 0 is that of the background, such as those with
-    1001 scores for 1000 labels.
+    1001 scores for 1000 labels; -1 where labels count from 1.
     """
     if k < 1:
         raise qpipe.StageError(f"metric topk: k is {k}; it is 1 or more")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from qpipe.errors import StageError
+from qpipe.samples.selection import take_evenly
 from qpipe.types import Dataset, Sample
 from qpipe_plugins.samples import picture_files
 from qpipe_plugins.samples.coco_annotations import AnnotatedImage, read_annotations
@@ -15,7 +16,6 @@ from qpipe_plugins.samples.labelled_files import (
     check_disjoint,
     find_files,
     split_evenly,
-    take_evenly,
 )
 
 if TYPE_CHECKING:
@@ -68,15 +68,14 @@ def coco(
     fit_image = picture_files.letterbox if fit == "letterbox" else picture_files.stretch
     network_size = picture_files.input_size(size)
 
-    def read_samples(annotated_images: Sequence[AnnotatedImage]) -> Iterator[Sample]:
-        for annotated, image in picture_files.read_pictures(KIND, annotated_images, _read_image):
-            fitted = fit_image(image, network_size)
-            pixels = picture_files.pixel_array(fitted.image, color_order)
-            yield Sample(annotated.name, {"image": pixels}, _target(annotated, fitted))
+    def read_sample(annotated: AnnotatedImage) -> Sample:
+        fitted = fit_image(_read_image(annotated), network_size)
+        pixels = picture_files.pixel_array(fitted.image, color_order)
+        return Sample(annotated.name, {"image": pixels}, _target(annotated, fitted))
 
     return Dataset(
-        read_samples(calibration_images),
-        read_samples(evaluation_images),
+        picture_files.picture_samples(KIND, calibration_images, read_sample),
+        picture_files.picture_samples(KIND, evaluation_images, read_sample),
         {"image": preprocessing},
         classes,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -10,6 +9,7 @@ from qpipe.errors import StageError
 from qpipe.types import Dataset, Sample
 from qpipe_plugins.samples import picture_files
 from qpipe_plugins.samples.labelled_files import (
+    ClassOrder,
     LabelledFile,
     check_disjoint,
     class_number,
@@ -38,6 +38,7 @@ def images(
     dtype: picture_files.InputType = "float32",
     calibration_count: int | None = None,
     evaluation_count: int | None = None,
+    class_order: ClassOrder = "number",
 ) -> Dataset:
     """Read images from folders; labels from a CSV (file,label), from class folders, or none.
 
@@ -46,10 +47,11 @@ def images(
     `size`, which may then be [height, width]. The network receives (pixel - mean) / std, with mean
     and std in pixels of 0 to 255. `calibration_count` and `evaluation_count` limit the number of
     images, evenly spread; without `calibration`, `calibration_count` of the evaluation images serve
-    for it, and these are not evaluated. Class names are numbered in their order, as the whole of
-    `evaluation` has them. Pictures are turned as their EXIF orientation says; grey, palette, CMYK
-    and 16-bit pictures become RGB of 8 bits (of 16 bits the upper 8), transparency is dropped;
-    with color_order grey all become one channel.
+    for it, and these are not evaluated. Classes are those of the whole of `evaluation`, numbered in
+    the order of their names; names that are all whole numbers (folders 0 to 11) in the order of
+    these, unless class_order is name, which puts 10 before 2. Pictures are turned as their EXIF
+    orientation says; grey, palette, CMYK and 16-bit pictures become RGB of 8 bits (of 16 bits the
+    upper 8), transparency is dropped; with color_order grey all become one channel.
     """
     network_size = picture_files.input_size(size)
     _check_crop(network_size, resize, crop)
@@ -61,6 +63,7 @@ def images(
         evaluation=evaluation,
         evaluation_labels=evaluation_labels,
         evaluation_count=evaluation_count,
+        class_order=class_order,
     )
     picture_files.check_readable(KIND, [*files.calibration, *files.evaluation])
     check_disjoint("images", calibration=files.calibration, evaluation=files.evaluation)
@@ -68,16 +71,15 @@ def images(
         "images", mean=mean, std=std, layout=layout, dtype=dtype
     )
 
-    def read_samples(labelled_files: Sequence[LabelledFile]) -> Iterator[Sample]:
-        for labelled, image in picture_files.read_pictures(KIND, labelled_files, _read_image):
-            fitted = _fit(image, network_size, resize, crop)
-            pixels = picture_files.pixel_array(fitted, color_order)
-            target = class_number(labelled, files.classes)
-            yield Sample(labelled.name, {"image": pixels}, target)
+    def read_sample(labelled: LabelledFile) -> Sample:
+        image = picture_files.read_upright(labelled.file)
+        fitted = _fit(image, network_size, resize, crop)
+        pixels = picture_files.pixel_array(fitted, color_order)
+        return Sample(labelled.name, {"image": pixels}, class_number(labelled, files.classes))
 
     return Dataset(
-        read_samples(files.calibration),
-        read_samples(files.evaluation),
+        picture_files.picture_samples(KIND, files.calibration, read_sample),
+        picture_files.picture_samples(KIND, files.evaluation, read_sample),
         {"image": preprocessing},
         files.classes,
     )
@@ -95,10 +97,6 @@ def _check_crop(size: picture_files.Size, resize: int | None, crop: str) -> None
         raise StageError(
             f"images: resize is {resize}, less than size; it must be at least {height}"
         )
-
-
-def _read_image(labelled: LabelledFile) -> Image:
-    return picture_files.read_upright(labelled.file)
 
 
 def _fit(image: Image, size: picture_files.Size, resize: int | None, crop: str) -> Image:

@@ -9,14 +9,18 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Generic, Literal, Protocol, TypeVar, overload
 
 from qpipe.digests import digest_file
 from qpipe.errors import StageError
+from qpipe.samples.selection import take_evenly
+from qpipe.types import Sample
 
 INTEGER_LABEL = re.compile(r"-?[0-9]{1,9}")
 LABEL_COLUMNS = {"file", "label"}
 MAX_FILES_IN_MESSAGE = 3
+# the order in which classes are numbered; "number" is that of names that are whole numbers
+ClassOrder = Literal["number", "name"]
 
 
 class HasFile(Protocol):
@@ -135,9 +139,15 @@ def is_below(name: str) -> bool:
 # ---- classes
 
 
-def class_names(files: Sequence[LabelledFile]) -> list[str]:
-    """Return the names among the labels, sorted."""
-    return sorted({labelled.label for labelled in files if isinstance(labelled.label, str)})
+def class_names(files: Sequence[LabelledFile], order: ClassOrder = "number") -> list[str]:
+    """Return the names among the labels in the order in which they are numbered.
+
+    With order "number", names that are all whole numbers stand in the order of these: 2 before 10.
+    """
+    names = {labelled.label for labelled in files if isinstance(labelled.label, str)}
+    if order == "number" and all(INTEGER_LABEL.fullmatch(name) for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return sorted(names)
 
 
 def class_number(labelled: LabelledFile, classes: Sequence[str]) -> int | None:
@@ -161,6 +171,7 @@ def select_files(
     evaluation: Path,
     evaluation_labels: Path | None,
     evaluation_count: int | None,
+    class_order: ClassOrder,
 ) -> SelectedFiles:
     """Return the files of both parts, as many as asked for, evenly spread.
 
@@ -180,7 +191,7 @@ def select_files(
     return SelectedFiles(
         calibration_files,
         take_evenly(other_files, evaluation_count),
-        class_names(labelled_files),
+        class_names(labelled_files, class_order),
     )
 
 
@@ -206,13 +217,6 @@ def check_counts(
     for option, count in counts.items():
         if count is not None and count < 1:
             raise StageError(f"{stage}: {option} is {count}; it must be at least 1")
-
-
-def take_evenly(items: Sequence[Item], count: int | None) -> list[Item]:
-    """Return that many items, evenly spread; all of them where count is None or too large."""
-    if count is None or count >= len(items):
-        return list(items)
-    return [items[index * len(items) // count] for index in range(count)]
 
 
 def split_evenly(items: Sequence[Item], count: int) -> tuple[list[Item], list[Item]]:
@@ -249,6 +253,45 @@ def _file_sizes(items: Sequence[HasFile]) -> dict[Path, int]:
 
 
 # ---- reading
+
+
+class FileSamples(Sequence[Sample], Generic[FileItem]):
+    """Samples that lie in files, each read when it is taken.
+
+    A pass over all of them ends with a StageError that names the files that cannot be read.
+    """
+
+    def __init__(
+        self,
+        kind: FileKind,
+        items: Sequence[FileItem],
+        read_sample: Callable[[FileItem], Sample],
+        failures: tuple[type[Exception], ...],
+    ) -> None:
+        self.kind = kind
+        self.items = items
+        self.read_sample = read_sample
+        self.failures = failures
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        if isinstance(index, slice):
+            return self._of(self.items[index])
+        (sample,) = self._of([self.items[index]])
+        return sample
+
+    def __iter__(self) -> Iterator[Sample]:
+        for _, sample in read_files(self.kind, self.items, self.read_sample, self.failures):
+            yield sample
+
+    def _of(self, items: Sequence[FileItem]) -> FileSamples[FileItem]:
+        return FileSamples(self.kind, items, self.read_sample, self.failures)
 
 
 def read_files(

@@ -12,12 +12,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from qpipe.errors import StageError, suggest
+from qpipe.samples.selection import take_evenly
 from qpipe.types import Array, Dataset, Preprocessing, Sample
 from qpipe_plugins.samples.labelled_files import (
     FileKind,
     check_counts,
     find_files,
-    take_evenly,
 )
 
 InputType = Literal[

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
 from qpipe.errors import StageError
-from qpipe.types import Array, Preprocessing
+from qpipe.types import Array, Preprocessing, Sample
 from qpipe_plugins.samples.labelled_files import (
     FileItem,
     FileKind,
+    FileSamples,
     HasFile,
     failure_reason,
     raise_for_unreadable,
-    read_files,
 )
 
 if TYPE_CHECKING:
@@ -101,12 +101,12 @@ def check_readable(kind: FileKind, items: Sequence[HasFile]) -> None:
     raise_for_unreadable(kind, reasons, len(items))
 
 
-def read_pictures(
-    kind: FileKind, items: Sequence[FileItem], read: Callable[[FileItem], Image]
-) -> Iterator[tuple[FileItem, Image]]:
-    """Yield each item with its picture; at the end, raise StageError that names damaged files."""
+def picture_samples(
+    kind: FileKind, items: Sequence[FileItem], read_sample: Callable[[FileItem], Sample]
+) -> FileSamples[FileItem]:
+    """Return samples that are pictures; one pass over them tells all files that are damaged."""
     # Pillow raises any class on damaged files
-    return read_files(kind, items, read, (Exception,))
+    return FileSamples(kind, items, read_sample, (Exception,))
 
 
 def _open_picture(file: Path) -> Image:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,11 +11,12 @@ from numpy.typing import NDArray
 from qpipe.errors import StageError
 from qpipe.types import Array, Dataset, Preprocessing, Sample
 from qpipe_plugins.samples.labelled_files import (
+    ClassOrder,
     FileKind,
+    FileSamples,
     LabelledFile,
     check_disjoint,
     class_number,
-    read_files,
     select_files,
 )
 from qpipe_plugins.samples.spectra import Spectra
@@ -53,18 +53,20 @@ def wav(
     std: float = 1.0,
     calibration_count: int | None = None,
     evaluation_count: int | None = None,
+    class_order: ClassOrder = "number",
 ) -> Dataset:
     """Read sound from folders of .wav files, as samples, log-mel spectra or MFCC.
 
-    Labels and the two parts are as for `images`. PCM of 8 to 32 bits and floats are mixed to one
-    channel of -1 to 1, at `rate` Hz (other rates are refused). All sounds become `seconds` long:
-    longer ones are cut, shorter ones end in silence. Features: Hann windows of `window` samples
-    (by default n_fft), every `hop`; with `center` the first is centred on the first sample, and the
-    sound is mirrored at its ends. Spectra to the `power` go through triangles from `fmin` to `fmax`
-    Hz (by default half the rate), of equal height on HTK's mel scale, of equal area on Slaney's;
-    then log(x + offset), natural or in dB; mfcc keeps the first `coefficients` of their orthonormal
-    DCT. `layout` is the order of the input's axes after the batch: T time, F features, C one
-    channel; by default T or TF. The network receives (x - mean) / std.
+    Labels, the order of classes and the two parts are as for `images`. PCM of 8 to 32 bits and
+    floats are mixed to one channel of -1 to 1, at `rate` Hz (other rates are refused). All sounds
+    become `seconds` long: longer ones are cut, shorter ones end in silence. Features: Hann windows
+    of `window` samples (by default n_fft), every `hop`; with `center` the first is centred on the
+    first sample, and the sound is mirrored at its ends. Spectra to the `power` go through triangles
+    from `fmin` to `fmax` Hz (by default half the rate), of equal height on HTK's mel scale, of
+    equal area on Slaney's; then log(x + offset), natural or in dB; mfcc keeps the first
+    `coefficients` of their orthonormal DCT. `layout` is the order of the input's axes after the
+    batch: T time, F features, C one channel; by default T or TF. The network receives
+    (x - mean) / std.
     """
     axes = layout or ("T" if features == "none" else "TF")
     _check_layout(axes, features)
@@ -94,11 +96,9 @@ def wav(
         evaluation=evaluation,
         evaluation_labels=evaluation_labels,
         evaluation_count=evaluation_count,
+        class_order=class_order,
     )
     check_disjoint("wav", calibration=files.calibration, evaluation=files.evaluation)
-
-    def read_sound_at_rate(labelled: LabelledFile) -> NDArray[np.float32]:
-        return _read_sound(labelled.file, rate)
 
     def extract_features(sound: NDArray[np.float32]) -> Array:
         if spectra is None:
@@ -107,17 +107,19 @@ def wav(
             return spectra.mfcc(sound, coefficients).astype(np.float32)
         return spectra.log_mel(sound).astype(np.float32)
 
-    def read_samples(labelled_files: Sequence[LabelledFile]) -> Iterator[Sample]:
-        sounds = read_files(KIND, labelled_files, read_sound_at_rate, (OSError, ValueError))
-        for labelled, sound in sounds:
-            silence = max(0, length - len(sound))
-            fitted = np.pad(sound[:length], (0, silence))
-            audio = _order_axes(extract_features(fitted), axes)
-            yield Sample(labelled.name, {"audio": audio}, class_number(labelled, files.classes))
+    def read_sample(labelled: LabelledFile) -> Sample:
+        sound = _read_sound(labelled.file, rate)
+        silence = max(0, length - len(sound))
+        fitted = np.pad(sound[:length], (0, silence))
+        audio = _order_axes(extract_features(fitted), axes)
+        return Sample(labelled.name, {"audio": audio}, class_number(labelled, files.classes))
+
+    def samples_of(labelled_files: list[LabelledFile]) -> FileSamples[LabelledFile]:
+        return FileSamples(KIND, labelled_files, read_sample, (OSError, ValueError))
 
     return Dataset(
-        read_samples(files.calibration),
-        read_samples(files.evaluation),
+        samples_of(files.calibration),
+        samples_of(files.evaluation),
         {"audio": Preprocessing((mean,), (std,))},
         files.classes,
     )
