@@ -59,24 +59,24 @@ def test_from_a_recipe_to_an_answer(qpipe: LabShell) -> None:
 
 def test_why_names_the_fields_that_changed(qpipe: LabShell) -> None:
     qpipe("run recipe.yaml")
-    assert qpipe.json("why tiny/snapped/snap")["cached"] is True
-    assert qpipe("why tiny/snapped/snap")[0].startswith(
+    assert qpipe.json("why recipe.yaml tiny/snapped/snap")["cached"] is True
+    assert qpipe("why recipe.yaml tiny/snapped/snap")[0].startswith(
         "tiny/snapped/snap: hit; the result under key "
     )
     qpipe.lab.edit("recipe.yaml", "bits: 8,", "bits: 4,")
-    told = qpipe.json("why tiny/snapped/snap")
+    told = qpipe.json("why recipe.yaml tiny/snapped/snap")
     assert (told["cached"], told["changed"]) == (
         False,
         [{"field": "options.bits", "before": 8, "now": 4}],
     )
-    told = qpipe.json("why tiny/snapped/packed")
+    told = qpipe.json("why recipe.yaml tiny/snapped/packed")
     assert [change["field"] for change in told["changed"]] == ["needs.model"]
     qpipe.lab.write("stages.py", scratch_lab.PLUGIN + "\n# changed\n")
-    told = qpipe.json("why tiny/import")
+    told = qpipe.json("why recipe.yaml tiny/import")
     assert [change["field"] for change in told["changed"]] == ["code.import tiny"]
-    out, _ = qpipe("why one/pace")
+    out, _ = qpipe("why recipe.yaml one/pace")
     assert out.startswith("one/pace: measured again in every run")
-    _, err = qpipe("why tiny/snapped/snop", 2)
+    _, err = qpipe("why recipe.yaml tiny/snapped/snop", 2)
     assert err == "qpipe: lab: no step 'tiny/snapped/snop'; did you mean 'tiny/snapped/snap'?\n"
 
 

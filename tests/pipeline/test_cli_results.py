@@ -102,7 +102,14 @@ def test_verdicts_on_what_a_run_had_before_do_not_replace_newer_ones(qpipe: Shel
 
 
 @pytest.mark.parametrize(
-    "line", ["pareto", "runs", "show", "why tiny/import", "export --device d --scheme s -o out"]
+    "line",
+    [
+        "pareto",
+        "runs",
+        "show",
+        "why recipe.yaml tiny/import",
+        "export --device d --scheme s -o out",
+    ],
 )
 def test_reading_a_misspelt_database_makes_none(line: str, qpipe: Shell) -> None:
     out, err = qpipe(f"{line} --db typo/results.db", 2)

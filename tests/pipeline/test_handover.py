@@ -53,7 +53,6 @@ def recorder(store: Store, resolved: ResolvedRequest, finished: Finished, run_id
         finished.plan,
         cache=resolved.cache,
         capabilities=capabilities,
-        workdir=Path("runs"),
     )
 
 

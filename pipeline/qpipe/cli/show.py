@@ -81,11 +81,14 @@ def _cells(row: StepRow | AttemptRow, columns: Sequence[str]) -> list[object]:
 
 
 def _show_step(store: Store, run: RunRow, step: str, *, log: bool, as_json: bool) -> None:
+    from qpipe.engine.request import run_folder
+    from qpipe.engine.step_log import read_log
+
     steps = {row["step"]: row for row in store.steps(run["id"])}
     if step not in steps:
         raise unknown_step(step, steps, where=f"run {run['id']}", list_command="qpipe show")
     row = steps[step]
-    log_text = _read_log(row)
+    log_text = read_log(run_folder(store.path, run["id"]), step)
     attempts = store.attempts(run["id"], step)
     measurements = store.measurements(run["id"])
     numbers = [_measured_number(measured) for measured in measurements if measured["step"] == step]
@@ -94,19 +97,9 @@ def _show_step(store: Store, run: RunRow, step: str, *, log: bool, as_json: bool
     elif log:
         print_text(log_text.rstrip("\n") or "the log is empty")
     else:
-        _print_fields(row, has_log=bool(log_text))
+        _print_fields(row)
         _print_attempts(attempts)
         _print_numbers(numbers)
-
-
-def _read_log(step: StepRow) -> str:
-    """Return the log of a step; empty where there is no file."""
-    from pathlib import Path
-
-    path = Path(step["log"] or "")
-    if not path.is_file():
-        return ""
-    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def _measured_number(measurement: MeasurementRow) -> MeasuredNumber:
@@ -124,12 +117,8 @@ def _measured_number(measurement: MeasurementRow) -> MeasuredNumber:
     }
 
 
-def _print_fields(step: StepRow, *, has_log: bool) -> None:
-    rows = []
-    for name, value in step.items():
-        is_empty_log = name == "log" and not has_log
-        if value is not None and not is_empty_log:
-            rows.append((name, value))
+def _print_fields(step: StepRow) -> None:
+    rows = [(name, value) for name, value in step.items() if value is not None]
     print_table(("field", "value"), rows)
 
 

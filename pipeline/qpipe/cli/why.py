@@ -12,19 +12,24 @@ from qpipe.cli.parameters import (
     CacheOption,
     DbOption,
     JsonOption,
+    OnlyOption,
+    RecipeArgument,
+    RecipeDevicesOption,
+    RecipeInventoryOption,
     RunOption,
+    SettingsOption,
+    SmokeOption,
 )
+from qpipe.cli.recipe_settings import parse_settings
 from qpipe.cli.results_database import find_run, open_results
 from qpipe.cli.tables import print_json, print_table, print_text
 from qpipe.cli.unknown_steps import unknown_step
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
     from qpipe.engine.plan import Step
-    from qpipe.engine.request import Request
-    from qpipe.storage.rows import RunRow, StepRow
+    from qpipe.storage.rows import StepRow
 
 DIGEST_LENGTH = 64  # of a sha256 in hexadecimal
 SHORT_DIGEST_LENGTH = 12
@@ -39,6 +44,7 @@ class FieldChange(TypedDict):
 
 
 def why(
+    recipe: RecipeArgument,
     step: Annotated[
         str,
         typer.Argument(
@@ -46,21 +52,39 @@ def why(
         ),
     ],
     run: RunOption = None,
+    settings: SettingsOption = None,
+    device: RecipeDevicesOption = None,
+    only: OnlyOption = None,
+    inventory: RecipeInventoryOption = None,
     db: DbOption = DEFAULT_DB,
     cache: CacheOption = DEFAULT_CACHE,
+    smoke: SmokeOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Explain field by field why a step is a cache hit or will be computed."""
-    from qpipe.engine.request import resolve_request
+    """Explain field by field why a step is a cache hit or will be computed.
 
+    The recipe as it is now is compared with what a run recorded.
+    """
+    from qpipe.engine.request import Request, resolve_request
+
+    request = Request(
+        recipe=recipe,
+        settings=parse_settings(settings),
+        devices=device or (),
+        only=only or (),
+        inventory=inventory,
+        db=db,
+        cache=cache,
+        smoke=smoke,
+    )
     with open_results(db) as store:
         run_row = find_run(store, run)
         recorded_steps = {row["step"]: row for row in store.steps(run_row["id"])}
-        resolved = resolve_request(_request_of_run(run_row, db=db, cache=cache))
+        resolved = resolve_request(request)
         plan = resolved.offline_plan(store)
     if step not in plan.steps:
         raise unknown_step(
-            step, plan.steps, where=run_row["recipe"], list_command="qpipe plan RECIPE"
+            step, plan.steps, where=resolved.recipe.name, list_command="qpipe plan RECIPE"
         )
     planned = plan.steps[step]
     recorded = recorded_steps.get(step)
@@ -90,26 +114,6 @@ def _print_changes(changes: Sequence[FieldChange], run_id: str) -> None:
     if changes:
         rows = [(change["field"], change["before"], change["now"]) for change in changes]
         print_table(("field", f"in {run_id}", "now"), rows)
-
-
-def _request_of_run(run: RunRow, *, db: Path, cache: Path) -> Request:
-    """Return the request that a run was started with."""
-    from pathlib import Path
-
-    from qpipe.engine.request import Request
-
-    options = run["request"]
-    inventory = options["inventory"]
-    return Request(
-        recipe=Path(run["recipe_path"]),
-        settings=options["settings"],
-        devices=options["devices"],
-        only=options["only"],
-        inventory=Path(inventory) if inventory else None,
-        db=db,
-        cache=cache,
-        smoke=options["smoke"],
-    )
 
 
 def _explain(

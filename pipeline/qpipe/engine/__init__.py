@@ -9,12 +9,13 @@ Other rooms may use:
 - outcome: how the steps of a run ended
 - events: what happens to the steps, for whoever shows it
 - device_health: waiting for a device, and switching its power
+- step_log: where the log of a step lies
 - stage_results: results of steps, read from the folders of the cache
 - cache_keys: what a result depends on; digests of files and folders
 - float_reference: the float network's outputs on samples
 - targets: what a device with a runtime asks of quantization and of builds
 
 Its own are: executor, host_step, worker (one step), retry (its attempts), recorder (what goes to
-the store), step_log, engine_stages (stages of the engine itself), input_checks,
+the store), engine_stages (stages of the engine itself), input_checks,
 measurement_check, code_digest, python_imports (the code in a key).
 """

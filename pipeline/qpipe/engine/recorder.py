@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from qpipe.engine import cache_keys, stage_results, step_log
+from qpipe.engine import cache_keys, stage_results
 from qpipe.engine.events import Event
 from qpipe.engine.plan import Plan, Step
 from qpipe.errors import PluginError
@@ -29,14 +29,12 @@ class Recorder:
         *,
         cache: Cache,
         capabilities: Mapping[str, Capabilities],  # by device
-        workdir: Path,
     ) -> None:
         self.store = store
         self.run = run
         self.plan = plan
         self.cache = cache
         self.capabilities = capabilities
-        self.workdir = workdir
         # the number of attempts at each step so far, also in earlier parts of the run
         self.attempts = {row["step"]: row["attempts"] or 0 for row in store.steps(run)}
         # the newest attempt at each step in this part of the run
@@ -114,7 +112,6 @@ class Recorder:
             "model": step.coordinates.get("model"),
             "scheme": step.coordinates.get("scheme"),
             "build": step.coordinates.get("build"),
-            "log": str(step_log.step_folder(self.workdir, step.id) / step_log.NAME),
         }
 
     # ---- numbers

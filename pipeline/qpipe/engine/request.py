@@ -96,7 +96,7 @@ class ResolvedRequest:
 
     def run_folder(self, run: str) -> Path:
         """Return the folder of a run, for its lock and the logs of its steps."""
-        return self.request.db.parent / "runs" / run
+        return run_folder(self.request.db, run)
 
     def plan(self, capabilities: Mapping[str, Capabilities]) -> Plan:
         """Return the plan for these capabilities, by device.
@@ -126,6 +126,11 @@ class ResolvedRequest:
         except (OSError, ValueError):  # damaged: as good as absent
             self.cache.remove(step.kind, step.key)
             return {}
+
+
+def run_folder(db: Path, run: str) -> Path:
+    """Return the folder of a run whose results are in a database: beside it, by the run's id."""
+    return db.parent / "runs" / run
 
 
 def resolve_request(request: Request) -> ResolvedRequest:

@@ -190,7 +190,6 @@ class _Execution:
             plan,
             cache=self.resolved.cache,
             capabilities=self.devices.capabilities,
-            workdir=self.run.folder,
         )
 
     def _judge(self, plan: Plan) -> None:

@@ -16,12 +16,25 @@ LONGEST_NAME = 200  # characters of a folder's name; file systems take 255 bytes
 
 
 def step_folder(run_folder: Path, step: str) -> Path:
-    """Return the folder of one step of a run; its log lies in it."""
-    name = step.replace("/", "+")
+    """Return the folder of one step of a run; its log lies in it.
+
+    It is a folder in that of the run, whatever the name of the step is.
+    """
+    name = step.replace("/", "+").replace("\0", "")
+    if name.strip(".") == "":
+        name = f"{name}+"
     if len(name) > LONGEST_NAME:
         digest = digest_text(name)[:16]
         name = f"{name[: LONGEST_NAME - 17]}-{digest}"
     return run_folder / name
+
+
+def read_log(run_folder: Path, step: str) -> str:
+    """Return the log of a step; empty where there is none."""
+    try:
+        return (step_folder(run_folder, step) / NAME).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
 
 
 def append_traceback(folder: Path, error: BaseException) -> None:

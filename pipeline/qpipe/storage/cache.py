@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -26,6 +27,8 @@ VALUE = "value"
 SCRATCH = "aside"
 LOCK = ".lock"
 USERS = ".users"
+
+KEY = re.compile(r"[0-9A-Za-z_-]+")
 
 STALE_S = 24 * 3600  # whoever writes an entry is done within a day
 
@@ -47,7 +50,14 @@ class Cache:
         self.root = root
 
     def folder(self, kind: str, key: str) -> Path:
-        """Return the folder of an entry, which may not exist."""
+        """Return the folder of an entry, which may not exist.
+
+        Raise QpipeError for a key that is no digest: in a database from elsewhere it may be a path.
+        """
+        if not KEY.fullmatch(key):
+            raise QpipeError(
+                f"{self.root}: '{key}' is not the key of a result; run the recipe again"
+            )
         return self.root / kind / key
 
     def value_folder(self, kind: str, key: str) -> Path:

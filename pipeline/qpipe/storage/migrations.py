@@ -9,7 +9,8 @@ from __future__ import annotations
 
 RUNS = """
 CREATE TABLE runs (
-  id TEXT PRIMARY KEY,
+  -- part of the name of a folder
+  id TEXT PRIMARY KEY CHECK (id GLOB '[0-9a-z]*' AND id NOT GLOB '*[^0-9a-z-]*'),
   recipe TEXT NOT NULL,
   recipe_path TEXT NOT NULL,
   recipe_digest TEXT NOT NULL,
@@ -59,7 +60,6 @@ CREATE TABLE steps (
   scheme TEXT,
   build TEXT,
   error TEXT,
-  log TEXT,
   failure TEXT,  -- the type of its failure
   attempts INTEGER CHECK (attempts >= 0),
   PRIMARY KEY (run, step)

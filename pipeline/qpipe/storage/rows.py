@@ -81,7 +81,6 @@ class StepRow(TypedDict):
     scheme: str | None
     build: str | None
     error: str | None
-    log: str
     failure: str | None
     attempts: int | None
 
