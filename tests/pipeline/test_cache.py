@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from qpipe.errors import QpipeError
 from qpipe.storage.cache import MANIFEST, Cache
 from waiting import ended_at_last
 
@@ -298,3 +299,83 @@ def test_runs_and_cleaners_at_once_never_meet(tmp_path: Path) -> None:
     while any(run.poll() is None for run in runs):
         cache.clean()
     assert [run.returncode for run in runs] == [0, 0]
+
+
+# ---- what others put there, and what processes leave
+
+
+HOLD = (
+    "import os, sys, time\nfrom pathlib import Path\nfrom qpipe.storage.cache import Cache\n"
+    "cache = Cache(Path(sys.argv[1]))\n"
+    "with cache.protect([('import', 'k')]), cache.put('import', 'k') as folder:\n"
+    "    (folder / 'a').write_text('half')\n    print('ready', flush=True)\n    sys.stdin.read()\n"
+)
+
+
+def test_what_a_living_process_writes_is_never_swept(cache: Cache) -> None:
+    """However old its folder looks: the step takes days, or the clock was set."""
+    writer = subprocess.Popen(
+        [sys.executable, "-c", HOLD, cache.root],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "ready\n"
+    (folder,) = (cache.root / "aside").iterdir()
+    os.utime(folder, (0, 0))
+    put(cache, key="other")
+    with cache.protect([]):
+        assert folder.is_dir()
+    writer.communicate(timeout=60)
+    assert cache.get("import", "k") is not None
+
+
+def test_what_a_killed_process_left_is_gone_when_the_next_run_begins(cache: Cache) -> None:
+    writer = subprocess.Popen(
+        [sys.executable, "-c", HOLD, cache.root],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+        writer.kill()
+    assert len(list((cache.root / "aside").iterdir())) == 1
+    assert len(list((cache.root / ".users").iterdir())) == 1
+    with cache.protect([]):
+        assert list((cache.root / "aside").iterdir()) == []
+        assert len(list((cache.root / ".users").iterdir())) == 1, "its own"
+
+
+def test_a_link_in_place_of_the_lock_harms_no_file(cache: Cache, tmp_path: Path) -> None:
+    precious = tmp_path / "precious"
+    precious.write_text("mine", encoding="utf-8")
+    put(cache)
+    lock = cache.root / ".lock"
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(precious)
+    with pytest.raises(OSError, match="symbolic links"):
+        cache.clean()
+    assert precious.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_cache_is_its_users_alone(cache: Cache) -> None:
+    put(cache)
+    assert cache.root.stat().st_mode & 0o777 == 0o700
+    cache.root.chmod(0o775)
+    with pytest.raises(QpipeError) as error:
+        Cache(cache.root)
+    assert str(error.value) == (
+        f"{cache.root}: others may write into the cache; "
+        "give a folder of your own with --cache, or remove this one"
+    )
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: gives a folder to another user")
+def test_the_cache_of_another_user_is_refused(cache: Cache) -> None:
+    put(cache)
+    os.chown(cache.root, 12345, 12345)
+    with pytest.raises(QpipeError, match="belongs to another user; give a folder of your own"):
+        Cache(cache.root)

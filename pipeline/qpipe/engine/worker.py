@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import importlib.metadata
 import multiprocessing
 import os
@@ -28,6 +27,7 @@ from qpipe.errors import Failure, QpipeError, StageError
 from qpipe.recipe import yaml_document
 from qpipe.recipe.stage_call import Call, calls_from_names
 from qpipe.stages import registry
+from qpipe.storage.folder_lock import lock_folder
 from qpipe.types import Progress
 
 EXIT_S = 5.0  # a step's process has so many seconds to end once its result is written
@@ -266,7 +266,7 @@ def _open_workdir(scratch: Path | None) -> Iterator[Path]:
     from. Where no scratch is given, or another process uses it, the folder is a temporary one.
     """
     with ExitStack() as stack:
-        if scratch is None or not _lock_folder(scratch, stack):
+        if scratch is None or not _take_scratch(scratch, stack):
             temporary = tempfile.TemporaryDirectory(prefix="qpipe-")
             yield Path(stack.enter_context(temporary))
             return
@@ -276,17 +276,13 @@ def _open_workdir(scratch: Path | None) -> Iterator[Path]:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _lock_folder(folder: Path, stack: ExitStack) -> bool:
-    """Lock a folder until the stack unwinds or this process ends; return whether that succeeded."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder, os.O_RDONLY)
-    stack.callback(os.close, descriptor)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.utime(folder)  # the cache removes folders that nobody used for a day
-        return os.path.samestat(os.fstat(descriptor), folder.stat())
-    except OSError:  # locked, or removed meanwhile by the process that had the lock
-        return False
+def _take_scratch(scratch: Path, stack: ExitStack) -> bool:
+    """Make and lock the folder of a step; return whether this process has it now."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    is_locked = lock_folder(scratch, stack)
+    if is_locked:
+        os.utime(scratch)  # the cache removes what no process has used for a day
+    return is_locked
 
 
 def _remove_unused_scratch(scratch: Path | None) -> None:
@@ -294,5 +290,5 @@ def _remove_unused_scratch(scratch: Path | None) -> None:
     if scratch is None or not scratch.is_dir():
         return
     with ExitStack() as stack, suppress(OSError):
-        if _lock_folder(scratch, stack):
+        if lock_folder(scratch, stack):
             scratch.rmdir()

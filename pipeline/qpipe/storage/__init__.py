@@ -6,4 +6,5 @@ Other rooms may use:
 - rows: the types of its rows, and the coordinates of a row
 - merge: the union of several databases
 - cache: the results of steps by key
+- folder_lock: a folder that one process has to itself
 """

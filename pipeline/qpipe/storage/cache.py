@@ -13,24 +13,27 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from qpipe.digests import digest_file
 from qpipe.errors import QpipeError
+from qpipe.storage.folder_lock import lock_folder
 
 MANIFEST = "manifest.json"
 VALUE = "value"
 # what lies beside the folders of the kinds
 SCRATCH = "aside"
+UNFINISHED = "new-"  # begins the names of entries that are being written or removed there
 LOCK = ".lock"
 USERS = ".users"
 
-KEY = re.compile(r"[0-9A-Za-z_-]+")
+KEY = re.compile(r"[^/.][^/]*")
 
-STALE_S = 24 * 3600  # whoever writes an entry is done within a day
+STALE_S = 24 * 3600  # how long a step that was killed may be continued from what it left
+OTHERS_MAY_WRITE = 0o022  # mode
 
 
 @dataclass(frozen=True)
@@ -44,15 +47,20 @@ class Entry:
 
 
 class Cache:
-    """The results of steps in a folder."""
+    """The results of steps in a folder, which is its user's alone.
+
+    What lies in it is trusted: a build brings the program that runs it. Raise QpipeError for a
+    folder of another user, or one that others may write.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        _check_owner(root)
 
     def folder(self, kind: str, key: str) -> Path:
         """Return the folder of an entry, which may not exist.
 
-        Raise QpipeError for a key that is no digest: in a database from elsewhere it may be a path.
+        Raise QpipeError for a key that is a path: in a database from elsewhere it may be a path.
         """
         if not KEY.fullmatch(key):
             raise QpipeError(
@@ -99,23 +107,27 @@ class Cache:
         It becomes the result of the key when the block ends without an error, and is removed
         otherwise. Where another process has put the same result meanwhile, that one stays.
         """
-        _remove_stale(self.root / SCRATCH)
-        scratch = self._new_scratch_folder()
-        try:
+        _remove_abandoned(self.root / SCRATCH)
+        with self._new_scratch_folder() as scratch:
             value = scratch / VALUE
             value.mkdir()
             yield value
             manifest = {"key": key, "files": _digests(value)}
             (scratch / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-            scratch.chmod(0o755)
             self._move_into_place(scratch, kind, key)
-        finally:
-            shutil.rmtree(scratch, ignore_errors=True)
 
-    def _new_scratch_folder(self) -> Path:
+    @contextmanager
+    def _new_scratch_folder(self) -> Iterator[Path]:
+        """Give a folder that is removed at the end, and by nobody else before."""
+        self._create()
         parent = self.root / SCRATCH
-        parent.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(dir=parent))
+        parent.mkdir(exist_ok=True)
+        with ExitStack() as stack:
+            scratch = Path(tempfile.mkdtemp(dir=parent, prefix=UNFINISHED))
+            while not lock_folder(scratch, stack):  # somebody swept it before it was locked
+                scratch = Path(tempfile.mkdtemp(dir=parent, prefix=UNFINISHED))
+            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+            yield scratch
 
     def _move_into_place(self, scratch: Path, kind: str, key: str) -> None:
         entry = self.folder(kind, key)
@@ -129,7 +141,10 @@ class Cache:
             scratch.rename(entry)
 
     def scratch(self, kind: str, key: str) -> Path:
-        """Return where a step may keep what it has so far; it is removed when it is a day old."""
+        """Return where a step keeps what it has so far.
+
+        It is removed a day after the process that used it last.
+        """
         return self.root / SCRATCH / f"{kind}-{key}"
 
     def entries(self) -> list[Entry]:
@@ -158,6 +173,9 @@ class Cache:
         """
         names = [f"{kind}/{key}" for kind, key in results]
         self._create()
+        _remove_abandoned(self.root / SCRATCH)
+        with self._locked(fcntl.LOCK_EX):
+            self._names_in_use()  # removes the lists of processes that were killed
         with ExitStack() as stack:
             with self._locked(fcntl.LOCK_SH):  # who cleans reads the whole list or nothing
                 user = stack.enter_context(
@@ -177,7 +195,10 @@ class Cache:
 
     def _create(self) -> None:
         try:
-            (self.root / USERS).mkdir(parents=True, exist_ok=True)
+            self.root.parent.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(exist_ok=True)
+            self.root.chmod(0o700)
+            (self.root / USERS).mkdir(exist_ok=True)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             message = f"{self.root}: cannot be used as the cache: {reason}"
@@ -204,9 +225,12 @@ class Cache:
 
     @contextmanager
     def _locked(self, operation: int) -> Iterator[None]:
-        with (self.root / LOCK).open("w", encoding="utf-8") as lock:
-            fcntl.flock(lock, operation)
+        descriptor = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, operation)
             yield
+        finally:
+            os.close(descriptor)
 
     # ---- removing what is not used
 
@@ -227,31 +251,29 @@ class Cache:
         if not self.root.is_dir():
             return [], []
         if not dry_run:
-            _remove_stale(self.root / SCRATCH)
-        with self._locked(fcntl.LOCK_EX):
-            names_in_use = self._names_in_use()
-            entries = [entry for entry in self.entries() if kind in (None, entry.kind)]
-            candidates = _longest_unused(entries, older_than_s, keep_bytes)
-            removable: list[Entry] = []
-            in_use: list[Entry] = []
-            for entry in candidates:
-                if f"{entry.kind}/{entry.key}" in names_in_use:
-                    in_use.append(entry)
-                else:
-                    removable.append(entry)
-            if not dry_run:
-                # a rename each: whenever this process ends, a result exists or it does not
-                moved = [self._move_to_scratch(entry) for entry in removable]
-        if not dry_run:
-            for folder in moved:
-                shutil.rmtree(folder, ignore_errors=True)
+            _remove_abandoned(self.root / SCRATCH)
+        with ExitStack() as stack:
+            # what is removed is deleted when the lock has been given back
+            scratch = None if dry_run else stack.enter_context(self._new_scratch_folder())
+            with self._locked(fcntl.LOCK_EX):
+                names_in_use = self._names_in_use()
+                entries = [entry for entry in self.entries() if kind in (None, entry.kind)]
+                removable: list[Entry] = []
+                in_use: list[Entry] = []
+                for entry in _longest_unused(entries, older_than_s, keep_bytes):
+                    if f"{entry.kind}/{entry.key}" in names_in_use:
+                        in_use.append(entry)
+                    else:
+                        removable.append(entry)
+                if scratch is not None:
+                    self._move_into(scratch, removable)
         return removable, in_use
 
-    def _move_to_scratch(self, entry: Entry) -> Path:
-        scratch = self._new_scratch_folder()
-        with suppress(OSError):  # another process found it damaged, and removed it
-            self.folder(entry.kind, entry.key).rename(scratch / "removed")
-        return scratch
+    def _move_into(self, scratch: Path, entries: Sequence[Entry]) -> None:
+        """Move entries away, by a rename each: whenever this process ends, each exists or not."""
+        for number, entry in enumerate(entries):
+            with suppress(OSError):  # another process found it damaged, and removed it
+                self.folder(entry.kind, entry.key).rename(scratch / str(number))
 
 
 def _longest_unused(
@@ -290,14 +312,30 @@ def _read_entry(folder: Path) -> Entry | None:
     return Entry(folder.parent.name, folder.name, size, last_used)
 
 
-def _remove_stale(scratch: Path) -> None:
-    """Remove what processes that were killed left unfinished."""
+def _remove_abandoned(scratch: Path) -> None:
+    """Remove what processes that were killed left: what nobody continues, or not within a day."""
     if not scratch.is_dir():
         return
     for folder in scratch.iterdir():
-        with suppress(OSError):
-            if time.time() - folder.stat().st_mtime > STALE_S:
+        with ExitStack() as stack, suppress(OSError):
+            if not lock_folder(folder, stack):
+                continue
+            age = time.time() - folder.stat().st_mtime
+            if folder.name.startswith(UNFINISHED) or age > STALE_S:
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_owner(root: Path) -> None:
+    """Raise QpipeError where somebody else may have put something into a cache."""
+    try:
+        status = root.stat()
+    except OSError:
+        return  # it is made, or the reason is told, when it is used
+    fix = "give a folder of your own with --cache"
+    if status.st_uid != os.geteuid():
+        raise QpipeError(f"{root}: the cache belongs to another user; {fix}")
+    if status.st_mode & OTHERS_MAY_WRITE:
+        raise QpipeError(f"{root}: others may write into the cache; {fix}, or remove this one")
 
 
 def _digests(folder: Path) -> dict[str, str]:
