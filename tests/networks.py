@@ -414,6 +414,38 @@ def recurrent() -> onnx.ModelProto:
     return net.model(net.dense(net.add("Flatten", x), 8, 4))
 
 
+def log_mel(window: int = 64, bands: int = 16) -> onnx.ModelProto:
+    """Convolutions behind the logarithm of a mel spectrum, which 8 bits ruin: most of it is below one step."""
+    net = Net(21)
+    sound = net.input("sound", [1, 1, 1024])
+    frequencies = np.arange(window // 2)[:, np.newaxis]
+    phases = 2 * np.pi * frequencies * np.arange(window) / window
+    parts = []
+    for wave in (np.cos(phases), np.sin(phases)):
+        filters = net.constant((wave * np.hanning(window))[:, np.newaxis], np.float32)
+        part = net.add("Conv", sound, filters, strides=[window // 2])
+        parts.append(net.add("Mul", part, part))
+    shape = (bands, window // 2, 1)
+    mel = np.abs(net.random.normal(size=shape)) * (net.random.random(shape) < 0.15)
+    power = net.add("Conv", net.add("Add", *parts), net.constant(mel, np.float32))
+    x = net.add("Log", net.add("Add", power, net.constant(np.float32(1e-6))))
+    x = net.add("Relu", net.conv(x, bands, 24, 3, axes=1))
+    x = net.add("Relu", net.conv(x, 24, 24, 3, axes=1, stride=2))
+    x = net.add("Relu", net.conv(x, 24, 24, 3, axes=1, stride=2))
+    return net.model(net.head(x, 24, 10))
+
+
+def sounds(count: int, seed: int) -> list[np.ndarray]:
+    """Inputs of log_mel: pink noise, some of it a hundred times as loud as other."""
+    random = np.random.default_rng(seed)
+    arrays = []
+    for _ in range(count):
+        spectrum = np.fft.rfft(random.normal(size=1024))
+        pink = np.fft.irfft(spectrum / np.arange(1, len(spectrum) + 1))
+        arrays.append((pink * 10 ** random.uniform(-1.5, 0.5)).astype(np.float32)[None, None])
+    return arrays
+
+
 # ---- what exporters do
 
 

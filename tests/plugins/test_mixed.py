@@ -12,8 +12,10 @@ import onnx_ir as ir
 import pytest
 
 from models import SHAPES, conv_net, images, run, statistics_of
+from networks import log_mel, sounds
 from qpipe.errors import StageError
 from qpipe.quant import qdq
+from qpipe.quant.arithmetic import sqnr_db
 from qpipe.samples.store import Samples
 from qpipe.types import ANY_TARGET, Preprocessing, Sample, Target
 from qpipe_plugins.quantize.correct_bias import correct_bias
@@ -190,3 +192,31 @@ def test_two_goals_are_one_too_many(quantized: Quantizer) -> None:
         StageError, match="size, sqnr and layers exclude each other; give one of them"
     ):
         quantized(size=0.6, layers=2)
+
+
+# ---- a floor
+
+
+def test_layers_that_int8_ruins_stay_float_where_there_is_a_floor(tmp_path: Path) -> None:
+    def load() -> ir.Model:
+        return ir.from_proto(log_mel())
+
+    def noise(model: ir.Model) -> float:
+        exact, rounded = (
+            np.concatenate([next(iter(each.values())) for each in run(network, sounds(16, seed=2))])
+            for network in (load(), model)
+        )
+        return sqnr_db(exact, rounded)
+
+    calibration = sounds(40, seed=1)
+    stream = (Sample(str(at), {"sound": array[0]}) for at, array in enumerate(calibration))
+    samples = Samples.write(tmp_path / "samples", stream, {"sound": Preprocessing()})
+    statistics = statistics_of(load(), calibration)
+    model = mixed(load(), load(), statistics, samples, tmp_path, nothing, bits=(8, 32), sqnr=30.0)
+    assert noise(symmetric(load(), statistics)) < 10
+    assert noise(model) > 30
+    assert list(bits(model).values()) == [32, 32, 32, 8, 8, 8, 8]
+
+
+def test_a_floor_that_is_kept_leaves_nothing_float(quantized: Quantizer) -> None:
+    assert set(bits(quantized(bits=(8, 32), sqnr=15.0)).values()) == {8}

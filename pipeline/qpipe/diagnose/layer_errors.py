@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from qpipe.diagnose.range_fit import RangeFit, channel_spread, range_fits
 from qpipe.quant import qdq
-from qpipe.quant.graph import is_affine
+from qpipe.quant.layer_parts import Part, difference, origins, read_parts, union
 from qpipe.quant.sensitivity import Probe, Substitution, decibels, layer_name
 from qpipe.samples.store import Samples
-from qpipe.types import Array, Progress
+from qpipe.types import Progress
 
 # a channel of 8 times the median's range leaves the other channels three bits fewer
 WIDE_SPREAD = 8.0
@@ -55,22 +55,6 @@ class Losses:
     layers: Sequence[LayerLoss]
 
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """A weight with its nodes, or a node without one, and the substitutions that round it."""
-
-    node: ir.Node
-    weight: qdq.Weight | None
-    origin: qdq.Weight | None  # the float weight it came from
-    weights: Substitution
-    activations: Substitution
-
-    @property
-    def both(self) -> Substitution:
-        """The substitution that rounds weights and activations."""
-        return _union([self.weights, self.activations])
-
-
 def losses(
     model: ir.Model,
     float_model: ir.Model,
@@ -81,11 +65,11 @@ def losses(
     """Measure each layer of a quantized network against its float network, on some samples."""
     float_origins = origins(model, float_model)
     probe = Probe(model, float_origins, samples, indices)
-    parts = _parts(model, float_origins, probe)
+    parts = read_parts(model, float_origins, probe)
     fits = range_fits(model, float_model, samples, indices)
-    all_weights = _union([part.weights for part in parts])
-    all_activations = _union([part.activations for part in parts])
-    everything = _union([all_weights, all_activations])
+    all_weights = union([part.weights for part in parts])
+    all_activations = union([part.activations for part in parts])
+    everything = union([all_weights, all_activations])
     layers: list[LayerLoss] = []
     for done, part in enumerate(parts):
         progress(done, len(parts), "layers")
@@ -97,94 +81,6 @@ def losses(
         both=decibels(probe.damage(everything)),
         layers=layers,
     )
-
-
-def origins(model: ir.Model, float_model: ir.Model) -> dict[str, qdq.Weight]:
-    """Return the float weight of each quantized weight, by the name of the latter.
-
-    It is the recorded one; where another quantizer records nothing, that of the node of the same
-    name, if shapes agree.
-    """
-    float_weights = qdq.weights(float_model)
-    by_name = {weight.name: weight for weight in float_weights}
-    by_node = {weight.node.name: weight for weight in float_weights if weight.node.name}
-    pairs: dict[str, qdq.Weight] = {}
-    for weight in qdq.weights(model):
-        origin = by_name.get(weight.name) or by_node.get(weight.node.name or "")
-        if origin and weight.is_quantized and _has_same_form(weight, origin):
-            pairs[weight.name] = origin
-    return pairs
-
-
-def _has_same_form(weight: qdq.Weight, origin: qdq.Weight) -> bool:
-    has_same_shape = origin.array.shape == weight.array.shape
-    return has_same_shape and len(origin.nodes) == len(weight.nodes)
-
-
-# ---- parts
-
-
-def _parts(model: ir.Model, float_origins: Mapping[str, qdq.Weight], probe: Probe) -> list[Part]:
-    """Return the weights with a float origin, then the other layers that read rounded tensors."""
-    remaining = dict.fromkeys(probe.rounded_layers)
-    parts: list[Part] = []
-    for weight in qdq.weights(model):
-        origin = float_origins.get(weight.name)
-        if origin is None:
-            continue
-        names = [layer_name(node) for node in weight.nodes]
-        rounded = [name for name in names if name in remaining]
-        for name in rounded:
-            del remaining[name]
-        parts.append(_weight_part(weight, origin, rounded))
-    nodes = {layer_name(node): node for node in model.graph}
-    outputs = {value.name or "": value.producer() for value in model.graph.outputs}
-    for name in remaining:
-        node = nodes.get(name) or outputs.get(name)
-        if node is not None:
-            activations = Substitution(rounded=[name])
-            parts.append(Part(node, None, None, Substitution(), activations))
-    return parts
-
-
-def _weight_part(weight: qdq.Weight, origin: qdq.Weight, rounded: Sequence[str]) -> Part:
-    biases: dict[str, Array] = {}
-    for node, float_node in zip(weight.nodes, origin.nodes, strict=True):
-        if is_affine(float_node):
-            biases[layer_name(node)] = _bias_or_zeros(weight, node)
-    return Part(
-        node=weight.node,
-        weight=weight,
-        origin=origin,
-        weights=Substitution({weight.name: weight.array}, biases),
-        activations=Substitution(rounded=rounded),
-    )
-
-
-def _bias_or_zeros(weight: qdq.Weight, node: ir.Node) -> Array:
-    zeros = np.zeros(weight.array.shape[weight.channel_axis], np.float32)
-    bias = qdq.bias(node)
-    return zeros if bias is None else zeros + bias
-
-
-def _union(substitutions: Sequence[Substitution]) -> Substitution:
-    weights: dict[str, Array] = {}
-    biases: dict[str, Array] = {}
-    rounded: list[str] = []
-    for substitution in substitutions:
-        weights |= substitution.weights
-        biases |= substitution.biases
-        rounded += substitution.rounded
-    return Substitution(weights, biases, rounded)
-
-
-def _difference(everything: Substitution, part: Substitution) -> Substitution:
-    weights = {
-        name: array for name, array in everything.weights.items() if name not in part.weights
-    }
-    biases = {name: array for name, array in everything.biases.items() if name not in part.biases}
-    rounded = [name for name in everything.rounded if name not in part.rounded]
-    return Substitution(weights, biases, rounded)
 
 
 # ---- one layer
@@ -209,7 +105,7 @@ def _layer_loss(
         layer=part.node.name or layer_name(part.node),
         operator=part.node.op_type,
         only=decibels(probe.damage(part.both)),
-        without=decibels(probe.damage(_difference(everything, part.both))),
+        without=decibels(probe.damage(difference(everything, part.both))),
         weights=weights_db,
         activations=activations_db,
         weight=part.weight.name if part.weight else None,

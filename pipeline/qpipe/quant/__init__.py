@@ -12,6 +12,7 @@ For authors of plugins, and kept stable for them:
 - graph: constants, initializers and names of an ONNX graph
 - inference: ONNX Runtime sessions on the host
 - sensitivity: what quantizing a part of a network costs its outputs
+- layer_parts: the parts of a quantized network that are measured so, and what keeps one float
 - sensitive_layers: the bits of first, last and depthwise layers
 - saturation: what x86 without VNNI makes of u8 x s8 products
 

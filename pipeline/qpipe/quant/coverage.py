@@ -78,6 +78,11 @@ def coverage(model: ir.Model, reasons: Mapping[ir.Node, str] | None = None) -> C
     return Coverage(dict(integer), float_nodes)
 
 
+def integer_nodes(model: ir.Model) -> set[ir.Node]:
+    """Return the nodes that run on integers in a quantized network."""
+    return _select(model).integer
+
+
 def _select(model: ir.Model) -> Selection:
     all_weights = qdq.weights(model)
     if not any(node.op_type == "QuantizeLinear" for node in model.graph):

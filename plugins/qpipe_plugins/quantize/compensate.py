@@ -44,8 +44,9 @@ from qpipe.quant.rounding import Grid, Hessian, ScaleFit, round_to_grid
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count, Threads
 from qpipe.types import ANY_TARGET, Array, Progress, Target
-from qpipe_plugins.quantize.held_out import HOLD_OUT_EVERY, HeldOut, is_held_out, keep_what_helps
+from qpipe_plugins.quantize.held_out import HOLD_OUT_EVERY, is_held_out, keep_what_helps
 from qpipe_plugins.quantize.measured_bias import shift_bias
+from qpipe_plugins.quantize.output_noise import OutputNoise
 from qpipe_plugins.quantize.paired_layers import PairedLayer, pair_layers
 
 CHECK_EVERY = 5  # one sample in so many is left out of the fit and checks it
@@ -131,7 +132,7 @@ def compensate(
                     mean_input=mean_input,
                     mean_lack=mean_lack,
                 )
-    held_out = HeldOut(
+    held_out = OutputNoise(
         calibration_samples,
         _checking_samples(count // views),
         float_model,

@@ -8,14 +8,13 @@ from collections.abc import Collection, Iterator, Sequence
 import onnx_ir as ir
 
 from qpipe.quant import qdq
-from qpipe.quant.inference import infer, open_session
-from qpipe.quant.sensitivity import decibels, relative_noise
-from qpipe.samples.store import Samples
-from qpipe.types import Array
+from qpipe.quant.sensitivity import decibels
+from qpipe_plugins.quantize.output_noise import OutputNoise
 from qpipe_plugins.quantize.paired_layers import copy_weight
 
-HOLD_OUT_EVERY = 10  # one sample in so many
+HOLD_OUT_EVERY = 10  # one sample in so many, as long as these are no more than MOST_HELD_OUT
 HOLD_OUT_OFFSET = 5
+MOST_HELD_OUT = 8
 PARTS = 4  # of the network, each of which may keep its start
 
 log = logging.getLogger(__name__)
@@ -23,55 +22,21 @@ log = logging.getLogger(__name__)
 
 def is_held_out(index: int, count: int) -> bool:
     """Return whether a fit to `count` samples leaves out the one at `index`."""
-    return count >= HOLD_OUT_EVERY and index % HOLD_OUT_EVERY == HOLD_OUT_OFFSET
+    step = max(HOLD_OUT_EVERY, -(-count // MOST_HELD_OUT))
+    return count >= HOLD_OUT_EVERY and index % step == HOLD_OUT_OFFSET
 
 
-class HeldOut:
-    """How far quantized networks are from float on some samples.
-
-    Networks are simulated operator by operator, so that the processor makes no difference.
-    """
-
-    def __init__(
-        self, samples: Samples, indices: Sequence[int], float_model: ir.Model, *, threads: int
-    ) -> None:
-        self._samples = samples
-        self._indices = indices
-        self._threads = threads
-        self._outputs = [
-            value.name or "" for value in float_model.graph.outputs if _is_comparable(value)
-        ]
-        self._float_outputs = list(self._infer(float_model))
-
-    def noise(self, model: ir.Model) -> float:
-        """Return the noise over the signal of the outputs; see `relative_noise`."""
-        return relative_noise(self._float_outputs, self._infer(model))
-
-    def _infer(self, model: ir.Model) -> Iterator[dict[str, Array]]:
-        if not self._outputs:
-            yield from [{}] * len(self._indices)
-            return
-        inputs = [value.name or "" for value in model.graph.inputs]
-        session = open_session(model, self._outputs, threads=self._threads, optimize=False)
-        for index in self._indices:
-            yield infer(session, self._samples.feeds(index, inputs))
-
-
-def _is_comparable(value: ir.Value) -> bool:
-    """Return whether an output holds floats, as many for each sample."""
-    is_float = value.dtype is not None and value.dtype.is_floating_point()
-    return is_float and value.shape is not None and value.shape.is_static()
-
-
-def keep_what_helps(start: ir.Model, fitted: ir.Model, held_out: HeldOut, stage: str) -> ir.Model:
+def keep_what_helps(
+    start: ir.Model, fitted: ir.Model, held_out: OutputNoise, stage: str
+) -> ir.Model:
     """Return the fitted network where it is no further from float than its start.
 
     Elsewhere return the start with those parts of the fitted network that bring it closer, if any.
     Log what is kept. Costs one inference a sample for each network, and four more where the fit
     is worse.
     """
-    start_noise = held_out.noise(start)
-    fitted_noise = held_out.noise(fitted)
+    start_noise = held_out.of(start)
+    fitted_noise = held_out.of(fitted)
     log.warning(
         "%s: outputs at %.1f dB before, %.1f dB afterwards",
         stage,
@@ -85,7 +50,7 @@ def keep_what_helps(start: ir.Model, fitted: ir.Model, held_out: HeldOut, stage:
     best_noise = fitted_noise
     for part in _parts(names):
         fewer = [name for name in kept if name not in part]
-        noise = held_out.noise(_combine(start, fitted, fewer))
+        noise = held_out.of(_combine(start, fitted, fewer))
         if noise < best_noise:
             kept = fewer
             best_noise = noise

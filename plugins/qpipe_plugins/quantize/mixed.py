@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,6 +22,7 @@ from qpipe.stages.bounds import Count, Percent
 from qpipe.types import ANY_TARGET, Progress, Target
 from qpipe_plugins.quantize.activations import quantize_activations_of_weights
 from qpipe_plugins.quantize.correct_bias import correct_bias
+from qpipe_plugins.quantize.float_layers import reach_floor
 from qpipe_plugins.quantize.layer_damages import FLOAT_BITS, DamageJournal, measure_damages
 from qpipe_plugins.quantize.paired_layers import copy_weight
 
@@ -62,7 +63,9 @@ def mixed(
     `bits` are the numbers to choose from; 32 leaves a layer float. The choice has the least damage
     in all at one of: `size`, a part of what these weights take at 8 bits (0.6 by default);
     `layers`, the number of layers that get more than the fewest bits ({bits: [8, 32], layers: 3}
-    keeps the three float that cost most); or the least size at `sqnr`, in dB, of the outputs.
+    keeps the three float that cost most); or the least size at `sqnr`, in dB, of the outputs. Where
+    32 is one of the bits, `sqnr` is a floor for activations too: {bits: [8, 32], sqnr: 30} keeps
+    those layers float that would ruin the outputs, by their weights or by what they read and write.
     Weights are rounded to nearest and biases corrected; put compensate behind it, which does
     better than this stage assumes. `levels` pot and apot are those of logarithmic, where they have
     so many bits; more bits are uniform. Shapes stay. Costs an inference of `samples` for each
@@ -101,19 +104,33 @@ def mixed(
     )
     choice = _choose(bit_widths, counts, damages, size=size, sqnr=sqnr, layers=layers)
     _log_choice(weights, bit_widths, choice, damages)
-    for weight, option in zip(weights, choice, strict=True):
-        width = bit_widths[option]
-        if width != FLOAT_BITS:
-            copy_weight(model, weight, quantized[width][weight.name])
-    quantize_activations_of_weights(
-        model,
-        statistics,
-        target,
-        activation_range=activation_range,
-        percentile=percentile,
-        exclude=exclude,
+    chosen = {
+        name: quantized[bit_widths[option]][name]
+        for name, option in zip(names, choice, strict=True)
+        if bit_widths[option] != FLOAT_BITS
+    }
+
+    def quantize(float_nodes: Collection[str]) -> ir.Model:
+        network = ir.from_proto(ir.to_proto(model))
+        for weight in qdq.float_weights(network, [*exclude, *float_nodes]):
+            if weight.name in chosen:
+                copy_weight(network, weight, chosen[weight.name])
+        quantize_activations_of_weights(
+            network,
+            statistics,
+            target,
+            activation_range=activation_range,
+            percentile=percentile,
+            exclude=[*exclude, *float_nodes],
+        )
+        return network
+
+    if sqnr is None or FLOAT_BITS not in bit_widths:
+        return quantize(())
+    indices = _spread_indices(calibration_samples, samples)
+    return reach_floor(
+        quantize, float_model, calibration_samples, indices, floor=sqnr, progress=progress
     )
-    return model
 
 
 def _bit_widths(bits: Sequence[int], target: Target) -> list[int]:
@@ -127,12 +144,16 @@ def _probe(
 ) -> Probe:
     """Return a probe of the float network on samples that are evenly spread."""
     float_weights = {weight.name: weight for weight in qdq.weights(float_model)}
-    total = len(calibration_samples)
-    count = min(samples, total)
-    indices = [number * total // count for number in range(count)]
+    indices = _spread_indices(calibration_samples, samples)
     return Probe(
         float_model, {name: float_weights[name] for name in names}, calibration_samples, indices
     )
+
+
+def _spread_indices(calibration_samples: Samples, samples: int) -> list[int]:
+    total = len(calibration_samples)
+    count = min(samples, total)
+    return [number * total // count for number in range(count)]
 
 
 # ---- all weights at one number of bits

@@ -1,0 +1,50 @@
+"""How far the outputs of quantized networks are from those of float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import onnx_ir as ir
+
+from qpipe.quant.inference import infer, open_session
+from qpipe.quant.network_inputs import input_shapes
+from qpipe.quant.sensitivity import relative_noise
+from qpipe.samples.store import Samples
+from qpipe.types import Array
+
+
+class OutputNoise:
+    """How far quantized networks are from float on some samples.
+
+    Networks are simulated operator by operator, so that the processor makes no difference.
+    """
+
+    def __init__(
+        self, samples: Samples, indices: Sequence[int], float_model: ir.Model, *, threads: int
+    ) -> None:
+        self._samples = samples
+        self._indices = indices
+        self._threads = threads
+        self._outputs = [
+            value.name or "" for value in float_model.graph.outputs if _is_comparable(value)
+        ]
+        self._float_outputs = list(self._infer(float_model))
+
+    def of(self, model: ir.Model) -> float:
+        """Return the noise over the signal of the outputs; see `relative_noise`."""
+        return relative_noise(self._float_outputs, self._infer(model))
+
+    def _infer(self, model: ir.Model) -> Iterator[dict[str, Array]]:
+        if not self._outputs:
+            yield from [{}] * len(self._indices)
+            return
+        inputs = input_shapes(model)
+        session = open_session(model, self._outputs, threads=self._threads, optimize=False)
+        for index in self._indices:
+            yield infer(session, self._samples.feeds(index, inputs))
+
+
+def _is_comparable(value: ir.Value) -> bool:
+    """Return whether an output holds floats, as many for each sample."""
+    is_float = value.dtype is not None and value.dtype.is_floating_point()
+    return is_float and value.shape is not None and value.shape.is_static()
