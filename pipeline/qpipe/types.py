@@ -521,6 +521,9 @@ class Metric:
     better: Literal["max", "min"] = "max"
     against: Literal["target", "float", "float_outputs"] = "target"
     resamples: int = 1000  # bootstrap resamples for its interval; fewer suit a slow reduction
+    # the outputs of a sample that it cannot compare with the reference, and why; the measurement
+    # names them
+    not_compared: Callable[[Any, Any], Mapping[str, str]] | None = None
 
 
 @dataclass(frozen=True)

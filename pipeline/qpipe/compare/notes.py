@@ -40,14 +40,17 @@ def notes(
 ) -> dict[str, str]:
     """Return notes by topic.
 
-    Topics are noise, rounds, doubt, unlocked, too_warm, warmup, precision, ruined, slower, memory,
-    and each score among the objectives that float has, too.
+    Topics are noise, rounds, doubt, unlocked, too_warm, warmup, precision, ruined, not_compared,
+    slower, memory, and each score among the objectives that float has, too.
     """
     timed = row.metrics.get("latency_ms")
     by_topic = _timing_notes(timed) if timed else {}
     ruined = _ruined_note(row)
     if ruined:
         by_topic["ruined"] = ruined
+    not_compared = _not_compared_note(row)
+    if not_compared:
+        by_topic["not_compared"] = not_compared
     reference = float_reference(row, group)
     if reference is not None:
         by_topic |= _notes_against_float(row, reference, objectives)
@@ -193,6 +196,17 @@ def _ruined_note(row: Candidate) -> str:
     return (
         f"ruined: its SQNR is {sqnr.value:.1f} dB; at 0 dB the error is as large as float's outputs"
     )
+
+
+def _not_compared_note(row: Candidate) -> str:
+    """Return which outputs scores leave out, because they cannot be compared with float's."""
+    parts: list[str] = []
+    for name, score in row.metrics.items():
+        outputs = score.detail.get("not_compared", {})
+        if outputs and not row.is_float:
+            first, reason = next(iter(outputs.items()))
+            parts.append(f"{name} leaves out {', '.join(outputs)} ('{first}': {reason})")
+    return "; ".join(parts)
 
 
 def _slower_note(row: Candidate, reference: Candidate) -> str:

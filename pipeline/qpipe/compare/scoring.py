@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,8 @@ class Scores:
         self.optional_names = metric_by_name.keys() - requested_names
         self.postprocess = postprocess
         self.contributions: dict[str, list[Any]] = {name: [] for name in metric_by_name}
+        # metric -> output that it cannot compare -> why
+        self.not_compared: dict[str, dict[str, str]] = {name: {} for name in metric_by_name}
 
     def add(self, sample: Sample, outputs: Outputs, reference: Outputs) -> None:
         """Score the outputs for one sample, against its target and those of the float network.
@@ -70,22 +73,52 @@ class Scores:
     ) -> None:
         try:
             contribution = metric.contribution(prediction, reference)
+            if metric.not_compared is not None:
+                reasons = metric.not_compared(prediction, reference)
+                self._note_not_compared(metric, sample, reasons)
         except Exception as error:
-            is_optional = metric.name in self.optional_names
-            if not (isinstance(error, QpipeError) and is_optional):
+            if not (isinstance(error, QpipeError) and self._leave_out(metric, error)):
                 raise _broken(f"metric {metric.name}", sample, error, prediction) from error
-            log.warning("%s is left out: %s", metric.name, error)
-            self.metrics.remove(metric)
         else:
             self.contributions[metric.name].append(contribution)
 
+    def _note_not_compared(
+        self, metric: Metric, sample: Sample, reasons: Mapping[str, str]
+    ) -> None:
+        noted = self.not_compared[metric.name]
+        for output, reason in reasons.items():
+            if output not in noted:
+                noted[output] = f"{reason} (sample '{sample.id}')"
+                log.warning("%s leaves out output '%s': %s", metric.name, output, noted[output])
+
+    def _leave_out(self, metric: Metric, error: QpipeError) -> bool:
+        """Leave out a metric that is only usual; return whether it is."""
+        if metric.name not in self.optional_names:
+            return False
+        log.warning("%s is left out: %s", metric.name, error)
+        self.metrics.remove(metric)
+        return True
+
     def measurements(self) -> list[Measurement]:
-        """Return the number of each metric that has contributions, with its interval."""
+        """Return the number of each metric that has contributions, with its interval.
+
+        Outputs that a metric could not compare are in the detail: `not_compared`.
+        """
         measurements = []
-        for metric in self.metrics:
+        for metric in list(self.metrics):
             contributions = self.contributions[metric.name]
-            if contributions:
-                measurements.append(_measurement(metric, contributions))
+            if not contributions:
+                continue
+            try:
+                measurement = _measurement(metric, contributions)
+            except StageError as error:
+                if not self._leave_out(metric, error):
+                    raise
+                continue
+            detail = dict(measurement.detail)
+            if self.not_compared[metric.name]:
+                detail["not_compared"] = self.not_compared[metric.name]
+            measurements.append(replace(measurement, detail=detail))
         return measurements
 
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.lib import format as npy_format
 
 from qpipe.engine.stage_results import FloatOutputs
 from qpipe.errors import StageError
@@ -17,7 +14,7 @@ from qpipe.quant.inference import inferences, open_session
 from qpipe.quant.network_inputs import input_shapes
 from qpipe.samples.preprocess import Shape, fits
 from qpipe.samples.store import Samples
-from qpipe.types import Array, Progress
+from qpipe.types import Array, Progress, Sample
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -40,51 +37,18 @@ def write_float_outputs(
 ) -> FloatOutputs:
     """Write the outputs of all samples to a folder, sample by sample; memory holds one at a time.
 
-    Raise StageError also where an output is no tensor of numbers, or changes its shape or type
-    from sample to sample.
+    Raise StageError also where an output is no tensor of numbers.
     """
-    count = len(samples)
-    files: dict[str, _NpyFile] = {}
-    with ExitStack() as stack:
-        for index, outputs in enumerate(float_outputs(model, samples)):
-            for name, array in outputs.items():
-                _check_tensor(name, array)
-                if name not in files:
-                    path = folder / f"{len(files)}.npy"
-                    file = stack.enter_context(path.open("wb"))
-                    files[name] = _NpyFile(name, file, array, count)
-                files[name].append(array, samples.entries[index]["id"])
-            progress(index + 1, count, "samples")
-    names = {name: f"{number}.npy" for number, name in enumerate(files)}
-    (folder / FloatOutputs.INDEX).write_text(json.dumps(names), encoding="utf-8")
+    Samples.write(folder, _outputs_as_samples(model, samples, progress), {})
     return FloatOutputs(folder)
 
 
-class _NpyFile:
-    """A .npy file of one output, written sample by sample."""
-
-    def __init__(self, name: str, file: BinaryIO, first: Array, count: int) -> None:
-        self.name = name
-        self.file = file
-        self.shape = first.shape
-        self.dtype = first.dtype
-        header = {
-            "descr": npy_format.dtype_to_descr(first.dtype),
-            "fortran_order": False,
-            "shape": (count, *first.shape),
-        }
-        npy_format.write_array_header_1_0(file, header)
-
-    def append(self, array: Array, sample_id: str) -> None:
-        """Write one sample's output; raise StageError where it is not like that of the first."""
-        if array.shape != self.shape or array.dtype != self.dtype:
-            first = f"{self.dtype.name} {list(self.shape)}"
-            raise StageError(
-                f"sample '{sample_id}': output '{self.name}' of the float network is "
-                f"{array.dtype.name} {list(array.shape)}, of the first sample it is {first}; "
-                "give samples, or a network, whose outputs have one shape"
-            )
-        self.file.write(array.tobytes())
+def _outputs_as_samples(model: ir.Model, samples: Samples, progress: Progress) -> Iterator[Sample]:
+    for index, outputs in enumerate(float_outputs(model, samples)):
+        for name, array in outputs.items():
+            _check_tensor(name, array)
+        yield Sample(samples.entries[index]["id"], outputs)
+        progress(index + 1, len(samples), "samples")
 
 
 def _check_tensor(name: str, array: object) -> None:

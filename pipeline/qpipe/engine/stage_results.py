@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
-
 from qpipe.engine.measurement_check import plain_measurement
 from qpipe.errors import PluginError
 from qpipe.samples.store import Samples
@@ -32,22 +30,15 @@ NETWORK_KINDS = ("import", "transform", "quantize")
 class FloatOutputs(Sequence[Mapping[str, Array]]):
     """The float network's outputs for each evaluation sample, in a folder; read when indexed.
 
-    The folder holds a .npy file per output, samples along a new first axis before the batch axis
-    of 1, and outputs.json: output -> file.
+    They lie there as samples do, so that an output may have another shape for each sample.
     """
-
-    INDEX = "outputs.json"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        files = json.loads((folder / self.INDEX).read_text(encoding="utf-8"))
-        self.arrays: dict[str, Array] = {}
-        for name, file in files.items():
-            self.arrays[name] = np.load(folder / file, mmap_mode="r")
+        self.samples = Samples(folder)
 
     def __len__(self) -> int:
-        first = next(iter(self.arrays.values()))
-        return len(first)
+        return len(self.samples)
 
     @overload
     def __getitem__(self, index: int) -> Mapping[str, Array]: ...
@@ -58,9 +49,7 @@ class FloatOutputs(Sequence[Mapping[str, Array]]):
     ) -> Mapping[str, Array] | Sequence[Mapping[str, Array]]:
         if isinstance(index, slice):
             return [self[position] for position in range(*index.indices(len(self)))]
-        if index >= len(self):
-            raise IndexError(index)
-        return {name: array[index] for name, array in self.arrays.items()}
+        return self.samples[index].inputs
 
 
 def checked_result(kind: str, value: Any) -> Any:

@@ -98,7 +98,7 @@ def relative_noise(
 
     Power is summed over all samples; the result is the mean over outputs. Outputs whose reference
     has no power do not count; where none has, it is 0. It is infinite where an output is not
-    finite.
+    finite. An output of another shape than its reference is all noise.
     """
     signal: dict[str, float] = dict.fromkeys(reference[0], 0.0)
     noise = dict(signal)
@@ -106,7 +106,8 @@ def relative_noise(
         for name, array in reference_arrays.items():
             exact = array.astype(np.float64)
             signal[name] += float(np.sum(exact**2))
-            noise[name] += float(np.sum((arrays[name] - exact) ** 2))
+            output = arrays[name] if arrays[name].shape == exact.shape else 0.0
+            noise[name] += float(np.sum((output - exact) ** 2))
     ratios = [noise[name] / power for name, power in signal.items() if power > 0]
     if not ratios:
         return 0.0

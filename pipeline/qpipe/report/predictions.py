@@ -175,7 +175,7 @@ def _boxes_by_index(
     scores = _box_scores(detections)
     is_scored = "scores" in detections and not is_target
     boxes = {}
-    rows = zip(corners, detections["labels"], scores, strict=False)
+    rows = zip(corners, _one_a_box(detections, "labels"), scores, strict=False)
     for index, (box_corners, label, score) in enumerate(rows):
         if not np.isfinite([*box_corners, score]).all():
             continue
@@ -190,8 +190,14 @@ def _boxes_by_index(
 def _box_scores(detections: Mapping[str, Any]) -> Array:
     """Return the score of each box, 1 where there are no scores."""
     if "scores" in detections:
-        return np.asarray(detections["scores"], np.float64)
+        return _one_a_box(detections, "scores").astype(np.float64)
     return np.ones(len(detections["boxes"]), np.float64)
+
+
+def _one_a_box(detections: Mapping[str, Any], name: str) -> Array:
+    """Return the values of all boxes, which a network may give with an axis of 1 more."""
+    values: Array = np.asarray(detections[name])
+    return values.reshape(-1) if values.size == len(detections["boxes"]) else values
 
 
 def _has_boxes(value: Any) -> TypeGuard[Mapping[str, Any]]:

@@ -18,7 +18,8 @@ def agreement(*, iou: float = 0.5, score: float = 0.5, axis: int | None = None) 
     The answer of scores is the class with the highest: one for [1, C], or any shape with one axis
     longer than 1; one for each pixel for [1, C, H, W]; for other shapes `axis` is that of the
     classes. Integers, booleans and texts are answers themselves. Over several outputs it is the
-    mean, without outputs of one float, which are no answer. Detections (boxes, scores, labels) with
+    mean, without outputs of one float, which are no answer, and without those whose classes have
+    no known axis where others do; these are named. Detections (boxes, scores, labels) with
     a score of at least `score` agree one to one where labels are equal and boxes overlap by at
     least `iou`; the share of a sample is the number of pairs over the number of different
     detections of both networks, and 1 where neither detects anything.
@@ -31,7 +32,19 @@ def agreement(*, iou: float = 0.5, score: float = 0.5, axis: int | None = None) 
             )
         return _answer_share(_outputs_by_name(prediction), _outputs_by_name(reference), axis)
 
-    return qpipe.Metric("agreement", contribution, _mean, unit="share", against="float")
+    def not_compared(prediction: Any, reference: Any) -> dict[str, str]:
+        if _is_detection(prediction):
+            return {}
+        return _without_class_axis(_outputs_by_name(reference), axis)
+
+    return qpipe.Metric(
+        "agreement",
+        contribution,
+        _mean,
+        unit="share",
+        against="float",
+        not_compared=not_compared,
+    )
 
 
 def _mean(contributions: Sequence[float]) -> float:
@@ -60,18 +73,37 @@ def _answer_share(
     if not names:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in references.items())
         raise _cannot_compare(f"no highest score in {shapes}")
-    shares = [_share_of_output(name, outputs[name], references[name], axis) for name in names]
+    reasons = _without_class_axis(references, axis)
+    comparable = [name for name in names if name not in reasons]
+    if not comparable:
+        name = names[0]
+        shape = list(references[name].shape)
+        question = f"which axis of output '{name}' {shape} is that of the classes?"
+        raise _cannot_compare(f"{question} set axis, or postprocess")
+    shares = [_share_of_output(outputs[name], references[name], axis) for name in comparable]
     return float(np.mean(shares))
 
 
-def _share_of_output(name: str, output: Array, reference: Array, axis: int | None) -> float:
+def _share_of_output(output: Array, reference: Array, axis: int | None) -> float:
+    """Return the share of equal answers; another number of answers is none that is equal."""
     if output.shape != reference.shape:
         return 0.0
     if reference.dtype.kind != "f":
         return float(np.mean(output == reference))
-    class_axis = _class_axis(name, reference.shape, axis)
+    class_axis = _class_axis(reference.shape, axis)
+    assert class_axis is not None  # others are left out
     equal = _best_class(output, class_axis) == _best_class(reference, class_axis)
     return float(np.mean(equal))
+
+
+def _without_class_axis(references: Mapping[str, Array], axis: int | None) -> dict[str, str]:
+    """Return the outputs that cannot be compared, with the question that is open."""
+    reasons: dict[str, str] = {}
+    for name, array in references.items():
+        is_float_answer = array.dtype.kind == "f" and _has_answer(array)
+        if is_float_answer and _class_axis(array.shape, axis) is None:
+            reasons[name] = f"which axis of {list(array.shape)} is that of the classes?"
+    return reasons
 
 
 def _has_answer(array: Array) -> bool:
@@ -80,7 +112,8 @@ def _has_answer(array: Array) -> bool:
     return array.size >= least_size
 
 
-def _class_axis(name: str, shape: tuple[int, ...], axis: int | None) -> int:
+def _class_axis(shape: tuple[int, ...], axis: int | None) -> int | None:
+    """Return the axis of the classes; None where it is not clear."""
     long_axes = [index for index, length in enumerate(shape) if length > 1]
     if len(long_axes) == 1:
         return long_axes[0]
@@ -92,8 +125,7 @@ def _class_axis(name: str, shape: tuple[int, ...], axis: int | None) -> int:
         is_channel_first = channels < min(height, width) or height == width != channels
         if channels > 1 and is_channel_first:
             return 1
-    question = f"which axis of output '{name}' {list(shape)} is that of the classes?"
-    raise _cannot_compare(f"{question} set axis, or postprocess")
+    return None
 
 
 def _best_class(scores: Array, axis: int) -> Array:

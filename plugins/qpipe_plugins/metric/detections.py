@@ -29,7 +29,8 @@ def read_boxes(
 ) -> dict[str, Array]:
     """Return boxes [n, 4], labels [n], the arrays named in `more`, and the flag where there is one.
 
-    Raise StageError where one is missing, or their lengths differ.
+    Outputs of a network that selects detections itself may have an axis of 1 more. Raise
+    StageError where one is missing, or their lengths differ.
     """
     names = ("boxes", "labels", *more)
     is_map = isinstance(detections, Mapping)
@@ -41,6 +42,9 @@ def read_boxes(
     boxes = np.asarray(detections["boxes"], np.float64).reshape(-1, 4)
     array_names = [name for name in (*names[1:], flag) if name in detections]
     arrays = {name: np.asarray(detections[name]) for name in array_names}
+    for name, array in arrays.items():
+        if array.size == len(boxes):
+            arrays[name] = array.reshape(-1)
     for name, array in arrays.items():
         if array.shape != (len(boxes),):
             reason = f"{what} has {len(boxes)} boxes, but {name} is {list(array.shape)}"
