@@ -3,7 +3,7 @@
 A pair goes on every tensor that an integer operator reads or writes, never between an operator and
 the Relu or Clip that it absorbs; operators that only move values pass on the scale of their input.
 All others stay float, between a DequantizeLinear and a QuantizeLinear: `integer_operators` says
-which, and why.
+which, and why. The constant table of a Gather, such as word embeddings, becomes integers as well.
 """
 
 from __future__ import annotations
@@ -20,15 +20,22 @@ from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import integer_range, quantize, scale_and_zero_point
 from qpipe.quant.coverage import coverage
-from qpipe.quant.graph import add_initializer, only_reader, value_names
+from qpipe.quant.graph import (
+    add_initializer,
+    constant,
+    only_reader,
+    remove_unused,
+    value_names,
+)
 from qpipe.quant.integer_operators import (
     is_dequantized,
     quantized_tensors,
     select_integer_nodes,
+    table_of,
 )
 from qpipe.quant.ranges import Method, activation_range
 from qpipe.quant.scales import round_to_power_of_two
-from qpipe.quant.statistics import Statistics, TensorStatistics
+from qpipe.quant.statistics import Statistics, TensorStatistics, gather
 from qpipe.types import ANY_TARGET, Array, Target
 
 # the option of stages; "none" leaves activations float
@@ -62,6 +69,8 @@ def quantize_activations(
     statistics of another network.
     """
     _check_bits(model, bits)
+    tables = _table_statistics(model)
+    statistics = Statistics([*statistics.values(), *tables])
 
     @cache
     def tensor_range(name: str) -> tuple[float, float]:
@@ -94,6 +103,17 @@ def _check_bits(model: ir.Model, bits: int) -> None:
             f"activations: 16 bits need opset {OPSET_16_BITS}; export the network with a newer "
             "opset"
         )
+
+
+def _table_statistics(model: ir.Model) -> list[TensorStatistics]:
+    """Return the statistics of the float tables that Gather looks up."""
+    tables = dict.fromkeys(table_of(node) for node in model.graph)
+    arrays = {table.name or "": constant(table) for table in tables if table is not None}
+    return [
+        gather(name, [array])
+        for name, array in arrays.items()
+        if array is not None and np.isfinite(array).all()
+    ]
 
 
 def plan_pairs(
@@ -255,8 +275,12 @@ def _keep_last_level_inside(scale: Array, width: float, bits: int) -> Array:
 
 
 def _insert_pair(model: ir.Model, value: ir.Value, scale: ir.Value, zero_point: ir.Value) -> None:
-    """Let all readers of a tensor read it through a new pair."""
+    """Let all readers of a tensor read it through a new pair; a constant becomes integers."""
     name = value.name
+    array = constant(value)
+    if array is not None:
+        _quantize_table(model, value, array, scale, zero_point)
+        return
     quantize_node = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")
     codes = quantize_node.outputs[0]
     codes.name = f"{name}_quantized"
@@ -280,3 +304,25 @@ def _insert_pair(model: ir.Model, value: ir.Value, scale: ir.Value, zero_point: 
         model.graph.insert_before(model.graph[0], [quantize_node, dequantize_node])
     else:
         model.graph.insert_after(producer, [quantize_node, dequantize_node])
+
+
+def _quantize_table(
+    model: ir.Model, table: ir.Value, array: Array, scale: ir.Value, zero_point: ir.Value
+) -> None:
+    """Let all readers of a constant read its integers through a DequantizeLinear."""
+    scale_array = constant(scale)
+    zero_point_array = constant(zero_point)
+    assert scale_array is not None
+    assert zero_point_array is not None
+    codes = quantize(array, scale_array, zero_point_array, dtype=zero_point_array.dtype)
+    codes_value = add_initializer(model.graph, f"{table.name}_quantized", codes)
+    node = ir.node(
+        "DequantizeLinear",
+        [codes_value, scale, zero_point],
+        name=f"{table.name}_dequantize",
+        outputs=[ir.val(f"{table.name}_dequantized", ir.DataType.FLOAT, array.shape)],
+    )
+    for reader, index in list(table.uses()):
+        reader.replace_input_with(index, node.outputs[0])
+    model.graph.insert_before(model.graph[0], node)
+    remove_unused(model.graph, table)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from qpipe.quant import qdq
-from qpipe.quant.graph import constant, is_constant, only_reader, optional_input
+from qpipe.quant.graph import constant, constant_tensor, is_constant, only_reader, optional_input
 
 # operators without weights, which stand between layers
 JOINING = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
@@ -45,6 +45,9 @@ MOVING = (
 # one rounding fewer, mostly on logits
 FLOAT_OUTPUT = ("Gemm", "MatMul")
 
+TABLE_AXES = 2
+MIN_TABLE_ELEMENTS = 1024
+
 # returns why a tensor cannot be integers; None where it can
 FloatReason = Callable[[ir.Value], str | None]
 
@@ -57,6 +60,8 @@ class Selection:
     reasons: dict[ir.Node, str] = field(default_factory=dict)
     # what integer kernels read, also before it is moved
     read: set[ir.Value] = field(default_factory=set)
+    # constants that Gather looks up
+    tables: set[ir.Value] = field(default_factory=set)
 
     def drop(self, node: ir.Node, reason: str) -> None:
         """Let a node stay float, for a reason."""
@@ -79,6 +84,9 @@ def integer_candidates(
         if qdq.is_excluded(node, exclude):
             selection.drop(node, "excluded")
             continue
+        table = table_of(node)
+        if table is not None and float_reason(table) is None:
+            selection.tables.add(table)
         reason = (
             _kernel_obstacle(node)
             or _weight_obstacle(node, quantized_layers)
@@ -127,7 +135,7 @@ def _drop_unread(model: ir.Model, selection: Selection) -> None:
 
 def _drop_fed_by_float(model: ir.Model, selection: Selection) -> None:
     """Drop joining operators that mostly read what is not on integers for others anyway."""
-    integers = set()
+    integers = set(selection.tables)
     for node in selection.integer:
         if node.op_type not in JOINING:
             integers.update(activation_inputs(node))
@@ -158,11 +166,12 @@ def _size(value: ir.Value) -> int:
 def quantized_tensors(
     model: ir.Model, selection: Selection, exclude: Sequence[str] = ()
 ) -> dict[ir.Value, ir.Value]:
-    """Return all tensors that integer kernels read and write, and what is moved of them.
+    """Return tables, all tensors that integer kernels read and write, and what is moved of them.
 
     Each maps to the tensor whose values it has: itself, or the one that was moved.
     """
     sources: dict[ir.Value, ir.Value] = {}
+    sources.update((table, table) for table in selection.tables)
     for node in model.graph:
         if node not in selection.integer:
             continue
@@ -178,6 +187,25 @@ def quantized_tensors(
         outputs = node.outputs if node.op_type == "Split" else node.outputs[:1]
         sources.update(dict.fromkeys(outputs, source))
     return sources
+
+
+def table_of(node: ir.Node) -> ir.Value | None:
+    """Return the constant table that a Gather looks up, such as word embeddings; None without one.
+
+    It is float or behind a DequantizeLinear. A small one saves nothing and does not count.
+    """
+    if node.op_type != "Gather" or node.domain or is_constant(node.inputs[1]):
+        return None
+    table = node.inputs[0]
+    tensor = constant_tensor(table)
+    if tensor is not None and tensor.dtype != ir.DataType.FLOAT:
+        return None
+    dequantize = table.producer() if table is not None else None
+    if dequantize is not None and dequantize.op_type == "DequantizeLinear":
+        tensor = constant_tensor(dequantize.inputs[0])
+    if tensor is None or len(tensor.shape) < TABLE_AXES or tensor.size < MIN_TABLE_ELEMENTS:
+        return None
+    return table
 
 
 # ---- why a node stays float

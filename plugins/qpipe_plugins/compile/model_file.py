@@ -12,7 +12,13 @@ import onnx_ir as ir
 
 from qpipe.quant import qdq
 from qpipe.quant.biases import quantize_biases
-from qpipe.quant.graph import constant, optional_input, remove_unused, shared_initializer
+from qpipe.quant.graph import (
+    constant,
+    optional_input,
+    remove_unused,
+    replace_constant,
+    shared_initializer,
+)
 from qpipe.quant.weight_bits import weight_count_and_bits
 from qpipe.types import Platform
 from qpipe_plugins.compile import dynamic_batch as batch
@@ -141,8 +147,13 @@ def _describe_tensor(value: ir.Value) -> TensorDescription:
 
 
 def _shift_activations(model: ir.Model) -> None:
-    """Turn uint8 activations into int8: codes and zero points less 128, the same real values."""
+    """Turn uint8 activations into int8: codes and zero points less 128, the same real values.
+
+    So are tables that Gather looks up.
+    """
     for node in model.graph:
+        if node.op_type == "DequantizeLinear":
+            _shift_table(model, node)
         if node.op_type != "QuantizeLinear":
             continue
         pair = [node, *node.outputs[0].consumers()]
@@ -151,6 +162,16 @@ def _shift_activations(model: ir.Model) -> None:
         if operators == set(qdq.QDQ_OPERATORS) and have_zero_points:
             for user in pair:
                 _shift_zero_point(model, user)
+
+
+def _shift_table(model: ir.Model, node: ir.Node) -> None:
+    """Turn a uint8 constant that only Gather reads into int8."""
+    codes = constant(node.inputs[0])
+    operators = {reader.op_type for reader in node.outputs[0].consumers()}
+    if codes is None or codes.dtype != np.uint8 or operators != {"Gather"} or len(node.inputs) < 3:
+        return
+    replace_constant(node, 0, (codes.astype(np.int16) - 128).astype(np.int8))
+    _shift_zero_point(model, node)
 
 
 def _shift_zero_point(model: ir.Model, node: ir.Node) -> None:
