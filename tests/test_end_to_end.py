@@ -9,8 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
+
+from bare_python import run_alone
+from qpipe_plugins.samples.scene_drawing import draw_scene, scene_index
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -145,6 +150,14 @@ def test_the_winner_is_handed_over_as_a_folder_that_runs(home: Path) -> None:
     assert done.returncode == 0, done.stderr
     manifest = json.loads((home / "shipped" / "manifest.json").read_text(encoding="utf-8"))
     assert manifest["measured"]["scheme"] == "log4"
+    assert manifest["postprocessing"]["stage"]["name"] == "ssd_boxes"
+    picture = home / "scene.png"
+    Image.fromarray(draw_scene(0, scene_index("evaluate", 0), 192).image).save(picture)
+    fed = run_alone(home, home / "shipped/example.py", "--save", "saved.npz", picture)
+    assert (fed.returncode, fed.stderr) == (0, "")
+    assert " of the input\n" in fed.stdout
+    with np.load(home / "saved.npz") as saved, np.load(home / "shipped/golden.npz") as golden:
+        assert np.array_equal(saved["0/in/image"], golden["0/in/image"])
     assert "log4" in qpipe("pareto", cwd=home)
 
 

@@ -18,6 +18,7 @@ from qpipe.storage.results import Store
 
 pytestmark = [pytest.mark.timeout(400), pytest.mark.xdist_group("own metric")]
 COUNT = 24
+AGREEMENT = {"iou": 0.5, "score": 0.5, "axis": None}
 T_23 = 2.0686576  # Student's t, 97.5 %, 23 degrees of freedom
 METRIC = '''
 """How much of a network's best score is left once its error is taken off."""
@@ -212,3 +213,34 @@ def test_after_an_edit_of_a_module_beside_it_a_run_scores_anew_from_the_same_bui
     for scheme in ("int8", "int4"):
         once = rows(home)[scheme]["metrics"]["headroom"]["value"]
         assert again[scheme] == pytest.approx(floats - 2 * (floats - once), rel=1e-5)
+
+
+def test_an_exported_folder_says_what_it_was_scored_with_and_that_files_cannot_be_fed(
+    home: Path, tmp_path: Path
+) -> None:
+    words = ["export", "--device", "local", "--scheme", "int8", "-o", tmp_path / "shipped"]
+    command = [Path(sys.executable).parent / "qpipe", *words]
+    subprocess.run(command, cwd=home, capture_output=True, check=True, timeout=100)
+    manifest = json.loads((tmp_path / "shipped/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["postprocessing"] == {
+        "stage": None,
+        "call": None,
+        "metrics": [
+            {"kind": "metric", "name": "agreement", "options": AGREEMENT},
+            {"kind": "metric", "name": "sqnr", "options": {}},
+            {"kind": "metric", "name": "headroom", "options": {"weight": 1.0}},
+        ],
+        "first": 0,
+    }
+    done = subprocess.run(
+        [sys.executable, tmp_path / "shipped/example.py", "noise.npz"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    reason = "its stage gives no function that decodes a file"
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"files cannot be fed as samples noise did: {reason}\n",
+    )

@@ -20,6 +20,7 @@ import pytest
 from PIL import Image
 
 import learned
+from bare_python import run_alone
 
 pytestmark = [pytest.mark.xdist_group("walks"), pytest.mark.slow, pytest.mark.timeout(300)]
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -111,6 +112,22 @@ def check_export(home: Path, scheme: str) -> onnx.ModelProto:
     return onnx.load(shipped / "model.onnx")
 
 
+def feed_files(home: Path, files: list[Path]) -> list[dict[str, np.ndarray]]:
+    """What the exported folder predicts for files, by its own program alone."""
+    (home / "saved.npz").unlink(missing_ok=True)
+    done = run_alone(home, home / "shipped/example.py", "--save", "saved.npz", *files)
+    assert (done.returncode, done.stderr) == (0, "")
+    with np.load(home / "saved.npz") as saved:
+        return [
+            {
+                name.split("/", 2)[2]: saved[name]
+                for name in saved.files
+                if name.startswith(f"{number}/prediction/")
+            }
+            for number in range(len(files))
+        ]
+
+
 # ---- A: a classifier and pictures
 
 
@@ -161,6 +178,14 @@ def test_a_classifier_and_folders_of_pictures_come_to_a_front(with_pictures: Pat
         > found["int2"]["metrics"]["top1"]["value"]
     )
     check_export(with_pictures, "int8-channel")
+    files = sorted((with_pictures / "pictures" / "val").rglob("*.png"))
+    predicted = [
+        learned.KINDS[int(prediction["logits"].argmax())]
+        for prediction in feed_files(with_pictures, files)
+    ]
+    right_answers = [name == file.parent.name for name, file in zip(predicted, files, strict=True)]
+    measured = found["int8-channel"]["metrics"]["top1"]["value"]
+    assert np.mean(right_answers) == pytest.approx(measured), "what was scored on the device"
 
 
 @pytest.fixture

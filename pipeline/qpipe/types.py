@@ -62,12 +62,18 @@ class Dataset:
     """The result of a samples stage: two disjoint streams, their preprocessing, label names.
 
     A stream that is a Sequence gives a single sample without reading those before it.
+
+    `decode` is how the stage turns a file into the inputs of a sample: a function of a module that
+    takes the path, or functools.partial of one with its options by keyword. What `qpipe export`
+    writes feeds other files by it, where its module imports numpy, Pillow, the standard library,
+    and modules of which that holds too, and nothing else.
     """
 
     calibration: Iterable[Sample]
     evaluation: Iterable[Sample]
     preprocessing: Mapping[str, Preprocessing]
     classes: Sequence[str] = ()
+    decode: Callable[[Path], Mapping[str, Array]] | None = None
 
 
 # ---- what a device and its runtime require of a network
@@ -524,6 +530,7 @@ class Metric:
     # the outputs of a sample that it cannot compare with the reference, and why; the measurement
     # names them
     not_compared: Callable[[Any, Any], Mapping[str, str]] | None = None
+    first: int = 0  # the index of label 0 among the scores of classes
 
 
 @dataclass(frozen=True)

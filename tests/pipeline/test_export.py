@@ -19,6 +19,7 @@ import pytest
 from qpipe.compare.pareto import pareto_rows
 from qpipe.errors import QpipeError
 from qpipe.export.bundle import gather_facts, write_bundle
+from qpipe.export.sample_handling import SampleHandling
 from qpipe.samples.store import Samples
 from qpipe.storage.results import Store
 from qpipe.types import Build, Capabilities, Measurement, Preprocessing, Sample
@@ -38,6 +39,8 @@ OPTIONS = {
     },
     "openvino": {"device": "CPU", "properties": {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}},
 }  # fmt: skip
+HANDLING = SampleHandling({"kind": "samples", "name": "drawings", "options": {}})
+NOT_FED = "files cannot be fed as samples drawings did: its code was not kept; run the recipe again"
 FACTS = {"recipe": {"name": "net"}, "measured": {"scheme": "int8"}}
 
 
@@ -78,19 +81,22 @@ def run_example(folder: Path) -> subprocess.CompletedProcess[str]:
 def test_the_example_runs_where_it_was_carried(
     build: Build, samples: Samples, tmp_path: Path
 ) -> None:
-    write_bundle(tmp_path / "out", build, samples, FACTS)
+    write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
     carried = tmp_path / "board" / "net"
     shutil.copytree(tmp_path / "out", carried)
     done = run_example(carried)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines() == [f"s{i} y [1, 2]: off by 0 % of its span" for i in range(3)]
+    lines = [f"s{i} y [1, 2]: off by 0 % of its span" for i in range(3)]
+    assert done.stdout.splitlines() == [*lines, NOT_FED]
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_what_is_exported_needs_numpy_and_the_runtime_only(
     samples: Samples, tmp_path: Path, runtime: str
 ) -> None:
-    write_bundle(tmp_path / "out", make_build(tmp_path / "build", runtime=runtime), samples, FACTS)
+    write_bundle(
+        tmp_path / "out", make_build(tmp_path / "build", runtime=runtime), samples, FACTS, HANDLING
+    )
     lines = "\n".join(
         (tmp_path / "out" / name).read_text() for name in ("example.py", "load.py")
     ).splitlines()
@@ -102,7 +108,7 @@ def test_a_build_for_openvino_is_exported_as_it_was_measured(
     samples: Samples, tmp_path: Path
 ) -> None:
     build = make_build(tmp_path / "build", runtime="openvino")
-    manifest = write_bundle(tmp_path / "out", build, samples, FACTS)
+    manifest = write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
     assert (manifest["runtime"], manifest["options"]) == ("openvino", OPTIONS["openvino"])
     done = run_example(tmp_path / "out")
     assert (done.returncode, done.stderr) == (0, "")
@@ -125,6 +131,7 @@ def test_a_provider_that_is_missing_where_it_was_carried_is_said(
         Build.write(build.folder, {**build.manifest, "options": options}),
         samples,
         FACTS,
+        HANDLING,
     )
     done = run_example(tmp_path / "out")
     assert (done.returncode, done.stderr) == (
@@ -136,7 +143,7 @@ def test_a_provider_that_is_missing_where_it_was_carried_is_said(
 def test_the_example_fails_for_another_model(
     build: Build, samples: Samples, tmp_path: Path
 ) -> None:
-    write_bundle(tmp_path / "out", build, samples, FACTS)
+    write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
     other = make_build(tmp_path / "other", last="Neg")
     shutil.copyfile(other.folder / "net.onnx", tmp_path / "out" / "net.onnx")
     done = run_example(tmp_path / "out")
@@ -147,7 +154,7 @@ def test_the_example_fails_for_another_model(
 def test_golden_inputs_are_what_the_network_is_fed(
     build: Build, samples: Samples, tmp_path: Path
 ) -> None:
-    write_bundle(tmp_path / "out", build, samples, FACTS, count=2)
+    write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING, count=2)
     with np.load(tmp_path / "out" / "golden.npz") as golden:
         assert sorted(golden) == ["0/in/x", "0/out/y", "1/in/x", "1/out/y"]
         pixels = samples[1].inputs["image"].astype(np.float32)
@@ -162,14 +169,14 @@ def test_golden_inputs_are_what_the_network_is_fed(
 def test_the_manifest_says_all_that_is_needed(
     build: Build, samples: Samples, tmp_path: Path
 ) -> None:
-    returned = write_bundle(tmp_path / "out", build, samples, FACTS)
+    returned = write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest == json.loads(json.dumps(returned))
     assert manifest["inputs"] == [{"name": "x", "type": "tensor(float)", "shape": [1, 3, 4, 4]}]
     assert manifest["outputs"] == [{"name": "y", "type": "tensor(float)", "shape": [1, 2]}]
     assert manifest["classes"] == ["cat", "dog"]
     assert (manifest["runtime"], manifest["options"]) == ("onnxruntime", OPTIONS["onnxruntime"])
-    assert manifest["preprocessing"]["image"]["mean"] == [127.0, 120.0, 110.0]
+    assert manifest["preprocessing"]["inputs"]["image"]["mean"] == [127.0, 120.0, 110.0]
     assert (manifest["recipe"], manifest["measured"]) == (FACTS["recipe"], FACTS["measured"])
 
 
@@ -177,7 +184,7 @@ def test_every_file_is_listed_with_its_sha256(
     build: Build, samples: Samples, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    manifest = write_bundle(out, build, samples, FACTS)
+    manifest = write_bundle(out, build, samples, FACTS, HANDLING)
     there = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in out.iterdir()}
     del there["manifest.json"]
     assert manifest["files"] == there
@@ -185,8 +192,8 @@ def test_every_file_is_listed_with_its_sha256(
 
 
 def test_an_export_may_be_written_again(build: Build, samples: Samples, tmp_path: Path) -> None:
-    write_bundle(tmp_path / "out", build, samples, FACTS, count=3)
-    write_bundle(tmp_path / "out", build, samples, FACTS, count=1)
+    write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING, count=3)
+    write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING, count=1)
     assert (
         len(json.loads((tmp_path / "out" / "manifest.json").read_text())["golden"]["samples"]) == 1
     )
@@ -195,7 +202,7 @@ def test_an_export_may_be_written_again(build: Build, samples: Samples, tmp_path
 
 def test_an_empty_folder_is_taken(build: Build, samples: Samples, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    write_bundle(tmp_path / "out", build, samples, FACTS)
+    write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
     assert (tmp_path / "out" / "net.onnx").exists()
 
 
@@ -205,13 +212,13 @@ def test_what_is_not_ours_is_left_alone(
 ) -> None:
     out = tmp_path / "out"
     if exported_before:
-        write_bundle(out, build, samples, FACTS)
+        write_bundle(out, build, samples, FACTS, HANDLING)
     (out / "notes").mkdir(parents=True)
     (out / "notes" / "thesis.txt").write_text("three years of work")
     with pytest.raises(
         QpipeError, match=r"out holds notes/thesis.txt, which no export put there; give an empty"
     ):
-        write_bundle(out, build, samples, FACTS)
+        write_bundle(out, build, samples, FACTS, HANDLING)
     assert (out / "notes" / "thesis.txt").read_text() == "three years of work"
 
 
@@ -219,15 +226,15 @@ def test_what_was_changed_since_its_export_is_left_alone(
     build: Build, samples: Samples, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    write_bundle(out, build, samples, FACTS)
+    write_bundle(out, build, samples, FACTS, HANDLING)
     with (out / "example.py").open("a", encoding="utf-8") as file:
         file.write("# and how we use it\n")
     with pytest.raises(
         QpipeError, match=r"out holds example.py, which was changed since its export; give an empty"
     ):
-        write_bundle(out, build, samples, FACTS)
+        write_bundle(out, build, samples, FACTS, HANDLING)
     assert (out / "example.py").read_text(encoding="utf-8").endswith("# and how we use it\n")
-    write_bundle(out, build, samples, FACTS, force=True)
+    write_bundle(out, build, samples, FACTS, HANDLING, force=True)
     assert run_example(out).returncode == 0
     assert "how we use it" not in (out / "example.py").read_text(encoding="utf-8")
 
@@ -236,12 +243,12 @@ def test_by_force_it_is_written_beside_what_is_there(
     build: Build, samples: Samples, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    write_bundle(out, build, samples, FACTS)
+    write_bundle(out, build, samples, FACTS, HANDLING)
     (out / "net.onnx").rename(out / "notes.txt")
     shutil.move(out / "manifest.json", tmp_path / "manifest.json")
     with pytest.raises(QpipeError, match="or --force to write into it"):
-        write_bundle(out, build, samples, FACTS)
-    write_bundle(out, build, samples, FACTS, force=True)
+        write_bundle(out, build, samples, FACTS, HANDLING)
+    write_bundle(out, build, samples, FACTS, HANDLING, force=True)
     assert run_example(out).returncode == 0
     assert (out / "notes.txt").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -256,7 +263,7 @@ def test_by_force_nothing_of_an_earlier_export_stays(
     build: Build, samples: Samples, tmp_path: Path
 ) -> None:
     out, kept = tmp_path / "out", tmp_path / "kept"
-    write_bundle(out, build, samples, FACTS)
+    write_bundle(out, build, samples, FACTS, HANDLING)
     kept.write_text("", encoding="utf-8")
     (out / "net.onnx").rename(out / "old.onnx")
     manifest = json.loads((out / "manifest.json").read_text())
@@ -266,7 +273,7 @@ def test_by_force_nothing_of_an_earlier_export_stays(
     }
     (out / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     (out / "thesis.txt").write_text("", encoding="utf-8")
-    write_bundle(out, build, samples, FACTS, force=True)
+    write_bundle(out, build, samples, FACTS, HANDLING, force=True)
     there = ["example.py", "golden.npz", "load.py", "manifest.json", "net.onnx", "thesis.txt"]
     assert sorted(path.name for path in out.iterdir()) == there
     assert kept.exists(), "a manifest names nothing outside of its folder"
@@ -281,7 +288,7 @@ def test_where_one_stands_and_through_a_link(
     monkeypatch.chdir(tmp_path / "here" if out == "." else tmp_path)
     Path("link").symlink_to(tmp_path / "there") if out == "link" else None
     for _ in range(2):
-        write_bundle(Path(out), build, samples, FACTS)
+        write_bundle(Path(out), build, samples, FACTS, HANDLING)
         assert run_example(Path(out).resolve()).returncode == 0
     assert Path(out).is_symlink() == (out == "link")
 
@@ -292,26 +299,26 @@ def test_somebody_elses_manifest_does_not_make_a_folder_ours(
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "manifest.json").write_text('{"files": {"manifest.json": ""}}')
     with pytest.raises(QpipeError, match=r"holds manifest.json"):
-        write_bundle(tmp_path / "out", build, samples, FACTS)
+        write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
 
 
 def test_a_file_in_the_way_is_an_error(build: Build, samples: Samples, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(QpipeError, match="out is a file; give a folder"):
-        write_bundle(tmp_path / "out", build, samples, FACTS)
+        write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
 
 
 def test_a_broken_build_is_not_handed_over_and_leaves_the_old_export(
     build: Build, samples: Samples, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    write_bundle(out, build, samples, FACTS)
+    write_bundle(out, build, samples, FACTS, HANDLING)
     before = (out / "net.onnx").read_bytes()
     broken = make_build(tmp_path / "broken", last="Log")  # of negative numbers
     with pytest.raises(
         QpipeError, match=r"^export: y of sample 's0' is not a number; the build is broken$"
     ):
-        write_bundle(out, broken, samples, FACTS)
+        write_bundle(out, broken, samples, FACTS, HANDLING)
     assert (out / "net.onnx").read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "build", "out", "samples"]
 
@@ -322,7 +329,7 @@ def test_a_build_for_another_runtime_is_refused(samples: Samples, tmp_path: Path
         r"^export: the build is for iree; only those for onnxruntime and openvino can be exported$"
     )
     with pytest.raises(QpipeError, match=expected):
-        write_bundle(tmp_path / "out", build, samples, FACTS)
+        write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
 
 
 def test_the_facts_come_from_the_store(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from qpipe.storage.results import Store
 from qpipe.types import Build, Measurement
 
 DB = Path(".qpipe/results.db")
+NOISE = {"calibration_count": 2, "evaluation_count": 3, "data": None, "sources": []}
 SNAPPED = {"device": "one", "scheme": "snapped", "model": None, "build": None}
 
 
@@ -69,6 +70,11 @@ def test_the_folder_holds_the_build_that_was_measured(lab: Lab) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     manifest = json.loads(Path("shipped/manifest.json").read_text(encoding="utf-8"))
     assert (manifest["run"]["id"], manifest["measured"]["scheme"]) == (finished.run, "snapped")
+    assert manifest["preprocessing"] == {
+        "stage": {"kind": "samples", "name": "noise", "options": NOISE},
+        "decode": {"reason": "its stage gives no function that decodes a file"},
+        "inputs": {"x": {"mean": [0.0], "std": [1.0], "layout": "none", "dtype": "float32"}},
+    }
 
 
 def test_a_model_with_samples_of_its_own_is_exported_with_those(lab: Lab) -> None:

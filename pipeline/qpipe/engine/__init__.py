@@ -11,6 +11,8 @@ Other rooms may use:
 - device_health: waiting for a device, and switching its power
 - step_log: where the log of a step lies
 - stage_results: results of steps, read from the folders of the cache
+- portable_call: functions of stages, written so that they run without qpipe
+- scoring_record: what a measuring stage scored with
 - cache_keys: what a result depends on; digests of files and folders
 - float_reference: the float network's outputs on samples
 - targets: what a device with a runtime asks of quantization and of builds

@@ -10,6 +10,7 @@ from typing import Any
 from qpipe.engine import stage_results, step_log
 from qpipe.engine.host_step import ResultFolder, StepInputs
 from qpipe.engine.plan import Plan, Step
+from qpipe.engine.scoring_record import write_scoring
 from qpipe.engine.worker import StepRequest, describe_stage_error, run_in_worker
 from qpipe.errors import Failure, IncompleteError, QpipeError, StageError
 from qpipe.recipe.stage_call import calls_by_name
@@ -106,6 +107,8 @@ class StepExecutor:
         if step.cacheable:
             with self.cache.put(step.kind, step.key) as out:
                 stage_results.write(step.kind, measurements, out)
+                if step.call is not None:
+                    write_scoring(out, step.call)
 
     def step_folder(self, step: Step) -> Path:
         """Return the folder of a step, made where it is not there; its log lies in it."""

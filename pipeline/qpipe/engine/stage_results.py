@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 from qpipe.engine.measurement_check import plain_measurement
+from qpipe.engine.portable_call import write_decoder
 from qpipe.errors import PluginError
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Build, Dataset, Measurement, Stored
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MODEL = "model.onnx"
 GIVEN = "given.onnx"  # what a network was read from, where the import stage keeps it
 DIGESTS = "digests.json"  # of the calibration and the evaluation samples
+DECODER = "decoder"  # how the samples were read from files
 MEASUREMENTS = "measurements.json"
 STORED = "stored.json"
 MEASURING_KINDS = ("measure", "expect")
@@ -174,6 +176,7 @@ def _write_samples(dataset: Dataset, folder: Path) -> None:
         dataset.classes,
         unlike=calibration,
     )
+    write_decoder(folder / DECODER, dataset.decode)
     digests = {"calibration": calibration.digest, "evaluation": evaluation.digest}
     (folder / DIGESTS).write_text(json.dumps(digests), encoding="utf-8")
 

@@ -17,6 +17,13 @@ import numpy as np
 from qpipe.compare.json_rows import MetricValue, ParetoRow
 from qpipe.digests import digest_file
 from qpipe.errors import QpipeError
+from qpipe.export.sample_handling import (
+    PostprocessingFacts,
+    PreprocessingFacts,
+    SampleHandling,
+    postprocessing_facts,
+    preprocessing_facts,
+)
 from qpipe.samples.preprocess import Shape
 from qpipe.samples.store import Samples
 from qpipe.storage.results import Store
@@ -31,7 +38,7 @@ EXAMPLE = "example.py"
 LOAD = "load.py"
 # the files that travel in every bundle: how to load the model, and an example
 SHIPPED = Path(__file__).parent / "shipped"
-FORMAT = 2
+FORMAT = 3
 # the part of an output's span that outputs may differ by: integer kernels of other processors round
 # and saturate differently; a wrong file or wrong inputs are off by far more
 TOLERANCE = 0.05
@@ -101,7 +108,8 @@ class Manifest(Facts):
     options: dict[str, Any]  # of the runtime
     inputs: list[TensorDeclaration]
     outputs: list[TensorDeclaration]
-    preprocessing: dict[str, dict[str, Any]]
+    preprocessing: PreprocessingFacts
+    postprocessing: PostprocessingFacts
     classes: list[str]
     golden: GoldenSamples
     files: dict[str, str]  # path -> sha256
@@ -141,6 +149,7 @@ def write_bundle(
     build: Build,
     samples: Samples,
     facts: Facts,
+    handling: SampleHandling,
     *,
     count: int = 3,
     force: bool = False,
@@ -158,7 +167,7 @@ def write_bundle(
     scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     scratch.mkdir(parents=True)
     try:
-        manifest = _fill(scratch, build, samples, facts, count=min(count, len(samples)))
+        manifest = _fill(scratch, build, samples, facts, handling, min(count, len(samples)))
         _move_into_place(scratch, out)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -235,7 +244,14 @@ def _exported_files(out: Path) -> dict[str, str]:
 # ---- its content
 
 
-def _fill(folder: Path, build: Build, samples: Samples, facts: Facts, *, count: int) -> Manifest:
+def _fill(
+    folder: Path,
+    build: Build,
+    samples: Samples,
+    facts: Facts,
+    handling: SampleHandling,
+    count: int,
+) -> Manifest:
     runtime = str(build.manifest["runtime"])
     model = str(build.manifest["model"])
     _copy_build(build, folder)
@@ -243,6 +259,7 @@ def _fill(folder: Path, build: Build, samples: Samples, facts: Facts, *, count: 
     shutil.copyfile(SHIPPED / f"load_{runtime}.py", folder / LOAD)
     inputs, outputs = _declared_tensors(folder / model)
     ids = [samples[number].id for number in range(count)]
+    fed = {name: asdict(how) for name, how in samples.preprocessing.items()}
     manifest: Manifest = {
         "qpipe_export": FORMAT,
         **facts,
@@ -251,7 +268,8 @@ def _fill(folder: Path, build: Build, samples: Samples, facts: Facts, *, count: 
         "options": build.manifest.get("options") or {},
         "inputs": inputs,
         "outputs": outputs,
-        "preprocessing": {name: asdict(how) for name, how in samples.preprocessing.items()},
+        "preprocessing": preprocessing_facts(handling, folder, fed),
+        "postprocessing": postprocessing_facts(handling, folder),
         "classes": list(samples.classes),
         "golden": {"samples": ids, "tolerance": TOLERANCE},
         "files": {},

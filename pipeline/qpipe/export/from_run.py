@@ -9,8 +9,10 @@ from typing import Literal
 from qpipe.compare.json_rows import ParetoRow
 from qpipe.compare.pareto import pareto_rows
 from qpipe.engine import cache_keys, stage_results
+from qpipe.engine.scoring_record import POSTPROCESS, first_index
 from qpipe.errors import QpipeError, suggest
 from qpipe.export.bundle import Manifest, gather_facts, write_bundle
+from qpipe.export.sample_handling import NamedStage, SampleHandling
 from qpipe.samples.store import Samples
 from qpipe.storage.cache import Cache
 from qpipe.storage.results import Store
@@ -44,9 +46,11 @@ def hand_over(
             "run the recipe again"
         )
     evaluation_digests = {measurement["evaluation_digest"] for measurement in measurements}
-    samples = _evaluation_samples(store, run, cache, evaluation_digests)
+    samples_step = _samples_step(store, run, cache, evaluation_digests)
+    handling = _sample_handling(row, store.steps(run), samples_step, cache)
+    samples = Samples(cache.value_folder("samples", samples_step["key"]) / "evaluation")
     facts = gather_facts(store, row)
-    return write_bundle(out, Build.read(build), samples, facts, force=force)
+    return write_bundle(out, Build.read(build), samples, facts, handling, force=force)
 
 
 def _measurements_of(
@@ -83,17 +87,61 @@ def _find_step(steps: Sequence[StepRow], run: str, name: str) -> StepRow:
     )
 
 
-def _evaluation_samples(
-    store: Store, run: str, cache: Cache, digests: Collection[str | None]
-) -> Samples:
-    """Return the samples that the row was measured on: models may have samples of their own."""
+def _samples_step(store: Store, run: str, cache: Cache, digests: Collection[str | None]) -> StepRow:
+    """Return the step of the samples that the row was measured on: models may have their own."""
     for step in store.steps(run):
         if step["kind"] != "samples":
             continue
         folder = cache.get("samples", step["key"])
         if folder and stage_results.sample_digests(folder)["evaluation"] in digests:
-            return Samples(folder / "evaluation")
+            return step
     raise _missing("samples", run, cache)
+
+
+def _sample_handling(
+    row: ParetoRow, steps: Sequence[StepRow], samples_step: StepRow, cache: Cache
+) -> SampleHandling:
+    """Return how the samples of a row were handled, in the first step that made predictions.
+
+    Where no step has a postprocess, that is the first step that scored anything.
+    """
+    decoder = cache.value_folder("samples", samples_step["key"]) / stage_results.DECODER
+    samples: NamedStage = {
+        "kind": "samples",
+        "name": samples_step["stage"],
+        "options": samples_step["key_fields"]["options"],
+    }
+    handling = SampleHandling(samples, decoder)
+    for step in (step for step in steps if _is_of(row, step)):
+        postprocess = next(iter(_stages_in(step, "postprocess")), None)
+        metrics = _stages_in(step, "metric")
+        if postprocess is None and (handling.metrics or not metrics):
+            continue
+        folder = cache.value_folder("measure", step["key"])
+        function = folder / POSTPROCESS
+        handling = SampleHandling(
+            samples, decoder, postprocess, function, metrics, first_index(folder)
+        )
+        if postprocess is not None:
+            break
+    return handling
+
+
+def _stages_in(step: StepRow, kind: str) -> list[NamedStage]:
+    """Return the stages of a kind that a step has as options."""
+    stages: list[NamedStage] = []
+    for value in step["key_fields"]["options"].values():
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict) and item.get("kind") == kind:
+                stages.append(item)  # type: ignore[arg-type]
+    return stages
+
+
+def _is_of(row: ParetoRow, step: StepRow) -> bool:
+    """Return whether a step measured a row, and succeeded."""
+    coordinates = (step["model"], step["scheme"], step["build"], step["device"])
+    is_of_row = coordinates == (row["model"], row["scheme"], row["build"], row["device"])
+    return is_of_row and step["kind"] == "measure" and step["state"] in ("done", "cached")
 
 
 def _missing(content: Literal["build", "samples"], run: str, cache: Cache) -> QpipeError:

@@ -48,7 +48,7 @@ def f1(
 
     name = "f1" if average == "binary" else f"f1_{average}"
     reduce = partial(_f1, macro=average == "macro")
-    return qpipe.Metric(name, contribution, reduce, unit="share")
+    return qpipe.Metric(name, contribution, reduce, unit="share", first=first)
 
 
 def _best_class(scores: Array, first: int) -> set[int]:

@@ -31,7 +31,7 @@ def topk(*, k: int = 1, first: int = 0) -> qpipe.Metric:
         best = np.argsort(-scores, kind="stable")[:k]
         return float(index in best)
 
-    return qpipe.Metric(f"top{k}", contribution, _mean, unit="share")
+    return qpipe.Metric(f"top{k}", contribution, _mean, unit="share", first=first)
 
 
 def _mean(contributions: Sequence[float]) -> float:

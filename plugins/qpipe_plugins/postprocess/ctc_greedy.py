@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-import qpipe
-from qpipe.types import Array
+from qpipe.errors import StageError
 from qpipe_plugins.postprocess.output_choice import choose_output
+
+if TYPE_CHECKING:
+    from qpipe.types import Array
 
 
 def ctc_greedy(
@@ -65,5 +68,5 @@ def _lines(file: Path) -> list[str]:
     return text.removesuffix("\n").split("\n")
 
 
-def _error(reason: str) -> qpipe.StageError:
-    return qpipe.StageError(f"postprocess ctc_greedy: {reason}")
+def _error(reason: str) -> StageError:
+    return StageError(f"postprocess ctc_greedy: {reason}")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
-import qpipe
-from qpipe.types import Array
+from qpipe.errors import StageError
+
+if TYPE_CHECKING:
+    from qpipe.types import Array
 
 
 def choose_output(outputs: Mapping[str, Array], name: str | None, stage: str) -> tuple[str, Array]:
@@ -16,7 +19,5 @@ def choose_output(outputs: Mapping[str, Array], name: str | None, stage: str) ->
     if name is None:
         return next(iter(outputs.items()))
     if name not in outputs:
-        raise qpipe.StageError(
-            f"postprocess {stage}: no output '{name}'; there is {', '.join(outputs)}"
-        )
+        raise StageError(f"postprocess {stage}: no output '{name}'; there is {', '.join(outputs)}")
     return name, outputs[name]

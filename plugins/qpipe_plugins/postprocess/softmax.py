@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-import qpipe
-from qpipe.types import Array
+from qpipe.errors import StageError
 from qpipe_plugins.postprocess.output_choice import choose_output
+
+if TYPE_CHECKING:
+    from qpipe.types import Array
 
 
 def probabilities(logits: Array, axis: int = -1) -> Array:
@@ -37,12 +40,12 @@ def _class_axis(name: str, shape: tuple[int, ...], axis: int | None) -> int:
     if axis is None:
         long_axes = [index for index, length in enumerate(shape) if length > 1]
         if len(long_axes) != 1:
-            raise qpipe.StageError(f"{where}; set axis to that of its classes")
+            raise StageError(f"{where}; set axis to that of its classes")
         return long_axes[0]
     if not -len(shape) <= axis < len(shape):
         fix = f"set axis to one from {-len(shape)} to {len(shape) - 1}"
-        raise qpipe.StageError(f"{where}, it has no axis {axis}; {fix}")
+        raise StageError(f"{where}, it has no axis {axis}; {fix}")
     if shape[axis] < 2:
         reason = f"axis {axis} has length {shape[axis]}"
-        raise qpipe.StageError(f"{where}: {reason}; set axis to that of its classes")
+        raise StageError(f"{where}: {reason}; set axis to that of its classes")
     return axis

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-import qpipe
+from qpipe.errors import StageError
 from qpipe_plugins.postprocess.non_max_suppression import (
     Detections,
     Floats,
@@ -41,7 +41,7 @@ def default_boxes(
     """
     if len(scales) != len(strides) + 1:
         reason = f"{len(scales)} scales for {len(strides)} strides; give {len(strides) + 1}"
-        raise qpipe.StageError(f"postprocess ssd_boxes: {reason}")
+        raise StageError(f"postprocess ssd_boxes: {reason}")
     maps = [
         _boxes_of_stride(size, stride, (scale, next_scale), ratios)
         for stride, scale, next_scale in zip(strides, scales, scales[1:], strict=False)
@@ -105,7 +105,7 @@ def ssd_boxes(
     if offsets.shape != priors.shape or len(logits) != len(priors):
         shapes = f"{boxes} is {list(offsets.shape)} and {scores} {list(logits.shape)}"
         priors_count = f"size, strides, scales and ratios give {len(priors)} default boxes"
-        raise qpipe.StageError(f"postprocess ssd_boxes: {shapes}, but {priors_count}")
+        raise StageError(f"postprocess ssd_boxes: {shapes}, but {priors_count}")
     corners = np.clip(decode(offsets, priors, variances), 0, size)
     class_scores = probabilities(logits)[:, 1:]
     return suppress(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-import qpipe
-from qpipe.types import Array
+from qpipe.errors import StageError
 from qpipe_plugins.postprocess.non_max_suppression import (
     Detections,
     Floats,
@@ -17,6 +16,9 @@ from qpipe_plugins.postprocess.non_max_suppression import (
 )
 from qpipe_plugins.postprocess.output_choice import choose_output
 from qpipe_plugins.postprocess.yolo_heads import decode_raw_heads
+
+if TYPE_CHECKING:
+    from qpipe.types import Array
 
 LAYOUTS = {"v5": "[1, boxes, 5 + classes]", "v8": "[1, 4 + classes, boxes]", "v10": "[1, boxes, 6]"}
 CANDIDATES = 30_000  # as in Ultralytics' evaluation
@@ -86,7 +88,7 @@ def _table(outputs: Mapping[str, Array], output: str | None) -> tuple[str, Array
     if name not in tables:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
         fix = "set output to the one that is [1, .., ..], or give anchors for raw heads"
-        raise qpipe.StageError(f"postprocess yolo_boxes: which output? there is {shapes}; {fix}")
+        raise StageError(f"postprocess yolo_boxes: which output? there is {shapes}; {fix}")
     return name, tables[name]
 
 
@@ -104,7 +106,7 @@ def _detections_of_table(name: str, array: Array, version: str, threshold: float
         if version in LAYOUTS:
             fix = f"{version} is {LAYOUTS[version]}; set another version"
         reason = f"output '{name}' is {list(array.shape)}"
-        raise qpipe.StageError(f"postprocess yolo_boxes: {reason}; {fix}")
+        raise StageError(f"postprocess yolo_boxes: {reason}; {fix}")
     if version == "v10":
         confident = table[table[:, 4] > threshold]
         return {
@@ -127,7 +129,7 @@ def _version_by_shape(name: str, shape: tuple[int, ...]) -> Literal["v5", "v8"]:
     if rows > columns >= 6 and any(rows % (3 * cells) == 0 for cells in CELLS):
         return "v5"
     layouts = ", ".join(f"{version} for {layout}" for version, layout in LAYOUTS.items())
-    raise qpipe.StageError(
+    raise StageError(
         f"postprocess yolo_boxes: the version is not clear from output '{name}' {list(shape)}; "
         f"set version: {layouts}"
     )

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-import qpipe
-from qpipe.types import Array
+from qpipe.errors import StageError
 from qpipe_plugins.postprocess.non_max_suppression import Floats
+
+if TYPE_CHECKING:
+    from qpipe.types import Array
 
 MOST_LOGIT = 60  # a larger one has a sigmoid of 1 in float32
 # exp of an outlier would overflow; no box is e^8 times its anchor
@@ -97,5 +100,5 @@ def _decode_head(
     return boxes.astype(np.float32), scores.reshape(len(boxes), -1).astype(np.float32)
 
 
-def _error(reason: str) -> qpipe.StageError:
-    return qpipe.StageError(f"postprocess yolo_boxes: {reason}")
+def _error(reason: str) -> StageError:
+    return StageError(f"postprocess yolo_boxes: {reason}")

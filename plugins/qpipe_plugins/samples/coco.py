@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from qpipe.errors import StageError
 from qpipe.samples.selection import take_evenly
@@ -17,9 +18,14 @@ from qpipe_plugins.samples.labelled_files import (
     find_files,
     split_evenly,
 )
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from qpipe_plugins.samples.picture_decoding import (
+    ColorOrder,
+    Orientation,
+    Placement,
+    decode_picture,
+    placement,
+    upright_size,
+)
 
 KIND = picture_files.image_kind("coco")
 
@@ -34,7 +40,7 @@ def coco(
     calibration: Path | None = None,
     fit: Literal["stretch", "letterbox"] = "stretch",
     layout: picture_files.Layout = "NCHW",
-    color_order: picture_files.ColorOrder = "RGB",
+    color_order: ColorOrder = "RGB",
     dtype: picture_files.InputType = "float32",
     calibration_count: int = 256,
     evaluation_count: int | None = None,
@@ -65,19 +71,23 @@ def coco(
     preprocessing = picture_files.image_preprocessing(
         "coco", mean=mean, std=std, layout=layout, dtype=dtype
     )
-    fit_image = picture_files.letterbox if fit == "letterbox" else picture_files.stretch
     network_size = picture_files.input_size(size)
+    decode = partial(decode_picture, size=network_size, fit=fit, color_order=color_order)
 
     def read_sample(annotated: AnnotatedImage) -> Sample:
-        fitted = fit_image(_read_image(annotated), network_size)
-        pixels = picture_files.pixel_array(fitted.image, color_order)
-        return Sample(annotated.name, {"image": pixels}, _target(annotated, fitted))
+        orientation = _orientation(annotated)
+        source_size = upright_size(annotated.file, orientation)
+        _check_size(annotated, source_size)
+        place = placement(source_size, size=network_size, fit=fit)
+        inputs = decode(annotated.file, orientation=orientation)
+        return Sample(annotated.name, inputs, _target(annotated, source_size, place))
 
     return Dataset(
         picture_files.picture_samples(KIND, calibration_images, read_sample),
         picture_files.picture_samples(KIND, evaluation_images, read_sample),
         {"image": preprocessing},
         classes,
+        decode,
     )
 
 
@@ -100,14 +110,19 @@ def _images_without_boxes(folder: Path, count: int) -> list[AnnotatedImage]:
     return [AnnotatedImage(image.file, image.name) for image in files]
 
 
-def _read_image(annotated: AnnotatedImage) -> Image:
-    image = picture_files.read_upright(annotated.file, annotated.size)
-    if annotated.size is not None and image.size != annotated.size:
-        stored = _describe_size(image.size)
+def _orientation(annotated: AnnotatedImage) -> Orientation:
+    """Return `stored` where the annotations are for the picture as it is stored, not turned."""
+    if annotated.size is None or annotated.size == upright_size(annotated.file, "exif"):
+        return "exif"
+    return "stored" if annotated.size == upright_size(annotated.file, "stored") else "exif"
+
+
+def _check_size(annotated: AnnotatedImage, size: tuple[int, int]) -> None:
+    if annotated.size is not None and size != annotated.size:
+        stored = _describe_size(size)
         expected = _describe_size(annotated.size)
         problem = f"{annotated.file} is {stored}, but its annotations are for {expected}"
         raise StageError(f"coco: {problem}; give the image that was annotated")
-    return image
 
 
 def _describe_size(size: tuple[int, int]) -> str:
@@ -116,15 +131,18 @@ def _describe_size(size: tuple[int, int]) -> str:
 
 
 def _target(
-    annotated: AnnotatedImage, fitted: picture_files.FittedPicture
+    annotated: AnnotatedImage, source_size: tuple[int, int], place: Placement
 ) -> dict[str, list[list[float]] | list[int]]:
     """Return boxes in pixels of the network's input, labels, and iscrowd where there is a crowd."""
+    source_width, source_height = source_size
+    scale_x = place.width / source_width
+    scale_y = place.height / source_height
     boxes = []
     for x, y, width, height in annotated.boxes:
-        left = x * fitted.scale_x + fitted.left
-        top = y * fitted.scale_y + fitted.top
-        right = left + width * fitted.scale_x
-        bottom = top + height * fitted.scale_y
+        left = x * scale_x + place.left
+        top = y * scale_y + place.top
+        right = left + width * scale_x
+        bottom = top + height * scale_y
         boxes.append([left, top, right, bottom])
     target: dict[str, list[list[float]] | list[int]] = {"boxes": boxes, "labels": annotated.labels}
     if any(annotated.crowds):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from qpipe.errors import StageError
 from qpipe.types import Dataset, Sample
@@ -15,9 +16,7 @@ from qpipe_plugins.samples.labelled_files import (
     class_number,
     select_files,
 )
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from qpipe_plugins.samples.picture_decoding import ColorOrder, Size, decode_picture
 
 KIND = picture_files.image_kind("images")
 
@@ -34,7 +33,7 @@ def images(
     resize: int | None = None,
     crop: Literal["center", "none"] = "center",
     layout: picture_files.Layout = "NCHW",
-    color_order: picture_files.ColorOrder = "RGB",
+    color_order: ColorOrder = "RGB",
     dtype: picture_files.InputType = "float32",
     calibration_count: int | None = None,
     evaluation_count: int | None = None,
@@ -71,21 +70,28 @@ def images(
         "images", mean=mean, std=std, layout=layout, dtype=dtype
     )
 
+    decode = partial(
+        decode_picture,
+        size=network_size,
+        fit="stretch" if crop == "none" else "crop",
+        short_side=resize,
+        color_order=color_order,
+    )
+
     def read_sample(labelled: LabelledFile) -> Sample:
-        image = picture_files.read_upright(labelled.file)
-        fitted = _fit(image, network_size, resize, crop)
-        pixels = picture_files.pixel_array(fitted, color_order)
-        return Sample(labelled.name, {"image": pixels}, class_number(labelled, files.classes))
+        inputs = decode(labelled.file)
+        return Sample(labelled.name, inputs, class_number(labelled, files.classes))
 
     return Dataset(
         picture_files.picture_samples(KIND, files.calibration, read_sample),
         picture_files.picture_samples(KIND, files.evaluation, read_sample),
         {"image": preprocessing},
         files.classes,
+        decode,
     )
 
 
-def _check_crop(size: picture_files.Size, resize: int | None, crop: str) -> None:
+def _check_crop(size: Size, resize: int | None, crop: str) -> None:
     if crop == "none":
         return
     height, width = size
@@ -97,12 +103,3 @@ def _check_crop(size: picture_files.Size, resize: int | None, crop: str) -> None
         raise StageError(
             f"images: resize is {resize}, less than size; it must be at least {height}"
         )
-
-
-def _fit(image: Image, size: picture_files.Size, resize: int | None, crop: str) -> Image:
-    if crop == "none":
-        return picture_files.stretch(image, size).image
-    if resize is None and image.size == size:
-        return image
-    side = size[0]
-    return picture_files.crop_center(image, side=side, short_side=resize or side)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-
 from qpipe.errors import StageError, suggest
 from qpipe.samples.selection import take_evenly
 from qpipe.types import Array, Dataset, Preprocessing, Sample
+from qpipe_plugins.samples.array_files import check_arrays_exist, decode_arrays, load_arrays
 from qpipe_plugins.samples.labelled_files import (
     FileKind,
     check_counts,
@@ -27,7 +25,6 @@ Numbers = float | list[float]
 Layout = Literal["NCHW", "none"]
 TargetArrays = str | dict[str, str] | None  # the array of targets, or its array for each field
 KIND = FileKind("npz", ".npz file", frozenset({".npz"}))
-HOW_TO_SAVE = "save it with numpy.savez(file, name=array)"
 
 
 class NamedArrays(NamedTuple):
@@ -95,7 +92,7 @@ def npz(
     ) -> Iterator[Sample]:
         for sample in samples:
             _check_inputs(sample, input_names, where)
-            _check_arrays_exist(sample, required_targets, where)
+            check_arrays_exist(sample.arrays, required_targets, f"{where}: sample '{sample.id}'")
             _check_same_types(sample, first, input_names, where)
             sample_inputs = {name: sample.arrays[name] for name in input_names}
             yield Sample(sample.id, sample_inputs, _target_value(sample.arrays, target))
@@ -106,6 +103,7 @@ def npz(
         check_samples(all_calibration_samples, f"npz: {calibration}", ()),
         check_samples(evaluation_samples, f"npz: {evaluation}", target_names),
         preprocessing,
+        decode=partial(decode_arrays, inputs=input_names),
     )
 
 
@@ -164,19 +162,12 @@ def _as_tuple(value: Numbers) -> tuple[float, ...]:
 
 def _check_inputs(sample: NamedArrays, input_names: Sequence[str], where: str) -> None:
     """Raise StageError where the sample lacks an input, or an input does not hold numbers."""
-    _check_arrays_exist(sample, input_names, where)
+    check_arrays_exist(sample.arrays, input_names, f"{where}: sample '{sample.id}'")
     for name in input_names:
         dtype = sample.arrays[name].dtype
         if dtype.kind not in "biuf":
             problem = f"input '{name}' of sample '{sample.id}' has type {dtype}"
             raise StageError(f"{where}: {problem}; it must hold numbers")
-
-
-def _check_arrays_exist(sample: NamedArrays, names: Sequence[str], where: str) -> None:
-    for name in names:
-        if name not in sample.arrays:
-            problem = f"sample '{sample.id}' has no array '{name}'"
-            raise StageError(f"{where}: {problem}; {suggest(name, sample.arrays)}")
 
 
 def _check_same_types(
@@ -210,9 +201,9 @@ def _target_value(arrays: Mapping[str, Array], target: TargetArrays) -> Any:
 def _read_samples(path: Path, count: int | None) -> Iterator[NamedArrays]:
     if path.is_dir():
         for labelled in take_evenly(find_files(KIND, path), count):
-            yield NamedArrays(labelled.name, _load(labelled.file))
+            yield NamedArrays(labelled.name, load_arrays(labelled.file))
         return
-    arrays = _load(path)
+    arrays = load_arrays(path)
     length = _common_length(path, arrays)
     for index in take_evenly(range(length), count):
         sample_arrays = {name: array[index, ...] for name, array in arrays.items()}
@@ -231,33 +222,3 @@ def _common_length(path: Path, arrays: Mapping[str, Array]) -> int:
     if length == 0:
         raise StageError(f"npz: {path} has no samples; save at least one")
     return length
-
-
-def _load(file: Path) -> dict[str, Array]:
-    """Return the arrays of a file; raise StageError where it cannot be read or holds none."""
-    try:
-        # numpy would leave a file open that is not an archive
-        with file.open("rb") as stream:
-            archive = np.load(stream, allow_pickle=False)
-            if not isinstance(archive, np.lib.npyio.NpzFile):
-                raise StageError(f"npz: {file} is a single array without a name; {HOW_TO_SAVE}")
-            arrays = {name: _read_array(file, archive, name) for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        reason = _on_one_line(error)
-        raise StageError(f"npz: {file} cannot be read: {reason}; {HOW_TO_SAVE}") from error
-    if not arrays:
-        raise StageError(f"npz: {file} holds no array; {HOW_TO_SAVE}")
-    return arrays
-
-
-def _read_array(file: Path, archive: np.lib.npyio.NpzFile, name: str) -> Array:
-    try:
-        return np.asarray(archive[name])
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
-        problem = f"array '{name}' cannot be read: {_on_one_line(error)}"
-        hint = "save it again as numbers: nothing is unpickled"
-        raise StageError(f"npz: {file}: {problem}; {hint}") from error
-
-
-def _on_one_line(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

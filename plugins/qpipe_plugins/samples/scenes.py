@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 from qpipe.types import Dataset, Preprocessing, Sample
+from qpipe_plugins.samples.picture_decoding import decode_picture
 from qpipe_plugins.samples.scene_drawing import CLASSES, draw_scene, scene_index
 
 
@@ -26,6 +28,8 @@ def scenes(
         _draw_split("evaluate", evaluation_count, size=size, seed=seed),
         {"image": preprocessing},
         CLASSES,
+        # for other pictures: those of scenes have the size already
+        partial(decode_picture, size=(size, size), fit="stretch"),
     )
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any, Literal
 
 from qpipe.errors import StageError
-from qpipe.types import Array, Dataset, Preprocessing, Sample
+from qpipe.types import Dataset, Preprocessing, Sample
 from qpipe_plugins.samples.labelled_files import (
     ClassOrder,
     FileKind,
@@ -19,11 +18,14 @@ from qpipe_plugins.samples.labelled_files import (
     class_number,
     select_files,
 )
-from qpipe_plugins.samples.spectra import Spectra
-from qpipe_plugins.samples.wav_file import read_sound
+from qpipe_plugins.samples.sound_decoding import (
+    Features,
+    Floats,
+    Layout,
+    decode_sound,
+    make_spectra,
+)
 
-Features = Literal["none", "log_mel", "mfcc"]
-Layout = Literal["T", "CT", "TC", "TF", "CTF", "TFC", "FT", "CFT"]
 KIND = FileKind("wav", ".wav file", frozenset({".wav", ".wave"}))
 
 
@@ -71,23 +73,30 @@ def wav(
     axes = layout or ("T" if features == "none" else "TF")
     _check_layout(axes, features)
     _check_numbers(seconds=seconds, rate=rate, std=std, coefficients=coefficients, mels=mels)
-    length = round(seconds * rate)
-    spectra = None
+    spectrum: dict[str, Any] = {
+        "rate": rate,
+        "n_fft": n_fft,
+        "window": window or n_fft,
+        "hop": hop,
+        "mels": mels,
+        "fmin": fmin,
+        "fmax": fmax or rate / 2,
+        "scale": scale,
+        "power": power,
+        "center": center,
+        "log": log,
+        "offset": offset,
+    }
     if features != "none":
-        spectra = Spectra(
-            rate=rate,
-            n_fft=n_fft,
-            window=window or n_fft,
-            hop=hop,
-            mels=mels,
-            fmin=fmin,
-            fmax=fmax or rate / 2,
-            scale=scale,
-            power=power,
-            center=center,
-            log=log,
-            offset=offset,
-        )
+        make_spectra(**spectrum)  # to check the settings before any file is read
+    decode: Callable[[Path], dict[str, Floats]] = partial(
+        decode_sound,
+        seconds=seconds,
+        features=features,
+        layout=axes,
+        coefficients=coefficients,
+        **spectrum,
+    )
     files = select_files(
         KIND,
         calibration=calibration,
@@ -100,19 +109,9 @@ def wav(
     )
     check_disjoint("wav", calibration=files.calibration, evaluation=files.evaluation)
 
-    def extract_features(sound: NDArray[np.float32]) -> Array:
-        if spectra is None:
-            return sound
-        if features == "mfcc":
-            return spectra.mfcc(sound, coefficients).astype(np.float32)
-        return spectra.log_mel(sound).astype(np.float32)
-
     def read_sample(labelled: LabelledFile) -> Sample:
-        sound = _read_sound(labelled.file, rate)
-        silence = max(0, length - len(sound))
-        fitted = np.pad(sound[:length], (0, silence))
-        audio = _order_axes(extract_features(fitted), axes)
-        return Sample(labelled.name, {"audio": audio}, class_number(labelled, files.classes))
+        inputs = decode(labelled.file)
+        return Sample(labelled.name, inputs, class_number(labelled, files.classes))
 
     def samples_of(labelled_files: list[LabelledFile]) -> FileSamples[LabelledFile]:
         return FileSamples(KIND, labelled_files, read_sample, (OSError, ValueError))
@@ -122,6 +121,7 @@ def wav(
         samples_of(files.evaluation),
         {"audio": Preprocessing((mean,), (std,))},
         files.classes,
+        decode,
     )
 
 
@@ -142,19 +142,3 @@ def _check_numbers(*, seconds: float, rate: int, std: float, coefficients: int, 
     if not 0 < coefficients <= mels:
         problem = f"coefficients is {coefficients}"
         raise StageError(f"wav: {problem}; it must be between 1 and mels, {mels}")
-
-
-def _read_sound(file: Path, rate: int) -> NDArray[np.float32]:
-    file_rate, sound = read_sound(file)
-    if file_rate != rate:
-        hint = f"set rate to that, or convert it: ffmpeg -i IN -ar {rate} OUT"
-        raise StageError(f"wav: {file} has {file_rate} Hz, not {rate}; {hint}")
-    return sound
-
-
-def _order_axes(features: Array, axes: Layout) -> Array:
-    """Return [T] or [T, F] with its axes in this order, and an axis of length 1 for C."""
-    ordered = features.T if "FT" in axes else features
-    if "C" in axes:
-        return np.expand_dims(ordered, axes.index("C"))
-    return ordered
