@@ -18,6 +18,7 @@ import yaml
 from onnx import TensorProto, helper
 from PIL import Image
 
+import networks
 from qpipe.recipe import recipe
 from qpipe.start import demo
 from qpipe.start.network_facts import Tensor, read_network
@@ -742,3 +743,33 @@ def test_a_wheel_brings_the_demo(tmp_path: Path) -> None:
     assert {"mobilenet_ssd.yaml", "models/mobilenet_ssd.onnx"} <= everything(
         tmp_path / "qpipe-demo"
     )
+
+
+# ---- 8 bits
+
+
+def test_layers_that_8_bits_ruin_are_named_and_a_scheme_keeps_them_float(
+    tmp_path: Path, qpipe: Shell
+) -> None:
+    onnx.save(networks.log_mel(), tmp_path / "net.onnx")
+    (tmp_path / "data").mkdir()
+    for name, count in (("calibration", 24), ("evaluation", 16)):
+        arrays = np.concatenate(networks.sounds(count, seed=count))
+        np.savez(tmp_path / "data" / f"{name}.npz", sound=arrays)
+    shown, _ = qpipe("new net.onnx --samples npz:data")
+    assert "8 bits      too few: outputs at " in shown
+    assert "lost by Log 'log_" in shown
+    loaded, _ = recipe.load(tmp_path / "recipe.yaml")
+    quantizer = loaded.schemes["int8-floor"][0]
+    assert quantizer.name == "mixed"
+    assert quantizer.options["sqnr"] == 30
+    text = (tmp_path / "recipe.yaml").read_text(encoding="utf-8")
+    assert "# CHECK: 8 bits are too few for all layers: outputs at " in text
+
+
+def test_a_network_that_bears_8_bits_is_told_so(tmp_path: Path, qpipe: Shell) -> None:
+    network(tmp_path / "net.onnx")
+    pictures(tmp_path / "data", 6)
+    shown, _ = qpipe("new net.onnx --samples images:data")
+    assert "8 bits      outputs at " in shown
+    assert "int8-floor" not in (tmp_path / "recipe.yaml").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ from qpipe.recipe.yaml_document import shown
 from qpipe.start.feeding_choice import PICTURE_KINDS, FeedingChoice, describe_choice
 from qpipe.start.network_facts import Network, Picture, Tensor
 from qpipe.start.new_recipe import NewRecipe
-from qpipe.start.recipe_text import Draft, inventory_entry, plain
+from qpipe.start.recipe_text import FLOOR_SCHEME, Draft, inventory_entry, plain
 
 Row = tuple[str, str]  # what it is, and what was found
 FeedingRow = tuple[str, str, str, str]  # the feeding, its score, the interval, the probability
@@ -26,6 +26,7 @@ def network_table(new_recipe: NewRecipe) -> list[Row]:
         *_file_rows(new_recipe.draft.network),
         *_tensor_rows(new_recipe),
         *_operator_rows(new_recipe),
+        *_eight_bit_rows(new_recipe),
         *_sample_rows(new_recipe.draft),
     ]
     return [(name, plain(text)) for name, text in rows]
@@ -56,6 +57,16 @@ def _operator_rows(new_recipe: NewRecipe) -> Iterator[Row]:
     yield "looks like", new_recipe.draft.guess.words
     yield "integer", integer_operators or NO_INTEGER_OPERATORS
     yield "float", float_operators or "nothing"
+
+
+def _eight_bit_rows(new_recipe: NewRecipe) -> Iterator[Row]:
+    eight_bits = new_recipe.trial.eight_bits
+    if eight_bits is None:
+        return
+    text = str(eight_bits)
+    if not eight_bits.is_bearable:
+        text = f"too few: {text}; {FLOOR_SCHEME} in the recipe keeps such layers float"
+    yield "8 bits", text
 
 
 def _sample_rows(draft: Draft) -> Iterator[Row]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -41,7 +42,9 @@ def write_and_try(
             choice = choose_feeding(draft, loaded, model, preferences, notify)
         if choice is not None:
             draft = with_feeding(draft, choice)
-            _write(draft, aside)
+        if trial.eight_bits is not None and not trial.eight_bits.is_bearable:
+            draft = replace(draft, unbearable=str(trial.eight_bits))
+        _write(draft, aside)
         aside.replace(draft.file)
     except OSError as error:
         reason = error.strerror or error

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from qpipe.errors import RecipeError
+from qpipe.start.eight_bits import FLOOR
 from qpipe.start.feeding import Setting
 from qpipe.start.network_facts import Network
 from qpipe.start.network_family import Family
@@ -21,6 +22,7 @@ from qpipe.start.sample_sources import EVALUATION_COUNT, SampleSource
 
 WIDTH = 112  # of comments
 LONGEST_NAME = 60
+FLOOR_SCHEME = "int8-floor"
 SCHEMES = """\
 schemes:                              # each a chain of transform and quantize stages
   float32: []                         # the reference
@@ -55,6 +57,7 @@ class Draft:
     always: Sequence[str] = ()  # metrics in place of agreement and sqnr
     why_not: str = ""  # why nothing more is scored
     feeding_note: str = ""  # what scoring several feedings showed
+    unbearable: str = ""  # what 8 bits cost the network, where it does not bear them
     is_numbering_shown: bool = False  # whether these scores show how classes are numbered
 
     @property
@@ -95,6 +98,7 @@ def recipe_text(draft: Draft) -> str:
         _models(draft),
         "calibrate: histogram\n",
         SCHEMES,
+        _floor_scheme(draft),
         "builds:\n  ort: onnxruntime\ndeploy: copy\n",
         _measure(draft),
         _devices(draft),
@@ -155,6 +159,19 @@ def _models(draft: Draft) -> str:
         reason = "its file leaves these open; qpipe measures one sample of one shape at a time"
         shapes = {name: list(shape) for name, shape in draft.shapes.items()}
         lines += [comment(f"CHECK: {reason}", 6), f"      shapes: {yaml_value(shapes)}\n"]
+    return "".join(lines)
+
+
+def _floor_scheme(draft: Draft) -> str:
+    """Return a scheme that keeps layers float, where 8 bits are too few for all of them."""
+    if not draft.unbearable:
+        return ""
+    chain = [{"mixed": {"bits": [8, 32], "sqnr": FLOOR}}, "compensate"]
+    reason = f"8 bits are too few for all layers: {draft.unbearable}"
+    lines = [
+        comment(f"CHECK: {reason}; as many stay float here as it takes for {FLOOR} dB", 2),
+        f"  {FLOOR_SCHEME}: {yaml_value(chain)}\n",
+    ]
     return "".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""A trial of a recipe's float network on a few of its samples, on the host."""
+"""A trial of a recipe's network on a few of its samples, on the host: in float, and at 8 bits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from qpipe.recipe.recipe import Recipe
 from qpipe.recipe.stage_call import Call
 from qpipe.samples.selection import TRIAL_COUNT, take_evenly
 from qpipe.samples.store import Samples
+from qpipe.start.eight_bits import EightBits, try_eight_bits
 from qpipe.types import Dataset, Measurement
 
 COUNT_OPTION = "evaluation_count"
@@ -30,10 +31,14 @@ class Trial:
     scores: Mapping[str, Measurement] = field(default_factory=dict)  # against targets, by metric
     misfit: str = ""  # why the network cannot be fed with the samples
     unscored: str = ""  # why accuracy cannot be scored as the recipe has it
+    eight_bits: EightBits | None = None
 
 
 def try_recipe(recipe: Recipe, model: ir.Model) -> Trial:
-    """Feed the network and score it; raise StageError where samples cannot be read."""
+    """Feed the network, score it, and look at what 8 bits cost it.
+
+    Raise StageError where samples cannot be read.
+    """
     with tempfile.TemporaryDirectory() as folder:
         samples = trial_samples(recipe.samples, Path(folder))
         stage = scoring_stages(recipe)[0]
@@ -48,9 +53,11 @@ def try_recipe(recipe: Recipe, model: ir.Model) -> Trial:
                 scores.add(sample, outputs, outputs)
             except StageError as error:
                 return Trial(len(samples), unscored=str(error))
+        eight_bits = try_eight_bits(recipe, model, samples)
     names = {metric.name for metric in stage.target_metrics}
     by_metric = scores_by_metric(scores)
-    return Trial(len(samples), {name: by_metric[name] for name in names if name in by_metric})
+    target_scores = {name: by_metric[name] for name in names if name in by_metric}
+    return Trial(len(samples), target_scores, eight_bits=eight_bits)
 
 
 def trial_samples(call: Call, folder: Path) -> Samples:

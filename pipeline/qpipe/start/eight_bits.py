@@ -1,0 +1,124 @@
+"""A first look at what 8 bits cost a network, and which of its layers will not bear them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from qpipe.errors import StageError
+from qpipe.quant.layer_parts import Part, find_damaging, origins, read_parts, union
+from qpipe.quant.sensitivity import BOUND_DB, Probe, decibels
+from qpipe.recipe.recipe import Recipe
+from qpipe.samples.selection import take_evenly
+from qpipe.samples.store import Samples
+
+SCHEME = "int8-channel"  # whose quantizer is tried
+# dB of the outputs: with less, rounding better is no cure; and what a layer to blame leaves alone
+BEARABLE = 12.0
+BEARABLE_ALONE = 20.0
+FLOOR = 30  # dB, of a scheme that keeps what is worse float
+CALIBRATED = 8  # samples
+MEASURED = 4
+MOST_MEASUREMENTS = 64
+SECONDS = 20.0  # for these
+MOST_NAMED = 5  # layers
+
+
+@dataclass(frozen=True)
+class LayerDamage:
+    """The SQNR of the network's outputs, in dB, with one layer alone at 8 bits."""
+
+    layer: str
+    operator: str
+    sqnr: float
+
+    def __str__(self) -> str:
+        loss = f"{self.sqnr:.1f} dB alone" if self.sqnr > -BOUND_DB else "alone no number is left"
+        return f"{self.operator} '{self.layer}' ({loss})"
+
+
+@dataclass(frozen=True)
+class EightBits:
+    """The SQNR of the outputs, in dB, at 8 bits, and the layers that are to blame, worst first."""
+
+    samples: int
+    sqnr: float
+    damaged: Sequence[LayerDamage] = ()
+
+    @property
+    def is_bearable(self) -> bool:
+        """Whether the outputs are near those of float."""
+        return self.sqnr >= BEARABLE
+
+    def __str__(self) -> str:
+        text = f"outputs at {self.sqnr:.1f} dB of float's on {self.samples} samples"
+        if self.is_bearable:
+            return text
+        if not self.damaged:
+            return f"{text}, lost by many layers together"
+        named = ", ".join(map(str, self.damaged[:MOST_NAMED]))
+        others = len(self.damaged) - MOST_NAMED
+        return f"{text}, lost by {named}" + (f" and {others} others" if others > 0 else "")
+
+
+def try_eight_bits(recipe: Recipe, model: ir.Model, samples: Samples) -> EightBits | None:
+    """Quantize a network with a recipe's plain scheme, and measure it on a few of its samples.
+
+    None where it cannot be: what is wrong is then told by a run.
+    """
+    try:
+        with _silence():
+            return _measure(recipe, model, samples)
+    except StageError:
+        return None
+
+
+def _measure(recipe: Recipe, model: ir.Model, samples: Samples) -> EightBits | None:
+    quantized = _quantize(recipe, model, samples)
+    float_origins = origins(quantized, model)
+    indices = take_evenly(range(len(samples)), MEASURED)
+    probe = Probe(quantized, float_origins, samples, indices, threads=0)
+    parts = read_parts(quantized, float_origins, probe)
+    if not parts:
+        return None
+    start = time.monotonic()
+    damage = probe.damage(union([part.both for part in parts]))
+    seconds = time.monotonic() - start
+    total = EightBits(len(indices), decibels(damage))
+    if total.is_bearable:
+        return total
+    most = min(MOST_MEASUREMENTS, int(SECONDS / max(seconds, 1e-3)))
+    damaging = find_damaging(probe, parts, 10 ** (-BEARABLE_ALONE / 10), most)
+    layers = [_layer_damage(part, damage) for part, damage in damaging]
+    return EightBits(total.samples, total.sqnr, layers)
+
+
+def _quantize(recipe: Recipe, model: ir.Model, samples: Samples) -> ir.Model:
+    calibrate = recipe.calibrate
+    statistics = calibrate.stage.function(
+        model, samples, lambda *_: None, **{**calibrate.resolved(), "samples": CALIBRATED}
+    )
+    network = ir.from_proto(ir.to_proto(model))
+    for call in recipe.schemes[SCHEME]:
+        network = call.stage.function(network, statistics, **call.resolved())
+    return network
+
+
+def _layer_damage(part: Part, damage: float) -> LayerDamage:
+    return LayerDamage(part.name, part.node.op_type, decibels(damage))
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what stages log to themselves: `new` tells it in its own words."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
