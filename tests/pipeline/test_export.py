@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -302,10 +305,224 @@ def test_somebody_elses_manifest_does_not_make_a_folder_ours(
         write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
 
 
+def put_dot_file(out: Path) -> None:
+    (out / ".env").write_text("TOKEN=1", encoding="utf-8")
+
+
+def put_empty_folder(out: Path) -> None:
+    (out / "plans" / "later").mkdir(parents=True)
+
+
+def put_link_to_folder(out: Path) -> None:
+    (out.parent / "data").mkdir()
+    (out / "data").symlink_to(out.parent / "data")
+
+
+def put_broken_link(out: Path) -> None:
+    (out / "data").symlink_to(out.parent / "gone")
+
+
+def link_the_model(out: Path) -> None:
+    """The same bytes, but a link to a file of the user's."""
+    (out / "net.onnx").rename(out.parent / "mine.onnx")
+    (out / "net.onnx").symlink_to(out.parent / "mine.onnx")
+
+
+def put_pipe(out: Path) -> None:
+    os.mkfifo(out / "pipe")
+
+
+def put_into_code(out: Path) -> None:
+    (out / "code").mkdir()
+    (out / "code" / "mine.py").write_text("", encoding="utf-8")
+
+
+def add_to_manifest(out: Path) -> None:
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    text = json.dumps({**manifest, "owner": "us"})
+    (out / "manifest.json").write_text(text, encoding="utf-8")
+
+
+USERS_OWN = [
+    (put_dot_file, "holds .env, which no export put there"),
+    (put_empty_folder, "holds plans/later/, which no export put there"),
+    (put_link_to_folder, "holds data, which no export put there"),
+    (put_broken_link, "holds data, which no export put there"),
+    (put_pipe, "holds pipe, which no export put there"),
+    (put_into_code, "holds code/mine.py, which no export put there"),
+    (link_the_model, "holds net.onnx, which was changed since its export"),
+    (add_to_manifest, "holds manifest.json, which was changed since its export"),
+]
+
+
+@pytest.mark.parametrize(
+    ("put", "reason"), USERS_OWN, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_whatever_a_user_put_there_keeps_the_folder_from_being_replaced(
+    build: Build, samples: Samples, tmp_path: Path, put: Callable[[Path], None], reason: str
+) -> None:
+    out = tmp_path / "out"
+    write_bundle(out, build, samples, FACTS, HANDLING)
+    put(out)
+    before = sorted(path.lstat().st_ino for path in tmp_path.rglob("*"))
+    with pytest.raises(QpipeError, match=re.escape(reason)):
+        write_bundle(out, build, samples, FACTS, HANDLING)
+    assert sorted(path.lstat().st_ino for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("put", "reason"), USERS_OWN, ids=lambda value: getattr(value, "__name__", "")
+)
+def test_by_force_only_files_of_the_same_name_are_replaced(
+    build: Build, samples: Samples, tmp_path: Path, put: Callable[[Path], None], reason: str
+) -> None:
+    out = tmp_path / "out"
+    write_bundle(out, build, samples, FACTS, HANDLING)
+    put(out)
+    before = {path.lstat().st_ino for path in tmp_path.rglob("*")}
+    replaced = {(out / name).lstat().st_ino for name in ("manifest.json", "net.onnx", "load.py")}
+    replaced |= {(out / name).lstat().st_ino for name in ("example.py", "golden.npz")}
+    write_bundle(out, build, samples, FACTS, HANDLING, force=True)
+    assert before - {path.lstat().st_ino for path in tmp_path.rglob("*")} <= replaced
+    assert run_example(out).returncode == 0
+    assert not (out / "net.onnx").is_symlink()
+
+
+class Intruder(Samples):
+    """Samples during whose inference somebody puts a file into a folder."""
+
+    target: Path
+
+    def feeds(self, index: int, *words: Any) -> dict[str, Any]:
+        self.target.parent.mkdir(exist_ok=True)
+        self.target.write_text("three years of work", encoding="utf-8")
+        return super().feeds(index, *words)
+
+
+@pytest.mark.parametrize("exported_before", [False, True])
+@pytest.mark.parametrize("from_within", [False, True])
+def test_what_is_put_there_while_the_bundle_is_made_is_left_alone(
+    build: Build,
+    samples: Samples,
+    tmp_path: Path,
+    exported_before: bool,
+    from_within: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    if exported_before:
+        write_bundle(out, build, samples, FACTS, HANDLING)
+    if from_within:
+        out.mkdir(exist_ok=True)
+        monkeypatch.chdir(out)
+    names = {path.name for path in out.iterdir()} if out.exists() else set()
+    intruder = Intruder(samples.folder)
+    intruder.target = out / "thesis.txt"
+    with pytest.raises(QpipeError, match=r"out holds thesis.txt, which no export put there"):
+        write_bundle(out, build, intruder, FACTS, HANDLING)
+    assert (out / "thesis.txt").read_text(encoding="utf-8") == "three years of work"
+    assert {path.name for path in out.iterdir()} == {*names, "thesis.txt"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["build", "out", "samples"]
+
+
+def test_a_file_put_in_its_place_while_the_bundle_is_made_is_left_alone(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
+    intruder = Intruder(samples.folder)
+    intruder.target = tmp_path / "out"
+    with pytest.raises(QpipeError, match=r"out was made meanwhile; give an empty folder"):
+        write_bundle(tmp_path / "out", build, intruder, FACTS, HANDLING)
+    assert (tmp_path / "out").read_text(encoding="utf-8") == "three years of work"
+
+
+def test_a_folder_that_somebody_works_in_stays_the_same_folder(
+    build: Build, samples: Samples, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    write_bundle(out, build, samples, FACTS, HANDLING)
+    monkeypatch.chdir(out)
+    before = out.stat().st_ino
+    write_bundle(Path(), build, samples, FACTS, HANDLING, count=1)
+    assert out.stat().st_ino == before
+    assert run_example(out).stdout.count("off by") == 1
+
+
+MOUNTED = """
+import subprocess, sys
+from pathlib import Path
+from qpipe.export.bundle import write_bundle
+from qpipe.samples.store import Samples
+from qpipe.types import Build
+from test_export import FACTS, HANDLING
+
+folder = Path(sys.argv[1])
+subprocess.run(["mount", "-t", "tmpfs", "none", folder / "out"], check=True)
+for count in (2, 1):
+    samples = Samples(folder / "samples")
+    write_bundle(folder / "out", Build.read(folder / "build"), samples, FACTS, HANDLING, count=count)
+print(*sorted(path.name for path in (folder / "out").iterdir()))
+"""
+
+
+def test_a_folder_that_is_a_mount_is_written_into(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
+    alone = ["unshare", "--mount"]  # the mount ends with the process
+    if subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("only root may mount a file system")
+    (tmp_path / "out").mkdir()
+    done = subprocess.run(
+        [*alone, sys.executable, "-c", MOUNTED, tmp_path],
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parent,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split() == [
+        "example.py",
+        "golden.npz",
+        "load.py",
+        "manifest.json",
+        "net.onnx",
+    ]
+    assert not list((tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize("place", ["example.py", "net.onnx"])
+def test_by_force_a_folder_in_the_place_of_a_file_is_one_line(
+    build: Build, samples: Samples, tmp_path: Path, place: str
+) -> None:
+    out = tmp_path / "out"
+    (out / place).mkdir(parents=True)
+    (out / place / "thesis.txt").write_text("three years of work", encoding="utf-8")
+    message = rf"^export: \S+/out holds the folder {place}; move it away$"
+    with pytest.raises(QpipeError, match=message):
+        write_bundle(out, build, samples, FACTS, HANDLING, force=True)
+    assert [path.name for path in out.iterdir()] == [place]
+    assert (out / place / "thesis.txt").exists()
+
+
+def test_an_export_of_an_older_format_may_be_replaced(
+    build: Build, samples: Samples, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    write_bundle(out, build, samples, FACTS, HANDLING)
+    manifest = json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+    del manifest["digest"]
+    text = json.dumps({**manifest, "qpipe_export": 2})
+    (out / "manifest.json").write_text(text, encoding="utf-8")
+    write_bundle(out, build, samples, FACTS, HANDLING)
+    assert json.loads((out / "manifest.json").read_text(encoding="utf-8"))["qpipe_export"] == 3
+
+
 def test_a_file_in_the_way_is_an_error(build: Build, samples: Samples, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
     with pytest.raises(QpipeError, match="out is a file; give a folder"):
         write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    with pytest.raises(QpipeError, match="link is a link to nothing; give a folder"):
+        write_bundle(tmp_path / "link", build, samples, FACTS, HANDLING)
 
 
 def test_a_broken_build_is_not_handed_over_and_leaves_the_old_export(

@@ -17,6 +17,13 @@ import numpy as np
 from qpipe.compare.json_rows import MetricValue, ParetoRow
 from qpipe.digests import digest_file
 from qpipe.errors import QpipeError
+from qpipe.export.bundle_folder import (
+    MANIFEST,
+    check_folder,
+    entries,
+    manifest_digest,
+    move_into_place,
+)
 from qpipe.export.sample_handling import (
     PostprocessingFacts,
     PreprocessingFacts,
@@ -32,7 +39,6 @@ from qpipe.types import Array, Build, Emulation
 if TYPE_CHECKING:
     import onnx
 
-MANIFEST = "manifest.json"
 GOLDEN = "golden.npz"
 EXAMPLE = "example.py"
 LOAD = "load.py"
@@ -113,6 +119,7 @@ class Manifest(Facts):
     classes: list[str]
     golden: GoldenSamples
     files: dict[str, str]  # path -> sha256
+    digest: str  # of all else in this file
 
 
 def gather_facts(store: Store, row: ParetoRow) -> Facts:
@@ -162,13 +169,13 @@ def write_bundle(
     exported or is not installed here; or where its outputs are not numbers.
     """
     _check_runtime(build)
-    _check_folder(out, force=force)
+    check_folder(out, force=force)
     out = out.resolve()
     scratch = out.parent / f".{out.name}.{secrets.token_hex(4)}"
     scratch.mkdir(parents=True)
     try:
         manifest = _fill(scratch, build, samples, facts, handling, min(count, len(samples)))
-        _move_into_place(scratch, out)
+        move_into_place(scratch, out, force=force)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
@@ -183,62 +190,6 @@ def _check_runtime(build: Build) -> None:
             f"export: the build is for {runtime}; "
             f"only those for {' and '.join(runtimes)} can be exported"
         )
-
-
-# ---- the folder
-
-
-def _check_folder(out: Path, *, force: bool) -> None:
-    """Raise QpipeError where the folder holds what must not be overwritten."""
-    if out.exists() and not out.is_dir():
-        raise QpipeError(f"export: {out} is a file; give a folder that does not exist yet")
-    if force:
-        return
-    exported = _exported_files(out)
-    for name in _file_names(out):
-        if name not in exported:
-            raise _foreign_file(out, name, "no export put there")
-        if name != MANIFEST and exported[name] != digest_file(out / name):
-            raise _foreign_file(out, name, "was changed since its export")
-
-
-def _foreign_file(out: Path, name: str, reason: str) -> QpipeError:
-    return QpipeError(
-        f"export: {out} holds {name}, which {reason}; "
-        "give an empty folder, or --force to write into it"
-    )
-
-
-def _move_into_place(scratch: Path, out: Path) -> None:
-    """Move the bundle in one step, or file by file where the folder itself has to stay."""
-    names = set(_file_names(out))
-    exported = {*_exported_files(out), MANIFEST}
-    if names <= exported and out != Path.cwd():
-        if out.exists():
-            shutil.rmtree(out)
-        scratch.rename(out)
-        return
-    for name in names & exported:
-        (out / name).unlink()
-    shutil.copytree(scratch, out, dirs_exist_ok=True)
-    shutil.rmtree(scratch)
-
-
-def _file_names(folder: Path) -> list[str]:
-    """Return the paths in a folder of everything that is not a folder, sorted."""
-    paths = [path for path in folder.rglob("*") if not path.is_dir()]
-    return sorted(path.relative_to(folder).as_posix() for path in paths)
-
-
-def _exported_files(out: Path) -> dict[str, str]:
-    """Return the files of an earlier export with their sha256; empty where there is none."""
-    try:
-        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
-        if not manifest["qpipe_export"]:
-            return {}
-        return {MANIFEST: "", **manifest["files"]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
 
 
 # ---- its content
@@ -273,11 +224,13 @@ def _fill(
         "classes": list(samples.classes),
         "golden": {"samples": ids, "tolerance": TOLERANCE},
         "files": {},
+        "digest": "",
     }
     golden = _golden_arrays(folder, manifest, samples)
     np.savez(folder / GOLDEN, allow_pickle=False, **golden)
-    for name in _file_names(folder):
+    for name in entries(folder):
         manifest["files"][name] = digest_file(folder / name)
+    manifest["digest"] = manifest_digest(manifest)
     _write_manifest(folder / MANIFEST, manifest)
     return manifest
 
