@@ -3,11 +3,12 @@
 Seen to fuse on ONNX Runtime 1.32, between a DequantizeLinear of each input and a QuantizeLinear of
 the output: Conv of one to three dimensions, Gemm, MatMul (both also of two activations), Add, Mul,
 Concat, AveragePool, GlobalAveragePool, LeakyRelu, Sigmoid; and with the scale of their input,
-because they only move values: MOVING. Gemm and MatMul may give float just as well. Softmax and
-Where fuse too, and take four to ten times as long as their float kernels do with the pairs around
-them (x86), so they stay float. Nothing else fuses: ConvTranspose, HardSwish, Gelu,
-LayerNormalization, Pad, SpaceToDepth, ReduceMean, PRelu, LSTM ... A constant side of Add or Mul
-would have to be unsigned, with one scale for all its channels: float keeps these exact.
+because they only move values: MOVING. HardSigmoid and HardSwish do not fuse, but compile makes Add
+and Mul of them. Gemm and MatMul may give float just as well. Softmax and Where fuse too, and take
+four to ten times as long as their float kernels do with the pairs around them (x86), so they stay
+float. Nothing else fuses: ConvTranspose, Gelu, LayerNormalization, Pad, SpaceToDepth, ReduceMean,
+PRelu, LSTM ... A constant side of Add or Mul would have to be unsigned, with one scale for all its
+channels: float keeps these exact.
 """
 
 from __future__ import annotations
@@ -22,7 +23,17 @@ from qpipe.quant import qdq
 from qpipe.quant.graph import constant, constant_tensor, is_constant, only_reader, optional_input
 
 # operators without weights, which stand between layers
-JOINING = ("Add", "Mul", "Concat", "AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid")
+JOINING = (
+    "Add",
+    "Mul",
+    "Concat",
+    "AveragePool",
+    "GlobalAveragePool",
+    "LeakyRelu",
+    "Sigmoid",
+    "HardSigmoid",
+    "HardSwish",
+)
 MOVING = (
     "DepthToSpace",
     "Expand",

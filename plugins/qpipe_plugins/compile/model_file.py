@@ -22,6 +22,7 @@ from qpipe.quant.graph import (
 from qpipe.quant.weight_bits import weight_count_and_bits
 from qpipe.types import Platform
 from qpipe_plugins.compile import dynamic_batch as batch
+from qpipe_plugins.compile.hard_activations import lower_hard_activations
 from qpipe_plugins.compile.noise import check_unchanged
 from qpipe_plugins.compile.opset_versions import fit_versions
 from qpipe_plugins.compile.packing import Packing, choose_widths, pack, unpacking_bytes
@@ -71,11 +72,13 @@ def write_network(
     where: str,
     *,
     packing: Packing = "auto",
+    cpu_kernels: bool = False,
     dynamic_batch: bool = False,
 ) -> NetworkManifest:
     """Write the network into the folder in the versions that the platform loads.
 
     Packed weights are unpacked again when the file is loaded: smaller, not slower. With
+    `cpu_kernels`, operators are replaced that ONNX Runtime's CPU kernels compute in float. With
     `dynamic_batch`, axis 0 of inputs and outputs is open. Raise StageError where a float network
     would compute something else than before.
     """
@@ -86,6 +89,8 @@ def write_network(
     _pack_weights(model, platform, packing)
     if platform.runtime == "onnxruntime" and platform.arch in INT8_ARCHITECTURES:
         _shift_activations(model)
+    if cpu_kernels:
+        network_nodes |= lower_hard_activations(model)
     remove_saturated_clips(model)
     derive_bias_scales(model)
     if dynamic_batch:

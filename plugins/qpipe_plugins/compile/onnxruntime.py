@@ -103,7 +103,13 @@ def onnxruntime(
     if dynamic_batch:
         options["free_dimensions"] = {BATCH: 1}
     network = write_network(
-        model, platform, workdir, WHERE, packing=packing, dynamic_batch=dynamic_batch
+        model,
+        platform,
+        workdir,
+        WHERE,
+        packing=packing,
+        cpu_kernels="cpu" in providers[:1],
+        dynamic_batch=dynamic_batch,
     )
     return Build.write(
         workdir,

@@ -30,7 +30,7 @@ def remove_saturated_clips(model: ir.Model) -> None:
         if len(readers) != 1 or readers[0].op_type != "QuantizeLinear":
             continue
         quantizer = readers[0]
-        if _saturates_within(quantizer, _clip_bounds(node)):
+        if saturates_within(quantizer, _clip_bounds(node)):
             quantizer.replace_input_with(0, node.inputs[0])
 
 
@@ -47,7 +47,7 @@ def _clip_bounds(node: ir.Node) -> tuple[float, float]:
     return low, high
 
 
-def _saturates_within(quantizer: ir.Node, bounds: tuple[float, float]) -> bool:
+def saturates_within(quantizer: ir.Node, bounds: tuple[float, float]) -> bool:
     """Return whether a QuantizeLinear saturates at these bounds or within; False with NaN."""
     scale = constant(quantizer.inputs[1])
     zero_point = constant(optional_input(quantizer, 2))

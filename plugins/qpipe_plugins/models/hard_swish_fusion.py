@@ -1,4 +1,7 @@
-"""Hard swish as exporters write it: x * clip(x + 3, 0, 6) / 6, or x * HardSigmoid(x).
+"""Hard swish and hard sigmoid as exporters write them.
+
+Hard swish is x * clip(x + 3, 0, 6) / 6, or x * HardSigmoid(x); hard sigmoid clip(x + 3, 0, 6) / 6,
+or clip(0.2 x + 0.5, 0, 1), or with other numbers.
 
 Howard et al. 2019 (MobileNetV3, arXiv 1905.02244); HardSwish in the ONNX operator specification.
 """
@@ -23,6 +26,40 @@ class Product:
 
     factor: float
     values: list[ir.Value]
+
+
+@dataclass(frozen=True)
+class HardSigmoid:
+    """What a HardSigmoid computes: clip(slope * value + offset, 0, 1)."""
+
+    value: ir.Value
+    slope: float
+    offset: float
+
+
+def hard_sigmoid(node: ir.Node) -> HardSigmoid | None:
+    """Return the hard sigmoid that a node is the last operator of; None for all other nodes."""
+    if node.op_type not in ("Clip", "Mul", "Div"):
+        return None
+    product = _product(node.outputs[0])
+    clip = product.values[0].producer()
+    if len(product.values) != 1 or clip is None or clip.op_type != "Clip":
+        return None
+    bounds = _clip_bounds(clip)
+    is_unit = len(bounds) == 2 and bounds[0] == 0
+    if not is_unit or not math.isclose(bounds[1] * product.factor, 1, rel_tol=TOLERANCE):
+        return None
+    addition = clip.inputs[0].producer() if clip.inputs[0] is not None else None
+    if addition is None or addition.op_type != "Add" or only_reader(addition.outputs[0]) is None:
+        return None
+    pair = split_constant(addition)
+    if pair is None or pair.array.size != 1:
+        return None
+    inner = _inner_product(pair.value)
+    if len(inner.values) != 1:
+        inner = Product(1.0, [pair.value])
+    offset = float(pair.array.reshape(())) * product.factor
+    return HardSigmoid(inner.values[0], inner.factor * product.factor, offset)
 
 
 def hard_swish_input(node: ir.Node) -> ir.Value | None:

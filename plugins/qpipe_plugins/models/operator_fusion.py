@@ -20,21 +20,22 @@ from qpipe.quant.graph import (
 )
 from qpipe.quant.qdq import WEIGHTED
 from qpipe.types import Array
-from qpipe_plugins.models.hard_swish_fusion import hard_swish_input
+from qpipe_plugins.models.hard_swish_fusion import hard_sigmoid, hard_swish_input
 from qpipe_plugins.models.operands import ConstantPair, split_constant
 
 Names = set[str | None]
 
 
 def fuse_operators(graph: ir.Graph) -> bool:
-    """Fuse MatMul and the Add of a bias to Gemm, and hard swish in several operators to HardSwish.
+    """Fuse MatMul and the Add of a bias to Gemm, and the parts of HardSwish and HardSigmoid.
 
     Return whether anything was fused. Shapes must be inferred before, and again afterwards.
     """
     _separate_weights(graph)
     has_fused_biases = _fuse_biases(graph)
     has_fused_hard_swish = _fuse_hard_swish(graph)
-    return has_fused_biases or has_fused_hard_swish
+    has_fused_hard_sigmoid = _fuse_hard_sigmoid(graph)
+    return has_fused_biases or has_fused_hard_swish or has_fused_hard_sigmoid
 
 
 def replace_node(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
@@ -167,7 +168,7 @@ def _reshape(graph: ir.Graph, value: ir.Value, shape: Sequence[int], used_names:
     return node
 
 
-# ---- hard swish
+# ---- hard swish and hard sigmoid
 
 
 def _fuse_hard_swish(graph: ir.Graph) -> bool:
@@ -177,5 +178,18 @@ def _fuse_hard_swish(graph: ir.Graph) -> bool:
         value = hard_swish_input(node)
         if value is not None:
             replace_node(graph, node, ir.node("HardSwish", [value], name=node.name))
+            is_fused = True
+    return is_fused
+
+
+def _fuse_hard_sigmoid(graph: ir.Graph) -> bool:
+    """Replace the last operator of each hard sigmoid; return whether there were any."""
+    is_fused = False
+    for node in list(graph):
+        function = hard_sigmoid(node)
+        if function is not None:
+            attributes = {"alpha": function.slope, "beta": function.offset}
+            fused = ir.node("HardSigmoid", [function.value], attributes, name=node.name)
+            replace_node(graph, node, fused)
             is_fused = True
     return is_fused
