@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from collections import deque
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import IO, Any, NamedTuple, cast, get_args
 
-from qpipe.errors import BusyError, DeviceError, Failure
+from qpipe.errors import BusyError, DeviceError, Failure, printable
 from qpipe.types import Process, Transport
-from qpipe_devices import agent_package
+from qpipe_devices import agent_package, answers
 from qpipe_devices.agent import wire
 from qpipe_devices.agent.messages import Greeting
+from qpipe_devices.inbox import Inbox
 from qpipe_devices.reconnecting import ConnectionLostError
 
 START_S = 60.0  # a slow board takes seconds to import numpy
 OTHER_VERSION = "version "  # stands before the number where an agent has another magic
-MOST_WAITING = 16  # messages that wait here for their reader; then the device waits
+LONGEST_BOOT_LINE = 1 << 16  # bytes
+LONGEST_LOG_LINE = 1 << 13  # bytes; a longer line is several
+LARGEST_LOG = 1 << 20  # bytes of the agent's stderr that are logged
 BEATS = 5  # so many in the time that either side may be silent
 
 
@@ -62,7 +64,8 @@ class Conversation:
         self.name = name
         self.silence_s = silence_s
         self.last_lines: deque[str] = deque(maxlen=200)  # of the agent's stderr
-        self.messages: queue.Queue[wire.Message | None] = queue.Queue(MOST_WAITING)
+        self.messages = Inbox()
+        self.nonsense = ""  # what came in place of a message, if anything did
         self.last_message_at = time.monotonic()
         self.sending = threading.Lock()
         self.closed = threading.Event()
@@ -93,7 +96,7 @@ class Conversation:
         while True:
             message = self._next_message(seconds, deadline=deadline)
             if message.fields["id"] == request_id:
-                return self._checked_fields(message)
+                return answers.check_answer(self.name, verb, self._checked_fields(message))
 
     def stream(self, verb: str, seconds: float, **fields: Any) -> Generator[wire.Message]:
         """Yield the messages that answer a request, each within `seconds`.
@@ -127,7 +130,7 @@ class Conversation:
         self.process.kill()
         deadline = time.monotonic() + 5
         while self.listener.is_alive() and time.monotonic() < deadline:
-            self._drop_messages()  # the listener may be waiting for room
+            self.messages.drop()  # the listener may be waiting for room
             self.listener.join(0.05)
         self.log_thread.join(1)
         for stream in (self.process.stdout, self.process.stderr):
@@ -142,8 +145,8 @@ class Conversation:
             self._write(agent_package.package())
         while state != "ready":
             state = self._next_boot_state(no_start)
-        greeting = self._checked_fields(self._next_message(START_S, loss=no_start))
-        return cast("Greeting", greeting)
+        fields = self._checked_fields(self._next_message(START_S, loss=no_start))
+        return cast("Greeting", answers.check_answer(self.name, "greeting", fields))
 
     def _next_boot_state(self, no_start: Loss) -> str:
         """Return have, send or ready; raise DeviceError where the agent has another protocol."""
@@ -224,14 +227,15 @@ class Conversation:
         if deadline is None:
             deadline = time.monotonic() + seconds
         while True:
-            try:
-                message = self.messages.get(timeout=0.5)
-            except queue.Empty:
-                self._check_time(seconds, deadline)
-                continue
+            message = self.messages.get(0.5)
             if message is not None:
                 return message
-            self.messages.put(None)  # for the next reader
+            if not self.messages.is_closed:
+                self._check_time(seconds, deadline)
+                continue
+            if self.nonsense:
+                reason = f"a wrong answer: '{self.nonsense}' is no message of the agent"
+                raise self._loss_error(Loss(reason, answers.REMEDY), failure="wrong answer")
             if self.last_id:
                 raise self._loss_error(loss)
             raise self._start_error(loss)
@@ -253,7 +257,7 @@ class Conversation:
         """Return the fields of an answer; raise DeviceError where it is an error."""
         if "error" not in message.fields:
             return message.fields
-        reason = str(message.fields["error"])
+        reason = printable(str(message.fields["error"])[: answers.LONGEST_TEXT])
         failure = message.fields.get("failure")
         if failure not in get_args(Failure):
             failure = "bug"
@@ -275,29 +279,29 @@ class Conversation:
                 self.messages.put(wire.Message({"boot": state, "id": 0}, {}))
             while message := wire.read_message(stream):
                 self.last_message_at = time.monotonic()
+                if not isinstance(message.fields.get("id"), int):
+                    raise ValueError(str(message.fields)[: wire.LONGEST_QUOTE])
                 if message.fields["id"] >= 0:
                     self.messages.put(message)
                     self.last_message_at = time.monotonic()  # its reader may have let it wait
-        except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-            # cut in the middle, or not a message: the same as the end
+        except ValueError as error:
+            if not self.closed.is_set():  # which closes the stream, at last
+                self.nonsense = printable(str(error))
+        except (OSError, EOFError) as error:  # cut in the middle: the same as the end
             log.debug("%s: %r", self.name, error)
-        self.messages.put(None)
+        self.messages.close()
 
     def _forward_log(self) -> None:
+        logged = 0
         try:
-            for line in iter(self.process.stderr.readline, b""):
-                text = line.decode("utf-8", "replace").rstrip()
+            while line := self.process.stderr.readline(LONGEST_LOG_LINE):
+                text = printable(line.decode("utf-8", "replace").rstrip())
+                logged += len(line)
                 if text:
                     self.last_lines.append(text)
+                if text and logged <= LARGEST_LOG:
                     log.info("%s: %s", self.name, text)
         except (OSError, ValueError):  # it was closed meanwhile
-            return
-
-    def _drop_messages(self) -> None:
-        try:
-            while True:
-                self.messages.get_nowait()
-        except queue.Empty:
             return
 
 
@@ -306,7 +310,7 @@ def _boot_states(stream: IO[bytes]) -> Iterator[str]:
 
     What a login shell prints before and between is skipped.
     """
-    for line in iter(stream.readline, b""):
+    while line := stream.readline(LONGEST_BOOT_LINE):
         if line.startswith(wire.MAGIC):
             state = line[len(wire.MAGIC) :].decode().strip()
             yield state

@@ -29,6 +29,7 @@ from qpipe_devices.agent.energy_meter import IDLE_S
 from qpipe_devices.agent.messages import CleanOptions, MissingAnswer, PlacementAnswer, RoundAnswer
 from qpipe_devices.agent.round_conditions import COOLING_S
 from qpipe_devices.agent_connection import Conversation
+from qpipe_devices.answers import wrong_answer
 from qpipe_devices.host_energy_meter import measure_round
 from qpipe_devices.reconnecting import ConnectionLostError, Retries
 
@@ -87,9 +88,7 @@ class Link:
         Raise DeviceError where it cannot be reached or lacks Python or numpy.
         """
         answer = self._request("capabilities", ANSWER_S, sysfs=self.sysfs)
-        fields: dict[str, Any] = {key: answer[key] for key in Capabilities.__dataclass_fields__}
-        fields["features"] = tuple(answer["features"])
-        return Capabilities(**fields)
+        return Capabilities(**answer)
 
     def store(self, folder: Path, progress: Progress) -> Stored:
         """Send a folder's files, each under its sha256, verified on the device.
@@ -178,13 +177,7 @@ class Link:
         )
         if "nodes" not in answer:
             return None
-        try:
-            return placement_from(cast("PlacementAnswer", answer))
-        except (TypeError, ValueError, AttributeError) as error:
-            raise DeviceError(
-                f"{self.name}: the runner's answer to placement does not follow PROTOCOL.md",
-                failure="wrong answer",
-            ) from error
+        return placement_from(cast("PlacementAnswer", answer))
 
     def clean(
         self,
@@ -345,6 +338,8 @@ class Link:
         answer = cast("MissingAnswer", self._request("missing", HASHING_S, files=files))
         missing = list(answer["missing"])
         sizes = dict(files.values())
+        if not sizes.keys() >= set(missing):
+            raise wrong_answer(self.name, "missing: it lacks files that were not named to it")
         free = max(0.0, float(answer["free"]) - self.min_free_mb * 1e6)
         if missing and sum(sizes[digest] for digest in missing) > free:
             largest = max(missing, key=lambda digest: sizes[digest])

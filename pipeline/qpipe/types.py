@@ -6,9 +6,10 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal, Protocol, TypedDict, runtime_checkable
+from typing import IO, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 Kind = Literal[
     "samples",

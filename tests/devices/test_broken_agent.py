@@ -14,12 +14,11 @@ from qpipe_devices.agent import lease
 from qpipe_devices.agent.agent import Agent
 from qpipe_devices.agent.runner_process import RunnerProcess
 from qpipe_devices.agent.wire import MAGIC
-from qpipe_devices.reconnecting import ConnectionLostError
 
 # says all that an agent says when it starts, then nonsense
 IMPOSTOR = """#!{python}
 import sys
-for line in ("", "{magic}have", "{magic}ready", '{{"id": 0, "root": "/nowhere", "incoming": "/nowhere"}}'):
+for line in ("", "{magic}have", "{magic}ready", '{{"id": 0, "root": "/nowhere", "incoming": "/nowhere", "token": 1}}'):
     print(line, flush=True)
 sys.stdin.readline()
 print({nonsense!r}, flush=True)
@@ -42,11 +41,14 @@ def test_a_message_that_is_none_ends_the_conversation(tmp_path: Path, nonsense: 
     impostor.write_text(text, encoding="utf-8")
     impostor.chmod(0o755)
     device = local("board", python=str(impostor), folder=tmp_path / "board")
-    with pytest.raises(
-        ConnectionLostError, match=r"^board: the connection was lost; run again to continue$"
-    ):
+    with pytest.raises(qpipe.DeviceError) as error:
         device.capabilities()
     device.close()
+    assert error.value.failure == "wrong answer"
+    assert str(error.value).startswith("board: a wrong answer: '")
+    assert str(error.value).endswith(
+        "' is no message of the agent; check what runs there, or set it up again"
+    )
 
 
 class Brief(Agent):

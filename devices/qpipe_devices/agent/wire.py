@@ -15,6 +15,9 @@ VERSION = 1
 MAGIC = b"qpipe-agent-%d " % VERSION
 MAGIC_OF_ANY_VERSION = re.compile(rb"qpipe-agent-(\d+) ")
 LONGEST_QUOTE = 100  # characters of a line that is not a message
+LONGEST_LINE = 1 << 24  # bytes of a message without its arrays
+LARGEST_ARRAYS = 1 << 28  # bytes of the arrays of a message
+CHUNK = 1 << 20  # bytes read at once: memory is taken only for what has arrived
 
 
 class Message(NamedTuple):
@@ -50,24 +53,38 @@ def write_message(
 def read_message(stream: IO[bytes]) -> Message | None:
     """Return the next message; None at the end of the stream, also where it cuts a message.
 
-    Raise ValueError, with the line, where the line is not a message.
+    Raise ValueError, with the beginning of the line, where the line is not a message, or one that
+    is larger than a message may be.
     """
-    line = stream.readline()
-    if not line.endswith(b"\n"):
+    line = stream.readline(LONGEST_LINE)
+    if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
         return None
     try:
         fields = json.loads(line)
         announced = [_parse_announced(entry) for entry in fields.pop("arrays", [])]
+        if sum(entry.size for entry in announced) > LARGEST_ARRAYS:
+            raise ValueError
         arrays = {}
         for entry in announced:
-            content = bytearray(stream.read(entry.size))
+            content = _read_exactly(stream, entry.size)
             if len(content) < entry.size:
                 return None
             arrays[entry.name] = np.frombuffer(content, entry.dtype).reshape(entry.shape)
-    except (ValueError, TypeError, AttributeError) as error:
-        text = line.decode("utf-8", "replace").strip()
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        text = line[: 4 * LONGEST_QUOTE].decode("utf-8", "replace").strip()
         raise ValueError(text[:LONGEST_QUOTE]) from error
     return Message(fields, arrays)
+
+
+def _read_exactly(stream: IO[bytes], size: int) -> bytearray:
+    """Return so many bytes, or fewer at the end of the stream."""
+    content = bytearray()
+    while len(content) < size:
+        chunk = stream.read(min(CHUNK, size - len(content)))
+        if not chunk:
+            break
+        content += chunk
+    return content
 
 
 def claim() -> tuple[IO[bytes], IO[bytes]]:
@@ -82,8 +99,16 @@ def claim() -> tuple[IO[bytes], IO[bytes]]:
 
 
 def _parse_announced(entry: list[Any]) -> _Announced:
-    name, dtype, shape, size = entry
-    return _Announced(str(name), np.dtype(dtype), shape, int(size))
+    """Return an announcement; raise ValueError where its size is not that of its shape."""
+    name, type_name, dimensions, size = entry
+    dtype = np.dtype(str(type_name))
+    shape = [int(length) for length in dimensions]
+    expected_size = dtype.itemsize
+    for length in shape:
+        expected_size *= length
+    if dtype.hasobject or min(shape, default=0) < 0 or size != expected_size:
+        raise ValueError(size)
+    return _Announced(str(name), dtype, shape, expected_size)
 
 
 def _little_endian(array: np.ndarray) -> np.ndarray:

@@ -1,0 +1,164 @@
+"""A board that lies harms itself alone: one line of the right type, in time, and no memory of the host."""
+
+from __future__ import annotations
+
+import logging
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lying_board import LyingBoard
+
+import qpipe
+
+HUGE = 10**400
+DEEP = "[" * 100_000
+MEMORY_MB = 500
+
+WRONG_FIELDS: dict[str, list[tuple[str, list[Any]]]] = {
+    "capabilities": [
+        ("arch", [7, None, ["x86_64"]]),
+        ("cores", ["many", None, {}]),
+        ("features", ["avx2", {"avx2": 1}, [1]]),
+        ("memory_mb", ["much", []]),
+        ("runtimes", [["onnxruntime"], {"onnxruntime": 1}]),
+        ("fingerprint", [None, 1]),
+        ("emulated", ["maybe", 1]),
+        ("boot_id", [[], 5]),
+    ],
+    "store": [
+        ("missing", ["abc", [7], None, ["0" * 64]]),
+        ("free", ["much", None]),
+        ("path", [None, 7, ["/"]]),
+    ],
+    "round": [
+        ("values_ns", ["fast", [None], {"0": 1}, 5]),
+        ("load_ms", ["slow", None]),
+        ("warmups", ["few", [1]]),
+        ("peak_mb", [None, {}]),
+        ("steady", ["rather"]),
+        ("environment", ["warm", [], {"before": []}, {"before": {"load": "high"}}]),
+    ],
+    "placement": [
+        ("nodes", ["all", [1], {"cpu": 3}, {"cpu": {"int8": "most"}}]),
+        ("float_nodes", [3]),
+    ],
+}
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[LyingBoard]:
+    board = LyingBoard(tmp_path)
+    yield board
+    board.device.close()
+
+
+def use(board: LyingBoard, what: str, build: qpipe.Build, samples: qpipe.Samples) -> object:
+    device = board.device
+    if what == "capabilities":
+        return device.capabilities()
+    if what == "store":
+        return device.store(build.folder, lambda *_: None)
+    board_lie = board.lie.read_text(encoding="utf-8")
+    board.tell()
+    stored = device.store(build.folder, lambda *_: None)
+    stored_samples = device.store(samples.folder, lambda *_: None)
+    board.lie.write_text(board_lie, encoding="utf-8")
+    if what == "placement":
+        return device.placement(stored)
+    if what == "infer":
+        return list(device.infer(stored, stored_samples, 3))
+    return device.round(stored, stored_samples, warmup_s=0.01, values=3, budget_s=5)
+
+
+@pytest.mark.parametrize("what", WRONG_FIELDS)
+def test_each_field_of_another_type_is_one_line_and_the_next_answer_counts_again(
+    what: str, board: LyingBoard, build: qpipe.Build, samples: qpipe.Samples
+) -> None:
+    truth = use(board, what, build, samples)
+    for field, values in WRONG_FIELDS[what]:
+        for value in values:
+            board.tell(field=field, value=value)
+            with pytest.raises(qpipe.DeviceError) as error:
+                use(board, what, build, samples)
+            assert error.value.failure == "wrong answer", (field, value)
+            assert str(error.value).startswith("board: a wrong answer: "), (field, value)
+            assert "\n" not in str(error.value)
+    board.tell()
+    if what == "capabilities":
+        assert use(board, what, build, samples) == truth
+
+
+@pytest.mark.parametrize(
+    ("what", "field"),
+    [("capabilities", "cores"), ("store", "path"), ("store", "free"), ("round", "values_ns")],
+)
+def test_a_field_that_is_missing_is_named(
+    what: str, field: str, board: LyingBoard, build: qpipe.Build, samples: qpipe.Samples
+) -> None:
+    board.tell(field=field)
+    with pytest.raises(
+        qpipe.DeviceError, match=f"^board: a wrong answer: {field} of .*: field required"
+    ):
+        use(board, what, build, samples)
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"raw": "x", "then": "x"},
+        {"raw": DEEP + "\n"},
+        {"raw": '{"id": ID, "arrays": [["y", "<f4", [5000000000], 20000000000]]}\n', "then": "0"},
+        {"raw": '{"id": ID, "arrays": [["y", "<f4", [1], -1]]}\n', "then": "0"},
+        {"raw": '{"id": ID, "arrays": [["y", "<f4", [-1], 400000000]]}\n', "then": "0"},
+        {"raw": '{"id": ID, "arrays": [["y", "|O", [1], 8]]}\n01234567'},
+        {"raw": f'{{"id": ID, "arrays": [["y", "|u1", [{HUGE}], {HUGE}]]}}\n'},
+        {"raw": '{"id": null}\n'},
+        {"raw": '{"id": ID, "cores": NaN, "arch": \n'},
+    ],
+    ids=["endless line", "deep", "array of 20 GB", "negative size", "negative length", "objects", "huge size",
+         "no id", "cut JSON"],
+)  # fmt: skip
+def test_what_is_no_message_ends_the_conversation_and_takes_no_memory(
+    lie: dict[str, str], board: LyingBoard, build: qpipe.Build, samples: qpipe.Samples
+) -> None:
+    board.device.capabilities()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    board.tell(**lie)
+    with pytest.raises(qpipe.DeviceError) as error:
+        board.device.capabilities()
+    assert error.value.failure == "wrong answer"
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 1000
+    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert (after - before) / 1000 < MEMORY_MB
+    board.tell()
+    assert board.device.capabilities().cores >= 1, "a new conversation may be a true one"
+
+
+def test_escape_codes_and_markup_are_shown_as_text(
+    board: LyingBoard, caplog: pytest.LogCaptureFixture
+) -> None:
+    board.tell(field="cpu", value="\x1b[2J<script>\x07 fast")
+    assert board.device.capabilities().cpu == r"\x1b[2J<script>\x07 fast"
+    board.tell(field="error", value="x")
+    board.tell(raw='{"id": ID, "error": "\\u001b[31mboo\\nboo", "failure": "so what"}\n')
+    with pytest.raises(qpipe.DeviceError) as error:
+        board.device.capabilities()
+    assert str(error.value) == r"board: \x1b[31mboo boo"
+
+
+def test_a_flood_on_standard_error_is_cut_and_takes_no_memory(
+    board: LyingBoard, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "qpipe_devices.agent_connection")
+    board.device.capabilities()
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    board.tell(stderr_mb=20)
+    assert board.device.capabilities().cores >= 1
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000 < MEMORY_MB
+    logged = sum(len(record.getMessage()) for record in caplog.records)
+    assert 1_000_000 < logged < 4_000_000
+    assert "\x1b" not in caplog.text
