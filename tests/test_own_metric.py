@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+import onnxruntime
 import pytest
 
+from bare_python import run_alone
 from models import conv_net, run
 from qpipe.compare import evidence, measured_rows
 from qpipe.storage.results import Store
@@ -42,8 +44,10 @@ DISTANCE = (
 )
 SAMPLES = '''
 """Noise, some of it loud."""
+import functools
 import numpy as np
 import qpipe
+from noise_file import read
 
 def noise(*, evaluation_count: int = 24) -> qpipe.Dataset:
     """Draw noise of different loudness."""
@@ -53,11 +57,22 @@ def noise(*, evaluation_count: int = 24) -> qpipe.Dataset:
             loud = 1 + 3 * random.random()
             yield qpipe.Sample(f"{part}{i}", {"image": (loud * random.normal(size=(3, 16, 16))).astype(np.float32)})
 
-    return qpipe.Dataset(draw("c", 16), draw("ev", evaluation_count), {"image": qpipe.Preprocessing()})
+    how = {"image": qpipe.Preprocessing()}
+    decode = functools.partial(read, shape=(3, 16, 16))
+    return qpipe.Dataset(draw("c", 16), draw("ev", evaluation_count), how, decode=decode)
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
     register("samples", noise)
+'''
+DECODER = '''
+"""Noise in files."""
+import numpy as np
+
+
+def read(file, *, shape, gain=1.0):
+    """The numbers of a file of floats."""
+    return {"image": (np.fromfile(file, np.float32) * np.float32(gain)).reshape(shape)}
 '''
 RECIPE = """
 name: own
@@ -85,7 +100,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the recipe has run."""
     folder = tmp_path_factory.mktemp("own")
     texts = {
-        "my_metric.py": METRIC, "distance.py": DISTANCE, "my_samples.py": SAMPLES, "unrelated.py": "", "r.yaml": RECIPE,
+        "my_metric.py": METRIC, "distance.py": DISTANCE, "my_samples.py": SAMPLES, "noise_file.py": DECODER, "unrelated.py": "", "r.yaml": RECIPE,
         "devices.yaml": f"local: {{local: {{folder: {folder / 'here'}}}}}\n",
     }  # fmt: skip
     for name, text in texts.items():
@@ -215,7 +230,7 @@ def test_after_an_edit_of_a_module_beside_it_a_run_scores_anew_from_the_same_bui
         assert again[scheme] == pytest.approx(floats - 2 * (floats - once), rel=1e-5)
 
 
-def test_an_exported_folder_says_what_it_was_scored_with_and_that_files_cannot_be_fed(
+def test_an_exported_folder_feeds_files_by_the_code_beside_the_plugin(
     home: Path, tmp_path: Path
 ) -> None:
     words = ["export", "--device", "local", "--scheme", "int8", "-o", tmp_path / "shipped"]
@@ -232,15 +247,20 @@ def test_an_exported_folder_says_what_it_was_scored_with_and_that_files_cannot_b
         ],
         "first": 0,
     }
-    done = subprocess.run(
-        [sys.executable, tmp_path / "shipped/example.py", "noise.npz"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=100,
-    )
-    reason = "its stage gives no function that decodes a file"
-    assert (done.returncode, done.stderr) == (
-        1,
-        f"files cannot be fed as samples noise did: {reason}\n",
-    )
+    decode = manifest["preprocessing"]["decode"]
+    assert decode["options"] == {"shape": [3, 16, 16], "gain": 1.0}
+    values = np.random.default_rng(7).normal(size=(3, 16, 16)).astype(np.float32)
+    values.tofile(tmp_path / "noise.f32")
+    fed = run_alone(tmp_path, tmp_path / "shipped/example.py", "--save", "saved.npz", "noise.f32")
+    assert (fed.returncode, fed.stderr) == (0, "")
+    session = open_session(tmp_path / "shipped/model.onnx")
+    (logits,) = session.run(["logits"], {"image": values[np.newaxis]})
+    with np.load(tmp_path / "saved.npz") as saved:
+        assert np.array_equal(saved["0/in/image"], values[np.newaxis])
+        assert np.array_equal(saved["0/out/logits"], logits)
+
+
+def open_session(file: Path) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])

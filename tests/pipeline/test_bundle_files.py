@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime
+import PIL
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -291,6 +292,26 @@ def test_a_file_that_is_no_picture_is_one_line_and_the_others_are_fed(tmp_path: 
     assert ended.returncode == 1
     assert ended.stderr == "none.png: no such file\ntext.jpg: not an image\n"
     assert ended.stdout.startswith("many/01.jpg\n")
+
+
+def test_another_version_of_pillow_is_told(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "few", 1)
+    (_, picture) = draw_pictures(tmp_path / "many", 2)
+    (tmp_path / "many/00.jpg").unlink()
+    data = images(
+        calibration=tmp_path / "few", evaluation=tmp_path / "many", size=SIDE, mean=0.0, std=1.0
+    )
+    build = save_network(tmp_path / "build", [1, 3, SIDE, SIDE], {"y": [1, 9]})
+    export(tmp_path, "images", data, build)
+    for measured, line in (
+        (PIL.__version__, ""),
+        ("9.1", f"Pillow is {PIL.__version__} here, and was 9.1; pixels may differ\n"),
+    ):
+        manifest = manifest_of(tmp_path)
+        manifest["run"]["versions"]["pillow"] = measured
+        (tmp_path / "shipped/manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+        fed = run_alone(tmp_path, tmp_path / "shipped/example.py", picture)
+        assert (fed.returncode, fed.stderr) == (0, line)
 
 
 # ---- detectors

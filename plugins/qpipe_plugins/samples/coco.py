@@ -76,8 +76,7 @@ def coco(
 
     def read_sample(annotated: AnnotatedImage) -> Sample:
         orientation = _orientation(annotated)
-        source_size = upright_size(annotated.file, orientation)
-        _check_size(annotated, source_size)
+        source_size = annotated.size or upright_size(annotated.file, orientation)
         place = placement(source_size, size=network_size, fit=fit)
         inputs = decode(annotated.file, orientation=orientation)
         return Sample(annotated.name, inputs, _target(annotated, source_size, place))
@@ -111,18 +110,22 @@ def _images_without_boxes(folder: Path, count: int) -> list[AnnotatedImage]:
 
 
 def _orientation(annotated: AnnotatedImage) -> Orientation:
-    """Return `stored` where the annotations are for the picture as it is stored, not turned."""
-    if annotated.size is None or annotated.size == upright_size(annotated.file, "exif"):
+    """Return `stored` where the annotations are for the picture as it is stored, not turned.
+
+    Raise StageError where they are for a picture of another size.
+    """
+    if annotated.size is None:
         return "exif"
-    return "stored" if annotated.size == upright_size(annotated.file, "stored") else "exif"
-
-
-def _check_size(annotated: AnnotatedImage, size: tuple[int, int]) -> None:
-    if annotated.size is not None and size != annotated.size:
-        stored = _describe_size(size)
-        expected = _describe_size(annotated.size)
-        problem = f"{annotated.file} is {stored}, but its annotations are for {expected}"
-        raise StageError(f"coco: {problem}; give the image that was annotated")
+    size = upright_size(annotated.file, "exif")
+    if size == annotated.size:
+        return "exif"
+    if upright_size(annotated.file, "stored") == annotated.size:
+        return "stored"
+    problem = (
+        f"{annotated.file} is {_describe_size(size)}, "
+        f"but its annotations are for {_describe_size(annotated.size)}"
+    )
+    raise StageError(f"coco: {problem}; give the image that was annotated")
 
 
 def _describe_size(size: tuple[int, int]) -> str:

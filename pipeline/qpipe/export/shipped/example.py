@@ -106,10 +106,19 @@ def predict(files: Any, manifest: Any, infer: Callable[[Any], Any], save: Path |
         say(str(file))
         for line in lines:
             say(f"  {line}")
+    compare_pillow(manifest)
     if save is not None:
         save_arrays(save, arrays)
     if failures:
         raise SystemExit(1)
+
+
+def compare_pillow(manifest: Any) -> None:
+    """Write a line where pictures were decoded by another version of Pillow than in the run."""
+    here = getattr(sys.modules.get("PIL"), "__version__", None)
+    measured = manifest["run"]["versions"].get("pillow")
+    if here and measured and here != measured:
+        sys.stderr.write(f"Pillow is {here} here, and was {measured}; pixels may differ\n")
 
 
 def save_arrays(file: Path, arrays: Any) -> None:
