@@ -155,15 +155,22 @@ def export(
     return evaluation, folder / "shipped"
 
 
+def open_session(build: Build) -> onnxruntime.InferenceSession:
+    """Stock ONNX Runtime, on one thread as the example: more would add in another order."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return onnxruntime.InferenceSession(
+        build.folder / "net.onnx", options, providers=["CPUExecutionProvider"]
+    )
+
+
 def assert_fed_alike(folder: Path, evaluation: Samples, build: Build, source: Path) -> str:
     """Feed the files of all samples to the example; return what it prints."""
     before = sorted((folder / "shipped").rglob("*"))
     files = [source / sample.id for sample in evaluation]
     ended = run_alone(folder, folder / "shipped/example.py", "--save", "saved.npz", *files)
     assert (ended.returncode, ended.stderr) == (0, "")
-    session = onnxruntime.InferenceSession(
-        build.folder / "net.onnx", providers=["CPUExecutionProvider"]
-    )
+    session = open_session(build)
     names = [output.name for output in session.get_outputs()]
     with np.load(folder / "saved.npz") as saved:
         for number in range(len(evaluation)):
@@ -231,9 +238,7 @@ def test_classes_are_named_by_the_offset_that_was_scored_with(tmp_path: Path) ->
         metric=("topk", {"k": 1, "first": 1}),
     )
     printed = assert_fed_alike(tmp_path, evaluation, build, source).splitlines()
-    session = onnxruntime.InferenceSession(
-        build.folder / "net.onnx", providers=["CPUExecutionProvider"]
-    )
+    session = open_session(build)
     (logits,) = session.run(None, evaluation.feeds(2, ["x"]))
     shares = np.exp(logits[0] - logits.max()) / np.exp(logits[0] - logits.max()).sum()
     names = ["score 0", "ant", "bee", "cat"]  # the first is that of no class
@@ -594,9 +599,7 @@ def test_a_postprocess_that_does_not_run_alone_is_left_out_and_named(tmp_path: P
     assert fed.returncode == 0
     assert fed.stderr.startswith("outputs are shown without postprocess longest: qpipe_file_own_")
     assert "imports qpipe itself" in fed.stderr
-    session = onnxruntime.InferenceSession(
-        build.folder / "net.onnx", providers=["CPUExecutionProvider"]
-    )
+    session = open_session(build)
     (scores,) = session.run(None, evaluation.feeds(0, ["x"]))
     best = int(scores.argmax())
     assert fed.stdout.splitlines()[1] == f"  {scores.max():.4f} label {best}"

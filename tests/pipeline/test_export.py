@@ -154,6 +154,32 @@ def test_the_example_fails_for_another_model(
     assert done.stderr == "y of s0 is not what was exported\n"
 
 
+FOUND = """
+<ir_version: 8, opset_import: ["": 17]>
+net (float[1, 3, 4, 4] x) => (int64[4, found] y) {
+  least = Constant <value = float {LEAST}> ()
+  above = Greater(x, least)
+  y = NonZero(above)
+}
+"""
+
+
+@pytest.mark.parametrize("least", ["9.0", "0.5"], ids=["none found", "some found"])
+def test_outputs_whose_size_differs_by_sample_are_compared(
+    build: Build, samples: Samples, tmp_path: Path, least: str
+) -> None:
+    text = FOUND.replace("{LEAST}", "{" + least + "}")
+    onnx.save(onnx.parser.parse_model(text), build.folder / "net.onnx")
+    write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
+    done = run_example(tmp_path / "out")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.count("off by 0 % of its span") == 3
+    other = text.replace(least, "0.0")
+    onnx.save(onnx.parser.parse_model(other), tmp_path / "out" / "net.onnx")
+    done = run_example(tmp_path / "out")
+    assert (done.returncode, done.stderr) == (1, "y of s0 is not what was exported\n")
+
+
 def test_golden_inputs_are_what_the_network_is_fed(
     build: Build, samples: Samples, tmp_path: Path
 ) -> None:

@@ -207,7 +207,7 @@ def describe(prediction: Any, manifest: Any) -> Any:
         return describe_boxes(prediction, classes)
     if isinstance(prediction.get("text"), str):
         return [repr(prediction["text"])]
-    scores = np.asarray(next(iter(prediction.values())))
+    scores = np.asarray(next(iter(prediction.values()), ()))
     is_one_row = scores.size >= 2 and max(scores.shape) == scores.size
     if is_one_row and scores.dtype.kind == "f":
         return describe_classes(scores.reshape(-1), classes, manifest["postprocessing"]["first"])
