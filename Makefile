@@ -3,21 +3,26 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-# two at a time; the tests of one group, which share what is slow to make, in one process
-PARALLEL := -n 2 --dist loadgroup
-# COVERAGE=1 also measures which lines the tests run, processes that they start included
-COVER := $(if $(COVERAGE),--cov --cov-report=term:skip-covered)
+# three at a time on two cores, as many tests wait; those of one group, which share what is slow to make, in one process
+PARALLEL := -n 3 --dist loadgroup --durations=10
+COVER := --cov --cov-report=term:skip-covered
 
 .PHONY: run test quick coverage test-slow lint fix docs build bench clean
 
 run: $(VENV)/installed
 	$(BIN)/qpipe run recipes/mobilenet_ssd.yaml
 
+# COVERAGE=1 also tells which lines the quick tests run, in processes that they start as well
 test: $(VENV)/installed-dev
-	$(BIN)/pytest $(PARALLEL) --durations=10 $(COVER)
+ifdef COVERAGE
+	$(BIN)/pytest $(PARALLEL) -m "slow and not lab"
+	$(BIN)/pytest $(PARALLEL) -m "not slow and not lab" $(COVER)
+else
+	$(BIN)/pytest $(PARALLEL)
+endif
 
-coverage:
-	$(MAKE) test COVERAGE=1
+coverage: $(VENV)/installed-dev
+	$(BIN)/pytest $(PARALLEL) $(COVER)
 
 quick: $(VENV)/installed-dev
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not lab"
