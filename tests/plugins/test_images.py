@@ -180,6 +180,16 @@ def test_all_files_that_are_no_images_are_named_before_any_is_decoded(tmp_path: 
     assert str(caught.value) == f"images: 5 of 8 images cannot be read: {end}"
 
 
+def test_a_file_is_what_its_bytes_are(tmp_path: Path) -> None:
+    """PostScript would be drawn by another program, whatever the file is called."""
+    draw(tmp_path / "c" / "a.png")
+    file = tmp_path / "e" / "b.png"
+    file.parent.mkdir(exist_ok=True)
+    Image.new("RGB", (16, 16)).save(file, format="EPS")
+    with pytest.raises(StageError, match=re.escape(f"{file} (not an image)")):
+        dataset(tmp_path)
+
+
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
 def test_images_that_are_cut_are_all_named_once_the_others_are_decoded(
     tmp_path: Path, suffix: str

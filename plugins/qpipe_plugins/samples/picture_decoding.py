@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PADDING_LEVEL = 114  # the grey that YOLO networks are trained with around their pictures
 EXIF_ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
+# whatever a file is called: of the others, Pillow passes PostScript to another program
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")
 Pixels = NDArray[np.uint8]
 Fit = Literal["crop", "stretch", "letterbox"]
 ColorOrder = Literal["RGB", "BGR", "grey"]
@@ -100,7 +102,7 @@ def open_picture(file: Path) -> Image:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        return Image.open(file)
+        return Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError("not an image") from None
 
