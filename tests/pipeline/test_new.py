@@ -292,7 +292,10 @@ def test_labels_score_where_they_can_be_the_networks_classes(
     accuracy = next(m for m in written()["measure"] if m == "accuracy" or "accuracy" in m)
     assert accuracy == ({"accuracy": {"metric": [metric]}} if metric else "accuracy")
     assert ("fed as " in out) == bool(metric)
-    assert list(written()["pareto"]) == ["latency_ms", "top1" if metric else "agreement", "size_mb"]
+    goal = "top1" if metric else "agreement"
+    assert list(written()["pareto"]) == ["latency_ms", goal, "size_mb", "memory_mb"]
+    keep = f"must be shown to lose at most so many points of {goal} against float: {1 if metric else 2} by default"
+    assert f"{keep}\n# keep: {1 if metric else 2}\n" in Path("recipe.yaml").read_text("utf-8")
 
 
 def test_labels_that_lie_beside_the_evaluation_folder_are_found(
@@ -419,7 +422,12 @@ def test_annotated_pictures_score_a_detector_by_their_boxes(qpipe: Shell, tmp_pa
         "postprocess": {"yolo_boxes": {"version": "v8", "output": "table"}},
         "metric": ["coco_map"],
     }
-    assert written()["pareto"] == {"latency_ms": "min", "map50": "max", "size_mb": "min"}
+    assert written()["pareto"] == {
+        "latency_ms": "min",
+        "map50": "max",
+        "size_mb": "min",
+        "memory_mb": "min",
+    }
 
 
 def yolo(file: Path, side: int, classes: int) -> Path:

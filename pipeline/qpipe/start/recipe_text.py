@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from qpipe.compare.decision import KEEP, KEEP_AGREEMENT
 from qpipe.errors import RecipeError
 from qpipe.start.eight_bits import FLOOR
 from qpipe.start.feeding import Setting
@@ -212,8 +213,8 @@ def inventory_entry(name: str) -> str:
 
 
 def _objectives(draft: Draft) -> str:
-    objectives = {"latency_ms": "min", draft.goal: "max", "size_mb": "min"}
-    lines = [f"pareto: {yaml_value(objectives)}\n"]
+    objectives = {"latency_ms": "min", draft.goal: "max", "size_mb": "min", "memory_mb": "min"}
+    lines = [f"pareto: {yaml_value(objectives)}\n", *_keep(draft)]
     if draft.metric:
         lines += [
             comment("what float must score on the samples, as published or as in training; a run"),
@@ -221,6 +222,18 @@ def _objectives(draft: Draft) -> str:
             f"# expect: {{{draft.goal}: {{value: 0.75, tolerance: 0.02}}}}\n",
         ]
     return "".join(lines)
+
+
+def _keep(draft: Draft) -> list[str]:
+    """Return the lines of what a scheme to ship may lose; none where the goal has no default."""
+    if draft.goal == "sqnr_db":
+        return []
+    keep = KEEP if draft.metric else KEEP_AGREEMENT
+    words = (
+        f"a scheme to ship must be shown to lose at most so many points of {draft.goal} against "
+        f"float: {keep:g} by default"
+    )
+    return [comment(words), f"# keep: {keep:g}\n"]
 
 
 # ---- YAML
