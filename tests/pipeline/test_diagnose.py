@@ -31,6 +31,7 @@ schemes:
   few: [{symmetric: {bits: 3}}]
   clipped: [{symmetric: {activation_range: percentile, percentile: 90}}]
   equalized: [equalize, symmetric]
+  everything: [equalize, {symmetric: {granularity: tensor, activation_range: mse}}, compensate]
 measure: [{accuracy: {metric: []}}, size]
 devices: [local]
 pareto: {sqnr_db: max, size_mb: min}
@@ -166,6 +167,13 @@ def test_few_bits_are_to_be_more_or_compensated(qpipe: Shell) -> None:
     assert remedies["middle"].startswith("3-bit depthwise: give it 8 bits")
     assert remedies["first"] == "3 bits are few for it: give it more (mixed), or compensate"
     assert report["sqnr_db"]["weights"] < report["sqnr_db"]["activations"]
+
+
+def test_what_the_scheme_has_already_is_not_advised(qpipe: Shell) -> None:
+    report = diagnosed(qpipe, "everything")
+    remedies = " ".join(layer["remedy"] for layer in report["layers"])
+    assert not re.search("equalize|activation_range: mse|compensate", remedies)
+    assert "compensate" in " ".join(x["remedy"] for x in diagnosed(qpipe, "channel")["layers"])
 
 
 def test_a_range_that_clips_is_named_with_the_share_of_values(

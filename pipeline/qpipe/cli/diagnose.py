@@ -111,7 +111,10 @@ def _diagnose_case(
     ladder_progress = _progress("ladder", display.event)
     rungs = climb(case, store, indices, ladder_progress, display.announce)
     layer_progress = _progress("layers", display.event)
-    layer_losses = losses(case.quantized, case.float_model, case.samples, indices, layer_progress)
+    chain = case.resolved.recipe.schemes[case.deploy.coordinates["scheme"]]
+    layer_losses = losses(
+        case.quantized, case.float_model, case.samples, indices, layer_progress, chain
+    )
     saturating: Mapping[str, float] = {}
     if case.saturates:
         saturating = saturating_layers(case.quantized, case.samples, indices)

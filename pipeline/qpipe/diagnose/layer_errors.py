@@ -9,17 +9,13 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.diagnose.range_fit import RangeFit, channel_spread, range_fits
+from qpipe.diagnose.remedies import Remedies
 from qpipe.quant import qdq
 from qpipe.quant.layer_parts import Part, difference, origins, read_parts, union
 from qpipe.quant.sensitivity import Probe, Substitution, decibels, layer_name
+from qpipe.recipe.stage_call import Call
 from qpipe.samples.store import Samples
 from qpipe.types import Progress
-
-# a channel of 8 times the median's range leaves the other channels three bits fewer
-WIDE_SPREAD = 8.0
-# share of values beyond the range; fewer are outliers that a range may leave out
-NOTABLE_CLIPPING = 0.001
-FEW_BITS = 7
 
 
 @dataclass(frozen=True)
@@ -61,8 +57,13 @@ def losses(
     samples: Samples,
     indices: Sequence[int],
     progress: Progress,
+    chain: Sequence[Call] = (),
 ) -> Losses:
-    """Measure each layer of a quantized network against its float network, on some samples."""
+    """Measure each layer of a quantized network against its float network, on some samples.
+
+    `chain` are the stages that quantized it.
+    """
+    remedies = Remedies(chain)
     float_origins = origins(model, float_model)
     probe = Probe(model, float_origins, samples, indices)
     parts = read_parts(model, float_origins, probe)
@@ -73,7 +74,7 @@ def losses(
     layers: list[LayerLoss] = []
     for done, part in enumerate(parts):
         progress(done, len(parts), "layers")
-        layers.append(_layer_loss(part, everything, probe, fits))
+        layers.append(_layer_loss(part, everything, probe, fits, remedies))
     layers.sort(key=lambda layer: layer.only)
     return Losses(
         weights=decibels(probe.damage(all_weights)),
@@ -91,6 +92,7 @@ def _layer_loss(
     everything: Substitution,
     probe: Probe,
     fits: Mapping[str, Sequence[RangeFit]],
+    remedies: Remedies,
 ) -> LayerLoss:
     weights_db: float | None = None
     activations_db: float | None = None
@@ -114,7 +116,11 @@ def _layer_loss(
         reads=worst_fit.tensor if worst_fit else None,
         clipped=worst_fit.clipped if worst_fit else None,
         remedy=_remedy(
-            part, weights_db=weights_db, activations_db=activations_db, worst_fit=worst_fit
+            remedies,
+            part,
+            weights_db=weights_db,
+            activations_db=activations_db,
+            worst_fit=worst_fit,
         ),
     )
 
@@ -126,6 +132,7 @@ def _weight_spread(weight: qdq.Weight) -> float:
 
 
 def _remedy(
+    remedies: Remedies,
     part: Part,
     *,
     weights_db: float | None,
@@ -135,30 +142,5 @@ def _remedy(
     """Return what to try first for a layer, in words."""
     weights_are_worse = activations_db is None or (weights_db or 0) <= activations_db
     if part.weight is not None and part.origin is not None and weights_are_worse:
-        return _weight_remedy(part.weight, part.origin)
-    if worst_fit is None:
-        return "keep it float: exclude it"
-    tensor = worst_fit.tensor
-    if worst_fit.clipped > NOTABLE_CLIPPING:
-        percent = 100 * worst_fit.clipped
-        return f"the range of '{tensor}' clips {percent:.2g} %: use activation_range: minmax"
-    if worst_fit.channel_spread > WIDE_SPREAD:
-        spread = worst_fit.channel_spread
-        return f"channels of '{tensor}' differ {spread:.0f}x: equalize, or activation_range: mse"
-    fix = "use activation_range: mse or percentile, or exclude the layer"
-    return f"'{tensor}' is rounded coarsely: {fix}"
-
-
-def _weight_remedy(weight: qdq.Weight, origin: qdq.Weight) -> str:
-    quantized = weight.quantized
-    assert quantized is not None
-    spread = _weight_spread(origin)
-    bits = quantized.codebook.bits
-    if quantized.axis is None and spread > WIDE_SPREAD:
-        return f"channels differ {spread:.0f}x: use granularity channel, or equalize before it"
-    if bits < FEW_BITS and weight.kind == "depthwise":
-        fix = "give it 8 bits (mixed; of logarithmic, bits_depthwise: 8), or compensate"
-        return f"{bits}-bit depthwise: {fix}"
-    if bits < FEW_BITS:
-        return f"{bits} bits are few for it: give it more (mixed), or compensate"
-    return "round it better: compensate after it is quantized; or keep it float: exclude it"
+        return remedies.for_weight(part.weight, _weight_spread(part.origin))
+    return remedies.for_activations(worst_fit)
