@@ -430,6 +430,36 @@ def test_annotated_pictures_score_a_detector_by_their_boxes(qpipe: Shell, tmp_pa
     }
 
 
+@pytest.mark.parametrize(
+    "annotations",
+    [
+        "evaluation/instances.json",
+        "evaluation.json",
+        "annotations/instances_evaluation.json",
+        "boxes.json",
+    ],
+)
+def test_annotated_pictures_lie_in_folders_of_the_two_parts(
+    annotations: str, qpipe: Shell, tmp_path: Path
+) -> None:
+    yolo(tmp_path / "net.onnx", 64, 7)
+    for part, count in (("calibration", 3), ("evaluation", 5)):
+        pictures(tmp_path / "data" / part, count, 32)
+    images = [{"id": n, "file_name": f"{n}.png", "width": 32, "height": 32} for n in range(5)]
+    content = {"images": images, "annotations": [], "categories": [{"id": 3, "name": "cup"}]}
+    file = tmp_path / "data" / annotations
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(content), encoding="utf-8")
+    qpipe("new net.onnx --samples coco:data")
+    paths = {
+        "images": "data/evaluation",
+        "calibration": "data/calibration",
+        "annotations": f"data/{annotations}",
+    }
+    assert paths.items() <= samples_of().items()
+    assert written()["variables"]["evaluation_count"] == 5, "none is taken for calibration"
+
+
 def yolo(file: Path, side: int, classes: int) -> Path:
     """One table of boxes [1, 4 + classes, cells] of strides 8, 16 and 32."""
     cells = sum((side // stride) ** 2 for stride in (8, 16, 32))
@@ -489,6 +519,64 @@ def test_the_shipped_detector_is_recognised(qpipe: Shell, tmp_path: Path) -> Non
     }.items() <= samples_of().items()
 
 
+def strided(file: Path) -> Path:
+    """A network of open height and width that takes multiples of 8: it halves thrice, and comes back."""
+    random = np.random.default_rng(3)
+    filters = random.normal(0, 0.5, (4, 3, 3, 3)).astype(np.float32)
+    weights = {
+        "filters": filters,
+        "down": random.normal(0, 0.5, (4, 4, 8, 8)).astype(np.float32),
+        "up": random.normal(0, 0.5, (4, 4, 8, 8)).astype(np.float32),
+    }
+    nodes = [
+        helper.make_node("Conv", ["image", "filters"], ["maps"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["maps", "down"], ["small"], strides=[8, 8]),
+        helper.make_node("ConvTranspose", ["small", "up"], ["large"], strides=[8, 8]),
+        helper.make_node("Add", ["maps", "large"], ["scores"]),
+    ]
+    open_sides: Shape = ["n", 3, "height", "width"]
+    taken = helper.make_tensor_value_info("image", TensorProto.FLOAT, open_sides)
+    given = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["n", 4, "height", "width"])
+    return save(file, nodes, [taken], [given], weights)
+
+
+@pytest.mark.parametrize(
+    ("sides", "shape"),
+    [
+        ((72, 72), [1, 3, 72, 72]),
+        ((70, 70), [1, 3, 96, 96]),  # the network does not run on 70, nor would it on 71
+        ((70, 72), [1, 3, 224, 224]),  # they differ
+        ((1400, 1400), [1, 3, 224, 224]),  # photographs
+    ],
+)
+def test_open_height_and_width_are_those_of_the_pictures_where_these_agree(
+    sides: tuple[int, int], shape: list[int], qpipe: Shell, tmp_path: Path
+) -> None:
+    strided(tmp_path / "net.onnx")
+    (tmp_path / "data").mkdir()
+    for number in range(4):
+        side = sides[number % 2]
+        Image.new("RGB", (side, side), (number, 9, 9)).save(tmp_path / "data" / f"{number}.png")
+    out, _ = qpipe("new net.onnx --samples images:data")
+    assert written()["models"]["net"]["onnx"]["shapes"] == {"image": shape}
+    assert "cannot be fed" not in out
+
+
+def test_samples_of_other_lengths_than_the_first_are_told_in_a_line(
+    qpipe: Shell, tmp_path: Path
+) -> None:
+    network(tmp_path / "net.onnx", ["n", 8, "time"], 5, name="x")
+    random = np.random.default_rng(1)
+    for part in ("calibration", "evaluation"):
+        (tmp_path / "data" / part).mkdir(parents=True)
+        for number, length in enumerate((20, 31, 25)):
+            array = random.normal(size=(8, length)).astype(np.float32)
+            np.savez(tmp_path / "data" / part / f"{number}.npz", x=array)
+    out, _ = qpipe("new net.onnx --samples npz:data")
+    assert written()["models"]["net"]["onnx"]["shapes"] == {"x": [1, 8, 20]}
+    assert "cannot be fed with the samples yet: sample '1.npz': " in out
+
+
 # ---- what is seen
 
 
@@ -521,6 +609,11 @@ def test_it_tells_what_it_saw(qpipe: Shell, tmp_path: Path) -> None:
         ({"y": (1, 25200, 85)}, (640, 640), "yolo", {"yolo_boxes": {"version": "v5", "output": "y"}}),
         ({"y": (1, 6300, 85)}, (320, 320), "yolo", {"yolo_boxes": {"version": "v5", "output": "y"}}),
         ({"y": (1, 300, 6)}, (640, 640), "yolo", {"yolo_boxes": {"version": "v10", "output": "y"}}),
+        # a row for each cell of the strides 8, 16 and 32: offsets, not corners
+        ({"y": (1, 3549, 6)}, (416, 416), "unknown", {}),
+        ({"y": (1, 189, 6)}, (96, 96), "unknown", {}),
+        ({"y": (1, 8400, 85)}, (640, 640), "unknown", {}),
+        ({"y": (1, 1000, 6)}, (640, 640), "sequence", {}),
         ({"y": (1, 26, 37)}, (32, 100), "sequence", {}),
         ({"y": (1, 19, 32, 32)}, (64, 64), "maps", {}),
         ({"y": (1, 3, 5, 7, 2)}, (64, 64), "unknown", {}),

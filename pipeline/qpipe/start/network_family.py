@@ -31,6 +31,9 @@ STRIDES = (8, 16, 32)
 STRIDES_OF_P6 = (8, 16, 32, 64)
 ANCHORS_PER_CELL = 3
 BOX_AND_OBJECTNESS = 5  # columns before the class scores
+# of detectors that suppress boxes themselves: the corners, the score and the label of the best
+COLUMNS_OF_V10 = 6
+ROWS_OF_V10 = range(100, 301)
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,10 @@ def _yolo(outputs: Sequence[Tensor], size: Size) -> Family | None:
     elif rows in box_counts and columns > BOX_AND_OBJECTNESS:
         version = "v5"
         classes = columns - BOX_AND_OBJECTNESS
-    elif columns == 6 and rows >= 100:
+    elif rows in cell_counts:
+        words = f"a detector with a row for each of {rows} cells, as YOLOX; no postprocess reads it"
+        return Family("unknown", words)
+    elif columns == COLUMNS_OF_V10 and rows in ROWS_OF_V10:
         version = "v10"
         classes = 0
     else:

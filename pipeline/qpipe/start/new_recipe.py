@@ -15,10 +15,11 @@ from qpipe.recipe.stage_call import Call
 from qpipe.stages import registry
 from qpipe.stages.registry import Registry
 from qpipe.start.feeding import picture_size, sample_settings
-from qpipe.start.feeding_choice import FeedingChoice
+from qpipe.start.feeding_choice import PICTURE_KINDS, FeedingChoice
 from qpipe.start.label_numbering import plausible_numberings
 from qpipe.start.network_facts import Network, Picture, Tensor, read_network
 from qpipe.start.network_family import Family, Size, guess_family
+from qpipe.start.picture_sizes import accepted_shape, common_size, rounded_up
 from qpipe.start.recipe_file import write_and_try
 from qpipe.start.recipe_text import Draft
 from qpipe.start.sample_sources import Labels, SampleSource, find_samples
@@ -129,14 +130,14 @@ def pinned_shapes(
 ) -> dict[str, list[int]]:
     """Return a shape for each input that one sample does not have as the file states it.
 
-    It is that of the sample: of pictures in the preferred size, or else the usual one; for other
-    inputs that of the samples.
+    It is that of the sample: of pictures in the preferred size, or their common one, or else the
+    usual one; for other inputs that of the samples.
     """
     if not any(value.may_need_shape for value in network.inputs):
         return {}
     picture = network.picture
     if picture is not None:
-        return {picture.name: _picture_shape(picture, network, preferences)}
+        return {picture.name: _picture_shape(picture, network, source, preferences)}
     shapes = _shapes_of_samples(network, source, preferences, plugins)
     pinned: dict[str, list[int]] = {}
     for value in network.inputs:
@@ -145,13 +146,33 @@ def pinned_shapes(
     return pinned
 
 
-def _picture_shape(picture: Picture, network: Network, preferences: Preferences) -> list[int]:
+def _picture_shape(
+    picture: Picture, network: Network, source: SampleSource, preferences: Preferences
+) -> list[int]:
+    """Return the shape of one picture, with sizes for the sides that the network leaves open.
+
+    Pictures that are all of one size keep it where the network runs on it, made a little larger
+    where it runs on that alone.
+    """
     gives_tables = any(len(value.shape) == 3 for value in network.outputs)
     usual_side = USUAL_DETECTOR_SIDE if gives_tables else USUAL_SIDE
-    height = picture.height or usual_side
-    width = picture.width or usual_side
+    sizes = [(usual_side, usual_side)]
+    is_open = picture.height is None or picture.width is None
+    folder = source.paths.get("images", source.paths.get("evaluation"))
     if preferences.size:
-        height, width = preferences.size
+        sizes = [preferences.size]
+    elif is_open and folder is not None and source.kind in PICTURE_KINDS:
+        size = common_size(folder)
+        if size is not None:
+            sizes = [size, rounded_up(size), *sizes]
+    shapes = [_shape_of_size(picture, size) for size in sizes]
+    return accepted_shape(network.path, picture.name, shapes, picture.dtype)
+
+
+def _shape_of_size(picture: Picture, size: Size) -> list[int]:
+    """Return the shape of one picture; sides that the network fixes stay as they are."""
+    height = picture.height or size[0]
+    width = picture.width or size[1]
     if picture.layout == "NCHW":
         return [1, picture.channels, height, width]
     return [1, height, width, picture.channels]

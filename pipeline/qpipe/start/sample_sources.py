@@ -231,37 +231,47 @@ def _coco(path: Path, asked_counts: dict[str, int]) -> SampleSource:
     if base.name == "annotations":
         base = base.parent
     stem = annotations.stem.removeprefix("instances_")
-    paths = {
-        "images": _image_folder(path, base, stem, annotations, first_name),
-        "annotations": annotations,
-    }
-    notes = [
-        "calibration takes some of the annotated images, evenly spread: they are not evaluated"
-    ]
-    calibration_count = 0
-    for name in (stem.replace("val", "train"), "train"):
-        folder = base / name
-        if folder.is_dir():
-            if folder != paths["images"]:
-                paths["calibration"] = folder
-                notes = []
-                calibration_count = MOST_CALIBRATION
-            break
-    counts = _counts(asked_counts, calibration_count, image_count)
-    return SampleSource("coco", paths, counts, notes=notes)
+    images = _image_folder(path, base, stem, annotations, first_name)
+    paths = {"images": images, "annotations": annotations}
+    calibration = _calibration_folder(base, stem, images)
+    if calibration is None:
+        note = "calibration takes some of the annotated images, evenly spread"
+        notes = [f"{note}: they are not evaluated"]
+        return SampleSource("coco", paths, _counts(asked_counts, 0, image_count), notes=notes)
+    paths["calibration"] = calibration
+    return SampleSource("coco", paths, _counts(asked_counts, MOST_CALIBRATION, image_count))
+
+
+def _picture_parts(base: Path) -> Sequence[Path]:
+    """Return the folders of pictures for calibration and evaluation; none without such folders."""
+    return find_parts(base) or find_parts(base / "images") or ()
 
 
 def _image_folder(path: Path, base: Path, stem: str, annotations: Path, first_name: str) -> Path:
     """Return the folder that holds the first annotated image."""
-    for folder in (base / stem, base / "images" / stem, base / "images", base / "val", base):
+    folders = [base / stem, base / "images" / stem, *_picture_parts(base)[1:]]
+    folders += [base / "images", base / "val", annotations.parent, base]
+    for folder in folders:
         if (folder / first_name).is_file():
             return folder
     reason = f"'{first_name}' of {annotations} is not below {base}"
     raise RecipeError(f"--samples coco:{path}: {reason}; put the images there")
 
 
+def _calibration_folder(base: Path, stem: str, images: Path) -> Path | None:
+    """Return the folder of pictures for calibration alone; None where there is none."""
+    names = (stem.replace("val", "train"), "train")
+    for folder in (*_picture_parts(base)[:1], *(base / name for name in names)):
+        if folder.is_dir() and folder != images:
+            return folder
+    return None
+
+
 def _annotations_file(folder: Path) -> Path:
+    """Return the annotations of evaluation: in the folder, or beside its pictures."""
     files = sorted(folder.glob("*.json")) + sorted((folder / "annotations").glob("*.json"))
+    for pictures in _picture_parts(folder)[1:]:
+        files += sorted(pictures.glob("*.json"))
     for_evaluation = [file for file in files if "val" in file.name]
     instances = [file for file in for_evaluation if "instances" in file.name]
     candidates = instances or for_evaluation or files
