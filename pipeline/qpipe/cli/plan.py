@@ -62,7 +62,7 @@ def plan(
     with open_display() as display:
         resolved = resolve_request(request)
         with Store(db) as store:
-            planned = prepare_plan(resolved, store, display.event)
+            planned = prepare_plan(resolved, store, display.event, display.announce)
     needed = needed_steps(planned, resolved.cache)
     entries = [
         _plan_entry(step, planned, resolved.cache, needed) for step in planned.steps.values()

@@ -65,7 +65,7 @@ def samples(
     with open_display() as display:
         resolved = resolve_request(request)
         with Store(db) as store:
-            plan = prepare_plan(resolved, store, display.event)
+            plan = prepare_plan(resolved, store, display.event, with_scoring=False)
         with resolved.cache.protect(plan.results):
             models = [collect_samples(resolved, plan, model, count) for model in plan.imported]
     name = resolved.recipe.name

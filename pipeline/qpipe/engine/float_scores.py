@@ -17,7 +17,7 @@ from qpipe.types import Measurement, Metric
 class ScoringStage:
     """A measuring stage with metrics, and what makes predictions of the network's outputs."""
 
-    where: str  # file and line
+    call: Call
     metrics: Sequence[Metric]
     usual: Sequence[Metric]  # those that are left out where they do not apply
     postprocess: Callable[[Outputs], Any] | None
@@ -48,9 +48,7 @@ def _scoring_stage(call: Call) -> ScoringStage:
         calls = value if isinstance(value, list) else [value]
         destination = usual if option.default else metrics  # it has metrics by itself
         destination += [metric.stage.function(**metric.resolved()) for metric in calls]
-    return ScoringStage(
-        call.where, metrics, usual, _bound_postprocess(scoring(call)["postprocess"])
-    )
+    return ScoringStage(call, metrics, usual, _bound_postprocess(scoring(call)["postprocess"]))
 
 
 def _bound_postprocess(call: Call | None) -> Callable[[Mapping[str, Any]], Any] | None:

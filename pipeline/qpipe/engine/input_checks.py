@@ -1,33 +1,63 @@
-"""Whether the networks of a recipe, once they are read, fit the samples that they are fed with."""
+"""Whether the networks of a recipe, once they are read, fit their samples and their metrics."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from qpipe.engine import cache_keys, stage_results
+from qpipe.engine.constant_inputs import describe_constant_inputs
 from qpipe.engine.exactness import check_exact
 from qpipe.engine.float_reference import check_fit
+from qpipe.engine.float_scores import ScoringStage
 from qpipe.engine.outcome import Outcome
 from qpipe.engine.plan import Plan, Step
+from qpipe.engine.scoring_check import check_scoring
 from qpipe.errors import RecipeError, StageError
 from qpipe.storage.cache import Cache
 
-EXACTNESS = "exactness"  # the kind of its entries in the cache
+# the kinds of entries in the cache that say that a check was passed
+EXACTNESS = "exactness"
+SCORING = "scoring"
 
 
-def check_inputs(plan: Plan, outcome: Outcome, cache: Cache, *, every_model: bool = False) -> None:
+def check_inputs(
+    plan: Plan,
+    outcome: Outcome,
+    cache: Cache,
+    scoring: Sequence[ScoringStage] = (),
+    *,
+    every_model: bool = False,
+) -> None:
     """Raise RecipeError where no model can be used, or with `every_model` where any cannot.
 
-    A model can be used where its network and its samples were read and fit each other, and the
-    network computes what its file does. `outcome` is that of the steps that read them; the step of
-    a network that does not compute what its file does fails there.
+    A model can be used where its network and its samples were read and fit each other, the network
+    computes what its file does, and the scoring stages can score it. `outcome` is that of the steps
+    that read them; the step of a network that fails one of the last two checks fails there.
     """
     problems: dict[str, str] = {}  # model -> where and why
     for model in plan.imported:
         problem = _problem_of(model, plan, outcome, cache)
+        if problem is None:
+            problem = _scoring_problem(model, plan, outcome, cache, scoring)
         if problem:
             problems[model] = problem
     if problems and (every_model or problems.keys() == plan.imported.keys()):
         unique_lines = dict.fromkeys(problems.values())
         raise RecipeError(*unique_lines)
+
+
+def input_notes(plan: Plan, cache: Cache) -> list[str]:
+    """Return what users should know of the samples before networks are calibrated on them.
+
+    The samples were read.
+    """
+    notes: list[str] = []
+    for name in dict.fromkeys(plan.samples.values()):
+        step = plan.steps[name]
+        if cache.has(step.kind, step.key):
+            parts = stage_results.read("samples", step.result_folder(cache))
+            notes += [f"{name}: {note}" for note in describe_constant_inputs(parts["calibration"])]
+    return notes
 
 
 def _problem_of(model: str, plan: Plan, outcome: Outcome, cache: Cache) -> str | None:
@@ -84,3 +114,37 @@ def _check_exact(samples: Step, network: Step, cache: Cache) -> None:
     parts = stage_results.read("samples", samples.result_folder(cache))
     with cache.put(EXACTNESS, key):
         check_exact(model, given, parts.values())
+
+
+def _scoring_problem(
+    model: str, plan: Plan, outcome: Outcome, cache: Cache, scoring: Sequence[ScoringStage]
+) -> str | None:
+    """Return why a stage cannot score the network of a model; None where all can."""
+    samples = plan.steps[plan.samples[model]]
+    network = plan.steps[plan.imported[model]]
+    for stage in scoring:
+        try:
+            _check_scoring(stage, samples, network, cache)
+        except StageError as error:
+            outcome.add_failure(network.id, error)
+            return f"{stage.call.where}: {error}"
+    return None
+
+
+def _check_scoring(stage: ScoringStage, samples: Step, network: Step, cache: Cache) -> None:
+    """Raise StageError where a stage cannot score the network. The cache keeps that it can."""
+    key = cache_keys.key(
+        {
+            **cache_keys.of_engine(SCORING),
+            **cache_keys.of_host(),
+            "stage": cache_keys.of_call(stage.call),
+            "network": network.key,
+            "samples": samples.key,
+        }
+    )
+    if cache.get(SCORING, key) is not None:
+        return
+    model = stage_results.read("import", network.result_folder(cache))
+    parts = stage_results.read("samples", samples.result_folder(cache))
+    with cache.put(SCORING, key):
+        check_scoring(stage, model, parts["evaluation"])

@@ -16,7 +16,8 @@ from qpipe.compare.pareto import judge_run
 from qpipe.engine import cache_keys
 from qpipe.engine.device_health import Health
 from qpipe.engine.events import ENDINGS, Event, Listener, Notify
-from qpipe.engine.input_checks import check_inputs
+from qpipe.engine.float_scores import scoring_stages
+from qpipe.engine.input_checks import check_inputs, input_notes
 from qpipe.engine.outcome import Outcome
 from qpipe.engine.plan import Plan
 from qpipe.engine.recorder import Recorder
@@ -152,9 +153,11 @@ class _Execution:
         read = self._carry_out_steps(plan.only(plan.reading_steps))
         failed_before = read.failed
         try:
-            check_inputs(plan, read, self.resolved.cache)
+            check_inputs(plan, read, self.resolved.cache, scoring_stages(self.resolved.recipe))
         finally:
             self._publish_failures(plan, read, set(read.failed) - set(failed_before))
+        for note in input_notes(plan, self.resolved.cache):
+            self.notify(note)
         return read
 
     def _publish_failures(self, plan: Plan, outcome: Outcome, steps: Collection[str]) -> None:
@@ -224,19 +227,30 @@ class _PluginHooks:
             self.notify(f"{event.step}: the step_finished hook of a plugin broke: {reason}")
 
 
-def prepare_plan(resolved: ResolvedRequest, store: Store, listen: Listener) -> Plan:
+def prepare_plan(
+    resolved: ResolvedRequest,
+    store: Store,
+    listen: Listener,
+    notify: Notify = lambda _: None,
+    *,
+    with_scoring: bool = True,
+) -> Plan:
     """Return the plan by the last check of each device, after what can be tried on the host.
 
-    Samples and networks are read and checked against each other, and the float builds of each
-    device are compiled; all of it is cached. Raise RecipeError with a line for each problem.
+    Samples and networks are read and checked against each other and, unless told otherwise, against
+    what scores them; the float builds of each device are compiled; all of it is cached. Raise
+    RecipeError with a line for each problem.
     """
+    scoring = scoring_stages(resolved.recipe) if with_scoring else []
     cache = resolved.cache
     folder = resolved.plan_folder
     with ExitStack() as protected:
         plan = resolved.offline_plan(store)
         protected.enter_context(cache.protect(plan.results))
         read = compute(plan.only(plan.reading_steps), cache, folder, listen)
-        check_inputs(plan, read, cache, every_model=True)
+        check_inputs(plan, read, cache, scoring, every_model=True)
+        for note in input_notes(plan, cache):
+            notify(note)
         # the keys of all other steps are made of what was read
         plan = resolved.offline_plan(store)
         protected.enter_context(cache.protect(plan.results))

@@ -331,10 +331,19 @@ class _Reader:
     def schemes(self) -> dict[str, list[Call]]:
         """Read the schemes; the float reference is one of them, named or not."""
         chains = {name: self.chain(name) for name in self.names("schemes", "scheme")}
+        self.check_some_chain_quantizes(chains)
         if not all(chains.values()):
             return chains
         float_name = "float" if FLOAT_SCHEME in chains else FLOAT_SCHEME
         return {float_name: [], **chains}
+
+    def check_some_chain_quantizes(self, chains: Mapping[str, Sequence[Call]]) -> None:
+        """Raise RecipeError where there are stages in chains, but none of them quantizes."""
+        calls = [call for chain in chains.values() for call in chain]
+        if calls and all(call.kind != "quantize" for call in calls):
+            reason = "no scheme has a quantize stage, so that all are the float network"
+            fix = "add one to a chain, such as symmetric"
+            raise RecipeError(f"{self.source.at('schemes')}: {reason}; {fix}")
 
     def chain(self, scheme: str) -> list[Call]:
         value = self.root["schemes"][scheme]

@@ -1,0 +1,72 @@
+"""Whether postprocess and metrics of a recipe fit the outputs of its float networks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from qpipe.compare.scoring import Outputs, Scores
+from qpipe.engine.float_scores import ScoringStage
+from qpipe.errors import StageError
+from qpipe.quant.inference import infer, open_session
+from qpipe.quant.network_inputs import input_shapes
+from qpipe.samples.selection import take_evenly
+from qpipe.types import SHARE, Measurement, Metric, Sample
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from qpipe.samples.store import Samples
+
+SAMPLE_COUNT = 4
+ROUNDING = 1e-9
+ScoredOutputs = tuple[Sample, Outputs]
+
+
+def check_scoring(stage: ScoringStage, model: ir.Model, samples: Samples) -> None:
+    """Raise StageError where the float network cannot be scored, or does not agree with itself.
+
+    It is scored on a few samples, evenly spread. A metric that is a share of answers equal to those
+    of float is 1 for float itself, unless the postprocess makes no answers of the outputs.
+    """
+    scored_outputs = list(_outputs(model, samples))
+    for metric in stage.metrics:
+        _score(stage, metric, scored_outputs)
+    for metric in (*stage.usual, *stage.metrics):
+        if metric.against != "float" or metric.unit != SHARE or metric.better != "max":
+            continue
+        try:
+            agreement = _score(stage, metric, scored_outputs)
+        except StageError:
+            continue  # it is left out
+        if agreement is not None and not agreement.value >= 1 - ROUNDING:
+            raise StageError(_disagreement(stage, agreement), failure="wrong answer")
+
+
+def _outputs(model: ir.Model, samples: Samples) -> Iterator[ScoredOutputs]:
+    session = open_session(model)
+    shapes = input_shapes(model)
+    for index in take_evenly(range(len(samples)), SAMPLE_COUNT):
+        yield samples[index], infer(session, samples.feeds(index, shapes))
+
+
+def _score(
+    stage: ScoringStage, metric: Metric, scored_outputs: list[ScoredOutputs]
+) -> Measurement | None:
+    """Return the score of float held against itself; None where the samples have no targets."""
+    scores = Scores([metric], stage.postprocess)
+    for sample, outputs in scored_outputs:
+        scores.add(sample, outputs, outputs)
+    measurements = scores.measurements()
+    return measurements[0] if measurements else None
+
+
+def _disagreement(stage: ScoringStage, agreement: Measurement) -> str:
+    reason = (
+        f"the {agreement.metric} of float with itself is {agreement.value:.1%} on {agreement.n} "
+        "samples, not 100 %"
+    )
+    if stage.postprocess is None:
+        return f"{reason}; check that the network's outputs are finite numbers"
+    fix = "check that its options are those of the network, and that it is deterministic"
+    return f"{reason}: the postprocess does not fit the network's outputs; {fix}"
