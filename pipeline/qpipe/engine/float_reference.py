@@ -80,6 +80,7 @@ def _check_input(value: ir.Value, array: Array, shape: Shape) -> None:
         f"input '{value.name}' of the network takes {dtype} {list(shape)}"
     )
     fix = "set size, layout or type of the samples"
-    if fed_shape[:1] == [1] and fed_shape[1:] == list(shape[1:]):
+    has_other_batch = not fits(array, shape) and fed_shape[:1] == [1]
+    if has_other_batch and fed_shape[1:] == list(shape[1:]):
         fix = f"set shapes: {{{value.name}: {fed_shape}}} of the model, or export it so"
     raise StageError(f"{reason}; {fix}")
