@@ -212,10 +212,12 @@ def test_a_round_during_which_the_lease_was_lost_is_no_result(open_local, sample
     assert not [path for path in (tmp_path / "board" / "journal").iterdir() if path.stat().st_size]
 
 
-def test_what_a_lock_says_is_not_believed(tmp_path, monkeypatch):
-    """Anybody may write into it: no process is ended that is not an agent of the session it names."""
+@LINUX
+@pytest.mark.parametrize("words", [(), ("0" * 32,)], ids=["another program", "looks like an agent"])
+def test_what_a_lock_says_is_not_believed(words, tmp_path, monkeypatch):
+    """Anybody may write into it: no process is ended that does not have the lock open."""
     monkeypatch.setattr(lease, "LOCK_WAIT_S", 0.2)
-    victim = subprocess.Popen(["sleep", "600"])
+    victim = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)", *words])
     said = {
         "holder": "x",
         "session": "0" * 32,

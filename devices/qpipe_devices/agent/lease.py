@@ -193,7 +193,7 @@ def _acquire_lock(path: Path, mode: int, session: str) -> int:
             holder = _read_holder(lock)
         os.close(lock)
         if holder and (holder.silent_s() or holder.session == session):
-            _end_holder(holder)
+            _end_holder(holder, path)
         if time.monotonic() > deadline:
             raise AgentError(f"busy: held by {_holder_text(holder)}", failure="unreachable")
         time.sleep(0.1)
@@ -269,21 +269,48 @@ def _read_holder(lock: int) -> Holder | None:
     return None
 
 
-def _end_holder(holder: Holder) -> None:
-    """Kill an agent, if the process still is one.
+def _end_holder(holder: Holder, lock: Path) -> None:
+    """Kill an agent of this user that has the lock; whatever else the record names is left alone.
 
     Its guard, woken where it is stopped, then ends the runners, and the lock falls.
     """
-    _signal_process(holder.pid, signal.SIGKILL, mark=holder.session)
-    _signal_process(holder.guard, signal.SIGCONT, mark=f"{__package__}.guard")
+    _signal_process(holder.pid, signal.SIGKILL, lock=lock, mark=holder.session)
+    _signal_process(holder.guard, signal.SIGCONT, lock=lock, mark=f"{__package__}.guard")
 
 
-def _signal_process(pid: int, number: signal.Signals, *, mark: str) -> None:
-    """Send a signal to a process that has this mark in its command line."""
-    if pid > 0 and mark in _command_line(pid):
-        # a process of another user is theirs to end
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, number)
+def _signal_process(pid: int, number: signal.Signals, *, lock: Path, mark: str) -> None:
+    """Send a signal to a process of this user that has a lock's file open, and this mark.
+
+    Anybody may have written the record that names the process: it is the kernel that tells.
+    """
+    if pid <= 0 or not _is_own(pid) or mark not in _command_line(pid):
+        return
+    if Path("/proc/self/fd").exists() and not _has_open(pid, lock):
+        return
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(pid, number)
+
+
+def _is_own(pid: int) -> bool:
+    """Return whether a process runs and is this user's."""
+    try:
+        return Path(f"/proc/{pid}").stat().st_uid == os.geteuid()
+    except OSError:  # it has ended, or this is not Linux
+        return _told_by_ps(pid, "uid=").strip() == str(os.geteuid())
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    """Return whether a process of this user has a file open, by /proc."""
+    try:
+        status = os.lstat(str(path))
+        descriptors = list(Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        with contextlib.suppress(OSError):  # closed meanwhile
+            if os.path.samestat(descriptor.stat(), status):
+                return True
+    return False
 
 
 def _command_line(pid: int) -> str:
@@ -291,10 +318,13 @@ def _command_line(pid: int) -> str:
     try:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode("utf-8", "replace")
     except OSError:  # it has ended, or this is not Linux
-        pass
+        return _told_by_ps(pid, "command=")
+
+
+def _told_by_ps(pid: int, column: str) -> str:
     try:
         finished = subprocess.run(
-            ["ps", "-o", "command=", "-p", str(pid)], capture_output=True, check=False
+            ["ps", "-o", column, "-p", str(pid)], capture_output=True, check=False
         )
     except OSError:
         return ""
