@@ -235,7 +235,13 @@ def test_an_exported_folder_feeds_files_by_the_code_beside_the_plugin(
 ) -> None:
     words = ["export", "--device", "local", "--scheme", "int8", "-o", tmp_path / "shipped"]
     command = [Path(sys.executable).parent / "qpipe", *words]
-    subprocess.run(command, cwd=home, capture_output=True, check=True, timeout=100)
+    done = subprocess.run(command, cwd=home, capture_output=True, text=True, timeout=100)
+    program = f"python {tmp_path}/shipped/example.py"
+    assert done.stdout.splitlines() == [
+        f"{tmp_path}/shipped: code, example.py, golden.npz, load.py, manifest.json, model.onnx; "
+        f"try it with: {program}",
+        f"feed it files of yours with: {program} FILE ...",
+    ]
     manifest = json.loads((tmp_path / "shipped/manifest.json").read_text(encoding="utf-8"))
     assert manifest["postprocessing"] == {
         "stage": None,

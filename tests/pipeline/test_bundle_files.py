@@ -145,7 +145,7 @@ def export(
     handling = SampleHandling(
         {"kind": "samples", "name": stage, "options": {}},
         samples / stage_results.DECODER,
-        postprocess and {"kind": "postprocess", "name": postprocess[0], "options": postprocess[1]},
+        postprocess and {"kind": "postprocess", "name": postprocess[0], "options": {}},
         scores / POSTPROCESS,
         (),
         first_index(scores),
@@ -429,6 +429,35 @@ def test_arrays_are_fed_as_they_are(tmp_path: Path) -> None:
     )
 
 
+def test_a_postprocess_gets_the_files_that_its_options_name(tmp_path: Path) -> None:
+    for name in ("few", "many"):
+        (tmp_path / name).mkdir()
+        np.savez(tmp_path / name / "1.npz", x=np.arange(7, dtype=np.float32) * len(name))
+    data = npz(calibration=tmp_path / "few", evaluation=tmp_path / "many")
+    build = save_network(tmp_path / "build", [1, 7], {"frames": [1, 6, 4]})
+    alphabet = tmp_path / "alphabet.txt"
+    alphabet.write_text("a\nb\nc\n", encoding="utf-8")
+    options = {"alphabet": None, "alphabet_file": alphabet, "blank": 0, "output": None}
+    evaluation, _ = export(
+        tmp_path,
+        "npz",
+        data,
+        build,
+        postprocess=("ctc_greedy", options),
+        metric=("wer", {}),
+    )
+    alphabet.unlink()
+    printed = assert_fed_alike(tmp_path, evaluation, build, tmp_path / "many").splitlines()
+    (frames,) = open_session(build).run(None, evaluation.feeds(0, ["x"]))
+    best = frames[0].argmax(axis=1)
+    merged = [
+        symbol for symbol, before in zip(best, [-1, *best[:-1]], strict=True) if symbol != before
+    ]
+    text = "".join("-abc"[symbol] for symbol in merged).replace("-", "")
+    assert printed[1] == f"  {text!r}"
+    assert text
+
+
 def test_outputs_of_another_kind_are_saved_to_a_new_file(tmp_path: Path) -> None:
     for name in ("few", "many"):
         (tmp_path / name).mkdir()
@@ -603,4 +632,4 @@ def test_a_postprocess_that_does_not_run_alone_is_left_out_and_named(tmp_path: P
     (scores,) = session.run(None, evaluation.feeds(0, ["x"]))
     best = int(scores.argmax())
     assert fed.stdout.splitlines()[1] == f"  {scores.max():.4f} label {best}"
-    assert manifest_of(tmp_path)["postprocessing"]["stage"]["options"] == {"floor": 0.5}
+    assert manifest_of(tmp_path)["postprocessing"]["stage"]["name"] == "longest"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -60,6 +61,13 @@ def export(
         if cache.is_dir():
             keys = [(step["kind"], step["key"]) for step in store.steps(run_id)]
             protection.enter_context(results.protect(keys))
-        hand_over(store, run_id, coordinates, results, out, force=force)
+        manifest = hand_over(store, run_id, coordinates, results, out, force=force)
     names = sorted(file.name for file in out.iterdir())
-    print_text(f"{out}: {', '.join(names)}; try it with: python {out}/example.py")
+    program = f"python {shlex.quote(str(out))}/example.py"
+    print_text(f"{out}: {', '.join(names)}; try it with: {program}")
+    preprocessing = manifest["preprocessing"]
+    reason = preprocessing["decode"].get("reason")
+    if reason:
+        print_text(f"files cannot be fed as samples {preprocessing['stage']['name']} did: {reason}")
+    else:
+        print_text(f"feed it files of yours with: {program} FILE ...")
