@@ -312,8 +312,8 @@ HOLD = (
 )
 
 
-def test_what_a_living_process_writes_is_never_swept(cache: Cache) -> None:
-    """However old its folder looks: the step takes days, or the clock was set."""
+def start_holding(cache: Cache) -> subprocess.Popen[str]:
+    """Another process that protects and writes a result until its standard input ends."""
     writer = subprocess.Popen(
         [sys.executable, "-c", HOLD, cache.root],
         stdin=subprocess.PIPE,
@@ -322,6 +322,12 @@ def test_what_a_living_process_writes_is_never_swept(cache: Cache) -> None:
     )
     assert writer.stdout is not None
     assert writer.stdout.readline() == "ready\n"
+    return writer
+
+
+def test_what_a_living_process_writes_is_never_swept(cache: Cache) -> None:
+    """However old its folder looks: the step takes days, or the clock was set."""
+    writer = start_holding(cache)
     (folder,) = (cache.root / "aside").iterdir()
     os.utime(folder, (0, 0))
     put(cache, key="other")
@@ -332,15 +338,8 @@ def test_what_a_living_process_writes_is_never_swept(cache: Cache) -> None:
 
 
 def test_what_a_killed_process_left_is_gone_when_the_next_run_begins(cache: Cache) -> None:
-    writer = subprocess.Popen(
-        [sys.executable, "-c", HOLD, cache.root],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    writer = start_holding(cache)
     with writer:
-        assert writer.stdout is not None
-        assert writer.stdout.readline() == "ready\n"
         writer.kill()
     assert len(list((cache.root / "aside").iterdir())) == 1
     assert len(list((cache.root / ".users").iterdir())) == 1
