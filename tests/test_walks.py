@@ -166,7 +166,7 @@ def test_a_classifier_and_folders_of_pictures_come_to_a_front(with_pictures: Pat
         {"- latency\n": f"- {QUICK}\n", "builds:\n": "  int2: [{symmetric: {bits: 2}}]\nbuilds:\n"},
     )
     looked = qpipe("samples", "recipe.yaml", at=with_pictures)
-    assert "float ranks the label first" in looked
+    assert "float scores top1 0.9" in looked
     printed = qpipe(
         "run", "recipe.yaml", "--only", "int8-channel", "--only", "int2", at=with_pictures
     )
