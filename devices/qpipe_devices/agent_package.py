@@ -9,7 +9,7 @@ import zipfile
 from pathlib import Path
 
 from qpipe.digests import digest_bytes
-from qpipe.samples import preprocess
+from qpipe.samples import preprocess, sample_feeds
 from qpipe_devices.agent import wire
 
 OLDEST_PYTHON = (3, 8)
@@ -75,11 +75,11 @@ os.execv(sys.executable, [sys.executable, path, "--root", root] + sys.argv[4:])
 
 @functools.cache
 def package() -> bytes:
-    """Return a zip file that Python runs: the agent's modules and the preprocessing of the host."""
+    """Return a zip file that Python runs: the agent's modules, and how the host feeds samples."""
     modules = sorted(Path(wire.__file__).parent.glob("*.py"))
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in [*modules, Path(preprocess.__file__)]:
+        for path in [*modules, Path(sample_feeds.__file__), Path(preprocess.__file__)]:
             _add_file(archive, f"qpipe_agent/{path.name}", path.read_bytes())
         _add_file(archive, "__main__.py", MAIN_MODULE.encode())
     return content.getvalue()

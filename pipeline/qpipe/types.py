@@ -528,6 +528,8 @@ class Metric:
     better: Literal["max", "min"] = "max"
     against: Literal["target", "float", "float_outputs"] = "target"
     resamples: int = 1000  # bootstrap resamples for its interval; fewer suit a slow reduction
+    # whether a sequence contributes the mean of what the raw outputs of its chunks contribute
+    by_chunk: bool = False
     # the outputs of a sample that it cannot compare with the reference, and why; the measurement
     # names them
     not_compared: Callable[[Any, Any], Mapping[str, str]] | None = None

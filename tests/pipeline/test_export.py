@@ -419,10 +419,10 @@ class Intruder(Samples):
 
     target: Path
 
-    def feeds(self, index: int, *words: Any) -> dict[str, Any]:
+    def sequence(self, index: int, *words: Any) -> Any:
         self.target.parent.mkdir(exist_ok=True)
         self.target.write_text("three years of work", encoding="utf-8")
-        return super().feeds(index, *words)
+        return super().sequence(index, *words)
 
 
 @pytest.mark.parametrize("exported_before", [False, True])

@@ -242,7 +242,7 @@ class Agent:
             loaded = runner.load_answer
             assert loaded
             check_supported(options, "threads", answer=loaded, field="threads", runner=runner.name)
-            feeds = samples.feeds(0, runner.input_shapes)
+            feeds = samples.feeds(0, runner.manifest, loaded["inputs"]).chunk(0, {})
             feeds = conditions.repeat_batch(feeds, runner.manifest)
             with conditions.watched(runner.process.pid):
                 timed = _time_inferences(runner, request, options, feeds)
@@ -332,19 +332,27 @@ class Agent:
 def _infer_sample(
     runner: RunnerProcess, samples: StoredSamples, index: int
 ) -> Mapping[str, np.ndarray]:
-    """Return the outputs of one sample; raise AgentError where they are not those announced."""
+    """Return the outputs of one sample, of a sequence those of all chunks.
+
+    Raise AgentError where they are not those announced.
+    """
     loaded = runner.load_answer
     assert loaded
-    feeds = samples.feeds(index, runner.input_shapes)
-    outputs = runner.request(f"run sample {index}", {"do": "run"}, feeds).arrays
-    if set(outputs) != set(loaded["outputs"]):
-        announced = ", ".join(loaded["outputs"]) or "nothing"
-        returned = ", ".join(outputs) or "nothing"
-        raise AgentError(
-            f"runner {runner.name} announced the outputs {announced}, it returned {returned}",
-            failure="wrong answer",
-        )
-    return outputs
+
+    def infer(feeds: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        outputs = runner.request(f"run sample {index}", {"do": "run"}, feeds).arrays
+        if set(outputs) != set(loaded["outputs"]):
+            announced = ", ".join(loaded["outputs"]) or "nothing"
+            returned = ", ".join(outputs) or "nothing"
+            raise AgentError(
+                f"runner {runner.name} announced the outputs {announced}, it returned {returned}",
+                failure="wrong answer",
+            )
+        return outputs
+
+    feeds = samples.feeds(index, runner.manifest, loaded["inputs"])
+    sample_outputs: Mapping[str, np.ndarray] = feeds.outputs(infer)
+    return sample_outputs
 
 
 def _time_inferences(

@@ -101,14 +101,6 @@ class RunnerProcess:
         self.load_answer = cast("LoadAnswer", answer.fields)
         return self.load_answer
 
-    @property
-    def input_shapes(self) -> dict[str, Any]:
-        """The shapes of the inputs that it takes, as build.json has them; None for others."""
-        assert self.load_answer
-        declared = self.manifest.get("inputs", [])
-        shapes = {entry["name"]: entry["shape"] for entry in declared}
-        return {name: shapes.get(name) for name in self.load_answer["inputs"]}
-
     def request(
         self,
         task: str,

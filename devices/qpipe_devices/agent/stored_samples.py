@@ -25,21 +25,29 @@ class StoredSamples:
         self.entries = index["samples"]
         self.content = np.memmap(str(folder / "inputs.bin"), np.uint8, "r")
 
-    def feeds(self, index: int, shapes: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        """Return one sample as a network with inputs of these shapes takes it."""
-        # qpipe.samples.preprocess: it becomes a module of the agent in agent_package
-        preprocess = importlib.import_module(".preprocess", __package__)
+    def feeds(self, index: int, manifest: Mapping[str, Any], input_names: Sequence[str]) -> Any:
+        """Return one sample as a build takes it: a SampleFeeds of qpipe.samples.sample_feeds.
+
+        Shapes, types and states of the inputs are those of build.json.
+        """
+        # it becomes a module of the agent in agent_package
+        module = importlib.import_module(".sample_feeds", __package__)
+        declared = {entry["name"]: entry for entry in manifest.get("inputs", [])}
+        network = module.NetworkInputs(
+            {name: declared.get(name, {}).get("shape") for name in input_names},
+            {name: declared.get(name, {}).get("dtype") for name in input_names},
+            manifest.get("states", {}),
+        )
         inputs = {
             name: self._read_array(**location)
             for name, location in self.entries[index]["inputs"].items()
         }
         try:
-            feeds: dict[str, np.ndarray] = preprocess.feeds(inputs, self.preprocessing, shapes)
+            return module.SampleFeeds(inputs, self.preprocessing, network)
         except KeyError as error:
             raise AgentError(
-                f"the network takes {', '.join(shapes)}, the samples have {', '.join(inputs)}"
+                f"the network takes {', '.join(input_names)}, the samples have {', '.join(inputs)}"
             ) from error
-        return feeds
 
     def _read_array(self, offset: int, dtype: str, shape: Sequence[int]) -> np.ndarray:
         element_type = np.dtype(dtype)

@@ -106,18 +106,21 @@ def _diagnose_case(
     from qpipe.diagnose.ladder import climb
     from qpipe.diagnose.layer_errors import losses
     from qpipe.diagnose.saturating_layers import saturating_layers
+    from qpipe.diagnose.scheme_networks import single_inferences
 
     indices = _spread_indices(len(case.samples), count)
     ladder_progress = _progress("ladder", display.event)
     rungs = climb(case, store, indices, ladder_progress, display.announce)
     layer_progress = _progress("layers", display.event)
     chain = case.resolved.recipe.schemes[case.deploy.coordinates["scheme"]]
-    layer_losses = losses(
-        case.quantized, case.float_model, case.samples, indices, layer_progress, chain
-    )
     saturating: Mapping[str, float] = {}
-    if case.saturates:
-        saturating = saturating_layers(case.quantized, case.samples, indices)
+    with single_inferences(case, indices) as samples:
+        everything = _spread_indices(len(samples), max(count, len(indices)))
+        layer_losses = losses(
+            case.quantized, case.float_model, samples, everything, layer_progress, chain
+        )
+        if case.saturates:
+            saturating = saturating_layers(case.quantized, samples, everything)
     return _make_report(case, len(indices), rungs, layer_losses, saturating)
 
 

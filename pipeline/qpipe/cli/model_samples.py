@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from qpipe.compare.scoring import Scores
@@ -17,9 +18,9 @@ from qpipe.engine.float_scores import ScoringStage, scoring_stages
 from qpipe.engine.plan import Plan, Step
 from qpipe.engine.request import ResolvedRequest
 from qpipe.errors import QpipeError
-from qpipe.quant.network_inputs import input_shapes
+from qpipe.quant.network_inputs import network_inputs
 from qpipe.report import FedSample, SamplesOfModel
-from qpipe.samples.preprocess import Shape
+from qpipe.samples.sample_feeds import NetworkInputs
 from qpipe.samples.selection import take_evenly
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Preprocessing
@@ -32,7 +33,7 @@ class FloatNetwork:
     """A float network as imported, and what decodes its outputs."""
 
     model: ir.Model
-    shapes: Mapping[str, Shape]  # of its inputs
+    inputs: NetworkInputs
     postprocess: Postprocess | None
 
 
@@ -47,16 +48,15 @@ def collect_samples(
     import_step = plan.steps[plan.imported[model_name]]
     parts: Mapping[str, Samples] = _read_result(resolved, samples_step)
     model: ir.Model = _read_result(resolved, import_step)
-    shapes = input_shapes(model)
     stages = scoring_stages(resolved.recipe)
-    network = FloatNetwork(model, shapes, _find_postprocess(stages))
+    network = FloatNetwork(model, network_inputs(model), _find_postprocess(stages))
     evaluation = parts["evaluation"]
     scores = Scores(stages[0].target_metrics if stages else [], network.postprocess)
     fed_samples = _predict_some("calibration", parts["calibration"], network, count)
     fed_samples += _predict_some("evaluation", evaluation, network, count, scores)
     return SamplesOfModel(
         name=model_name,
-        preprocessing=_preprocessing_by_input(evaluation, list(shapes)),
+        preprocessing=_preprocessing_by_input(evaluation, network.inputs),
         samples=fed_samples,
         class_names=evaluation.classes,
         sample_rate=_sample_rate(samples_step),
@@ -119,21 +119,29 @@ def _predict(
     return FedSample(
         id=sample.id,
         part=part,
-        inputs=samples.feeds(index, network.shapes),
+        inputs=_with_first_axis(samples.sequence(index, network.inputs).sample_inputs()),
         target=sample.target,
         prediction=prediction,
         failure=failure,
     )
 
 
-def _preprocessing_by_input(
-    samples: Samples, input_names: Sequence[str]
-) -> dict[str, Preprocessing]:
-    """Return the preprocessing of each input; with a single input the names need not agree."""
-    if len(input_names) == 1 and len(samples.preprocessing) == 1:
-        (preprocessing,) = samples.preprocessing.values()
-        return {input_names[0]: preprocessing}
-    return {name: samples.preprocessing[name] for name in input_names}
+def _with_first_axis(inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return inputs with a first axis of 1, which those without a batch lack."""
+    return {
+        name: array if array.shape[:1] == (1,) else array[np.newaxis]
+        for name, array in inputs.items()
+    }
+
+
+def _preprocessing_by_input(samples: Samples, network: NetworkInputs) -> dict[str, Preprocessing]:
+    """Return the preprocessing of each input that the samples give."""
+    names = samples.sequence(0, network).names
+    return {
+        name: samples.preprocessing[sample_name]
+        for name, sample_name in names.items()
+        if sample_name in samples.preprocessing
+    }
 
 
 def _find_postprocess(stages: Sequence[ScoringStage]) -> Postprocess | None:

@@ -26,7 +26,8 @@ class Scores:
     """The contributions of samples to metrics.
 
     Outputs are scored as they arrive and not kept. A metric that is only `usual` is left out, with
-    a warning in the log, where it says that these outputs are not for it.
+    a warning in the log, where it says that these outputs are not for it. Outputs of sequences have
+    the chunks along axis 0.
     """
 
     def __init__(
@@ -34,12 +35,15 @@ class Scores:
         metrics: Sequence[Metric],
         postprocess: Callable[[Outputs], Any] | None = None,
         usual: Sequence[Metric] = (),
+        *,
+        are_sequences: bool = False,
     ) -> None:
         metric_by_name = {metric.name: metric for metric in (*usual, *metrics)}
         requested_names = {metric.name for metric in metrics}
         self.metrics = list(metric_by_name.values())
         self.optional_names = metric_by_name.keys() - requested_names
         self.postprocess = postprocess
+        self.are_sequences = are_sequences
         self.contributions: dict[str, list[Any]] = {name: [] for name in metric_by_name}
         # metric -> output that it cannot compare -> why
         self.not_compared: dict[str, dict[str, str]] = {name: {} for name in metric_by_name}
@@ -72,15 +76,27 @@ class Scores:
         self, metric: Metric, sample: Sample, prediction: Any, reference: Any
     ) -> None:
         try:
-            contribution = metric.contribution(prediction, reference)
-            if metric.not_compared is not None:
-                reasons = metric.not_compared(prediction, reference)
-                self._note_not_compared(metric, sample, reasons)
+            contributions = []
+            for part in self._parts(metric, prediction, reference):
+                contributions.append(metric.contribution(*part))
+                if metric.not_compared is not None:
+                    self._note_not_compared(metric, sample, metric.not_compared(*part))
+            is_one = len(contributions) == 1
+            contribution = contributions[0] if is_one else float(np.mean(contributions))
         except Exception as error:
             if not (isinstance(error, QpipeError) and self._leave_out(metric, error)):
                 raise _broken(f"metric {metric.name}", sample, error, prediction) from error
         else:
             self.contributions[metric.name].append(contribution)
+
+    def _parts(self, metric: Metric, prediction: Any, reference: Any) -> list[tuple[Any, Any]]:
+        """Return a prediction with its reference, or those of each chunk of a sequence."""
+        if not (self.are_sequences and metric.by_chunk and self.postprocess is None):
+            return [(prediction, reference)]
+        count = len(next(iter(reference.values())))
+        predictions = [_chunk_of(prediction, index) for index in range(count)]
+        references = [_chunk_of(reference, index) for index in range(count)]
+        return list(zip(predictions, references, strict=True))
 
     def _note_not_compared(
         self, metric: Metric, sample: Sample, reasons: Mapping[str, str]
@@ -120,6 +136,10 @@ class Scores:
                 detail["not_compared"] = self.not_compared[metric.name]
             measurements.append(replace(measurement, detail=detail))
         return measurements
+
+
+def _chunk_of(outputs: Outputs, index: int) -> Outputs:
+    return {name: array[index] for name, array in outputs.items()}
 
 
 # ---- errors of foreign code

@@ -16,8 +16,8 @@ from qpipe.diagnose.scheme_networks import Case
 from qpipe.engine import cache_keys
 from qpipe.engine.device_health import wait_for_turn
 from qpipe.errors import DeviceError
-from qpipe.quant.inference import infer, open_session
-from qpipe.quant.network_inputs import input_shapes
+from qpipe.quant.inference import open_session, sample_outputs
+from qpipe.quant.network_inputs import set_states, states_of
 from qpipe.recipe import inventory
 from qpipe.recipe.recipe import Recipe, scoring
 from qpipe.recipe.stage_call import Call
@@ -71,17 +71,17 @@ def _infer(
     network: ir.Model, samples: Samples, indices: Sequence[int], *, optimize: bool
 ) -> Iterator[Outputs]:
     session = open_session(network, optimize=optimize)
-    shapes = input_shapes(session)
-    for index in indices:
-        yield infer(session, samples.feeds(index, shapes))
+    yield from sample_outputs(session, samples, indices)
 
 
 def _built_network(case: Case) -> ir.Model | None:
     """Return the network of the build; None where it is no ONNX file."""
     file = case.build.folder / str(case.build.manifest.get("model", ""))
-    if file.suffix == ".onnx" and file.is_file():
-        return ir.load(file)
-    return None
+    if file.suffix != ".onnx" or not file.is_file():
+        return None
+    network = ir.load(file)
+    set_states(network, states_of(case.original))
+    return network
 
 
 # ---- scores
@@ -100,10 +100,11 @@ class _Scorer:
         self.metrics, self.postprocess = _scoring_of(case.resolved.recipe, case.resolved.plugins)
 
     def rung(self, name: str, outputs: Iterable[Outputs], note: str) -> Rung:
-        scores = Scores([], self.postprocess, usual=self.metrics)
+        has_states = bool(states_of(self.case.original))
+        scores = Scores([], self.postprocess, usual=self.metrics, are_sequences=has_states)
         rows = zip(self.indices, outputs, self.reference, strict=True)
-        for index, sample_outputs, float_outputs in rows:
-            scores.add(self.case.samples[index], sample_outputs, float_outputs)
+        for index, outputs_of_sample, float_outputs in rows:
+            scores.add(self.case.samples[index], outputs_of_sample, float_outputs)
         values = {measurement.metric: measurement.value for measurement in scores.measurements()}
         return Rung(name, values, len(self.indices), note)
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -14,7 +17,9 @@ from qpipe.engine.plan import Plan, Step
 from qpipe.engine.request import ResolvedRequest
 from qpipe.engine.run import prepare_plan
 from qpipe.engine.scheduler import compute
+from qpipe.engine.sequences import write_chunks
 from qpipe.errors import QpipeError, RecipeError, suggest
+from qpipe.quant.network_inputs import states_of
 from qpipe.samples.store import Samples
 from qpipe.storage.results import Store
 from qpipe.types import Build
@@ -94,6 +99,21 @@ def make_case(
             build=_result(resolved, build_step),
             samples=_result(resolved, samples)["evaluation"],
         )
+
+
+@contextmanager
+def single_inferences(case: Case, indices: Sequence[int]) -> Iterator[Samples]:
+    """Give these samples of a case as single inferences: sequences as their chunks."""
+    with tempfile.TemporaryDirectory() as folder:
+        if states_of(case.original):
+            yield write_chunks(case.original, case.samples, Path(folder), _no_progress, indices)
+        else:
+            selected = [case.samples[index] for index in indices]
+            yield Samples.write(Path(folder), selected, case.samples.preprocessing)
+
+
+def _no_progress(done: float, total: float | None = None, unit: str = "") -> None:
+    pass
 
 
 def _only_deploy_step(plan: Plan, coordinates: Mapping[str, str | None]) -> Step:

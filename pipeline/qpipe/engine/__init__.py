@@ -15,6 +15,7 @@ Other rooms may use:
 - scoring_record: what a measuring stage scored with
 - cache_keys: what a result depends on; digests of files and folders
 - float_reference: the float network's outputs on samples
+- sequences: the chunks of sequences as samples, for a network with states
 - targets: what a device with a runtime asks of quantization and of builds
 
 Its own are: executor, host_step, worker (one step), retry (its attempts), recorder (what goes to

@@ -1,4 +1,4 @@
-"""Stages of the engine itself on the host: the float reference, and the check of its score."""
+"""Stages of the engine itself on the host: float reference, check of its score, chunks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import qpipe
 from qpipe.compare.scoring import Outputs, Scores
 from qpipe.engine.float_reference import write_float_outputs
+from qpipe.engine.sequences import write_chunks
 from qpipe.engine.stage_results import FloatOutputs
 from qpipe.errors import StageError
+from qpipe.samples.store import Samples
 from qpipe.stages.options import StageOption
 from qpipe.stages.registry import OWN_DISTRIBUTION, Stage
 from qpipe.types import Measurement, Metric, Progress
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from qpipe.recipe.recipe import ExpectedScore
-    from qpipe.samples.store import Samples
 
 
 def reference(
@@ -27,6 +28,13 @@ def reference(
 ) -> FloatOutputs:
     """Write the float network's outputs on the evaluation samples, computed on the host."""
     return write_float_outputs(model, evaluation_samples, workdir, progress)
+
+
+def chunks(
+    model: ir.Model, calibration_samples: Samples, workdir: Path, progress: Progress
+) -> Samples:
+    """Write the chunks of calibration's sequences, with the states of the float network."""
+    return write_chunks(model, calibration_samples, workdir, progress)
 
 
 def expect(
@@ -71,4 +79,5 @@ def _engine_stage(kind: str, function: Callable[..., Any]) -> Stage:
 
 REFERENCE = _engine_stage("reference", reference)
 EXPECT = _engine_stage("expect", expect)
-STAGES: Mapping[str, Stage] = {REFERENCE.kind: REFERENCE, EXPECT.kind: EXPECT}
+CHUNKS = _engine_stage("chunks", chunks)
+STAGES: Mapping[str, Stage] = {stage.kind: stage for stage in (REFERENCE, EXPECT, CHUNKS)}

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from qpipe.errors import StageError
 from qpipe.quant.inference import InferenceError, infer, open_file, open_session
-from qpipe.quant.network_inputs import input_shapes
+from qpipe.quant.network_inputs import network_inputs
 from qpipe.quant.output_differences import find_difference
 from qpipe.types import Array
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+    import onnxruntime
 
+    from qpipe.samples.sample_feeds import SampleFeeds
     from qpipe.samples.store import Samples
 
 
@@ -41,11 +43,11 @@ def check_exact(model: ir.Model, given: Path, parts: Iterable[Samples]) -> None:
             f"the imported network has {', '.join(imported_names)}; please report this",
             failure="wrong answer",
         )
-    shapes = input_shapes(model)
+    network = network_inputs(model)
     for samples in parts:
-        feeds = samples.feeds(0, shapes)
-        expected = infer(given_session, feeds)
-        outputs = infer(imported_session, feeds)
+        feeds = samples.sequence(0, network)
+        expected = _all_outputs(given_session, feeds)
+        outputs = _all_outputs(imported_session, feeds)
         difference = find_difference(outputs, expected, partial(_optimized, given, feeds))
         if difference is not None:
             raise StageError(
@@ -55,5 +57,9 @@ def check_exact(model: ir.Model, given: Path, parts: Iterable[Samples]) -> None:
             )
 
 
-def _optimized(given: Path, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-    return infer(open_file(given), feeds)
+def _all_outputs(session: onnxruntime.InferenceSession, feeds: SampleFeeds) -> Mapping[str, Array]:
+    return feeds.outputs(partial(infer, session), with_states=True)
+
+
+def _optimized(given: Path, feeds: SampleFeeds) -> Mapping[str, Array]:
+    return _all_outputs(open_file(given), feeds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from qpipe.engine.stage_results import FloatOutputs
 from qpipe.errors import StageError
-from qpipe.quant.inference import inferences, open_session
-from qpipe.quant.network_inputs import input_shapes
+from qpipe.quant.inference import open_session, sample_outputs
+from qpipe.quant.network_inputs import network_inputs
 from qpipe.samples.preprocess import Shape, fits
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Progress, Sample
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 ALL_CORES = 0
 
 
-def float_outputs(model: ir.Model, samples: Samples) -> Iterator[dict[str, Array]]:
+def float_outputs(model: ir.Model, samples: Samples) -> Iterator[Mapping[str, Array]]:
     """Yield the outputs by name for each sample, batch axis of 1 included.
 
-    Raise StageError where the samples do not fit the network, or ONNX Runtime fails on one.
+    Those of a sequence are stacked, chunk by chunk, see `SampleFeeds.outputs`. Raise StageError
+    where the samples do not fit the network, or ONNX Runtime fails on one.
     """
     check_fit(model, samples)
     session = open_session(model, threads=ALL_CORES)
-    yield from inferences(session, samples)
+    yield from sample_outputs(session, samples, range(len(samples)))
 
 
 def write_float_outputs(
@@ -61,11 +62,11 @@ def _check_tensor(name: str, array: object) -> None:
 
 def check_fit(model: ir.Model, samples: Samples) -> None:
     """Raise StageError where the first sample is not what the network takes."""
-    shapes = input_shapes(model)
-    feeds = samples.feeds(0, shapes)
+    network = network_inputs(model)
+    feeds = samples.sequence(0, network).chunk(0, {})
     for value in model.graph.inputs:
         name = value.name or ""
-        _check_input(value, feeds[name], shapes[name])
+        _check_input(value, feeds[name], network.shapes[name])
 
 
 def _check_input(value: ir.Value, array: Array, shape: Shape) -> None:

@@ -10,16 +10,17 @@ from typing import TYPE_CHECKING, Any
 from qpipe.engine import stage_results
 from qpipe.errors import PluginError
 from qpipe.quant.given_network import interface_change, interface_of
+from qpipe.quant.network_inputs import set_states, states_of
 from qpipe.quant.target_check import check_target
 from qpipe.stages.options import needs
-from qpipe.types import Platform, Progress, Target
+from qpipe.types import Build, Platform, Progress, Target
 
 if TYPE_CHECKING:
     from qpipe.quant.given_network import Interface
     from qpipe.stages.registry import Stage
 
 # kinds whose stage writes its result into its workdir by itself
-WRITES_WORKDIR = ("compile", "reference")
+WRITES_WORKDIR = ("compile", "reference", "chunks")
 
 CHANGES_NETWORK = ("transform", "quantize")  # kinds
 
@@ -69,30 +70,44 @@ def run_stage(
     if stage.kind == "compile" and inputs.target is not None:
         network = inputs.results["model"]
         check_target(stage_results.read(network.kind, network.folder), inputs.target)
-    interface = _network_interface(stage, arguments)
+    before = _interface_before(arguments)
     result = stage.function(*arguments, **options)
-    if interface is not None:
-        _check_interface(stage, interface, result)
+    if before is not None:
+        _keep_interface(stage, before, result)
     stage_results.write(stage.kind, result, out)
 
 
-def _network_interface(stage: Stage, arguments: Sequence[object]) -> Interface | None:
-    """Return the inputs and outputs that a stage which changes a network has to keep."""
+@dataclass(frozen=True)
+class _Before:
+    """What a stage has to keep of a network that it is given."""
+
+    interface: Interface
+    states: Mapping[str, str]
+
+
+def _interface_before(arguments: Sequence[object]) -> _Before | None:
+    """Return inputs, outputs and states of the first network that a stage is given."""
     import onnx_ir as ir
 
-    if stage.kind not in CHANGES_NETWORK:
-        return None
-    networks = (argument for argument in arguments if isinstance(argument, ir.Model))
-    return next(map(interface_of, networks), None)
+    for argument in arguments:
+        if isinstance(argument, ir.Model):
+            return _Before(interface_of(argument), states_of(argument))
+    return None
 
 
-def _check_interface(stage: Stage, before: Interface, result: object) -> None:
-    """Raise PluginError where a stage gave a network with other inputs or outputs."""
+def _keep_interface(stage: Stage, before: _Before, result: object) -> None:
+    """Let a network, or the manifest of a build, have the states of the network it was made of.
+
+    Raise PluginError where a stage gave a network with other inputs or outputs.
+    """
     import onnx_ir as ir
 
-    if not isinstance(result, ir.Model):
-        return  # which is told when it is written
-    change = interface_change(before, interface_of(result))
+    if isinstance(result, Build) and before.states:
+        Build.write(result.folder, {**result.manifest, "states": before.states})
+    if not isinstance(result, ir.Model) or stage.kind not in CHANGES_NETWORK:
+        return  # another result is told when it is written
+    set_states(result, before.states)
+    change = interface_change(before.interface, interface_of(result))
     if change is not None:
         raise PluginError(
             f"{stage.kind} {stage.name} changed the network: its {change}; "

@@ -9,7 +9,7 @@ from typing import Any
 
 from qpipe.engine import cache_keys
 from qpipe.engine.code_digest import driver_code
-from qpipe.engine.engine_stages import EXPECT, REFERENCE
+from qpipe.engine.engine_stages import CHUNKS, EXPECT, REFERENCE
 from qpipe.engine.targets import platform_of, target_of
 from qpipe.errors import PluginError
 from qpipe.recipe.recipe import ExpectedScore, Recipe, scoring
@@ -346,7 +346,7 @@ class _Planner:
                 "model": network,
                 "original": original,
                 "float_model": float_network,
-                "calibration_samples": samples,
+                "calibration_samples": self.add_calibration_samples(model),
                 "evaluation_samples": samples,
             }
             if "statistics" in needs(call.stage.function):
@@ -368,11 +368,24 @@ class _Planner:
         call = self.recipe.calibrate
         available = {
             "model": network,
-            "calibration_samples": self.plan.samples[model],
+            "calibration_samples": self.add_calibration_samples(model),
             "original": self.plan.imported[model],
         }
         name = "/".join([model, *transforms, call.name])
         return self.add_stage(name, call, available, {"model": model})
+
+    def add_calibration_samples(self, model: str) -> str:
+        """Return the step that gives the calibration samples; of a network with states, chunks."""
+        samples = self.plan.samples[model]
+        if not self.recipe.models[model].options.get("states"):
+            return samples
+        return self.add_step(
+            f"{model}/chunks",
+            kind=CHUNKS.kind,
+            call=Call(CHUNKS, {}),
+            step_needs={"model": self.plan.imported[model], "calibration_samples": samples},
+            coordinates={"model": model},
+        )
 
     def add_reference(self, model: str) -> str:
         """Add the step that computes the float network's outputs."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from qpipe.engine.python_imports import ImportedName, module_files, read_imports
-from qpipe.samples import preprocess
+from qpipe.samples import sample_feeds
 
 CALL = "call.json"
 CODE = "code"
@@ -47,7 +47,7 @@ def write_call(folder: Path, function: Callable[..., Any], options: Mapping[str,
     """Write a function with its options into a new folder, or why it does not run elsewhere."""
     try:
         call = _portable_call(function, options)
-        modules = _modules(function.__module__) | _modules(preprocess.__name__)
+        modules = _modules(function.__module__) | _modules(sample_feeds.__name__)
     except _NotPortableError as error:
         write_reason(folder, str(error))
         return

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from qpipe.compare.scoring import Outputs, Scores
 from qpipe.engine.float_scores import ScoringStage
 from qpipe.errors import StageError
-from qpipe.quant.inference import infer, open_session
-from qpipe.quant.network_inputs import input_shapes
+from qpipe.quant.inference import open_session, sample_outputs
+from qpipe.quant.network_inputs import states_of
 from qpipe.samples.selection import take_evenly
 from qpipe.types import SHARE, Measurement, Metric, Sample
 
@@ -30,13 +30,14 @@ def check_scoring(stage: ScoringStage, model: ir.Model, samples: Samples) -> Non
     of float is 1 for float itself, unless the postprocess makes no answers of the outputs.
     """
     scored_outputs = list(_outputs(model, samples))
+    are_sequences = bool(states_of(model))
     for metric in stage.metrics:
-        _score(stage, metric, scored_outputs)
+        _score(stage, metric, scored_outputs, are_sequences=are_sequences)
     for metric in (*stage.usual, *stage.metrics):
         if metric.against != "float" or metric.unit != SHARE or metric.better != "max":
             continue
         try:
-            agreement = _score(stage, metric, scored_outputs)
+            agreement = _score(stage, metric, scored_outputs, are_sequences=are_sequences)
         except StageError:
             continue  # it is left out
         if agreement is not None and not agreement.value >= 1 - ROUNDING:
@@ -45,16 +46,21 @@ def check_scoring(stage: ScoringStage, model: ir.Model, samples: Samples) -> Non
 
 def _outputs(model: ir.Model, samples: Samples) -> Iterator[ScoredOutputs]:
     session = open_session(model)
-    shapes = input_shapes(model)
-    for index in take_evenly(range(len(samples)), SAMPLE_COUNT):
-        yield samples[index], infer(session, samples.feeds(index, shapes))
+    indices = take_evenly(range(len(samples)), SAMPLE_COUNT)
+    for index in indices:
+        for outputs in sample_outputs(session, samples, [index]):
+            yield samples[index], outputs
 
 
 def _score(
-    stage: ScoringStage, metric: Metric, scored_outputs: list[ScoredOutputs]
+    stage: ScoringStage,
+    metric: Metric,
+    scored_outputs: list[ScoredOutputs],
+    *,
+    are_sequences: bool,
 ) -> Measurement | None:
     """Return the score of float held against itself; None where the samples have no targets."""
-    scores = Scores([metric], stage.postprocess)
+    scores = Scores([metric], stage.postprocess, are_sequences=are_sequences)
     for sample, outputs in scored_outputs:
         scores.add(sample, outputs, outputs)
     measurements = scores.measurements()

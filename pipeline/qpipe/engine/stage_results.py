@@ -89,6 +89,8 @@ def write(kind: str, value: Any, folder: Path) -> None:
     elif kind == "reference":
         _check_type(value, FloatOutputs, kind)
         assert value.folder == folder  # the stage wrote it there itself, sample by sample
+    elif kind == "chunks":
+        _check_type(value, Samples, kind)  # the stage wrote it there itself
     elif kind == "calibrate":
         if not hasattr(value, "write"):
             _check_type(value, Mapping, kind)
@@ -124,6 +126,8 @@ def read(kind: str, folder: Path) -> Any:
         return Statistics.read(folder)
     if kind == "reference":
         return FloatOutputs(folder)
+    if kind == "chunks":
+        return Samples(folder)
     if kind == "compile":
         return Build.read(folder)
     if kind == "deploy":

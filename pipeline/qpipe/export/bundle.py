@@ -31,7 +31,9 @@ from qpipe.export.sample_handling import (
     postprocessing_facts,
     preprocessing_facts,
 )
+from qpipe.quant.network_inputs import NUMPY_TYPES
 from qpipe.samples.preprocess import Shape
+from qpipe.samples.sample_feeds import NetworkInputs
 from qpipe.samples.store import Samples
 from qpipe.storage.results import Store
 from qpipe.types import Array, Build, Emulation
@@ -114,6 +116,8 @@ class Manifest(Facts):
     options: dict[str, Any]  # of the runtime
     inputs: list[TensorDeclaration]
     outputs: list[TensorDeclaration]
+    # input -> the output that feeds it at the next chunk of a sequence
+    states: dict[str, str]
     preprocessing: PreprocessingFacts
     postprocessing: PostprocessingFacts
     classes: list[str]
@@ -219,6 +223,7 @@ def _fill(
         "options": build.manifest.get("options") or {},
         "inputs": inputs,
         "outputs": outputs,
+        "states": build.manifest.get("states") or {},
         "preprocessing": preprocessing_facts(handling, folder, fed),
         "postprocessing": postprocessing_facts(handling, folder),
         "classes": list(samples.classes),
@@ -259,21 +264,29 @@ def _golden_arrays(folder: Path, manifest: Manifest, samples: Samples) -> dict[s
     They are named NUMBER/in/NAME and NUMBER/out/NAME.
     """
     infer = _load_model(folder, manifest)
-    shapes: dict[str, Shape] = {
-        declaration["name"]: declaration["shape"] for declaration in manifest["inputs"]
-    }
+    network = _network_inputs(manifest)
     arrays: dict[str, Array] = {}
     for number, id_ in enumerate(manifest["golden"]["samples"]):
-        feeds = samples.feeds(number, shapes)
-        for name, array in feeds.items():
+        feeds = samples.sequence(number, network)
+        for name, array in {**feeds.constant, **feeds.sample_inputs()}.items():
             arrays[f"{number}/in/{name}"] = array
-        for name, output in infer(feeds).items():
+        for name, output in feeds.outputs(infer).items():
             if not np.isfinite(output).all():
                 raise QpipeError(
                     f"export: {name} of sample '{id_}' is not a number; the build is broken"
                 )
             arrays[f"{number}/out/{name}"] = output
     return arrays
+
+
+def _network_inputs(manifest: Manifest) -> NetworkInputs:
+    shapes: dict[str, Shape] = {}
+    types: dict[str, str] = {}
+    for declaration in manifest["inputs"]:
+        shapes[declaration["name"]] = declaration["shape"]
+        onnx_type = declaration["type"].removeprefix("tensor(").removesuffix(")")
+        types[declaration["name"]] = NUMPY_TYPES.get(onnx_type, onnx_type)
+    return NetworkInputs(shapes, types, manifest["states"])
 
 
 def _load_model(folder: Path, manifest: Manifest) -> Callable[[Feeds], dict[str, Array]]:

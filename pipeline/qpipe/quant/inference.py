@@ -8,15 +8,16 @@ it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from qpipe.errors import StageError
-from qpipe.quant.network_inputs import input_shapes
+from qpipe.quant.network_inputs import input_shapes, network_inputs
 from qpipe.samples.store import Samples
 from qpipe.types import Array
 
@@ -125,18 +126,42 @@ def inferences(
 ) -> Iterator[dict[str, Array]]:
     """Yield the outputs by name for each of the first `count` samples (default all), one at a time.
 
-    Raise InferenceError, naming the sample, where ONNX Runtime fails.
+    Each sample is one inference: of a network with states it is one chunk, see
+    `engine.sequences`. Raise InferenceError, naming the sample, where ONNX Runtime fails.
     """
     shapes = input_shapes(session)
     total = len(samples) if count is None else min(count, len(samples))
     for index in range(total):
-        try:
+        with _named_sample(samples, index):
             outputs = infer(session, samples.feeds(index, shapes))
-        except InferenceError as error:
-            message = f"sample '{samples[index].id}': {error}"
-            raise InferenceError(message, node=error.node) from error
         yield outputs
         del outputs  # otherwise two samples' outputs would be in memory at once
+
+
+def sample_outputs(
+    session: onnxruntime.InferenceSession, samples: Samples, indices: Iterable[int]
+) -> Iterator[Mapping[str, Array]]:
+    """Yield the outputs by name for each of these samples, one at a time.
+
+    Where outputs feed states of the network, a sample is a sequence, see `SampleFeeds.outputs`.
+    Raise InferenceError, naming the sample, where ONNX Runtime fails.
+    """
+    network = network_inputs(session)
+    for index in indices:
+        with _named_sample(samples, index):
+            feeds = samples.sequence(index, network)
+            outputs = feeds.outputs(partial(infer, session))
+        yield outputs
+        del outputs  # otherwise two samples' outputs would be in memory at once
+
+
+@contextmanager
+def _named_sample(samples: Samples, index: int) -> Iterator[None]:
+    try:
+        yield
+    except InferenceError as error:
+        message = f"sample '{samples.entries[index]['id']}': {error}"
+        raise InferenceError(message, node=error.node) from error
 
 
 def _node_at_fault(error: Exception) -> str | None:

@@ -1,16 +1,50 @@
-"""What a network takes: the shapes of its inputs, by which samples are fed."""
+"""What a network takes: shapes and types of its inputs, and which of them its outputs feed."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import json
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
 from qpipe.samples.preprocess import Shape
+from qpipe.samples.sample_feeds import NetworkInputs
 
 if TYPE_CHECKING:
     import onnxruntime
+
+STATES = "qpipe.states"  # in the metadata of a network
+NUMPY_TYPES = {"float": "float32", "double": "float64"}  # others are named alike
+
+
+def set_states(model: ir.Model, states: Mapping[str, str]) -> None:
+    """Record in a network which output feeds which input at the next chunk of a sequence."""
+    if states:
+        model.metadata_props[STATES] = json.dumps(dict(states))
+
+
+def states_of(network: ir.Model | onnxruntime.InferenceSession) -> dict[str, str]:
+    """Return the output that feeds each state of a network, by input."""
+    if isinstance(network, ir.Model):
+        text = network.metadata_props.get(STATES)
+    else:
+        text = network.get_modelmeta().custom_metadata_map.get(STATES)
+    states: dict[str, str] = json.loads(text or "{}")
+    return states
+
+
+def network_inputs(network: ir.Model | onnxruntime.InferenceSession) -> NetworkInputs:
+    """Return what a network takes."""
+    types: dict[str, str] = {}
+    if isinstance(network, ir.Model):
+        for value in network.graph.inputs:
+            types[value.name or ""] = "float32" if value.dtype is None else value.dtype.numpy().name
+    else:
+        for node in network.get_inputs():
+            onnx_type = node.type.removeprefix("tensor(").removesuffix(")")
+            types[node.name] = NUMPY_TYPES.get(onnx_type, onnx_type)
+    return NetworkInputs(input_shapes(network), types, states_of(network))
 
 
 def input_shapes(

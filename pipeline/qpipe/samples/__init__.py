@@ -1,5 +1,5 @@
 """Samples in a folder, and how they are fed to a network.
 
-For other packages: `store` (Samples), `selection` (which samples are taken), `preprocess` (feeds;
-it travels to the devices, too).
+For other packages: `store` (Samples), `selection` (which samples are taken), `preprocess` and
+`sample_feeds` (how a network is fed; both travel to the devices, too).
 """

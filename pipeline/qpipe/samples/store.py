@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 from qpipe.digests import digest_bytes
 from qpipe.errors import StageError
 from qpipe.samples.preprocess import Shape, feeds
+from qpipe.samples.sample_feeds import NetworkInputs, SampleFeeds
 from qpipe.types import Array, Preprocessing, Sample
 
 INDEX = "samples.json"
@@ -62,8 +63,11 @@ class Samples(Sequence[Sample]):
         preprocessing: Mapping[str, Preprocessing],
         classes: Sequence[str] = (),
         unlike: Samples | None = None,
+        shuffle: bool = False,
     ) -> Samples:
         """Write a stream of samples into a folder, one at a time.
+
+        `shuffle` puts them into an order that is random, and always the same.
 
         Raise StageError where there is none, where two have one id, where one has the same inputs
         as a sample of `unlike`, and where an input is not numeric.
@@ -92,6 +96,8 @@ class Samples(Sequence[Sample]):
                 "samples: there are none; the stage must give at least one for calibration and one "
                 "for evaluation"
             )
+        if shuffle:
+            np.random.default_rng(0).shuffle(entries)
         index = {
             "preprocessing": {name: asdict(fields) for name, fields in preprocessing.items()},
             "classes": list(classes),
@@ -139,15 +145,33 @@ class Samples(Sequence[Sample]):
         inputs = dict(self[index].inputs)
         if not isinstance(inputs_taken, Mapping):
             inputs_taken = dict.fromkeys(inputs_taken)
-        names_may_differ = len(inputs_taken) == 1 and len(inputs) == 1
-        missing = sorted(set(inputs_taken) - set(inputs))
-        if missing and not names_may_differ:
-            raise StageError(
-                f"the network takes an input '{missing[0]}', which the samples do not have; they "
-                f"have {', '.join(sorted(inputs))}"
-            )
-        fields = {name: asdict(preprocessing) for name, preprocessing in self.preprocessing.items()}
-        return feeds(inputs, fields, inputs_taken)
+        _check_inputs(inputs, inputs_taken)
+        return feeds(inputs, self._preprocessing_fields(), inputs_taken)
+
+    def sequence(self, index: int, network: NetworkInputs) -> SampleFeeds:
+        """Return what a network is fed for sample `index`, chunk by chunk where it has states.
+
+        Raise StageError where the sample lacks an input, or its inputs differ in their chunks.
+        """
+        inputs = dict(self[index].inputs)
+        _check_inputs(inputs, [name for name in network.shapes if name not in network.states])
+        try:
+            return SampleFeeds(inputs, self._preprocessing_fields(), network)
+        except ValueError as error:
+            raise StageError(f"sample '{self.entries[index]['id']}': {error}") from error
+
+    def _preprocessing_fields(self) -> dict[str, dict[str, Any]]:
+        return {name: asdict(preprocessing) for name, preprocessing in self.preprocessing.items()}
+
+
+def _check_inputs(inputs: Mapping[str, Array], names: Collection[str]) -> None:
+    """Raise StageError where a sample lacks one of these inputs; a single one may have any name."""
+    missing = sorted(set(names) - set(inputs))
+    if missing and not len(names) == len(inputs) == 1:
+        raise StageError(
+            f"the network takes an input '{missing[0]}', which the samples do not have; they "
+            f"have {', '.join(sorted(inputs))}"
+        )
 
 
 def _ids_by_digest(samples: Samples | None) -> dict[str, str]:

@@ -17,6 +17,7 @@ from qpipe.compare.decision import KEEP, KEEP_AGREEMENT
 from qpipe.errors import RecipeError
 from qpipe.start.eight_bits import FLOOR
 from qpipe.start.feeding import Setting
+from qpipe.start.likely_states import likely_states
 from qpipe.start.network_facts import Network
 from qpipe.start.network_family import Family
 from qpipe.start.sample_sources import EVALUATION_COUNT, SampleSource
@@ -160,6 +161,10 @@ def _models(draft: Draft) -> str:
         reason = "its file leaves these open; qpipe measures one sample of one shape at a time"
         shapes = {name: list(shape) for name, shape in draft.shapes.items()}
         lines += [comment(f"CHECK: {reason}", 6), f"      shapes: {yaml_value(shapes)}\n"]
+    states = likely_states(draft.network.inputs, draft.network.outputs)
+    if states:
+        reason = "with samples that are sequences of chunks, outputs can feed the states:"
+        lines.append(comment(f"CHECK: {reason} states: {yaml_value(states)}", 6))
     return "".join(lines)
 
 

@@ -32,7 +32,8 @@ def accuracy(
     samples have none, one of `always` where it does not apply to the outputs. Intervals are over
     samples: Wilson's for shares, bootstrap for others. Cost: one inference a sample, on the device.
     """
-    scores = Scores(metric, postprocess, usual=always)
+    has_states = bool(deployed.build.manifest.get("states"))
+    scores = Scores(metric, postprocess, usual=always, are_sequences=has_states)
     count = len(evaluation_samples)
     done = 0
     for outputs in device.infer(deployed.stored, device_samples, count):

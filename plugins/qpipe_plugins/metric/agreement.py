@@ -43,6 +43,7 @@ def agreement(*, iou: float = 0.5, score: float = 0.5, axis: int | None = None) 
         _mean,
         unit="share",
         against="float",
+        by_chunk=True,
         not_compared=not_compared,
     )
 

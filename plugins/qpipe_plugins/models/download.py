@@ -29,6 +29,7 @@ def download(
     sha256: str,
     shapes: dict[str, list[int]] | None = None,
     batch_axis: dict[str, int] | None = None,
+    states: dict[str, str] | None = None,
     limit_mb: float = 2048,
     timeout_s: float = 30,
 ) -> ir.Model:
@@ -58,7 +59,7 @@ def download(
             f"{where}: the sha256 of the file is {digest}, not {sha256.lower()}; "
             "change the recipe to it only if you trust the file"
         )
-    return read_network(path, where, shapes=shapes, batch_axes=batch_axis)
+    return read_network(path, where, shapes=shapes, batch_axes=batch_axis, states=states)
 
 
 def _redact(url: str) -> str:

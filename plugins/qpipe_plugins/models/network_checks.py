@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from qpipe.errors import StageError
+from qpipe.errors import StageError, suggest
 from qpipe.types import Array
 
 MAX_NODES = 200_000
@@ -164,6 +164,32 @@ def _check_shape(value: ir.Value, node: ir.Node, where: str) -> None:
         raise StageError(
             f"{where}: the shape of {tensor} is not known; export the network with static shapes"
         )
+
+
+def check_states(model: ir.Model, states: Mapping[str, str], where: str) -> None:
+    """Raise StageError unless each state is an input that is fed by an output like it."""
+    inputs = {value.name or "": value for value in model.graph.inputs}
+    outputs = {value.name or "": value for value in model.graph.outputs}
+    for name, output in states.items():
+        if name not in inputs:
+            problem = f"states names input '{name}', which is not there"
+            raise StageError(f"{where}: {problem}; {suggest(name, inputs)}")
+        if output not in outputs:
+            problem = f"states names output '{output}', which is not there"
+            raise StageError(f"{where}: {problem}; {suggest(output, outputs)}")
+        state_text = _type_and_shape(inputs[name])
+        output_text = _type_and_shape(outputs[output])
+        if outputs[output].shape is not None and state_text != output_text:
+            problem = f"state '{name}' is {state_text}, output '{output}' is {output_text}"
+            raise StageError(f"{where}: {problem}; give an output that is like its state")
+    if states and len(states) == len(inputs):
+        raise StageError(f"{where}: states names all inputs; leave out those that the samples give")
+
+
+def _type_and_shape(value: ir.Value) -> str:
+    dtype = "untyped" if value.dtype is None else value.dtype.name.lower()
+    sizes = ", ".join(map(str, value.shape or ()))
+    return f"{dtype} [{sizes}]"
 
 
 def element_count(model: ir.Model) -> int:

@@ -15,11 +15,13 @@ from onnx_ir.passes import common
 from qpipe.errors import StageError
 from qpipe.quant.external_data import LARGEST, external_tensors, locate, location
 from qpipe.quant.given_network import interface_change, interface_of, keep_given
+from qpipe.quant.network_inputs import set_states
 from qpipe_plugins.models.network_checks import (
     check_finite_weights,
     check_functions,
     check_inputs,
     check_shapes,
+    check_states,
     check_weight_types,
     element_count,
 )
@@ -40,6 +42,7 @@ def onnx_file(
     path: Path,
     shapes: dict[str, list[int]] | None = None,
     batch_axis: dict[str, int] | None = None,
+    states: dict[str, str] | None = None,
 ) -> ir.Model:
     """Read a float network from an ONNX file and simplify it: one sample, static shapes.
 
@@ -48,9 +51,12 @@ def onnx_file(
     other open dimensions, as {input: [1, 3, 224, 224]}. Constants are folded, also those that
     scale and shift the channels of a layer, as batch normalization does; Identity, Dropout and
     functions are removed, the opset is raised to at least 17. Inputs and outputs keep names,
-    order, types and values. External data must be in the file's folder.
+    order, types and values. External data must be in the file's folder. `states` names the output
+    that feeds an input at the next chunk of a sequence, as {h0: hn}. A sample is then a sequence:
+    its inputs have a first axis of chunks, its states begin as its arrays of their names, or as
+    zeros; it is calibrated and scored chunk by chunk.
     """
-    return read_network(path, str(path), shapes=shapes, batch_axes=batch_axis)
+    return read_network(path, str(path), shapes=shapes, batch_axes=batch_axis, states=states)
 
 
 def read_network(
@@ -59,6 +65,7 @@ def read_network(
     *,
     shapes: InputShapes | None = None,
     batch_axes: Mapping[str, int] | None = None,
+    states: Mapping[str, str] | None = None,
 ) -> ir.Model:
     """Return the network in a file, simplified as `onnx_file` says; errors begin with `where`."""
     with _library_errors(where):
@@ -85,6 +92,8 @@ def read_network(
         change = interface_change(given_interface, interface_of(model))
     if change is not None:
         raise StageError(f"{where}: import changed the network: its {change}; please report this")
+    check_states(model, states or {}, where)
+    set_states(model, states or {})
     keep_given(model, given)
     return model
 

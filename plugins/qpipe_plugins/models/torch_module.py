@@ -39,17 +39,19 @@ def torch_module(
     weights: Path | None = None,
     types: dict[str, Type] | None = None,
     opset: int = 18,
+    states: dict[str, str] | None = None,
 ) -> ir.Model:
     """Export a PyTorch module in evaluation mode and read it as `onnx` does; torch is an extra.
 
     `model` is torchvision:NAME or timm:NAME, built with `arguments` ({num_classes: 10}); or `file`
     is your own Python file, whose `function` returns the module. The file may import installed
-    packages, but no other files of its folder: for that give a folder with an __init__.py, which
-    is then part of the key as a whole. `weights` is a state dict as torch.save writes it; only
-    tensors are loaded from it, no code. Without it the weights are those that the code sets: for
+    packages, but no other files of its folder: for that give a folder with an __init__.py, which is
+    then part of the key as a whole. `weights` is a state dict as torch.save writes it; only tensors
+    are loaded from it, no code. Without it the weights are those that the code sets: for
     torchvision and timm random ones (seed 0), which are good for latency alone. `shapes` are those
     of the inputs, in the order of forward and with the batch: {image: [1, 3, 224, 224]}; `types`
-    are those of inputs that are not float32. It is exported by torch.onnx, which needs onnxscript.
+    are those of inputs that are not float32; `states` is as of `onnx`. It is exported by
+    torch.onnx, which needs onnxscript.
     """
     torch = _import("torch")
     _import("onnxscript")
@@ -81,7 +83,7 @@ def torch_module(
             external_data=False,
             verbose=False,
         )
-    return read_network(exported, f"torch: {where}")
+    return read_network(exported, f"torch: {where}", states=states)
 
 
 def _import(name: str) -> Any:

@@ -50,7 +50,7 @@ def prove(manifest: Any, infer: Callable[[Any], Any]) -> None:
     input_names = [declaration["name"] for declaration in manifest["inputs"]]
     for number, sample in enumerate(manifest["golden"]["samples"]):
         feeds = {name: golden[f"{number}/in/{name}"] for name in input_names}
-        for name, output in infer(feeds).items():
+        for name, output in infer_sample(infer, feeds, manifest).items():
             expected = golden[f"{number}/out/{name}"]
             deviation = relative_deviation(output, expected)
             line = f"{sample} {name} {list(output.shape)}: off by {100 * deviation:.3g} %"
@@ -60,6 +60,32 @@ def prove(manifest: Any, infer: Callable[[Any], Any]) -> None:
     reason = why_not_fed(manifest)
     if reason:
         say(reason)
+
+
+def infer_sample(infer: Callable[[Any], Any], inputs: Any, manifest: Any) -> Any:
+    """Return the outputs for a sample; of a network with states those of all chunks along axis 0.
+
+    Inputs with an axis more than the network takes have their chunks along it; states go from one
+    chunk to the next.
+    """
+    if not manifest["states"]:
+        return infer(inputs)
+    ranks = {declaration["name"]: len(declaration["shape"]) for declaration in manifest["inputs"]}
+    in_chunks = [name for name, array in inputs.items() if array.ndim > ranks[name]]
+    count = len(inputs[in_chunks[0]]) if in_chunks else 1
+    feeds = dict(inputs)
+    chunks: Any = {}
+    for index in range(count):
+        for name in in_chunks:
+            feeds[name] = inputs[name][index]
+        outputs = infer(feeds)
+        for name, output in outputs.items():
+            chunks.setdefault(name, []).append(output)
+        for state, output_name in manifest["states"].items():
+            feeds[state] = outputs[output_name]
+    fed_back = set(manifest["states"].values())
+    names = [name for name in chunks if name not in fed_back] or list(chunks)
+    return {name: np.stack(chunks[name]) for name in names}
 
 
 def relative_deviation(output: np.ndarray, expected: np.ndarray) -> float:
@@ -90,7 +116,7 @@ def predict(files: Any, manifest: Any, infer: Callable[[Any], Any], save: Path |
     for number, file in enumerate(files):
         try:
             feeds = feed(file)
-            outputs = infer(feeds)
+            outputs = infer_sample(infer, feeds, manifest)
             prediction = postprocess(outputs)
         except Exception as error:  # noqa: BLE001  (decoders raise any class on damaged files)
             failures += 1
@@ -145,15 +171,24 @@ def why_not_fed(manifest: Any) -> str:
 def input_reader(manifest: Any) -> Callable[[Path], Any]:
     """Return the function from a file to what the network is fed for it."""
     decode = carried_function(manifest["preprocessing"]["decode"])
-    network_input = importlib.import_module("qpipe.samples.preprocess").feeds
+    module = importlib.import_module("qpipe.samples.sample_feeds")
     shapes = {declaration["name"]: declaration["shape"] for declaration in manifest["inputs"]}
+    types = {declaration["name"]: numpy_type(declaration) for declaration in manifest["inputs"]}
+    network = module.NetworkInputs(shapes, types, manifest["states"])
 
     def feed(file: Path) -> Any:
         if not file.is_file():
             raise ValueError("no such file")
-        return network_input(decode(file), manifest["preprocessing"]["inputs"], shapes)
+        feeds = module.SampleFeeds(decode(file), manifest["preprocessing"]["inputs"], network)
+        return {**feeds.constant, **feeds.sample_inputs()}
 
     return feed
+
+
+def numpy_type(declaration: Any) -> str:
+    """Return the name that numpy has for the type of an input."""
+    name: str = declaration["type"].replace("tensor(", "").replace(")", "")
+    return {"float": "float32", "double": "float64"}.get(name, name)
 
 
 def postprocess_of(manifest: Any) -> Callable[[Any], Any]:
