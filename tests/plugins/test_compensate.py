@@ -4,6 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+import networks
 from models import conv_net, images, run, statistics_of
 from qpipe.errors import StageError
 from qpipe.quant import qdq
@@ -15,6 +16,7 @@ from qpipe.quant.rounding import Grid, Hessian, round_to_grid
 from qpipe.quant.target_check import check_target
 from qpipe.samples.store import Samples
 from qpipe.types import Preprocessing, Sample, Target
+from qpipe_plugins.calibrate.histogram import histogram
 from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.compensate import compensate
 from qpipe_plugins.quantize.correct_bias import correct_bias
@@ -391,6 +393,27 @@ def test_samples_too_few_to_leave_some_out_are_said_to_be(statistics, tmp_path, 
     few = written(tmp_path, "image", [array[0] for array in CALIBRATION[:9]])
     compensate(symmetric(conv_net(), statistics), conv_net(), few, tmp_path, quiet)
     assert "9 samples are too few to leave some out: they check the result" in caplog.text
+
+
+def test_layers_around_branches_and_loops_are_compensated_too(tmp_path):
+    feeds = networks.feeds("branches", 12)
+    given = written(tmp_path, "image", [one["image"][0] for one in feeds])
+    float_model = ir.from_proto(networks.NETWORKS["branches"]())
+    inputs = [one["image"] for one in feeds]
+    statistics = histogram(float_model, given, quiet)
+
+    def quantized():
+        return symmetric(ir.from_proto(ir.to_proto(float_model)), statistics)
+
+    def noise(model):
+        exact, rounded = (
+            np.array([next(iter(one.values())) for one in run(net, inputs)])
+            for net in (float_model, model)
+        )
+        return sqnr_db(exact, rounded)
+
+    compensated = compensate(quantized(), float_model, given, tmp_path, quiet)
+    assert noise(compensated) > noise(quantized()) + 3
 
 
 # ---- its parts

@@ -261,8 +261,11 @@ def _first_input(layer: ir.Node) -> ir.Value:
 
 
 def _values_read(node: ir.Node) -> list[ir.Value]:
-    """Return what a node reads, also inside its branches and loops."""
-    nodes = [node]
+    """Return what a node reads of its graph, also inside its branches and loops."""
+    values = [value for value in node.inputs if value is not None]
     for graph in subgraphs(node):
-        nodes.extend(ir.traversal.RecursiveGraphIterator(graph))
-    return [value for reader in nodes for value in reader.inputs if value is not None]
+        for reader in ir.traversal.RecursiveGraphIterator(graph):
+            values += [
+                value for value in reader.inputs if value is not None and value.graph is node.graph
+            ]
+    return values
