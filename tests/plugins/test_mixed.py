@@ -220,3 +220,9 @@ def test_layers_that_int8_ruins_stay_float_where_there_is_a_floor(tmp_path: Path
 
 def test_a_floor_that_is_kept_leaves_nothing_float(quantized: Quantizer) -> None:
     assert set(bits(quantized(bits=(8, 32), sqnr=15.0)).values()) == {8}
+
+
+def test_a_floor_that_takes_all_layers_float_is_refused(quantized: Quantizer) -> None:
+    reason = r"^quantize mixed: outputs reach 90 dB only with all layers float; give a lower sqnr"
+    with pytest.raises(StageError, match=reason):
+        quantized(bits=(8, 32), sqnr=90.0)

@@ -8,6 +8,8 @@ from glob import escape
 
 import onnx_ir as ir
 
+from qpipe.errors import StageError
+from qpipe.quant import qdq
 from qpipe.quant.layer_parts import nodes_to_keep_float, origins, read_parts
 from qpipe.quant.sensitivity import Probe, decibels
 from qpipe.samples.store import Samples
@@ -20,6 +22,10 @@ Quantize = Callable[[Collection[str]], ir.Model]
 log = logging.getLogger(__name__)
 
 
+class UnreachableFloorError(StageError):
+    """Nothing but float reaches the floor."""
+
+
 def reach_floor(
     quantize: Quantize,
     float_model: ir.Model,
@@ -28,19 +34,31 @@ def reach_floor(
     *,
     floor: float,
     progress: Progress,
+    where: str,
 ) -> ir.Model:
     """Return the quantized network with as few of its worst layers float as `floor` dB take.
 
     Layers are ordered by what rounding their weights and activations alone costs the outputs; how
-    many of them it takes is measured on the network as a whole. Log which they are.
+    many of them it takes is measured on the network as a whole. Log which they are. Raise
+    UnreachableFloorError, which begins with `where`, where it takes all of them.
     """
     noise = OutputNoise(samples, indices, float_model, threads=1)
     limit = 10 ** (-floor / 10)
     best = quantize(())
-    best_noise = noise.of(best)
-    if best_noise <= limit:
-        return best
-    ranked = _rank(best, float_model, samples, indices, progress)
+    if noise.of(best) > limit:
+        ranked = _rank(best, float_model, samples, indices, progress)
+        best = _with_float_layers(quantize, ranked, noise, limit)
+    if not any(weight.is_quantized for weight in qdq.weights(best)):
+        raise UnreachableFloorError(
+            f"{where}: outputs reach {floor:g} dB only with all layers float; give a lower sqnr"
+        )
+    return best
+
+
+def _with_float_layers(
+    quantize: Quantize, ranked: Sequence[Sequence[str]], noise: OutputNoise, limit: float
+) -> ir.Model:
+    """Return the network with the fewest of the ranked nodes float that keep to the limit."""
     too_few = 0
     enough = len(ranked) + 1
     count = 1

@@ -129,7 +129,13 @@ def mixed(
         return quantize(())
     indices = _spread_indices(calibration_samples, samples)
     return reach_floor(
-        quantize, float_model, calibration_samples, indices, floor=sqnr, progress=progress
+        quantize,
+        float_model,
+        calibration_samples,
+        indices,
+        floor=sqnr,
+        progress=progress,
+        where=WHERE,
     )
 
 
