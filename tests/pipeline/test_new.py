@@ -345,6 +345,16 @@ def test_open_dimensions_of_tokens_are_those_of_the_samples(qpipe: Shell, tmp_pa
     assert "sqnr_db" in written()["pareto"]
 
 
+def test_open_height_and_width_are_those_of_arrays(qpipe: Shell, tmp_path: Path) -> None:
+    network(tmp_path / "net.onnx", ["n", 3, "height", "width"])
+    (tmp_path / "data").mkdir()
+    for name in ("calibration", "evaluation"):
+        arrays = np.random.default_rng(len(name)).normal(size=(4, 3, 12, 20)).astype(np.float32)
+        np.savez(tmp_path / "data" / f"{name}.npz", image=arrays)
+    qpipe("new net.onnx --samples npz:data")
+    assert written()["models"]["net"]["onnx"]["shapes"] == {"image": [1, 3, 12, 20]}
+
+
 def test_sound_is_fed_at_the_rate_and_length_of_its_files(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx", ["n", 1, "time"], 2)
     for part in ("train", "val"):

@@ -130,13 +130,13 @@ def pinned_shapes(
 ) -> dict[str, list[int]]:
     """Return a shape for each input that one sample does not have as the file states it.
 
-    It is that of the sample: of pictures in the preferred size, or their common one, or else the
-    usual one; for other inputs that of the samples.
+    It is that of the samples; pictures of files get the preferred size, or their common one, or
+    else the usual one.
     """
     if not any(value.may_need_shape for value in network.inputs):
         return {}
     picture = network.picture
-    if picture is not None:
+    if picture is not None and source.kind in PICTURE_KINDS:
         return {picture.name: _picture_shape(picture, network, source, preferences)}
     shapes = _shapes_of_samples(network, source, preferences, plugins)
     pinned: dict[str, list[int]] = {}
@@ -161,7 +161,7 @@ def _picture_shape(
     folder = source.paths.get("images", source.paths.get("evaluation"))
     if preferences.size:
         sizes = [preferences.size]
-    elif is_open and folder is not None and source.kind in PICTURE_KINDS:
+    elif is_open and folder is not None:
         size = common_size(folder)
         if size is not None:
             sizes = [size, rounded_up(size), *sizes]
