@@ -57,13 +57,18 @@ def network(classes: int, channel: int = RED, *, background: int | None = None) 
 
 
 def save(
-    nodes: list[Any], weights: dict[str, np.ndarray], output: Sequence[int], side: int = SIDE
+    nodes: list[Any],
+    weights: dict[str, np.ndarray],
+    output: Sequence[int],
+    side: int = SIDE,
+    channels: int = 3,
+    dtype: int = TensorProto.FLOAT,
 ) -> None:
     tensors = [
         numpy_helper.from_array(a if a.dtype == np.int64 else a.astype(np.float32), name)
         for name, a in weights.items()
     ]
-    taken = helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, side, side])
+    taken = helper.make_tensor_value_info("image", dtype, [1, channels, side, side])
     given = helper.make_tensor_value_info("scores", TensorProto.FLOAT, output)
     graph = helper.make_graph(nodes, "net", [taken], [given], tensors)
     opset = helper.make_opsetid("", 17)
@@ -189,6 +194,28 @@ def test_pictures_are_cropped_or_squeezed_as_scores_better(crop: str, qpipe: She
     scores = table(qpipe(NEW)[0])
     assert next(iter(scores)) == f"-1 to 1, RGB, crop {crop}"
     assert samples_of().get("crop", "center") == crop
+
+
+def test_what_a_network_does_not_take_is_not_tried(qpipe: Shell) -> None:
+    """Neither scalings of a network that takes uint8, nor BGR of one that takes grey."""
+    weights = {"weights": 80 * levels(4)[None], "biases": -40 * levels(4) ** 2}
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Sub", ["pixels", "middle"], ["centred"]),
+        helper.make_node("Div", ["centred", "middle"], ["scaled"]),
+        helper.make_node("GlobalAveragePool", ["scaled"], ["means"]),
+        helper.make_node("Flatten", ["means"], ["features"]),
+        helper.make_node("Gemm", ["features", "weights", "biases"], ["scores"]),
+    ]
+    save(nodes, {**weights, "middle": np.array(127.5)}, [1, 4], channels=1, dtype=TensorProto.UINT8)
+
+    def wide(number: int, random: np.random.Generator) -> np.ndarray:
+        parts = [picture(levels(4)[number], RED, random)[..., :1] for _ in range(2)]
+        return np.repeat(np.concatenate(parts, axis=1), 3, axis=2)
+
+    pictures("abcd", wide)
+    scores = table(qpipe(NEW)[0])
+    assert scores == {"0 to 255, grey, crop center": 1.0, "0 to 255, grey, crop none": 1.0}
 
 
 # ---- the numbering of labels

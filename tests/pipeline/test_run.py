@@ -305,7 +305,7 @@ def test_while_this_machine_is_measured_it_does_nothing_else(lab: Lab) -> None:
     lab.write("devices.yaml", "one: here\ntwo: here\nfar: 'null'\n")
     lab.edit("recipe.yaml", "devices: [one]", "devices: [one, two, far]")
     lab.edit("recipe.yaml", "measure: [pace,", "measure: [stamp, pace,")
-    lab.edit("recipe.yaml", '[{snap: {bits: "${bits}"}}]', "[slowly]")
+    lab.edit("recipe.yaml", '[{snap: {bits: "${bits}"}}]', "[slowly, snap]")
     finished, _ = run(lab)
     assert finished.state == "done"
     stamps = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -334,3 +335,38 @@ def test_scenes_come_with_boxes_and_survive_storage(tmp_path: Path) -> None:
         assert len(sample.target["boxes"]) == len(sample.target["labels"])
         assert all(0 <= label < len(data.classes) for label in sample.target["labels"])
     assert [sample.id for sample in data.calibration] == ["calibrate-0", "calibrate-1"]
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "classes"),
+    [
+        (["0", "1", "2", "10"], {}, ["0", "1", "2", "10"]),
+        (["0", "1", "2", "10"], {"class_order": "name"}, ["0", "1", "10", "2"]),
+        (["2", "10", "cup"], {}, ["10", "2", "cup"]),
+    ],
+)
+def test_folders_that_are_all_numbers_are_classes_in_numeric_order(
+    names: list[str], options: dict[str, Any], classes: list[str], tmp_path: Path
+) -> None:
+    draw(tmp_path / "c" / "a.png")
+    for name in names:
+        draw(tmp_path / "e" / name / "b.png")
+    made = dataset(tmp_path, **options)
+    assert made.classes == classes
+    targets = {sample.id.partition("/")[0]: sample.target for sample in made.evaluation}
+    assert targets == {name: number for number, name in enumerate(classes)}
+
+
+def test_one_sample_is_read_without_the_others(tmp_path: Path) -> None:
+    draw(tmp_path / "c" / "a.png")
+    pixels = [draw(tmp_path / "e" / f"{number}.png") for number in range(3)]
+    evaluation = dataset(tmp_path).evaluation
+    (tmp_path / "e" / "0.png").unlink()
+    assert isinstance(evaluation, Sequence)
+    assert len(evaluation) == 3
+    assert np.array_equal(evaluation[2].inputs["image"], pixels[2])
+    assert [sample.id for sample in evaluation[1:]] == ["1.png", "2.png"]
+    with pytest.raises(
+        StageError, match=r"1 of 1 images cannot be read: .*0\.png \(no such file\)"
+    ):
+        evaluation[0]

@@ -14,7 +14,7 @@ from qpipe.recipe import recipe
 from qpipe.start.feeding_choice import FeedingChoice, choose_feeding, with_feeding
 from qpipe.start.recipe_text import Draft, recipe_text
 from qpipe.start.scalings import Preferences
-from qpipe.start.trial_run import Trial, try_recipe
+from qpipe.start.trial_run import Trial, try_recipe, with_eight_bits
 
 
 def write_and_try(
@@ -42,9 +42,11 @@ def write_and_try(
             choice = choose_feeding(draft, loaded, model, preferences, notify)
         if choice is not None:
             draft = with_feeding(draft, choice)
+            loaded = _write(draft, aside)
+        trial = with_eight_bits(trial, loaded, model)
         if trial.eight_bits is not None and not trial.eight_bits.is_bearable:
             draft = replace(draft, unbearable=str(trial.eight_bits))
-        _write(draft, aside)
+            _write(draft, aside)
         aside.replace(draft.file)
     except OSError as error:
         reason = error.strerror or error

@@ -35,10 +35,7 @@ class Trial:
 
 
 def try_recipe(recipe: Recipe, model: ir.Model) -> Trial:
-    """Feed the network, score it, and look at what 8 bits cost it.
-
-    Raise StageError where samples cannot be read.
-    """
+    """Feed the network and score it; raise StageError where samples cannot be read."""
     with tempfile.TemporaryDirectory() as folder:
         samples = trial_samples(recipe.samples, Path(folder))
         stage = scoring_stages(recipe)[0]
@@ -53,11 +50,19 @@ def try_recipe(recipe: Recipe, model: ir.Model) -> Trial:
                 scores.add(sample, outputs, outputs)
             except StageError as error:
                 return Trial(len(samples), unscored=str(error))
-        eight_bits = try_eight_bits(recipe, model, samples)
     names = {metric.name for metric in stage.target_metrics}
     by_metric = scores_by_metric(scores)
     target_scores = {name: by_metric[name] for name in names if name in by_metric}
-    return Trial(len(samples), target_scores, eight_bits=eight_bits)
+    return Trial(len(samples), target_scores)
+
+
+def with_eight_bits(trial: Trial, recipe: Recipe, model: ir.Model) -> Trial:
+    """Return the trial with what 8 bits cost the network, where it can be fed."""
+    if trial.misfit or trial.unscored:
+        return trial
+    with tempfile.TemporaryDirectory() as folder:
+        samples = trial_samples(recipe.samples, Path(folder))
+        return replace(trial, eight_bits=try_eight_bits(recipe, model, samples))
 
 
 def trial_samples(call: Call, folder: Path) -> Samples:
