@@ -23,11 +23,14 @@ from qpipe.quant.coverage import coverage
 from qpipe.quant.graph import (
     add_initializer,
     constant,
+    is_constant,
     only_reader,
     remove_unused,
     value_names,
 )
 from qpipe.quant.integer_operators import (
+    Selection,
+    constant_number,
     is_dequantized,
     quantized_tensors,
     select_integer_nodes,
@@ -47,6 +50,7 @@ OPSET_16_BITS = 21
 # integers must tell so many levels of a tensor apart, where it has more than MANY_VALUES values
 FEWEST_LEVELS = 16
 MANY_VALUES = 64
+NUMBER_STEPS = 100  # at least, of a constant number whose scale is a power of two
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +84,7 @@ def quantize_activations(
     clips = method != "minmax"
     used_names = value_names(model.graph)
     parameters: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-    sources, reasons = plan_pairs(model, statistics, tensor_range, bits, exclude)
+    sources, selection = plan_pairs(model, statistics, tensor_range, bits, exclude)
     for value, source in sources.items():
         if source not in parameters:
             name = source.name or ""
@@ -90,7 +94,11 @@ def quantize_activations(
                 add_initializer(model.graph, f"{name}_zero_point", zero_point, used_names),
             )
         _insert_pair(model, value, *parameters[source])
-    float_summary = coverage(model, reasons).summary()
+    for node in model.graph:
+        number = constant_number(node) if node in selection.integer else None
+        if number is not None and is_constant(number):
+            _quantize_number(model, node, number, bits, target)
+    float_summary = coverage(model, selection.reasons).summary()
     if float_summary:
         log.warning(float_summary)
 
@@ -122,8 +130,8 @@ def plan_pairs(
     tensor_range: Range,
     bits: int,
     exclude: Sequence[str] = (),
-) -> tuple[dict[ir.Value, ir.Value], dict[ir.Node, str]]:
-    """Return the tensors to quantize, and why the nodes that stay float do.
+) -> tuple[dict[ir.Value, ir.Value], Selection]:
+    """Return the tensors to quantize, and the nodes that compute on integers then.
 
     Each tensor maps to the one whose range it takes: itself, the one whose values were only moved,
     or the result of the Clip that follows.
@@ -149,7 +157,7 @@ def plan_pairs(
         source = _range_source(moved_from, statistics)
         if source.name in statistics and not _has_pair(value):
             sources[value] = source
-    return sources, selection.reasons
+    return sources, selection
 
 
 def _check_statistics(
@@ -326,3 +334,37 @@ def _quantize_table(
         reader.replace_input_with(index, node.outputs[0])
     model.graph.insert_before(model.graph[0], node)
     remove_unused(model.graph, table)
+
+
+def _quantize_number(
+    model: ir.Model, node: ir.Node, number: ir.Value, bits: int, target: Target
+) -> None:
+    """Let a node read a constant number as an integer times a scale: its sign times its magnitude.
+
+    That is exact, but for scales that must be a power of two.
+    """
+    array = constant(number)
+    assert array is not None
+    magnitude = np.abs(array.reshape(())).astype(np.float32)
+    scale = np.asarray(magnitude)
+    if target.power_of_two_scales:
+        scale = round_to_power_of_two(magnitude / NUMBER_STEPS, clips=False)
+    steps = round(float(magnitude / scale))
+    is_negative = bool(array.reshape(()) < 0)
+    zero_point = steps if is_negative else 0
+    if target.symmetric_only:
+        zero_point = 2 ** (bits - 1)
+    code = zero_point - steps if is_negative else zero_point + steps
+    dequantize_node = qdq.add_dequantize(
+        model.graph,
+        np.full(array.shape, code, DTYPES[bits]),
+        scale=scale,
+        zero_point=np.array(zero_point, DTYPES[bits]),
+        axis=None,
+        name=number.name or f"{node.name}_number",
+        before=node,
+    )
+    for index, value in enumerate(node.inputs):
+        if value is number:
+            node.replace_input_with(index, dequantize_node.outputs[0])
+    remove_unused(model.graph, number)

@@ -7,8 +7,8 @@ because they only move values: MOVING. HardSigmoid and HardSwish do not fuse, bu
 and Mul of them. Gemm and MatMul may give float just as well. Softmax and Where fuse too, and take
 four to ten times as long as their float kernels do with the pairs around them (x86), so they stay
 float. Nothing else fuses: ConvTranspose, Gelu, LayerNormalization, Pad, SpaceToDepth, ReduceMean,
-PRelu, LSTM ... A constant side of Add or Mul would have to be unsigned, with one scale for all its
-channels: float keeps these exact.
+PRelu, LSTM ... A constant side of Add or Mul may be one number, which integers hold exactly.
+Several would have to be unsigned, with one scale for all channels: float keeps these exact.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ MOVING = (
 # one rounding fewer, mostly on logits
 FLOAT_OUTPUT = ("Gemm", "MatMul")
 
+SMALLEST_NUMBER = 1e-30  # of constants; a scale must not be so small that it has fewer bits
 TABLE_AXES = 2
 MIN_TABLE_ELEMENTS = 1024
 
@@ -208,12 +209,9 @@ def table_of(node: ir.Node) -> ir.Value | None:
     if node.op_type != "Gather" or node.domain or is_constant(node.inputs[1]):
         return None
     table = node.inputs[0]
-    tensor = constant_tensor(table)
-    if tensor is not None and tensor.dtype != ir.DataType.FLOAT:
+    if table is None or (is_constant(table) and table.dtype != ir.DataType.FLOAT):
         return None
-    dequantize = table.producer() if table is not None else None
-    if dequantize is not None and dequantize.op_type == "DequantizeLinear":
-        tensor = constant_tensor(dequantize.inputs[0])
+    tensor = constant_tensor(_float_or_codes(table))
     if tensor is None or len(tensor.shape) < TABLE_AXES or tensor.size < MIN_TABLE_ELEMENTS:
         return None
     return table
@@ -279,18 +277,45 @@ def _tensor_obstacle(node: ir.Node, float_reason: FloatReason) -> str | None:
 def activation_inputs(node: ir.Node) -> list[ir.Value]:
     """Return the tensors that an integer kernel reads as activations, without weight and bias."""
     inputs = node.inputs[:1] if node.op_type in ("Conv", "Gemm") else node.inputs
-    values = [value for value in inputs if value is not None]
+    number = constant_number(node)
+    values = [value for value in inputs if value is not None and value is not number]
     if node.op_type == "MatMul":
         return [value for value in values if not _is_weight(value)]
     return values
 
 
-def _is_weight(value: ir.Value) -> bool:
-    """Return whether a tensor is constant, float or behind a DequantizeLinear."""
+def constant_number(node: ir.Node) -> ir.Value | None:
+    """Return the constant side of an Add or Mul that is one number and not zero, else None.
+
+    It is float or behind a DequantizeLinear.
+    """
+    if node.op_type not in ("Add", "Mul") or node.domain:
+        return None
+    constants = [value for value in node.inputs if value is not None and _is_weight(value)]
+    if len(constants) != 1:
+        return None
+    tensor = constant_tensor(_float_or_codes(constants[0]))
+    if tensor is None or tensor.size != 1:
+        return None
+    is_usable = tensor.dtype != ir.DataType.FLOAT or _is_usable(float(tensor.numpy().item()))
+    return constants[0] if is_usable else None
+
+
+def _is_usable(number: float) -> bool:
+    return math.isfinite(number) and abs(number) >= SMALLEST_NUMBER
+
+
+def _float_or_codes(value: ir.Value) -> ir.Value | None:
+    """Return a constant, of one behind a DequantizeLinear its codes."""
     producer = value.producer()
     if producer is not None and producer.op_type == "DequantizeLinear":
-        return is_constant(producer.inputs[0])
-    return is_constant(value)
+        return producer.inputs[0]
+    return value
+
+
+def _is_weight(value: ir.Value) -> bool:
+    """Return whether a tensor is constant, float or behind a DequantizeLinear."""
+    return is_constant(_float_or_codes(value))
 
 
 def is_dequantized(value: ir.Value | None) -> bool:

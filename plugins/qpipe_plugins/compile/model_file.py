@@ -29,6 +29,7 @@ from qpipe_plugins.compile.packing import Packing, choose_widths, pack, unpackin
 from qpipe_plugins.compile.redundancy import (
     derive_bias_scales,
     remove_redundancy,
+    remove_rescaling,
     remove_saturated_clips,
 )
 
@@ -92,6 +93,7 @@ def write_network(
     if cpu_kernels:
         network_nodes |= lower_hard_activations(model)
     remove_saturated_clips(model)
+    remove_rescaling(model)
     derive_bias_scales(model)
     if dynamic_batch:
         batch.open_reshapes(model)
@@ -154,11 +156,11 @@ def _describe_tensor(value: ir.Value) -> TensorDescription:
 def _shift_activations(model: ir.Model) -> None:
     """Turn uint8 activations into int8: codes and zero points less 128, the same real values.
 
-    So are tables that Gather looks up.
+    So are tables that Gather looks up, and numbers that are added or multiplied by.
     """
     for node in model.graph:
         if node.op_type == "DequantizeLinear":
-            _shift_table(model, node)
+            _shift_constant(model, node)
         if node.op_type != "QuantizeLinear":
             continue
         pair = [node, *node.outputs[0].consumers()]
@@ -169,11 +171,13 @@ def _shift_activations(model: ir.Model) -> None:
                 _shift_zero_point(model, user)
 
 
-def _shift_table(model: ir.Model, node: ir.Node) -> None:
-    """Turn a uint8 constant that only Gather reads into int8."""
+def _shift_constant(model: ir.Model, node: ir.Node) -> None:
+    """Turn a uint8 constant that is looked up, added or multiplied by into int8."""
     codes = constant(node.inputs[0])
     operators = {reader.op_type for reader in node.outputs[0].consumers()}
-    if codes is None or codes.dtype != np.uint8 or operators != {"Gather"} or len(node.inputs) < 3:
+    if codes is None or codes.dtype != np.uint8 or len(node.inputs) < 3:
+        return
+    if not operators <= {"Gather", "Add", "Mul"}:
         return
     replace_constant(node, 0, (codes.astype(np.int16) - 128).astype(np.int8))
     _shift_zero_point(model, node)

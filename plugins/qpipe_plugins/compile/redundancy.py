@@ -9,11 +9,16 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common
 
-from qpipe.quant.graph import constant, optional_input, remove_unused
+from qpipe.quant import qdq
+from qpipe.quant.arithmetic import dequantize
+from qpipe.quant.graph import constant, only_reader, optional_input, remove_unused
 from qpipe_plugins.compile.packing import named_node
 
 # attributes of a convolution with their values when absent; kernel_shape is that of the weight
 CONV_DEFAULTS: dict[str, int] = {"dilations": 1, "strides": 1, "pads": 0, "group": 1}
+
+# of a scale: less than half a level over 255 levels
+RESCALING_TOLERANCE = 1e-4
 
 
 # ---- Clips that saturation makes up for
@@ -57,6 +62,44 @@ def saturates_within(quantizer: ir.Node, bounds: tuple[float, float]) -> bool:
     codes = np.rint(np.array(bounds, np.float32) / scale.reshape(()))
     low, high = codes + int(zero_point.reshape(()))
     return bool(low <= limits.min and high >= limits.max)
+
+
+# ---- products that scales make up for
+
+
+def remove_rescaling(model: ir.Model) -> None:
+    """Remove each Mul by a constant number, with its QuantizeLinear, that leaves integers as they
+    are: only the scale behind it is another.
+    """
+    for node in list(model.graph):
+        quantizer = only_reader(node.outputs[0]) if node.op_type == "Mul" else None
+        sources = _dequantizers(node)
+        if quantizer is None or quantizer.op_type != "QuantizeLinear" or len(sources) != 2:
+            continue
+        factors = [source for source in sources if constant(source.inputs[0]) is not None]
+        others = [source for source in sources if source not in factors]
+        if len(factors) == len(others) == 1 and _rescales(others[0], factors[0], quantizer):
+            codes = others[0].inputs[0]
+            assert codes is not None
+            quantizer.outputs[0].replace_all_uses_with(codes)
+            model.graph.remove([quantizer, node], safe=True)
+
+
+def _rescales(source: ir.Node, factor: ir.Node, quantizer: ir.Node) -> bool:
+    """Return whether the codes of a source are those of its product by a constant factor."""
+    scale, zero_point = qdq.scale_and_zero_point_of(source)
+    new_scale, new_zero_point = qdq.scale_and_zero_point_of(quantizer)
+    codes = constant(factor.inputs[0])
+    factor_scale, factor_zero_point = qdq.scale_and_zero_point_of(factor)
+    if scale is None or new_scale is None or factor_scale is None or codes is None:
+        return False
+    if zero_point is None or new_zero_point is None or factor_zero_point is None:
+        return False
+    if codes.size != 1 or scale.size != 1 or new_scale.size != 1:
+        return False
+    number = dequantize(codes, factor_scale, factor_zero_point)
+    is_same_scale = np.allclose(scale * number, new_scale, rtol=RESCALING_TOLERANCE, atol=0)
+    return bool(is_same_scale) and np.array_equal(zero_point, new_zero_point)
 
 
 # ---- scales of biases

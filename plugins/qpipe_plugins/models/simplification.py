@@ -8,6 +8,7 @@ from onnx_ir.passes import common
 from qpipe_plugins.models.branch_inlining import inline_constant_branches
 from qpipe_plugins.models.channel_scaling import fold_channel_scaling, fold_gemm_factors
 from qpipe_plugins.models.constant_folding import fold_constants
+from qpipe_plugins.models.input_scaling import fold_input_scaling
 from qpipe_plugins.models.operator_fusion import fuse_operators, replace_node
 from qpipe_plugins.models.shape_inference import infer_shapes
 
@@ -27,6 +28,7 @@ def simplify(model: ir.Model) -> bool:
         may_fold_more = fold_constants(model)
     fold_gemm_factors(model.graph)
     fold_channel_scaling(model.graph)
+    fold_input_scaling(model.graph)
     is_fused = fuse_operators(model.graph)
     common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
