@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -264,6 +265,18 @@ def test_an_exported_folder_feeds_files_by_the_code_beside_the_plugin(
     with np.load(tmp_path / "saved.npz") as saved:
         assert np.array_equal(saved["0/in/image"], values[np.newaxis])
         assert np.array_equal(saved["0/out/logits"], logits)
+
+
+def test_scores_that_left_the_cache_leave_no_claim_about_labels(home: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    shutil.copytree(home / ".qpipe/cache", cache, symlinks=True)
+    for path in cache.glob("measure/*/value/scoring.json"):
+        path.write_text('{"first": 7}', encoding="utf-8")
+    words = ["export", "--device", "local", "--scheme", "int8", "--cache", cache]
+    command = [Path(sys.executable).parent / "qpipe", *words, "-o", tmp_path / "shipped"]
+    subprocess.run(command, cwd=home, capture_output=True, check=True, timeout=100)
+    manifest = json.loads((tmp_path / "shipped/manifest.json").read_text(encoding="utf-8"))
+    assert manifest["postprocessing"]["first"] is None
 
 
 def open_session(file: Path) -> onnxruntime.InferenceSession:

@@ -117,10 +117,14 @@ def _sample_handling(
         metrics = _stages_in(step, "metric")
         if postprocess is None and (handling.metrics or not metrics):
             continue
-        folder = cache.value_folder("measure", step["key"])
-        function = folder / POSTPROCESS
+        folder = cache.get("measure", step["key"])  # None where it has left, or was changed
         handling = SampleHandling(
-            samples, decoder, postprocess, function, metrics, first_index(folder)
+            samples,
+            decoder,
+            postprocess,
+            folder / POSTPROCESS if folder else None,
+            metrics,
+            first_index(folder) if folder else None,
         )
         if postprocess is not None:
             break
