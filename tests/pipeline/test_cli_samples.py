@@ -163,6 +163,18 @@ def test_a_postprocess_that_breaks_is_told_on_the_page(qpipe: Shell) -> None:
     }
 
 
+def test_labels_that_cannot_be_scored_are_told_beside_what_is_shown(qpipe: Shell) -> None:
+    text = Path("recipe.yaml").read_text(encoding="utf-8")
+    text = text.replace("{metric: topk}", "{metric: {topk: {first: 1}}}")
+    Path("recipe.yaml").write_text(text, encoding="utf-8")
+    model = look(qpipe)["models"][0]
+    assert model["scores"] == []
+    (warning,) = [line for line in model["warnings"] if "metric topk" in line]
+    assert warning.startswith(
+        "metric topk: label 2, but the network gives 3 scores; labels count from 0"
+    )
+
+
 def test_labels_numbered_by_a_list_are_compared_as_they_are(qpipe: Shell) -> None:
     with Path("labels.csv").open("w", newline="") as file:
         writer = csv.writer(file)

@@ -17,13 +17,13 @@ from qpipe.engine.float_reference import float_outputs
 from qpipe.engine.float_scores import ScoringStage, scoring_stages
 from qpipe.engine.plan import Plan, Step
 from qpipe.engine.request import ResolvedRequest
-from qpipe.errors import QpipeError
+from qpipe.errors import QpipeError, StageError
 from qpipe.quant.network_inputs import network_inputs
 from qpipe.report import FedSample, SamplesOfModel
 from qpipe.samples.sample_feeds import NetworkInputs
 from qpipe.samples.selection import take_evenly
 from qpipe.samples.store import Samples
-from qpipe.types import Array, Preprocessing
+from qpipe.types import Array, Measurement, Metric, Preprocessing, Sample
 
 Postprocess = Callable[[Mapping[str, Array]], Any]
 
@@ -35,6 +35,31 @@ class FloatNetwork:
     model: ir.Model
     inputs: NetworkInputs
     postprocess: Postprocess | None
+
+
+class ShownScores:
+    """The scores of float against targets, on the samples that are shown.
+
+    What a metric cannot score is no failure here: this is where to look for the reason.
+    """
+
+    def __init__(self, metrics: Sequence[Metric], postprocess: Postprocess | None) -> None:
+        self.scores = Scores(metrics, postprocess)
+        self.problem = ""
+
+    def add(self, sample: Sample, outputs: Mapping[str, Array]) -> None:
+        """Score the outputs for one sample."""
+        if self.problem:
+            return
+        try:
+            self.scores.add(sample, outputs, outputs)
+        except StageError as error:
+            self.problem = str(error)
+
+    @property
+    def measurements(self) -> list[Measurement]:
+        """The scores; none where a sample could not be scored."""
+        return [] if self.problem else self.scores.measurements()
 
 
 def collect_samples(
@@ -51,7 +76,7 @@ def collect_samples(
     stages = scoring_stages(resolved.recipe)
     network = FloatNetwork(model, network_inputs(model), _find_postprocess(stages))
     evaluation = parts["evaluation"]
-    scores = Scores(stages[0].target_metrics if stages else [], network.postprocess)
+    scores = ShownScores(stages[0].target_metrics if stages else [], network.postprocess)
     fed_samples = _predict_some("calibration", parts["calibration"], network, count)
     fed_samples += _predict_some("evaluation", evaluation, network, count, scores)
     return SamplesOfModel(
@@ -62,7 +87,8 @@ def collect_samples(
         sample_rate=_sample_rate(samples_step),
         has_postprocess=network.postprocess is not None,
         part_sizes={part: len(samples) for part, samples in parts.items()},
-        scores=scores.measurements(),
+        scores=scores.measurements,
+        unscored=scores.problem,
     )
 
 
@@ -83,7 +109,7 @@ def _predict_some(
     samples: Samples,
     network: FloatNetwork,
     count: int,
-    scores: Scores | None = None,
+    scores: ShownScores | None = None,
 ) -> list[FedSample]:
     """Return some samples of a part, evenly spread, and score them where asked to."""
     selected = take_evenly(samples, count)
@@ -94,7 +120,7 @@ def _predict_some(
             fed_sample = _predict(part, subset, index, network, outputs)
             fed_samples.append(fed_sample)
             if scores is not None and not fed_sample.failure:
-                scores.add(subset[index], outputs, outputs)
+                scores.add(subset[index], outputs)
     return fed_samples
 
 

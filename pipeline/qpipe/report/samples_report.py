@@ -51,6 +51,7 @@ class SamplesOfModel:
     has_postprocess: bool = False
     part_sizes: Mapping[str, int] = field(default_factory=dict)  # part -> number of its samples
     scores: Sequence[Measurement] = ()  # of the evaluation samples against their targets
+    unscored: str = ""  # why there are no scores
 
 
 def write_samples_report(
@@ -125,6 +126,7 @@ def _write_model(folder: Path, number: int, model: SamplesOfModel) -> types.Mode
         "warnings": [
             *input_warnings(statistics, model.preprocessing),
             *([] if is_proven else label_warnings(pairs)),
+            *filter(None, [model.unscored]),
         ],
         "right": count_correct_labels(pairs),
         "scores": scores,
