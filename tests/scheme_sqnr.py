@@ -1,0 +1,73 @@
+"""What schemes leave of a network's outputs on samples that none of them saw, in dB, in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from qpipe.quant.inference import inferences, open_session
+from qpipe.quant.sensitivity import decibels, relative_noise
+from qpipe.quant.statistics import Statistics
+from qpipe.samples.store import Samples
+from qpipe.types import Array
+from qpipe_plugins.calibrate.histogram import histogram
+from qpipe_plugins.quantize.compensate import compensate
+from qpipe_plugins.quantize.float_layers import UnreachableFloorError
+from qpipe_plugins.quantize.mixed import mixed
+from qpipe_plugins.quantize.onnxruntime_static import onnxruntime_static
+from qpipe_plugins.quantize.symmetric import symmetric
+
+FLOOR = 30.0  # dB
+Load = Callable[[], ir.Model]
+
+
+def quiet(done: float, total: float | None = None, unit: str = "") -> None:
+    """Progress that nobody looks at."""
+
+
+def scheme_sqnr(
+    load: Load, calibration: Samples, evaluation: Samples, workdir: Path
+) -> dict[str, float]:
+    """The SQNR of each scheme, simulated operator by operator, so that no processor makes a difference.
+
+    A floor that nothing but float reaches has none.
+    """
+    statistics = histogram(load(), calibration, quiet)
+    reference = _outputs(load(), evaluation)
+    schemes = {
+        "int8-channel": lambda: symmetric(load(), statistics),
+        "int8-compensated": lambda: compensate(
+            symmetric(load(), statistics, activation_range="mse"),
+            load(),
+            calibration,
+            workdir,
+            quiet,
+        ),
+        "int8-floor": lambda: _floor(load, statistics, calibration, workdir),
+        "onnxruntime": lambda: onnxruntime_static(load(), calibration),
+    }
+    found: dict[str, float] = {}
+    for name, make in schemes.items():
+        try:
+            model = make()
+        except UnreachableFloorError:
+            continue
+        found[name] = decibels(relative_noise(reference, _outputs(model, evaluation)))
+    return found
+
+
+def _floor(load: Load, statistics: Statistics, calibration: Samples, workdir: Path) -> ir.Model:
+    model = mixed(
+        load(), load(), statistics, calibration, workdir, quiet, bits=(8, 32), sqnr=FLOOR, samples=8
+    )
+    return compensate(model, load(), calibration, workdir, quiet)
+
+
+def _outputs(model: ir.Model, samples: Samples) -> list[Mapping[str, Array]]:
+    session = open_session(model, optimize=False)
+    return [
+        {name: array for name, array in outputs.items() if array.dtype.kind == "f"}
+        for outputs in inferences(session, samples)
+    ]
