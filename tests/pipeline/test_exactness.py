@@ -144,7 +144,8 @@ def test_an_exact_network_runs_and_is_checked_once(qpipe: LabShell) -> None:
     qpipe("run recipe.yaml")
     assert set(qpipe.states().values()) == {"done"}
     entries = list((qpipe.lab.folder / ".qpipe/cache/exactness").iterdir())
-    qpipe("plan recipe.yaml")
+    out, _ = qpipe("plan recipe.yaml")
+    assert "tiny on integers: " in out
     assert list((qpipe.lab.folder / ".qpipe/cache/exactness").iterdir()) == entries
 
 

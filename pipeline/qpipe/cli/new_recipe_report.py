@@ -57,6 +57,9 @@ def _operator_rows(new_recipe: NewRecipe) -> Iterator[Row]:
     yield "looks like", new_recipe.draft.guess.words
     yield "integer", integer_operators or NO_INTEGER_OPERATORS
     yield "float", float_operators or "nothing"
+    work = new_recipe.covered.work_summary()
+    if work:
+        yield "int8 work", work
 
 
 def _eight_bit_rows(new_recipe: NewRecipe) -> Iterator[Row]:

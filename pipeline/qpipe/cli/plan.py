@@ -71,6 +71,8 @@ def plan(
         print_json(entries)
     else:
         _print_entries(entries)
+        for model in planned.imported:
+            _print_work(model, planned, resolved.cache)
 
 
 def _plan_entry(step: Step, plan: Plan, cache: Cache, needed: Collection[str]) -> dict[str, Any]:
@@ -120,3 +122,13 @@ def _print_entries(entries: Sequence[dict[str, Any]]) -> None:
         if count:
             counts.append(f"{count} {action}")
     print_text(f"{len(entries)} steps: {', '.join(counts)}")
+
+
+def _print_work(model: str, plan: Plan, cache: Cache) -> None:
+    """Print what share of a network's work would run on integers."""
+    from qpipe.engine import stage_results
+    from qpipe.quant.coverage import coverage
+
+    folder = plan.steps[plan.imported[model]].result_folder(cache)
+    summary = coverage(stage_results.read("import", folder)).work_summary()
+    print_text(f"{model} on integers: {summary or 'nothing'}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from qpipe.quant.integer_operators import (
     select_integer_nodes,
 )
 
+FLOAT_SHARE_TO_WARN = 0.25  # of the computed values
+
 
 class FloatNode(NamedTuple):
     """A node that computes in float, and why."""
@@ -27,6 +30,18 @@ class FloatNode(NamedTuple):
     node: str
     operator: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Work:
+    """What nodes compute: products of weights or activations, and values of their outputs."""
+
+    products: int = 0
+    values: int = 0
+
+    def __add__(self, other: Work) -> Work:
+        """Return the work of both."""
+        return Work(self.products + other.products, self.values + other.values)
 
 
 @dataclass(frozen=True)
@@ -39,6 +54,23 @@ class Coverage:
 
     integer: Mapping[str, int]
     float_nodes: Sequence[FloatNode]
+    integer_work: Work = Work()
+    float_work: Work = Work()
+
+    def work_summary(self) -> str:
+        """Return in one line the share of the work that is integer; empty where none is.
+
+        It warns where much is computed in float: each tensor there becomes float and integers
+        again, which may take longer than integer kernels save.
+        """
+        products = _share(self.integer_work.products, self.float_work.products)
+        values = _share(self.integer_work.values, self.float_work.values)
+        if not self.integer:
+            return ""
+        summary = f"{products:.0%} of the multiplications, {values:.0%} of the computed values"
+        if 1 - values >= FLOAT_SHARE_TO_WARN:
+            summary += "; int8 may be slower than float, for what stays float is converted"
+        return summary.replace("%", " %")
 
     def summary(self) -> str:
         """Return in one line what stays float; empty where nothing does."""
@@ -63,6 +95,8 @@ def coverage(model: ir.Model, reasons: Mapping[ir.Node, str] | None = None) -> C
     all_reasons = {**selection.reasons, **(reasons or {})}
     integer: Counter[str] = Counter()
     float_nodes: list[FloatNode] = []
+    integer_work = Work()
+    float_work = Work()
     for node in model.graph:
         if node.op_type in qdq.QDQ_OPERATORS or not any(
             _may_be_float(value) for value in node.outputs
@@ -73,9 +107,38 @@ def coverage(model: ir.Model, reasons: Mapping[ir.Node, str] | None = None) -> C
                 integer[node.op_type] += 1
         elif node in selection.integer or is_absorbed(node, selection.integer):
             integer[node.op_type] += 1
+            integer_work += _work(node)
         else:
             float_nodes.append(FloatNode(node.name or "", node.op_type, all_reasons[node]))
-    return Coverage(dict(integer), float_nodes)
+            float_work += _work(node)
+    return Coverage(dict(integer), float_nodes, integer_work, float_work)
+
+
+def _share(part: int, rest: int) -> float:
+    return part / (part + rest) if part else 0.0
+
+
+def _work(node: ir.Node) -> Work:
+    """Return a node's work; axes whose size is not known count as 1."""
+    values = sum(_element_count(value) for value in node.outputs)
+    if node.op_type in ("Gemm", "MatMul"):
+        shared_axis = _sizes(node.inputs[0])[-1:]
+        return Work(values * math.prod(shared_axis), values)
+    if node.op_type in ("Conv", "ConvTranspose"):
+        is_transposed = node.op_type == "ConvTranspose"
+        computed = _element_count(node.inputs[0]) if is_transposed else values
+        return Work(computed * math.prod(_sizes(node.inputs[1])[1:]), values)
+    return Work(0, values)
+
+
+def _element_count(value: ir.Value | None) -> int:
+    return math.prod(_sizes(value))
+
+
+def _sizes(value: ir.Value | None) -> list[int]:
+    if value is None or value.shape is None:
+        return []
+    return [size if isinstance(size, int) else 1 for size in value.shape]
 
 
 def integer_nodes(model: ir.Model) -> set[ir.Node]:
