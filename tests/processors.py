@@ -1,7 +1,7 @@
 """The two kinds of processor that sum products of 8-bit codes, on whatever machine the tests run.
 
 An exact processor sums products of uint8 and int8 in 32 bits; a saturating one adds two of them in
-16 bits first, so that weights have 7 bits there. x86 without VNNI saturates: in ONNX Runtime on
+16 bits first, so that two weights may not both be large there. x86 without VNNI saturates: in ONNX Runtime on
 Linux where it has AVX2, in OpenVINO where it has SSE4.1.
 
 In process, networks for a saturating processor give the same anywhere, and those for an exact one

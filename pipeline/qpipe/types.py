@@ -88,7 +88,7 @@ class Target:
     share their quantized networks.
     """
 
-    # sums of u8 x s8 products saturate at 16 bits (x86 without VNNI); 7-bit weights avoid it
+    # sums of two u8 x s8 products saturate at 16 bits (x86 without VNNI): qpipe.quant.saturation
     saturates: bool = False
     # zero points of weights and activations are the middle of the range of codes
     symmetric_only: bool = False

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from models import conv_net, images, run
-from processors import SATURATING, Arithmetic, both_kinds, machine_kind
+from processors import Arithmetic, both_kinds, machine_kind
 from qpipe.diagnose.page import page
 from shell import Shell
 
@@ -27,7 +27,6 @@ schemes:
   float32: []
   tensor: [{symmetric: {granularity: tensor}}]
   channel: [{symmetric: {granularity: channel}}]
-  eight: [{symmetric: {bits: 8}}]
   few: [{symmetric: {bits: 3}}]
   clipped: [{symmetric: {activation_range: percentile, percentile: 90}}]
   equalized: [equalize, symmetric]
@@ -148,8 +147,7 @@ def test_the_layer_with_a_dominating_channel_is_worst_per_tensor_and_told_to_go_
 ) -> None:
     monkeypatch.chdir(fill(tmp_path, kind))
     worst, *others = diagnosed(qpipe, "tensor")["layers"]
-    bits = 7 if kind.target.saturates else 8
-    assert (worst["layer"], worst["weight"], worst["bits"]) == ("point", "flat_w", bits)
+    assert (worst["layer"], worst["weight"], worst["bits"]) == ("point", "flat_w", 8)
     magnitudes = np.abs(faulty().graph.initializers["flat_w"].const_value.numpy()).max(
         axis=(1, 2, 3)
     )
@@ -233,31 +231,14 @@ def test_what_others_named_is_escaped_on_the_page() -> None:
         "device": "<em>",
         "samples": 4,
     }
-    report |= {"ladder": [rung], "layers": [layer], "saturating": {"<q>": 0.5}}
+    report |= {"ladder": [rung], "layers": [layer]}
     report["sqnr_db"] = dict.fromkeys(("weights", "activations", "both"), 12.0)
     written = page(report)
-    for name in ("b", "i", "u", "script", "s", "em", "q"):
+    for name in ("b", "i", "u", "script", "s", "em"):
         assert f"<{name}>" not in written
         assert f"&lt;{name}&gt;" in written
     assert "a&amp;b" in written
     assert "<p>," not in written
-
-
-def test_sums_that_saturate_on_the_device_are_pointed_at(
-    qpipe: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(fill(tmp_path, SATURATING))
-    report = diagnosed(qpipe, "eight", "--count 4")
-    layer, share = next(iter(report["saturating"].items()))
-    out, _ = qpipe("diagnose recipe.yaml --scheme eight --count 4")
-    told = f"most in '{layer}' ({100 * share:.2g} % of its sums); quantize with bits: 7, or compile with"
-    assert told in out
-    assert escape(told) in Path(".qpipe/diagnose/small/net-eight-ort-local.html").read_text(
-        encoding="utf-8"
-    )
-    assert (
-        diagnosed(qpipe, "channel", "--count 4")["saturating"] == {}
-    )  # 7 bits, where bits are not said
 
 
 @pytest.mark.parametrize(

@@ -163,7 +163,7 @@ def test_a_stage_that_asks_for_the_target_runs_once_for_each_and_another_once(la
     assert targets == [Target(), Target(symmetric_only=True)]
 
 
-def test_whether_sums_saturate_matters_only_to_what_asks_for_the_target(lab: Lab) -> None:
+def test_whether_sums_saturate_matters_only_to_what_is_quantized(lab: Lab) -> None:
     schemes(lab, "  a: [aimed]\n  b: [snap]\n")
     lab.edit("devices.yaml", "two: 'null'", "two: {'null': {}, target: {saturates: true}}")
     plan = expand(lab, "one", "two")
@@ -173,9 +173,11 @@ def test_whether_sums_saturate_matters_only_to_what_asks_for_the_target(lab: Lab
         "tiny/a/packed",
         "tiny/b/packed",
         "tiny/a/packed~2",
+        "tiny/b/packed~2",  # whose codes are made exact there
     ]
-    assert plan.steps["tiny/a/packed@two"].needs["build"] == "tiny/a/packed~2"
-    assert plan.steps["tiny/b/packed@two"].needs["build"] == "tiny/b/packed"
+    assert plan.steps["tiny/float32/packed@two"].needs["build"] == "tiny/float32/packed"
+    assert plan.steps["tiny/b/packed~2"].needs["model"] == "tiny/b/snap"
+    assert plan.steps["tiny/b/packed~2"].target == Target(saturates=True)
     assert plan.steps["tiny/b/packed@two"].target == Target(saturates=True)
 
 

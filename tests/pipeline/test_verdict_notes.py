@@ -40,6 +40,18 @@ def test_a_scheme_that_is_slower_than_float_is_told_by_its_paired_ratio(bench: B
     }
 
 
+def test_what_saturation_costs_the_weights_is_told_once_for_all_rows(bench: Bench) -> None:
+    bench.add("float32", latency(10.0), map50(0.86), size(8.0))
+    for scheme, layers in (("tensor", 3), ("channel", 12), ("four", 0)):
+        bits = Measurement("effective_bits", 8.0, "bits", detail={"limited_layers": layers})
+        bench.add(scheme, latency(5.0), map50(0.86), size(2.0), bits)
+    (told,) = (line for line in note_lines(bench.rows()) if "levels" in line)
+    assert told == (
+        "  tensor (and 1 more): weights of 3 to 12 layers have fewer levels because sums of "
+        "products saturate on this processor"
+    )
+
+
 def test_nobody_is_called_slower_by_numbers_in_doubt(bench: Bench) -> None:
     bench.add("float32", latency(10.0))
     doubt = {"doubt": "all 6 rounds were disturbed: throttled"}

@@ -7,8 +7,9 @@ import onnx_ir as ir
 import pytest
 
 from models import SHAPES, conv_net, images, statistics_of
+from qpipe.quant.exact_sums import make_sums_exact
 from qpipe.quant.weight_bits import weight_count_and_bits
-from qpipe.types import Deployed, Platform, Stored
+from qpipe.types import Deployed, Platform, Stored, Target
 from qpipe_plugins.compile.onnxruntime import onnxruntime
 from qpipe_plugins.measure.size import size
 from qpipe_plugins.quantize.logarithmic import logarithmic
@@ -81,3 +82,11 @@ def test_another_compilers_build_that_does_not_say_has_a_size_alone(tmp_path):
     assert [
         each.metric for each in size(Deployed("net/x/ort", build, Stored("", "", 1000, 0)))
     ] == ["size_mb"]
+
+
+def test_layers_with_fewer_levels_are_counted_where_sums_saturate(statistics, tmp_path):
+    for target, layers in ((Target(), 0), (Target(saturates=True), 3)):
+        model = symmetric(conv_net(), statistics, target)
+        make_sums_exact(model, target)
+        found = measured(model, tmp_path / str(layers))
+        assert (found.value, found.detail) == (8, {"limited_layers": layers})

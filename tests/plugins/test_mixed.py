@@ -16,6 +16,7 @@ from networks import log_mel, sounds
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import sqnr_db
+from qpipe.quant.saturation import limit_pairs
 from qpipe.samples.store import Samples
 from qpipe.types import ANY_TARGET, Preprocessing, Sample, Target
 from qpipe_plugins.quantize.correct_bias import correct_bias
@@ -150,10 +151,13 @@ def test_levels_of_few_bits_may_be_logarithmic(
     assert books[8] == "uniform"
 
 
-def test_a_target_whose_sums_saturate_has_no_8_bits(quantized: Quantizer) -> None:
-    assert set(
-        bits(quantized(target=Target(saturates=True), bits=(4, 8), sqnr=100.0)).values()
-    ) == {7}
+def test_eight_bits_do_not_overflow_where_sums_saturate(quantized: Quantizer) -> None:
+    target = Target(saturates=True)
+    model = quantized(target=target, bits=(4, 8), sqnr=100.0)
+    assert set(bits(model).values()) == {8}
+    for weight in qdq.weights(model):
+        codes = weight.to_rows(weight.quantized.codes)
+        np.testing.assert_array_equal(limit_pairs(codes, weight.pairings(target)), codes)
 
 
 def test_a_target_of_one_scale_a_tensor_gets_it(quantized: Quantizer) -> None:

@@ -105,7 +105,6 @@ def _diagnose_case(
     """Score the ladder and each layer on `count` evaluation samples; return the diagnosis."""
     from qpipe.diagnose.ladder import climb
     from qpipe.diagnose.layer_errors import losses
-    from qpipe.diagnose.saturating_layers import saturating_layers
     from qpipe.diagnose.scheme_networks import single_inferences
 
     indices = _spread_indices(len(case.samples), count)
@@ -113,15 +112,12 @@ def _diagnose_case(
     rungs = climb(case, store, indices, ladder_progress, display.announce)
     layer_progress = _progress("layers", display.event)
     chain = case.resolved.recipe.schemes[case.deploy.coordinates["scheme"]]
-    saturating: Mapping[str, float] = {}
     with single_inferences(case, indices) as samples:
         everything = _spread_indices(len(samples), max(count, len(indices)))
         layer_losses = losses(
             case.quantized, case.float_model, samples, everything, layer_progress, chain
         )
-        if case.saturates:
-            saturating = saturating_layers(case.quantized, samples, everything)
-    return _make_report(case, len(indices), rungs, layer_losses, saturating)
+    return _make_report(case, len(indices), rungs, layer_losses)
 
 
 def _write_report(case: Case, report: dict[str, Any]) -> tuple[Path, Path]:
@@ -159,11 +155,7 @@ def _progress(step: str, listen: Listener) -> Progress:
 
 
 def _make_report(
-    case: Case,
-    count: int,
-    rungs: Sequence[Rung],
-    layer_losses: Losses,
-    saturating: Mapping[str, float],
+    case: Case, count: int, rungs: Sequence[Rung], layer_losses: Losses
 ) -> dict[str, Any]:
     """Return the diagnosis as JSON."""
     from dataclasses import asdict
@@ -173,7 +165,6 @@ def _make_report(
         **case.deploy.coordinates,
         "samples": count,
         "ladder": [asdict(rung) for rung in rungs],
-        "saturating": saturating,
         "sqnr_db": {
             "weights": layer_losses.weights,
             "activations": layer_losses.activations,
@@ -191,7 +182,6 @@ def _print_report(report: Mapping[str, Any]) -> None:
         ladder_cells,
         layer_cells,
         outputs_line,
-        saturation_lines,
     )
 
     print_text(
@@ -200,8 +190,6 @@ def _print_report(report: Mapping[str, Any]) -> None:
     )
     metrics, rows = ladder_cells(report)
     print_table(["rung", *metrics, "samples", ""], rows, right=[*metrics, "samples"])
-    for line in saturation_lines(report):
-        print_text(f"\n{line}")
     print_text(f"\n{outputs_line(report)}\n")
     layer_rows = [layer_cells(layer) for layer in report["layers"][:SHOWN_LAYERS]]
     print_table(LAYER_COLUMNS, layer_rows, right=LAYER_NUMBERS)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 NUMBER = re.compile(r"(\d+(?:\.\d+)?)")
 # topics of notes about the machine rather than a scheme: those alike are told once for all rows
 MACHINE_TOPICS = frozenset(
-    {"doubt", "noise", "rounds", "warmup", "precision", "unlocked", "too_warm"}
+    {"doubt", "noise", "rounds", "warmup", "precision", "unlocked", "too_warm", "levels"}
 )
 
 

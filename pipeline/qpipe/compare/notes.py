@@ -41,7 +41,7 @@ def notes(
     """Return notes by topic.
 
     Topics are noise, rounds, doubt, unlocked, too_warm, warmup, precision, ruined, not_compared,
-    slower, memory, and each score among the objectives that float has, too.
+    levels, slower, memory, and each score among the objectives that float has, too.
     """
     timed = row.metrics.get("latency_ms")
     by_topic = _timing_notes(timed) if timed else {}
@@ -51,6 +51,9 @@ def notes(
     not_compared = _not_compared_note(row)
     if not_compared:
         by_topic["not_compared"] = not_compared
+    levels = _levels_note(row)
+    if levels:
+        by_topic["levels"] = levels
     reference = float_reference(row, group)
     if reference is not None:
         by_topic |= _notes_against_float(row, reference, objectives)
@@ -207,6 +210,16 @@ def _not_compared_note(row: Candidate) -> str:
             first, reason = next(iter(outputs.items()))
             parts.append(f"{name} leaves out {', '.join(outputs)} ('{first}': {reason})")
     return "; ".join(parts)
+
+
+def _levels_note(row: Candidate) -> str:
+    """Return what a processor costs the weights whose sums of products saturate."""
+    bits = row.metrics.get("effective_bits")
+    layers = bits.detail.get("limited_layers", 0) if bits else 0
+    if not layers:
+        return ""
+    counted = "1 layer has" if layers == 1 else f"{layers} layers have"
+    return f"weights of {counted} fewer levels because sums of products saturate on this processor"
 
 
 def _slower_note(row: Candidate, reference: Candidate) -> str:

@@ -16,9 +16,6 @@ table { border-collapse: collapse; font-size: 14px; }
 tr:nth-child(even) { background: #8881; }
 th, td { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top; }
 .number { text-align: right; font-variant-numeric: tabular-nums; }
-.warning {
-  background: #fff2d8; color: #4a3000; padding: .4rem .8rem; border-left: 4px solid #e08a00;
-}
 """.strip()
 
 HOW_TO_READ = (
@@ -47,7 +44,6 @@ def page(report: Report) -> str:
     """Return the HTML of a diagnosis."""
     title = escape(f"{report['scheme']} of {report['model']} on {report['device']}")
     recipe = escape(report["recipe"])
-    warnings = [f'<p class="warning">{escape(line)}</p>' for line in saturation_lines(report)]
     layer_rows = [layer_cells(layer) for layer in report["layers"]]
     lines = [
         "<!doctype html>",
@@ -56,7 +52,6 @@ def page(report: Report) -> str:
         f"<h1>{title}</h1>",
         f"<p>Recipe {recipe}, {report['samples']} evaluation samples.</p>",
         f"<p>{escape(HOW_TO_READ)}</p>",
-        *warnings,
         "<h2>The ladder</h2>",
         _ladder_table(report),
         f"<p>{escape(outputs_line(report))}</p>",
@@ -96,19 +91,6 @@ def outputs_line(report: Report) -> str:
         f"rounded activations alone {decibels(sqnr['activations'])} dB, with both "
         f"{decibels(sqnr['both'])} dB"
     )
-
-
-def saturation_lines(report: Report) -> list[str]:
-    """Return a line where sums saturate on the device, which no rung before it shows."""
-    shares: Mapping[str, float] = report["saturating"]
-    if not shares:
-        return []
-    layer, share = next(iter(shares.items()))
-    return [
-        f"{report['device']} has no VNNI: sums of two products saturate in {len(shares)} layers, "
-        f"most in '{layer}' ({100 * share:.2g} % of its sums); quantize with bits: 7, or compile "
-        "with session: {session.x64quantprecision: 1}, which is slower"
-    ]
 
 
 def decibels(value: float | None) -> str:

@@ -42,19 +42,6 @@ class Case:
         """The network that was quantized."""
         return self.transformed or self.original
 
-    @property
-    def saturates(self) -> bool:
-        """Whether the device sums u8 x s8 products in 16 bits.
-
-        That is x86 without VNNI, unless the build asks ONNX Runtime for exact sums.
-        """
-        target = self.deploy.target
-        if target is None or not target.saturates:
-            return False
-        session_entries = self.build.manifest.get("options", {}).get("config", {})
-        has_exact_sums = session_entries.get("session.x64quantprecision") == "1"
-        return self.build.manifest["runtime"] == "onnxruntime" and not has_exact_sums
-
 
 def make_case(
     resolved: ResolvedRequest,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from qpipe.engine import stage_results
 from qpipe.errors import PluginError
+from qpipe.quant.exact_sums import make_sums_exact
 from qpipe.quant.given_network import interface_change, interface_of
 from qpipe.quant.network_inputs import set_states, states_of
 from qpipe.quant.target_check import check_target
@@ -68,13 +69,22 @@ def run_stage(
             result = inputs.results[parameter]
             arguments.append(stage_results.read_part(result.kind, parameter, result.folder))
     if stage.kind == "compile" and inputs.target is not None:
-        network = inputs.results["model"]
-        check_target(stage_results.read(network.kind, network.folder), inputs.target)
+        _fit_to_target(arguments, inputs.target)
     before = _interface_before(arguments)
     result = stage.function(*arguments, **options)
     if before is not None:
         _keep_interface(stage, before, result)
     stage_results.write(stage.kind, result, out)
+
+
+def _fit_to_target(arguments: Sequence[object], target: Target) -> None:
+    """Let the network that is compiled respect the target; raise StageError where it cannot."""
+    import onnx_ir as ir
+
+    for argument in arguments:
+        if isinstance(argument, ir.Model):
+            check_target(argument, target)
+            make_sums_exact(argument, target)
 
 
 @dataclass(frozen=True)

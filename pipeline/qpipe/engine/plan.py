@@ -456,23 +456,23 @@ class _Planner:
         target = target_of(device.capabilities, call.stage.demands, device_demands)
         platform = platform_of(device.capabilities, call.name)
         network = self.add_network(model=model, scheme=scheme, target=target)
-        # no check of a compiled network asks whether sums saturate: devices that differ in this
-        # alone share their builds
-        checked_target = target
-        if "target" not in needs(call.stage.function):
-            checked_target = replace(target, saturates=False)
+        is_float = not self.recipe.schemes[scheme]
+        # a float network has no sums that saturate: devices that differ in this alone share it
+        compile_target = target
+        if is_float and "target" not in needs(call.stage.function):
+            compile_target = replace(target, saturates=False)
         compiled = self.add_stage(
             label,
             call,
             {"model": network},
             coordinates,
-            _Setting(target=checked_target, platform=platform),
+            _Setting(target=compile_target, platform=platform),
         )
         setting = _Setting(
             device=device.name,
             target=target,
             platform=platform,
-            is_float=not self.recipe.schemes[scheme],
+            is_float=is_float,
         )
         return self.add_stage(
             f"{label}@{device.name}",

@@ -14,13 +14,14 @@ For authors of plugins, and kept stable for them:
 - sensitivity: what quantizing a part of a network costs its outputs
 - layer_parts: the parts of a quantized network that are measured so, and what keeps one float
 - sensitive_layers: the bits of first, last and depthwise layers
-- saturation: what x86 without VNNI makes of u8 x s8 products
+- saturation: which pairs of weights x86 without VNNI sums exactly
 
 Internal, and free to change:
 
 - integer_operators, coverage: which operators run on integers, and why others do not
 - biases: int32 biases, which compile writes
 - target_check: whether a quantized network respects a target
+- exact_sums: a network whose sums of products are exact where they saturate
 - weight_bits: how many bits a network's weights have
 - moments, rounding, piecewise_inference, horizontal_flip: the parts of quantize `compensate`
 - knapsack: the choice of quantize `mixed`

@@ -7,6 +7,7 @@ which survive in the model's file.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -27,9 +28,17 @@ from qpipe.quant.graph import (
     replace_constant,
     value_names,
 )
+from qpipe.quant.saturation import (
+    LARGEST_PAIR,
+    Pairing,
+    limit_pairs,
+    pair_sums,
+    pairings,
+)
 from qpipe.quant.scales import (
     Method,
     asymmetric_scale,
+    asymmetric_scale_of_pairs,
     round_to_power_of_two,
     symmetric_scale,
 )
@@ -42,6 +51,7 @@ QDQ_OPERATORS = ("QuantizeLinear", "DequantizeLinear")
 FLOAT_NAME = "qpipe.float"
 CODEBOOK = "qpipe.codebook"
 BITS = "qpipe.bits"
+FULL_BITS = 8  # of weights that have all the bits of their codes
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +101,32 @@ class Weight:
     def bias(self) -> Array | None:
         """The first node's bias in float; None where it has none or it is computed."""
         return bias(self.node)
+
+    def to_rows(self, array: Array) -> Array:
+        """Return an array in the shape of the weights as [N, K]: K weights for each output."""
+        return np.moveaxis(array, self.channel_axis, 0).reshape(array.shape[self.channel_axis], -1)
+
+    def from_rows(self, rows: Array) -> Array:
+        """Return rows [N, K] in the shape of the weights."""
+        shape = np.moveaxis(self.array, self.channel_axis, 0).shape
+        return np.ascontiguousarray(np.moveaxis(rows.reshape(shape), 0, self.channel_axis))
+
+    def pairings(self, target: Target) -> tuple[Pairing, ...]:
+        """Return the pairs of weights along K whose products the target adds in 16 bits.
+
+        None where it adds in more.
+        """
+        if not target.saturates or self._is_summed_in_32_bits:
+            return ()
+        channels = self.array.shape[1 - self.channel_axis]
+        return pairings(channels, math.prod(self.array.shape[2:]))
+
+    @property
+    def _is_summed_in_32_bits(self) -> bool:
+        """Whether processors without VNNI do so, too: where each channel has one output."""
+        outputs = self.array.shape[0]
+        groups = {node.attributes.get_int("group", 1) for node in self.nodes}
+        return self.kind == "depthwise" and groups == {outputs}
 
 
 # ---- reading
@@ -250,17 +286,24 @@ def to_codebook(
     if target.per_tensor_weights:
         axis = None
     scale = symmetric_scale(weight.array, codebook, axis=axis, method=method, percentile=percentile)
+    kernel_pairings = weight.pairings(target)
+    if kernel_pairings:
+        largest = codebook.largest
+        steps = weight.array / along_axis(scale, weight.array.ndim, axis)
+        steps = steps.clip(-largest, largest)
+        scale = scale * _widening(weight, steps, axis, kernel_pairings)
     if target.power_of_two_scales:
         scale = round_to_power_of_two(scale, clips=method != "minmax")
     zero_point = np.zeros(scale.shape, np.int8)
     codes = encode(codebook, weight.array, scale=scale, zero_point=zero_point, axis=axis)
-    return QuantizedWeight(codes, scale, zero_point, axis, codebook)
+    quantized = QuantizedWeight(codes, scale, zero_point, axis, codebook)
+    return _with_limited_pairs(weight, quantized, kernel_pairings)
 
 
 def symmetric(
     weight: Weight,
     *,
-    bits: int | None = None,
+    bits: int = 8,
     axis: int | None,
     method: Method = "minmax",
     percentile: float = 99.99,
@@ -268,26 +311,17 @@ def symmetric(
 ) -> QuantizedWeight:
     """Return the weight at uniform levels with zero in the middle: -127..127 at 8 bits.
 
-    Without `bits` it is as many as the target sums exactly. `axis` as in `to_codebook`.
+    `axis` as in `to_codebook`.
     """
-    codebook = uniform(bits or exact_weight_bits(target))
     return to_codebook(
-        weight, codebook, axis=axis, method=method, percentile=percentile, target=target
+        weight, uniform(bits), axis=axis, method=method, percentile=percentile, target=target
     )
-
-
-def exact_weight_bits(target: Target) -> int:
-    """Return the bits of weights whose products the target sums exactly.
-
-    It is 7 where sums of two u8 x s8 products saturate at 16 bits, else 8.
-    """
-    return 7 if target.saturates else 8
 
 
 def asymmetric(
     weight: Weight,
     *,
-    bits: int | None = None,
+    bits: int = 8,
     axis: int | None = None,
     method: Method = "minmax",
     percentile: float = 99.99,
@@ -295,24 +329,80 @@ def asymmetric(
 ) -> QuantizedWeight:
     """Return the weight at uniform levels over its own range, with any zero point.
 
-    Without `bits` it is as many as the target sums exactly. `axis` as in `to_codebook`.
+    `axis` as in `to_codebook`.
     """
-    if bits is None:
-        bits = exact_weight_bits(target)
     if target.per_tensor_weights:
         axis = None
     codebook = full_range(bits)
-    lowest = codebook.levels[0]
-    highest = codebook.levels[-1]
     scale, zero_point = asymmetric_scale(
         weight.array, bits=bits, axis=axis, method=method, percentile=percentile
     )
+    kernel_pairings = weight.pairings(target)
+    if kernel_pairings and bits == FULL_BITS:
+        scale, zero_point = _pair_safe_parameters(weight, scale, zero_point, axis, kernel_pairings)
     if target.power_of_two_scales:
-        low = (lowest - zero_point.astype(np.float32)) * scale
-        scale = round_to_power_of_two(scale, clips=method != "minmax")
-        zero_point = np.rint(lowest - low / scale).clip(lowest, highest).astype(np.int8)
+        power = round_to_power_of_two(scale, clips=method != "minmax")
+        moved = np.rint(zero_point.astype(np.float64) * scale / power)
+        zero_point = moved.clip(codebook.levels[0], codebook.levels[-1]).astype(np.int8)
+        scale = power
     codes = encode(codebook, weight.array, scale=scale, zero_point=zero_point, axis=axis)
-    return QuantizedWeight(codes, scale, zero_point, axis, codebook)
+    quantized = QuantizedWeight(codes, scale, zero_point, axis, codebook)
+    return _with_limited_pairs(weight, quantized, kernel_pairings)
+
+
+# ---- weights whose products some processors add in 16 bits: see qpipe.quant.saturation
+
+
+def with_exact_sums(weight: Weight, target: Target) -> QuantizedWeight:
+    """Return a quantized weight on coarser scales, so that no pair leaves the rule."""
+    quantized = weight.quantized
+    assert quantized is not None
+    if quantized.zero_point.any():
+        return asymmetric(weight, axis=quantized.axis, target=target)
+    kernel_pairings = weight.pairings(target)
+    codes = quantized.codes.astype(np.float32)
+    scale = quantized.scale * _widening(weight, codes, quantized.axis, kernel_pairings)
+    return _with_limited_pairs(weight, rescale(quantized, scale), kernel_pairings)
+
+
+def _widening(
+    weight: Weight, steps: Array, axis: int | None, kernel_pairings: Sequence[Pairing]
+) -> Array:
+    """Return by what a scale must grow so that no pair leaves the rule: 1 or more.
+
+    `steps` are weights in units of the scale. It is [] with axis None, else [C].
+    """
+    size = () if axis is None else (steps.shape[axis],)
+    sums = np.abs(pair_sums(weight.to_rows(steps), kernel_pairings))
+    by_output = sums.max(axis=1, initial=LARGEST_PAIR) / LARGEST_PAIR
+    factors = by_output if axis == weight.channel_axis else by_output.max()
+    return np.broadcast_to(factors, size).astype(np.float32)
+
+
+def _pair_safe_parameters(
+    weight: Weight,
+    scale: Array,
+    zero_point: Array,
+    axis: int | None,
+    kernel_pairings: Sequence[Pairing],
+) -> tuple[Array, Array]:
+    """Return the parameters nearest to these with which no pair leaves the rule."""
+    codes = np.array([-128, 127], np.int64).reshape(2, *[1] * zero_point.ndim)
+    low, high = (codes - zero_point) * scale.astype(np.float64)
+    values = weight.array.clip(*(along_axis(end, weight.array.ndim, axis) for end in (low, high)))
+    means = pair_sums(weight.to_rows(values), kernel_pairings) / 2
+    along = 1 if axis == weight.channel_axis else None
+    return asymmetric_scale_of_pairs(
+        low, high, mean_low=means.min(axis=along), mean_high=means.max(axis=along)
+    )
+
+
+def _with_limited_pairs(
+    weight: Weight, quantized: QuantizedWeight, kernel_pairings: Sequence[Pairing]
+) -> QuantizedWeight:
+    codes = quantized.codes
+    limited = weight.from_rows(limit_pairs(weight.to_rows(codes), kernel_pairings))
+    return replace(quantized, codes=limited.astype(codes.dtype))
 
 
 def rescale(quantized: QuantizedWeight, scale: Array) -> QuantizedWeight:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 
 from qpipe.quant.codebook import Codebook, nearest
+from qpipe.quant.saturation import Pairing, limit_pairs, room_beside
 from qpipe.types import Array
 
 # what gets a scale of its own: nothing (scales stay), each output (per-channel), the whole tensor
@@ -55,18 +56,45 @@ class Hessian:
 class Grid:
     """The values that weights may take.
 
-    Scale and zero point [G, 1, O], or [G, K, O] where inputs differ in them.
+    Scale and zero point [G, 1, O], or [G, K, O] where inputs differ in them. Codes of inputs that
+    are paired keep to the rule of `saturation`.
     """
 
     codebook: Codebook
     scale: Array
     zero_point: Array
+    pairings: tuple[Pairing, ...] = ()
 
     def steps(self, x: Array) -> Array:
-        """Return the nearest values in units of the scale, which are codes less zero point.
+        """Return the nearest values to weights [G, K, O], in units of the scale.
 
-        They are float64, in the shape of `x`.
+        They are codes less zero point, float64.
         """
+        steps = self._nearest_steps(x)
+        if not self.pairings:
+            return steps
+        return limit_pairs(steps + self.zero_point, self.pairings) - self.zero_point
+
+    def nearest(self, x: Array) -> Array:
+        """Return the nearest values to weights [G, K, O], float64."""
+        values: Array = self.steps(x) * self.scale
+        return values
+
+    def nearest_of_inputs(self, x: Array, index: Array, codes: Array) -> tuple[Array, Array]:
+        """Return the nearest values [G, 1, O] of one input of each group, and their codes.
+
+        `index` [G, 1] says which inputs; `codes` [G, K, O] are those of all others.
+        """
+        grid = self._inputs(index)
+        new_codes = grid._nearest_steps(x) + grid.zero_point
+        for pairing in self.pairings:
+            neighbour = pairing.neighbours[index]
+            beside = np.take_along_axis(codes, neighbour[..., np.newaxis], 1)
+            low, high = room_beside(np.where(neighbour[..., np.newaxis] < 0, 0, beside))
+            new_codes = np.clip(new_codes, low, high)
+        return (new_codes - grid.zero_point) * grid.scale, new_codes
+
+    def _nearest_steps(self, x: Array) -> Array:
         steps = x / self.scale
         if not self.zero_point.any():
             return nearest(self.codebook, steps).astype(np.float64)
@@ -75,12 +103,7 @@ class Grid:
         whole: Array = np.clip(np.rint(steps), low, high)
         return whole
 
-    def nearest(self, x: Array) -> Array:
-        """Return the nearest values, float64, in the shape of `x`."""
-        values: Array = self.steps(x) * self.scale
-        return values
-
-    def inputs(self, index: Array) -> Grid:
+    def _inputs(self, index: Array) -> Grid:
         """Return the grid of some inputs, n of each group: `index` is [G, n]."""
         if self.scale.shape[1] == 1:
             return self
@@ -119,6 +142,7 @@ def _compensate(target: Array, grid: Grid, hessian: Hessian) -> Array:
     order = hessian.order
     factor = hessian.factor
     remaining = np.take_along_axis(target, order[..., np.newaxis], 1)
+    codes = np.zeros_like(target)
     rounded = np.empty_like(remaining)
     inputs = remaining.shape[1]
     for start in range(0, inputs, BLOCK):
@@ -126,7 +150,9 @@ def _compensate(target: Array, grid: Grid, hessian: Hessian) -> Array:
         errors = np.empty((len(remaining), stop - start, remaining.shape[2]))
         for j in range(start, stop):
             column = remaining[:, j : j + 1]
-            value = grid.inputs(order[:, j : j + 1]).nearest(column)
+            index = order[:, j : j + 1]
+            value, code = grid.nearest_of_inputs(column, index, codes)
+            np.put_along_axis(codes, index[..., np.newaxis], code, 1)
             error = (column - value)[:, 0] / factor[:, j, j, np.newaxis]
             later_factors = factor[:, j, j + 1 : stop, np.newaxis]
             remaining[:, j + 1 : stop] -= later_factors * error[:, np.newaxis]
@@ -144,6 +170,7 @@ def _descend(target: Array, values: Array, grid: Grid, hessian: Hessian) -> Arra
     (arXiv:2309.01885).
     """
     values = values.copy()
+    codes = grid.steps(values) + grid.zero_point
     curvature = hessian.array
     diagonal = hessian.diagonal
     groups, inputs, _ = values.shape
@@ -156,9 +183,11 @@ def _descend(target: Array, values: Array, grid: Grid, hessian: Hessian) -> Arra
             for j in range(start, stop):
                 current = values[:, j : j + 1]
                 step = block[:, j - start, np.newaxis] / diagonal[:, j, np.newaxis, np.newaxis]
-                best = grid.inputs(np.full((groups, 1), j)).nearest(current + step)
+                index = np.full((groups, 1), j)
+                best, code = grid.nearest_of_inputs(current + step, index, codes)
                 move = best - current
                 if move.any():
+                    codes[:, j : j + 1] = code
                     values[:, j : j + 1] += move
                     block -= curvature[:, start:stop, j, np.newaxis] * move
             change = values[:, start:stop] - before[:, start:stop]

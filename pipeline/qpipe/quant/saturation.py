@@ -1,67 +1,94 @@
 """Saturation on x86 without VNNI: sums of two u8 x s8 products saturate at 16 bits.
 
 Only then are they added in 32 bits. The instruction is vpmaddubsw. ONNX Runtime's kernels (MLAS)
-use it for quantized convolution, Gemm and MatMul with int8 weights; not for depthwise convolution,
-nor where the session's `session.x64quantprecision` is 1, which is slower. Weights of 7 bits cannot
-saturate: 2 x 255 x 64 is below 2^15.
+and OpenVINO's (oneDNN) use it for quantized convolution, Gemm and MatMul with int8 weights; not for
+depthwise convolution with one output a channel, nor where ONNX Runtime's session has
+`session.x64quantprecision` 1, which is slower.
+
+The rule of pairs: activations have codes up to 255, so two weights of one sign whose codes sum to
+at most 128 cannot saturate (255 x 128 is below 2^15), and two of different signs never do. Weights
+of 7 bits keep to it, but a weight may have 8 bits wherever its neighbour leaves room.
 
 K, along which products are summed, is in the order of the kernels: of a convolution the input
-channels of its group change fastest, then the kernel's last axis.
+channels of its group change fastest, then the kernel's last axis. OpenVINO begins a new pair at
+each kernel position; a kernel of ONNX Runtime does not, where the channels are odd in number. The
+rule holds for both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from qpipe.errors import StageError
 from qpipe.types import Array
 
-LIMITS = np.iinfo(np.int16)
-BLOCK = 1 << 22  # products computed at once
+LARGEST_PAIR = 128  # codes of one sign that sum to no more cannot saturate
 
 
-def saturating_product(activations: Array, weights: Array) -> Array:
-    """Return uint8 [M, K] times int8 [K, N] as int32 [M, N], pairs of products saturated.
+@dataclass(frozen=True, eq=False)
+class Pairing:
+    """Places along K; a kernel adds the products of `first[i]` and `second[i]` in 16 bits.
 
-    Pairs are products 0 and 1, 2 and 3, ... along K. Raise StageError for codes of other types.
+    No place occurs twice.
     """
-    blocks = []
-    for pair_sums in _pair_sums(activations, weights):
-        saturated = np.clip(pair_sums, LIMITS.min, LIMITS.max)
-        blocks.append(saturated.sum(axis=1))
-    return np.concatenate(blocks).astype(np.int32)
+
+    size: int  # K
+    first: Array
+    second: Array
+
+    @cached_property
+    def neighbours(self) -> Array:
+        """The neighbour of each place, [K]; -1 where it has none."""
+        neighbours = np.full(self.size, -1)
+        neighbours[self.first] = self.second
+        neighbours[self.second] = self.first
+        return neighbours
 
 
-def saturating_share(activations: Array, weights: Array) -> float:
-    """Return the share of the pair sums of uint8 [M, K] times int8 [K, N] that exceed 16 bits.
+def pairings(channels: int, positions: int) -> tuple[Pairing, ...]:
+    """Return how kernels pair the weights of an output, which has K = channels x positions.
 
-    It is 0 where the product is exact. Raise StageError for codes of other types.
+    Places are those of an ONNX weight, whose kernel positions change fastest.
     """
-    saturated = 0
-    total = 0
-    for pair_sums in _pair_sums(activations, weights):
-        exceeds = (pair_sums < LIMITS.min) | (pair_sums > LIMITS.max)
-        saturated += int(np.count_nonzero(exceeds))
-        total += pair_sums.size
-    return saturated / total if total else 0.0
+    places = np.arange(channels * positions).reshape(channels, positions).T
+    whole = places.reshape(-1)
+    continued = Pairing(whole.size, whole[:-1:2], whole[1::2])
+    if channels % 2 == 0 or positions == 1:
+        return (continued,)
+    first, second = (places[:, start : channels - 1 + start : 2].reshape(-1) for start in (0, 1))
+    by_position = Pairing(whole.size, first, second)
+    return continued, by_position
 
 
-def _pair_sums(activations: Array, weights: Array) -> Iterator[Array]:
-    """Yield exact sums of two products, int32 [m, ceil(K / 2), N], for some rows at a time.
+def pair_sums(weights: Array, kernel_pairings: Sequence[Pairing]) -> Array:
+    """Return the sums of paired weights along K, which is axis 1; float or integer."""
+    sums = [weights[:, pairing.first] + weights[:, pairing.second] for pairing in kernel_pairings]
+    return np.concatenate(sums, axis=1)
 
-    An odd K is padded by zero.
+
+def limit_pairs(codes: Array, kernel_pairings: Sequence[Pairing]) -> Array:
+    """Return integer codes with the sums of pairs within the rule, by the least change.
+
+    Both codes of a pair take half of what is beyond it, toward zero. Thus no other pair can leave
+    the rule. The result is int64.
     """
-    if activations.dtype != np.uint8 or weights.dtype != np.int8:
-        raise StageError(
-            f"saturation: codes are {activations.dtype} and {weights.dtype}; they must be uint8 "
-            "and int8"
-        )
-    padding = activations.shape[1] % 2
-    left = np.pad(activations, ((0, 0), (0, padding))).astype(np.int32)
-    right = np.pad(weights, ((0, padding), (0, 0))).astype(np.int32)
-    rows = max(1, BLOCK // max(right.size, 1))
-    for first in range(0, max(len(left), 1), rows):
-        block = left[first : first + rows, :, np.newaxis]
-        yield block[:, 0::2] * right[0::2] + block[:, 1::2] * right[1::2]
+    limited = codes.astype(np.int64)
+    for pairing in kernel_pairings:
+        first = limited[:, pairing.first]
+        second = limited[:, pairing.second]
+        total = first + second
+        excess = total - np.clip(total, -LARGEST_PAIR, LARGEST_PAIR)
+        half = excess // 2
+        limited[:, pairing.first] = first - half
+        limited[:, pairing.second] = second - (excess - half)
+    return limited
+
+
+def room_beside(codes: Array) -> tuple[Array, Array]:
+    """Return the lowest and the highest code that a neighbour of these codes may have."""
+    low = -LARGEST_PAIR - np.minimum(codes, 0)
+    high = LARGEST_PAIR - np.maximum(codes, 0)
+    return low, high

@@ -93,6 +93,23 @@ def asymmetric_scale(
     return scales, zero_points
 
 
+def asymmetric_scale_of_pairs(
+    low: Array, high: Array, *, mean_low: Array, mean_high: Array
+) -> tuple[Array, Array]:
+    """Return float32 scales and int8 zero points that map two ranges: of weights, and of pairs.
+
+    Weights from `low` to `high` get codes from -128 to 127, means of pairs (which lie between them)
+    from -64 to 64, so that no sum of a pair exceeds 128. The scales are the smallest that do.
+    """
+    ranges = ((high - low) / 255, (mean_high - mean_low) / 128)
+    mixed_ranges = ((high - mean_low) / 191, (mean_high - low) / 192)
+    scale = np.max(np.broadcast_arrays(*ranges, *mixed_ranges), axis=0)
+    least = np.maximum(-128 - low / scale, -64 - mean_low / scale)
+    most = np.minimum(127 - high / scale, 64 - mean_high / scale)
+    zero_point = np.rint((least + most) / 2).clip(-128, 127)
+    return scale.astype(np.float32), zero_point.astype(np.int8)
+
+
 def _rows(array: Array, axis: int | None) -> Array:
     """Return the array in float32 with a row for each slice of `axis`, or with one row."""
     values = np.asarray(array, np.float32)

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from qpipe.quant import qdq
 from qpipe.quant.biases import quantize_biases
+from qpipe.quant.exact_sums import LIMITED_LAYERS
 from qpipe.quant.graph import (
     constant,
     optional_input,
@@ -55,6 +56,8 @@ class WeightSummary(TypedDict):
 
     count: int
     bits: int
+    # layers whose weights have fewer levels, as sums of products saturate on the target
+    limited_layers: int
 
 
 class NetworkManifest(TypedDict):
@@ -86,6 +89,7 @@ def write_network(
     float_network = None if _is_quantized(model) else ir.to_proto(model)
     network_nodes = {node for node in model.graph if node.op_type not in qdq.QDQ_OPERATORS}
     count, bits = weight_count_and_bits(model)
+    limited_layers = int(model.metadata_props.get(LIMITED_LAYERS, 0))
     quantize_biases(model)
     _pack_weights(model, platform, packing)
     if platform.runtime == "onnxruntime" and platform.arch in INT8_ARCHITECTURES:
@@ -108,7 +112,7 @@ def write_network(
     graph = ir.from_proto(proto).graph
     return {
         "model": FILE_NAME,
-        "weights": {"count": count, "bits": bits},
+        "weights": {"count": count, "bits": bits, "limited_layers": limited_layers},
         "inputs": [_describe_tensor(value) for value in graph.inputs],
         "outputs": [_describe_tensor(value) for value in graph.outputs],
     }

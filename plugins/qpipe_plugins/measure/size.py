@@ -19,6 +19,13 @@ def size(deployed: qpipe.Deployed) -> list[qpipe.Measurement]:
     if count:
         mean_bits = weights["bits"] / count
         measurements.append(
-            qpipe.Measurement("effective_bits", mean_bits, "bits", n=count, deployed=deployed.name)
+            qpipe.Measurement(
+                "effective_bits",
+                mean_bits,
+                "bits",
+                n=count,
+                deployed=deployed.name,
+                detail={"limited_layers": weights.get("limited_layers", 0)},
+            )
         )
     return measurements

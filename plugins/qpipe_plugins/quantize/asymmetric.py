@@ -20,7 +20,7 @@ def asymmetric(
     statistics: Statistics,
     target: Target = ANY_TARGET,
     *,
-    bits: Bits | None = None,
+    bits: Bits = 8,
     granularity: Literal["tensor", "channel"] = "tensor",
     weight_range: scales.Method = "minmax",
     activation_range: ActivationRange = "minmax",

@@ -120,7 +120,12 @@ def compensate(
             if layer.weight not in rounded_weights:
                 target_weights = _target_weights(layer, observed, drift=drift)
                 rounded_weights[layer.weight] = _round_weights(
-                    layer, target_weights, observed.all, damping=damping, rescale=can_rescale
+                    layer,
+                    target_weights,
+                    observed.all,
+                    damping=damping,
+                    rescale=can_rescale,
+                    target=target,
                 )
                 qdq.quantize_weight(model, layer.weight, rounded_weights[layer.weight])
             if layer.takes_bias:
@@ -217,7 +222,13 @@ def _is_centred(layer: PairedLayer) -> bool:
 
 
 def _round_weights(
-    layer: PairedLayer, target_weights: Array, moments: Moments, *, damping: float, rescale: bool
+    layer: PairedLayer,
+    target_weights: Array,
+    moments: Moments,
+    *,
+    damping: float,
+    rescale: bool,
+    target: Target,
 ) -> qdq.QuantizedWeight:
     """Return the codes, and where `rescale` the scales, that keep the outputs close to those of
     the target weights [G, K, O].
@@ -232,6 +243,7 @@ def _round_weights(
         codebook,
         _parameter_groups(layer, quantized, quantized.scale),
         _parameter_groups(layer, quantized, quantized.zero_point),
+        layer.weight.pairings(target),
     )
     codes, scale = round_to_grid(target_weights, grid, Hessian(hessian), fit)
     if fit != "none":

@@ -25,9 +25,9 @@ def logarithmic(
     levels: Literal["pot", "apot"] = "pot",
     granularity: Literal["tensor", "channel"] = "channel",
     weight_range: scales.Method = "mse",
-    bits_first: Bits | None = None,
+    bits_first: Bits = 8,
     bits_last: Bits | None = None,
-    bits_depthwise: Bits | None = None,
+    bits_depthwise: Bits = 8,
     activation_range: ActivationRange = "minmax",
     percentile: Percent = 99.99,
     exclude: tuple[str, ...] = (),
@@ -45,16 +45,15 @@ def logarithmic(
     """
     qdq.check_exclude(model, exclude, "quantize logarithmic")
     codebook = pot(bits) if levels == "pot" else apot(bits)
-    full_bits = qdq.exact_weight_bits(target)
     uniform_bits = sensitive_layer_bits(
-        model, first=bits_first or full_bits, last=bits_last, depthwise=bits_depthwise or full_bits
+        model, first=bits_first, last=bits_last, depthwise=bits_depthwise
     )
     for weight in qdq.float_weights(model, exclude):
         weight_codebook = codebook
         method = weight_range
         if weight.name in uniform_bits:
             weight_codebook = uniform(uniform_bits[weight.name])
-            if uniform_bits[weight.name] >= full_bits:
+            if uniform_bits[weight.name] >= qdq.FULL_BITS:
                 method = "minmax"
         quantized = qdq.to_codebook(
             weight,

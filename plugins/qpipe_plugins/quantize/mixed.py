@@ -80,7 +80,7 @@ def mixed(
     weights = qdq.float_weights(model, exclude)
     names = [weight.name for weight in weights]
     counts = [weight.array.size for weight in weights]
-    bit_widths = _bit_widths(bits, target)
+    bit_widths = sorted(set(bits))
     quantized: dict[int, dict[str, qdq.Weight]] = {}
     for width in bit_widths:
         if width != FLOAT_BITS:
@@ -139,12 +139,6 @@ def mixed(
     )
 
 
-def _bit_widths(bits: Sequence[int], target: Target) -> list[int]:
-    """Return the numbers of bits, ascending, with no more than the target sums exactly."""
-    limit = qdq.exact_weight_bits(target)
-    return sorted({width if width == FLOAT_BITS else min(width, limit) for width in bits})
-
-
 def _probe(
     float_model: ir.Model, names: Sequence[str], calibration_samples: Samples, samples: int
 ) -> Probe:
@@ -184,7 +178,7 @@ def _quantize_to_nearest(
 ) -> None:
     """Round the named weights to nearest; with fewer bits than usual, scales clip."""
     method: Literal["minmax", "mse"] = "mse"
-    if codebook.bits >= qdq.exact_weight_bits(target):
+    if codebook.bits >= qdq.FULL_BITS:
         method = "minmax"
     for weight in qdq.weights(model):
         if weight.name in names:

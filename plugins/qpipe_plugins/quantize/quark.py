@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Annotated, Any, Literal
 
 import onnx_ir as ir
@@ -27,7 +26,6 @@ CALIBRATION_METHODS = {
     "entropy": "Entropy",
     "mse": "MinMSE",
 }
-log = logging.getLogger(__name__)
 Rate = Annotated[float, Field(gt=0, le=10)]
 
 
@@ -69,8 +67,6 @@ def quark(
                 f"{WHERE}: scales power_of_two go with method mse, and no others do; "
                 "leave method out"
             )
-        if target.saturates:
-            log.warning("%s: it has no 7-bit weights, which the target needs for exact sums", WHERE)
         activation_specs = {
             "uint8": spec.UInt8Spec,
             "int8": spec.Int8Spec,

@@ -20,7 +20,7 @@ def symmetric(
     statistics: Statistics,
     target: Target = ANY_TARGET,
     *,
-    bits: Bits | None = None,
+    bits: Bits = 8,
     granularity: Literal["tensor", "channel"] = "channel",
     weight_range: scales.Method = "minmax",
     bits_first: Bits | None = None,
@@ -36,9 +36,9 @@ def symmetric(
     quantized already are kept. `weight_range` chooses the scales of weights, `activation_range`
     the ranges of activations (none leaves them float); `percentile` is the percentage of the
     values that such a range holds, in both. `exclude` names nodes, weights or operators that stay
-    float. Without `bits`, weights have 8, or 7 where the target's sums saturate (x86 without
-    VNNI). The first layer, the last one and depthwise layers may have bits of their own: they have
-    few weights, each of which counts.
+    float. Where the target's sums saturate (x86 without VNNI), a scale is as coarse as keeps all
+    sums exact. The first layer, the last one and depthwise layers may have bits of their own: they
+    have few weights, each of which counts.
     Method: Jacob et al. 2018 (arXiv 1712.05877), per-channel as in Krishnamoorthi 2018
     (arXiv 1806.08342).
     """
