@@ -178,3 +178,22 @@ def test_a_scheme_that_changes_the_interface_fails_alone(qpipe: LabShell) -> Non
     _, err = qpipe("run recipe.yaml", 1)
     assert "transform flip changed the network: its outputs were y, now are x" in err
     assert qpipe.states()["tiny/snapped/packed@one/weight"] == "done"
+
+
+# in the process of a step alone
+CRASHING = """
+import multiprocessing
+import os
+import qpipe.engine.exactness
+
+if multiprocessing.parent_process() is not None:
+    qpipe.engine.exactness.open_file = lambda *words, **options: os.abort()
+"""
+
+
+def test_a_runtime_that_crashes_on_a_file_ends_in_one_line(qpipe: LabShell) -> None:
+    use_kept(qpipe, "2.0")
+    qpipe.lab.edit("stages.py", "def flip(", f"{CRASHING}\ndef flip(")
+    _, err = qpipe("run recipe.yaml", status=2)
+    assert "its process was ended by SIGABRT" in err
+    assert "Traceback" not in err

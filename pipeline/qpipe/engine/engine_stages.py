@@ -1,4 +1,4 @@
-"""Stages of the engine itself on the host: float reference, check of its score, chunks."""
+"""Stages of the engine itself on the host: checks of the float network, its outputs, chunks."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import qpipe
 from qpipe.compare.scoring import Outputs, Scores
+from qpipe.engine.exactness import check_exact
 from qpipe.engine.float_reference import write_float_outputs
 from qpipe.engine.sequences import write_chunks
 from qpipe.engine.stage_results import FloatOutputs
@@ -28,6 +29,13 @@ def reference(
 ) -> FloatOutputs:
     """Write the float network's outputs on the evaluation samples, computed on the host."""
     return write_float_outputs(model, evaluation_samples, workdir, progress)
+
+
+def exactness(
+    model: ir.Model, given: Path, calibration_samples: Samples, evaluation_samples: Samples
+) -> None:
+    """Raise StageError where an imported network does not compute what the given file does."""
+    check_exact(model, given, [calibration_samples, evaluation_samples])
 
 
 def chunks(
@@ -80,4 +88,7 @@ def _engine_stage(kind: str, function: Callable[..., Any]) -> Stage:
 REFERENCE = _engine_stage("reference", reference)
 EXPECT = _engine_stage("expect", expect)
 CHUNKS = _engine_stage("chunks", chunks)
-STAGES: Mapping[str, Stage] = {stage.kind: stage for stage in (REFERENCE, EXPECT, CHUNKS)}
+EXACTNESS = _engine_stage("exactness", exactness)
+STAGES: Mapping[str, Stage] = {
+    stage.kind: stage for stage in (REFERENCE, EXPECT, CHUNKS, EXACTNESS)
+}

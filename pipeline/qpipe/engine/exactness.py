@@ -32,7 +32,7 @@ def check_exact(model: ir.Model, given: Path, parts: Iterable[Samples]) -> None:
     except InferenceError as error:
         raise StageError(
             f"the file as it was given does not run, so that nothing can be held against it: "
-            f"{error}; export it for opset 17 or later"
+            f"{error}; export it so that stock ONNX Runtime runs it, with opset 17 or later"
         ) from error
     imported_session = open_session(model, optimize=False)
     given_names = [output.name for output in given_session.get_outputs()]

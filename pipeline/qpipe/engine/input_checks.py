@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from qpipe.engine import cache_keys, stage_results
+from qpipe.engine import cache_keys, stage_results, step_log
 from qpipe.engine.constant_inputs import describe_constant_inputs
-from qpipe.engine.exactness import check_exact
+from qpipe.engine.engine_stages import EXACTNESS
 from qpipe.engine.float_reference import check_fit
 from qpipe.engine.float_scores import ScoringStage
+from qpipe.engine.host_step import ResultFolder, StepInputs
 from qpipe.engine.outcome import Outcome
 from qpipe.engine.plan import Plan, Step
 from qpipe.engine.scoring_check import check_scoring
+from qpipe.engine.worker import StepRequest, run_in_worker
 from qpipe.errors import RecipeError, StageError
 from qpipe.storage.cache import Cache
 
-# the kinds of entries in the cache that say that a check was passed
-EXACTNESS = "exactness"
-SCORING = "scoring"
+SCORING = "scoring"  # the kind of the entries in the cache that say that this check was passed
 
 
 def check_inputs(
     plan: Plan,
     outcome: Outcome,
     cache: Cache,
+    workdir: Path,
     scoring: Sequence[ScoringStage] = (),
     *,
     every_model: bool = False,
@@ -32,11 +34,12 @@ def check_inputs(
 
     A model can be used where its network and its samples were read and fit each other, the network
     computes what its file does, and the scoring stages can score it. `outcome` is that of the steps
-    that read them; the step of a network that fails one of the last two checks fails there.
+    that read them; the step of a network that fails one of the last two checks fails there. Logs
+    go to `workdir`.
     """
     problems: dict[str, str] = {}  # model -> where and why
     for model in plan.imported:
-        problem = _problem_of(model, plan, outcome, cache)
+        problem = _problem_of(model, plan, outcome, cache, workdir)
         if problem is None:
             problem = _scoring_problem(model, plan, outcome, cache, scoring)
         if problem:
@@ -60,7 +63,9 @@ def input_notes(plan: Plan, cache: Cache) -> list[str]:
     return notes
 
 
-def _problem_of(model: str, plan: Plan, outcome: Outcome, cache: Cache) -> str | None:
+def _problem_of(
+    model: str, plan: Plan, outcome: Outcome, cache: Cache, workdir: Path
+) -> str | None:
     samples = plan.steps[plan.samples[model]]
     network = plan.steps[plan.imported[model]]
     for step in (samples, network):
@@ -70,7 +75,7 @@ def _problem_of(model: str, plan: Plan, outcome: Outcome, cache: Cache) -> str |
     if misfit is not None:
         return _at_its_line(samples, misfit)
     try:
-        _check_exact(samples, network, cache)
+        _check_exact(plan, samples, network, cache, workdir)
     except StageError as error:
         outcome.add_failure(network.id, error)
         return _at_its_line(network, str(error))
@@ -94,26 +99,44 @@ def _misfit(samples: Step, network: Step, cache: Cache) -> str | None:
     return None
 
 
-def _check_exact(samples: Step, network: Step, cache: Cache) -> None:
+def _check_exact(plan: Plan, samples: Step, network: Step, cache: Cache, workdir: Path) -> None:
     """Raise StageError where the network does not compute what the file it was read from does.
 
-    The cache keeps that it does.
+    The cache keeps that it does. The check runs in a process of its own, as a runtime may crash.
     """
-    given = stage_results.given_file(network.result_folder(cache))
+    folder = network.result_folder(cache)
     key = cache_keys.key(
         {
-            **cache_keys.of_engine(EXACTNESS),
+            **cache_keys.of_engine(EXACTNESS.kind),
             **cache_keys.of_host(),
             "network": network.key,
             "samples": samples.key,
         }
     )
-    if given is None or cache.get(EXACTNESS, key) is not None:
+    is_kept = stage_results.given_file(folder) is not None
+    if not is_kept or cache.get(EXACTNESS.kind, key) is not None:
         return
-    model = stage_results.read("import", network.result_folder(cache))
-    parts = stage_results.read("samples", samples.result_folder(cache))
-    with cache.put(EXACTNESS, key):
-        check_exact(model, given, parts.values())
+    sample_results = ResultFolder(samples.kind, samples.result_folder(cache))
+    results = {
+        "model": ResultFolder(network.kind, folder),
+        "given": ResultFolder(stage_results.GIVEN_KIND, folder),
+        "calibration_samples": sample_results,
+        "evaluation_samples": sample_results,
+    }
+    log_folder = step_log.step_folder(workdir, f"{network.id}/{EXACTNESS.kind}")
+    log_folder.mkdir(parents=True, exist_ok=True)
+    with cache.put(EXACTNESS.kind, key) as out:
+        request = StepRequest(
+            step=network.id,
+            kind=EXACTNESS.kind,
+            stage=EXACTNESS.name,
+            options={},
+            inputs=StepInputs(results),
+            out=out,
+            log=log_folder / step_log.NAME,
+            plugins=plan.recipe.plugins,
+        )
+        run_in_worker(request, lambda *_: None, lambda: False)
 
 
 def _scoring_problem(

@@ -153,7 +153,8 @@ class _Execution:
         read = self._carry_out_steps(plan.only(plan.reading_steps))
         failed_before = read.failed
         try:
-            check_inputs(plan, read, self.resolved.cache, scoring_stages(self.resolved.recipe))
+            scoring = scoring_stages(self.resolved.recipe)
+            check_inputs(plan, read, self.resolved.cache, self.run.folder, scoring)
         finally:
             self._publish_failures(plan, read, set(read.failed) - set(failed_before))
         for note in input_notes(plan, self.resolved.cache):
@@ -248,7 +249,7 @@ def prepare_plan(
         plan = resolved.offline_plan(store)
         protected.enter_context(cache.protect(plan.results))
         read = compute(plan.only(plan.reading_steps), cache, folder, listen)
-        check_inputs(plan, read, cache, scoring, every_model=True)
+        check_inputs(plan, read, cache, folder, scoring, every_model=True)
         for note in input_notes(plan, cache):
             notify(note)
         # the keys of all other steps are made of what was read

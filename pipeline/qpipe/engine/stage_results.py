@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 MODEL = "model.onnx"
+GIVEN_KIND = "given"
 GIVEN = "given.onnx"  # what a network was read from, where the import stage keeps it
 DIGESTS = "digests.json"  # of the calibration and the evaluation samples
 DECODER = "decoder"  # how the samples were read from files
@@ -91,6 +92,8 @@ def write(kind: str, value: Any, folder: Path) -> None:
         assert value.folder == folder  # the stage wrote it there itself, sample by sample
     elif kind == "chunks":
         _check_type(value, Samples, kind)  # the stage wrote it there itself
+    elif kind == "exactness":
+        pass  # that there is a result says that the network is exact
     elif kind == "calibrate":
         if not hasattr(value, "write"):
             _check_type(value, Mapping, kind)
@@ -128,6 +131,8 @@ def read(kind: str, folder: Path) -> Any:
         return FloatOutputs(folder)
     if kind == "chunks":
         return Samples(folder)
+    if kind == GIVEN_KIND:
+        return given_file(folder)
     if kind == "compile":
         return Build.read(folder)
     if kind == "deploy":
