@@ -195,10 +195,8 @@ class Cache:
 
     def _create(self) -> None:
         try:
-            self.root.parent.mkdir(parents=True, exist_ok=True)
-            self.root.mkdir(exist_ok=True)
+            (self.root / USERS).mkdir(parents=True, exist_ok=True)
             self.root.chmod(0o700)
-            (self.root / USERS).mkdir(exist_ok=True)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             message = f"{self.root}: cannot be used as the cache: {reason}"
