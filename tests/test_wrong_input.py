@@ -152,7 +152,7 @@ TEXTS: dict[str, tuple[str, str, str]] = {
                           "'bit'; it takes bits, granularity, weight_range, bits_first, bits_last, bits_depthwise, "
                           "activation_range, percentile, exclude"),
     "an option of the wrong type": ("[symmetric]", "[{symmetric: {bits: many}}]", "recipe.yaml:7: quantize symmetric: "
-                                    "option 'bits' is 'many'; give a whole number or null"),
+                                    "option 'bits' is 'many'; give a whole number"),
     "an unknown device": ("[board]", "[bord]", "devices.yaml: no device 'bord'; did you mean 'board'?; "
                           "add it as bord: {ssh: {host: ADDRESS}}"),
     "an unknown variable": ("name: r", "name: '${recipe}'", "recipe.yaml:1: unknown variable 'recipe'; there is none"),

@@ -391,6 +391,8 @@ def _pair_safe_parameters(
     low, high = (codes - zero_point) * scale.astype(np.float64)
     values = weight.array.clip(*(along_axis(end, weight.array.ndim, axis) for end in (low, high)))
     means = pair_sums(weight.to_rows(values), kernel_pairings) / 2
+    if not means.size:  # a weight of one input has no pair
+        return scale, zero_point
     along = 1 if axis == weight.channel_axis else None
     return asymmetric_scale_of_pairs(
         low, high, mean_low=means.min(axis=along), mean_high=means.max(axis=along)
