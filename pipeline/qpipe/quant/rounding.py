@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 
 from qpipe.quant.codebook import Codebook, nearest
-from qpipe.quant.saturation import Pairing, limit_pairs, room_beside
+from qpipe.quant.saturation import LARGEST_PAIR, Pairing, limit_pairs, pair_sums, room_beside
 from qpipe.types import Array
 
 # what gets a scale of its own: nothing (scales stay), each output (per-channel), the whole tensor
@@ -208,6 +208,9 @@ def _search_scale(target: Array, grid: Grid, hessian: Hessian, axes: tuple[int, 
     initial = grid.scale
     if not grid.zero_point.any():
         minmax = np.abs(target).max(axis=axes, keepdims=True) / grid.codebook.largest
+        if grid.pairings:
+            sums = np.abs(pair_sums(target, grid.pairings))
+            minmax = np.maximum(minmax, sums.max(axis=axes, keepdims=True) / LARGEST_PAIR)
         initial = np.where(minmax > np.finfo(np.float32).tiny, minmax, grid.scale)
     best = initial
     least_error = np.full(grid.scale.shape, np.inf)
