@@ -135,7 +135,7 @@ def _unpack_demo(folder: Path, *, force: bool) -> None:
     print_text(f"{shown(folder)}: {', '.join(names)}")
     print_text(
         "a MobileNet-SSD detector and the samples it is measured on; "
-        f"run it in 3 minutes: qpipe run {shlex.quote(shown(recipe))}"
+        f"run it in 6 minutes: qpipe run {shlex.quote(shown(recipe))}"
     )
     print_text("write a recipe for your own network: qpipe new MODEL.onnx --samples images:DIR")
 
