@@ -12,17 +12,12 @@ COVER := --cov --cov-report=term:skip-covered
 run: $(VENV)/installed
 	$(BIN)/qpipe run recipes/mobilenet_ssd.yaml
 
-# COVERAGE=1 also tells which lines the quick tests run, in processes that they start as well
 test: $(VENV)/installed-dev
-ifdef COVERAGE
-	$(BIN)/pytest $(PARALLEL) -m "slow and not lab"
-	$(BIN)/pytest $(PARALLEL) -m "not slow and not lab" $(COVER)
-else
 	$(BIN)/pytest $(PARALLEL)
-endif
 
+# which lines the quick tests run, in processes that they start as well; these have other working directories
 coverage: $(VENV)/installed-dev
-	$(BIN)/pytest $(PARALLEL) $(COVER)
+	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/pytest $(PARALLEL) -m "not slow and not lab" $(COVER)
 
 quick: $(VENV)/installed-dev
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not lab"
