@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NotRequired, get_type_hints
 
@@ -15,6 +15,8 @@ from qpipe.types import Capabilities
 from qpipe_devices.agent import messages
 
 LONGEST_TEXT = 10_000  # characters
+# times of a runner in another language may be fractions of a nanosecond
+TIMES: Mapping[str, Any] = {"values_ns": Sequence[float], "window_ns": Sequence[float]}
 REMEDY = "check what runs there, or set it up again"
 
 
@@ -106,5 +108,6 @@ def _adapter(verb: str) -> TypeAdapter[Any]:
     names = vars(qpipe.types)
     fields: dict[str, Any] = {}
     for name, hint in get_type_hints(answer, localns=names).items():
-        fields[name] = hint if name in answer.__required_keys__ else NotRequired[hint]
+        accepted = TIMES.get(name, hint)
+        fields[name] = accepted if name in answer.__required_keys__ else NotRequired[accepted]
     return TypeAdapter(TypedDict(answer.__name__, fields))  # type: ignore[operator]

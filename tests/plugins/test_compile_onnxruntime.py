@@ -235,6 +235,7 @@ def test_the_manifest_says_how_to_run_it_and_what_goes_in_and_out(statistics, tm
         "weights": {
             "count": 8 * 27 + 8 * 9 + 8 * 8 + 5 * 8,
             "bits": 8 * (8 * 27 + 8 * 9 + 8 * 8 + 5 * 8),
+            "limited_layers": 0,
         },
         "options": {
             "session": {

@@ -98,7 +98,8 @@ def test_int4_is_in_the_file_only_where_the_runtime_can_cast_it(
     max_opset, native, statistics, tmp_path
 ):
     model = symmetric(conv_net(21), statistics, bits=4)
-    build = onnxruntime(model, Platform(max_opset=max_opset, max_ir_version=10), tmp_path)
+    platform = Platform(max_opset=max_opset, max_ir_version=10)
+    build = onnxruntime(model, platform, tmp_path, packing="always")
     kinds = {
         tensor.data_type for tensor in onnx.load(build.folder / "model.onnx").graph.initializer
     }
