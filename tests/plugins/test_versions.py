@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnx.parser
 import onnx_ir as ir
 import onnxruntime as ort
 import pytest
-from onnx import version_converter
+from onnx import numpy_helper, version_converter
 
 from models import conv_net, images, run, statistics_of
 from qpipe.errors import StageError
+from qpipe.quant import qdq
 from qpipe.types import Platform
 from qpipe_plugins.compile.onnxruntime import onnxruntime
 from qpipe_plugins.compile.openvino import openvino
@@ -94,12 +96,18 @@ def test_an_ir_version_that_the_runtime_does_not_load_is_told(tmp_path):
 @pytest.mark.parametrize(
     ("max_opset", "native"), [(28, True), (24, True), (23, False), (21, False)]
 )
-def test_int4_is_in_the_file_only_where_the_runtime_can_cast_it(
-    max_opset, native, statistics, tmp_path
-):
-    model = symmetric(conv_net(21), statistics, bits=4)
+def test_int4_is_in_the_file_only_where_the_runtime_can_cast_it(max_opset, native, tmp_path):
+    """With enough weights for the file to get smaller, the nodes that unpack them counted."""
+    weights = np.random.default_rng(0).normal(size=(64, 64)).astype(np.float32)
+    text = """<ir_version: 10, opset_import: ["" : 21]>
+    net (float[1, 64] x) => (float[1, 64] y) { y = MatMul (x, w) }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(numpy_helper.from_array(weights, "w"))
+    model = ir.from_proto(proto)
+    for weight in qdq.weights(model):
+        qdq.quantize_weight(model, weight, qdq.symmetric(weight, bits=4, axis=None))
     platform = Platform(max_opset=max_opset, max_ir_version=10)
-    build = onnxruntime(model, platform, tmp_path, packing="always")
+    build = onnxruntime(model, platform, tmp_path)
     kinds = {
         tensor.data_type for tensor in onnx.load(build.folder / "model.onnx").graph.initializer
     }
