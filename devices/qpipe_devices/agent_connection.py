@@ -21,6 +21,7 @@ START_S = 60.0  # a slow board takes seconds to import numpy
 OTHER_VERSION = "version "  # stands before the number where an agent has another magic
 LONGEST_BOOT_LINE = 1 << 16  # bytes
 LONGEST_LOG_LINE = 1 << 13  # bytes; a longer line is several
+LARGEST_ARRAYS = 1 << 28  # bytes of the outputs for one sample
 LARGEST_LOG = 1 << 20  # bytes of the agent's stderr that are logged
 BEATS = 5  # so many in the time that either side may be silent
 
@@ -277,7 +278,7 @@ class Conversation:
         try:
             for state in _boot_states(stream):
                 self.messages.put(wire.Message({"boot": state, "id": 0}, {}))
-            while message := wire.read_message(stream):
+            while message := wire.read_message(stream, largest_arrays=LARGEST_ARRAYS):
                 self.last_message_at = time.monotonic()
                 if not isinstance(message.fields.get("id"), int):
                     raise ValueError(str(message.fields)[: wire.LONGEST_QUOTE])

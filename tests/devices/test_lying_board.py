@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from lying_board import LyingBoard
 
 import qpipe
+from qpipe_devices.agent import wire
 
 HUGE = 10**400
 DEEP = "[" * 100_000
@@ -143,7 +146,6 @@ def test_escape_codes_and_markup_are_shown_as_text(
 ) -> None:
     board.tell(field="cpu", value="\x1b[2J<script>\x07 fast")
     assert board.device.capabilities().cpu == r"\x1b[2J<script>\x07 fast"
-    board.tell(field="error", value="x")
     board.tell(raw='{"id": ID, "error": "\\u001b[31mboo\\nboo", "failure": "so what"}\n')
     with pytest.raises(qpipe.DeviceError) as error:
         board.device.capabilities()
@@ -162,3 +164,16 @@ def test_a_flood_on_standard_error_is_cut_and_takes_no_memory(
     logged = sum(len(record.getMessage()) for record in caplog.records)
     assert 1_000_000 < logged < 4_000_000
     assert "\x1b" not in caplog.text
+
+
+def test_only_what_the_host_reads_has_a_bound() -> None:
+    """A batch for a runner may be larger than what a sample's outputs may be."""
+    stream = io.BytesIO()
+    wire.write_message(stream, {"id": 1}, {"y": np.zeros(2, np.float32)})
+    stream.seek(0)
+    with pytest.raises(ValueError, match='"id": 1'):
+        wire.read_message(stream, largest_arrays=7)
+    stream.seek(0)
+    message = wire.read_message(stream)
+    assert message is not None
+    assert message.arrays["y"].tolist() == [0, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -355,9 +356,33 @@ def test_a_link_in_place_of_the_lock_harms_no_file(cache: Cache, tmp_path: Path)
     lock = cache.root / ".lock"
     lock.unlink(missing_ok=True)
     lock.symlink_to(precious)
-    with pytest.raises(OSError, match="symbolic links"):
+    with pytest.raises(QpipeError) as error:
         cache.clean()
+    assert str(error.value) == (
+        f"{lock} cannot be opened: too many levels of symbolic links; "
+        "remove it, or give another folder with --cache"
+    )
     assert precious.read_text(encoding="utf-8") == "mine"
+
+
+def test_a_folder_that_is_given_as_the_cache_keeps_its_mode(tmp_path: Path) -> None:
+    """It may be a home, or a project that others read."""
+    folder = tmp_path / "project"
+    folder.mkdir(mode=0o755)
+    put(Cache(folder))
+    assert folder.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_file_system_without_locks_is_no_endless_loop(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("qpipe.storage.folder_lock.fcntl.flock", refuse)
+    put(cache)
+    assert cache.get("import", "k1") is not None
+    assert list((cache.root / "aside").iterdir()) == []
 
 
 def test_a_cache_is_its_users_alone(cache: Cache) -> None:

@@ -46,7 +46,8 @@ def test_why_runs_no_plugin_that_a_database_names(qpipe: LabShell) -> None:
 
 
 def test_show_prints_no_file_that_a_database_names(qpipe: LabShell) -> None:
-    (qpipe.lab.folder / "log.txt").write_text("a secret", encoding="utf-8")
+    for folder in (".", ".qpipe", ".qpipe/runs"):
+        (qpipe.lab.folder / folder / "log.txt").write_text("a secret", encoding="utf-8")
     (run,) = (row["id"] for row in qpipe.json("runs"))
     for name in ("..", "../..", "../../..", "x/../../../..", str(qpipe.lab.folder)):
         with edited() as db:

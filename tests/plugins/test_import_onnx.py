@@ -13,6 +13,7 @@ import onnxruntime
 import pytest
 
 from qpipe.errors import StageError
+from qpipe.quant.network_inputs import states_of
 from qpipe_plugins.models.onnx_file import onnx_file
 
 RANDOM = np.random.default_rng(5)
@@ -499,3 +500,18 @@ def test_a_sum_that_is_no_bias_stays(tmp_path: Path) -> None:
     model.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 4
     onnx.save(model, path)
     assert kinds(onnx_file(path=path)) == ["MatMul", "Add"]
+
+
+@pytest.mark.parametrize("states", ["{", "[]", '{"image": "logits"}', '{"no such": "logits"}'])
+def test_what_a_file_says_in_the_name_of_qpipe_is_not_believed(tmp_path: Path, states: str) -> None:
+    """Only the recipe says which outputs feed states, and only compile which layers it limited."""
+    body = f"x = Conv (image, w) {HEAD}"
+    path = write(tmp_path, body, {"w": weight(4, 3, 1, 1)})
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(
+        proto, {"qpipe.states": states, "qpipe.limited_layers": "many", "author": "me"}
+    )
+    onnx.save(proto, path)
+    model = onnx_file(path=path)
+    assert states_of(model) == {}
+    assert dict(model.metadata_props) == {"author": "me"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ MAGIC = b"qpipe-agent-%d " % VERSION
 MAGIC_OF_ANY_VERSION = re.compile(rb"qpipe-agent-(\d+) ")
 LONGEST_QUOTE = 100  # characters of a line that is not a message
 LONGEST_LINE = 1 << 24  # bytes of a message without its arrays
-LARGEST_ARRAYS = 1 << 28  # bytes of the arrays of a message
 CHUNK = 1 << 20  # bytes read at once: memory is taken only for what has arrived
 
 
@@ -50,11 +50,11 @@ def write_message(
     stream.flush()
 
 
-def read_message(stream: IO[bytes]) -> Message | None:
+def read_message(stream: IO[bytes], *, largest_arrays: float = math.inf) -> Message | None:
     """Return the next message; None at the end of the stream, also where it cuts a message.
 
-    Raise ValueError, with the beginning of the line, where the line is not a message, or one that
-    is larger than a message may be.
+    Raise ValueError, with the beginning of the line, where the line is not a message, or announces
+    arrays of more bytes than `largest_arrays` together.
     """
     line = stream.readline(LONGEST_LINE)
     if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
@@ -62,7 +62,7 @@ def read_message(stream: IO[bytes]) -> Message | None:
     try:
         fields = json.loads(line)
         announced = [_parse_announced(entry) for entry in fields.pop("arrays", [])]
-        if sum(entry.size for entry in announced) > LARGEST_ARRAYS:
+        if sum(entry.size for entry in announced) > largest_arrays:
             raise ValueError
         arrays = {}
         for entry in announced:

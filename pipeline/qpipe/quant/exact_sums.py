@@ -21,12 +21,13 @@ log = logging.getLogger(__name__)
 def make_sums_exact(model: ir.Model, target: Target) -> None:
     """Code the weights anew, on coarser scales, whose products could overflow on the target.
 
-    Stages that ask for the target have made none of them. It logs that none is left, and the
-    network records how many layers have fewer levels because of it. Nothing is done for a target
+    Stages that ask for the target have made none of them. It logs in how many layers none is left,
+    and the network records how many have fewer levels because of it. Nothing is done for a target
     that sums in 32 bits.
     """
     changed = []
     layers = 0
+    exact_layers = 0
     limited_layers = 0
     for weight in qdq.weights(model):
         kernel_pairings = weight.pairings(target)
@@ -38,12 +39,14 @@ def make_sums_exact(model: ir.Model, target: Target) -> None:
             codes = _code_anew(model, weight, target)
             changed.append(weight.name)
         layers += len(nodes)
+        if _largest_pairs(weight, codes, kernel_pairings).max() <= LARGEST_PAIR:
+            exact_layers += len(nodes)
         if _has_fewer_levels(weight, codes, kernel_pairings):
             limited_layers += len(nodes)
     if not layers:
         return
     model.metadata_props[LIMITED_LAYERS] = str(limited_layers)
-    log.warning("no pair of products can overflow in %d of %d layers", layers, layers)
+    log.warning("no pair of products can overflow in %d of %d layers", exact_layers, layers)
     if changed:
         log.warning("coded anew, on coarser scales, for that: %s", ", ".join(changed))
 

@@ -114,7 +114,7 @@ class Weight:
     def pairings(self, target: Target) -> tuple[Pairing, ...]:
         """Return the pairs of weights along K whose products the target adds in 16 bits.
 
-        None where it adds in more.
+        There are none where it adds in 32.
         """
         if not target.saturates or self._is_summed_in_32_bits:
             return ()

@@ -33,6 +33,8 @@ USERS = ".users"
 KEY = re.compile(r"[^/.][^/]*")
 
 STALE_S = 24 * 3600  # how long a step that was killed may be continued from what it left
+# on a new folder; a file system without locks has none in the end, and nothing is swept there
+LOCK_ATTEMPTS = 5
 OTHERS_MAY_WRITE = 0o022  # mode
 
 
@@ -60,7 +62,7 @@ class Cache:
     def folder(self, kind: str, key: str) -> Path:
         """Return the folder of an entry, which may not exist.
 
-        Raise QpipeError for a key that is a path: in a database from elsewhere it may be a path.
+        Raise QpipeError for a key that is a path, as one from another's database may be.
         """
         if not KEY.fullmatch(key):
             raise QpipeError(
@@ -123,10 +125,11 @@ class Cache:
         parent = self.root / SCRATCH
         parent.mkdir(exist_ok=True)
         with ExitStack() as stack:
-            scratch = Path(tempfile.mkdtemp(dir=parent, prefix=UNFINISHED))
-            while not lock_folder(scratch, stack):  # somebody swept it before it was locked
+            for _ in range(LOCK_ATTEMPTS):
                 scratch = Path(tempfile.mkdtemp(dir=parent, prefix=UNFINISHED))
-            stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+                stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+                if lock_folder(scratch, stack):
+                    break  # else somebody swept it before it was locked
             yield scratch
 
     def _move_into_place(self, scratch: Path, kind: str, key: str) -> None:
@@ -195,8 +198,9 @@ class Cache:
 
     def _create(self) -> None:
         try:
+            if not self.root.exists():  # the mode of a folder that somebody gave is theirs
+                self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
             (self.root / USERS).mkdir(parents=True, exist_ok=True)
-            self.root.chmod(0o700)
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
             message = f"{self.root}: cannot be used as the cache: {reason}"
@@ -223,7 +227,12 @@ class Cache:
 
     @contextmanager
     def _locked(self, operation: int) -> Iterator[None]:
-        descriptor = os.open(self.root / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            descriptor = os.open(self.root / LOCK, flags, 0o600)
+        except OSError as error:
+            reason = f"{self.root / LOCK} cannot be opened: {(error.strerror or '').lower()}"
+            raise QpipeError(f"{reason}; remove it, or give another folder with --cache") from error
         try:
             fcntl.flock(descriptor, operation)
             yield
@@ -250,21 +259,19 @@ class Cache:
             return [], []
         if not dry_run:
             _remove_abandoned(self.root / SCRATCH)
-        with ExitStack() as stack:
-            # what is removed is deleted when the lock has been given back
-            scratch = None if dry_run else stack.enter_context(self._new_scratch_folder())
-            with self._locked(fcntl.LOCK_EX):
-                names_in_use = self._names_in_use()
-                entries = [entry for entry in self.entries() if kind in (None, entry.kind)]
-                removable: list[Entry] = []
-                in_use: list[Entry] = []
-                for entry in _longest_unused(entries, older_than_s, keep_bytes):
-                    if f"{entry.kind}/{entry.key}" in names_in_use:
-                        in_use.append(entry)
-                    else:
-                        removable.append(entry)
-                if scratch is not None:
-                    self._move_into(scratch, removable)
+        with ExitStack() as stack, self._locked(fcntl.LOCK_EX):
+            names_in_use = self._names_in_use()
+            entries = [entry for entry in self.entries() if kind in (None, entry.kind)]
+            removable: list[Entry] = []
+            in_use: list[Entry] = []
+            for entry in _longest_unused(entries, older_than_s, keep_bytes):
+                if f"{entry.kind}/{entry.key}" in names_in_use:
+                    in_use.append(entry)
+                else:
+                    removable.append(entry)
+            if removable and not dry_run:
+                # they are deleted when the lock has been given back
+                self._move_into(stack.enter_context(self._new_scratch_folder()), removable)
         return removable, in_use
 
     def _move_into(self, scratch: Path, entries: Sequence[Entry]) -> None:

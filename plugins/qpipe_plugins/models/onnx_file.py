@@ -32,6 +32,7 @@ from qpipe_plugins.models.simplification import simplify
 MIN_OPSET = 17
 LAST_PLAIN_RESIZE_OPSET = 10  # the next gave Resize a choice of coordinates
 MIN_IR_VERSION = 8  # what opset 17 came with
+RECORD_PREFIX = "qpipe."  # of the metadata that qpipe gives networks
 
 # of all tensors together, with which a network is tried on noise
 MAX_TRIED_ELEMENTS = 1 << 28
@@ -77,6 +78,7 @@ def read_network(
         proto = _raise_opset(_without_functions(proto), where)
         pin_shapes(proto.graph, where, shapes=shapes or {}, batch_axes=batch_axes or {})
         model = ir.from_proto(proto)
+        _forget_records(model)
         check_finite_weights(model, where)
         _inline_functions(model)
         if not simplify(model):
@@ -251,7 +253,13 @@ def _opset(proto: onnx.ModelProto) -> int:
     return 0
 
 
-# ---- names
+# ---- names and records
+
+
+def _forget_records(model: ir.Model) -> None:
+    """Remove what qpipe records in networks: that of a file is of another run, or anybody's."""
+    for name in [name for name in model.metadata_props if name.startswith(RECORD_PREFIX)]:
+        del model.metadata_props[name]
 
 
 def _inline_functions(model: ir.Model) -> None:
