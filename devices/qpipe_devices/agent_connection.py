@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from typing import IO, Any, NamedTuple, cast, get_args
 
 from qpipe.errors import BusyError, DeviceError, Failure, printable
@@ -14,6 +15,7 @@ from qpipe.types import Process, Transport
 from qpipe_devices import agent_package, answers
 from qpipe_devices.agent import wire
 from qpipe_devices.agent.messages import Greeting
+from qpipe_devices.agent_package import RemoteProgram
 from qpipe_devices.inbox import Inbox
 from qpipe_devices.reconnecting import ConnectionLostError
 
@@ -23,6 +25,7 @@ LONGEST_BOOT_LINE = 1 << 16  # bytes
 LONGEST_LOG_LINE = 1 << 13  # bytes; a longer line is several
 LARGEST_ARRAYS = 1 << 28  # bytes of the outputs for one sample
 LARGEST_LOG = 1 << 20  # bytes of the agent's stderr that are logged
+BROKEN = (OSError, ValueError, EOFError)  # a broken pipe, a closed file, the transport's own end
 BEATS = 5  # so many in the time that either side may be silent
 
 
@@ -60,7 +63,7 @@ class Conversation:
     """One agent process: one request at a time; messages for an earlier request are skipped."""
 
     def __init__(
-        self, name: str, transport: Transport, start_command: Sequence[str], silence_s: float
+        self, name: str, transport: Transport, program: RemoteProgram, silence_s: float
     ) -> None:
         self.name = name
         self.silence_s = silence_s
@@ -72,14 +75,14 @@ class Conversation:
         self.closed = threading.Event()
         self.last_id = 0
         self.is_lost = False
-        self.process: Process = transport.start(start_command)
+        self.process: Process = transport.start(program.command)
         self.listener = threading.Thread(target=self._listen, daemon=True)
         self.log_thread = threading.Thread(target=self._forward_log, daemon=True)
         self.beater = threading.Thread(target=self._beat, daemon=True)
         self.listener.start()
         self.log_thread.start()
         try:
-            greeting = self._open(start_command[0])
+            greeting = self._open(program)
         except BaseException:
             self.close()
             raise
@@ -139,11 +142,16 @@ class Conversation:
 
     # ---- starting
 
-    def _open(self, python: str) -> Greeting:
+    def _open(self, program: RemoteProgram) -> Greeting:
+        # where it has ended already, its last line says why
+        with contextlib.suppress(*BROKEN), self._time_to_write():
+            self._write(program.source)
+        python = program.command[0]
         no_start = Loss(f"'{python}' does not start the agent", "set python to one that has numpy")
         state = self._next_boot_state(no_start)
         if state == "send":
-            self._write(agent_package.package())
+            with self._lost_where_broken():
+                self._write(agent_package.package())
         while state != "ready":
             state = self._next_boot_state(no_start)
         fields = self._checked_fields(self._next_message(START_S, loss=no_start))
@@ -188,25 +196,32 @@ class Conversation:
         return self.last_id
 
     def _send(self, fields: Mapping[str, Any]) -> None:
-        # an agent that does not read blocks this write, once the pipe is full
+        with self._lost_where_broken(), self.sending:
+            wire.write_message(self.process.stdin, fields)
+
+    def _write(self, content: bytes) -> None:
+        self.process.stdin.write(content)
+        self.process.stdin.flush()
+
+    @contextlib.contextmanager
+    def _lost_where_broken(self) -> Iterator[None]:
+        """Raise ConnectionLostError where what is written cannot arrive."""
+        try:
+            with self._time_to_write():
+                yield
+        except BROKEN as error:
+            raise self._loss_error(CONNECTION_LOST) from error
+
+    @contextlib.contextmanager
+    def _time_to_write(self) -> Iterator[None]:
+        """Kill an agent that does not read, and so blocks a write once the pipe is full."""
         timer = threading.Timer(self.silence_s, self.process.kill)
         timer.daemon = True
         timer.start()
         try:
-            with self.sending:
-                wire.write_message(self.process.stdin, fields)
-        # a broken pipe, a closed file, the transport's own end
-        except (OSError, ValueError, EOFError) as error:
-            raise self._loss_error(CONNECTION_LOST) from error
+            yield
         finally:
             timer.cancel()
-
-    def _write(self, content: bytes) -> None:
-        try:
-            self.process.stdin.write(content)
-            self.process.stdin.flush()
-        except (OSError, EOFError) as error:
-            raise self._loss_error(CONNECTION_LOST) from error
 
     def _beat(self) -> None:
         while not self.closed.wait(self.silence_s / BEATS):

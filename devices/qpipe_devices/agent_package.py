@@ -1,18 +1,27 @@
-"""The agent as it travels: one zip file, always the same bytes, and the command that starts it."""
+"""The agent as it travels: one zip file, always the same bytes, and the program that starts it.
+
+Programs reach a device by their stdin, whatever its server allows a command to be.
+"""
 
 from __future__ import annotations
 
-import base64
 import functools
 import io
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from qpipe.digests import digest_bytes
 from qpipe.samples import preprocess, sample_feeds
 from qpipe_devices.agent import wire
 
 OLDEST_PYTHON = (3, 8)
+# runs as many bytes of stdin as the first argument says, and reads none beyond them; some servers
+# refuse long commands, and this one, which has no quotes, passes any login shell unchanged
+READ_AND_RUN = (
+    "import io,sys;exec(io.BufferedReader(io.FileIO(0,closefd=False),1).read(int(sys.argv.pop(1))))"
+)
 # comes before anything that an older Python cannot even parse
 PYTHON_CHECK = f"""\
 import sys
@@ -73,6 +82,17 @@ os.execv(sys.executable, [sys.executable, path, "--root", root] + sys.argv[4:])
 """
 
 
+class RemoteProgram(NamedTuple):
+    """A program for a device: the command that starts it, and what its stdin begins with."""
+
+    command: list[str]
+    source: bytes
+
+    def with_arguments(self, arguments: Sequence[str]) -> RemoteProgram:
+        """Return the program with further arguments."""
+        return self._replace(command=[*self.command, *arguments])
+
+
 @functools.cache
 def package() -> bytes:
     """Return a zip file that Python runs: the agent's modules, and how the host feeds samples."""
@@ -85,24 +105,19 @@ def package() -> bytes:
     return content.getvalue()
 
 
-def start_command(python: str, *, folder: str, holder: str, silence_s: float) -> list[str]:
-    """Return the argv that starts the agent on a device; its program has no quotes of a shell."""
+def start_program(python: str, *, folder: str, holder: str, silence_s: float) -> RemoteProgram:
+    """Return the program that starts the agent on a device."""
     content = package()
-    program = PYTHON_CHECK + BOOT_PROGRAM.format(magic=wire.MAGIC.decode())
-    command = [python, "-c", one_line_program(program)]
-    command += [folder, digest_bytes(content), str(len(content))]
-    command += ["--holder", holder, "--silence", f"{silence_s:g}"]
-    return command
+    code = BOOT_PROGRAM.format(magic=wire.MAGIC.decode())
+    arguments = [folder, digest_bytes(content), str(len(content))]
+    arguments += ["--holder", holder, "--silence", f"{silence_s:g}"]
+    return remote_program(python, code, arguments)
 
 
-def one_line_program(code: str) -> str:
-    """Return a line of Python that runs `code`; any login shell passes it on unchanged."""
-    return f'import base64;exec(base64.b64decode("{base64_text(code.encode())}"))'
-
-
-def base64_text(content: bytes) -> str:
-    """Return bytes in base64, as text."""
-    return base64.b64encode(content).decode()
+def remote_program(python: str, code: str, arguments: Sequence[str]) -> RemoteProgram:
+    """Return a program that the device's Python runs, unless that is too old."""
+    source = (PYTHON_CHECK + f"exec({code!a})\n").encode()
+    return RemoteProgram([python, "-c", READ_AND_RUN, str(len(source)), *arguments], source)
 
 
 def _add_file(archive: zipfile.ZipFile, name: str, content: bytes) -> None:

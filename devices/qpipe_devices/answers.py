@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, NotRequired, get_type_hints
@@ -15,8 +16,14 @@ from qpipe.types import Capabilities
 from qpipe_devices.agent import messages
 
 LONGEST_TEXT = 10_000  # characters
-# times of a runner in another language may be fractions of a nanosecond
-TIMES: Mapping[str, Any] = {"values_ns": Sequence[float], "window_ns": Sequence[float]}
+LARGEST_INTEGER = 1 << 63  # the database has 64 bits
+# what is accepted in place of the type of a field
+ACCEPTED: Mapping[str, Any] = {
+    # times of a runner in another language may be fractions of a nanosecond
+    "values_ns": Sequence[float],
+    "window_ns": Sequence[float],
+    "imports": Mapping[str, Mapping[str, str]],
+}
 REMEDY = "check what runs there, or set it up again"
 
 
@@ -66,16 +73,21 @@ ANSWERS: Mapping[str, type] = {
 }
 
 
-def check_answer(device: str, verb: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """Return the fields of an answer; raise DeviceError where they are not those of PROTOCOL.md.
+def check_answer(
+    device: str, verb: str, fields: dict[str, Any], answers: Mapping[str, type] = ANSWERS
+) -> dict[str, Any]:
+    """Return the fields of an answer; raise DeviceError where they are not those of `answers`.
 
-    Text is without control characters and not longer than LONGEST_TEXT.
+    Text is without control characters and not longer than LONGEST_TEXT, numbers are finite.
     """
-    clean = {str(name): _as_plain_text(value) for name, value in fields.items()}
-    if verb not in ANSWERS:
+    try:
+        clean = {str(name): _checked_value(value) for name, value in fields.items()}
+    except ValueError as error:
+        raise wrong_answer(device, f"a number of {verb} is {error}") from None
+    if verb not in answers:
         return clean
     try:
-        answer = _adapter(verb).validate_python(clean)
+        answer = _adapter(answers[verb]).validate_python(clean)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False)[0]
         place = ".".join(str(part) for part in first["loc"]) or "it"
@@ -88,26 +100,32 @@ def wrong_answer(device: str, reason: str) -> DeviceError:
     return DeviceError(f"{device}: a wrong answer: {reason}; {REMEDY}", failure="wrong answer")
 
 
-def _as_plain_text(value: Any) -> Any:
-    """Return a value of JSON with every text in it short, and without control characters."""
+def _checked_value(value: Any) -> Any:
+    """Return a value of JSON with every text in it short, and without control characters.
+
+    Raise ValueError for a number that is not finite, or has more than 64 bits.
+    """
     if isinstance(value, str):
         return printable(value[:LONGEST_TEXT])
     if isinstance(value, list):
-        return [_as_plain_text(entry) for entry in value]
+        return [_checked_value(entry) for entry in value]
     if isinstance(value, dict):
-        return {_as_plain_text(name): _as_plain_text(entry) for name, entry in value.items()}
+        return {_checked_value(name): _checked_value(entry) for name, entry in value.items()}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(value)
+    if isinstance(value, int) and not -LARGEST_INTEGER <= value < LARGEST_INTEGER:
+        raise ValueError("too large")
     return value
 
 
 @cache
-def _adapter(verb: str) -> TypeAdapter[Any]:
-    answer = ANSWERS[verb]
+def _adapter(answer: type) -> TypeAdapter[Any]:
     if not hasattr(answer, "__required_keys__"):
         return TypeAdapter(answer)
     # the messages of the agent name types that are not on a board, so they are looked up here
     names = vars(qpipe.types)
     fields: dict[str, Any] = {}
     for name, hint in get_type_hints(answer, localns=names).items():
-        accepted = TIMES.get(name, hint)
+        accepted = ACCEPTED.get(name, hint)
         fields[name] = accepted if name in answer.__required_keys__ else NotRequired[accepted]
     return TypeAdapter(TypedDict(answer.__name__, fields))  # type: ignore[operator]

@@ -9,7 +9,7 @@ from collections import deque
 from qpipe_devices.agent import wire
 
 MOST_MESSAGES = 16
-MOST_BYTES = 1 << 26  # of their arrays
+MOST_BYTES = 1 << 26
 
 
 class Inbox:
@@ -51,5 +51,5 @@ class Inbox:
             self._changed.notify_all()
 
     def _has_room(self) -> bool:
-        size = sum(array.nbytes for message in self._messages for array in message.arrays.values())
-        return not self._messages or (len(self._messages) < MOST_MESSAGES and size < MOST_BYTES)
+        memory = sum(message.memory for message in self._messages)
+        return not self._messages or (len(self._messages) < MOST_MESSAGES and memory < MOST_BYTES)

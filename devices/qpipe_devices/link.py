@@ -29,6 +29,7 @@ from qpipe_devices.agent.energy_meter import IDLE_S
 from qpipe_devices.agent.messages import CleanOptions, MissingAnswer, PlacementAnswer, RoundAnswer
 from qpipe_devices.agent.round_conditions import COOLING_S
 from qpipe_devices.agent_connection import Conversation
+from qpipe_devices.agent_package import RemoteProgram
 from qpipe_devices.answers import wrong_answer
 from qpipe_devices.host_energy_meter import measure_round
 from qpipe_devices.reconnecting import ConnectionLostError, Retries
@@ -271,25 +272,25 @@ class Link:
 
     def _connected(self, *, despite_hold: bool = False) -> Conversation:
         if self._conversation is None:
-            command = self._start_command(despite_hold=despite_hold)
+            program = self._start_program(despite_hold=despite_hold)
             try:
-                conversation = Conversation(self.name, self.transport, command, self.silence_s)
+                conversation = Conversation(self.name, self.transport, program, self.silence_s)
             except DeviceError:
                 self.transport.close()
                 raise
             self._conversation = conversation
         return self._conversation
 
-    def _start_command(self, *, despite_hold: bool) -> list[str]:
-        command = agent_package.start_command(
+    def _start_program(self, *, despite_hold: bool) -> RemoteProgram:
+        arguments = ["--session", self.session]
+        if self.lock:
+            arguments += ["--lock", self.lock]
+        if despite_hold:
+            arguments.append("--despite-hold")
+        program = agent_package.start_program(
             self.python, folder=self.folder, holder=_holder(), silence_s=self.silence_s
         )
-        command += ["--session", self.session]
-        if self.lock:
-            command += ["--lock", self.lock]
-        if despite_hold:
-            command.append("--despite-hold")
-        return command
+        return program.with_arguments(arguments)
 
     def _reconnected(self, retries: Retries) -> Conversation:
         """Connect, at once or once the connection is back."""

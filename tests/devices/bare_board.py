@@ -66,12 +66,15 @@ def by_what(findings: Iterable[Finding]) -> dict[str, Finding]:
     return {finding.what: finding for finding in findings}
 
 
-def write_wheel(folder: Path, name: str, files: dict[str, bytes]) -> None:
+def write_wheel(
+    folder: Path, name: str, files: dict[str, bytes], needs: Iterable[str] = ()
+) -> None:
     """A wheel that pip takes for any machine."""
     info = f"{name}-1.0.dist-info"
+    requires = "".join(f"Requires-Dist: {need}\n" for need in needs)
     content = {
         **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n{requires}".encode(),
         f"{info}/WHEEL": b"Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
     }
     with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as archive:

@@ -12,6 +12,8 @@ from acting_board import board as board
 from bare_board import bare_python as bare_python
 from bare_board import wheels as wheels
 from fault_lab import undisturbed as undisturbed
+from small_board import python38 as python38
+from small_board import small_board as small_board
 
 import qpipe
 from qpipe_devices import local, ssh

@@ -34,7 +34,7 @@ def endless(content):
 while message := wire.read_message(agent.stdout):
     with open({lie!r}) as file:
         lie = json.load(file)
-    fields, arrays = message
+    fields, arrays = message.fields, message.arrays
     if lie.get("field") in fields:
         if "value" in lie:
             fields[lie["field"]] = lie["value"]

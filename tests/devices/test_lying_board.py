@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
+import math
 import resource
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,10 @@ import pytest
 from lying_board import LyingBoard
 
 import qpipe
+from qpipe_devices import local
 from qpipe_devices.agent import wire
+from qpipe_devices.link import Link
+from qpipe_devices.setup import bare_board, bare_calls
 
 HUGE = 10**400
 DEEP = "[" * 100_000
@@ -139,6 +144,77 @@ def test_what_is_no_message_ends_the_conversation_and_takes_no_memory(
     assert (after - before) / 1000 < MEMORY_MB
     board.tell()
     assert board.device.capabilities().cores >= 1, "a new conversation may be a true one"
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Iterator[tuple[Link, Path]]:
+    """A board without packages that prints what a file says, whatever it is to run."""
+    said = tmp_path / "said"
+    python = tmp_path / "python3"
+    python.write_text(f"#!/bin/sh\ncat > /dev/null\ncat {said}\n", encoding="utf-8")
+    python.chmod(0o755)
+    device = local("board", python=str(python), folder=tmp_path / "board")
+    assert isinstance(device, Link)
+    yield device, said
+    device.close()
+
+
+def test_each_field_of_what_a_bare_board_has_is_checked(
+    bare: tuple[Link, Path], tmp_path: Path
+) -> None:
+    device, said = bare
+    honest = local("board", folder=tmp_path / "board")
+    truth = bare_calls.probe(honest, ["numpy"])
+    wrong: dict[str, Any] = {"imports": {}, "free": HUGE, "time": math.nan, "governors": 3}
+    for field in truth:
+        lies = [
+            {key: value for key, value in truth.items() if key != field},
+            {**truth, field: wrong.get(field, [7])},
+        ]
+        for lie in lies:
+            said.write_text(f"\n{bare_board.MAGIC}{json.dumps(lie)}\n", encoding="utf-8")
+            with pytest.raises(qpipe.DeviceError) as error:
+                bare_calls.probe(device, ["numpy"])
+            assert error.value.failure == "wrong answer", (field, lie)
+            assert str(error.value).startswith("board: a wrong answer: "), (field, lie)
+
+
+@pytest.mark.parametrize(
+    "answer", ["[]", "7", "{", DEEP, '{"error": "\\u001b[31m\\nboo"}'],
+    ids=["list", "number", "cut", "deep", "escape codes"],
+)  # fmt: skip
+def test_what_is_no_answer_of_a_bare_board_is_one_line(
+    answer: str, bare: tuple[Link, Path]
+) -> None:
+    device, said = bare
+    said.write_text(f"\n{bare_board.MAGIC}{answer}\n", encoding="utf-8")
+    with pytest.raises(qpipe.DeviceError) as error:
+        bare_calls.probe(device, ["numpy"])
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 1000
+
+
+def test_a_bare_board_that_prints_without_end_takes_no_memory(bare: tuple[Link, Path]) -> None:
+    device, _ = bare
+    script = "#!/bin/sh\nyes qpipe >&2 &\nexec cat /dev/zero\n"
+    Path(device.python).write_text(script, encoding="utf-8")
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(qpipe.DeviceError, match="does not run there: qpipe; set python to"):
+        bare_calls.probe(device, ["numpy"])
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000 < MEMORY_MB
+
+
+def test_numbers_that_are_none_and_crowds_of_lists_are_wrong_answers(board: LyingBoard) -> None:
+    for lie in (
+        {"field": "memory_mb", "value": math.inf},
+        {"field": "cores", "value": HUGE},
+        {"raw": '{"id": ID, "cores": [' + "[]," * 1_000_000 + "[]]}\n"},
+    ):
+        board.tell(**lie)
+        with pytest.raises(qpipe.DeviceError) as error:
+            board.device.capabilities()
+        assert error.value.failure == "wrong answer"
+        assert len(str(error.value)) < 1000
 
 
 def test_escape_codes_and_markup_are_shown_as_text(

@@ -17,14 +17,17 @@ MAGIC = b"qpipe-agent-%d " % VERSION
 MAGIC_OF_ANY_VERSION = re.compile(rb"qpipe-agent-(\d+) ")
 LONGEST_QUOTE = 100  # characters of a line that is not a message
 LONGEST_LINE = 1 << 24  # bytes of a message without its arrays
+MOST_CONTAINERS = 1 << 18  # lists and objects of a message: empty ones take the most memory
+MEMORY_OF_JSON = 8  # bytes of Python objects by byte of JSON
 CHUNK = 1 << 20  # bytes read at once: memory is taken only for what has arrived
 
 
 class Message(NamedTuple):
-    """The fields of a message and the arrays that came with it."""
+    """The fields of a message, the arrays that came with it, and about how many bytes it takes."""
 
     fields: dict[str, Any]
     arrays: dict[str, np.ndarray]
+    memory: int = 0
 
 
 class _Announced(NamedTuple):
@@ -60,9 +63,12 @@ def read_message(stream: IO[bytes], *, largest_arrays: float = math.inf) -> Mess
     if not line.endswith(b"\n") and len(line) < LONGEST_LINE:
         return None
     try:
+        if line.count(b"[") + line.count(b"{") > MOST_CONTAINERS:
+            raise ValueError
         fields = json.loads(line)
         announced = [_parse_announced(entry) for entry in fields.pop("arrays", [])]
-        if sum(entry.size for entry in announced) > largest_arrays:
+        arrays_size = sum(entry.size for entry in announced)
+        if arrays_size > largest_arrays:
             raise ValueError
         arrays = {}
         for entry in announced:
@@ -73,7 +79,7 @@ def read_message(stream: IO[bytes], *, largest_arrays: float = math.inf) -> Mess
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         text = line[: 4 * LONGEST_QUOTE].decode("utf-8", "replace").strip()
         raise ValueError(text[:LONGEST_QUOTE]) from error
-    return Message(fields, arrays)
+    return Message(fields, arrays, MEMORY_OF_JSON * len(line) + arrays_size)
 
 
 def _read_exactly(stream: IO[bytes], size: int) -> bytearray:

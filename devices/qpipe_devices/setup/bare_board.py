@@ -1,7 +1,7 @@
 """The device's side of check and setup.
 
-It travels as text to a device that may have nothing but Python 3.8, and prints one line: what the
-device has, or what became of the wheels that were sent.
+It travels as text to a device that may have nothing but Python 3.8, reads its arguments from stdin,
+and prints one line: what the device has, or what became of the wheels that were sent.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Deselected(TypedDict):
 
 
 def main(argv: Sequence[str]) -> None:
-    """Run a verb by `folder verb arguments-as-JSON`.
+    """Run a verb by `folder verb`; its arguments are JSON on stdin.
 
     Print MAGIC and one line of JSON: the answer, or {"error": text}.
     """
@@ -104,7 +104,7 @@ def main(argv: Sequence[str]) -> None:
         "deselect": deselect,
     }
     verb = verbs[argv[1]]
-    arguments = json.loads(argv[2])
+    arguments = json.load(sys.stdin)
     try:
         answer = verb(root, **arguments)
     except (OSError, ValueError, zipfile.BadZipFile) as error:

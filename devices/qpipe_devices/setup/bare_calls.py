@@ -6,19 +6,30 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple, cast
 
-from qpipe.errors import DeviceError, Failure
+from qpipe.errors import DeviceError, Failure, printable
 from qpipe.types import Process
 from qpipe_devices import agent_package
+from qpipe_devices.answers import check_answer, wrong_answer
 from qpipe_devices.link import Link
 from qpipe_devices.setup import bare_board
-from qpipe_devices.setup.bare_board import Installed, Probe
+from qpipe_devices.setup.bare_board import Deselected, Installed, Missing, Probe
 
 PROBE_S = 300.0  # three imports from a card that was not read yet
 INSTALL_S = 900.0  # 150 MB unpacked onto a slow card
+LONGEST_LINE = 1 << 16  # bytes
+LONGEST_QUOTE = 100  # characters of what is no answer
+MOST_BYTES = 1 << 20  # of each stream that are read
+ANSWERS: Mapping[str, type] = {
+    "probe": Probe,
+    "missing": Missing,
+    "install": Installed,
+    "deselect": Deselected,
+}
 
 
 class NoPythonError(DeviceError):
@@ -26,9 +37,9 @@ class NoPythonError(DeviceError):
 
 
 class _Output(NamedTuple):
-    """What a call printed: its answer, or None, and its last line on stderr, or ""."""
+    """What a call printed: its answer as JSON, or "", and its last line on stderr, or ""."""
 
-    answer: dict[str, Any] | None
+    answer: str
     last_error_line: str
 
 
@@ -38,7 +49,11 @@ def probe(link: Link, modules: Sequence[str], *, system: bool = False) -> Probe:
     Raise NoPythonError where its Python does not run.
     """
     answer = _call(link, "probe", PROBE_S, modules=list(modules), lock=link.lock, system=system)
-    return cast("Probe", answer)
+    board = cast("Probe", answer)
+    for module in () if board["holder"] else modules:
+        if not board["imports"].get(module, {}).keys() & {"version", "error"}:
+            raise wrong_answer(link.name, f"imports of probe: nothing of {module}")
+    return board
 
 
 def missing_wheels(link: Link, runtime_digest: str, wheel_digests: Sequence[str]) -> list[str]:
@@ -64,13 +79,14 @@ def _call(link: Link, verb: str, timeout_s: float, **arguments: Any) -> dict[str
     Raise NoPythonError where there is none, DeviceError where it is an error, where it takes longer
     than `timeout_s`, and where the connection is lost.
     """
-    command = _command(link.python, link.folder, verb, arguments)
-    process = link.transport.start(command)
+    code = Path(bare_board.__file__).read_text(encoding="utf-8")
+    program = agent_package.remote_program(link.python, code, [link.folder, verb])
+    process = link.transport.start(program.command)
     started_at = time.monotonic()
     timer = threading.Timer(timeout_s, process.kill)
     timer.start()
     try:
-        output = _read_output(process)
+        output = _exchange(process, program.source + json.dumps(arguments).encode())
         with contextlib.suppress(TimeoutError):
             process.wait(5)
     except ConnectionError as error:
@@ -82,24 +98,29 @@ def _call(link: Link, verb: str, timeout_s: float, **arguments: Any) -> dict[str
         process.kill()
         for stream in (process.stdin, process.stdout, process.stderr):
             stream.close()
-    if output.answer is None:
+    if not output.answer:
         if time.monotonic() - started_at > timeout_s:
             raise DeviceError(
                 f"{link.name}: no answer within {timeout_s:g} s; run again to continue",
                 failure="timeout",
             )
         raise _no_python_error(link, output.last_error_line)
-    if "error" in output.answer:
-        raise _error_of_answer(link, str(output.answer["error"]))
-    return output.answer
+    return _parse_answer(link, verb, output.answer)
 
 
-def _command(python: str, folder: str, verb: str, arguments: dict[str, Any]) -> list[str]:
-    """Return the argv that runs a verb of bare_board.py, which it contains."""
-    source = agent_package.base64_text(Path(bare_board.__file__).read_bytes())
-    start = f'exec(compile(base64.b64decode("{source}"), "bare_board.py", "exec"))\n'
-    program = agent_package.one_line_program(agent_package.PYTHON_CHECK + start)
-    return [python, "-c", program, folder, verb, json.dumps(arguments)]
+def _parse_answer(link: Link, verb: str, text: str) -> dict[str, Any]:
+    """Return the fields of an answer; raise DeviceError where it is an error, or a wrong one."""
+    try:
+        fields = json.loads(text)
+    except (ValueError, RecursionError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise wrong_answer(link.name, f"'{text[:LONGEST_QUOTE]}' is no answer to {verb}")
+    if "error" in fields:
+        message = check_answer(link.name, "error", {"error": str(fields["error"])})["error"]
+        failure: Failure | None = "no room" if "No space" in message else None
+        raise DeviceError(f"{link.name}: {message}", failure=failure)
+    return check_answer(link.name, verb, fields, ANSWERS)
 
 
 def _no_python_error(link: Link, last_error_line: str) -> NoPythonError:
@@ -111,29 +132,33 @@ def _no_python_error(link: Link, last_error_line: str) -> NoPythonError:
     )
 
 
-def _error_of_answer(link: Link, message: str) -> DeviceError:
-    failure: Failure | None = "no room" if "No space" in message else None
-    return DeviceError(f"{link.name}: {message}", failure=failure)
-
-
-def _read_output(process: Process) -> _Output:
-    """Read both streams to their ends, past what a login shell prints."""
-    error_lines: list[str] = []
+def _exchange(process: Process, request: bytes) -> _Output:
+    """Write to a process, then read both of its streams, past what a login shell prints."""
+    error_lines: deque[str] = deque(maxlen=1)
     reader = threading.Thread(
         target=lambda: error_lines.extend(_read_lines(process.stderr)), daemon=True
     )
     reader.start()
-    answer = None
+    # where it has ended already, its last line says why
+    with contextlib.suppress(OSError, EOFError, ValueError):
+        process.stdin.write(request)
+        process.stdin.close()
+    answer = ""
     for line in _read_lines(process.stdout):
         if line.startswith(bare_board.MAGIC):
-            answer = json.loads(line.removeprefix(bare_board.MAGIC))
+            answer = line.removeprefix(bare_board.MAGIC)
     reader.join(5)
     return _Output(answer, error_lines[-1] if error_lines else "")
 
 
-def _read_lines(stream: IO[bytes]) -> list[str]:
-    """Return the lines of a stream that are not empty; none where it breaks off."""
+def _read_lines(stream: IO[bytes]) -> Iterator[str]:
+    """Yield the lines of a stream that are not empty, up to MOST_BYTES, or until it breaks off."""
+    size = 0
     try:
-        return [line.decode("utf-8", "replace").strip() for line in stream if line.strip()]
+        while size < MOST_BYTES and (line := stream.readline(LONGEST_LINE)):
+            size += len(line)
+            text = printable(line.decode("utf-8", "replace").strip())
+            if text:
+                yield text
     except (OSError, EOFError, ValueError):  # killed, lost, or closed meanwhile
-        return []
+        return

@@ -9,6 +9,8 @@ from contextlib import suppress
 from typing import Protocol, TypeVar
 
 from paramiko import Channel, Transport
+from paramiko.packet import Packetizer
+from paramiko.ssh_exception import SSHException
 
 from qpipe.errors import DeviceError
 from qpipe_devices.ssh import known_hosts, user_keys
@@ -21,6 +23,7 @@ KEEPALIVE_S = 15
 RSA_SIGNATURES = ("rsa-sha2-512", "rsa-sha2-256")  # the algorithms of a key of type ssh-rsa
 # encryption and integrity in one pass, by the AES instructions of the processor
 FAST_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
+LARGEST_PACKET = 1 << 20  # bytes; OpenSSH's own limit is a quarter of it
 ANY_LOCAL_PORT = ("127.0.0.1", 0)
 
 
@@ -92,7 +95,7 @@ class Connection:
         """
         sock = self._open_socket(login)
         with mapped_errors(self._where(login), login):
-            transport = self._register(Transport(sock))
+            transport = self._register(Transport(sock, packetizer_class=_BoundedPacketizer))
             # longer than the deadline of the whole connection, which has the better message
             step_timeout = 2 * login.timeout
             transport.banner_timeout = step_timeout
@@ -161,6 +164,15 @@ class Connection:
         """Have it closed with the connection; return it."""
         self.opened.append(closable)
         return closable
+
+
+class _BoundedPacketizer(Packetizer):
+    """Takes no memory for a packet that no server sends; its size comes from anybody."""
+
+    def read_all(self, n: int, check_rekey: bool = False) -> bytes:
+        if n > LARGEST_PACKET:
+            raise SSHException(f"the host sends a packet of {n} bytes")
+        return super().read_all(n, check_rekey)
 
 
 class _ProxyCommand:

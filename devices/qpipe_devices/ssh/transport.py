@@ -14,7 +14,7 @@ from paramiko import Channel, Transport
 from paramiko.channel import ChannelFile, ChannelStderrFile, ChannelStdinFile
 from paramiko.ssh_exception import SSHException
 
-from qpipe.errors import DeviceError, Failure
+from qpipe.errors import DeviceError, Failure, printable
 from qpipe.types import Progress
 from qpipe_devices.ssh.connection import Connection
 from qpipe_devices.ssh.deadlines import Watchdog
@@ -26,6 +26,8 @@ STALLED_S = 60.0  # a transfer without progress for so long has failed
 SLOWEST = 16e3  # bytes a second; a slower transfer has failed
 KILLED_S = 3.0  # to end a process on the board; then the connection is closed
 WINDOW_BYTES = 1 << 24  # of a download that may be in flight: what a delayed connection holds
+LONGEST_LINE = 1 << 16  # bytes
+MOST_DIGITS = 15  # of the size of a file
 FILE_FOLLOWS = b"qpipe-file-follows "
 DISK_FULL_PHRASES = ("no space left on device", "disk quota exceeded")
 RECEIVE_SCRIPT = 'cat > "$1"'
@@ -250,10 +252,10 @@ class _Stderr(_Unbuffered, ChannelStderrFile):
 
 def _read_announced_size(stream: IO[bytes]) -> int:
     """Read up to the announcement of a file, past the output of a login shell; return its size."""
-    for line in iter(stream.readline, b""):
+    while line := stream.readline(LONGEST_LINE):
         if line.startswith(FILE_FOLLOWS):
             size = line.removeprefix(FILE_FOLLOWS).strip()
-            return int(size) if size.isdigit() else 0
+            return int(size) if size.isdigit() and len(size) <= MOST_DIGITS else 0
     return 0
 
 
@@ -261,7 +263,7 @@ def _read_last_line(process: SshProcess) -> str:
     """Return the last line of a process's stderr; "" where it has none or cannot be read."""
     process.channel.settimeout(1)
     try:
-        output = process.stderr.read().decode("utf-8", "replace")
+        output = process.stderr.read(LONGEST_LINE).decode("utf-8", "replace")
     except OSError:
         return ""
-    return output.strip().rpartition("\n")[2].strip()
+    return printable(output.strip().rpartition("\n")[2].strip())
