@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import shutil
 import subprocess
 import sys
@@ -12,6 +11,8 @@ import pytest
 from test_ssh import lets_in, new_key, refused
 from test_ssh_host_keys import line
 
+from qpipe_devices.ssh import ssh_config
+from qpipe_devices.ssh.config_words import split_words
 from qpipe_devices.ssh.login import Login, parse_address, resolve_login
 
 
@@ -97,18 +98,91 @@ def test_several_keys_and_known_hosts_are_taken_in_their_order(config):
     assert found.known_hosts == (folder / "shelf", Path("/b"))
 
 
-def test_match_exec_runs_nothing_and_says_so(config, tmp_path, caplog):
-    config(f"Match exec 'touch {tmp_path}/ran'\n  Port 1\nHost *\n  Port 2\n")
-    with caplog.at_level(logging.WARNING):
-        assert resolve_login("shelf").port == 2
-    assert not (tmp_path / "ran").exists()
-    assert (
-        "config:1: what follows is skipped: conditions on 'exec' are not supported" in caplog.text
+ODD_LINES = {
+    "comments": "Host shelf # a\n User bob # b\n Port 2222 #c\n HostKeyAlias al # d\n IdentitiesOnly yes #\n",
+    "a # in a word": "User a#b\nHostName 10.0.0.1#x\n",
+    "quotes": 'Host "shelf"\n User "bob"\n Port = "2200"\n HostName=\'10.0.0.2\' # e\n',
+    "equals": "Host=shelf\nUser=bob\nPort =7\nHostName= 10.0.0.3\nConnectTimeout=none\n",
+    "tabs": "Host\tshelf\n\tUser\tbob\n",
+    "negated": "Host * !shelf\n User a\nHost sh?lf\n User b\n",
+    "case": "Host shelf\n HostName FOO.Example\nHost SHELF\n User b\n",
+    "exec": 'Host shelf\n HostName 10.0.0.1\nMatch exec "test %h = 10.0.0.1 && test %n = shelf"\n User c\n',
+    "negated exec": "Match exec false\n User a\nMatch !exec false\n User b\n",
+    "resolved host": "Host shelf\n HostName 10.0.0.9\nMatch host 10.0.0.*\n User x\n",
+    "negated match": "Match !host shelf\n User x\nMatch !originalhost y\n User z\n",
+    "final": "Host shelf\n HostName %h.x\nMatch final host shelf.x\n Port 99\nHost shelf.x\n User late\n",
+    "all": "Match all\n User a\n User b\n",
+    "jump": "ProxyJump gate # no more\nProxyCommand none\n",
+}  # fmt: skip
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="compares with ssh -G")
+@pytest.mark.parametrize("text", ODD_LINES.values(), ids=ODD_LINES)
+def test_odd_lines_mean_what_they_mean_to_openssh(config, text):
+    file = config(text) / "config"
+    said = subprocess.run(["ssh", "-G", "-F", file, "shelf"], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    expected = dict(line.split(" ", 1) for line in said.stdout.splitlines() if " " in line)
+    login = resolve_login("shelf")
+    assert (login.host, login.user, str(login.port)) == (
+        expected["hostname"],
+        expected["user"],
+        expected["port"],
     )
+    assert login.only_keys == (expected["identitiesonly"] == "yes")
+    if "hostkeyalias" in expected:
+        assert login.known_as == expected["hostkeyalias"]
+    jump = login.jump_host.host if login.jump_host else None
+    assert jump == expected.get("proxyjump")
+
+
+def test_words_end_at_comments_and_keep_what_quotes_enclose():
+    line = r'"a b" c\ d \'"e\"f" g#h \i "" # x'
+    assert split_words(line) == ["a b", "c d", "'e\"f", "g#h", "\\i", ""]
+
+
+def test_tokens_and_variables_are_replaced_in_paths(config, monkeypatch):
+    monkeypatch.setenv("SHELF", "keys")
+    folder = config(
+        "User u\nIdentityFile ~/.ssh/%h_%n_%r_%p_%% # k\nIdentityFile ~/.ssh/${SHELF}\n"
+    )
+    assert resolve_login("shelf").missing_keys == (folder / "shelf_shelf_u_22_%", folder / "keys")
+
+
+def test_match_exec_runs_its_command_only_where_the_rest_applies(config, tmp_path):
+    config(
+        f'Match originalhost other exec "touch {tmp_path}/ran"\n Port 1\n'
+        f'Match exec "touch {tmp_path}/%n"\n Port 2\n'
+    )
+    assert resolve_login("shelf").port == 2
+    assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["shelf"]
+
+
+def test_match_exec_ends_in_time(config, monkeypatch):
+    monkeypatch.setattr(ssh_config, "MATCH_EXEC_S", 0.2)
+    config('Match exec "sleep 60"\n Port 1\n')
+    said = refused({"host": "a"}, "configuration")
+    assert said.endswith("takes longer than 0.2 s; correct it, or remove that Match")
+
+
+def test_a_named_key_that_is_missing_is_named(config, sshd, tmp_path):
+    other = new_key(tmp_path / "other")
+    text = entry("shelf", sshd).replace(str(sshd.key), str(other))
+    folder = config(text + "  IdentityFile ~/.ssh/gone # my key\n")
+    said = refused({"host": "shelf"}, "configuration")
+    assert f"accepts none of {other} and of an agent " in said
+    assert f"(ssh_config also names {folder}/gone, which is not there)" in said
 
 
 @pytest.mark.parametrize(("text", "reason"), [
     ("Port x\n", "ssh_config: port is 'x'; give a number"),
+    ("User 'me\n", "config:1: a quote is not closed in '\'me'; close it"),
+    ("User # me\n", "config:1: a keyword has no value; write one"),
+    ("Match localnetwork 10.0.0.0/8\n", "Match localnetwork is not supported; "
+     "there is all, canonical, final, host, originalhost, user, localuser, exec"),
+    ("Match host\n", "config:1: Match host has no value; write what it must be"),
+    ("IdentityFile /%x\n", "there is no %x in '/%x'; there is %C, %L, %d, %h, %i, %j, %k, %l, %n, %p, %r, %u"),
+    ("IdentityFile ${NOT_SET}\n", "${NOT_SET} of '${NOT_SET}' is not set; set it"),
     ("Garbage\n", "config:1: 'Garbage' is not a setting; write a keyword and a value"),
     ("Include config\n", "files include each other more than 16 deep; remove one Include"),
     ("Host a\n ProxyJump b\nHost b\n ProxyJump a\n", "form a circle; give the jump host 'ProxyJump none'"),

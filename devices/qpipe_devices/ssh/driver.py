@@ -34,7 +34,7 @@ def ssh(
     """A Linux board reached by SSH, with Python 3.8 or newer and numpy; its host key must be known.
 
     `host` may be an alias of ssh_config, which applies where no option says otherwise: Include,
-    Match (but not Match exec), HostName, User, Port, IdentityFile, IdentitiesOnly,
+    Match (its exec too), HostName, User, Port, IdentityFile, IdentitiesOnly,
     UserKnownHostsFile, HostKeyAlias, ProxyJump, ProxyCommand and ConnectTimeout.
 
     `key` is the only key to log in with; without it the keys of ssh_config, of ~/.ssh and of an

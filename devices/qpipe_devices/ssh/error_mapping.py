@@ -90,6 +90,9 @@ def _describe_refused_keys(login: Login) -> str:
     keys = ", ".join(str(path) for path in login.keys) or "the keys of ~/.ssh"
     if not login.only_keys:
         keys += " and of an agent"
+    if login.missing_keys:
+        missing = ", ".join(str(path) for path in login.missing_keys)
+        keys += f" (ssh_config also names {missing}, which is not there)"
     fix = f"add one with: ssh-copy-id -p {login.port} {login.user}@{login.host}"
     return f"{login.user}@{login.address} accepts none of {keys}; {fix}"
 

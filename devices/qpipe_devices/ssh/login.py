@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import getpass
-import os
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from paramiko import SSHConfigDict
 from paramiko.ssh_exception import ConfigParseError
 
-from qpipe_devices.ssh import known_hosts, ssh_config
+from qpipe_devices.ssh import known_hosts
+from qpipe_devices.ssh.config_words import expand_tokens, expand_variables
+from qpipe_devices.ssh.ssh_config import Settings, first_word, host_tokens, read_settings
 
 DEFAULT_KEYS = ("id_ed25519", "id_ecdsa", "id_ed25519_sk", "id_ecdsa_sk", "id_rsa")
 USER_KNOWN_HOSTS = ("~/.ssh/known_hosts", "~/.ssh/known_hosts2")
@@ -40,6 +41,7 @@ class Login:
     port: int
     user: str
     keys: tuple[Path, ...]
+    missing_keys: tuple[Path, ...]  # that ssh_config names
     only_keys: bool  # whether the other keys of an agent are not tried
     known_hosts: tuple[Path, ...]
     known_as: str  # the host's name in the known_hosts files
@@ -94,23 +96,26 @@ def resolve_login(
         )
     whole_seconds = None if timeout is None else max(1, round(timeout))
     options = {"User": user, "Port": port, "ProxyJump": jump, "ConnectTimeout": whole_seconds}
-    config = ssh_config.read_settings(host, options)
-    host_name = _first_word(config, "hostname", host)
-    user_name = _first_word(config, "user", getpass.getuser())
+    config = read_settings(host, options)
+    host_name = first_word(config, "hostname", host)
+    user_name = first_word(config, "user", getpass.getuser())
     _check_names(host, host_name, user_name)
     port_number = _number(config, "port", known_hosts.SSH_PORT)
-    route = _resolve_route(config, host, passphrase=passphrase, jump_count=jump_count)
-    alias = config.get("hostkeyalias")
+    tokens = host_tokens(config, host, host_name)
+    route = _resolve_route(config, host, tokens, passphrase=passphrase, jump_count=jump_count)
+    named_keys = [] if key else _named_keys(config, tokens)
+    alias = first_word(config, "hostkeyalias", "")
     default_known_as = known_hosts.known_hosts_name(host_name, port_number)
     return Login(
         host_name,
         port_number,
         user_name,
-        keys=_keys(config) if key is None else (_existing_key(key),),
-        only_keys=key is not None or config.get("identitiesonly", "no").lower() == "yes",
-        known_hosts=_known_hosts_files(config, host, known_hosts_file),
+        keys=_keys(config, named_keys) if key is None else (_existing_key(key),),
+        missing_keys=tuple(path for path in named_keys if not _key_exists(path)),
+        only_keys=key is not None or first_word(config, "identitiesonly", "no").lower() == "yes",
+        known_hosts=_known_hosts_files(config, tokens, known_hosts_file),
         known_as=alias.lower() if alias else default_known_as,
-        timeout=timeout or _number(config, "connecttimeout", DEFAULT_TIMEOUT_S),
+        timeout=timeout or _timeout(config),
         command=route.command,
         jump_host=route.jump_host,
         passphrase=passphrase,
@@ -141,16 +146,22 @@ def _check_names(*names: str) -> None:
 
 
 def _resolve_route(
-    config: SSHConfigDict, host: str, *, passphrase: str | None, jump_count: int
+    config: Settings,
+    host: str,
+    tokens: Mapping[str, str],
+    *,
+    passphrase: str | None,
+    jump_count: int,
 ) -> _Route:
     """Return the route to a host: by ProxyJump or ProxyCommand, whichever is set first."""
     proxy_keys = [key for key in config if key in ("proxyjump", "proxycommand")]
     if not proxy_keys:
         return _Route()
     proxy_key = proxy_keys[0]
-    value = config[proxy_key]
+    value = first_word(config, proxy_key, "")
     if not value or value.lower() == "none":
         return _Route()
+    value = expand_tokens(value, tokens)
     if proxy_key == "proxycommand":
         return _Route(command=value)
     earlier_jumps, _, last_jump = value.replace(" ", "").rpartition(",")
@@ -183,62 +194,47 @@ def _key_exists(path: Path) -> bool:
     return path.is_file() or path.with_name(f"{path.name}.pub").is_file()
 
 
-def _keys(config: SSHConfigDict) -> tuple[Path, ...]:
+def _named_keys(config: Settings, tokens: Mapping[str, str]) -> list[Path]:
+    """Return the key files that ssh_config names, whether or not they exist."""
+    names = [name for name in config.get("identityfile", ()) if name.lower() != "none"]
+    return [_expand_path(name, tokens) for name in names]
+
+
+def _keys(config: Settings, named_keys: Sequence[Path]) -> tuple[Path, ...]:
     if "identityfile" not in config:
         folder = Path("~/.ssh").expanduser()
         default_paths = [folder / name for name in DEFAULT_KEYS]
         return tuple(path for path in default_paths if path.is_file())
-    names = [name for name in config["identityfile"] if name.lower() != "none"]
-    paths = [_expand_path(name) for name in names]
-    return tuple(path for path in paths if _key_exists(path))
+    return tuple(path for path in named_keys if _key_exists(path))
 
 
-def _known_hosts_files(config: SSHConfigDict, host: str, file: Path | None) -> tuple[Path, ...]:
+def _known_hosts_files(
+    config: Settings, tokens: Mapping[str, str], file: Path | None
+) -> tuple[Path, ...]:
     """Return the known_hosts files to read: `file` alone, or those of ssh_config.
 
     The user's files come first, because the first one is where a key is pinned.
     """
     if file:
         return (file.expanduser(),)
-    user_files = _words(config, "userknownhostsfile", USER_KNOWN_HOSTS)
-    system_files = _words(config, "globalknownhostsfile", SYSTEM_KNOWN_HOSTS)
+    user_files = config.get("userknownhostsfile", USER_KNOWN_HOSTS)
+    system_files = config.get("globalknownhostsfile", SYSTEM_KNOWN_HOSTS)
     names = [name for name in (*user_files, *system_files) if name.lower() != "none"]
-    return tuple(_expand_path(_expand_tokens(name, config, host)) for name in names)
+    return tuple(_expand_path(name, tokens) for name in names)
 
 
-def _expand_tokens(text: str, config: SSHConfigDict, host: str) -> str:
-    """Replace the tokens that ssh_config(5) allows in UserKnownHostsFile."""
-    tokens = {
-        "%d": str(Path.home()),
-        "%h": config.get("hostname", host),
-        "%k": config.get("hostkeyalias", host),
-        "%n": host,
-        "%p": config.get("port", str(known_hosts.SSH_PORT)),
-        "%r": config.get("user", getpass.getuser()),
-        "%u": getpass.getuser(),
-    }
-    for token, value in tokens.items():
-        text = text.replace(token, value)
-    return text
+def _expand_path(text: str, tokens: Mapping[str, str]) -> Path:
+    return Path(expand_variables(expand_tokens(text, tokens))).expanduser()
 
 
-def _expand_path(text: str) -> Path:
-    return Path(os.path.expandvars(text)).expanduser()
+def _timeout(config: Settings) -> float:
+    if first_word(config, "connecttimeout", "none").lower() == "none":
+        return DEFAULT_TIMEOUT_S
+    return _number(config, "connecttimeout", DEFAULT_TIMEOUT_S)
 
 
-def _words(config: SSHConfigDict, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    if key not in config:
-        return default
-    return tuple(ssh_config.split_words(config[key]))
-
-
-def _first_word(config: SSHConfigDict, key: str, default: str) -> str:
-    words = ssh_config.split_words(config.get(key, ""))
-    return words[0] if words else default
-
-
-def _number(config: SSHConfigDict, key: str, default: float) -> int:
-    word = _first_word(config, key, str(round(default)))
+def _number(config: Settings, key: str, default: float) -> int:
+    word = first_word(config, key, str(round(default)))
     if word.isdigit() and 0 < int(word) <= LAST_PORT:
         return int(word)
     raise ConfigParseError(f"ssh_config: {key} is '{word}'; give a number")
