@@ -63,9 +63,15 @@ class Conversation:
     """One agent process: one request at a time; messages for an earlier request are skipped."""
 
     def __init__(
-        self, name: str, transport: Transport, program: RemoteProgram, silence_s: float
+        self,
+        name: str,
+        transport: Transport,
+        program: RemoteProgram,
+        silence_s: float,
+        purpose: str = "",
     ) -> None:
         self.name = name
+        self.purpose = purpose  # what the device is used for, which the agent shows to others
         self.silence_s = silence_s
         self.last_lines: deque[str] = deque(maxlen=200)  # of the agent's stderr
         self.messages = Inbox()
@@ -226,7 +232,7 @@ class Conversation:
     def _beat(self) -> None:
         while not self.closed.wait(self.silence_s / BEATS):
             try:
-                self._send({"do": "beat"})
+                self._send({"do": "beat", "purpose": self.purpose})
             except ConnectionLostError:
                 return
 

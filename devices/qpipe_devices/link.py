@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import socket
 import threading
 import uuid
@@ -76,12 +77,24 @@ class Link:
         self.sysfs = str(sysfs) if sysfs else ""
         self.lock = lock
         self.patience_s = RETRY_S
+        self._purpose = f"pid {os.getpid()}"
         self.session = uuid.uuid4().hex
         self.last_key = 0
         self.given_up = threading.Event()
         self._conversation: Conversation | None = None
 
     # ---- qpipe.types.Device
+
+    @property
+    def purpose(self) -> str:
+        """What the device is used for, shown to others who ask for it meanwhile."""
+        return self._purpose
+
+    @purpose.setter
+    def purpose(self, text: str) -> None:
+        self._purpose = text
+        if self._conversation:
+            self._conversation.purpose = text
 
     def capabilities(self) -> Capabilities:
         """Ask the device what it is.
@@ -274,7 +287,9 @@ class Link:
         if self._conversation is None:
             program = self._start_program(despite_hold=despite_hold)
             try:
-                conversation = Conversation(self.name, self.transport, program, self.silence_s)
+                conversation = Conversation(
+                    self.name, self.transport, program, self.silence_s, self.purpose
+                )
             except DeviceError:
                 self.transport.close()
                 raise
@@ -282,7 +297,7 @@ class Link:
         return self._conversation
 
     def _start_program(self, *, despite_hold: bool) -> RemoteProgram:
-        arguments = ["--session", self.session]
+        arguments = ["--session", self.session, "--purpose", self.purpose]
         if self.lock:
             arguments += ["--lock", self.lock]
         if despite_hold:

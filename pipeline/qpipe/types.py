@@ -312,6 +312,13 @@ class Progress(Protocol):
 
 
 @runtime_checkable
+class Leased(Protocol):
+    """A device that tells others who ask for it what it is used for."""
+
+    purpose: str
+
+
+@runtime_checkable
 class Device(Protocol):
     """What stages may ask of a device, whatever connects to it."""
 

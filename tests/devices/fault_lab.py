@@ -77,6 +77,7 @@ class Site:
     port: int = 0
     options: dict[str, Any] = field(default_factory=dict)  # of the device
     beside: dict[str, Any] = field(default_factory=dict)  # its driver
+    names: tuple[str, ...] = ("board",)  # in the inventory
     server: subprocess.Popen[bytes] | None = None
     runs: list[subprocess.Popen[str]] = field(default_factory=list)
 
@@ -204,8 +205,9 @@ class Site:
             "known_hosts": str(self.folder / "known_hosts"), "python": sys.executable, "folder": str(self.board),
             "lock": f"{self.board}.lock", "connect_timeout": 10, "silence_s": 3, "deadline_s": 20, "min_free_mb": 1,
         }  # fmt: skip
-        entry = {"board": {"ssh": {**options, **self.options}, **self.beside}}
-        (self.host / "devices.yaml").write_text(json.dumps(entry), encoding="utf-8")
+        entry = {"ssh": {**options, **self.options}, **self.beside}
+        inventory = dict.fromkeys(self.names, entry)
+        (self.host / "devices.yaml").write_text(json.dumps(inventory), encoding="utf-8")
 
     def run(self, *words: str) -> subprocess.Popen[str]:
         """Start a run."""

@@ -113,7 +113,7 @@ def test_what_a_login_shell_prints_does_not_matter(bare_python, tmp_path):
 
 def test_a_run_at_the_device_is_not_disturbed_by_imports(device):
     device.capabilities()
-    check_left_alone(device, r"held by \S+@\S+ since 20\S+ \S+ [+-]\d{4}")
+    check_left_alone(device, r"held by \S+@\S+ since 20\S+ \S+ [+-]\d{4} \(pid \d+\)")
     device.close()
     assert {"numpy", "runtime"} <= set(by_what(device.check()))
 
@@ -132,7 +132,7 @@ def test_a_run_of_somebody_with_another_folder_is_not_disturbed_either(tmp_path)
         local("board", folder=tmp_path / name, lock=lock) for name in ("theirs", "mine")
     )
     theirs.capabilities()
-    check_left_alone(mine, r"held by \S+@\S+ since 20\S+ \S+ [+-]\d{4}")
+    check_left_alone(mine, r"held by \S+@\S+ since 20\S+ \S+ [+-]\d{4} \(pid \d+\)")
     theirs.hold(3600, "it smokes")
     theirs.close()
     check_left_alone(

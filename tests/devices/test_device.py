@@ -158,7 +158,7 @@ def test_the_same_machine_has_the_same_fingerprint_by_any_way(sshd, tmp_path):
 def test_a_board_in_use_says_by_whom(tmp_path, sshd):
     first, second = local("first", folder=tmp_path), ssh("second", **sshd.options(tmp_path))
     first.capabilities()
-    expected = r"^second: busy: held by \S+@\S+ since 20.* [+-]\d{4}$"
+    expected = r"^second: busy: held by \S+@\S+ since 20.* [+-]\d{4} \(pid \d+\)$"
     with pytest.raises(qpipe.DeviceError, match=expected):
         second.capabilities()
     first.close()

@@ -316,7 +316,10 @@ def test_of_two_runs_at_once_one_waits_and_says_for_whom(site: Site, undisturbed
     busy.unlink()
     ends = [site.finish(first), site.finish(second)]
     assert [ended.status for ended in ends] == [0, 0], [ended.said for ended in ends]
-    assert re.search(r"^board: busy: held by \S+@\S+ since .*; waiting$", told, re.M)
+    purpose = rf"\(pid {first.pid}, (run \S+ of )?recipe\.yaml\)"
+    assert re.search(rf"^board: busy: held by \S+@\S+ since .* {purpose}; waiting$", told, re.M), (
+        told
+    )
     assert site.failures() == set()
     site.check_nothing_left()
     site.check_numbers(undisturbed.numbers())

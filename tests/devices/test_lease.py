@@ -71,7 +71,8 @@ def test_a_lock_of_one_name_keeps_apart_who_has_folders_of_their_own(open_local,
     first.capabilities()
     second = ssh("second", **{**sshd.options(tmp_path / "there"), "lock": str(lock)})
     with pytest.raises(
-        qpipe.BusyError, match=r"^second: busy: held by \S+@\S+ since 20\S+ \S+ [+-]\d{4}$"
+        qpipe.BusyError,
+        match=r"^second: busy: held by \S+@\S+ since 20\S+ \S+ [+-]\d{4} \(pid \d+\)$",
     ):
         second.capabilities()
     first.close()

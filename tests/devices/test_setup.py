@@ -135,7 +135,7 @@ def test_a_bare_board_that_somebody_uses_or_holds_is_left_alone(bare, tiny_wheel
     bare.lock = str(tmp_path / "shared")
     other = local("other", folder=tmp_path / "other", lock=bare.lock)
     other.capabilities()
-    for end in ("", r" until 20\S+ \S+ [+-]\d{4} \(mine\)"):
+    for end in (r" \(pid \d+\)", r" until 20\S+ \S+ [+-]\d{4} \(mine\)"):
         with pytest.raises(
             qpipe.BusyError,
             match=rf"^board: busy: held by \S+@\S+ since 20\S+ \S+ [+-]\d{{4}}{end}$",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qpipe.cli.devices_hold import parse_duration
+from qpipe.cli.durations import parse_duration
 from qpipe.engine import device_health
 from qpipe.errors import RecipeError
 from qpipe.recipe import inventory
@@ -60,7 +60,7 @@ def test_what_runs_nothing_cannot_be_held(qpipe: Runs) -> None:
     ("text", "seconds"), [("90s", 90), ("45m", 2700), ("2h", 7200), ("1.5d", 129600)]
 )
 def test_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text) == seconds
+    assert parse_duration("--for", text) == seconds
 
 
 @pytest.mark.parametrize("text", ["", "2", "h", "-2h", "0h", "2 weeks"])
@@ -69,7 +69,7 @@ def test_what_is_no_duration(text: str) -> None:
         RecipeError,
         match=r"^--for '.*': not a duration; give a number and s, m, h or d, such as 2h$",
     ):
-        parse_duration(text)
+        parse_duration("--for", text)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def main() -> None:
     root = arguments.root.resolve()
     source, sink = wire.claim()
     sink.write(b"\n" + wire.MAGIC + b"ready\n")
-    client = lease.Client(arguments.holder, arguments.session, arguments.silence)
+    client = lease.Client(arguments.holder, arguments.session, arguments.silence, arguments.purpose)
     try:
         device_lease = lease.take_lease(
             root, arguments.lock, client, despite_hold=arguments.despite_hold
@@ -92,6 +92,9 @@ def _parse_arguments() -> argparse.Namespace:
         "--root", type=Path, required=True, help="folder for all that qpipe stores on the device"
     )
     parser.add_argument("--holder", default="somebody", help="user@host, shown to other users")
+    parser.add_argument(
+        "--purpose", default="", help="process, run and recipe, shown to other users"
+    )
     parser.add_argument(
         "--silence",
         type=float,
@@ -293,7 +296,10 @@ class Agent:
                 if request == "cancel":
                     self.cancelled_id = message.fields["which"]
                     self._kill_runner()
-                elif request != "beat":
+                elif request == "beat":
+                    purpose = message.fields.get("purpose", "")
+                    self.lease.client = self.lease.client._replace(purpose=purpose)
+                else:
                     self.requests.put(message.fields)
         finally:
             self._end()

@@ -25,6 +25,7 @@ HOLD_TEXTS = ("holder", "since", "until", "reason")  # the fields of a hold that
 LOCK_WAIT_S = 3.0  # an agent whose host has just gone needs a moment to end
 RECORD_BYTES = 4096  # of what a holder writes of itself: one page, which is read as it was written
 LONGEST_REASON = 300  # characters, so that it fits into a record
+LONGEST_PURPOSE = 300
 
 
 class Client(NamedTuple):
@@ -36,6 +37,7 @@ class Client(NamedTuple):
     holder: str
     session: str
     silence_s: float
+    purpose: str = ""  # process, run and recipe, for people to read
 
 
 class Holder(NamedTuple):
@@ -48,6 +50,7 @@ class Holder(NamedTuple):
     since: str
     beat: float
     guard: int = 0  # the process that ends its runners
+    purpose: str = ""
 
     def silent_s(self) -> float:
         """Return for how many seconds it has been silent; 0 while that is within `silence_s`."""
@@ -74,7 +77,17 @@ class Lease:
 
     def beat(self) -> None:
         """Write into the locks that their holder is alive."""
-        holder = Holder(*self.client, os.getpid(), self.since, time.monotonic(), self.guard)
+        client = self.client
+        holder = Holder(
+            client.holder,
+            client.session,
+            client.silence_s,
+            os.getpid(),
+            self.since,
+            time.monotonic(),
+            self.guard,
+            client.purpose[:LONGEST_PURPOSE],
+        )
         record = {**holder._asdict(), "hold": self.current_hold()}
         content = json.dumps(record).encode().ljust(RECORD_BYTES)
         for lock in self.locks:
@@ -203,6 +216,8 @@ def _holder_text(holder: Holder | None) -> str:
     if holder is None:
         return "somebody"
     text = f"{holder.holder} since {holder.since}"
+    if holder.purpose:
+        text += f" ({holder.purpose})"
     silent_s = holder.silent_s()
     if silent_s:
         return f"{text}, silent for {silent_s:.0f} s"
@@ -262,7 +277,7 @@ def _read_holder(lock: int) -> Holder | None:
         holder = Holder(**record)
         # adding them raises TypeError where one is not a number
         numbers = holder.beat + holder.silence_s + holder.pid + holder.guard
-        if SESSION.match(holder.session) and numbers > 0:
+        if SESSION.match(holder.session) and numbers > 0 and isinstance(holder.purpose, str):
             return holder
     except (TypeError, ValueError):
         pass

@@ -307,7 +307,8 @@ def _describe_lock_holder(lock: Path) -> str:
     except BlockingIOError:
         record = _read_record(lock)
         if "holder" in record and "since" in record:
-            return f"held by {record['holder']} since {record['since']}"
+            text = f"held by {record['holder']} since {record['since']}"
+            return f"{text} ({record['purpose']})" if record.get("purpose") else text
         return "held by somebody"
     except OSError:  # the lock does not exist yet
         pass

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
 from qpipe.cli.device_events import HOLD
+from qpipe.cli.durations import parse_duration
 from qpipe.cli.inventory_devices import open_device
 from qpipe.cli.parameters import (
     DEFAULT_DB,
@@ -18,9 +18,6 @@ from qpipe.cli.parameters import (
     JsonOption,
 )
 from qpipe.cli.tables import print_json, print_text
-from qpipe.errors import RecipeError
-
-SECONDS_PER_UNIT = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def devices_hold(
@@ -36,7 +33,7 @@ def devices_hold(
     """Keep all runs off a device, your own included, while you work on it by hand."""
     from qpipe.storage.results import Store
 
-    seconds = parse_duration(duration)
+    seconds = parse_duration("--for", duration)
     with open_device(name, inventory) as device:
         hold = device.hold(seconds, reason)
     period = f"{hold.holder} since {hold.since} until {hold.until}"
@@ -47,14 +44,3 @@ def devices_hold(
         print_json({"name": name, **asdict(hold)})
     else:
         print_text(f"{name}: held by {period}; end it with: qpipe devices release {name}")
-
-
-def parse_duration(text: str) -> float:
-    """Return the seconds of a number with its unit, such as 90s, 45m, 2h or 1.5d."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text.strip())
-    if not match or float(match[1]) == 0:
-        raise RecipeError(
-            f"--for '{text}': not a duration; give a number and s, m, h or d, such as 2h"
-        )
-    number, unit = match.groups()
-    return float(number) * SECONDS_PER_UNIT[unit]

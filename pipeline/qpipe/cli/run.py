@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qpipe.cli.durations import parse_duration
 from qpipe.cli.parameters import (
     DEFAULT_CACHE,
     DEFAULT_DB,
@@ -53,6 +54,14 @@ def run(
             help="How often to retry a step after its device or the connection failed.",
         ),
     ] = 2,
+    wait: Annotated[
+        str,
+        typer.Option(
+            "--wait",
+            metavar="TIME",
+            help="How long to wait for a device that others use, such as 10m; 0s: not at all.",
+        ),
+    ] = "1h",
     minima: MinOption = None,
     maxima: MaxOption = None,
     keep: KeepOption = None,
@@ -78,6 +87,7 @@ def run(
         new=new,
         smoke=smoke,
         retries=retries,
+        wait_s=parse_duration("--wait", wait, may_be_zero=True),
         limits=limits,
         keep=parse_keep(keep),
     )

@@ -20,7 +20,7 @@ from qpipe.engine.events import Notify
 from qpipe.errors import BusyError, DeviceError, Failure, QpipeError
 from qpipe.storage.results import Store
 from qpipe.storage.rows import HealthRow
-from qpipe.types import Capabilities, Device, Power
+from qpipe.types import Capabilities, Device, Leased, Power
 
 HealthState = Literal["good", "unknown", "bad"]
 PowerState = Literal["on", "off"]
@@ -43,15 +43,23 @@ class Health:
     one of the methods gets KeyboardInterrupt.
     """
 
-    def __init__(self, store: Store | None = None, notify: Notify = lambda _: None) -> None:
+    def __init__(
+        self,
+        store: Store | None = None,
+        notify: Notify = lambda _: None,
+        patience_s: float = PATIENCE_S,
+    ) -> None:
         self.store = store
         self.notify = notify
+        self.patience_s = patience_s  # for a device that another run uses
         self.run: str | None = None  # the id of the run, once it has one
         self.devices: dict[str, Device] = {}
         self.powers: dict[str, Power] = {}
         self.capabilities: dict[str, Capabilities] = {}  # at the last check that passed
         self.states: dict[str, HealthState] = {}
         self.bad: dict[str, str] = {}  # device -> why nothing more is done there
+        self.boards: dict[str, str] = {}  # device -> the board that it said it is
+        self.views: dict[str, str] = {}  # board -> the device as which it was used last
         self.stop = threading.Event()
 
     def add(self, name: str, device: Device, power: Power | None = None) -> None:
@@ -85,7 +93,7 @@ class Health:
                     f"{name}: bad since {since}: {recorded['why']}; {_how_to_clear(name)}"
                 )
         try:
-            capabilities = wait_for_turn(self.devices[name], self.notify, pause=self.pause)
+            capabilities = self._first_answer(name)
         except BusyError:
             raise
         except DeviceError as error:
@@ -94,8 +102,56 @@ class Health:
             self._recover_first_contact(name, error, was_lost=_was_lost_in_run(recorded))
             capabilities = self.devices[name].capabilities()
         self.capabilities[name] = capabilities
+        self._note_board(name, capabilities)
         self._set_state(name, "good", "it answered")
         return capabilities
+
+    def _first_answer(self, name: str) -> Capabilities:
+        """Ask a device what it is; hold no other device of the run while it is busy.
+
+        It may be one of them by another name, and two runs that each hold what the other waits for
+        would wait in vain.
+        """
+        try:
+            return self.devices[name].capabilities()
+        except BusyError:
+            for other, device in self.devices.items():
+                if other != name:
+                    _close(device)
+        return self._wait_for_turn(self.devices[name])
+
+    def _note_board(self, name: str, capabilities: Capabilities) -> None:
+        """Note which board a device is: what booted at the same moment is the same machine."""
+        board = capabilities.boot_id or name
+        if board in self.views:
+            self.notify(f"{name}: the same board as {self.views[board]}; they take turns")
+        self.boards[name] = board
+        self.views[board] = name
+
+    def board_of(self, name: str) -> str:
+        """Return the board that a device is; several names may lead to it."""
+        return self.boards.get(name, name)
+
+    def is_in_turn(self, name: str) -> bool:
+        """Return whether a device is the one as which its board was used last."""
+        return self.views.get(self.board_of(name), name) == name
+
+    def take_turn(self, name: str) -> None:
+        """Use a board as this device: give back the lease that it has as another one."""
+        board = self.board_of(name)
+        other = self.views.get(board, name)
+        if other != name and other in self.devices:
+            _close(self.devices[other])
+        self.views[board] = name
+
+    def set_purpose(self, purpose: str) -> None:
+        """Have the devices tell others what they are used for."""
+        for device in self.devices.values():
+            if isinstance(device, Leased):
+                device.purpose = purpose
+
+    def _wait_for_turn(self, device: Device) -> Capabilities:
+        return wait_for_turn(device, self.notify, self.patience_s, pause=self.pause)
 
     def _recover_first_contact(self, name: str, error: DeviceError, *, was_lost: bool) -> None:
         """Bring back a device that does not answer; raise DeviceError where that fails."""
@@ -164,7 +220,7 @@ class Health:
         self.pause(0)
         device = self.devices[name]
         _close(device)
-        capabilities = wait_for_turn(device, self.notify, pause=self.pause)
+        capabilities = self._wait_for_turn(device)
         if name in self.capabilities:
             _check_unchanged(name, self.capabilities[name], capabilities)
         self.capabilities[name] = capabilities
@@ -232,15 +288,19 @@ def wait_for_turn(
         except BusyError as error:
             now = clock()
             waited_s = now - start
-            if waited_s > patience_s:
-                raise
+            if waited_s >= patience_s:
+                raise BusyError(f"{error}; waited {_minutes(waited_s)}") from error
             if noticed_at is None:
                 notify(f"{error}; waiting")
                 noticed_at = now
             elif now - noticed_at >= NOTICE_S:
-                notify(f"{error}; waiting for {waited_s / 60:.0f} min")
+                notify(f"{error}; waiting for {_minutes(waited_s)}")
                 noticed_at = now
         pause(1)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 60 else f"{seconds:.0f} s"
 
 
 # ---- power

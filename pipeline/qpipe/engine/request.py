@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from qpipe.engine import stage_results
+from qpipe.engine.device_health import PATIENCE_S
 from qpipe.engine.plan import DeviceInPlan, Plan, Step, make_plan
 from qpipe.engine.retry import RETRIES
 from qpipe.errors import RecipeError
@@ -50,6 +51,7 @@ class Request:
     new: bool = False
     smoke: bool = False
     retries: int = RETRIES  # of a step on a device
+    wait_s: float = PATIENCE_S  # for a device that another run uses
     limits: Limits = field(default_factory=dict)  # what the recommendation has to satisfy
     keep: float | None = None  # points that it may lose against float; None as the recipe says
 

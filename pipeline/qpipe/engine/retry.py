@@ -78,6 +78,8 @@ class Attempts:
         last_error: QpipeError | None = None
         for attempt in count(1):
             was_lost = self.health.states.get(step.device or "") == "unknown"
+            if step.device:
+                self.health.take_turn(step.device)
             if step.device and not self.health.make_ready(step.device):
                 break
             self.started_at[step.id] = time.monotonic()

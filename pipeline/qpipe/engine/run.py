@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import platform
 import time
 from collections.abc import Collection, Mapping
@@ -81,13 +82,14 @@ def run_recipe(
     what happens to each step, `notify` messages that belong to no step.
     """
     start = time.monotonic()
-    with ExitStack() as locks, closing(Health(store, notify)) as health:
+    with ExitStack() as locks, closing(_health(resolved, store, notify)) as health:
         for note in resolved.notes:
             notify(note)
         devices = _ask_devices(resolved, store, health)
         run = _open_run(resolved, store)
         locks.callback(run.lock.close)
         health.run = run.id
+        health.set_purpose(_purpose(resolved, run.id))
         execution = _Execution(resolved, store, run, devices, health, listen=listen, notify=notify)
         try:
             plan, outcome = execution.carry_out()
@@ -273,6 +275,16 @@ def _float_builds(plan: Plan) -> set[str]:
 # ---- the devices
 
 
+def _health(resolved: ResolvedRequest, store: Store, notify: Notify) -> Health:
+    return Health(store, notify, resolved.request.wait_s)
+
+
+def _purpose(resolved: ResolvedRequest, run: str = "") -> str:
+    """Return what this process uses devices for, for others who wait for them."""
+    place = f"run {run} of {resolved.request.recipe.name}" if run else resolved.request.recipe.name
+    return f"pid {os.getpid()}, {place}"
+
+
 def _ask_devices(resolved: ResolvedRequest, store: Store, health: Health) -> _Devices:
     """Ask each device what it is; those that answer stay open in `health`.
 
@@ -282,6 +294,7 @@ def _ask_devices(resolved: ResolvedRequest, store: Store, health: Health) -> _De
     for name, call in resolved.devices.items():
         health.notify(f"{name}: checking the device")
         health.add(name, inventory.open_device(name, call), inventory.open_power(name, call))
+        health.set_purpose(_purpose(resolved))
         try:
             capabilities = inventory.labelled(call, health.first_contact(name))
             store.save_device(name, call.name, capabilities)

@@ -179,17 +179,25 @@ class Scheduler:
         if any(self._needs_quiet_host(step) for step in running):
             return []
         ready = [step for step in self.plan.steps.values() if self._is_ready(step)]
+        # of two names of a board, the one that has its lease
+        ready.sort(key=lambda step: not self._is_in_turn(step))
         selected: list[Step] = []
         for step in ready:
             if self._needs_quiet_host(step):
                 continue
             places = self.host_slots if step.device is None else 1
-            used_devices = [active.device for active in (*running, *selected)]
-            if used_devices.count(step.device) < places:
+            used_boards = [self._board(active) for active in (*running, *selected)]
+            if used_boards.count(self._board(step)) < places:
                 selected.append(step)
         if selected or running:
             return selected
         return ready[:1]
+
+    def _board(self, step: Step) -> str | None:
+        return self.health.board_of(step.device) if step.device else None
+
+    def _is_in_turn(self, step: Step) -> bool:
+        return step.device is None or self.health.is_in_turn(step.device)
 
     def _is_ready(self, step: Step) -> bool:
         states = self.outcome.states
