@@ -50,6 +50,7 @@ class StartFailure(NamedTuple):
 START_FAILURES = (
     StartFailure("No space left", "no room", "free some there"),
     StartFailure("Disk quota exceeded", "no room", "free some there"),
+    StartFailure("is mounted noexec", "configuration", "set folder to a place on another mount"),
     StartFailure(
         "Read-only file system", "configuration", "set folder to a place that can be written"
     ),

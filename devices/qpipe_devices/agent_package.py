@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from qpipe.digests import digest_bytes
 from qpipe.samples import preprocess, sample_feeds
-from qpipe_devices.agent import wire
+from qpipe_devices.agent import mounts, wire
 
 OLDEST_PYTHON = (3, 8)
 # runs as many bytes of stdin as the first argument says, and reads none beyond them; some servers
@@ -54,9 +54,12 @@ def is_complete(path):
         return False
     with open(path, "rb") as file:
         return hashlib.sha256(file.read()).hexdigest() == digest
-if is_complete(path):
-    report("have")
-else:
+def check_disk(function):
+    try:
+        function()
+    except OSError as error:
+        sys.exit("%s, mounted at %s: %s" % (root, mount_of(root), error.strerror))
+def receive():
     os.makedirs(os.path.dirname(path), exist_ok=True)
     report("send")
     content = b""
@@ -71,9 +74,16 @@ else:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+if is_complete(path):
+    report("have")
+else:
+    check_disk(receive)
 try:
     with open(os.path.join(root, "python", "current")) as file:
         runtime = os.path.join(root, "python", file.read().strip())
+    if is_noexec(runtime):
+        message = "the runtime in %s cannot be loaded: %s is mounted noexec"
+        sys.exit(message % (runtime, mount_of(root)))
     paths = [runtime, os.environ.get("PYTHONPATH", "")]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))  # the runners inherit it
 except (IOError, OSError):
@@ -115,8 +125,12 @@ def start_program(python: str, *, folder: str, holder: str, silence_s: float) ->
 
 
 def remote_program(python: str, code: str, arguments: Sequence[str]) -> RemoteProgram:
-    """Return a program that the device's Python runs, unless that is too old."""
-    source = (PYTHON_CHECK + f"exec({code!a})\n").encode()
+    """Return a program that the device's Python runs, unless that is too old.
+
+    The code may use the functions of mounts.py.
+    """
+    helpers = Path(mounts.__file__).read_text(encoding="utf-8")
+    source = (PYTHON_CHECK + f"exec({helpers!a})\nexec({code!a})\n").encode()
     return RemoteProgram([python, "-c", READ_AND_RUN, str(len(source)), *arguments], source)
 
 

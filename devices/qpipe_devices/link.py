@@ -359,7 +359,8 @@ class Link:
         free = max(0.0, float(answer["free"]) - self.min_free_mb * 1e6)
         if missing and sum(sizes[digest] for digest in missing) > free:
             largest = max(missing, key=lambda digest: sizes[digest])
-            room = f"{_rounded_size(free)} free in {self._connected().root}"
+            root = self._connected().root
+            room = f"{_rounded_size(free)} free in {root}, mounted at {answer['mount']}"
             raise DeviceError(
                 f"{self.name}: no room for {sources[largest].name} "
                 f"({_rounded_size(sizes[largest])}, {room}); "

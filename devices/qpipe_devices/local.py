@@ -16,6 +16,7 @@ from qpipe.errors import DeviceError, Failure
 from qpipe.stages.bounds import Seconds
 from qpipe.types import Device, Process, Progress
 from qpipe_devices.agent.failures import failure_of
+from qpipe_devices.agent.mounts import mount_of
 from qpipe_devices.board import Board
 
 DEFAULT_FOLDER = Path("~/.cache/qpipe/device")
@@ -98,7 +99,9 @@ class LocalTransport:
         except OSError as error:
             failure = cast("Failure", failure_of(error))
             raise DeviceError(
-                f"{self.name}: {label} could not be copied: {error.strerror}", failure=failure
+                f"{self.name}: {label} could not be copied: {error.strerror} "
+                f"(mounted at {mount_of(str(target.parent))})",
+                failure=failure,
             ) from error
 
 

@@ -13,6 +13,7 @@ import pytest
 import qpipe
 from qpipe_devices import local, ssh
 from qpipe_devices.agent import run_onnxruntime
+from qpipe_devices.agent.mounts import mount_of
 from small_build import nothing
 
 
@@ -103,7 +104,7 @@ def test_no_room_says_what_where_and_how_much(open_device, build, tmp_path):
     with pytest.raises(qpipe.DeviceError) as error:
         device.store(build.folder, nothing)
     assert str(error.value) == (
-        f"board: no room for build.json (1 kB, 0 kB free in {tmp_path / 'board'}); "
+        f"board: no room for build.json (1 kB, 0 kB free in {tmp_path / 'board'}, mounted at {mount_of(str(tmp_path))}); "
         "free space or run: qpipe devices clean board"
     )
 

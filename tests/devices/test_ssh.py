@@ -236,7 +236,8 @@ def test_a_full_disk_says_so(options, tmp_path):
     source = tmp_path / "source"
     source.write_bytes(os.urandom(3_000_000))
     with pytest.raises(
-        qpipe.DeviceError, match=r"^rpi4: source was not transferred: .*No space left on device$"
+        qpipe.DeviceError,
+        match=r"^rpi4: source was not transferred: .*No space left on device \(mounted at /\S*\)$",
     ) as e:
         device.transport.put(source, "/dev/full", nothing)
     assert e.value.failure == "no room"

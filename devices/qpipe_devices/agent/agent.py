@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import os
 import queue
+import shutil
 import sys
 import threading
 import time
@@ -25,6 +26,7 @@ from .answer_journal import AnswerJournal
 from .blob_store import BlobStore
 from .failures import AgentError, failure_of, message_of
 from .guard import Guard
+from .mounts import mount_of
 from .round_conditions import RoundConditions, check_supported
 from .round_settings import RoundSettings
 from .runner_process import TIME_FIELDS, RunnerProcess, runner_environment
@@ -70,6 +72,7 @@ def main() -> None:
         device_lease = lease.take_lease(
             root, arguments.lock, client, despite_hold=arguments.despite_hold
         )
+        _use_own_temporary_folder(root)
         guard = Guard(runner_environment(), lease_locks=device_lease.locks, folder=root)
         device_lease.guard = guard.process.pid
         device_lease.beat()
@@ -84,6 +87,14 @@ def main() -> None:
     }
     wire.write_message(sink, {"id": 0, **greeting})
     agent.serve()
+
+
+def _use_own_temporary_folder(root: Path) -> None:
+    """Have runtimes write their temporary files where space is kept free, not in a small /tmp."""
+    folder = root / "tmp"
+    shutil.rmtree(str(folder), ignore_errors=True)
+    folder.mkdir(mode=0o700)
+    os.environ["TMPDIR"] = str(folder)
 
 
 def _parse_arguments() -> argparse.Namespace:
@@ -199,6 +210,7 @@ class Agent:
         return {
             "missing": self.blobs.missing(request["files"]),
             "free": self.blobs.free_bytes(),
+            "mount": mount_of(str(self.blobs.root)),
         }
 
     def _take(self, request: BlobRequest) -> Mapping[str, bool]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 from pathlib import Path
 
+from .mounts import mount_of
+
 BUILD_FAILURE = "build"  # the fault of what was requested, such as the build
 # failures that the operating system reports; any other error is the fault of what was requested
 FAILURE_OF_ERRNO = {
@@ -16,6 +18,7 @@ FAILURE_OF_ERRNO = {
     errno.EACCES: "configuration",
     errno.EPERM: "configuration",
 }
+ERRNOS_OF_MOUNTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # phrases of allocators, numpy and the runtimes, in lower case
 OUT_OF_MEMORY_PHRASES = (
     "bad_alloc",
@@ -66,6 +69,8 @@ def message_of(error: BaseException) -> str:
     if not isinstance(error, OSError) or not error.strerror:
         return str(error) or type(error).__name__
     reason = error.strerror.lower()
+    if error.filename and error.errno in ERRNOS_OF_MOUNTS:
+        return f"{error.filename}, mounted at {mount_of(str(error.filename))}: {reason}"
     if error.filename:
         return f"{error.filename}: {reason}"
     return reason

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from .failures import AgentError
+from .failures import AgentError, failure_of
+from .mounts import mount_of
 
 if TYPE_CHECKING:
     from .messages import Hold
@@ -230,9 +231,9 @@ def _open_lock(path: Path, mode: int) -> int:
         lock = _open_or_create(path, mode)
     except OSError as error:
         raise AgentError(
-            f"lock {path} cannot be opened: {error.strerror}; "
-            "remove it there, or set lock to a file that all users of the board can write",
-            failure="configuration",
+            f"lock {path}, mounted at {mount_of(str(path.parent))}, cannot be opened: "
+            f"{error.strerror}; {_lock_fix(error)}",
+            failure=failure_of(error),
         ) from error
     status = os.fstat(lock)
     # a second name may be that of a file worth keeping
@@ -243,6 +244,12 @@ def _open_lock(path: Path, mode: int) -> int:
             failure="configuration",
         )
     return lock
+
+
+def _lock_fix(error: OSError) -> str:
+    if failure_of(error) == "no room":
+        return "free some space there"
+    return "remove it there, or set lock to a file that all users of the board can write"
 
 
 def _open_or_create(path: Path, mode: int) -> int:

@@ -151,10 +151,11 @@ class PlacementAnswer(TypedDict, total=False):
 
 
 class MissingAnswer(TypedDict):
-    """The digests that must be sent, and the free space in bytes."""
+    """The digests that must be sent, the free space in bytes, and the mount that it is of."""
 
     missing: Sequence[str]
     free: int
+    mount: str
 
 
 class Hold(TypedDict):

@@ -20,6 +20,7 @@ import numpy as np
 from . import wire
 from .failures import BUILD_FAILURE, AgentError, count_oom_kills, failure_of_text
 from .guard import Guard
+from .mounts import is_noexec, mount_of
 
 if TYPE_CHECKING:
     from .messages import LoadAnswer
@@ -72,7 +73,7 @@ class RunnerProcess:
                 stderr=subprocess.PIPE,
             )
         except OSError as error:
-            raise AgentError(f"runner {self.name} does not start: {error.strerror}") from error
+            raise self._start_error(error) from error
         if guard:
             guard.watch(self.process.pid)
         assert self.process.stdin
@@ -84,6 +85,16 @@ class RunnerProcess:
             target=self._forward_log, args=(self.process.stderr,), daemon=True
         )
         self.log_thread.start()
+
+    def _start_error(self, error: OSError) -> AgentError:
+        reason = f"runner {self.name} does not start: {error.strerror}"
+        if not is_noexec(str(self.build)):
+            return AgentError(reason)
+        mount = mount_of(str(self.build))
+        return AgentError(
+            f"{reason}: {mount} is mounted noexec; set folder to a place on another mount",
+            failure="configuration",
+        )
 
     def load(self, *, threads: int | None, batch: int | None) -> LoadAnswer:
         """Load the build's model; None leaves `threads` or `batch` to the build."""

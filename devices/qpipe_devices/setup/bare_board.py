@@ -7,6 +7,7 @@ and prints one line: what the device has, or what became of the wheels that were
 from __future__ import annotations
 
 import base64
+import contextlib
 import csv
 import fcntl
 import hashlib
@@ -24,6 +25,9 @@ import time
 import zipfile
 from pathlib import Path
 from typing import IO, Any, Callable, Iterable, Sequence, TypedDict  # noqa: UP035  (Python 3.8)
+
+with contextlib.suppress(ImportError):  # on a device: its program has begun with them
+    from qpipe_devices.agent.mounts import is_noexec, mount_of
 
 MAGIC = "qpipe-bare-1 "
 IMPORT_PROGRAM = (
@@ -62,6 +66,8 @@ class Probe(TypedDict):
     libc: str
     libc_version: str
     root: str  # the folder for qpipe's files
+    mount: str  # where the file system of that folder is mounted
+    noexec: bool  # whether nothing can be run from there
     blocked: str  # why nothing can be written there; "" where it can
     free: int  # bytes on its disk
     time: float  # seconds since the epoch, by the device's clock
@@ -139,6 +145,8 @@ def probe(root: Path, modules: Sequence[str], lock: str = "", system: bool = Fal
         "libc": libc_name,
         "libc_version": libc_version,
         "root": str(root),
+        "mount": mount_of(str(root)),
+        "noexec": is_noexec(str(_existing_ancestor(root))),
         "blocked": blocked,
         "free": shutil.disk_usage(str(_existing_ancestor(root))).free,
         "time": time.time(),

@@ -102,6 +102,9 @@ def _install(
 
 def _check_installable(link: Link, board: Probe, requirement: str) -> None:
     """Raise DeviceError where wheels cannot be installed on the device."""
+    if board["noexec"]:
+        message = readiness.folder_finding(board).said
+        raise DeviceError(f"{link.name}: {message}", failure="configuration")
     implementation = board["implementation"]
     system = board["system"]
     if system == "Linux" and implementation == "cpython":
@@ -161,9 +164,10 @@ def _check_room(link: Link, board: Probe, wheels: Sequence[Wheel]) -> None:
     needed = sum(wheel.size + wheel.unpacked_size for wheel in wheels)
     free = max(0.0, board["free"] - link.min_free_mb * 1e6)
     if needed > free:
+        place = f"{board['root']}, mounted at {board['mount']}"
         raise DeviceError(
             f"{link.name}: no room for the runtime "
-            f"({needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free in {board['root']}); "
+            f"({needed / 1e6:.0f} MB, {free / 1e6:.0f} MB free in {place}); "
             f"free space or run: qpipe devices clean {link.name}",
             failure="no room",
         )

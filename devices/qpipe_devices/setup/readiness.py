@@ -57,8 +57,14 @@ def folder_finding(board: Probe) -> Finding:
     if board["blocked"]:
         reason = board["blocked"].lower()
         fix = "give another folder in the inventory"
-        message = f"{board['root']} cannot be written: {reason}; {fix}"
-        return Finding("folder", "bad", message, facts)
+        place = f"{board['root']}, mounted at {board['mount']},"
+        return Finding("folder", "bad", f"{place} cannot be written: {reason}; {fix}", facts)
+    if board["noexec"]:
+        message = (
+            f"{board['root']}: {board['mount']} is mounted noexec, so no runtime can be installed "
+            "there; give a folder on another mount in the inventory"
+        )
+        return Finding("folder", "warning", message, facts)
     return Finding("folder", "ok", board["root"], facts)
 
 
@@ -110,7 +116,7 @@ def _space_finding(link: Link, board: Probe) -> Finding:
     elif free_mb < link.min_free_mb + LOW_MB:
         state = "warning"
     if state != "ok":
-        message += f", of which {link.min_free_mb:g} stay free; "
+        message += f" at {board['mount']}, of which {link.min_free_mb:g} stay free; "
         message += f"run: qpipe devices clean {link.name}"
     return Finding("space", state, message, {"free_mb": free_mb})
 

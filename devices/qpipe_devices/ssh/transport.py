@@ -30,7 +30,12 @@ LONGEST_LINE = 1 << 16  # bytes
 MOST_DIGITS = 15  # of the size of a file
 FILE_FOLLOWS = b"qpipe-file-follows "
 DISK_FULL_PHRASES = ("no space left on device", "disk quota exceeded")
-RECEIVE_SCRIPT = 'cat > "$1"'
+# where it fails, its last line names the mount, which df prints last
+MOUNT_FOLLOWS = "qpipe-mount "
+RECEIVE_SCRIPT = (
+    'cat > "$1" && exit; code=$?; mount=$(df -P "$1" 2>/dev/null | tail -n 1); '
+    f'echo "{MOUNT_FOLLOWS}${{mount##* }}" >&2; exit $code'
+)
 SEND_SCRIPT = f'echo; echo {FILE_FOLLOWS.decode()} $(wc -c < "$1"); cat "$1"'
 
 
@@ -157,12 +162,17 @@ class SshTransport:
         if process.is_lost:
             reason = "the connection was lost"
         else:
-            last_line = _read_last_line(process)
-            if last_line:
-                reason = last_line
+            lines = _read_last_lines(process)
+            mount = ""
+            if lines and lines[-1].startswith(MOUNT_FOLLOWS):
+                mount = lines.pop().removeprefix(MOUNT_FOLLOWS)
+            if lines:
+                reason = lines[-1]
                 failure = "configuration"
-        if reason.lower().endswith(DISK_FULL_PHRASES):
-            failure = "no room"
+            if reason.lower().endswith(DISK_FULL_PHRASES):
+                failure = "no room"
+            if mount:
+                reason += f" (mounted at {mount})"
         return DeviceError(
             f"{self.name}: {file_name} was not transferred: {reason}", failure=failure
         )
@@ -259,11 +269,11 @@ def _read_announced_size(stream: IO[bytes]) -> int:
     return 0
 
 
-def _read_last_line(process: SshProcess) -> str:
-    """Return the last line of a process's stderr; "" where it has none or cannot be read."""
+def _read_last_lines(process: SshProcess) -> list[str]:
+    """Return the last two lines of a process's stderr; none where it cannot be read."""
     process.channel.settimeout(1)
     try:
         output = process.stderr.read(LONGEST_LINE).decode("utf-8", "replace")
     except OSError:
-        return ""
-    return printable(output.strip().rpartition("\n")[2].strip())
+        return []
+    return [printable(line.strip()) for line in output.strip().splitlines()[-2:]]
