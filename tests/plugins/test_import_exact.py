@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -110,7 +111,7 @@ OUTPUTS = {
     ),
     "folded constant": ("float[1, 4] y, int64[4] z", "y = Gemm (f, g) z = Shape (c)"),
     "input": ("float[1, 4] y, float[1, 3, 5, 5] z", "y = Gemm (f, g) z = Identity (x)"),
-    "without shape": ("float[1, 4] y, float z", "y = Gemm (f, g) z = Relu (c)"),
+    "without shape": ("float[1, 4] y, float[] z", "y = Gemm (f, g) z = Relu (c)"),
     "Dropout": ("float[1, 4] y, float[1, 4] z", "y = Gemm (f, g) z = Dropout (y)"),
 }  # fmt: skip
 
@@ -230,6 +231,68 @@ def test_decided_branches_with_constants_and_names_of_their_own_are_taken_one_in
     assert "If" not in operators(model)
 
 
+NESTED = """cond = Greater (c, z)
+  y = If (cond) <
+    then_branch = one () => (float[] t) {{
+      s = Shape (x) i = Constant <value = int64[1] {{1}}> () n = Gather (s, i)
+      k = Constant <value = int64[1] {{{length}}}> () e = Equal (n, k)
+      q = If (e) <then_branch = three () => (float[] q1) {{ q1 = Squeeze (x, axis) }},
+                  else_branch = four () => (float[] q2) {{ q2 = Identity (x) }}>
+      u = Unsqueeze (q, zero) t = Relu (u) }},
+    else_branch = two () => (float[] v) {{ {other} v = Neg (w) }}>"""
+NESTED_ARRAYS = {
+    "z": np.array(-1000, np.float32),
+    "axis": np.array([1], np.int64),
+    "zero": np.array([0], np.int64),
+    "weight": np.zeros((1, 9, 4), np.float32),
+    "recurrent": np.zeros((1, 9, 3), np.float32),
+}
+
+
+def nested(folder: Path, other: str, *, length: int) -> Path:
+    body = NESTED.format(other=other, length=length)
+    text = f"net (float[N, L, 4] x, float c) => (float[] y) {{ {body} }}"
+    used = {name: array for name, array in NESTED_ARRAYS.items() if re.search(rf"\b{name}\b", text)}
+    return write(folder, text, used)
+
+
+@pytest.mark.parametrize("length", [1, 2])
+def test_an_if_in_a_branch_is_decided_by_the_shape_and_the_outer_one_stays(
+    tmp_path: Path, length: int
+) -> None:
+    model = imported(nested(tmp_path, "w = Relu (x)", length=length), {"x": [1, 1, 4]})
+    assert operators(model) == ["Greater", "If"]
+    branch = model.graph[1].attributes["then_branch"].as_graph()
+    inner_operators = [node.op_type for node in branch]
+    assert "If" not in inner_operators
+    assert ("Squeeze" in inner_operators) == (length == 1)
+
+
+def test_a_branch_that_no_input_of_the_shape_can_take_leaves_the_other(tmp_path: Path) -> None:
+    other = """so = Shape (x) io = Constant <value = int64[1] {1}> () no = Gather (so, io)
+      ko = Constant <value = int64[1] {7}> () eo = Equal (no, ko)
+      p = If (eo) <then_branch = five () => (float[] p1) { p1 = Squeeze (x, axis) },
+                   else_branch = six () => (float[] p2) { p2 = Identity (x) }>
+      o = Unsqueeze (p, zero) w = GRU <hidden_size = 3> (o, weight, recurrent)"""
+    model = imported(nested(tmp_path, other, length=1), {"x": [1, 1, 4]})
+    assert "If" not in operators(model)
+    assert [value.name for value in model.graph.inputs] == ["x", "c"]
+
+
+def test_bodies_stay_as_they_are(tmp_path: Path) -> None:
+    text = """net (float[1, 4] x) => (float[1, 4] y) {
+      n = Constant <value = int64 {3}> () yes = Constant <value = bool {1}> ()
+      y = Loop (n, yes, x) <body = again (int64 i, bool go, float[1, 4] a) => (bool on, float[1, 4] b) {
+        k = Constant <value = float {0.5}> () d = Dropout (a) m = Mul (d, k) unused = Neg (m)
+        on = Identity (go) b = Identity (m) }> }"""
+    model = imported(write(tmp_path, text))
+    (loop,) = (node for node in model.graph if node.op_type == "Loop")
+    body = loop.attributes["body"].as_graph()
+    expected = ["Constant", "Dropout", "Mul", "Neg", "Identity", "Identity"]
+    assert [node.op_type for node in body] == expected
+    assert not body.initializers
+
+
 # ---- constants and functions of exporters
 
 
@@ -245,6 +308,40 @@ def test_constants_that_are_cast_to_float32_are_folded(tmp_path: Path, dtype: ty
     }
     model = imported(write(tmp_path, text, arrays))
     assert "Cast" not in operators(model)
+
+
+def test_sparse_weights_are_dense_ones_also_in_constants_and_branches(tmp_path: Path) -> None:
+    text = """net (float[1, 4] x) => (float[1, 6] y) {
+      a = MatMul (x, w) m = ReduceMean <keepdims = 0> (x) cond = Greater (m, zero) k = Constant <value = float {1.0}> ()
+      y = If (cond) <then_branch = one () => (float[1, 6] t) { t = Mul (a, v) },
+                     else_branch = two () => (float[1, 6] u) { u = Mul (a, k) }> }"""
+    path = write(tmp_path, text, {"zero": np.array(0, np.float32)})
+    network = onnx.load(path)
+    flat = [int(index) for index in np.flatnonzero(np.arange(24) % 5 == 1)]
+    numbers = weight(len(flat))
+    sparse = onnx.helper.make_sparse_tensor(
+        onnx.numpy_helper.from_array(numbers, "w"),
+        onnx.numpy_helper.from_array(np.array(flat, np.int64), "w_indices"),
+        [4, 6],
+    )
+    network.graph.sparse_initializer.append(sparse)
+    pairs = np.array([[0, 2], [0, 5]], np.int64)
+    branch = network.graph.node[-1].attribute[0].g
+    branch.sparse_initializer.append(
+        onnx.helper.make_sparse_tensor(
+            onnx.numpy_helper.from_array(weight(2), "v"),
+            onnx.numpy_helper.from_array(pairs, "v_indices"),
+            [1, 6],
+        )
+    )
+    onnx.save(network, path)
+    imported(path)
+
+
+def test_weights_that_are_no_inputs_are_weights_in_the_oldest_files_too(tmp_path: Path) -> None:
+    text = "net (float[1, 4] x) => (float[] y) { a = Gemm (x, w, b) y = Relu (a) }"
+    arrays = {"w": weight(4, 6), "b": weight(6)}
+    imported(write(tmp_path, text, arrays, opset=8, ir=3))
 
 
 def test_a_network_that_computes_in_double_is_still_refused(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import onnx_ir as ir
@@ -12,6 +13,7 @@ from qpipe.types import Array
 
 # the ONNX operators with subgraphs; looking at every node's attributes for one takes much longer
 CONTROL_FLOW = ("If", "Loop", "Scan", "SequenceMap")
+GRAPH_ATTRIBUTES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 # ---- reading constants
 
@@ -69,6 +71,21 @@ def subgraphs(node: ir.Node) -> Sequence[ir.Graph]:
         elif attribute.type == ir.AttributeType.GRAPHS:
             graphs.extend(attribute.as_graphs())
     return graphs
+
+
+@contextmanager
+def without_subgraphs(graph: ir.Graph) -> Iterator[None]:
+    """Hide branches and bodies from passes of onnx_ir, which would change them as well."""
+    hidden: list[tuple[ir.Node, ir.Attr]] = []
+    for node in graph:
+        for attribute in list(node.attributes.values()):
+            if attribute.type in GRAPH_ATTRIBUTES:
+                hidden.append((node, node.attributes.pop(attribute.name)))
+    try:
+        yield
+    finally:
+        for node, attribute in hidden:
+            node.attributes.add(attribute)
 
 
 def unique_name(graph: ir.Graph, name: str, used_names: set[str | None] | None = None) -> str:

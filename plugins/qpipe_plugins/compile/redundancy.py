@@ -11,7 +11,14 @@ from onnx_ir.passes import common
 
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import dequantize
-from qpipe.quant.graph import constant, only_reader, optional_input, remove_unused
+from qpipe.quant.graph import (
+    constant,
+    only_reader,
+    optional_input,
+    remove_unused,
+    value_names,
+    without_subgraphs,
+)
 from qpipe_plugins.compile.packing import named_node
 
 # attributes of a convolution with their values when absent; kernel_shape is that of the weight
@@ -153,7 +160,8 @@ def remove_redundancy(model: ir.Model, network_nodes: set[ir.Node]) -> None:
     for node in model.graph:
         if node.op_type == "Conv":
             _remove_conv_defaults(node)
-    common.RemoveUnusedNodesPass()(model)
+    with without_subgraphs(model.graph):
+        common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
     _join_equal_constants(model.graph)
     common.ClearMetadataAndDocStringPass()(model)
@@ -199,7 +207,7 @@ def _shorten_inner_values(graph: ir.Graph) -> None:
     inner = list(graph.initializers.values())
     for node in graph:
         inner += node.outputs
-    used_names = ir.convenience.create_value_mapping(graph)
+    used_names = value_names(graph)
     all_names = (f"t{number:x}" for number in itertools.count())
     free_names = (name for name in all_names if name not in used_names)
     for value in dict.fromkeys(inner):

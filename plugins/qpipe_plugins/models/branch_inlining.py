@@ -1,10 +1,21 @@
-"""Branches that are decided when the network is read."""
+"""Branches that are decided when the network is read; all others stay as they are."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import onnx_ir as ir
 
-from qpipe.quant.graph import constant, unique_name, value_names
+from qpipe.quant.graph import constant, remove_unused, subgraphs, unique_name, value_names
+
+
+def nesting_branches(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """Yield each branch, at any depth, that has an If itself."""
+    for node in if_nodes(graph):
+        for branch in subgraphs(node):
+            if any(if_nodes(branch)):
+                yield branch
+                yield from nesting_branches(branch)
 
 
 def inline_constant_branches(graph: ir.Graph) -> None:
@@ -12,27 +23,41 @@ def inline_constant_branches(graph: ir.Graph) -> None:
 
     A branch may hold such an If itself.
     """
-    pending = [node for node in graph if node.op_type == "If" and not node.domain]
+    pending = list(if_nodes(graph))
+    for branch in nesting_branches(graph):
+        pending += if_nodes(branch)
     while pending:
         node = pending.pop()
         condition = constant(node.inputs[0])
         if condition is None or condition.size != 1:
             continue
         branch = node.attributes["then_branch" if condition.item() else "else_branch"].as_graph()
-        moved_nodes = _inline(graph, node, branch)
-        pending += [moved for moved in moved_nodes if moved.op_type == "If" and not moved.domain]
+        pending += if_nodes(_inline(graph, node, branch))
 
 
-def _inline(graph: ir.Graph, node: ir.Node, branch: ir.Graph) -> list[ir.Node]:
-    """Move a branch into the graph in place of its If; return its nodes."""
+def if_nodes(nodes: Iterable[ir.Node]) -> Iterator[ir.Node]:
+    """Yield each If of a graph, without those in its subgraphs."""
+    return (node for node in nodes if node.op_type == "If" and not node.domain)
+
+
+def _inline(root: ir.Graph, node: ir.Node, branch: ir.Graph) -> list[ir.Node]:
+    """Move a branch into the graph of its If, in place of it; return its nodes.
+
+    Names stay unique in the root graph and all its subgraphs.
+    """
+    graph = node.graph
+    condition = node.inputs[0]
+    assert isinstance(graph, ir.Graph)
     constants = list(branch.initializers.values())
     moved_nodes = list(branch)
     branch_outputs = list(branch.outputs)
     branch.outputs.clear()
     branch.initializers.clear()
     branch.remove(moved_nodes)
+    for other in subgraphs(node):
+        _discard(other)
     node.attributes.clear()
-    used_names = value_names(graph)
+    used_names = value_names(root)
     for value in constants:
         value.name = unique_name(graph, value.name or "constant", used_names)
         graph.register_initializer(value)
@@ -52,4 +77,14 @@ def _inline(graph: ir.Graph, node: ir.Node, branch: ir.Graph) -> list[ir.Node]:
         output.name = None
         new_output.name = name
     graph.remove(node, safe=True)
+    remove_unused(graph, condition)
     return moved_nodes
+
+
+def _discard(branch: ir.Graph) -> None:
+    """Let a branch that is not taken read nothing of the graph outside."""
+    for node in branch:
+        for inner in subgraphs(node):
+            _discard(inner)
+    branch.outputs.clear()
+    branch.remove(list(branch), safe=True)

@@ -8,8 +8,15 @@ import numpy as np
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from qpipe.quant.graph import add_initializer, constant, value_names
+from qpipe.quant.graph import (
+    GRAPH_ATTRIBUTES,
+    add_initializer,
+    constant,
+    remove_unused,
+    value_names,
+)
 from qpipe.types import Array
+from qpipe_plugins.models.branch_inlining import nesting_branches
 
 # elements that folding one node may read and produce, and all nodes together: more is better
 # computed than stored
@@ -79,28 +86,33 @@ NOT_FOLDED = {
     "Multinomial",
     "Bernoulli",
 }
-GRAPH_ATTRIBUTES = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
 def fold_constants(model: ir.Model) -> bool:
     """Replace nodes that depend on constants alone by initializers.
 
+    Those in branches stay, unless the branch has an If: its condition may then become constant.
     Return whether another pass may fold more, now that more shapes can be inferred.
     """
     is_changed = False
     total = 0
     used_names = value_names(model.graph)
-    for node in list(model.graph):
-        if total >= MAX_TOTAL_ELEMENTS:
-            break
-        arrays = _compute(node, model.opset_imports)
-        if arrays is None:
-            continue
-        for output, array in zip(node.outputs, arrays, strict=True):
-            _replace_by_initializer(model.graph, output, array, used_names)
-            total += array.size
-        model.graph.remove(node, safe=True)
-        is_changed = True
+    for graph in (model.graph, *nesting_branches(model.graph)):
+        for node in list(graph):
+            if total >= MAX_TOTAL_ELEMENTS:
+                return False
+            arrays = _compute(node, model.opset_imports)
+            if arrays is None:
+                continue
+            for output, array in zip(node.outputs, arrays, strict=True):
+                _replace_by_initializer(graph, output, array, used_names)
+                total += array.size
+            sources = [value for value in node.inputs if value is not None]
+            graph.remove(node, safe=True)
+            for source in sources:
+                if source.is_initializer():
+                    remove_unused(graph, source)
+            is_changed = True
     return is_changed and total < MAX_TOTAL_ELEMENTS
 
 

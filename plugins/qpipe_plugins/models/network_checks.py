@@ -140,14 +140,21 @@ def check_shapes(model: ir.Model, where: str) -> None:
 
     A shape that depends on values may stay unknown.
     """
-    data_dependent: set[ir.Value | None] = set()
+    data_dependent = data_dependent_values(model.graph)
     for node in model.graph:
+        for value in node.outputs:
+            if value not in data_dependent:
+                _check_shape(value, node, where)
+
+
+def data_dependent_values(graph: ir.Graph) -> set[ir.Value | None]:
+    """Return the tensors whose shape may depend on values."""
+    data_dependent: set[ir.Value | None] = set()
+    for node in graph:
         is_data_dependent = node.op_type in DATA_DEPENDENT_OPERATORS or bool(node.domain)
         if is_data_dependent or not data_dependent.isdisjoint(node.inputs):
             data_dependent.update(node.outputs)
-            continue
-        for value in node.outputs:
-            _check_shape(value, node, where)
+    return data_dependent
 
 
 def _check_shape(value: ir.Value, node: ir.Node, where: str) -> None:

@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 from qpipe.errors import StageError
 from qpipe.quant.external_data import LARGEST, external_tensors, locate, location
 from qpipe.quant.given_network import interface_change, interface_of, keep_given
+from qpipe.quant.graph import without_subgraphs
 from qpipe.quant.network_inputs import set_states
 from qpipe_plugins.models.network_checks import (
     check_finite_weights,
@@ -28,9 +29,11 @@ from qpipe_plugins.models.network_checks import (
 from qpipe_plugins.models.opset_check import check_raised
 from qpipe_plugins.models.pinned_shapes import InputShapes, pin_shapes
 from qpipe_plugins.models.simplification import simplify
+from qpipe_plugins.models.sparse_tensors import densify
 
 MIN_OPSET = 17
 LAST_PLAIN_RESIZE_OPSET = 10  # the next gave Resize a choice of coordinates
+FIRST_IR_WITH_WEIGHTS = 4  # the first in which an initializer need not be an input as well
 MIN_IR_VERSION = 8  # what opset 17 came with
 RECORD_PREFIX = "qpipe."  # of the metadata that qpipe gives networks
 
@@ -71,8 +74,9 @@ def read_network(
     """Return the network in a file, simplified as `onnx_file` says; errors begin with `where`."""
     with _library_errors(where):
         proto = _read(path, where)
-        _check(proto, where)
         given = proto.SerializeToString()
+        _check(proto, where)
+        densify(proto, where)
         given_interface = interface_of(ir.from_proto(proto))
         opset = _opset(proto)
         proto = _raise_opset(_without_functions(proto), where)
@@ -177,13 +181,29 @@ def _read_external_data(proto: onnx.ModelProto, folder: Path, where: str) -> Non
 
 def _check(proto: onnx.ModelProto, where: str) -> None:
     try:
-        onnx.checker.check_model(proto)
+        with _as_the_checker_demands(proto):
+            onnx.checker.check_model(proto)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise StageError(
             f"{where}: not a valid network: {_first_line(error)}; export it again"
         ) from error
     check_inputs(proto, where)
     check_functions(proto, where)
+
+
+@contextmanager
+def _as_the_checker_demands(proto: onnx.ModelProto) -> Iterator[None]:
+    """Accept what runtimes do: outputs without a shape, and weights that are no inputs in IR 3."""
+    tensors = [value.type.tensor_type for value in proto.graph.output]
+    shapeless = [tensor for tensor in tensors if tensor.elem_type and not tensor.HasField("shape")]
+    proto.ir_version = max(proto.ir_version, FIRST_IR_WITH_WEIGHTS)
+    for tensor in shapeless:
+        tensor.shape.SetInParent()
+    try:
+        yield
+    finally:
+        for tensor in shapeless:
+            tensor.ClearField("shape")
 
 
 def _without_functions(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -266,7 +286,8 @@ def _inline_functions(model: ir.Model) -> None:
     """Inline functions; make all constants initializers."""
     common.InlinePass()(model)
     common.RemoveInitializersFromInputsPass()(model)
-    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    with without_subgraphs(model.graph):
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
 
 
 def _name_nodes(model: ir.Model) -> None:

@@ -48,12 +48,23 @@ def pin_shapes(
             if size is None:
                 raise _open_dimension(name, dimensions, axis, where)
             dimensions[axis].dim_value = size
+    _forget_shapes(graph, {*weights, *inputs})
+
+
+def _forget_shapes(graph: onnx.GraphProto, stated: set[str]) -> None:
+    """Forget the shapes of what is computed, also in subgraphs.
+
+    An output that is `stated`, a weight or an input, has its shape from there.
+    """
     del graph.value_info[:]
     for value in graph.output:
-        if value.name in weights or value.name in inputs:
-            continue  # its shape is stated where it comes from
-        for dimension in value.type.tensor_type.shape.dim:
-            dimension.Clear()
+        if value.name not in stated:
+            for dimension in value.type.tensor_type.shape.dim:
+                dimension.Clear()
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                _forget_shapes(attribute.g, stated)
 
 
 def _check_options(

@@ -12,6 +12,7 @@ import onnx
 import onnx_ir as ir
 
 from qpipe_plugins.models.memory_limit import limited_memory
+from qpipe_plugins.models.network_checks import data_dependent_values
 
 MAX_VISIBLE = 1 << 10  # elements of the constants that shape inference may read
 # bytes beyond the network's: shape inference lists the elements of a vector of any length that
@@ -38,37 +39,48 @@ def infer_shapes(model: ir.Model) -> bool:
     return True
 
 
-def _infer(proto: onnx.ModelProto, *, strict: bool) -> dict[str, onnx.ValueInfoProto] | None:
-    """Return what inference says of each tensor, by name; None where it fails."""
+def _infer(proto: onnx.ModelProto, *, strict: bool) -> onnx.GraphProto | None:
+    """Return the graph with what inference says of each tensor; None where it fails."""
     try:
         inferred = onnx.shape_inference.infer_shapes(
             proto, check_type=True, strict_mode=strict, data_prop=True
         )
     except onnx.shape_inference.InferenceError:
         return None
-    return {info.name: info for info in (*inferred.graph.value_info, *inferred.graph.output)}
+    return inferred.graph
 
 
-def _has_all_shapes(graph: ir.Graph, infos: dict[str, onnx.ValueInfoProto]) -> bool:
-    with_shape = {name for name, info in infos.items() if _has_shape(info)}
-    outputs = [value.name for node in graph for value in node.outputs]
-    return all(name in with_shape for name in outputs if name)
+def _tensor_infos(inferred: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:
+    return {info.name: info for info in (*inferred.value_info, *inferred.output)}
+
+
+def _has_all_shapes(graph: ir.Graph, inferred: onnx.GraphProto) -> bool:
+    """Return whether all shapes were inferred that do not depend on values."""
+    infos = _tensor_infos(inferred).items()
+    with_shape = {name for name, info in infos if _has_shape(info)}
+    data_dependent = data_dependent_values(graph)
+    values = [value for node in graph for value in node.outputs if value not in data_dependent]
+    return all(value.name in with_shape for value in values if value.name)
 
 
 def _has_shape(info: onnx.ValueInfoProto) -> bool:
     return info.type.HasField("tensor_type") and info.type.tensor_type.HasField("shape")
 
 
-def _apply(graph: ir.Graph, infos: dict[str, onnx.ValueInfoProto]) -> None:
-    """Set the shape and type of each tensor whose shape was inferred."""
-    for node in graph:
+def _apply(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
+    """Set the shape and type of each tensor whose shape was inferred, also in branches of If."""
+    infos = _tensor_infos(inferred)
+    for node, node_proto in zip(graph, inferred.node, strict=True):
+        if node.op_type == "If":
+            for attribute in node_proto.attribute:
+                _apply(node.attributes[attribute.name].as_graph(), attribute.g)
         for value in node.outputs:
             if value.name not in infos:
                 continue
-            inferred = ir.from_proto(infos[value.name])
-            if inferred.shape is not None:
-                value.shape = inferred.shape
-                value.type = inferred.type
+            inferred_value = ir.from_proto(infos[value.name])
+            if inferred_value.shape is not None:
+                value.shape = inferred_value.shape
+                value.type = inferred_value.type
 
 
 @contextmanager

@@ -5,9 +5,11 @@ from __future__ import annotations
 import onnx_ir as ir
 from onnx_ir.passes import common
 
+from qpipe.quant.graph import without_subgraphs
 from qpipe_plugins.models.branch_inlining import inline_constant_branches
 from qpipe_plugins.models.channel_scaling import fold_channel_scaling, fold_gemm_factors
 from qpipe_plugins.models.constant_folding import fold_constants
+from qpipe_plugins.models.impossible_branches import decide_branch
 from qpipe_plugins.models.input_scaling import fold_input_scaling
 from qpipe_plugins.models.operator_fusion import fuse_operators, replace_node
 from qpipe_plugins.models.shape_inference import infer_shapes
@@ -18,6 +20,23 @@ def simplify(model: ir.Model) -> bool:
 
     Batch normalization is folded, too. Return False where the shapes contradict each other.
     """
+    has_sound_shapes = _fold(model)
+    while has_sound_shapes and decide_branch(model):
+        has_sound_shapes = _fold(model)
+    if not has_sound_shapes:
+        return False
+    fold_gemm_factors(model.graph)
+    fold_channel_scaling(model.graph)
+    fold_input_scaling(model.graph)
+    is_fused = fuse_operators(model.graph)
+    with without_subgraphs(model.graph):
+        common.RemoveUnusedNodesPass()(model)
+    common.RemoveUnusedOpsetsPass()(model)
+    return infer_shapes(model) if is_fused else True
+
+
+def _fold(model: ir.Model) -> bool:
+    """Fold until nothing more is constant; return False where the shapes contradict each other."""
     may_fold_more = True
     while may_fold_more:
         _replace_dropout(model.graph)
@@ -26,13 +45,7 @@ def simplify(model: ir.Model) -> bool:
         if not infer_shapes(model):
             return False
         may_fold_more = fold_constants(model)
-    fold_gemm_factors(model.graph)
-    fold_channel_scaling(model.graph)
-    fold_input_scaling(model.graph)
-    is_fused = fuse_operators(model.graph)
-    common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedOpsetsPass()(model)
-    return infer_shapes(model) if is_fused else True
+    return True
 
 
 def _replace_dropout(graph: ir.Graph) -> None:
