@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
+import onnx
+import onnx.parser
 import onnx_ir as ir
+import onnxruntime
 import pytest
 from onnx_ir.passes.common import ShapeInferencePass
 
@@ -62,3 +65,26 @@ def test_what_its_quantizer_refuses_is_one_line(samples: Samples) -> None:
     ) as raised:
         onnxruntime_static(model, samples)
     assert "\n" not in str(raised.value)
+
+
+def test_the_copy_of_a_shared_bias_takes_no_other_tensors_name(tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[1, 4, 6, 6] x) => (float[1, 4, 6, 6] y) {
+      b0 = Conv (x, w, b) y = Conv (b0, v, b) }"""
+    proto = onnx.parser.parse_model(text)
+    random = np.random.default_rng(5)
+    for name, shape in {"w": (4, 4, 1, 1), "v": (4, 4, 1, 1), "b": (4,)}.items():
+        array = random.normal(size=shape).astype(np.float32)
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(array, name))
+    arrays = [random.normal(size=(4, 6, 6)).astype(np.float32) for _ in range(4)]
+    stream = (Sample(str(index), {"x": array}) for index, array in enumerate(arrays))
+    samples = Samples.write(tmp_path, stream, {"x": Preprocessing()})
+    quantized = onnxruntime_static(ir.from_proto(proto), samples)
+    feeds = {"x": arrays[0][np.newaxis]}
+    options = {"providers": ["CPUExecutionProvider"]}
+    (expected,) = onnxruntime.InferenceSession(proto.SerializeToString(), **options).run(
+        None, feeds
+    )
+    content = ir.to_proto(quantized).SerializeToString()
+    (answer,) = onnxruntime.InferenceSession(content, **options).run(None, feeds)
+    assert np.sum(expected**2) > 300 * np.sum((expected - answer) ** 2)

@@ -18,7 +18,13 @@ import onnx_ir as ir
 
 from qpipe.errors import StageError
 from qpipe.quant import qdq
-from qpipe.quant.graph import unique_name
+from qpipe.quant.graph import (
+    constant,
+    optional_input,
+    replace_constant,
+    unique_name,
+    value_names,
+)
 from qpipe.quant.network_inputs import input_shapes
 from qpipe.samples.preprocess import Shape
 from qpipe.samples.store import Samples
@@ -189,6 +195,20 @@ def name_excluded_nodes(model: ir.Model, exclude: Sequence[str], where: str) -> 
     for node in model.graph:
         node.name = unique_name(model.graph, node.name or node.op_type, used_names)
     return [node.name for node in model.graph if node.name and qdq.is_excluded(node, exclude)]
+
+
+def separate_biases(model: ir.Model) -> None:
+    """Give each layer a bias of its own.
+
+    ONNX Runtime's quantizer scales the bias that layers share for each of them, and may give the
+    copy the name of another tensor.
+    """
+    used_names = value_names(model.graph)
+    for node in model.graph:
+        bias = optional_input(node, 2) if node.op_type in qdq.WEIGHTED else None
+        array = constant(bias)
+        if bias is not None and array is not None and len(bias.uses()) > 1:
+            replace_constant(node, 2, array, used_names=used_names)
 
 
 # ---- result out

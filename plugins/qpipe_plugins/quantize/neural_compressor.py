@@ -14,6 +14,7 @@ from qpipe_plugins.quantize.external_quantizer import (
     isolated_library,
     name_excluded_nodes,
     read_quantized,
+    separate_biases,
 )
 
 WHERE = "quantize neural_compressor"
@@ -61,6 +62,7 @@ def neural_compressor(
             "percentile": CalibrationMethod.Percentile,
             "entropy": CalibrationMethod.Entropy,
         }
+        separate_biases(model)
         excluded_nodes = name_excluded_nodes(model, exclude, WHERE)
         extra_options: dict[str, Any] = {}
         if smooth is not None:

@@ -14,6 +14,7 @@ from qpipe_plugins.quantize.external_quantizer import (
     isolated_library,
     name_excluded_nodes,
     read_quantized,
+    separate_biases,
 )
 
 MAX_STRIDE = 8  # samples whose activations its histograms hold in memory at once
@@ -67,6 +68,7 @@ def onnxruntime_static(
             "percentile": CalibrationMethod.Percentile,
             "entropy": CalibrationMethod.Entropy,
         }
+        separate_biases(model)
         excluded_nodes = name_excluded_nodes(model, exclude, WHERE)
         extra_options = _calibration_options(method, percentile, len(reader))
         extra_options["ActivationSymmetric"] = symmetric_activations or target.symmetric_only

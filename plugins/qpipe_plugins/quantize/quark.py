@@ -16,6 +16,7 @@ from qpipe_plugins.quantize.external_quantizer import (
     isolated_library,
     name_excluded_nodes,
     read_quantized,
+    separate_biases,
 )
 
 WHERE = "quantize quark"
@@ -91,6 +92,7 @@ def quark(
             algorithms.append(library.AdaRoundConfig(**tuning))
         if rounding == "adaquant":
             algorithms.append(library.AdaQuantConfig(**tuning))
+        separate_biases(model)
         excluded_nodes = name_excluded_nodes(model, exclude, WHERE)
         config = library.QConfig(
             global_config=library.QLayerConfig(
