@@ -73,6 +73,12 @@ def machine_kind() -> Arithmetic:
     return SATURATING if machine_target().saturates else EXACT
 
 
+# whose kernels are not this machine's, so that they run emulated
+other_kind = pytest.mark.parametrize(
+    "kind", [kind for kind in KINDS if kind is not machine_kind()], ids=str
+)
+
+
 # ---- in process
 
 

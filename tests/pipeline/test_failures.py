@@ -102,7 +102,9 @@ def test_ctrl_c_ends_a_pause_between_two_attempts(lab: FaultyLab) -> None:
     process = lab.lab.start("run", "recipe.yaml")
     try:
         assert process.stderr
-        assert any("will be retried" in line for line in iter(process.stderr.readline, ""))
+        lines = iter(process.stderr.readline, "")
+        retried = next(line for line in lines if "will be retried" in line)
+        assert retried.startswith(f"{LOOK}: ")
         os.killpg(process.pid, signal.SIGINT)
         process.communicate(timeout=LONGEST_S)
     finally:

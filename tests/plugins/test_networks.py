@@ -22,6 +22,7 @@ from processors import (
     emulated,
     emulated_outputs,
     machine_kind,
+    other_kind,
     session,
 )
 from qpipe.quant.arithmetic import sqnr_db
@@ -244,8 +245,8 @@ def test_equalized_it_is_the_same_function_and_quantizes_per_tensor(name, prepar
 @emulated
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@both_kinds
-def test_emulated_kernels_of_either_kind_of_processor_give_the_same(kind, prepared, tmp_path):
+@other_kind
+def test_emulated_kernels_of_the_other_kind_of_processor_give_the_same(kind, prepared, tmp_path):
     paths = {}
     for name, scheme in itertools.product(NETWORKS, SCHEMES):
         folder, _, statistics = prepared(name)

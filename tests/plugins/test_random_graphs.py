@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import ShapeInferencePass
 
 from models import statistics_of
-from processors import KINDS, Arithmetic, Job, both_kinds, emulated, emulated_outputs, session
+from processors import KINDS, Arithmetic, Job, emulated, emulated_outputs, other_kind, session
 from qpipe.types import Array, Platform
 from qpipe_plugins.compile.onnxruntime import onnxruntime as compiled
 from qpipe_plugins.quantize.asymmetric import asymmetric
@@ -167,8 +167,8 @@ def test_integer_kernels_give_what_the_operators_are_defined_to(
 @emulated
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@both_kinds
-def test_emulated_kernels_of_either_kind_give_the_same(kind: Arithmetic, tmp_path: Path) -> None:
+@other_kind
+def test_emulated_kernels_of_the_other_kind_give_the_same(kind: Arithmetic, tmp_path: Path) -> None:
     lasts = itertools.cycle(LAST)
     names = [(between, next(lasts), stage) for between in BETWEEN for stage in STAGES]
     drawn = [case_of(*name, seed, kind) for seed, name in enumerate(names)]

@@ -20,5 +20,5 @@ Other rooms may use:
 
 Its own are: executor, host_step, worker (one step), retry (its attempts), recorder (what goes to
 the store), engine_stages (stages of the engine itself), input_checks,
-measurement_check, code_digest, python_imports (the code in a key).
+measurement_check, code_digest, python_imports, imports_memo (the code in a key).
 """

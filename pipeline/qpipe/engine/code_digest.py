@@ -26,7 +26,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import all_suffixes
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 import qpipe
 from qpipe.digests import digest_file, digest_text
@@ -61,36 +61,40 @@ def engine_code() -> str:
     return _digest(_own_files(_engine_files()))
 
 
-def stage_files(stage: Stage) -> dict[str, Path]:
+def stage_files(stage: Stage) -> Mapping[str, Path]:
     """Return the files of a stage's code, by names that do not depend on where they lie."""
     module = sys.modules[stage.function.__module__]
     if stage.distribution == OWN_DISTRIBUTION:
-        return _own_files([_file_of(module), *_engine_files()])
+        return _own_files(frozenset({_file_of(module), *_engine_files()}))
     # the module that registered the stage may have made the function what it is
     modules = (module, sys.modules.get(stage.plugin, module))
     plugin_files: dict[str, Path] = {}
     for plugin_module in modules:
         plugin_files |= _plugin_files(plugin_module)
-    return plugin_files | _own_files(_engine_files()) | _used_of_qpipe(plugin_files.values())
+    return {**plugin_files, **_own_files(_engine_files()), **_used_of_qpipe(plugin_files.values())}
 
 
-def driver_files(driver: Stage) -> dict[str, Path]:
+def driver_files(driver: Stage) -> Mapping[str, Path]:
     """Return the files of a device driver's code, by names that do not depend on where they lie."""
     files = _plugin_files(sys.modules[driver.function.__module__])
     if driver.distribution == OWN_DISTRIBUTION:
-        return _own_files(files.values())
-    return files | _used_of_qpipe(files.values())
+        return _own_files(frozenset(files.values()))
+    return {**files, **_used_of_qpipe(files.values())}
 
 
-def _engine_files() -> list[Path]:
-    return [_file_of(module) for module in ENGINE_MODULES]
+def _engine_files() -> frozenset[Path]:
+    return frozenset(_file_of(module) for module in ENGINE_MODULES)
 
 
 # ---- qpipe's own distribution
 
 
-def _own_files(roots: Iterable[Path]) -> dict[str, Path]:
-    """Return files of qpipe's distribution and all that they import of it."""
+@cache
+def _own_files(roots: frozenset[Path]) -> Mapping[str, Path]:
+    """Return files of qpipe's distribution and all that they import of it.
+
+    That is looked up once: a process runs its own code as it was when it started.
+    """
     files: set[Path] = set()
     pending = list(roots)
     while pending:
@@ -98,10 +102,10 @@ def _own_files(roots: Iterable[Path]) -> dict[str, Path]:
         if file not in files:
             files.add(file)
             pending.extend(_own_imports(file))
-    return {_name_of(file): file for file in files}
+    return MappingProxyType({_name_of(file): file for file in files})
 
 
-def _used_of_qpipe(plugin_files: Iterable[Path]) -> dict[str, Path]:
+def _used_of_qpipe(plugin_files: Iterable[Path]) -> Mapping[str, Path]:
     """Return what files of somebody else use of qpipe's distribution."""
     roots: set[Path] = set()
     for file in plugin_files:
@@ -109,7 +113,7 @@ def _used_of_qpipe(plugin_files: Iterable[Path]) -> dict[str, Path]:
         if not read_imports(file).is_complete:
             arithmetic = _own_packages()["qpipe"] / ARITHMETIC
             roots.update(arithmetic.rglob("*.py"))
-    return _own_files(roots)
+    return _own_files(frozenset(roots))
 
 
 def _own_imports(file: Path) -> frozenset[Path]:
@@ -123,10 +127,16 @@ def _resolve_own_imports(file: Path, _mtime_ns: int, _size: int) -> frozenset[Pa
     modules: set[Path] = set()
     for imported in read_imports(file).names:
         for names in _absolute_names(imported, file):
-            folder = _own_packages()[names[0]]
-            # the last file is the module; those before it are packages on the way
-            modules.update(module_files(names, folder.parent)[-1:])
+            modules.update(_own_module(names))
     return frozenset(modules)
+
+
+@cache
+def _own_module(names: tuple[str, ...]) -> list[Path]:
+    """Return the module that a name of qpipe's distribution is taken from, if there is one."""
+    folder = _own_packages()[names[0]]
+    # the last file is the module; those before it are packages on the way
+    return module_files(names, folder.parent)[-1:]
 
 
 def _absolute_names(imported: ImportedName, file: Path) -> Iterator[tuple[str, ...]]:

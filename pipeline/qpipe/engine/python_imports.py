@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.machinery import all_suffixes
 from pathlib import Path
+
+from qpipe.digests import digest_bytes, digest_file
+from qpipe.engine.imports_memo import Entry, ImportsMemo
 
 # modules by which code can run a file that no import statement names
 DYNAMIC_MODULES = {
@@ -36,6 +39,7 @@ DYNAMIC_ATTRIBUTES = {  # module -> prefixes
     "os": ("system", "popen", "exec", "spawn", "posix_spawn"),
 }
 ANY_NAME = "*"
+NAMING_NODES = (ast.Import, ast.ImportFrom, ast.Attribute, ast.Name)
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,9 @@ class Imports:
     is_complete: bool  # False where the file can also run code that no statement names
 
 
+UNREADABLE = Imports(frozenset(), is_complete=False)
+
+
 def read_imports(file: Path) -> Imports:
     """Read the imports of a file; a file that is no Python source may import anything."""
     status = file.stat()
@@ -69,12 +76,42 @@ def read_imports(file: Path) -> Imports:
 @cache
 def _read_imports(file: Path, _mtime_ns: int, _size: int) -> Imports:
     try:
-        tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError, OSError):  # no Python, or compiled
-        return Imports(frozenset(), is_complete=False)
+        source = file.read_bytes()
+    except OSError:
+        return UNREADABLE
+    digest = digest_bytes(source)
+    entry = _memo().get(digest)
+    if entry is not None:
+        return _imports_from_json(entry)
+    imports = parse_imports(source)
+    _memo().put(digest, _imports_as_json(imports))
+    return imports
+
+
+@cache
+def _memo() -> ImportsMemo:
+    return ImportsMemo(parser=digest_file(Path(__file__)))
+
+
+def _imports_as_json(imports: Imports) -> Entry:
+    names = [(name.level, list(name.names)) for name in imports.names]
+    return {"names": sorted(names), "is_complete": imports.is_complete}
+
+
+def _imports_from_json(entry: Entry) -> Imports:
+    names = (ImportedName(level, tuple(path)) for level, path in entry["names"])
+    return Imports(frozenset(names), entry["is_complete"])
+
+
+def parse_imports(source: bytes) -> Imports:
+    """Parse the imports of a source; one that is no Python may import anything."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):  # no Python, or compiled
+        return UNREADABLE
     names: set[ImportedName] = set()
     modules: dict[str, tuple[str, ...]] = {}  # variable -> the module that `import` binds to it
-    nodes = list(_nodes_that_run(tree))
+    nodes = [node for node in _nodes_that_run(tree) if isinstance(node, NAMING_NODES)]
     for node in nodes:
         names.update(_imported_names(node))
         if isinstance(node, ast.Import):
@@ -123,7 +160,7 @@ def _bound_modules(node: ast.Import) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 
 def _attributes_of_modules(
-    nodes: list[ast.AST], modules: dict[str, tuple[str, ...]]
+    nodes: Sequence[ast.AST], modules: dict[str, tuple[str, ...]]
 ) -> Iterator[ImportedName]:
     """Yield `a.b.c` for each use of an attribute of a module that `import a` binds.
 

@@ -1,0 +1,88 @@
+"""What Python files import, remembered between commands by the content of the file.
+
+To parse all sources that a plan's keys depend on takes a second. The memo lies in the user's cache
+folder ($XDG_CACHE_HOME, or ~/.cache); without it, or where it cannot be written, files are parsed
+each time.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+from typing import TypedDict
+
+MOST_ENTRIES = 4096
+
+
+class Entry(TypedDict):
+    """What a file imports: its names, each with the level of its statement, see ImportedName."""
+
+    names: list[tuple[int, list[str]]]
+    is_complete: bool
+
+
+class ImportsMemo:
+    """Entries by the digest of a file's content, for one version of the parser and of Python."""
+
+    def __init__(self, parser: str) -> None:
+        self.version = f"{parser} {sys.version}"
+        self.path = _memo_path()
+        self.entries: dict[str, Entry] = self._load()
+        self.is_changed = False
+        atexit.register(self.save)
+
+    def get(self, digest: str) -> Entry | None:
+        """Return the entry of a content; None where it was not parsed before."""
+        return self.entries.get(digest)
+
+    def put(self, digest: str, entry: Entry) -> None:
+        """Remember an entry; it is written when the process ends."""
+        self.entries[digest] = entry
+        self.is_changed = True
+
+    def save(self) -> None:
+        """Write the entries together with those that others have written meanwhile."""
+        if not self.is_changed or self.path is None:
+            return
+        entries = self._load() | self.entries
+        newest = dict(list(entries.items())[-MOST_ENTRIES:])
+        text = json.dumps({"version": self.version, "entries": newest})
+        with suppress(OSError):  # no room: the next command parses again
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _replace_text(self.path, text)
+
+    def _load(self) -> dict[str, Entry]:
+        if self.path is None:
+            return {}
+        try:
+            stored = json.loads(self.path.read_text(encoding="utf-8"))
+            return dict(stored["entries"]) if stored["version"] == self.version else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+
+def _memo_path() -> Path | None:
+    """Return where the memo lies; None for a user without a home."""
+    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        folder = named if named.is_absolute() else Path("~/.cache").expanduser()
+    except RuntimeError:
+        return None
+    return folder / "qpipe" / "imports.json"
+
+
+def _replace_text(path: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
+    written = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        written.replace(path)
+    except OSError:
+        written.unlink(missing_ok=True)
+        raise
