@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,8 @@ REGISTER = (
     '    register("measure", look, cached=False)\n    register("measure", tell, cached=False)\n'
 )
 DEVICES = "one: faulty\ntwo: faulty\nswitched: {faulty: {}, power: switch}\n"
+# one step of the host at a time, in the order of the plan: float is the first to meet a fault
+ONE_AT_A_TIME = "import os\nos.cpu_count = lambda: 1"
 FLOAT, SNAPPED = "tiny/float32/packed@one", "tiny/snapped/packed@one"
 
 
@@ -119,6 +122,7 @@ class FaultyLab(scratch_lab.LabShell):
         lines = scratch_lab.RECIPE.splitlines()
         kept = [line for line in lines if not line.startswith(("measure:", "pareto:"))]
         self.lab.write("recipe.yaml", "\n".join([*kept, "measure: [look]", "pareto: {looks: max}"]))
+        monkeypatch.setattr(os, "cpu_count", lambda: 1)
         monkeypatch.setattr(retry, "BACK_OFF_S", (0.01,))
         monkeypatch.setattr(device_health, "RECOVERY_S", 0.1)
         monkeypatch.setattr(device_health, "POLL_S", 0.02)

@@ -7,7 +7,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from faulty_lab import FLOAT, SNAPPED, FaultyLab
+from faulty_lab import FLOAT, ONE_AT_A_TIME, SNAPPED, FaultyLab
 
 from waiting import LONGEST_S
 
@@ -97,7 +97,9 @@ def test_numbers_of_two_attempts_are_never_mixed(lab: FaultyLab) -> None:
 def test_ctrl_c_ends_a_pause_between_two_attempts(lab: FaultyLab) -> None:
     lab.fault("one", "placement:died:")
     lab.lab.edit(
-        "stages.py", "\n\nfrom qpipe_devices.null", f"\n\n{PAUSE}\nfrom qpipe_devices.null"
+        "stages.py",
+        "\n\nfrom qpipe_devices.null",
+        f"\n\n{ONE_AT_A_TIME}\n{PAUSE}\nfrom qpipe_devices.null",
     )
     process = lab.lab.start("run", "recipe.yaml")
     try:
