@@ -19,7 +19,7 @@ from typing import TypedDict
 MOST_ENTRIES = 4096
 
 
-class Entry(TypedDict):
+class RememberedImports(TypedDict):
     """What a file imports: its names, each with the level of its statement, see ImportedName."""
 
     names: list[tuple[int, list[str]]]
@@ -32,15 +32,15 @@ class ImportsMemo:
     def __init__(self, parser: str) -> None:
         self.version = f"{parser} {sys.version}"
         self.path = _memo_path()
-        self.entries: dict[str, Entry] = self._load()
+        self.entries: dict[str, RememberedImports] = self._load()
         self.is_changed = False
         atexit.register(self.save)
 
-    def get(self, digest: str) -> Entry | None:
+    def get(self, digest: str) -> RememberedImports | None:
         """Return the entry of a content; None where it was not parsed before."""
         return self.entries.get(digest)
 
-    def put(self, digest: str, entry: Entry) -> None:
+    def put(self, digest: str, entry: RememberedImports) -> None:
         """Remember an entry; it is written when the process ends."""
         self.entries[digest] = entry
         self.is_changed = True
@@ -56,7 +56,7 @@ class ImportsMemo:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace_text(self.path, text)
 
-    def _load(self) -> dict[str, Entry]:
+    def _load(self) -> dict[str, RememberedImports]:
         if self.path is None:
             return {}
         try:

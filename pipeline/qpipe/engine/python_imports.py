@@ -10,7 +10,7 @@ from importlib.machinery import all_suffixes
 from pathlib import Path
 
 from qpipe.digests import digest_bytes, digest_file
-from qpipe.engine.imports_memo import Entry, ImportsMemo
+from qpipe.engine.imports_memo import ImportsMemo, RememberedImports
 
 # modules by which code can run a file that no import statement names
 DYNAMIC_MODULES = {
@@ -93,12 +93,12 @@ def _memo() -> ImportsMemo:
     return ImportsMemo(parser=digest_file(Path(__file__)))
 
 
-def _imports_as_json(imports: Imports) -> Entry:
+def _imports_as_json(imports: Imports) -> RememberedImports:
     names = [(name.level, list(name.names)) for name in imports.names]
     return {"names": sorted(names), "is_complete": imports.is_complete}
 
 
-def _imports_from_json(entry: Entry) -> Imports:
+def _imports_from_json(entry: RememberedImports) -> Imports:
     names = (ImportedName(level, tuple(path)) for level, path in entry["names"])
     return Imports(frozenset(names), entry["is_complete"])
 
