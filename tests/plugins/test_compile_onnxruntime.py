@@ -243,7 +243,9 @@ def test_the_manifest_says_how_to_run_it_and_what_goes_in_and_out(statistics, tm
                 "inter_op_num_threads": 1,
                 "graph_optimization_level": "ORT_ENABLE_EXTENDED",
             },
-            "config": {"optimization.disable_specified_optimizers": "WeightBiasQuantization"},
+            "config": {
+                "optimization.disable_specified_optimizers": "WeightBiasQuantization;SkipLayerNormFusion"
+            },
             "providers": [["cpu", {}]],
             "fallback": "error",
         },

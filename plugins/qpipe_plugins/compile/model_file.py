@@ -23,6 +23,7 @@ from qpipe.quant.graph import (
 from qpipe.quant.weight_bits import weight_count_and_bits
 from qpipe.types import Platform
 from qpipe_plugins.compile import dynamic_batch as batch
+from qpipe_plugins.compile.float_kernels import float_thin_convolutions, lower_prelu
 from qpipe_plugins.compile.hard_activations import lower_hard_activations
 from qpipe_plugins.compile.noise import check_unchanged
 from qpipe_plugins.compile.opset_versions import fit_versions
@@ -82,14 +83,17 @@ def write_network(
     """Write the network into the folder in the versions that the platform loads.
 
     Packed weights are unpacked again when the file is loaded: smaller, not slower. With
-    `cpu_kernels`, operators are replaced that ONNX Runtime's CPU kernels compute in float. With
-    `dynamic_batch`, axis 0 of inputs and outputs is open. Raise StageError where a float network
-    would compute something else than before.
+    `cpu_kernels`, operators are replaced that ONNX Runtime's CPU kernels compute slowly, or in
+    float. With `dynamic_batch`, axis 0 of inputs and outputs is open. Raise StageError where a
+    float network would compute something else than before.
     """
     float_network = None if _is_quantized(model) else ir.to_proto(model)
     network_nodes = {node for node in model.graph if node.op_type not in qdq.QDQ_OPERATORS}
     count, bits = weight_count_and_bits(model)
     limited_layers = int(model.metadata_props.get(LIMITED_LAYERS, 0))
+    if cpu_kernels:
+        float_thin_convolutions(model)
+        network_nodes |= lower_prelu(model)
     quantize_biases(model)
     _pack_weights(model, platform, packing)
     if platform.runtime == "onnxruntime" and platform.arch in INT8_ARCHITECTURES:
