@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from qpipe.errors import StageError
 from qpipe.quant.inference import InferenceError, infer, open_file, open_session
-from qpipe.quant.network_inputs import network_inputs
+from qpipe.quant.network_inputs import fixed_values_of, network_inputs
 from qpipe.quant.output_differences import find_difference
 from qpipe.types import Array
 
@@ -45,6 +45,7 @@ def check_exact(model: ir.Model, given: Path, parts: Iterable[Samples]) -> None:
         )
     network = network_inputs(model)
     for samples in parts:
+        _check_fixed_values(model, samples)
         feeds = samples.sequence(0, network)
         expected = _all_outputs(given_session, feeds)
         outputs = _all_outputs(imported_session, feeds)
@@ -55,6 +56,21 @@ def check_exact(model: ir.Model, given: Path, parts: Iterable[Samples]) -> None:
                 f"'{samples.entries[0]['id']}': {difference}; please report this",
                 failure="wrong answer",
             )
+
+
+def _check_fixed_values(model: ir.Model, samples: Samples) -> None:
+    """Raise StageError where a sample feeds another number than import was told."""
+    values = fixed_values_of(model)
+    network = network_inputs(model)
+    for index in range(len(samples) if values else 0):
+        feeds = samples.sequence(index, network).sample_inputs()
+        for name, number in values.items():
+            if not (feeds[name] == number).all():
+                raise StageError(
+                    f"sample '{samples.entries[index]['id']}' feeds input '{name}' "
+                    f"{feeds[name].flat[0]}, values says {number:g}; leave it out of values, or "
+                    "out of the samples"
+                )
 
 
 def _all_outputs(session: onnxruntime.InferenceSession, feeds: SampleFeeds) -> Mapping[str, Array]:

@@ -14,7 +14,9 @@ from qpipe.samples.sample_feeds import NetworkInputs
 if TYPE_CHECKING:
     import onnxruntime
 
-STATES = "qpipe.states"  # in the metadata of a network
+# in the metadata of a network
+STATES = "qpipe.states"
+FIXED_VALUES = "qpipe.fixed_values"
 NUMPY_TYPES = {"float": "float32", "double": "float64"}  # others are named alike
 
 
@@ -32,6 +34,18 @@ def states_of(network: ir.Model | onnxruntime.InferenceSession) -> dict[str, str
         text = network.get_modelmeta().custom_metadata_map.get(STATES)
     states: dict[str, str] = json.loads(text or "{}")
     return states
+
+
+def set_fixed_values(model: ir.Model, values: Mapping[str, float]) -> None:
+    """Record in a network which of its inputs it takes for one number, whatever they are fed."""
+    if values:
+        model.metadata_props[FIXED_VALUES] = json.dumps(dict(values))
+
+
+def fixed_values_of(model: ir.Model) -> dict[str, float]:
+    """Return the numbers that a network takes for inputs, whatever they are fed."""
+    values: dict[str, float] = json.loads(model.metadata_props.get(FIXED_VALUES, "{}"))
+    return values
 
 
 def network_inputs(network: ir.Model | onnxruntime.InferenceSession) -> NetworkInputs:

@@ -18,12 +18,20 @@ def likely_states(inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> dict[s
         similar = [
             output.name
             for output in outputs
-            if (output.dtype, output.shape) == (tensor.dtype, tensor.shape)
+            if _are_alike(output, tensor)
             and stem in (_stem(output.name, OUTPUT_MARKS), output.name.lower())
         ]
         if len(similar) == 1:
             states[tensor.name] = similar[0]
     return states
+
+
+def _are_alike(output: Tensor, state: Tensor) -> bool:
+    """Return whether an output has the type of a state, and its shape where both are known."""
+    if output.dtype != state.dtype or len(output.shape) != len(state.shape):
+        return False
+    sizes = zip(output.shape, state.shape, strict=True)
+    return all(isinstance(size, str) or size == other for size, other in sizes)
 
 
 def _stem(name: str, marks: Sequence[str]) -> str:

@@ -49,6 +49,11 @@ class Tensor(NamedTuple):
         first = self.shape[0] if self.shape else 1
         return isinstance(first, int) and first != 1
 
+    @property
+    def is_whole_number(self) -> bool:
+        """Whether it is one integer, or true or false, without axes."""
+        return self.shape == () and self.dtype.startswith(("int", "uint", "bool"))
+
     def __str__(self) -> str:
         return f"{self.name} {self.dtype} [{', '.join(map(str, self.shape))}]"
 

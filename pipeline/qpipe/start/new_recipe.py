@@ -25,6 +25,7 @@ from qpipe.start.recipe_text import Draft
 from qpipe.start.sample_sources import Labels, SampleSource, find_samples
 from qpipe.start.scalings import Preferences
 from qpipe.start.trial_run import Trial, first_sample
+from qpipe.types import Array
 
 # height and width of pictures where nothing tells them
 USUAL_SIDE = 224
@@ -73,7 +74,10 @@ def write_new_recipe(
     plugins = registry.load()
     shapes = pinned_shapes(network, source, request.preferences, plugins)
     import_onnx = plugins.stage("import", "onnx").function
-    model: ir.Model = import_onnx(path=request.model, shapes=dict(shapes) or None)
+    values = deciding_values(network, source, request.preferences, plugins)
+    model: ir.Model = import_onnx(
+        path=request.model, shapes=dict(shapes) or None, values=values or None
+    )
     inputs = _tensors(model.graph.inputs)
     outputs = _tensors(model.graph.outputs)
     first_shape = [int(length) for length in inputs[0].shape] if inputs else []
@@ -87,6 +91,7 @@ def write_new_recipe(
         source=source,
         settings=sample_settings(network, guess, first_shape, source, request.preferences),
         shapes=shapes,
+        values=values,
         devices=request.devices,
         absent=request.absent,
     )
@@ -182,6 +187,14 @@ def _shapes_of_samples(
     network: Network, source: SampleSource, preferences: Preferences, plugins: Registry
 ) -> dict[str, list[int]]:
     """Return the shapes of the first sample as it would be fed, by input."""
+    feeds = _first_feeds(network, source, preferences, plugins)
+    return {name: list(array.shape) for name, array in feeds.items()}
+
+
+def _first_feeds(
+    network: Network, source: SampleSource, preferences: Preferences, plugins: Registry
+) -> Mapping[str, Array]:
+    """Return the first sample as it would be fed, by input."""
     shape = [length if isinstance(length, int) else 1 for length in network.inputs[0].shape]
     unknown = Family("unknown", "")
     settings = sample_settings(network, unknown, shape, source, preferences)
@@ -191,8 +204,21 @@ def _shapes_of_samples(
     call = Call(plugins.stage("samples", source.kind), options)
     with tempfile.TemporaryDirectory() as folder:
         samples = first_sample(call, Path(folder))
-        feeds = samples.feeds(0, {value.name: value.shape for value in network.inputs})
-        return {name: list(array.shape) for name, array in feeds.items()}
+        return samples.feeds(0, {value.name: value.shape for value in network.inputs})
+
+
+def deciding_values(
+    network: Network, source: SampleSource, preferences: Preferences, plugins: Registry
+) -> dict[str, int]:
+    """Return the number that samples feed each whole number, where a network has branches.
+
+    A sampling rate may decide which of them is taken.
+    """
+    numbers = [value for value in network.inputs if value.is_whole_number]
+    if not numbers or "If" not in network.operators:
+        return {}
+    feeds = _first_feeds(network, source, preferences, plugins)
+    return {value.name: int(feeds[value.name].item()) for value in numbers}
 
 
 # ---- accuracy

@@ -7,7 +7,7 @@ import os
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,7 @@ class Draft:
     source: SampleSource
     settings: Sequence[Setting]
     shapes: Mapping[str, Sequence[int]]  # of inputs with open dimensions
+    values: Mapping[str, int] = field(default_factory=dict)  # of inputs that decide branches
     devices: Sequence[str] = ()
     absent: Sequence[str] = ()  # devices that are in no inventory
     metric: Mapping[str, Any] | str = ""  # against targets
@@ -161,6 +162,10 @@ def _models(draft: Draft) -> str:
         reason = "its file leaves these open; qpipe measures one sample of one shape at a time"
         shapes = {name: list(shape) for name, shape in draft.shapes.items()}
         lines += [comment(f"CHECK: {reason}", 6), f"      shapes: {yaml_value(shapes)}\n"]
+    if draft.values:
+        reason = "numbers that all samples feed; import decides the branches that they decide"
+        values = yaml_value(dict(draft.values))
+        lines += [comment(f"CHECK: {reason}", 6), f"      values: {values}\n"]
     states = likely_states(draft.network.inputs, draft.network.outputs)
     if states:
         reason = "with samples that are sequences of chunks, outputs can feed the states:"

@@ -30,6 +30,7 @@ def download(
     shapes: dict[str, list[int]] | None = None,
     batch_axis: dict[str, int] | None = None,
     states: dict[str, str] | None = None,
+    values: dict[str, float] | None = None,
     limit_mb: float = 2048,
     timeout_s: float = 30,
 ) -> ir.Model:
@@ -59,7 +60,9 @@ def download(
             f"{where}: the sha256 of the file is {digest}, not {sha256.lower()}; "
             "change the recipe to it only if you trust the file"
         )
-    return read_network(path, where, shapes=shapes, batch_axes=batch_axis, states=states)
+    return read_network(
+        path, where, shapes=shapes, batch_axes=batch_axis, states=states, values=values
+    )
 
 
 def _redact(url: str) -> str:

@@ -184,13 +184,23 @@ def check_states(model: ir.Model, states: Mapping[str, str], where: str) -> None
         if output not in outputs:
             problem = f"states names output '{output}', which is not there"
             raise StageError(f"{where}: {problem}; {suggest(output, outputs)}")
-        state_text = _type_and_shape(inputs[name])
-        output_text = _type_and_shape(outputs[output])
-        if outputs[output].shape is not None and state_text != output_text:
+        if not _are_alike(inputs[name], outputs[output]):
+            state_text = _type_and_shape(inputs[name])
+            output_text = _type_and_shape(outputs[output])
             problem = f"state '{name}' is {state_text}, output '{output}' is {output_text}"
             raise StageError(f"{where}: {problem}; give an output that is like its state")
     if states and len(states) == len(inputs):
         raise StageError(f"{where}: states names all inputs; leave out those that the samples give")
+
+
+def _are_alike(state: ir.Value, output: ir.Value) -> bool:
+    """Return whether an output may feed a state: of its type, and of its sizes where known."""
+    if output.shape is None:
+        return True
+    if state.dtype != output.dtype or len(state.shape or ()) != len(output.shape):
+        return False
+    sizes = zip(state.shape or (), output.shape, strict=True)
+    return all(size == other for size, other in sizes if isinstance(other, int))
 
 
 def _type_and_shape(value: ir.Value) -> str:

@@ -16,7 +16,8 @@ from qpipe.errors import StageError
 from qpipe.quant.external_data import LARGEST, external_tensors, locate, location
 from qpipe.quant.given_network import interface_change, interface_of, keep_given
 from qpipe.quant.graph import without_subgraphs
-from qpipe.quant.network_inputs import set_states
+from qpipe.quant.network_inputs import set_fixed_values, set_states
+from qpipe_plugins.models.fixed_values import fix_values
 from qpipe_plugins.models.network_checks import (
     check_finite_weights,
     check_functions,
@@ -47,6 +48,7 @@ def onnx_file(
     shapes: dict[str, list[int]] | None = None,
     batch_axis: dict[str, int] | None = None,
     states: dict[str, str] | None = None,
+    values: dict[str, float] | None = None,
 ) -> ir.Model:
     """Read a float network from an ONNX file and simplify it: one sample, static shapes.
 
@@ -58,9 +60,12 @@ def onnx_file(
     order, types and values. External data must be in the file's folder. `states` names the output
     that feeds an input at the next chunk of a sequence, as {h0: hn}. A sample is then a sequence:
     its inputs have a first axis of chunks, its states begin as its arrays of their names, or as
-    zeros; it is calibrated and scored chunk by chunk.
+    zeros; it is calibrated and scored chunk by chunk. `values` gives inputs that are always fed one
+    number, as {sr: 16000}: branches that it decides are decided here; the input stays.
     """
-    return read_network(path, str(path), shapes=shapes, batch_axes=batch_axis, states=states)
+    return read_network(
+        path, str(path), shapes=shapes, batch_axes=batch_axis, states=states, values=values
+    )
 
 
 def read_network(
@@ -70,6 +75,7 @@ def read_network(
     shapes: InputShapes | None = None,
     batch_axes: Mapping[str, int] | None = None,
     states: Mapping[str, str] | None = None,
+    values: Mapping[str, float] | None = None,
 ) -> ir.Model:
     """Return the network in a file, simplified as `onnx_file` says; errors begin with `where`."""
     with _library_errors(where):
@@ -85,6 +91,7 @@ def read_network(
         _forget_records(model)
         check_finite_weights(model, where)
         _inline_functions(model)
+        fix_values(model, values or {}, where)
         if not simplify(model):
             raise StageError(
                 f"{where}: the shapes in the network contradict each other; "
@@ -100,6 +107,7 @@ def read_network(
         raise StageError(f"{where}: import changed the network: its {change}; please report this")
     check_states(model, states or {}, where)
     set_states(model, states or {})
+    set_fixed_values(model, values or {})
     keep_given(model, given)
     return model
 
