@@ -57,9 +57,13 @@ def _operator_rows(new_recipe: NewRecipe) -> Iterator[Row]:
     yield "looks like", new_recipe.draft.guess.words
     yield "integer", integer_operators or NO_INTEGER_OPERATORS
     yield "float", float_operators or "nothing"
-    work = new_recipe.covered.work_summary()
+    eight_bits = new_recipe.trial.eight_bits
+    time = eight_bits.time if eight_bits is not None else None
+    work = new_recipe.covered.work_summary(is_timed=time is not None)
     if work:
         yield "int8 work", work
+    if time is not None:
+        yield "int8 time", str(time)
 
 
 def _eight_bit_rows(new_recipe: NewRecipe) -> Iterator[Row]:

@@ -125,10 +125,15 @@ def _print_entries(entries: Sequence[dict[str, Any]]) -> None:
 
 
 def _print_work(model: str, plan: Plan, cache: Cache) -> None:
-    """Print what share of a network's work would run on integers."""
+    """Print what share of a network's work would run on integers, and whether that is faster."""
     from qpipe.engine import stage_results
+    from qpipe.engine.quick_int8 import planned_int8_time
     from qpipe.quant.coverage import coverage
 
     folder = plan.steps[plan.imported[model]].result_folder(cache)
-    summary = coverage(stage_results.read("import", folder)).work_summary()
+    covered = coverage(stage_results.read("import", folder))
+    time = planned_int8_time(plan, model, cache) if covered.integer else None
+    summary = covered.work_summary(is_timed=time is not None)
     print_text(f"{model} on integers: {summary or 'nothing'}")
+    if time is not None:
+        print_text(f"{model}: {time}")

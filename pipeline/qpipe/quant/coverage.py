@@ -57,18 +57,18 @@ class Coverage:
     integer_work: Work = Work()
     float_work: Work = Work()
 
-    def work_summary(self) -> str:
+    def work_summary(self, *, is_timed: bool = False) -> str:
         """Return in one line the share of the work that is integer; empty where none is.
 
-        It warns where much is computed in float: each tensor there becomes float and integers
-        again, which may take longer than integer kernels save.
+        It warns where much is computed in float, unless the time it takes was measured: each tensor
+        there becomes float and integers again, which may take longer than integer kernels save.
         """
         products = _share(self.integer_work.products, self.float_work.products)
         values = _share(self.integer_work.values, self.float_work.values)
         if not self.integer:
             return ""
         summary = f"{products:.0%} of the multiplications, {values:.0%} of the computed values"
-        if 1 - values >= FLOAT_SHARE_TO_WARN:
+        if 1 - values >= FLOAT_SHARE_TO_WARN and not is_timed:
             summary += "; int8 may be slower than float, for what stays float is converted"
         return summary.replace("%", " %")
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
+from qpipe.engine.quick_int8 import Int8Time, measure_int8_time, quantize_quickly, silence
 from qpipe.errors import StageError
 from qpipe.quant.layer_parts import Part, find_damaging, origins, read_parts, union
 from qpipe.quant.sensitivity import BOUND_DB, Probe, decibels
@@ -48,6 +47,7 @@ class EightBits:
 
     samples: int
     sqnr: float
+    time: Int8Time | None = None
     damaged: Sequence[LayerDamage] = ()
 
     @property
@@ -72,14 +72,15 @@ def try_eight_bits(recipe: Recipe, model: ir.Model, samples: Samples) -> EightBi
     None where it cannot be: what is wrong is then told by a run.
     """
     try:
-        with _silence():
+        with silence():
             return _measure(recipe, model, samples)
     except StageError:
         return None
 
 
 def _measure(recipe: Recipe, model: ir.Model, samples: Samples) -> EightBits | None:
-    quantized = _quantize(recipe, model, samples)
+    quantized = quantize_quickly(recipe, SCHEME, model, samples, CALIBRATED)
+    time_needed = measure_int8_time(recipe, SCHEME, model, quantized, samples)
     float_origins = origins(quantized, model)
     indices = take_evenly(range(len(samples)), MEASURED)
     probe = Probe(quantized, float_origins, samples, indices, threads=0)
@@ -89,36 +90,14 @@ def _measure(recipe: Recipe, model: ir.Model, samples: Samples) -> EightBits | N
     start = time.monotonic()
     damage = probe.damage(union([part.both for part in parts]))
     seconds = time.monotonic() - start
-    total = EightBits(len(indices), decibels(damage))
+    total = EightBits(len(indices), decibels(damage), time_needed)
     if total.is_bearable:
         return total
     most = min(MOST_MEASUREMENTS, int(SECONDS / max(seconds, 1e-3)))
     damaging = find_damaging(probe, parts, 10 ** (-BEARABLE_ALONE / 10), most)
     layers = [_layer_damage(part, damage) for part, damage in damaging]
-    return EightBits(total.samples, total.sqnr, layers)
-
-
-def _quantize(recipe: Recipe, model: ir.Model, samples: Samples) -> ir.Model:
-    calibrate = recipe.calibrate
-    statistics = calibrate.stage.function(
-        model, samples, lambda *_: None, **{**calibrate.resolved(), "samples": CALIBRATED}
-    )
-    network = ir.from_proto(ir.to_proto(model))
-    for call in recipe.schemes[SCHEME]:
-        network = call.stage.function(network, statistics, **call.resolved())
-    return network
+    return replace(total, damaged=layers)
 
 
 def _layer_damage(part: Part, damage: float) -> LayerDamage:
     return LayerDamage(part.name, part.node.op_type, decibels(damage))
-
-
-@contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what stages log to themselves: `new` tells it in its own words."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
