@@ -17,6 +17,7 @@ FAILURE_OF_ERRNO = {
     errno.EROFS: "configuration",
     errno.EACCES: "configuration",
     errno.EPERM: "configuration",
+    errno.ELOOP: "configuration",
 }
 ERRNOS_OF_MOUNTS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 # phrases of allocators, numpy and the runtimes, in lower case

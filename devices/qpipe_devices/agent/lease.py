@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from .failures import AgentError, failure_of
+from .failures import ERRNOS_OF_MOUNTS, AgentError, failure_of
 from .mounts import mount_of
 
 if TYPE_CHECKING:
@@ -230,9 +230,11 @@ def _open_lock(path: Path, mode: int) -> int:
     try:
         lock = _open_or_create(path, mode)
     except OSError as error:
+        place = f"lock {path}"
+        if error.errno in ERRNOS_OF_MOUNTS:
+            place += f", mounted at {mount_of(str(path.parent))},"
         raise AgentError(
-            f"lock {path}, mounted at {mount_of(str(path.parent))}, cannot be opened: "
-            f"{error.strerror}; {_lock_fix(error)}",
+            f"{place} cannot be opened: {error.strerror}; {_lock_fix(error)}",
             failure=failure_of(error),
         ) from error
     status = os.fstat(lock)
