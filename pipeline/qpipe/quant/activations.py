@@ -64,21 +64,50 @@ def quantize_activations(
     percentile: float = 99.99,
     exclude: Sequence[str] = (),
     target: Target = ANY_TARGET,
+    unclipped: Container[str] = (),
 ) -> None:
     """Insert the pairs for all operators whose weights, if any, are quantized already.
 
     Codes are unsigned, of 8 or 16 bits, with any zero point that the target takes. `statistics` are
-    those of the float network; tensors that are quantized already keep their range. Logs in one
-    line what stays float. Raise StageError for other bits, for 16 bits below opset 21, and for
-    statistics of another network.
+    those of the float network; tensors that are quantized already keep their range, and those named
+    in `unclipped` have the range minmax. Logs in one line what stays float. Raise StageError for
+    other bits, for 16 bits below opset 21, and for statistics of another network.
     """
+    selection = insert_pairs(
+        model,
+        statistics,
+        method=method,
+        bits=bits,
+        percentile=percentile,
+        exclude=exclude,
+        target=target,
+        unclipped=unclipped,
+    )
+    float_summary = coverage(model, selection.reasons).summary()
+    if float_summary:
+        log.warning(float_summary)
+
+
+def insert_pairs(
+    model: ir.Model,
+    statistics: Statistics,
+    *,
+    method: Method,
+    bits: int,
+    percentile: float,
+    exclude: Sequence[str],
+    target: Target,
+    unclipped: Container[str],
+) -> Selection:
+    """Insert the pairs without a word in the log; return which nodes compute on integers."""
     _check_bits(model, bits)
     tables = _table_statistics(model)
     statistics = Statistics([*statistics.values(), *tables])
 
     @cache
     def tensor_range(name: str) -> tuple[float, float]:
-        low, high = activation_range(statistics[name], method, bits=bits, percentile=percentile)
+        own_method = "minmax" if name in unclipped else method
+        low, high = activation_range(statistics[name], own_method, bits=bits, percentile=percentile)
         return _symmetric_range(low, high, bits) if target.symmetric_only else (low, high)
 
     clips = method != "minmax"
@@ -98,9 +127,7 @@ def quantize_activations(
         number = constant_number(node) if node in selection.integer else None
         if number is not None and is_constant(number):
             _quantize_number(model, node, number, bits, target)
-    float_summary = coverage(model, selection.reasons).summary()
-    if float_summary:
-        log.warning(float_summary)
+    return selection
 
 
 def _check_bits(model: ir.Model, bits: int) -> None:

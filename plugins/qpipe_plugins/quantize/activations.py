@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Literal
 
 import onnx_ir as ir
@@ -11,14 +11,17 @@ from qpipe.errors import StageError
 from qpipe.quant import qdq, ranges
 from qpipe.quant.activations import ActivationRange, quantize_activations
 from qpipe.quant.statistics import Statistics
+from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Percent
 from qpipe.types import ANY_TARGET, Target
+from qpipe_plugins.quantize.range_check import SEARCHED_METHODS, RangeOptions, unclipped_tensors
 
 
 def activations(
     model: ir.Model,
     statistics: Statistics,
     target: Target = ANY_TARGET,
+    calibration_samples: Samples | None = None,
     *,
     activation_range: ranges.Method = "minmax",
     percentile: Percent = 99.99,
@@ -30,7 +33,8 @@ def activations(
     For chains whose weights another stage has quantized; put it behind that stage. Adds a
     QuantizeLinear and a DequantizeLinear, with one scale and zero point per tensor; shapes stay.
     Takes seconds. 16 bits (opset 21) have no integer kernels on CPUs: they show what quantizing
-    the weights alone costs.
+    the weights alone costs. The ranges mse and entropy are searched tensor by tensor; where some
+    calibration samples tell that this moves the outputs further than minmax, tensors keep minmax.
     Method: Jacob et al. 2018 (arXiv 1712.05877); ranges as in Krishnamoorthi 2018
     (arXiv 1806.08342).
     """
@@ -40,14 +44,12 @@ def activations(
             "quantize activations: no weight is quantized yet; "
             "put a stage that quantizes weights before it"
         )
-    quantize_activations(
+    _quantize_checked(
         model,
         statistics,
-        method=activation_range,
-        bits=bits,
-        percentile=percentile,
-        exclude=exclude,
-        target=target,
+        target,
+        calibration_samples,
+        RangeOptions(activation_range, bits, percentile, exclude),
     )
     return model
 
@@ -56,19 +58,39 @@ def quantize_activations_of_weights(
     model: ir.Model,
     statistics: Statistics,
     target: Target,
+    samples: Samples | None,
     *,
     activation_range: ActivationRange,
     percentile: float,
     exclude: Sequence[str],
 ) -> None:
-    """Quantize the activations around the quantized weights to 8 bits, unless the range is none."""
+    """Quantize the activations around the quantized weights to 8 bits, unless the range is none.
+
+    Where `samples` tell that a searched range is worse than minmax, tensors keep minmax.
+    """
     if activation_range == "none":
         return
+    options = RangeOptions(activation_range, 8, percentile, exclude)
+    _quantize_checked(model, statistics, target, samples, options)
+
+
+def _quantize_checked(
+    model: ir.Model,
+    statistics: Statistics,
+    target: Target,
+    samples: Samples | None,
+    options: RangeOptions,
+) -> None:
+    unclipped: Collection[str] = ()
+    if samples is not None and options.method in SEARCHED_METHODS:
+        unclipped = unclipped_tensors(model, statistics, target, samples, options)
     quantize_activations(
         model,
         statistics,
-        method=activation_range,
-        percentile=percentile,
-        exclude=exclude,
+        method=options.method,
+        bits=options.bits,
+        percentile=options.percentile,
+        exclude=options.exclude,
         target=target,
+        unclipped=unclipped,
     )

@@ -10,6 +10,7 @@ from qpipe.errors import StageError
 from qpipe.quant import qdq, scales
 from qpipe.quant.activations import ActivationRange
 from qpipe.quant.statistics import Statistics
+from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Bits, Percent
 from qpipe.types import ANY_TARGET, Target
 from qpipe_plugins.quantize.activations import quantize_activations_of_weights
@@ -19,6 +20,7 @@ def asymmetric(
     model: ir.Model,
     statistics: Statistics,
     target: Target = ANY_TARGET,
+    calibration_samples: Samples | None = None,
     *,
     bits: Bits = 8,
     granularity: Literal["tensor", "channel"] = "tensor",
@@ -52,6 +54,7 @@ def asymmetric(
         model,
         statistics,
         target,
+        calibration_samples,
         activation_range=activation_range,
         percentile=percentile,
         exclude=exclude,

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from qpipe.quant import qdq
 from qpipe.quant.sensitivity import decibels
+from qpipe.samples.store import Samples
 from qpipe_plugins.quantize.output_noise import OutputNoise
 from qpipe_plugins.quantize.paired_layers import copy_weight
 
@@ -24,6 +25,13 @@ def is_held_out(index: int, count: int) -> bool:
     """Return whether a fit to `count` samples leaves out the one at `index`."""
     step = max(HOLD_OUT_EVERY, -(-count // MOST_HELD_OUT))
     return count >= HOLD_OUT_EVERY and index % step == HOLD_OUT_OFFSET
+
+
+def spread_indices(samples: Samples, count: int) -> list[int]:
+    """Return the indices of at most `count` samples, evenly spread over all."""
+    total = len(samples)
+    chosen = min(count, total)
+    return [number * total // chosen for number in range(chosen)]
 
 
 def keep_what_helps(
@@ -48,7 +56,7 @@ def keep_what_helps(
     names = _changed_weights(start, fitted)
     kept = list(names)
     best_noise = fitted_noise
-    for part in _parts(names):
+    for part in parts(names):
         fewer = [name for name in kept if name not in part]
         noise = held_out.of(_combine(start, fitted, fewer))
         if noise < best_noise:
@@ -78,7 +86,7 @@ def _changed_weights(start: ir.Model, fitted: ir.Model) -> list[str]:
     ]
 
 
-def _parts(names: Sequence[str]) -> Iterator[Collection[str]]:
+def parts(names: Sequence[str]) -> Iterator[Collection[str]]:
     """Yield the names in at most PARTS successive parts."""
     size = -(-len(names) // PARTS)
     for first in range(0, len(names), size):

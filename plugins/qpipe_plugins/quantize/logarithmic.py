@@ -11,6 +11,7 @@ from qpipe.quant.activations import ActivationRange
 from qpipe.quant.codebook import apot, pot, uniform
 from qpipe.quant.sensitive_layers import sensitive_layer_bits
 from qpipe.quant.statistics import Statistics
+from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Bits, LogarithmicBits, Percent
 from qpipe.types import ANY_TARGET, Target
 from qpipe_plugins.quantize.activations import quantize_activations_of_weights
@@ -20,6 +21,7 @@ def logarithmic(
     model: ir.Model,
     statistics: Statistics,
     target: Target = ANY_TARGET,
+    calibration_samples: Samples | None = None,
     *,
     bits: LogarithmicBits = 4,
     levels: Literal["pot", "apot"] = "pot",
@@ -68,6 +70,7 @@ def logarithmic(
         model,
         statistics,
         target,
+        calibration_samples,
         activation_range=activation_range,
         percentile=percentile,
         exclude=exclude,

@@ -23,6 +23,7 @@ from qpipe.types import ANY_TARGET, Progress, Target
 from qpipe_plugins.quantize.activations import quantize_activations_of_weights
 from qpipe_plugins.quantize.correct_bias import correct_bias
 from qpipe_plugins.quantize.float_layers import reach_floor
+from qpipe_plugins.quantize.held_out import spread_indices
 from qpipe_plugins.quantize.layer_damages import FLOAT_BITS, DamageJournal, measure_damages
 from qpipe_plugins.quantize.paired_layers import copy_weight
 
@@ -119,6 +120,7 @@ def mixed(
             network,
             statistics,
             target,
+            calibration_samples,
             activation_range=activation_range,
             percentile=percentile,
             exclude=[*exclude, *float_nodes],
@@ -127,7 +129,7 @@ def mixed(
 
     if sqnr is None or FLOAT_BITS not in bit_widths:
         return quantize(())
-    indices = _spread_indices(calibration_samples, samples)
+    indices = spread_indices(calibration_samples, samples)
     return reach_floor(
         quantize,
         float_model,
@@ -144,16 +146,10 @@ def _probe(
 ) -> Probe:
     """Return a probe of the float network on samples that are evenly spread."""
     float_weights = {weight.name: weight for weight in qdq.weights(float_model)}
-    indices = _spread_indices(calibration_samples, samples)
+    indices = spread_indices(calibration_samples, samples)
     return Probe(
         float_model, {name: float_weights[name] for name in names}, calibration_samples, indices
     )
-
-
-def _spread_indices(calibration_samples: Samples, samples: int) -> list[int]:
-    total = len(calibration_samples)
-    count = min(samples, total)
-    return [number * total // count for number in range(count)]
 
 
 # ---- all weights at one number of bits

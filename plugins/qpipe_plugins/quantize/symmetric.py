@@ -10,6 +10,7 @@ from qpipe.quant import qdq, scales
 from qpipe.quant.activations import ActivationRange
 from qpipe.quant.sensitive_layers import sensitive_layer_bits
 from qpipe.quant.statistics import Statistics
+from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Bits, Percent
 from qpipe.types import ANY_TARGET, Target
 from qpipe_plugins.quantize.activations import quantize_activations_of_weights
@@ -19,6 +20,7 @@ def symmetric(
     model: ir.Model,
     statistics: Statistics,
     target: Target = ANY_TARGET,
+    calibration_samples: Samples | None = None,
     *,
     bits: Bits = 8,
     granularity: Literal["tensor", "channel"] = "channel",
@@ -60,6 +62,7 @@ def symmetric(
         model,
         statistics,
         target,
+        calibration_samples,
         activation_range=activation_range,
         percentile=percentile,
         exclude=exclude,
