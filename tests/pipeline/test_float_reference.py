@@ -71,8 +71,8 @@ def test_an_output_that_is_text_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(StageError) as error:
         write(WORDS, samples(tmp_path / "s", 3), tmp_path / "out")
     assert str(error.value) == (
-        "output 'y' of the float network is no tensor of numbers; "
-        "give a network whose outputs are such tensors"
+        "sample 'e0': no output is a tensor of numbers: y; "
+        "give a network that has one, or leave accuracy out"
     )
 
 

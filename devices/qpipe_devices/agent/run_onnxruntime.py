@@ -48,7 +48,7 @@ class Session:
         self.providers = available_providers(self.options, strict=self.is_strict)
         self.session = self._open(session_options(self.options))
         self.inputs = [entry.name for entry in self.session.get_inputs()]
-        self.outputs = [entry.name for entry in self.session.get_outputs()]
+        self.outputs = _output_names(self.session)
 
     def infer(self, feeds: dict[str, np.ndarray]) -> Sequence[np.ndarray]:
         """Infer once; this is what is timed."""
@@ -89,6 +89,17 @@ class Session:
         if self.is_strict:
             _check_placed(session, accelerators)
         return session
+
+
+def _output_names(session: Any) -> list[str]:
+    """Return the outputs that are tensors of numbers; all where none is."""
+    entries = session.get_outputs()
+    numbers = [entry.name for entry in entries if _is_tensor_of_numbers(entry.type)]
+    return numbers or [entry.name for entry in entries]
+
+
+def _is_tensor_of_numbers(type_name: str) -> bool:
+    return type_name.startswith("tensor(") and type_name != "tensor(string)"
 
 
 def available_providers(

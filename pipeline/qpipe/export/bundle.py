@@ -305,13 +305,23 @@ def _load_model(folder: Path, manifest: Manifest) -> Callable[[Feeds], dict[str,
 
 
 def _declared_tensors(model: Path) -> tuple[list[TensorDeclaration], list[TensorDeclaration]]:
-    """Return the inputs and the outputs of a network as it declares them."""
+    """Return the inputs and the outputs of a network as it declares them.
+
+    Outputs that are no tensors of numbers, such as texts, are left out.
+    """
     import onnx
 
     graph = onnx.load(model, load_external_data=False).graph
     inputs = [_declaration(value) for value in graph.input]
-    outputs = [_declaration(value) for value in graph.output]
+    outputs = [_declaration(value) for value in graph.output if _holds_numbers(value)]
     return inputs, outputs
+
+
+def _holds_numbers(value: onnx.ValueInfoProto) -> bool:
+    import onnx
+
+    element_type = value.type.tensor_type.elem_type
+    return element_type not in (onnx.TensorProto.UNDEFINED, onnx.TensorProto.STRING)
 
 
 def _declaration(value: onnx.ValueInfoProto) -> TensorDeclaration:

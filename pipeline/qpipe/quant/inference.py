@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx_ir as ir
 
 from qpipe.errors import StageError
@@ -188,16 +189,31 @@ def sample_outputs(
 ) -> Iterator[Mapping[str, Array]]:
     """Yield the outputs by name for each of these samples, one at a time.
 
-    Where outputs feed states of the network, a sample is a sequence, see `SampleFeeds.outputs`.
-    Raise InferenceError, naming the sample, where ONNX Runtime fails.
+    Those that are no tensors of numbers, such as texts and sequences, are left out. Where outputs
+    feed states of the network, a sample is a sequence, see `SampleFeeds.outputs`. Raise
+    InferenceError, naming the sample, where ONNX Runtime fails, and where no output is left.
     """
     network = network_inputs(session)
     for index in indices:
         with _named_sample(samples, index):
             feeds = samples.sequence(index, network)
-            outputs = feeds.outputs(partial(infer, session))
+            all_outputs = feeds.outputs(partial(infer, session))
+            outputs = tensors_of_numbers(all_outputs)
+            if not outputs:
+                problem = f"no output is a tensor of numbers: {', '.join(all_outputs)}"
+                fix = "give a network that has one, or leave accuracy out"
+                raise InferenceError(f"{problem}; {fix}")
         yield outputs
-        del outputs  # otherwise two samples' outputs would be in memory at once
+        del outputs, all_outputs  # otherwise two samples' would be in memory at once
+
+
+def tensors_of_numbers(outputs: Mapping[str, object]) -> dict[str, Array]:
+    """Return the outputs that can be compared: others are texts, sequences or maps."""
+    numbers: dict[str, Array] = {}
+    for name, output in outputs.items():
+        if isinstance(output, np.ndarray) and not output.dtype.hasobject:
+            numbers[name] = output
+    return numbers
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from qpipe.quant import qdq
 from qpipe.quant.graph import add_initializer, is_affine, set_input
-from qpipe.quant.inference import infer, open_session
+from qpipe.quant.inference import infer, open_session, tensors_of_numbers
 from qpipe.quant.integer_operators import moves_values
 from qpipe.quant.network_inputs import input_shapes
 from qpipe.samples.store import Samples
@@ -100,10 +100,10 @@ def relative_noise(
     has no power do not count; where none has, it is 0. It is infinite where an output is not
     finite. An output of another shape than its reference is all noise.
     """
-    signal: dict[str, float] = dict.fromkeys(reference[0], 0.0)
+    signal: dict[str, float] = dict.fromkeys(tensors_of_numbers(reference[0]), 0.0)
     noise = dict(signal)
     for reference_arrays, arrays in zip(reference, outputs, strict=True):
-        for name, array in reference_arrays.items():
+        for name, array in tensors_of_numbers(reference_arrays).items():
             exact = array.astype(np.float64)
             signal[name] += float(np.sum(exact**2))
             output = arrays[name] if arrays[name].shape == exact.shape else 0.0

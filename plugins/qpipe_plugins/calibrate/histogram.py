@@ -70,7 +70,8 @@ def activation_names(model: ir.Model) -> list[str]:
 
 
 def _needs_range(value: ir.Value) -> bool:
-    if value.dtype != ir.DataType.FLOAT or value.shape is None or not value.shape.is_static():
+    is_float = value.dtype == ir.DataType.FLOAT and isinstance(value.type, ir.TensorType)
+    if not is_float or value.shape is None or not value.shape.is_static():
         return False
     if value.is_graph_output() or value.is_graph_input():
         return True

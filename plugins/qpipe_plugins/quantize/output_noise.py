@@ -45,6 +45,7 @@ class OutputNoise:
 
 
 def _is_comparable(value: ir.Value) -> bool:
-    """Return whether an output holds floats, as many for each sample."""
+    """Return whether an output is a tensor of floats, as many for each sample."""
     is_float = value.dtype is not None and value.dtype.is_floating_point()
-    return is_float and value.shape is not None and value.shape.is_static()
+    is_tensor = isinstance(value.type, ir.TensorType)
+    return is_float and is_tensor and value.shape is not None and value.shape.is_static()
