@@ -174,6 +174,42 @@ def test_what_the_scheme_has_already_is_not_advised(qpipe: Shell) -> None:
     assert "compensate" in " ".join(x["remedy"] for x in diagnosed(qpipe, "channel")["layers"])
 
 
+CHAIN = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[1, 4, 8, 8] image) => (float[1, 4, 8, 8] logits) {
+  [one] a = Conv (image, w1) b = Relu (a) [two] c = Conv (b, w2) d = Relu (c)
+  [three] e = Conv (d, w3) f = Relu (e) [four] g = Conv (f, w4) h = Relu (g)
+  [five] i = Conv (h, w5) j = Relu (i) [six] k = Conv (j, w6) l = Relu (k)
+  [seven] logits = Conv (l, w7) }
+"""
+
+
+def ruined_by_one_layer() -> ir.Model:
+    """The layer `three` reads a channel of 300 times the others, which it gives no weight."""
+    random = np.random.default_rng(6)
+    arrays = {f"w{number}": random.uniform(-0.2, 0.6, (4, 4, 1, 1)) for number in range(1, 8)}
+    arrays["w2"][0] = 100
+    arrays["w3"][:, 0] *= 1e-4
+    tensors = [ir.tensor(array.astype(np.float32), name=name) for name, array in arrays.items()]
+    return ir.from_onnx_text(CHAIN, initializers=tensors)
+
+
+def test_a_floor_is_advised_before_mse_where_few_layers_carry_the_loss(
+    qpipe: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fill(tmp_path))
+    ir.save(ruined_by_one_layer(), "net.onnx")
+    random = np.random.default_rng(7)
+    for name in ("few", "many"):
+        pictures = random.uniform(0, 1, (12, 4, 8, 8))
+        np.savez(f"{name}.npz", image=pictures.astype(np.float32))
+    worst, *others = diagnosed(qpipe, "channel")["layers"]
+    assert worst["layer"] == "three"
+    assert "mixed: {bits: [8, 32], sqnr: 30}" in worst["remedy"]
+    assert "mse" not in worst["remedy"]
+    assert not any("mixed" in other["remedy"] for other in others)
+
+
 def test_a_range_that_clips_is_named_with_the_share_of_values(
     qpipe: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -16,6 +16,12 @@ from qpipe.quant.sensitivity import Probe, Substitution, decibels, layer_name
 from qpipe.recipe.stage_call import Call
 from qpipe.samples.store import Samples
 from qpipe.types import Progress
+
+# dB of the outputs: with more, rounding better is what helps
+BEARABLE = 30.0
+# where so few of the layers have this share of what all lose, they carry the loss
+FEW_LAYERS = 0.25
+MOST_OF_LOSS = 0.8
 
 
 @dataclass(frozen=True)
@@ -71,29 +77,52 @@ def losses(
     all_weights = union([part.weights for part in parts])
     all_activations = union([part.activations for part in parts])
     everything = union([all_weights, all_activations])
-    layers: list[LayerLoss] = []
+    measured: list[MeasuredLayer] = []
     for done, part in enumerate(parts):
         progress(done, len(parts), "layers")
-        layers.append(_layer_loss(part, everything, probe, fits, remedies))
-    layers.sort(key=lambda layer: layer.only)
+        measured.append(_measure(part, everything, probe, fits))
+    measured.sort(key=lambda layer: layer.loss.only)
+    both = decibels(probe.damage(everything))
+    carrying = _carrying(measured) if both < BEARABLE else 0
+    layers = [
+        replace(layer.loss, remedy=_remedy(remedies, layer, carries_loss=number < carrying))
+        for number, layer in enumerate(measured)
+    ]
     return Losses(
         weights=decibels(probe.damage(all_weights)),
         activations=decibels(probe.damage(all_activations)),
-        both=decibels(probe.damage(everything)),
+        both=both,
         layers=layers,
     )
+
+
+def _carrying(measured: Sequence[MeasuredLayer]) -> int:
+    """Return how many of the worst layers carry the loss; 0 where these are not few."""
+    damages = [10 ** (-layer.loss.only / 10) for layer in measured]
+    total = sum(damages)
+    shares = np.cumsum(damages) / total if total > 0 else np.ones(len(damages))
+    count = int(np.searchsorted(shares, MOST_OF_LOSS)) + 1
+    return count if count <= FEW_LAYERS * len(measured) else 0
 
 
 # ---- one layer
 
 
-def _layer_loss(
+@dataclass(frozen=True)
+class MeasuredLayer:
+    """A layer's loss, what it was measured of, and the range of what it reads that clips most."""
+
+    loss: LayerLoss
+    part: Part
+    worst_fit: RangeFit | None
+
+
+def _measure(
     part: Part,
     everything: Substitution,
     probe: Probe,
     fits: Mapping[str, Sequence[RangeFit]],
-    remedies: Remedies,
-) -> LayerLoss:
+) -> MeasuredLayer:
     weights_db: float | None = None
     activations_db: float | None = None
     if part.weights.weights:
@@ -103,7 +132,7 @@ def _layer_loss(
     layer_fits = [fit for name in part.activations.rounded for fit in fits.get(name, ())]
     worst_fit = max(layer_fits, key=lambda fit: fit.clipped, default=None)
     quantized = part.weight.quantized if part.weight else None
-    return LayerLoss(
+    loss = LayerLoss(
         layer=part.node.name or layer_name(part.node),
         operator=part.node.op_type,
         only=decibels(probe.damage(part.both)),
@@ -115,14 +144,8 @@ def _layer_loss(
         channels=_weight_spread(part.origin) if part.origin else None,
         reads=worst_fit.tensor if worst_fit else None,
         clipped=worst_fit.clipped if worst_fit else None,
-        remedy=_remedy(
-            remedies,
-            part,
-            weights_db=weights_db,
-            activations_db=activations_db,
-            worst_fit=worst_fit,
-        ),
     )
+    return MeasuredLayer(loss, part, worst_fit)
 
 
 def _weight_spread(weight: qdq.Weight) -> float:
@@ -131,16 +154,13 @@ def _weight_spread(weight: qdq.Weight) -> float:
     return channel_spread(magnitudes)
 
 
-def _remedy(
-    remedies: Remedies,
-    part: Part,
-    *,
-    weights_db: float | None,
-    activations_db: float | None,
-    worst_fit: RangeFit | None,
-) -> str:
+def _remedy(remedies: Remedies, layer: MeasuredLayer, *, carries_loss: bool) -> str:
     """Return what to try first for a layer, in words."""
+    weights_db = layer.loss.weights
+    activations_db = layer.loss.activations
+    weight = layer.part.weight
+    origin = layer.part.origin
     weights_are_worse = activations_db is None or (weights_db or 0) <= activations_db
-    if part.weight is not None and part.origin is not None and weights_are_worse:
-        return remedies.for_weight(part.weight, _weight_spread(part.origin))
-    return remedies.for_activations(worst_fit)
+    if weight is not None and origin is not None and weights_are_worse:
+        return remedies.for_weight(weight, _weight_spread(origin), carries_loss=carries_loss)
+    return remedies.for_activations(layer.worst_fit, carries_loss=carries_loss)

@@ -17,6 +17,7 @@ WIDE_SPREAD = 8.0
 NOTABLE_CLIPPING = 0.001
 FEW_BITS = 7
 EXCLUDE = "keep it float: exclude it"
+FLOOR = "keep the few layers that carry the loss float by mixed: {bits: [8, 32], sqnr: 30}"
 
 
 class Remedies:
@@ -31,24 +32,30 @@ class Remedies:
         """Return those that the scheme lacks, as alternatives; empty where it has all."""
         return " or ".join(remedy for remedy in remedies if remedy not in self.present)
 
-    def for_activations(self, fit: RangeFit | None) -> str:
+    def _floor(self) -> str:
+        """Return what keeps the few layers float that carry the loss; empty where it is there."""
+        return "" if "mixed" in self.present else FLOOR
+
+    def for_activations(self, fit: RangeFit | None, *, carries_loss: bool = False) -> str:
         """Return what helps the range of a tensor that a layer reads."""
+        floor = self._floor() if carries_loss else ""
         if fit is None:
-            return EXCLUDE
+            return floor or EXCLUDE
         tensor = fit.tensor
         if fit.clipped > NOTABLE_CLIPPING:
             fix = self._absent("activation_range: minmax")
             reason = f"the range of '{tensor}' clips {100 * fit.clipped:.2g} %"
             return f"{reason}: use {fix}" if fix else f"{reason}: {EXCLUDE}"
         if fit.channel_spread > WIDE_SPREAD:
-            fix = self._absent("equalize", "activation_range: mse")
+            others = [self._absent("equalize"), floor or self._absent("activation_range: mse")]
+            fix = " or ".join(filter(None, others))
             reason = f"channels of '{tensor}' differ {fit.channel_spread:.0f}x"
             return f"{reason}: {fix or EXCLUDE}"
         fix = self._absent("activation_range: mse", "activation_range: percentile")
         use = f"use {fix}, or exclude the layer" if fix else EXCLUDE
-        return f"'{tensor}' is rounded coarsely: {use}"
+        return f"'{tensor}' is rounded coarsely: {floor or use}"
 
-    def for_weight(self, weight: qdq.Weight, spread: float) -> str:
+    def for_weight(self, weight: qdq.Weight, spread: float, *, carries_loss: bool = False) -> str:
         """Return what helps a weight whose float channels differ by this factor."""
         quantized = weight.quantized
         assert quantized is not None
@@ -59,6 +66,8 @@ class Remedies:
             return f"channels differ {spread:.0f}x: use granularity channel{equalize}"
         if bits < FEW_BITS:
             return self._for_few_bits(weight, bits)
+        if carries_loss and self._floor():
+            return FLOOR
         if "compensate" in self.present:
             return EXCLUDE
         return "round it better: compensate after it is quantized; or keep it float: exclude it"
