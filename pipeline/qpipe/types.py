@@ -306,7 +306,10 @@ class Placement:
 
 
 class Progress(Protocol):
-    """How a stage reports its progress. Calls are throttled, so a stage may call often."""
+    """How a stage reports its progress. Calls are throttled, so a stage may call often.
+
+    What follows a comma in `unit` is shown behind the rest: "steps, loss 0.02".
+    """
 
     def __call__(self, done: float, total: float | None = None, unit: str = "") -> None: ...
 

@@ -31,7 +31,8 @@ def describe_progress(event: Event) -> str:
     if not event.done:
         return f"{event.seconds:.0f} s"
     scale = BYTES_PER_MB if event.unit == "B" else 1
-    unit = "MB" if event.unit == "B" else event.unit
+    unit, _, note = event.unit.partition(", ")
+    unit = "MB" if unit == "B" else unit
     text = f"{event.done / scale:.4g}"
     if event.total:
         text += f"/{event.total / scale:.4g}"
@@ -42,7 +43,7 @@ def describe_progress(event: Event) -> str:
         if event.total:
             remaining_s = (event.total - event.done) / rate
             text += f", {remaining_s:.0f} s left"
-    return text
+    return f"{text}, {note}" if note else text
 
 
 def describe_ending(event: Event) -> str:

@@ -22,7 +22,13 @@ from qpipe.types import Capabilities, Limits
 
 HOME = Path(".qpipe")
 # what a --smoke run sets, where stages have these options
-SMOKE_OPTIONS = {"calibration_count": 4, "evaluation_count": 4, "rounds": 2}
+SMOKE_OPTIONS = {
+    "calibration_count": 4,
+    "evaluation_count": 4,
+    "rounds": 2,
+    "epochs": 1,
+    "steps": 2,
+}
 
 
 class StoredRequest(TypedDict, total=False):
@@ -157,7 +163,7 @@ def resolve_request(request: Request) -> ResolvedRequest:
 
 
 def _smoke_recipe(loaded: Recipe) -> Recipe:
-    """Return the recipe with few samples and rounds, and without expected scores."""
+    """Return the recipe with few samples and rounds, hardly trained, without expected scores."""
     models = {}
     for name, call in loaded.models.items():
         companions = {key: _smoke_call(companion) for key, companion in call.beside.items()}
@@ -166,6 +172,9 @@ def _smoke_recipe(loaded: Recipe) -> Recipe:
         loaded,
         samples=_smoke_call(loaded.samples),
         models=models,
+        schemes={
+            name: [_smoke_call(call) for call in chain] for name, chain in loaded.schemes.items()
+        },
         measure=[_smoke_call(call) for call in loaded.measure],
         expect={},
     )

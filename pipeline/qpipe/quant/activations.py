@@ -32,6 +32,7 @@ from qpipe.quant.integer_operators import (
     Selection,
     constant_number,
     is_dequantized,
+    moves_values,
     quantized_tensors,
     select_integer_nodes,
     table_of,
@@ -253,6 +254,18 @@ def _has_pair(value: ir.Value) -> bool:
     if producer is not None and producer.op_type in qdq.QDQ_OPERATORS:
         return True
     return any(reader.op_type == "QuantizeLinear" for reader in value.consumers())
+
+
+def unmoved(value: ir.Value) -> ir.Value:
+    """Return the tensor whose values a tensor holds, moved by operators such as Reshape.
+
+    It is the tensor itself where none moved them.
+    """
+    node = value.producer()
+    while node is not None and moves_values(node) and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
 
 
 # ---- scale and zero point

@@ -30,6 +30,17 @@ def quantize_biases(model: ir.Model) -> None:
     precision is small beside such a bias.
     """
     used_names = value_names(model.graph)
+    widen_scales(model)
+    for weight in qdq.weights(model):
+        if weight.quantized is None:
+            continue
+        channels = weight.array.shape[weight.channel_axis]
+        for node, bias in _quantizable_biases(weight.nodes, channels).items():
+            _quantize_bias(model, node, bias, weight.quantized, used_names)
+
+
+def widen_scales(model: ir.Model) -> None:
+    """Widen the scales of weights at which the bias of a channel overflows int32."""
     for weight in qdq.weights(model):
         if weight.quantized is None:
             continue
@@ -38,8 +49,6 @@ def quantize_biases(model: ir.Model) -> None:
         quantized = _widen_for_biases(weight.quantized, biases)
         if quantized is not weight.quantized:
             qdq.quantize_weight(model, weight, quantized)
-        for node, bias in biases.items():
-            _quantize_bias(model, node, bias, quantized, used_names)
 
 
 def _quantizable_biases(nodes: Sequence[ir.Node], channels: int) -> dict[ir.Node, Array]:
@@ -47,7 +56,7 @@ def _quantizable_biases(nodes: Sequence[ir.Node], channels: int) -> dict[ir.Node
     biases = {}
     for node in nodes:
         bias = _float_bias(node)
-        if bias is not None and _input_scale(node):
+        if bias is not None and input_scale(node):
             biases[node] = np.broadcast_to(bias, (channels,))
     return biases
 
@@ -71,7 +80,7 @@ def _widen_for_biases(
     scale = quantized.scale.astype(np.float64)
     needed_scale = np.zeros_like(scale)
     for node, bias in biases.items():
-        least_scale = np.abs(bias) / (LARGEST_CODE * _input_scale(node))
+        least_scale = np.abs(bias) / (LARGEST_CODE * input_scale(node))
         if quantized.axis is None:
             least_scale = least_scale.max()
         needed_scale = np.maximum(needed_scale, least_scale)
@@ -89,7 +98,7 @@ def _quantize_bias(
     used_names: set[str | None],
 ) -> None:
     # the product in float32, as the kernels form it
-    scale = np.asarray(np.float32(_input_scale(node)) * quantized.scale, np.float32)
+    scale = np.asarray(np.float32(input_scale(node)) * quantized.scale, np.float32)
     axis = None if quantized.axis is None else 0
     float_value = node.inputs[2]
     dequantize_node = qdq.add_dequantize(
@@ -106,7 +115,7 @@ def _quantize_bias(
     remove_unused(model.graph, float_value)
 
 
-def _input_scale(node: ir.Node) -> float:
+def input_scale(node: ir.Node) -> float:
     """Return the scale of a node's quantized 8-bit activation.
 
     It is 0 where that is float or has more bits.

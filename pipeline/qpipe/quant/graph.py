@@ -203,6 +203,17 @@ def set_input(node: ir.Node, index: int, value: ir.Value) -> None:
     node.replace_input_with(index, value)
 
 
+def values_read(node: ir.Node) -> list[ir.Value]:
+    """Return what a node reads of its graph, also inside its branches and loops."""
+    values = [value for value in node.inputs if value is not None]
+    for graph in subgraphs(node):
+        for reader in ir.traversal.RecursiveGraphIterator(graph):
+            values += [
+                value for value in reader.inputs if value is not None and value.graph is node.graph
+            ]
+    return values
+
+
 def only_reader(value: ir.Value) -> ir.Node | None:
     """Return the node that reads a tensor, where it is the only one, in the same graph.
 

@@ -14,7 +14,7 @@ from typing import IO, Any
 import numpy as np
 import onnx_ir as ir
 
-from qpipe.quant.graph import constant_tensor, subgraphs
+from qpipe.quant.graph import constant_tensor, values_read
 from qpipe.quant.inference import infer, open_session
 from qpipe.quant.network_inputs import input_shapes
 from qpipe.quant.qdq import scale_and_zero_point_of
@@ -115,7 +115,7 @@ class PiecewiseInference:
         self._threads = threads
         self._readers: dict[ir.Value, list[ir.Node]] = {}
         for node in model.graph:
-            for value in _values_read(node):
+            for value in values_read(node):
                 self._readers.setdefault(value, []).append(node)
         self._stored: dict[ir.Value, SpillingArrays] = {}
         nodes_before_layers, _ = self._subgraph([_first_input(layer) for layer in layers])
@@ -189,7 +189,7 @@ class PiecewiseInference:
                 sources[value] = None
             elif node is not None and node not in nodes:
                 nodes[node] = None
-                pending.extend(_values_read(node))
+                pending.extend(values_read(node))
         return list(nodes), list(sources)
 
     def _will_be_read(self, value: ir.Value) -> bool:
@@ -258,14 +258,3 @@ def _first_input(layer: ir.Node) -> ir.Value:
     value = layer.inputs[0]
     assert value is not None
     return value
-
-
-def _values_read(node: ir.Node) -> list[ir.Value]:
-    """Return what a node reads of its graph, also inside its branches and loops."""
-    values = [value for value in node.inputs if value is not None]
-    for graph in subgraphs(node):
-        for reader in ir.traversal.RecursiveGraphIterator(graph):
-            values += [
-                value for value in reader.inputs if value is not None and value.graph is node.graph
-            ]
-    return values

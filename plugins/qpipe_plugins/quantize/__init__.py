@@ -7,11 +7,13 @@ from qpipe_plugins.quantize.activations import activations
 from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.compensate import compensate
 from qpipe_plugins.quantize.correct_bias import correct_bias
+from qpipe_plugins.quantize.learn_rounding import learn_rounding
 from qpipe_plugins.quantize.logarithmic import logarithmic
 from qpipe_plugins.quantize.mixed import mixed
 from qpipe_plugins.quantize.neural_compressor import neural_compressor
 from qpipe_plugins.quantize.nncf import nncf
 from qpipe_plugins.quantize.onnxruntime_static import onnxruntime_static
+from qpipe_plugins.quantize.qat import qat
 from qpipe_plugins.quantize.quark import quark
 from qpipe_plugins.quantize.symmetric import symmetric
 
@@ -27,6 +29,8 @@ def register_stages(register: qpipe.Register) -> None:
         activations,
         compensate,
         correct_bias,
+        learn_rounding,
+        qat,
         onnxruntime_static,
         nncf,
         quark,

@@ -1,0 +1,1 @@
+"""What the stages that train share; all but its own name needs torch, the extra `train`."""

@@ -1,0 +1,79 @@
+"""Calibration samples in batches, as torch takes them, augmented where that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+
+from qpipe.quant.in_torch.operator_table import Tensor
+from qpipe.quant.in_torch.torch_network import TorchNetwork, to_torch
+from qpipe.quant.network_inputs import input_shapes
+from qpipe.samples.store import Samples
+
+Feeds = dict[str, Tensor]
+Augment = Callable[[Feeds, torch.Generator], Feeds]
+
+SAME = 1e-3  # of an output's largest value, by which a batch may differ from its samples
+
+
+class SampleBatches:
+    """Samples of a folder, in batches of at most `size` of them.
+
+    Where the network does not compute for samples together what it does for each alone, batches
+    have one sample.
+    """
+
+    def __init__(
+        self, samples: Samples, network: TorchNetwork, size: int, augment: Augment | None = None
+    ) -> None:
+        self._samples = samples
+        self._inputs = input_shapes(network.model)
+        self._device = network.device
+        self._augment = augment
+        self.size = size if size > 1 and len(samples) > 1 and self._can_batch(network) else 1
+
+    def of(self, indices: Sequence[int]) -> Feeds:
+        """Return samples together, not augmented."""
+        feeds = [self._samples.feeds(index, self._inputs) for index in indices]
+        together: Feeds = {}
+        for name in feeds[0]:
+            arrays = [feed[name] for feed in feeds]
+            array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+            together[name] = to_torch(array).to(self._device)
+        return together
+
+    def in_order(self, indices: Sequence[int]) -> Iterator[Feeds]:
+        """Yield all of some samples, not augmented."""
+        for first in range(0, len(indices), self.size):
+            yield self.of(indices[first : first + self.size])
+
+    def shuffled(self, indices: Sequence[int], generator: torch.Generator) -> Iterator[Feeds]:
+        """Yield all of some samples once, in random order and augmented."""
+        order = torch.randperm(len(indices), generator=generator).tolist()
+        for first in range(0, len(order), self.size):
+            feeds = self.of([indices[place] for place in order[first : first + self.size]])
+            yield feeds if self._augment is None else self._augment(feeds, generator)
+
+    def _can_batch(self, network: TorchNetwork) -> bool:
+        """Return whether two samples together give what each gives alone."""
+        if any(shape is None or not shape or shape[0] == 0 for shape in self._inputs.values()):
+            return False
+        with torch.no_grad():
+            alone = [network.outputs(self.of([index])) for index in (0, 1)]
+            try:
+                together = network.outputs(self.of([0, 1]))
+            except (RuntimeError, ValueError, IndexError):
+                return False
+        return all(_agree(together[name], [one[name] for one in alone]) for name in together)
+
+
+def _agree(together: Tensor, alone: Sequence[Tensor]) -> bool:
+    if any(tensor.ndim == 0 for tensor in alone):
+        return False
+    expected = torch.cat(list(alone))
+    if together.shape != expected.shape:
+        return False
+    largest = max(float(expected.abs().max()), 1e-6) if expected.numel() else 1.0
+    return bool((together - expected).abs().max() <= SAME * largest)
