@@ -50,6 +50,9 @@ class StartFailure(NamedTuple):
 START_FAILURES = (
     StartFailure("No space left", "no room", "free some there"),
     StartFailure("Disk quota exceeded", "no room", "free some there"),
+    StartFailure(
+        "could change what is run", "configuration", "set folder to one of your own, or correct it"
+    ),
     StartFailure("is mounted noexec", "configuration", "set folder to a place on another mount"),
     StartFailure(
         "Read-only file system", "configuration", "set folder to a place that can be written"

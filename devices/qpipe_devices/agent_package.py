@@ -14,9 +14,10 @@ from typing import NamedTuple
 
 from qpipe.digests import digest_bytes
 from qpipe.samples import preprocess, sample_feeds
-from qpipe_devices.agent import mounts, wire
+from qpipe_devices.agent import mounts, private_folder, wire
 
 OLDEST_PYTHON = (3, 8)
+HELPERS = (mounts, private_folder)  # modules that every program begins with
 # runs as many bytes of stdin as the first argument says, and reads none beyond them; some servers
 # refuse long commands, and this one, which has no quotes, passes any login shell unchanged
 READ_AND_RUN = (
@@ -56,7 +57,7 @@ def is_complete(path):
         return hashlib.sha256(file.read()).hexdigest() == digest
 def check_disk(function):
     try:
-        function()
+        return function()
     except OSError as error:
         sys.exit("%s, mounted at %s: %s" % (root, mount_of(root), error.strerror))
 def receive():
@@ -74,6 +75,9 @@ def receive():
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+problem = check_disk(lambda: make_private(root))
+if problem:
+    sys.exit(problem)
 if is_complete(path):
     report("have")
 else:
@@ -127,10 +131,11 @@ def start_program(python: str, *, folder: str, holder: str, silence_s: float) ->
 def remote_program(python: str, code: str, arguments: Sequence[str]) -> RemoteProgram:
     """Return a program that the device's Python runs, unless that is too old.
 
-    The code may use the functions of mounts.py.
+    The code may use the functions of HELPERS.
     """
-    helpers = Path(mounts.__file__).read_text(encoding="utf-8")
-    source = (PYTHON_CHECK + f"exec({helpers!a})\nexec({code!a})\n").encode()
+    parts = [Path(str(module.__file__)).read_text(encoding="utf-8") for module in HELPERS]
+    lines = [f"exec({part!a})\n" for part in (*parts, code)]
+    source = (PYTHON_CHECK + "".join(lines)).encode()
     return RemoteProgram([python, "-c", READ_AND_RUN, str(len(source)), *arguments], source)
 
 

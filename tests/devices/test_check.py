@@ -15,6 +15,7 @@ from bare_board import by_what
 
 import qpipe
 from qpipe_devices import local, ssh
+from qpipe_devices.agent.mounts import mount_of
 
 
 @pytest.fixture
@@ -78,7 +79,8 @@ def test_a_folder_that_cannot_be_written_is_said(bare_python, tmp_path):
     device = local("board", python=str(bare_python), folder=tmp_path / "file/board")
     found = by_what(device.check())
     device.close()
-    expected = f"{tmp_path}/file/board cannot be written: not a directory; give another folder in the inventory"
+    place = f"{tmp_path}/file/board, mounted at {mount_of(str(tmp_path))},"
+    expected = f"{place} cannot be used: not a directory; give another folder in the inventory"
     assert (found["folder"].state, found["folder"].said) == ("bad", expected)
 
 

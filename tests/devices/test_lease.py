@@ -83,7 +83,7 @@ def test_a_lock_of_one_name_keeps_apart_who_has_folders_of_their_own(open_local,
 @NOBODY
 @LINUX
 def test_another_user_takes_the_same_lock_and_reads_who_has_it(open_local, tmp_path):
-    tmp_path.chmod(0o777)
+    tmp_path.chmod(0o1777)
     for (
         parent
     ) in tmp_path.parents:  # pytest closes its own to others; how many there are depends on -n
@@ -110,7 +110,8 @@ def test_another_user_takes_the_same_lock_and_reads_who_has_it(open_local, tmp_p
 def test_a_lock_is_not_opened_through_a_link(open_local, tmp_path):
     (tmp_path / "shared").symlink_to(tmp_path / "precious")
     with pytest.raises(
-        qpipe.DeviceError, match=r"^board: lock \S+ cannot be opened: .*; remove it there, "
+        qpipe.DeviceError,
+        match=r"^board: lock \S+ cannot be opened: .*; remove it there, ",
     ) as error:
         open_local("board", lock=str(tmp_path / "shared")).capabilities()
     assert error.value.failure == "configuration"
@@ -231,7 +232,9 @@ def test_what_a_lock_says_is_not_believed(words, tmp_path, monkeypatch):
     lock.write_text(json.dumps(said), encoding="utf-8")
     with ended_at_last(victim), lock.open() as held:
         lease.fcntl.flock(held, lease.fcntl.LOCK_EX)
-        with pytest.raises(AgentError, match=r"^busy: held by x since now, silent for \d+ s$"):
+        with pytest.raises(
+            AgentError, match=r"^busy: held by process \d+ of user \S+, which is no agent$"
+        ):
             lease.take_lease(tmp_path / "board", lock, lease.Client("me", "1" * 32, 30))
         assert victim.poll() is None
 

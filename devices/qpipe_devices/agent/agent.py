@@ -27,6 +27,7 @@ from .blob_store import BlobStore
 from .failures import AgentError, failure_of, message_of
 from .guard import Guard
 from .mounts import mount_of
+from .private_folder import PRIVATE_UMASK
 from .round_conditions import RoundConditions, check_supported
 from .round_settings import RoundSettings
 from .runner_process import TIME_FIELDS, RunnerProcess, runner_environment
@@ -65,6 +66,7 @@ def main() -> None:
     """Take the lease of the device, greet the host, and serve until stdin ends."""
     arguments = _parse_arguments()
     root = arguments.root.resolve()
+    os.umask(PRIVATE_UMASK)
     source, sink = wire.claim()
     sink.write(b"\n" + wire.MAGIC + b"ready\n")
     client = lease.Client(arguments.holder, arguments.session, arguments.silence, arguments.purpose)

@@ -74,6 +74,7 @@ class BlobStore:
             if source.exists():
                 source.unlink()
             return False
+        source.chmod(0o600)  # whoever sent it had a umask of their own
         _flush_to_disk(source)
         blob = self._blob(digest)
         source.replace(blob)

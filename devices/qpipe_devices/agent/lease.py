@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import json
 import os
+import pwd
 import re
 import signal
 import stat
@@ -178,7 +179,7 @@ def take_lease(
     try:
         if shared_lock:
             locks.append(_acquire_lock(shared_lock, 0o666, client.session))
-        locks.append(_acquire_lock(root / "lock", 0o644, client.session))
+        locks.append(_acquire_lock(root / "lock", 0o600, client.session))
         hold = _parse_hold(_read_record(root / "lease.json")) or _read_shared_hold(locks)
         if hold and not despite_hold:
             raise _busy(hold)
@@ -198,6 +199,7 @@ def _acquire_lock(path: Path, mode: int, session: str) -> int:
     while True:
         lock = _open_lock(path, mode)
         holder: Holder | None = None
+        owner = ""
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_file_at(lock, path):
@@ -205,11 +207,13 @@ def _acquire_lock(path: Path, mode: int, session: str) -> int:
             # else the file was removed meanwhile
         except OSError:
             holder = _read_holder(lock)
+            owner = _foreign_owner(lock, holder)
         os.close(lock)
         if holder and (holder.silent_s() or holder.session == session):
             _end_holder(holder, path)
         if time.monotonic() > deadline:
-            raise AgentError(f"busy: held by {_holder_text(holder)}", failure="unreachable")
+            text = owner or _holder_text(holder)
+            raise AgentError(f"busy: held by {text}", failure="unreachable")
         time.sleep(0.1)
 
 
@@ -223,6 +227,37 @@ def _holder_text(holder: Holder | None) -> str:
     if silent_s:
         return f"{text}, silent for {silent_s:.0f} s"
     return text
+
+
+def _foreign_owner(lock: int, holder: Holder | None) -> str:
+    """Return who has a lock by the kernel's word, where it is not whom the file names; else ""."""
+    status = os.fstat(lock)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    pids = [words[4] for words in _system_locks() if words[1] == "FLOCK" and words[5] == file]
+    for pid in pids:
+        if holder and int(pid) in (holder.pid, holder.guard):
+            return ""
+        uid = _user_of(int(pid))
+        if uid is not None:  # else it is in another container
+            return f"process {pid} of user {_user_name(uid)}, which is no agent"
+    return ""
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _system_locks() -> list[list[str]]:
+    """Return the words of each line of /proc/locks; none where the kernel shows none."""
+    try:
+        text = Path("/proc/locks").read_text(encoding="ascii", errors="replace")
+    except OSError:  # not Linux
+        return []
+    lines = [line.split() for line in text.splitlines()]
+    return [words for words in lines if len(words) > 5 and words[1] != "->"]
 
 
 def _open_lock(path: Path, mode: int) -> int:
@@ -317,10 +352,22 @@ def _signal_process(pid: int, number: signal.Signals, *, lock: Path, mark: str) 
 
 def _is_own(pid: int) -> bool:
     """Return whether a process runs and is this user's."""
-    try:
-        return Path(f"/proc/{pid}").stat().st_uid == os.geteuid()
-    except OSError:  # it has ended, or this is not Linux
+    uid = _user_of(pid)
+    if uid is None:  # it has ended, or this is not Linux
         return _told_by_ps(pid, "uid=").strip() == str(os.geteuid())
+    return uid == os.geteuid()
+
+
+def _user_of(pid: int) -> int | None:
+    """Return the effective user of a process; None where the kernel does not tell.
+
+    The owner of its folder in /proc may be root whoever it is.
+    """
+    try:
+        text = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace")
+        return int(text.partition("\nUid:")[2].split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
 
 
 def _has_open(pid: int, path: Path) -> bool:

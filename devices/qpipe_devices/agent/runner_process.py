@@ -261,7 +261,7 @@ def runner_command(build: Path, runner: str) -> list[str]:
     if file.is_file():
         if file.suffix == ".py":
             return [sys.executable, str(file)]
-        file.chmod(0o755)
+        file.chmod(0o700)
         return [str(file)]
     module = f"{__package__}.{Path(runner).stem}"
     if not runner.startswith("run_") or importlib.util.find_spec(module) is None:

@@ -28,6 +28,7 @@ from typing import IO, Any, Callable, Iterable, Sequence, TypedDict  # noqa: UP0
 
 with contextlib.suppress(ImportError):  # on a device: its program has begun with them
     from qpipe_devices.agent.mounts import is_noexec, mount_of
+    from qpipe_devices.agent.private_folder import make_private
 
 MAGIC = "qpipe-bare-1 "
 IMPORT_PROGRAM = (
@@ -112,10 +113,18 @@ def main(argv: Sequence[str]) -> None:
     verb = verbs[argv[1]]
     arguments = json.load(sys.stdin)
     try:
+        if verb is not probe:
+            _check_private(root)
         answer = verb(root, **arguments)
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         answer = {"error": str(error)}
     sys.stdout.write("\n" + MAGIC + json.dumps(answer) + "\n")
+
+
+def _check_private(root: Path) -> None:
+    problem = make_private(str(root))
+    if problem:
+        raise ValueError(problem)
 
 
 # ---- verbs
@@ -129,8 +138,8 @@ def probe(root: Path, modules: Sequence[str], lock: str = "", system: bool = Fal
     folders take too: it would disturb the run that measures there.
     """
     libc_name, libc_version = find_libc()
-    runtime = None if system else selected_runtime(root)
     blocked = _find_write_error(root)
+    runtime = None if system or blocked else selected_runtime(root)
     holder = find_holder(root, lock)
     imports = {}
     if not holder:
@@ -369,7 +378,9 @@ def _open_regular_file(path: Path) -> IO[bytes]:
 def _find_write_error(root: Path) -> str:
     """Return why nothing can be written in a folder; "" where it can."""
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        problem = make_private(str(root))
+        if problem:
+            return problem
         with tempfile.TemporaryFile(dir=str(root)) as file:
             file.write(b"qpipe")
     except OSError as error:
@@ -405,7 +416,6 @@ def _unpack_runtime(wheels: Iterable[Path], runtime: Path) -> None:
         os.sync()  # the power may fail at any moment: content reaches the card before the new name
         if runtime.exists():
             shutil.rmtree(str(runtime))
-        temporary.chmod(0o755)
         temporary.replace(runtime)
     finally:
         shutil.rmtree(str(temporary), ignore_errors=True)

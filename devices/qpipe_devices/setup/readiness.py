@@ -58,7 +58,7 @@ def folder_finding(board: Probe) -> Finding:
         reason = board["blocked"].lower()
         fix = "give another folder in the inventory"
         place = f"{board['root']}, mounted at {board['mount']},"
-        return Finding("folder", "bad", f"{place} cannot be written: {reason}; {fix}", facts)
+        return Finding("folder", "bad", f"{place} cannot be used: {reason}; {fix}", facts)
     if board["noexec"]:
         message = (
             f"{board['root']}: {board['mount']} is mounted noexec, so no runtime can be installed "
