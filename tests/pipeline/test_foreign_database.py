@@ -78,3 +78,101 @@ def test_export_takes_no_path_for_a_key(qpipe: LabShell) -> None:
         "qpipe: .qpipe/cache: '../../x' is not the key of a result; run the recipe again\n"
     )
     assert not Path("shipped").exists()
+
+
+EVERY_READER = (
+    "runs",
+    "pareto",
+    "show one/pace",
+    "why recipe.yaml tiny/snapped/snap",
+    "compare {run} {run}",
+    "devices list",
+    "export --device one --scheme snapped -o shipped",
+    "db merge .qpipe/results.db --db mine.db",
+)
+
+
+def readers(run: str) -> list[str]:
+    return [line.format(run=run) for line in EVERY_READER]
+
+
+@pytest.mark.parametrize(
+    ("made", "told"),
+    [
+        (
+            "CREATE TRIGGER t AFTER INSERT ON runs BEGIN DELETE FROM runs; END",
+            "it has the trigger 't'",
+        ),
+        (
+            "DROP VIEW pareto; CREATE VIEW pareto AS WITH RECURSIVE n(i) AS "
+            "(SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n",
+            "the view 'pareto' is not as qpipe makes it",
+        ),
+        (
+            "ALTER TABLE runs RENAME TO r; CREATE VIEW runs AS WITH RECURSIVE n(i) AS "
+            "(SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT r.* FROM r, n",
+            "the table 'runs' is not as qpipe makes it",
+        ),
+        (
+            "ALTER TABLE _sqlite_migrations RENAME TO m; CREATE VIEW _sqlite_migrations AS "
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT m.* FROM m, n",
+            "it has the view '_sqlite_migrations'",
+        ),
+    ],
+    ids=["trigger", "endless view", "view for a table", "view for the first table"],
+)
+def test_tables_and_views_that_are_none_of_qpipes_are_refused(
+    made: str, told: str, qpipe: LabShell
+) -> None:
+    (run,) = (row["id"] for row in qpipe.json("runs"))
+    with edited() as db:
+        db.executescript(made)
+    for line in ("runs", "pareto", f"show {run}", "run recipe.yaml"):
+        _, err = qpipe(line, 2)
+        assert err == f"qpipe: {DB}: not a database of qpipe: {told}; give another file\n"
+
+
+def test_views_of_the_users_own_are_theirs(qpipe: LabShell) -> None:
+    with edited() as db:
+        db.executescript("CREATE VIEW mine AS SELECT id FROM runs; CREATE TABLE more (x)")
+    assert len(qpipe.json("runs")) == 1
+
+
+DEEP = "[" * 50_000 + "]" * 50_000
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ("runs SET objectives = '[]'", "objectives: input should be a valid dictionary"),
+        (f"runs SET versions = '{DEEP}'", ""),
+        ("runs SET request = '{'", ""),
+        ("verdicts SET objectives = '{\"x\": 7}'", "objectives.x: input should be 'min' or 'max'"),
+        ("verdicts SET notes = '{\"x\": [7]}'", "notes.x: input should be a valid string"),
+        ("verdicts SET ties = '7'", "ties: input should be a valid list"),
+        ("run_devices SET capabilities = '{}'", "capabilities.arch: field required"),
+        ("devices SET capabilities = '{\"arch\": []}'", "capabilities.arch: input should be"),
+        ("measurements SET detail = '7'", "detail: input should be a valid dictionary"),
+        ("measurements SET model = 'x', low = 1e308", ""),
+        ("steps SET key_fields = '{\"needs\": 7}'", ""),
+        ("steps SET error = printf('%.*c', 70000000, 'x')", ""),
+        ("runs SET recipe = char(27) || '[2J', host = char(10)", ""),
+    ],
+)
+def test_cells_of_other_types_and_sizes_are_one_line(
+    change: str, told: str, qpipe: LabShell
+) -> None:
+    (run,) = (row["id"] for row in qpipe.json("runs"))
+    with edited() as db:
+        db.execute(f"UPDATE {change}")
+    said = []
+    for line in readers(run):
+        status, out, err = qpipe.ended(*line.split())
+        assert "\x1b" not in out + err
+        assert status in (0, 2), line
+        if status:
+            assert err.startswith("qpipe: "), line
+            assert err.count("\n") == 1, line
+            assert len(err) < 500, line
+        said.append(err)
+    assert not told or any(told in err for err in said)

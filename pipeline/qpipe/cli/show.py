@@ -142,7 +142,7 @@ def _print_numbers(numbers: Sequence[MeasuredNumber]) -> None:
     for number in numbers:
         unit = number["unit"] or ""
         interval = ""
-        if number["low"] is not None:
+        if number["low"] is not None and number["high"] is not None:
             interval = f"{number['low']:.6g} to {number['high']:.6g}"
         metric = metric_name(number["metric"], unit, number["emulated"])
         value = f"{number['value']:.6g}"

@@ -328,9 +328,11 @@ def _metric_value(measurement: Measurement) -> MetricValue:
 
 def objectives_of(store: Store, run: str) -> dict[Place, dict[str, Goal]]:
     """Return the objectives of each model and device that were measured there, in their order."""
-    objectives = {}
+    objectives: dict[Place, dict[str, Goal]] = {}
     for verdict in _verdicts_of(store, run):
         objectives[verdict["model"], verdict["device"]] = verdict["objectives"]
+    for measurement in store.measurements(run):
+        objectives.setdefault((measurement["model"], measurement["device"]), {})
     return objectives
 
 

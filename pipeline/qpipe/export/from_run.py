@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from qpipe.compare.json_rows import ParetoRow
 from qpipe.compare.pareto import pareto_rows
@@ -72,7 +72,7 @@ def _measurements_of(
 
 def _measured_build(store: Store, run: str, cache: Cache, deploy_step: str) -> Path:
     step = _find_step(store.steps(run), run, deploy_step)
-    build = cache.get("compile", step["key_fields"]["needs"]["build"])
+    build = cache.get("compile", str(_recorded(step, "needs").get("build")))
     if build is None:
         raise _missing("build", run, cache)
     return build
@@ -85,6 +85,16 @@ def _find_step(steps: Sequence[StepRow], run: str, name: str) -> StepRow:
     raise QpipeError(
         f"export: run {run} has no record of how {name} was made; run the recipe again"
     )
+
+
+def _recorded(step: StepRow, field: str) -> dict[str, Any]:
+    """Return a part of what the key of a step is made of."""
+    value = (step["key_fields"] or {}).get(field)
+    if not isinstance(value, dict):
+        raise QpipeError(
+            f"export: the record of {step['step']} has no {field}; run the recipe again"
+        )
+    return value
 
 
 def _samples_step(store: Store, run: str, cache: Cache, digests: Collection[str | None]) -> StepRow:
@@ -109,7 +119,7 @@ def _sample_handling(
     samples: NamedStage = {
         "kind": "samples",
         "name": samples_step["stage"],
-        "options": samples_step["key_fields"]["options"],
+        "options": _recorded(samples_step, "options"),
     }
     handling = SampleHandling(samples, decoder)
     for step in (step for step in steps if _is_of(row, step)):
@@ -134,7 +144,7 @@ def _sample_handling(
 def _stages_in(step: StepRow, kind: str) -> list[NamedStage]:
     """Return the stages of a kind that a step has as options."""
     stages: list[NamedStage] = []
-    for value in step["key_fields"]["options"].values():
+    for value in _recorded(step, "options").values():
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, dict) and item.get("kind") == kind:
                 stages.append(item)  # type: ignore[arg-type]

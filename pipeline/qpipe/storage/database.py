@@ -5,21 +5,25 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
-from typing import Literal, Self, TypeVar, cast
+from typing import Any, Literal, NamedTuple, Self, TypeVar, cast, get_type_hints
 
 import sqlite_utils
+from pydantic import TypeAdapter, ValidationError
 from sqlite_utils.db import Table
 from sqlite_utils.migrations import Migrations
 
 from qpipe.errors import QpipeError
 from qpipe.storage.migrations import BEFORE_RELEASE, MIGRATIONS
-from qpipe.storage.rows import decode, encode
+from qpipe.storage.rows import JSON_COLUMNS, Row, decode, encode
 
 BUSY_TIMEOUT_S = 30  # how long to wait while another process writes
 OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables
 MIGRATION_SET = "qpipe"
+MIGRATIONS_TABLE = "_sqlite_migrations"
+LONGEST_CELL = 1 << 26  # bytes; a larger one is none of qpipe's
 APPLIED_MIGRATIONS = "SELECT name FROM {schema}._sqlite_migrations WHERE migration_set = ?"
 
 Connection = sqlite_utils.Database  # with an open transaction, mostly
@@ -48,8 +52,11 @@ class Database:
 
     def _open(self) -> None:
         try:
-            if self._db["_sqlite_migrations"].exists():
-                check_migrations(self.path, self._applied_migrations())
+            objects = self._objects()
+            if MIGRATIONS_TABLE in objects:
+                applied = self._applied_migrations()
+                check_migrations(self.path, applied)
+                _check_objects(self.path, objects, applied)
             self._db.enable_wal()
             self._db.execute("PRAGMA foreign_keys=ON")
             if _migrations().pending(self._db):
@@ -59,9 +66,21 @@ class Database:
         except sqlite3.Error as error:
             raise not_of_qpipe(self.path, error) from error
 
+    def _objects(self) -> dict[str, _Object]:
+        """Return the tables, views and indexes by name; raise QpipeError for what could run code.
+
+        Triggers are none of qpipe's, and a view in place of the first table that is read neither.
+        """
+        objects = _read_objects(self._db.conn)
+        for name, found_object in objects.items():
+            is_view_of_migrations = (name, found_object.kind) == (MIGRATIONS_TABLE, "view")
+            if found_object.kind == "trigger" or is_view_of_migrations:
+                raise not_of_qpipe(self.path, f"it has the {found_object.kind} '{name}'")
+        return objects
+
     def _applied_migrations(self) -> set[str]:
         query = APPLIED_MIGRATIONS.format(schema="main")
-        return {name for (name,) in self._db.execute(query, [MIGRATION_SET])}
+        return {str(name) for (name,) in self._db.execute(query, [MIGRATION_SET])}
 
     def close(self) -> None:
         """Close the connection."""
@@ -74,11 +93,38 @@ class Database:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _read(self, _row_type: type[RowType], sql: str, *parameters: object) -> list[RowType]:
-        """Return the rows of a query that has the columns of the row type, a TypedDict."""
-        with self._transaction("DEFERRED") as db:
-            rows = [decode(row) for row in db.query(sql, parameters)]
+    def _read(self, row_type: type[RowType], sql: str, *parameters: object) -> list[RowType]:
+        """Return the rows of a query that has the columns of the row type, a TypedDict.
+
+        Raise QpipeError where they are not of its types, as in a file that somebody else made.
+        """
+        try:
+            with self._transaction("DEFERRED") as db:
+                rows = [decode(row) for row in db.query(sql, parameters)]
+        except sqlite3.OperationalError:
+            raise
+        except (sqlite3.DatabaseError, ValueError, RecursionError) as error:
+            raise not_of_qpipe(self.path, error) from error
+        return self._checked_rows(row_type, rows)
+
+    def _checked_rows(self, row_type: type[RowType], rows: Sequence[Row]) -> list[RowType]:
+        """Return rows whose JSON has the types of its columns; SQLite checks the others."""
+        for column, hint in get_type_hints(row_type).items():
+            if column not in JSON_COLUMNS:
+                continue
+            for row in rows:
+                if row[column] is not None:
+                    self._check_value(column, hint, row[column])
         return cast("list[RowType]", rows)
+
+    def _check_value(self, column: str, hint: object, value: object) -> None:
+        """Raise QpipeError for what is not of a type, as in a file that somebody else made."""
+        try:
+            type_adapter(hint).validate_python(value)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            place = ".".join([column, *(str(part) for part in first["loc"])])
+            raise not_of_qpipe(self.path, f"{place}: {first['msg'].lower()}") from None
 
     def _write(self, table: str, key: Sequence[str], rows: Sequence[Mapping[str, object]]) -> None:
         with self._transaction() as db:
@@ -101,13 +147,21 @@ class Database:
                 raise
 
 
+@cache
+def type_adapter(hint: Any) -> TypeAdapter[Any]:
+    """Return what checks values of a type."""
+    return TypeAdapter(hint)
+
+
 def _connect(path: Path) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
+        connection = sqlite3.connect(path, timeout=BUSY_TIMEOUT_S, check_same_thread=False)
     except (OSError, sqlite3.Error) as error:
         message = f"{path}: cannot open the database: {error}; give a file in a writable folder"
         raise QpipeError(message) from error
+    connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LONGEST_CELL)
+    return connection
 
 
 def _is_environmental(error: BaseException) -> bool:
@@ -115,6 +169,39 @@ def _is_environmental(error: BaseException) -> bool:
     if not isinstance(error, sqlite3.OperationalError):
         return False
     return error.sqlite_errorname != "SQLITE_ERROR"
+
+
+class _Object(NamedTuple):
+    """A table, view, index or trigger of a database, and the SQL that made it."""
+
+    kind: str
+    sql: str
+
+
+def _read_objects(db: sqlite3.Connection) -> dict[str, _Object]:
+    rows = db.execute("SELECT name, type, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    return {name: _Object(kind, " ".join(sql.split())) for name, kind, sql in rows}
+
+
+def _check_objects(
+    path: Path, objects: Mapping[str, _Object], applied_migrations: Collection[str]
+) -> None:
+    """Raise QpipeError where a table or view is not as the migrations make it.
+
+    Others beside them, such as views of the user's own, are never read.
+    """
+    for name, made_object in _made_objects(frozenset(applied_migrations)).items():
+        if objects.get(name) != made_object:
+            raise not_of_qpipe(path, f"the {made_object.kind} '{name}' is not as qpipe makes it")
+
+
+@cache
+def _made_objects(applied_migrations: frozenset[str]) -> Mapping[str, _Object]:
+    with closing(sqlite3.connect(":memory:")) as db:
+        for name, sql in MIGRATIONS:
+            if name in applied_migrations:
+                db.executescript(sql)
+        return _read_objects(db)
 
 
 def check_sqlite() -> None:

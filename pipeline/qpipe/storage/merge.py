@@ -157,7 +157,7 @@ def _applied_migrations(db: Connection, source: _Source) -> set[str]:
     if not _is_table(db, source, "_sqlite_migrations"):
         return set()
     query = APPLIED_MIGRATIONS.format(schema=source.schema)
-    return {name for (name,) in db.execute(query, [MIGRATION_SET])}
+    return {str(name) for (name,) in db.execute(query, [MIGRATION_SET])}
 
 
 def _is_table(db: Connection, source: _Source, table: str) -> bool:

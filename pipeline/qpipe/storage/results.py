@@ -12,7 +12,9 @@ import secrets
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack
+
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from qpipe.digests import digest_json
 from qpipe.errors import QpipeError
@@ -430,7 +432,7 @@ class Store(Database):
         return {
             "name": row["name"],
             "kind": row["kind"],
-            "capabilities": _capabilities(row["capabilities"]),
+            "capabilities": self._capabilities(row["capabilities"]),
             "fingerprint": row["fingerprint"],
             "checked": row["checked"],
         }
@@ -450,7 +452,7 @@ class Store(Database):
         """
         query = "SELECT device, capabilities FROM run_devices WHERE run = ? ORDER BY rowid"
         rows = self._read(_RunDevice, query, run)
-        return {row["device"]: _capabilities(row["capabilities"]) for row in rows}
+        return {row["device"]: self._capabilities(row["capabilities"]) for row in rows}
 
     def device_names(self) -> list[str]:
         """Return the devices that were checked, or that an event is recorded of."""
@@ -471,6 +473,11 @@ class Store(Database):
             EventRow, "SELECT * FROM device_events WHERE device = ? ORDER BY id", device
         )
 
+    def _capabilities(self, columns: Mapping[str, Any]) -> Capabilities:
+        self._check_value("capabilities", Capabilities, columns)
+        features = tuple(columns["features"])
+        return Capabilities(**{**columns, "features": features})
+
     def health(self, device: str) -> HealthRow | None:
         """Return the health of a device; None where it was never part of a run."""
         rows = self._read(HealthRow, "SELECT * FROM device_health WHERE device = ?", device)
@@ -490,11 +497,6 @@ def _interrupt_attempts(db: Connection, run: str) -> None:
     db.execute(
         "UPDATE attempts SET state = 'interrupted' WHERE run = ? AND state = 'running'", [run]
     )
-
-
-def _capabilities(columns: Mapping[str, Any]) -> Capabilities:
-    features = tuple(columns["features"])
-    return Capabilities(**{**columns, "features": features})
 
 
 def _ids(runs: Sequence[RunRow]) -> str:

@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal, TypedDict, get_args
+from typing import Any, Literal, get_args
+
+from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
 from qpipe.digests import digest_json
 from qpipe.errors import QpipeError
@@ -109,7 +111,7 @@ class MeasurementFacts(TypedDict, total=False):
     build_digest: str | None
     evaluation_digest: str | None
     metric_digest: str | None
-    target: dict[str, dict[str, Any]] | None
+    target: dict[str, Any] | None
     fingerprint: str
     emulated: Emulation | None
 
@@ -138,7 +140,7 @@ class MeasurementRow(TypedDict):
     build_digest: str | None
     evaluation_digest: str | None
     metric_digest: str | None
-    target: dict[str, dict[str, Any]] | None
+    target: dict[str, Any] | None
     fingerprint: str | None
     measured_at: str
     step: str | None
