@@ -17,6 +17,20 @@ from numpy.typing import NDArray
 from qpipe.errors import StageError, suggest
 
 Arrays = Mapping[str, NDArray[Any]]
+LARGEST_SAMPLE = 1 << 30  # bytes, unpacked
+# MemoryError: an array says of itself that it is larger than its file
+UNREADABLE = (
+    OSError,
+    ValueError,
+    EOFError,
+    KeyError,
+    OverflowError,
+    MemoryError,
+    NotImplementedError,  # a compression that this Python lacks
+    RuntimeError,  # an encrypted file
+    zipfile.BadZipFile,
+    zlib.error,
+)
 HOW_TO_SAVE = "save it with numpy.savez(file, name=array)"
 
 
@@ -38,6 +52,7 @@ def load_arrays(file: Path) -> dict[str, NDArray[Any]]:
             archive = np.load(stream, allow_pickle=False)
             if not isinstance(archive, np.lib.npyio.NpzFile):
                 raise StageError(f"npz: {file} is a single array without a name; {HOW_TO_SAVE}")
+            _check_size(file, archive)
             arrays = {name: _read_array(file, archive, name) for name in archive.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         reason = _on_one_line(error)
@@ -54,10 +69,21 @@ def check_arrays_exist(arrays: Arrays, names: Sequence[str], where: str) -> None
             raise StageError(f"{where} has no array '{name}'; {suggest(name, arrays)}")
 
 
+def _check_size(file: Path, archive: np.lib.npyio.NpzFile) -> None:
+    """Raise StageError where a file unpacks to more than a sample has, before memory is taken."""
+    assert archive.zip is not None  # it is open
+    size = sum(member.file_size for member in archive.zip.infolist())
+    if size > LARGEST_SAMPLE:
+        raise StageError(
+            f"npz: {file} unpacks to {size / 1e6:.0f} MB; "
+            f"a sample has at most {LARGEST_SAMPLE / 1e6:.0f} MB"
+        )
+
+
 def _read_array(file: Path, archive: np.lib.npyio.NpzFile, name: str) -> NDArray[Any]:
     try:
         return np.asarray(archive[name])
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except UNREADABLE as error:
         problem = f"array '{name}' cannot be read: {_on_one_line(error)}"
         hint = "save it again as numbers: nothing is unpickled"
         raise StageError(f"npz: {file}: {problem}; {hint}") from error

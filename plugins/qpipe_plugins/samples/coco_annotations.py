@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, TypeGuard
 from qpipe.errors import StageError
 from qpipe_plugins.samples.labelled_files import is_below
 
+LARGEST_FILE = 1 << 30  # bytes; the largest of COCO's own has half of that
+LONGEST_SIDE = 10_000_000  # pixels
+
 # an entry of a list in the file, as JSON holds it
 Entry = Mapping[str, Any]
 
@@ -63,6 +66,10 @@ def read_annotations(annotations: Path, folder: Path) -> tuple[list[AnnotatedIma
 def _read_json(file: Path, where: str) -> Entry:
     if not file.is_file():
         raise StageError(f"{where}: no such file; give the instances of COCO annotations as JSON")
+    size = file.stat().st_size
+    if size > LARGEST_FILE:
+        limit = f"{LARGEST_FILE / 1e6:.0f} MB"
+        raise StageError(f"{where}: it has {size / 1e6:.0f} MB; annotations have at most {limit}")
     try:
         content = json.loads(file.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -116,7 +123,7 @@ def _read_image(entry: Entry, folder: Path, where: str) -> AnnotatedImage:
 
 
 def _is_side(value: object) -> TypeGuard[int]:
-    return type(value) is int and value > 0
+    return type(value) is int and 0 < value <= LONGEST_SIDE
 
 
 def _add_annotation(
@@ -152,6 +159,8 @@ def _read_box(value: Any) -> SourceBox | None:
     if not isinstance(value, list) or len(value) != 4:
         return None
     if any(type(number) not in (int, float) for number in value):
+        return None
+    if any(abs(number) > LONGEST_SIDE for number in value):
         return None
     box = SourceBox(*(float(number) for number in value))
     if not all(map(math.isfinite, box)) or box.width < 0 or box.height < 0:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -19,6 +20,7 @@ EXIF_ORIENTATION = 0x0112
 SIDEWAYS = (5, 6, 7, 8)  # orientations that exchange width and height
 # whatever a file is called: of the others, Pillow passes PostScript to another program
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "PPM", "TIFF")
+MOST_PIXELS = 89_478_485  # beyond which Pillow suspects a file that is small and unpacks to much
 Pixels = NDArray[np.uint8]
 Fit = Literal["crop", "stretch", "letterbox"]
 ColorOrder = Literal["RGB", "BGR", "grey"]
@@ -101,10 +103,14 @@ def open_picture(file: Path) -> Image:
     """Return a file's picture as it is stored, not decoded yet; it is to be closed."""
     from PIL import Image, UnidentifiedImageError
 
-    try:
-        return Image.open(file, formats=FORMATS)
-    except UnidentifiedImageError:
-        raise ValueError("not an image") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        try:
+            return Image.open(file, formats=FORMATS)
+        except UnidentifiedImageError:
+            raise ValueError("not an image") from None
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError):
+            raise ValueError(f"more than {MOST_PIXELS:,} pixels; make it smaller") from None
 
 
 def upright_size(file: Path, orientation: Orientation) -> tuple[int, int]:
@@ -150,6 +156,12 @@ def _resize(image: Image, size: tuple[int, int], resampling: Filter) -> Image:
 
     if image.size == size:
         return image
+    width, height = size
+    if width * height > MOST_PIXELS:
+        raise ValueError(
+            f"{image.width} x {image.height} pixels become {width} x {height} before they are "
+            "cut; cut it, or use fit: letterbox"
+        )
     return image.resize(size, pillow.Resampling[resampling.upper()])
 
 

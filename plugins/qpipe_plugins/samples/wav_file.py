@@ -19,6 +19,7 @@ RIFF_HEADER_BYTES = 12
 CHUNK_HEADER_BYTES = 8
 FORMAT_BYTES = 16
 SUBFORMAT_OFFSET = 24  # of an extensible format; the first two bytes are the code
+LARGEST_FILE = 1 << 28  # bytes; it takes up to 16 times as much memory
 # sizes that a writer to a pipe leaves in the header: the data goes on to the end of the file
 UNKNOWN_SIZES = (0, 0xFFFFFFFF)
 
@@ -37,6 +38,9 @@ def read_sound(file: Path) -> tuple[int, Floats]:
 
     Raise ValueError, with the reason, for what is not such a WAV file.
     """
+    size = file.stat().st_size
+    if size > LARGEST_FILE:
+        raise ValueError(f"{size / 1e6:.0f} MB; a sound has at most {LARGEST_FILE / 1e6:.0f} MB")
     content = file.read_bytes()
     if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
         raise ValueError("not a WAV file")
