@@ -9,6 +9,9 @@ import pytest
 import scratch_lab
 from scratch_lab import LabShell
 
+from qpipe.cli.progress_display import describe_progress
+from qpipe.engine.events import Event
+
 SNAPPED = "tiny/snapped/packed@one"
 
 
@@ -186,3 +189,8 @@ def test_a_run_goes_on_without_a_device_that_does_not_answer(qpipe: LabShell) ->
     assert ": partial in " in out
     assert "  two: " in out
     assert [row["device"] for row in qpipe.json("pareto")] == ["one", "one"]
+
+
+def test_a_note_in_the_unit_of_progress_is_shown_last() -> None:
+    event = Event("qat", "progress", seconds=10, done=40, total=100, unit="%, loss 0.02")
+    assert describe_progress(event) == "40/100 %, 4 %/s, 15 s left, loss 0.02"
