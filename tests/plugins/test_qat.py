@@ -166,29 +166,55 @@ def test_each_ingredient_can_be_left_out_or_added(options, samples, tmp_path):
 
 
 @needs_torch
-def test_pictures_are_flipped_and_other_inputs_are_not(samples, tmp_path):
+def test_samples_are_augmented_as_their_inputs_allow(samples, tmp_path):
     pictures = [np.moveaxis(array[0], 0, -1) for array in CALIBRATION]
     stored = written(tmp_path / "pictures", pictures, "NCHW")
     (tmp_path / "work").mkdir()
+    changes = ("flip", "crop", "color")
     model = qat(
-        start(),
-        conv_net(),
-        stored,
-        tmp_path / "work",
-        quiet,
-        epochs=3,
-        rate=RATE,
-        horizontal_flip=True,
+        start(), conv_net(), stored, tmp_path / "work", quiet, epochs=4, rate=RATE, augment=changes
     )
     assert noise_db(model) > noise_db(start())
     message = (
-        "quantize qat: horizontal_flip is set, but no input of the samples is an image; "
-        "leave it out"
+        "quantize qat: augment has crop, but no input of the samples is an image; leave it out"
     )
     with pytest.raises(StageError, match=re.escape(message)):
-        qat(
-            start(), conv_net(), samples, tmp_path, quiet, epochs=1, rate=RATE, horizontal_flip=True
-        )
+        qat(start(), conv_net(), samples, tmp_path, quiet, epochs=1, augment=("crop",))
+    message = (
+        "quantize qat: augment has shift, but no input of the samples is floats other than an "
+        "image; leave it out"
+    )
+    with pytest.raises(StageError, match=re.escape(message)):
+        qat(start(), conv_net(), stored, tmp_path, quiet, epochs=1, augment=("shift",))
+
+
+@needs_torch
+def test_each_change_does_what_it_says():
+    import torch
+
+    from qpipe_plugins.quantize.training.augmentation import Augmentation
+
+    def changed(change: str, layout: str, x: torch.Tensor) -> torch.Tensor:
+        augmentation = Augmentation([change], {"x": Preprocessing(layout=layout)}, ["x"], "test")
+        generator = torch.Generator().manual_seed(2)
+        return torch.cat([augmentation({"x": x}, generator)["x"] for _ in range(8)])
+
+    picture = torch.arange(3 * 20 * 20, dtype=torch.float32).reshape(1, 3, 20, 20)
+    flipped = [bool((one == picture[0].flip(-1)).all()) for one in changed("flip", "NCHW", picture)]
+    assert len(set(flipped)) == 2
+    rows = changed("crop", "NCHW", picture)[:, 0, :, 0]
+    assert len({tuple(row.tolist()) for row in rows}) > 1
+    assert all((row.diff() >= 0).all() for row in rows), "the edge fills what is left empty"
+    colored = changed("color", "NCHW", picture)
+    assert colored.min() >= picture.min()
+    assert colored.max() <= picture.max()
+    sound = torch.arange(100, dtype=torch.float32).reshape(1, 1, 100)
+    for one in changed("shift", "none", sound):
+        assert sorted(one[0].tolist()) == sound[0, 0].tolist()
+        first = int(one[0].argmin())
+        assert min(first, 100 - first) <= 10
+    difference = changed("noise", "none", sound) - sound
+    assert 0.01 < float(difference.std() / sound.std()) < 0.03
 
 
 def test_a_smoke_run_hardly_trains(monkeypatch):

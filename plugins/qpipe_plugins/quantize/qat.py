@@ -11,7 +11,7 @@ from pydantic import Field
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count, Share, Threads
 from qpipe.types import ANY_TARGET, Progress, Target
-from qpipe_plugins.quantize.training_extra import check_samples, require_torch
+from qpipe_plugins.quantize.training_extra import Change, check_samples, require_torch
 
 WHERE = "quantize qat"
 DEFAULT_MINUTES = 10.0
@@ -34,7 +34,7 @@ def qat(
     gradual: Share = 0.0,
     freezing: bool = True,
     warm_restarts: Annotated[int, Field(ge=0, le=100)] = 0,
-    horizontal_flip: bool = False,
+    augment: tuple[Change, ...] = (),
     batch: Count = 8,
     samples: Count | None = None,
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0,
@@ -60,9 +60,11 @@ def qat(
     the outputs (Hinton et al. 2015, arXiv 1503.02531; Romero et al. 2015, arXiv 1412.6550).
     `freezing` holds weights that go to and fro between two levels (Nagel et al. 2022,
     arXiv 2203.11086). `gradual` is the part of the budget over which rounding of weights sets in
-    (Zhou et al. 2017, arXiv 1702.03044); for a start far from float. `horizontal_flip` trains on
-    pictures with left and right exchanged, too. Without `guided`, none of this: training in float
-    and quantizing in turns, at a constant rate, to compare with.
+    (Zhou et al. 2017, arXiv 1702.03044); for a start far from float. `augment` changes each sample
+    at random: pictures by flip (left and right), crop (a tenth) and color (contrast, brightness),
+    other inputs by shift (along the last axis, such as time) and noise. Leave out what could not be
+    a sample, such as mirrored writing. Without `guided`, training is naive: in float and quantized
+    in turns, at a constant rate, to compare with.
     """
     require_torch(WHERE)
     check_samples(calibration_samples, samples, WHERE)
@@ -85,7 +87,7 @@ def qat(
     options = TrainingOptions(
         schedule=schedule,
         features=features if guided else 0.0,
-        horizontal_flip=horizontal_flip,
+        augment=augment,
         batch=batch,
         samples=samples,
         threads=threads,

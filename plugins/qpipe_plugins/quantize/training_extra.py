@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
+from typing import Literal
 
 from qpipe.errors import StageError
 from qpipe.samples.store import Samples
+
+Change = Literal["flip", "crop", "color", "shift", "noise"]  # of samples, in augmentation
 
 FEWEST_SAMPLES = 4
 HOLD_OUT_EVERY = 10  # one sample in so many, as long as these are no more than MOST_HELD_OUT

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
-import torch
 
 from qpipe.errors import StageError
 from qpipe.quant.in_torch.torch_network import TorchNetwork
@@ -17,16 +15,16 @@ from qpipe.quant.sensitivity import decibels
 from qpipe.samples.store import Samples
 from qpipe.types import Progress, Target
 from qpipe_plugins.quantize.output_noise import OutputNoise
+from qpipe_plugins.quantize.training.augmentation import Augmentation
 from qpipe_plugins.quantize.training.distillation import Distillation
-from qpipe_plugins.quantize.training.sample_batches import Augment, Feeds, SampleBatches
+from qpipe_plugins.quantize.training.sample_batches import Feeds, SampleBatches
 from qpipe_plugins.quantize.training.student import Student
 from qpipe_plugins.quantize.training.torch_setup import torch_setup
 from qpipe_plugins.quantize.training.training_loop import Schedule, TrainingLoop
-from qpipe_plugins.quantize.training_extra import held_out_indices, used_samples
+from qpipe_plugins.quantize.training_extra import Change, held_out_indices, used_samples
 
 CURVE = "qpipe.training"  # in the metadata of a network: its scores in training
 STATE = "training.pt"
-WIDTH_AXES = {"NCHW": 3, "NHWC": 2}  # with the batch axis in front
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +35,7 @@ class TrainingOptions:
 
     schedule: Schedule
     features: float  # what tensors between layers weigh beside the outputs
-    horizontal_flip: bool
+    augment: tuple[Change, ...]
     batch: int
     samples: int | None  # how many are used; all where it is None
     threads: int
@@ -62,7 +60,8 @@ def train_network(
         student = Student(model, float_model, target, where, device=device)
         teacher = TorchNetwork(float_model, device=device)
         distillation = Distillation(student, teacher, options.features, where)
-        augment = _flip(samples, float_model, where) if options.horizontal_flip else None
+        inputs = [value.name or "" for value in float_model.graph.inputs]
+        augment = Augmentation(options.augment, samples.preprocessing, inputs, where)
         batches = SampleBatches(samples, teacher, options.batch, augment)
         count = used_samples(samples, options.samples)
         held_out = held_out_indices(count)
@@ -134,43 +133,3 @@ def better_of(start: ir.Model, trained: ir.Model, noise: OutputNoise, where: str
         return trained
     log.warning("%s: worse than the network that it was given, which stays as it was", where)
     return start
-
-
-def _flip(samples: Samples, model: ir.Model, where: str) -> Augment:
-    """Return an augmentation that exchanges left and right in half of the pictures."""
-    axes = _width_axes(samples, [value.name or "" for value in model.graph.inputs])
-    if not axes:
-        raise StageError(
-            f"{where}: horizontal_flip is set, but no input of the samples is an image; "
-            "leave it out"
-        )
-
-    def flip(feeds: Feeds, generator: torch.Generator) -> Feeds:
-        count = len(next(iter(feeds.values())))
-        is_flipped = torch.rand(count, generator=generator) < 0.5
-        return {
-            name: _flipped(tensor, is_flipped, axes[name]) if name in axes else tensor
-            for name, tensor in feeds.items()
-        }
-
-    return flip
-
-
-def _flipped(tensor: torch.Tensor, is_flipped: torch.Tensor, axis: int) -> torch.Tensor:
-    chosen = is_flipped.to(tensor.device).reshape(-1, *[1] * (tensor.ndim - 1))
-    return torch.where(chosen, tensor.flip(axis), tensor)
-
-
-def _width_axes(samples: Samples, inputs: Sequence[str]) -> dict[str, int]:
-    """Return the axis of the width of each input that is an image, batch axis included.
-
-    Where samples and network have one input each, their names need not agree.
-    """
-    axes = {
-        name: WIDTH_AXES[how.layout]
-        for name, how in samples.preprocessing.items()
-        if how.layout in WIDTH_AXES
-    }
-    if axes and len(samples.preprocessing) == len(inputs) == 1:
-        return dict.fromkeys(inputs, next(iter(axes.values())))
-    return axes
