@@ -140,3 +140,27 @@ def test_a_recipe_without_any_quantize_stage_fails_in_plan(qpipe: Shell) -> None
     )  # fmt: skip
     edit("equalized: [equalize]", "int8: [equalize, symmetric]")
     qpipe("plan recipe.yaml")
+
+
+# in the process of a step alone; a runtime does so where its optimizer meets what it does not expect
+CRASHING = """
+import multiprocessing
+import os
+
+import qpipe.engine.float_reference
+
+if multiprocessing.parent_process() is not None:
+    qpipe.engine.float_reference.open_session = lambda *words, **options: os.abort()
+"""
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_network_that_ends_the_process_that_scores_it_is_one_line(
+    qpipe: Shell, command: str
+) -> None:
+    Path("crashing.py").write_text(CRASHING, encoding="utf-8")
+    recipe = RECIPE.replace("name: case\n", "name: case\nplugins: [./crashing.py]\n")
+    Path("recipe.yaml").write_text(recipe, encoding="utf-8")
+    _, err = qpipe(f"{command} recipe.yaml", 2)
+    assert "recipe.yaml:5: its process was ended by SIGABRT" in err
+    assert "Traceback" not in err

@@ -32,10 +32,24 @@ def reference(
 
 
 def exactness(
-    model: ir.Model, given: Path, calibration_samples: Samples, evaluation_samples: Samples
-) -> None:
-    """Raise StageError where an imported network does not compute what the given file does."""
-    check_exact(model, given, [calibration_samples, evaluation_samples])
+    model: ir.Model,
+    given: Path | None,
+    calibration_samples: Samples,
+    evaluation_samples: Samples,
+    workdir: Path,
+    progress: Progress,
+    *,
+    count: int = 0,
+) -> FloatOutputs | None:
+    """Raise StageError where an imported network does not compute what the given file does.
+
+    Write its outputs on `count` evaluation samples, which postprocess and metrics are tried on.
+    """
+    if given is not None:
+        check_exact(model, given, [calibration_samples, evaluation_samples])
+    if count == 0:
+        return None
+    return write_float_outputs(model, evaluation_samples, workdir, progress, count=count)
 
 
 def chunks(

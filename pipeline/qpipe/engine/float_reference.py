@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +11,7 @@ from qpipe.errors import StageError
 from qpipe.quant.inference import open_session, sample_outputs
 from qpipe.quant.network_inputs import network_inputs
 from qpipe.samples.preprocess import Shape, fits
+from qpipe.samples.selection import take_evenly
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Progress, Sample
 
@@ -20,29 +21,42 @@ if TYPE_CHECKING:
 ALL_CORES = 0
 
 
-def float_outputs(model: ir.Model, samples: Samples) -> Iterator[Mapping[str, Array]]:
-    """Yield the outputs by name for each sample, batch axis of 1 included.
+def float_outputs(
+    model: ir.Model, samples: Samples, indices: Iterable[int] | None = None
+) -> Iterator[Mapping[str, Array]]:
+    """Yield the outputs by name for each of these samples, by default all, with a batch of 1.
 
     Those of a sequence are stacked, chunk by chunk, see `SampleFeeds.outputs`. Raise StageError
     where the samples do not fit the network, or ONNX Runtime fails on one.
     """
     check_fit(model, samples)
     session = open_session(model, threads=ALL_CORES)
-    yield from sample_outputs(session, samples, range(len(samples)))
+    yield from sample_outputs(session, samples, range(len(samples)) if indices is None else indices)
 
 
 def write_float_outputs(
-    model: ir.Model, samples: Samples, folder: Path, progress: Progress
+    model: ir.Model,
+    samples: Samples,
+    folder: Path,
+    progress: Progress,
+    *,
+    count: int | None = None,
 ) -> FloatOutputs:
-    """Write the outputs of all samples to a folder; memory holds those of one sample at a time."""
-    Samples.write(folder, _outputs_as_samples(model, samples, progress), {})
+    """Write the outputs of all samples, or of `count` evenly spread ones, to a folder.
+
+    Memory holds those of one sample at a time.
+    """
+    Samples.write(folder, _outputs_as_samples(model, samples, progress, count), {})
     return FloatOutputs(folder)
 
 
-def _outputs_as_samples(model: ir.Model, samples: Samples, progress: Progress) -> Iterator[Sample]:
-    for index, outputs in enumerate(float_outputs(model, samples)):
-        yield Sample(samples.entries[index]["id"], outputs)
-        progress(index + 1, len(samples), "samples")
+def _outputs_as_samples(
+    model: ir.Model, samples: Samples, progress: Progress, count: int | None
+) -> Iterator[Sample]:
+    indices = take_evenly(range(len(samples)), count)
+    for done, outputs in enumerate(float_outputs(model, samples, indices)):
+        yield Sample(samples.entries[indices[done]]["id"], outputs)
+        progress(done + 1, len(indices), "samples")
 
 
 def check_fit(model: ir.Model, samples: Samples) -> None:

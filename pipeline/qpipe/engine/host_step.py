@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from qpipe.stages.registry import Stage
 
 # kinds whose stage writes its result into its workdir by itself
-WRITES_WORKDIR = ("compile", "reference", "chunks")
+WRITES_WORKDIR = ("compile", "reference", "chunks", "exactness")
 
 CHANGES_NETWORK = ("transform", "quantize")  # kinds
 

@@ -13,7 +13,7 @@ from qpipe.engine.float_scores import ScoringStage
 from qpipe.engine.host_step import ResultFolder, StepInputs
 from qpipe.engine.outcome import Outcome
 from qpipe.engine.plan import Plan, Step
-from qpipe.engine.scoring_check import check_scoring
+from qpipe.engine.scoring_check import SAMPLE_COUNT, check_scoring
 from qpipe.engine.worker import StepRequest, run_in_worker
 from qpipe.errors import RecipeError, StageError
 from qpipe.storage.cache import Cache
@@ -39,7 +39,7 @@ def check_inputs(
     """
     problems: dict[str, str] = {}  # model -> where and why
     for model in plan.imported:
-        problem = _problem_of(model, plan, outcome, cache, workdir)
+        problem = _problem_of(model, plan, outcome, cache, workdir, is_scored=bool(scoring))
         if problem is None:
             problem = _scoring_problem(model, plan, outcome, cache, scoring)
         if problem:
@@ -64,7 +64,7 @@ def input_notes(plan: Plan, cache: Cache) -> list[str]:
 
 
 def _problem_of(
-    model: str, plan: Plan, outcome: Outcome, cache: Cache, workdir: Path
+    model: str, plan: Plan, outcome: Outcome, cache: Cache, workdir: Path, *, is_scored: bool
 ) -> str | None:
     samples = plan.steps[plan.samples[model]]
     network = plan.steps[plan.imported[model]]
@@ -75,7 +75,7 @@ def _problem_of(
     if misfit is not None:
         return _at_its_line(samples, misfit)
     try:
-        _check_exact(plan, samples, network, cache, workdir)
+        _try_network(plan, samples, network, cache, workdir, count=SAMPLE_COUNT * is_scored)
     except StageError as error:
         outcome.add_failure(network.id, error)
         return _at_its_line(network, str(error))
@@ -99,22 +99,30 @@ def _misfit(samples: Step, network: Step, cache: Cache) -> str | None:
     return None
 
 
-def _check_exact(plan: Plan, samples: Step, network: Step, cache: Cache, workdir: Path) -> None:
-    """Raise StageError where the network does not compute what the file it was read from does.
-
-    The cache keeps that it does. The check runs in a process of its own, as a runtime may crash.
-    """
-    folder = network.result_folder(cache)
-    key = cache_keys.key(
+def _trial_key(samples: Step, network: Step, count: int) -> str:
+    return cache_keys.key(
         {
             **cache_keys.of_engine(EXACTNESS.kind),
             **cache_keys.of_host(),
             "network": network.key,
             "samples": samples.key,
+            "count": count,
         }
     )
-    is_kept = stage_results.given_file(folder) is not None
-    if not is_kept or cache.get(EXACTNESS.kind, key) is not None:
+
+
+def _try_network(
+    plan: Plan, samples: Step, network: Step, cache: Cache, workdir: Path, *, count: int
+) -> None:
+    """Raise StageError where the network does not compute what the file it was read from does.
+
+    The cache keeps that it does, with the outputs on `count` samples. The network runs in a process
+    of its own, as a runtime may crash.
+    """
+    folder = network.result_folder(cache)
+    key = _trial_key(samples, network, count)
+    is_needed = count > 0 or stage_results.given_file(folder) is not None
+    if not is_needed or cache.get(EXACTNESS.kind, key) is not None:
         return
     sample_results = ResultFolder(samples.kind, samples.result_folder(cache))
     results = {
@@ -130,7 +138,7 @@ def _check_exact(plan: Plan, samples: Step, network: Step, cache: Cache, workdir
             step=network.id,
             kind=EXACTNESS.kind,
             stage=EXACTNESS.name,
-            options={},
+            options={"count": count},
             inputs=StepInputs(results),
             out=out,
             log=log_folder / step_log.NAME,
@@ -169,5 +177,7 @@ def _check_scoring(stage: ScoringStage, samples: Step, network: Step, cache: Cac
         return
     model = stage_results.read("import", network.result_folder(cache))
     parts = stage_results.read("samples", samples.result_folder(cache))
+    trial_key = _trial_key(samples, network, SAMPLE_COUNT)
+    outputs = stage_results.read(EXACTNESS.kind, cache.value_folder(EXACTNESS.kind, trial_key))
     with cache.put(SCORING, key):
-        check_scoring(stage, model, parts["evaluation"])
+        check_scoring(stage, model, parts["evaluation"], outputs)

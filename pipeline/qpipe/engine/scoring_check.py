@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from qpipe.compare.scoring import Outputs, Scores
 from qpipe.engine.float_scores import ScoringStage
 from qpipe.errors import StageError
-from qpipe.quant.inference import open_session, sample_outputs
 from qpipe.quant.network_inputs import states_of
 from qpipe.samples.selection import take_evenly
 from qpipe.types import SHARE, Measurement, Metric, Sample
@@ -23,13 +22,18 @@ ROUNDING = 1e-9
 ScoredOutputs = tuple[Sample, Outputs]
 
 
-def check_scoring(stage: ScoringStage, model: ir.Model, samples: Samples) -> None:
+def check_scoring(
+    stage: ScoringStage, model: ir.Model, samples: Samples, outputs: Sequence[Outputs]
+) -> None:
     """Raise StageError where the float network cannot be scored, or does not agree with itself.
 
-    It is scored on a few samples, evenly spread. A metric that is a share of answers equal to those
-    of float is 1 for float itself, unless the postprocess makes no answers of the outputs.
+    `outputs` are its outputs on SAMPLE_COUNT samples, evenly spread. A metric that is a share of
+    answers equal to those of float is 1 for float itself, unless the postprocess makes no answers
+    of the outputs.
     """
-    scored_outputs = list(_outputs(model, samples))
+    indices = take_evenly(range(len(samples)), SAMPLE_COUNT)
+    scored_samples = [samples[index] for index in indices]
+    scored_outputs = list(zip(scored_samples, outputs, strict=True))
     are_sequences = bool(states_of(model))
     for metric in stage.metrics:
         _score(stage, metric, scored_outputs, are_sequences=are_sequences)
@@ -42,14 +46,6 @@ def check_scoring(stage: ScoringStage, model: ir.Model, samples: Samples) -> Non
             continue  # it is left out
         if agreement is not None and not agreement.value >= 1 - ROUNDING:
             raise StageError(_disagreement(stage, agreement), failure="wrong answer")
-
-
-def _outputs(model: ir.Model, samples: Samples) -> Iterator[ScoredOutputs]:
-    session = open_session(model)
-    indices = take_evenly(range(len(samples)), SAMPLE_COUNT)
-    for index in indices:
-        for outputs in sample_outputs(session, samples, [index]):
-            yield samples[index], outputs
 
 
 def _score(

@@ -93,7 +93,7 @@ def write(kind: str, value: Any, folder: Path) -> None:
     elif kind == "chunks":
         _check_type(value, Samples, kind)  # the stage wrote it there itself
     elif kind == "exactness":
-        pass  # that there is a result says that the network is exact
+        pass  # the stage wrote it there itself; that there is one says that the network is exact
     elif kind == "calibrate":
         if not hasattr(value, "write"):
             _check_type(value, Mapping, kind)
@@ -127,7 +127,7 @@ def read(kind: str, folder: Path) -> Any:
         from qpipe.quant.statistics import Statistics
 
         return Statistics.read(folder)
-    if kind == "reference":
+    if kind in ("reference", "exactness"):
         return FloatOutputs(folder)
     if kind == "chunks":
         return Samples(folder)
