@@ -76,6 +76,15 @@ def test_an_output_that_is_text_is_told_in_one_line(tmp_path: Path) -> None:
     )
 
 
+def test_the_first_sample_of_another_size_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StageError) as error:
+        write(TWICE.replace("n]", "3]"), samples(tmp_path / "s", 3, 3, 4, 5), tmp_path / "out")
+    assert str(error.value) == (
+        "the samples differ in size: sample 'e2' gives float32 [1, 4], "
+        "input 'x' of the network takes [1, 3]; give all samples this size"
+    )
+
+
 def test_a_network_that_cannot_run_is_told_in_one_line(tmp_path: Path) -> None:
     model = '<ir_version: 8, opset_import: ["" : 17]> g (float[1, n] x) => (float[1, 2] y)'
     model += "{ shape = Constant <value_ints = [1, 2]> () y = Reshape(x, shape) }"

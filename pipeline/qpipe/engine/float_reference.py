@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 ALL_CORES = 0
+MOST_SIZES = 100  # of samples that are looked at
 
 
 def float_outputs(
@@ -60,12 +61,36 @@ def _outputs_as_samples(
 
 
 def check_fit(model: ir.Model, samples: Samples) -> None:
-    """Raise StageError where the first sample is not what the network takes."""
+    """Raise StageError where a sample is not what the network takes; one of each size is looked at.
+
+    Of a network with states it is the first sample's first chunk.
+    """
     network = network_inputs(model)
-    feeds = samples.sequence(0, network).chunk(0, {})
-    for value in model.graph.inputs:
-        name = value.name or ""
-        _check_input(value, feeds[name], network.shapes[name])
+    for index in [0] if network.states else _one_of_each_size(samples):
+        feeds = samples.sequence(index, network).chunk(0, {})
+        for value in model.graph.inputs:
+            name = value.name or ""
+            try:
+                _check_input(value, feeds[name], network.shapes[name])
+            except StageError as error:
+                if index == 0:
+                    raise
+                raise _other_size(samples.entries[index]["id"], feeds[name], value) from error
+
+
+def _one_of_each_size(samples: Samples) -> list[int]:
+    first_by_sizes: dict[str, int] = {}
+    for index, entry in enumerate(samples.entries):
+        sizes = {name: array["shape"] for name, array in entry["inputs"].items()}
+        first_by_sizes.setdefault(str(sizes), index)
+    return list(first_by_sizes.values())[:MOST_SIZES]
+
+
+def _other_size(sample: str, array: Array, value: ir.Value) -> StageError:
+    problem = f"sample '{sample}' gives {array.dtype.name} {list(array.shape)}"
+    sizes = ", ".join(map(str, value.shape or ()))
+    taken = f"input '{value.name}' of the network takes [{sizes}]"
+    return StageError(f"the samples differ in size: {problem}, {taken}; give all samples this size")
 
 
 def _check_input(value: ir.Value, array: Array, shape: Shape) -> None:
