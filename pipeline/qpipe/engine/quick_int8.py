@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 KIND = "int8_time"  # of the entries in the cache that keep it
 FILE_NAME = "int8_time.json"
-PLAIN_NEEDS = {"model", "statistics", "target"}  # of a quantizer that looks at no samples
+PLAIN_NEEDS = {"model", "statistics"}  # all that a plain quantizer cannot do without
 
 SECONDS = 2.0  # for all rounds
 FEWEST_ROUNDS = 3
@@ -87,7 +87,7 @@ def planned_int8_time(plan: Plan, model: str, cache: Cache) -> Int8Time | None:
 
 
 def plain_scheme(recipe: Recipe) -> str | None:
-    """Return the first scheme of one quantizer that looks at no samples; None without one."""
+    """Return the first scheme of one quantizer that needs no samples; None without one."""
     for name, chain in recipe.schemes.items():
         if len(chain) == 1 and chain[0].kind == "quantize" and _is_plain(chain[0]):
             return name
@@ -95,12 +95,9 @@ def plain_scheme(recipe: Recipe) -> str | None:
 
 
 def _is_plain(call: Call) -> bool:
-    needs = {
-        parameter.name
-        for parameter in inspect.signature(call.stage.function).parameters.values()
-        if parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-    }
-    return {"model", "statistics"} <= needs <= PLAIN_NEEDS
+    parameters = inspect.signature(call.stage.function).parameters.values()
+    needed = {parameter.name for parameter in parameters if parameter.default is parameter.empty}
+    return needed == PLAIN_NEEDS
 
 
 def try_int8_time(
