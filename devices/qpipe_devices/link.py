@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from qpipe.digests import digest_file, digest_json
-from qpipe.errors import DeviceError
+from qpipe.errors import DeviceError, printable
 from qpipe.types import (
     Array,
     Capabilities,
@@ -29,6 +29,7 @@ from qpipe_devices import agent_package
 from qpipe_devices.agent.energy_meter import IDLE_S
 from qpipe_devices.agent.messages import CleanOptions, MissingAnswer, PlacementAnswer, RoundAnswer
 from qpipe_devices.agent.round_conditions import COOLING_S
+from qpipe_devices.agent.wire import Message
 from qpipe_devices.agent_connection import Conversation
 from qpipe_devices.agent_package import RemoteProgram
 from qpipe_devices.answers import wrong_answer
@@ -38,6 +39,7 @@ from qpipe_devices.reconnecting import ConnectionLostError, Retries
 SEND_ATTEMPTS = 3  # a file that arrives damaged so often shows that something is broken
 ANSWER_S = 60.0  # for requests that are answered at once
 HASHING_S = 600.0  # a slow card under a large folder
+KINDS_OF_NUMBERS = "biufc"  # of numpy
 RETRY_S = 30.0  # after a connection was lost
 
 
@@ -139,13 +141,25 @@ class Link:
             try:
                 with closing(stream) as answers:
                     for answer in answers:
+                        self._check_outputs(answer, first)
                         first += 1
                         retries.reset()
                         yield answer.arrays
+                if first < count:
+                    raise wrong_answer(self.name, f"infer: {first} of {count} samples")
                 return
             except ConnectionLostError as error:
                 self._disconnect()
                 retries.wait_or_raise(error)
+
+    def _check_outputs(self, answer: Message, index: int) -> None:
+        """Raise DeviceError for outputs of another sample, or that are no numbers."""
+        if answer.fields.get("index") != index:
+            raise wrong_answer(self.name, f"infer: not the outputs of sample {index}")
+        for name, array in answer.arrays.items():
+            if array.dtype.kind not in KINDS_OF_NUMBERS or not name.isprintable():
+                reason = f"infer: output {printable(name)} is {array.dtype}"
+                raise wrong_answer(self.name, reason)
 
     def round(
         self,
@@ -179,6 +193,8 @@ class Link:
             return cast("RoundAnswer", answer)
 
         answer = self._take_with_energy(take_round, round_options)
+        if not answer["values_ns"] or min(answer["values_ns"]) <= 0:
+            raise wrong_answer(self.name, "values_ns of round: no times of inferences")
         return _round_from(answer)
 
     def placement(self, build: Stored) -> Placement | None:

@@ -12,8 +12,9 @@ from qpipe_devices import local
 
 # stands for the board's Python: runs the real agent, and changes what it answers as the file of the lie says
 LIAR = """#!{python}
-import json, os, subprocess, sys, threading
+import json, os, subprocess, sys, threading, time
 sys.path[:0] = {path!r}
+import numpy as np
 from qpipe_devices.agent import wire
 agent = subprocess.Popen([{python!r}, *sys.argv[1:]], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 def forward():
@@ -35,6 +36,11 @@ while message := wire.read_message(agent.stdout):
     with open({lie!r}) as file:
         lie = json.load(file)
     fields, arrays = message.fields, message.arrays
+    if "boot_id" in fields and "boot_id" in lie:
+        fields["boot_id"] = lie["boot_id"]
+    if lie.get("when", "id") not in fields:
+        wire.write_message(out, fields, arrays)
+        continue
     if lie.get("field") in fields:
         if "value" in lie:
             fields[lie["field"]] = lie["value"]
@@ -44,11 +50,32 @@ while message := wire.read_message(agent.stdout):
         out.write(lie["raw"].replace("ID", str(fields["id"])).encode())
         if "then" in lie:
             endless(lie["then"].encode() * 65536)
+    if fields["id"] > 0 and lie.get("ends"):
+        agent.kill()
+        os._exit(0)
+    while fields["id"] > 0 and lie.get("is_silent"):
+        time.sleep(1)
+    if "index" in fields and "array" in lie:
+        name, dtype, shape = lie["array"]
+        arrays = {{name: np.zeros(shape, dtype)}} if name else {{}}
     if fields["id"] > 0 and "stderr_mb" in lie:
         for _ in range(lie["stderr_mb"]):
             os.write(2, b"\\x1b[31m" * 200000)
     wire.write_message(out, fields, arrays)
 """
+
+
+def write_liar(folder: Path) -> Path:
+    """Write what stands for the Python of a board that tells the lie in lie.json beside it."""
+    python = folder / "python3"
+    text = LIAR.format(
+        python=sys.executable,
+        lie=str(folder / "lie.json"),
+        path=[part for part in sys.path if part],
+    )
+    python.write_text(text, encoding="utf-8")
+    python.chmod(0o755)
+    return python
 
 
 class LyingBoard:
@@ -57,12 +84,7 @@ class LyingBoard:
     def __init__(self, folder: Path) -> None:
         self.lie = folder / "lie.json"
         self.tell()
-        python = folder / "python3"
-        text = LIAR.format(
-            python=sys.executable, lie=str(self.lie), path=[part for part in sys.path if part]
-        )
-        python.write_text(text, encoding="utf-8")
-        python.chmod(0o755)
+        python = write_liar(folder)
         self.device: qpipe.Device = local(
             "board", python=str(python), folder=folder / "board", deadline_s=20
         )

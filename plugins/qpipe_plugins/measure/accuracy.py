@@ -37,6 +37,8 @@ def accuracy(
     count = len(evaluation_samples)
     done = 0
     for outputs in device.infer(deployed.stored, device_samples, count):
+        if not has_states:
+            _check_outputs(device.name, outputs, deployed.build.manifest)
         scores.add(evaluation_samples[done], outputs, float_outputs[done])
         done += 1
         progress(done, count, "samples")
@@ -46,3 +48,30 @@ def accuracy(
             "see the log of the step"
         )
     return scores.measurements()
+
+
+def _check_outputs(device: str, outputs: Outputs, manifest: Mapping[str, Any]) -> None:
+    """Raise DeviceError where outputs are not those of the build: a board may answer anything."""
+    for announced in manifest.get("outputs", ()):
+        name = announced["name"]
+        if name not in outputs:
+            reason = f"it has no output {name}"
+        elif not _fits(outputs[name].shape, announced["shape"]):
+            reason = f"output {name} has the shape {outputs[name].shape}, not {announced['shape']}"
+        else:
+            continue
+        raise qpipe.DeviceError(
+            f"{device}: a wrong answer: {reason}; check what runs there", failure="wrong answer"
+        )
+
+
+def _fits(shape: Sequence[int], announced: Sequence[Any] | None) -> bool:
+    """Return whether a shape has the rank and the fixed dimensions of what was announced."""
+    if announced is None:  # nobody knows its shape
+        return True
+    if len(shape) != len(announced):
+        return False
+    for length, dimension in zip(shape, announced, strict=True):
+        if isinstance(dimension, int) and dimension > 0 and length != dimension:
+            return False
+    return True
