@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -61,10 +62,12 @@ def model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
 
 
-def built(proto: onnx.ModelProto, folder: Path, provider: str = "cpu") -> onnx.ModelProto:
+def built(
+    proto: onnx.ModelProto, folder: Path, provider: str = "cpu", arch: str = "x86_64"
+) -> onnx.ModelProto:
     providers = [provider, "cpu"] if provider != "cpu" else ["cpu"]
     network = ir.from_proto(onnx.ModelProto.FromString(proto.SerializeToString()))
-    build = compile_onnxruntime(network, Platform(), folder, providers=providers)  # type: ignore[arg-type]
+    build = compile_onnxruntime(network, Platform(arch=arch), folder, providers=providers)  # type: ignore[arg-type]
     return onnx.load(build.folder / "model.onnx")
 
 
@@ -126,6 +129,29 @@ def test_prelu_is_a_maximum_of_the_same_numbers(slopes: np.ndarray, tmp_path: Pa
 
 def test_prelu_with_a_slope_above_one_stays(tmp_path: Path) -> None:
     assert operators(built(prelu_net(np.linspace(0, 1.5, 6)[:, None, None]), tmp_path)) == {"PRelu"}
+
+
+@both_kinds
+@pytest.mark.parametrize("arch", ["x86_64", "aarch64"])
+@pytest.mark.parametrize("attributes", [{}, {"ceil_mode": 1, "pads": [1, 0, 0, 1]}])
+def test_the_maximum_of_codes_is_taken_with_channels_last(
+    attributes: dict[str, Any], arch: str, kind: Arithmetic, tmp_path: Path
+) -> None:
+    pair = ["scale", "zero_point"]
+    pooling = {"kernel_shape": [3, 2], "strides": [2, 2], **attributes}
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", *pair], ["x_codes"]),
+        helper.make_node("DequantizeLinear", ["x_codes", *pair], ["x_exact"]),
+        helper.make_node("MaxPool", ["x_exact"], ["largest"], "pool", **pooling),
+        helper.make_node("QuantizeLinear", ["largest", *pair], ["y_codes"]),
+        helper.make_node("DequantizeLinear", ["y_codes", *pair], ["y"]),
+    ]
+    shape = [1, 5, 11, 9]
+    proto = model(nodes, shape, {"scale": SCALE, "zero_point": np.uint8(120)})
+    x = values(shape)
+    made = built(proto, tmp_path, arch=arch)
+    assert "NhwcMaxPool" in operators(made)
+    np.testing.assert_array_equal(session(made, kind).run(None, {"x": x})[0], plainly(proto, x))
 
 
 def test_other_providers_get_the_operators_themselves(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from qpipe_plugins.compile.hard_activations import lower_hard_activations
 from qpipe_plugins.compile.noise import check_unchanged
 from qpipe_plugins.compile.opset_versions import fit_versions
 from qpipe_plugins.compile.packing import Packing, choose_widths, pack, unpacking_bytes
+from qpipe_plugins.compile.pooling import pool_channels_last
 from qpipe_plugins.compile.redundancy import (
     derive_bias_scales,
     remove_redundancy,
@@ -100,6 +101,7 @@ def write_network(
         _shift_activations(model)
     if cpu_kernels:
         network_nodes |= lower_hard_activations(model)
+        network_nodes |= pool_channels_last(model)
     remove_saturated_clips(model)
     remove_rescaling(model)
     derive_bias_scales(model)
