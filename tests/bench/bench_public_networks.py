@@ -11,39 +11,42 @@ import logging
 import sys
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import public_networks
 from public_networks import NETWORKS
+from qpipe.engine.sequences import write_chunks
 from qpipe.samples.store import Samples
 from qpipe.types import Preprocessing, Sample
-from qpipe_plugins.models.onnx_file import onnx_file
-from scheme_sqnr import scheme_sqnr
+from scheme_sqnr import quiet, scheme_sqnr
 
 SCHEMES = ("int8-channel", "int8-compensated", "int8-floor", "onnxruntime")
 CALIBRATED = 24
 EVALUATED = 12
 
 
-def written(folder: Path, name: str, count: int, seed: int) -> Samples:
+def written(folder: Path, name: str, path: Path, count: int, seed: int) -> Samples:
     drawn = public_networks.draw(name, count, seed)
     how = {
         input_name: Preprocessing(dtype=array.dtype.name) for input_name, array in drawn[0].items()
     }
     stream = (Sample(str(number), feeds) for number, feeds in enumerate(drawn))
-    return Samples.write(folder, stream, how)
+    samples = Samples.write(folder, stream, how)
+    if not NETWORKS[name].states:
+        return samples
+    return write_chunks(NETWORKS[name].load(path), samples, folder / "chunks", quiet)
 
 
 def row(name: str, downloads: Path) -> str:
     path = public_networks.download(name, downloads)
-    shapes = {key: list(shape) for key, shape in NETWORKS[name].shapes.items()}
     with tempfile.TemporaryDirectory() as folder:
         found = scheme_sqnr(
-            lambda: onnx_file(path=path, shapes=shapes or None),
-            written(Path(folder) / "calibration", name, CALIBRATED, seed=1),
-            written(Path(folder) / "evaluation", name, EVALUATED, seed=2),
+            partial(NETWORKS[name].load, path),
+            written(Path(folder) / "calibration", name, path, CALIBRATED, seed=1),
+            written(Path(folder) / "evaluation", name, path, EVALUATED, seed=2),
             Path(folder),
         )
     cells = [f"{found[scheme]:.1f}" if scheme in found else "" for scheme in SCHEMES]
