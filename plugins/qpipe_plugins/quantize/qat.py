@@ -29,7 +29,7 @@ def qat(
     epochs: Count | None = None,
     guided: bool = True,
     rate: Annotated[float, Field(gt=0, le=1)] = 2e-3,
-    scale_rate: Annotated[float, Field(ge=0, le=1)] = 5e-4,
+    scale_rate: Annotated[float, Field(ge=0, le=1)] = 1e-3,
     features: Annotated[float, Field(ge=0, le=100)] = 1.0,
     gradual: Share = 0.0,
     freezing: bool = True,

@@ -252,13 +252,14 @@ def _resized_plane(
 def shape_of(operation: Operation, x: Tensor) -> Tensor:
     """Return the shape, or a part of it."""
     end = operation.node.attributes.get_int("end")
-    return torch.tensor(list(x.shape)[operation.integer("start") : end], dtype=torch.int64)
+    sizes = list(x.shape)[operation.integer("start") : end]
+    return torch.tensor(sizes, dtype=torch.int64, device=x.device)
 
 
 @torch_operator("Size")
 def size_of(_operation: Operation, x: Tensor) -> Tensor:
     """Return the number of elements."""
-    return torch.tensor(x.numel())
+    return torch.tensor(x.numel(), device=x.device)
 
 
 @torch_operator("ConstantOfShape")
@@ -266,12 +267,14 @@ def constant_of_shape(operation: Operation, shape: Tensor) -> Tensor:
     """Return a tensor of one value, by default 0."""
     value = operation.node.attributes.get_tensor("value")
     if value is None:
-        return torch.zeros(shape.tolist())
+        return torch.zeros(shape.tolist(), device=shape.device)
     number = value.numpy().reshape(-1)[0].item()
-    return torch.full(shape.tolist(), number, dtype=torch_type(int(value.dtype)))
+    dtype = torch_type(int(value.dtype))
+    return torch.full(shape.tolist(), number, dtype=dtype, device=shape.device)
 
 
 @torch_operator("Range")
 def arange(_operation: Operation, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
     """Count from a number up to another."""
-    return torch.arange(start.item(), limit.item(), delta.item(), dtype=start.dtype)
+    numbers = (start.item(), limit.item(), delta.item())
+    return torch.arange(*numbers, dtype=start.dtype, device=start.device)
