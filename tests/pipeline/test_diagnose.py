@@ -208,6 +208,23 @@ def test_a_floor_is_advised_before_mse_where_few_layers_carry_the_loss(
     assert "mixed: {bits: [8, 32], sqnr: 30}" in worst["remedy"]
     assert "mse" not in worst["remedy"]
     assert not any("mixed" in other["remedy"] for other in others)
+    for _ in range(2):  # the second time as the cache keeps it
+        out, _ = qpipe("plan recipe.yaml")
+        (line,) = [line for line in out.splitlines() if line.startswith("net at 8 bits: ")]
+        assert "lost by Conv 'three' (" in line
+
+
+def test_plan_tells_what_8_bits_cost_once_the_network_is_calibrated(
+    qpipe: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(fill(tmp_path))
+    out, _ = qpipe("plan recipe.yaml")
+    assert "at 8 bits" not in out
+    diagnosed(qpipe, "channel")
+    out, _ = qpipe("plan recipe.yaml")
+    found = re.search(r"net at 8 bits: outputs at (.*) dB of float's on 4 samples$", out, re.M)
+    assert found
+    assert float(found[1]) > 25
 
 
 def test_a_range_that_clips_is_named_with_the_share_of_values(

@@ -129,6 +129,7 @@ def _print_work(model: str, plan: Plan, cache: Cache) -> None:
     from qpipe.engine import stage_results
     from qpipe.engine.quick_int8 import planned_int8_time
     from qpipe.quant.coverage import coverage
+    from qpipe.start.eight_bits import planned_eight_bits
 
     folder = plan.steps[plan.imported[model]].result_folder(cache)
     covered = coverage(stage_results.read("import", folder))
@@ -137,3 +138,6 @@ def _print_work(model: str, plan: Plan, cache: Cache) -> None:
     print_text(f"{model} on integers: {summary or 'nothing'}")
     if time is not None:
         print_text(f"{model}: {time}")
+    eight_bits = planned_eight_bits(plan, model, cache)
+    if eight_bits is not None:
+        print_text(f"{model} at 8 bits: {eight_bits}")

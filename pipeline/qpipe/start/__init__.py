@@ -1,6 +1,6 @@
 """`qpipe new`: look at a network and its samples, and write a recipe that runs.
 
 For other packages: `new_recipe` (write_new_recipe), `demo` (unpack), and what a new recipe holds:
-`feeding`, `feeding_choice`, `network_facts`, `network_family`, `recipe_text`, `sample_sources`,
-`scalings`.
+`eight_bits`, `feeding`, `feeding_choice`, `network_facts`, `network_family`, `recipe_text`,
+`sample_sources`, `scalings`.
 """

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import onnx_ir as ir
 
-from qpipe.engine.quick_int8 import Int8Time, measure_int8_time, quantize_quickly, silence
+from qpipe.engine import cache_keys, stage_results
+from qpipe.engine.plan import Plan, Step
+from qpipe.engine.quick_int8 import (
+    Int8Time,
+    measure_int8_time,
+    plain_scheme,
+    quantize_quickly,
+    silence,
+)
 from qpipe.errors import StageError
 from qpipe.quant.layer_parts import Part, find_damaging, origins, read_parts, union
 from qpipe.quant.sensitivity import BOUND_DB, Probe, decibels
 from qpipe.recipe.recipe import Recipe
 from qpipe.samples.selection import take_evenly
 from qpipe.samples.store import Samples
+from qpipe.storage.cache import Cache
 
+KIND = "eight_bits"  # of the entries in the cache that keep it
+FILE_NAME = "eight_bits.json"
 SCHEME = "int8-channel"  # whose quantizer is tried
 # dB of the outputs: with less, rounding better is no cure; and what a layer to blame leaves alone
 BEARABLE = 12.0
@@ -80,7 +93,71 @@ def try_eight_bits(recipe: Recipe, model: ir.Model, samples: Samples) -> EightBi
 
 def _measure(recipe: Recipe, model: ir.Model, samples: Samples) -> EightBits | None:
     quantized = quantize_quickly(recipe, SCHEME, model, samples, CALIBRATED)
+    eight_bits = measure_eight_bits(quantized, model, samples)
+    if eight_bits is None:
+        return None
     time_needed = measure_int8_time(recipe, SCHEME, model, quantized, samples)
+    return replace(eight_bits, time=time_needed)
+
+
+def planned_eight_bits(plan: Plan, model: str, cache: Cache) -> EightBits | None:
+    """Return what 8 bits cost a network of a plan; None where it is not calibrated yet.
+
+    It is the network that the first plain scheme makes. The cache keeps the answer.
+    """
+    network = plan.steps[plan.imported[model]]
+    samples = plan.steps[plan.samples[model]]
+    scheme = plain_scheme(plan.recipe)
+    statistics = _calibration(plan, network, cache)
+    if scheme is None or statistics is None:
+        return None
+    call = plan.recipe.schemes[scheme][0]
+    key = cache_keys.key(
+        {
+            **cache_keys.of_engine(KIND),
+            **cache_keys.of_host(),
+            "scheme": cache_keys.of_call(call),
+            "statistics": statistics.key,
+            "samples": samples.key,
+        }
+    )
+    folder = cache.get(KIND, key)
+    if folder is not None:
+        return _read(folder / FILE_NAME)
+    float_network = stage_results.read("import", network.result_folder(cache))
+    parts = stage_results.read("samples", samples.result_folder(cache))
+    ranges = stage_results.read("calibrate", statistics.result_folder(cache))
+    try:
+        with silence():
+            copy = ir.from_proto(ir.to_proto(float_network))
+            quantized = call.stage.function(copy, ranges, **call.resolved())
+            eight_bits = measure_eight_bits(quantized, float_network, parts["calibration"])
+    except Exception:  # noqa: BLE001  (foreign code: whatever a stage raises, a run tells)
+        return None
+    with cache.put(KIND, key) as out:
+        fields = asdict(eight_bits) if eight_bits is not None else None
+        (out / FILE_NAME).write_text(json.dumps(fields), encoding="utf-8")
+    return eight_bits
+
+
+def _calibration(plan: Plan, network: Step, cache: Cache) -> Step | None:
+    """Return the step that calibrated a network as it was imported, if its result is there."""
+    for step in plan.steps.values():
+        if step.kind == "calibrate" and step.needs.get("model") == network.id:
+            return step if cache.has(step.kind, step.key) else None
+    return None
+
+
+def _read(file: Path) -> EightBits | None:
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    if fields is None:
+        return None
+    damaged = [LayerDamage(**layer) for layer in fields["damaged"]]
+    return EightBits(fields["samples"], fields["sqnr"], damaged=damaged)
+
+
+def measure_eight_bits(quantized: ir.Model, model: ir.Model, samples: Samples) -> EightBits | None:
+    """Measure a quantized network on a few samples; None where nothing of it is quantized."""
     float_origins = origins(quantized, model)
     indices = take_evenly(range(len(samples)), MEASURED)
     probe = Probe(quantized, float_origins, samples, indices, threads=0)
@@ -90,7 +167,7 @@ def _measure(recipe: Recipe, model: ir.Model, samples: Samples) -> EightBits | N
     start = time.monotonic()
     damage = probe.damage(union([part.both for part in parts]))
     seconds = time.monotonic() - start
-    total = EightBits(len(indices), decibels(damage), time_needed)
+    total = EightBits(len(indices), decibels(damage))
     if total.is_bearable:
         return total
     most = min(MOST_MEASUREMENTS, int(SECONDS / max(seconds, 1e-3)))
