@@ -344,6 +344,16 @@ def test_weights_that_are_no_inputs_are_weights_in_the_oldest_files_too(tmp_path
     imported(write(tmp_path, text, arrays, opset=8, ir=3))
 
 
+def test_an_output_of_maps_is_named(tmp_path: Path) -> None:
+    text = """net (float[1, 3] x) => (float[1, 3] y, seq(map(int64, float)) z) {
+      y = Relu (x) z = ai.onnx.ml.ZipMap <classlabels_int64s = [1, 5, 9]> (y) }"""
+    header = '<ir_version: 8, opset_import: ["" : 17, "ai.onnx.ml" : 3]> '
+    path = tmp_path / "net.onnx"
+    onnx.save(onnx.parser.parse_model(header + text), path)
+    with pytest.raises(StageError, match="output 'z' gives maps, as of the operator ZipMap; "):
+        onnx_file(path=path)
+
+
 def test_a_network_that_computes_in_double_is_still_refused(tmp_path: Path) -> None:
     text = """net (float[1, 4] x) => (float[1, 4] y) {
       d = Cast <to = 11> (x) s = Mul (d, w) y = Cast <to = 1> (s) }"""

@@ -61,6 +61,21 @@ def check_inputs(proto: onnx.ModelProto, where: str) -> None:
             )
 
 
+def check_outputs(proto: onnx.ModelProto, where: str) -> None:
+    """Raise StageError for outputs that are maps, which onnx_ir does not read."""
+    for value in proto.graph.output:
+        element = value.type.sequence_type.elem_type if _is_sequence(value) else value.type
+        if element.WhichOneof("value") == "map_type":
+            raise StageError(
+                f"{where}: output '{value.name}' gives maps, as of the operator ZipMap; "
+                "export the network with tensors instead, as by the option zipmap: False"
+            )
+
+
+def _is_sequence(value: onnx.ValueInfoProto) -> bool:
+    return bool(value.type.WhichOneof("value") == "sequence_type")
+
+
 def _type_name(value: onnx.ValueInfoProto) -> str:
     """Return the element type of a tensor; `of type sequence` and the like for anything else."""
     kind = value.type.WhichOneof("value")

@@ -22,6 +22,7 @@ from qpipe_plugins.models.network_checks import (
     check_finite_weights,
     check_functions,
     check_inputs,
+    check_outputs,
     check_shapes,
     check_states,
     check_weight_types,
@@ -196,6 +197,7 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
             f"{where}: not a valid network: {_first_line(error)}; export it again"
         ) from error
     check_inputs(proto, where)
+    check_outputs(proto, where)
     check_functions(proto, where)
 
 
