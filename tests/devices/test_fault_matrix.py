@@ -124,7 +124,9 @@ def read_only_home(site: Site) -> None:
 
 def full_disk(site: Site) -> None:
     site.board.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", site.board], check=True)
+    subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", site.board], check=True
+    )
 
 
 def noise(site: Site) -> None:
