@@ -221,7 +221,7 @@ def emulated_outputs(cpu: str, jobs: Sequence[Job], folder: Path) -> list[list[d
 def run_emulated(cpu: str, script: str, *arguments: str) -> None:
     """Run a Python script on a CPU model; where the script fails, so does the test."""
     argv = [str(QEMU), "-cpu", cpu, sys.executable, "-c", script, *arguments]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=580, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
 
 

@@ -672,7 +672,7 @@ def test_the_command_itself_ends_so(case: str, qpipe: Spoilt) -> None:
     old, new, message = TEXTS[case]
     qpipe.edit(old, new)
     command = [str(Path(sys.executable).with_name("qpipe")), "plan", "recipe.yaml"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=500)
     assert (ended.returncode, ended.stdout, ended.stderr) == (2, "", f"qpipe: {message}\n")
 
 

@@ -34,7 +34,6 @@ pytestmark = [
         fault_lab.SSHD is None, reason="no sshd is installed: apt-get install openssh-server"
     ),
     pytest.mark.skipif(not Path("/proc/self/cwd").exists(), reason="looks for processes in /proc"),
-    pytest.mark.timeout(300),
 ]
 
 

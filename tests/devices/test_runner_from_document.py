@@ -159,7 +159,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         f"local: {{local: {{folder: {folder}/board}}}}", encoding="utf-8"
     )
     argv = [QPIPE, "run", "recipe.yaml", "--json"]
-    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=100)
+    done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     return {row["build"]: row for row in json.loads(done.stdout)}
 

@@ -62,7 +62,7 @@ class Board:
         """What a program of the other user prints to its end."""
         process = self.as_other(program, *words)
         with ended_at_last(process):
-            out, _ = process.communicate(timeout=60)
+            out, _ = process.communicate(timeout=500)
         return out
 
 

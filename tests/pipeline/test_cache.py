@@ -334,7 +334,7 @@ def test_what_a_living_process_writes_is_never_swept(cache: Cache) -> None:
     put(cache, key="other")
     with cache.protect([]):
         assert folder.is_dir()
-    writer.communicate(timeout=60)
+    writer.communicate(timeout=500)
     assert cache.get("import", "k") is not None
 
 

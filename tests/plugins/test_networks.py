@@ -244,7 +244,6 @@ def test_equalized_it_is_the_same_function_and_quantizes_per_tensor(name, prepar
 
 @emulated
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @other_kind
 def test_emulated_kernels_of_the_other_kind_of_processor_give_the_same(kind, prepared, tmp_path):
     paths = {}

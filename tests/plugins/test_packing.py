@@ -221,7 +221,7 @@ print(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1])
 
 def loading_peak_mb(path):
     argv = [sys.executable, "-c", PEAK, str(path)]
-    return int(subprocess.run(argv, capture_output=True, check=True, timeout=60).stdout) / 1e3
+    return int(subprocess.run(argv, capture_output=True, check=True, timeout=500).stdout) / 1e3
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs /proc of Linux")

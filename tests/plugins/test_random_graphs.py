@@ -166,7 +166,6 @@ def test_integer_kernels_give_what_the_operators_are_defined_to(
 
 @emulated
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 @other_kind
 def test_emulated_kernels_of_the_other_kind_give_the_same(kind: Arithmetic, tmp_path: Path) -> None:
     lasts = itertools.cycle(LAST)
