@@ -12,7 +12,7 @@ from qpipe.quant.inference import InferenceError, inferences, open_session
 from qpipe.quant.sensitivity import decibels, relative_noise
 from qpipe.quant.statistics import Statistics
 from qpipe.samples.store import Samples
-from qpipe.types import Array
+from qpipe.types import ANY_TARGET, Array
 from qpipe_plugins.calibrate.histogram import histogram
 from qpipe_plugins.quantize.compensate import compensate
 from qpipe_plugins.quantize.float_layers import UnreachableFloorError
@@ -34,7 +34,7 @@ def scheme_networks(
     """The network of each scheme, by its name; a floor that nothing but float reaches has none."""
     statistics = histogram(load(), calibration, quiet)
     yield "int8-channel", symmetric(load(), statistics)
-    ranged = symmetric(load(), statistics, activation_range="mse")
+    ranged = symmetric(load(), statistics, ANY_TARGET, calibration, activation_range="mse")
     yield "int8-compensated", compensate(ranged, load(), calibration, workdir, quiet)
     with suppress(UnreachableFloorError):
         yield "int8-floor", _floor(load, statistics, calibration, workdir)

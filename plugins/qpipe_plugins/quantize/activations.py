@@ -34,7 +34,7 @@ def activations(
     QuantizeLinear and a DequantizeLinear, with one scale and zero point per tensor; shapes stay.
     Takes seconds. 16 bits (opset 21) have no integer kernels on CPUs: they show what quantizing
     the weights alone costs. The ranges mse and entropy are searched tensor by tensor; where some
-    calibration samples tell that this moves the outputs further than minmax, tensors keep minmax.
+    calibration samples tell that this moves the outputs much further than minmax, tensors keep it.
     Method: Jacob et al. 2018 (arXiv 1712.05877); ranges as in Krishnamoorthi 2018
     (arXiv 1806.08342).
     """

@@ -22,7 +22,9 @@ from qpipe_plugins.quantize.held_out import parts, spread_indices
 from qpipe_plugins.quantize.output_noise import OutputNoise
 
 SEARCHED_METHODS = ("mse", "entropy")
-CHECKED_SAMPLES = 8
+CHECKED_SAMPLES = 16
+# of the noise of minmax: what less differs on a few samples is chance
+MARGIN = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +46,7 @@ def unclipped_tensors(
     samples: Samples,
     options: RangeOptions,
 ) -> Collection[str]:
-    """Return the tensors to quantize with minmax instead, so that the outputs are no worse for it.
+    """Return the tensors to quantize with minmax instead, where that is clearly better.
 
     The network has quantized weights; held against it, not against float, is what its activations
     add. Costs two inferences of a few samples, and four more where the searched ranges are worse.
@@ -69,7 +71,7 @@ def unclipped_tensors(
     names = list(statistics)
     searched_noise = noise_without_clipping(())
     whole_noise = noise_without_clipping(names)
-    if not whole_noise < searched_noise:
+    if not whole_noise * MARGIN < searched_noise:
         return ()
     unclipped: list[str] = []
     least_noise = searched_noise
