@@ -120,7 +120,7 @@ def write_network(
         "model": FILE_NAME,
         "weights": {"count": count, "bits": bits, "limited_layers": limited_layers},
         "inputs": [_describe_tensor(value) for value in graph.inputs],
-        "outputs": [_describe_tensor(value) for value in graph.outputs],
+        "outputs": [_describe_tensor(value) for value in graph.outputs if _holds_numbers(value)],
     }
 
 
@@ -150,6 +150,12 @@ def _constant_bytes(model: ir.Model) -> int:
     """Return how many bytes all constants take: nearly all of a file."""
     tensors = [value.const_value for value in model.graph.initializers.values()]
     return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+
+
+def _holds_numbers(value: ir.Value) -> bool:
+    """Return whether an output is a tensor of numbers: a device returns no others."""
+    is_tensor = value.type is None or isinstance(value.type, ir.TensorType)
+    return is_tensor and value.dtype != ir.DataType.STRING
 
 
 def _describe_tensor(value: ir.Value) -> TensorDescription:
