@@ -30,8 +30,8 @@ LONGEST_LINE = 1 << 16  # bytes
 MOST_DIGITS = 15  # of the size of a file
 FILE_FOLLOWS = b"qpipe-file-follows "
 DISK_FULL_PHRASES = ("no space left on device", "disk quota exceeded")
-# where it fails, its last line names the mount, which df prints last
-MOUNT_FOLLOWS = "qpipe-mount "
+# where it fails, its last line names the mount, which df prints last, if it knows one
+MOUNT_FOLLOWS = "qpipe-mount:"
 RECEIVE_SCRIPT = (
     'cat > "$1" && exit; code=$?; mount=$(df -P "$1" 2>/dev/null | tail -n 1); '
     f'echo "{MOUNT_FOLLOWS}${{mount##* }}" >&2; exit $code'
