@@ -105,6 +105,14 @@ def write_boards(site: Site, lies: list[str]) -> dict[str, str]:
     return lie_of
 
 
+# a process begins with the peak of whoever starts it, which must so be a small one
+MEASURE = """
+import resource, subprocess, sys
+status = subprocess.run(sys.argv[1:], stdout=sys.stderr).returncode
+print(status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1000)
+"""
+
+
 def run(site: Site, devices: list[str], output: Path) -> tuple[int, float]:
     """The exit status of a run on these devices, and the most memory of its processes in MB."""
     words = [word for device in devices for word in ("--device", device)]
@@ -112,12 +120,12 @@ def run(site: Site, devices: list[str], output: Path) -> tuple[int, float]:
     command += ["--retries", "0"]
     environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
     with output.open("wb") as file:
-        process = subprocess.Popen(
-            command, cwd=site.host, env=environment, stdout=file, stderr=subprocess.STDOUT
-        )
-        _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return process.returncode, usage.ru_maxrss / 1000
+        measured = subprocess.run(
+            [sys.executable, "-c", MEASURE, *command],
+            cwd=site.host, env=environment, stdout=subprocess.PIPE, stderr=file, check=True,
+        )  # fmt: skip
+    status, memory_mb = measured.stdout.split()
+    return int(status), float(memory_mb)
 
 
 def failures(site: Site) -> dict[str, tuple[str, str]]:
