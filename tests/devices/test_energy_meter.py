@@ -45,9 +45,7 @@ def changing(path: Path, values: list[object]) -> Iterator[None]:
     def write() -> None:
         number = 0
         while not over.wait(0.003):
-            aside = path.with_suffix(".new")
-            aside.write_text(f"{values[number % len(values)]}\n", encoding="utf-8")
-            aside.replace(path)
+            _write_whole(path, f"{values[number % len(values)]}\n")
             number += 1
 
     thread = threading.Thread(target=write)
@@ -55,6 +53,13 @@ def changing(path: Path, values: list[object]) -> Iterator[None]:
     yield
     over.set()
     thread.join()
+
+
+def _write_whole(path: Path, text: str) -> None:
+    """As a sensor: whoever reads meanwhile gets all of the old value, or of the new one."""
+    aside = path.with_suffix(".new")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(path)
 
 
 def window(seconds: float) -> tuple[int, int]:
@@ -163,7 +168,8 @@ def test_a_counter_that_begins_anew_goes_on(tmp_path):
     with metered({"source": "rapl"}, root) as meter:
         start, _ = window(0.03)
         before = meter.samples[0][-1][1]
-        counter.write_text("1671150")  # 328850 uJ to the end of its range, and from zero on
+        # 328850 uJ to the end of its range, and from zero on
+        _write_whole(counter, "1671150")
         assert wait_until(lambda: meter.samples[0][-1][1] > before)
         _, end = window(0.03)
         assert meter.joules(start, end) == pytest.approx(2.0)
