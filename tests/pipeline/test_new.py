@@ -584,7 +584,10 @@ def test_samples_of_other_lengths_than_the_first_are_told_in_a_line(
             np.savez(tmp_path / "data" / part / f"{number}.npz", x=array)
     out, _ = qpipe("new net.onnx --samples npz:data")
     assert written()["models"]["net"]["onnx"]["shapes"] == {"x": [1, 8, 20]}
-    assert "cannot be fed with the samples yet: the samples differ in size: sample '1.npz' gives " in out
+    assert (
+        "cannot be fed with the samples yet: the samples differ in size: sample '1.npz' gives "
+        in out
+    )
 
 
 # ---- what is seen
