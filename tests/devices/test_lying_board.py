@@ -6,7 +6,6 @@ import io
 import json
 import logging
 import math
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from lying_board import LyingBoard
 
 import qpipe
+from peak_memory import peak_growth
 from qpipe_devices import local
 from qpipe_devices.agent import wire
 from qpipe_devices.link import Link
@@ -133,15 +133,13 @@ def test_what_is_no_message_ends_the_conversation_and_takes_no_memory(
     lie: dict[str, str], board: LyingBoard, build: qpipe.Build, samples: qpipe.Samples
 ) -> None:
     board.device.capabilities()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     board.tell(**lie)
-    with pytest.raises(qpipe.DeviceError) as error:
+    with peak_growth() as grown_mb, pytest.raises(qpipe.DeviceError) as error:
         board.device.capabilities()
+    assert grown_mb() < MEMORY_MB
     assert error.value.failure == "wrong answer"
     assert "\n" not in str(error.value)
     assert len(str(error.value)) < 1000
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    assert (after - before) / 1000 < MEMORY_MB
     board.tell()
     assert board.device.capabilities().cores >= 1, "a new conversation may be a true one"
 
@@ -198,10 +196,10 @@ def test_a_bare_board_that_prints_without_end_takes_no_memory(bare: tuple[Link, 
     device, _ = bare
     script = "#!/bin/sh\nyes qpipe >&2 &\nexec cat /dev/zero\n"
     Path(device.python).write_text(script, encoding="utf-8")
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(qpipe.DeviceError, match="does not run there: qpipe; set python to"):
+    refused = pytest.raises(qpipe.DeviceError, match="does not run there: qpipe; set python to")
+    with peak_growth() as grown_mb, refused:
         bare_calls.probe(device, ["numpy"])
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000 < MEMORY_MB
+    assert grown_mb() < MEMORY_MB
 
 
 def test_numbers_that_are_none_and_crowds_of_lists_are_wrong_answers(board: LyingBoard) -> None:
@@ -233,10 +231,10 @@ def test_a_flood_on_standard_error_is_cut_and_takes_no_memory(
 ) -> None:
     caplog.set_level(logging.INFO, "qpipe_devices.agent_connection")
     board.device.capabilities()
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     board.tell(stderr_mb=20)
-    assert board.device.capabilities().cores >= 1
-    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1000 < MEMORY_MB
+    with peak_growth() as grown_mb:
+        assert board.device.capabilities().cores >= 1
+    assert grown_mb() < MEMORY_MB
     logged = sum(len(record.getMessage()) for record in caplog.records)
     assert 1_000_000 < logged < 4_000_000
     assert "\x1b" not in caplog.text

@@ -10,6 +10,7 @@ import onnx
 import pytest
 
 from networks import Net
+from qpipe.engine import quick_int8
 from qpipe.engine.quick_int8 import Int8Time
 from shell import Shell
 
@@ -47,6 +48,26 @@ def test_a_plan_tells_it_and_measures_it_once(shell: Shell) -> None:
     lines = [shell.run("plan", "recipe.yaml")[0].splitlines()[-1] for _ in range(2)]
     assert TIME.fullmatch(lines[0].removeprefix("net: ")), lines[0]
     assert lines[1] == lines[0]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    ["builds: {ort: {onnxruntime: {threads: 2}}}", "calibrate: {histogram: {samples: 2}}"],
+)
+def test_what_it_depends_on_makes_a_plan_measure_again(
+    changed: str, shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = []
+    measure = quick_int8.measure_int8_time
+    monkeypatch.setattr(
+        quick_int8, "measure_int8_time", lambda *given: measured.append(1) or measure(*given)
+    )
+    shell.run("plan", "recipe.yaml")
+    shell.run("plan", "recipe.yaml")
+    assert len(measured) == 1
+    (tmp_path / "recipe.yaml").write_text(f"{RECIPE}{changed}\n")
+    shell.run("plan", "recipe.yaml")
+    assert len(measured) == 2
 
 
 def test_a_plan_without_a_plain_scheme_tells_the_share_alone(shell: Shell, tmp_path: Path) -> None:

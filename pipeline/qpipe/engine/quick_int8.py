@@ -62,13 +62,16 @@ def planned_int8_time(plan: Plan, model: str, cache: Cache) -> Int8Time | None:
     network = plan.steps[plan.imported[model]]
     samples = plan.steps[plan.samples[model]]
     scheme = plain_scheme(plan.recipe)
-    if scheme is None:
+    compile_call = _compile_call(plan.recipe)
+    if scheme is None or compile_call is None:
         return None
+    stages = [plan.recipe.calibrate, *plan.recipe.schemes[scheme], compile_call]
     key = cache_keys.key(
         {
             **cache_keys.of_engine(KIND),
             **cache_keys.of_host(),
-            "scheme": [cache_keys.of_call(call) for call in plan.recipe.schemes[scheme]],
+            "scheme": scheme,
+            "stages": [cache_keys.of_call(call) for call in stages],
             "network": network.key,
             "samples": samples.key,
         }
@@ -133,13 +136,13 @@ def measure_int8_time(
     recipe: Recipe, scheme: str, model: ir.Model, quantized: ir.Model, samples: Samples
 ) -> Int8Time | None:
     """Time the builds of both networks for ONNX Runtime in turns; None where there are none."""
-    compile_calls = [call for call in recipe.builds.values() if call.name == "onnxruntime"]
-    if not compile_calls:
+    compile_call = _compile_call(recipe)
+    if compile_call is None:
         return None
     feeds = samples.feeds(0, network_inputs(model).shapes)
     with tempfile.TemporaryDirectory() as folder:
         builds = [
-            _build(compile_calls[0], network, Path(folder) / name)
+            _build(compile_call, network, Path(folder) / name)
             for name, network in (("float", model), ("int8", quantized))
         ]
         ratio = _ratio(builds, feeds)
@@ -149,6 +152,12 @@ def measure_int8_time(
             total = sum(times.values())
             shares = {name: seconds / total for name, seconds in times.items()}
     return Int8Time(scheme, ratio, shares)
+
+
+def _compile_call(recipe: Recipe) -> Call | None:
+    """Return the first build of a recipe that this machine can run; None where there is none."""
+    calls = (call for call in recipe.builds.values() if call.name == "onnxruntime")
+    return next(calls, None)
 
 
 def _build(call: Call, model: ir.Model, folder: Path) -> Build:

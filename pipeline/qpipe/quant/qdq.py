@@ -23,6 +23,7 @@ from qpipe.quant.graph import (
     add_initializer,
     constant,
     is_row_vector,
+    only_reader,
     optional_input,
     remove_unused,
     replace_constant,
@@ -256,6 +257,21 @@ def _read_quantized(value: ir.Value) -> QuantizedWeight | None:
     make_codebook = CODEBOOKS.get(node.metadata_props.get(CODEBOOK, ""), full_range)
     codebook = make_codebook(int(node.metadata_props.get(BITS, 8)))
     return QuantizedWeight(codes, scale, zero_point, axis, codebook)
+
+
+def pair_around(node: ir.Node) -> tuple[ir.Node, ir.Node] | None:
+    """Return the DequantizeLinear that a node reads first, and the QuantizeLinear that reads it.
+
+    None where there is none of either, or where anything else reads the node.
+    """
+    value = node.inputs[0]
+    source = value.producer() if value is not None else None
+    quantizer = only_reader(node.outputs[0])
+    if source is None or source.op_type != "DequantizeLinear":
+        return None
+    if quantizer is None or quantizer.op_type != "QuantizeLinear":
+        return None
+    return source, quantizer
 
 
 def scale_and_zero_point_of(node: ir.Node) -> tuple[Array | None, Array | None]:

@@ -23,8 +23,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from qpipe.quant import qdq
 from qpipe.quant.arithmetic import integer_range
-from qpipe.quant.graph import constant, only_reader, optional_input, shared_initializer
+from qpipe.quant.graph import constant, optional_input, shared_initializer
 from qpipe.types import Array
 from qpipe_plugins.compile.packing import named_node
 from qpipe_plugins.compile.redundancy import saturates_within
@@ -77,12 +78,10 @@ def _hard_activation(node: ir.Node) -> HardActivation | None:
     """Return what is to be replaced; None for all other nodes."""
     if node.domain or node.op_type not in ("HardSigmoid", "HardSwish"):
         return None
-    source = node.inputs[0].producer() if node.inputs[0] is not None else None
-    quantizer = only_reader(node.outputs[0])
-    if source is None or source.op_type != "DequantizeLinear":
+    pair = qdq.pair_around(node)
+    if pair is None:
         return None
-    if quantizer is None or quantizer.op_type != "QuantizeLinear":
-        return None
+    source, quantizer = pair
     scale = constant(source.inputs[1])
     zero_point = constant(optional_input(source, 2))
     if scale is None or zero_point is None or scale.size != 1 or zero_point.dtype.itemsize != 1:

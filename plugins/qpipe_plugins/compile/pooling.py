@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from qpipe.quant.graph import constant, only_reader, optional_input
+from qpipe.quant import qdq
+from qpipe.quant.graph import constant, optional_input
 from qpipe_plugins.compile.opset_versions import CONTRIB_DOMAIN
 
 OPERATOR = "NhwcMaxPool"
@@ -50,12 +51,10 @@ def _pooled_codes(node: ir.Node) -> ir.Value | None:
         return None
     if len(node.attributes.get_ints("kernel_shape", ())) != SPATIAL_AXES:
         return None
-    source = node.inputs[0].producer() if node.inputs[0] is not None else None
-    quantizer = only_reader(node.outputs[0])
-    if source is None or source.op_type != "DequantizeLinear":
+    pair = qdq.pair_around(node)
+    if pair is None:
         return None
-    if quantizer is None or quantizer.op_type != "QuantizeLinear":
-        return None
+    source, quantizer = pair
     zero_point = constant(optional_input(source, 2))
     is_of_8_bits = zero_point is not None and zero_point.dtype.itemsize == 1
     has_same_levels = list(source.inputs)[1:] == list(quantizer.inputs)[1:]

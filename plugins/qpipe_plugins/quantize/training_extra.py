@@ -18,7 +18,10 @@ MOST_HELD_OUT = 64
 def require_torch(where: str) -> None:
     """Raise StageError, which begins with `where`, where torch is not installed."""
     if importlib.util.find_spec("torch") is None:
-        raise StageError(f"{where}: torch is not installed; pip install 'qpipe-edge[train]'")
+        raise StageError(
+            f"{where}: torch is not installed; pip install 'qpipe-edge[train]'",
+            failure="configuration",
+        )
 
 
 def check_samples(calibration_samples: Samples, samples: int | None, where: str) -> None:
