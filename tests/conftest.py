@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import getpass
 import os
 import socket
@@ -49,6 +50,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run slow tests first, in random order: one that came last would keep one processor waiting."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what is imported by now out of garbage collections: going through it takes a tenth of a second each time."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header() -> str:

@@ -7,14 +7,13 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from qpipe.engine import cache_keys, plan
+from qpipe.engine import cache_keys, code_digest, plan
 from qpipe.errors import LONGEST_LINE, QpipeError
 from qpipe.recipe import recipe, stage_call
 from qpipe.stages import options, registry
@@ -192,9 +191,9 @@ def planned(
         monkeypatch.setattr(
             module, "options", remembered(options.options, lambda function: function)
         )
-    for name, digested in (("stage_code", cache_keys), ("driver_code", plan)):
-        known = remembered(getattr(digested, name), attrgetter("function"))
-        monkeypatch.setattr(digested, name, known)
+    digests = code_digest.CodeDigests()
+    for module in (cache_keys, plan):
+        monkeypatch.setattr(module, "CodeDigests", lambda: digests)
     monkeypatch.setattr(cache_keys, "digest", remembered(cache_keys.digest, str))
     monkeypatch.delenv("QPIPE_NOT_SET", raising=False)
     monkeypatch.chdir(tmp_path)

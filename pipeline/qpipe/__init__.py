@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from qpipe import delayed_imports
+
 if TYPE_CHECKING:
     from qpipe.errors import BusyError as BusyError
     from qpipe.errors import DeviceError as DeviceError
@@ -76,6 +78,8 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = sorted([*_HOME, "__version__"])
+
+delayed_imports.delay()
 
 
 def __getattr__(name: str) -> Any:

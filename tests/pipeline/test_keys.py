@@ -269,15 +269,16 @@ def test_what_a_plugin_file_uses_of_qpipe_is_followed(
 EDITS = """
 import json, sys
 from pathlib import Path
-from qpipe.engine.code_digest import driver_code, stage_code
+from qpipe.engine.code_digest import CodeDigests
 from qpipe.stages import registry
 
 plugins = registry.load()
 stages = {f"{kind} {name}": stage for (kind, name), stage in plugins.stages.items()}
 
 def digests():
-    codes = {name: stage_code(stage) for name, stage in stages.items()}
-    return codes | {f"device {name}": driver_code(stage) for name, stage in plugins.devices.items()}
+    code = CodeDigests()
+    codes = {name: code.of_stage(stage) for name, stage in stages.items()}
+    return codes | {f"device {name}": code.of_driver(stage) for name, stage in plugins.devices.items()}
 
 changed = {}
 for name in sys.argv[1:]:

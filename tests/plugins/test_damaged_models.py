@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import random
 import resource
 import signal
@@ -26,7 +25,7 @@ from google.protobuf.message import DecodeError, Message
 from onnx import TensorProto
 
 from networks import NETWORKS
-from qpipe.engine import stage_results
+from qpipe.engine import stage_results, worker
 from qpipe.errors import QpipeError
 from qpipe_plugins.models.onnx_file import onnx_file
 
@@ -478,8 +477,8 @@ class Imports:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.process = folder, None
-        self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["test_damaged_models"])
+        # of one server for all: another preload would have every step of other tests import anew
+        self.context = worker._forkserver()
         (folder / "w.bin").write_bytes(struct.pack("<108f", *range(108)))
         (folder / "link").symlink_to("/etc/passwd")
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import qpipe
 from qpipe.digests import digest_bytes, digest_file, digest_json, digest_text
-from qpipe.engine.code_digest import engine_code, stage_code
+from qpipe.engine.code_digest import CodeDigests, engine_code
 from qpipe.recipe.stage_call import Call
 from qpipe.stages.registry import OWN_DISTRIBUTION, Stage
 
@@ -32,14 +32,15 @@ def key(fields: Mapping[str, Any]) -> str:
     return digest_json(fields, default=str)
 
 
-def of_call(call: Call) -> Fields:
+def of_call(call: Call, digests: CodeDigests | None = None) -> Fields:
     """Return what a stage with its options contributes.
 
     That is who wrote it, its code, its options, and the files that these name.
     """
     stage = call.stage
     stages = [stage, *_stages_in(call.options)]
-    code = {f"{used.kind} {used.name}": stage_code(used) for used in stages}
+    digests = digests or CodeDigests()
+    code = {f"{used.kind} {used.name}": digests.of_stage(used) for used in stages}
     files = {name: digest(path) for name, path in _paths_in(call.options, "")}
     return {
         "kind": stage.kind,

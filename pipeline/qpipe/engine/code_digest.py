@@ -22,7 +22,7 @@ import importlib.util
 import inspect
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from importlib.machinery import all_suffixes
 from pathlib import Path
@@ -46,14 +46,28 @@ ENGINE_MODULES = (host_step, stage_results)
 ARITHMETIC = "quant"
 
 
-def stage_code(stage: Stage) -> str:
-    """Return the digest of the code that a stage runs."""
-    return _digest(stage_files(stage))
+class CodeDigests:
+    """Digests of stages' code, each computed when it is first asked for.
 
+    One of these serves one plan: between two plans, an editor or a notebook may change the files.
+    """
 
-def driver_code(driver: Stage) -> str:
-    """Return the digest of a device driver's code, which is its whole package."""
-    return _digest(driver_files(driver))
+    def __init__(self) -> None:
+        self._digests: dict[tuple[str, str], str] = {}
+
+    def of_stage(self, stage: Stage) -> str:
+        """Return the digest of the code that a stage runs."""
+        return self._remember(stage, stage_files)
+
+    def of_driver(self, driver: Stage) -> str:
+        """Return the digest of a device driver's code, which is its whole package."""
+        return self._remember(driver, driver_files)
+
+    def _remember(self, stage: Stage, files: Callable[[Stage], Mapping[str, Path]]) -> str:
+        name = (stage.kind, stage.name)
+        if name not in self._digests:
+            self._digests[name] = _digest(files(stage))
+        return self._digests[name]
 
 
 def engine_code() -> str:

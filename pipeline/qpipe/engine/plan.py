@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qpipe.engine import cache_keys
-from qpipe.engine.code_digest import driver_code
+from qpipe.engine.code_digest import CodeDigests
 from qpipe.engine.engine_stages import CHUNKS, EXPECT, REFERENCE
 from qpipe.engine.targets import platform_of, target_of
 from qpipe.errors import PluginError
@@ -179,6 +179,7 @@ class _Planner:
         self.devices = {device.name: device for device in devices}
         self.sample_digests = sample_digests
         self.plan = Plan(recipe)
+        self.code = CodeDigests()
         self.step_by_meaning: dict[tuple[object, ...], str] = {}
         self.gates: dict[str, tuple[str, ...]] = {}  # model -> steps that check its float score
 
@@ -262,7 +263,7 @@ class _Planner:
     ) -> cache_keys.Fields:
         """Return everything that can change the step's result."""
         steps = self.plan.steps
-        fields = cache_keys.of_call(call) if call else cache_keys.of_engine(kind)
+        fields = cache_keys.of_call(call, self.code) if call else cache_keys.of_engine(kind)
         fields["needs"] = {
             parameter: self.content_digest(parameter, steps[need])
             for parameter, need in step_needs.items()
@@ -279,7 +280,7 @@ class _Planner:
             fields["device"] = device.name
             if device.capabilities:
                 fields["device"] = device.capabilities.fingerprint
-            fields["driver"] = driver_code(device.call.stage)
+            fields["driver"] = self.code.of_driver(device.call.stage)
         return fields
 
     def content_digest(self, parameter: str, step: Step) -> str:

@@ -212,9 +212,15 @@ def load(files: Sequence[Path] = ()) -> Registry:
     file that does not load raises PluginError, for the recipe asks for it.
     """
     registry = Registry()
-    for entry in sorted(importlib.metadata.entry_points(group="qpipe"), key=_load_order):
+    for entry, origin in _installed_plugins():
         try:
-            _add_installed(registry, entry)
+            plugin = entry.load()
+            registry.add(
+                plugin,
+                source=entry.value,
+                distribution=origin.distribution,
+                version=origin.version,
+            )
         except (Exception, SystemExit) as error:  # noqa: BLE001  (foreign code: whatever it raises is its own failure)
             registry.broken[entry.value] = _describe_failure(error)
     for file in files:
@@ -229,20 +235,29 @@ def load(files: Sequence[Path] = ()) -> Registry:
     return registry
 
 
-def _load_order(entry: importlib.metadata.EntryPoint) -> tuple[bool, str]:
-    """Sort the built-in plugins first, so that a name clash is the fault of the other plugin."""
-    is_built_in = entry.dist is not None and entry.dist.name == OWN_DISTRIBUTION
-    return not is_built_in, entry.name
+@dataclass(frozen=True)
+class _Origin:
+    """The distribution that an installed plugin belongs to."""
+
+    distribution: str = "unknown"
+    version: str = "0"
 
 
-def _add_installed(registry: Registry, entry: importlib.metadata.EntryPoint) -> None:
-    plugin = entry.load()
-    if entry.dist is None:
-        registry.add(plugin, source=entry.value, distribution="unknown", version="0")
-    else:
-        distribution = entry.dist.name
-        version = entry.dist.version
-        registry.add(plugin, source=entry.value, distribution=distribution, version=version)
+def _installed_plugins() -> list[tuple[importlib.metadata.EntryPoint, _Origin]]:
+    """Return the entry points of installed plugins: the built-in ones first.
+
+    A name that two plugins offer is then the fault of the other plugin.
+    """
+    origins: dict[importlib.metadata.Distribution | None, _Origin] = {None: _Origin()}
+    plugins = []
+    for entry in importlib.metadata.entry_points(group="qpipe"):
+        if entry.dist is not None and entry.dist not in origins:
+            metadata = entry.dist.metadata  # parsed anew each time, the whole README with it
+            origins[entry.dist] = _Origin(metadata["Name"], metadata["Version"])
+        plugins.append((entry, origins[entry.dist]))
+    return sorted(
+        plugins, key=lambda plugin: (plugin[1].distribution != OWN_DISTRIBUTION, plugin[0].name)
+    )
 
 
 def _import_file(file: Path) -> ModuleType:
