@@ -1,4 +1,4 @@
-"""Modules that are expensive to import and rarely used: loaded when a name of theirs is first used."""
+"""Modules that are expensive to import and rarely used: loaded when their names are first used."""
 
 from __future__ import annotations
 
