@@ -5,7 +5,8 @@ BIN := $(VENV)/bin
 
 # three at a time on two cores, as many tests wait; those of one group, which share what is slow to make, in one process
 PARALLEL := -n 3 --dist loadgroup --durations=10
-COVER := --cov --cov-report=term:skip-covered
+# CI measures coverage in the tests' own processes with this, see .ci/run
+COVER ?=
 
 .PHONY: run test quick coverage test-slow lint fix docs build bench clean
 
@@ -13,11 +14,11 @@ run: $(VENV)/installed
 	$(BIN)/qpipe run recipes/mobilenet_ssd.yaml
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest $(PARALLEL)
+	$(BIN)/pytest $(PARALLEL) $(COVER)
 
 # which lines the quick tests run, in processes that they start as well; these have other working directories
 coverage: $(VENV)/installed-dev
-	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/pytest $(PARALLEL) -m "not slow and not lab" $(COVER)
+	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/pytest $(PARALLEL) -m "not slow and not lab" --cov --cov-report=term:skip-covered
 
 quick: $(VENV)/installed-dev
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not lab"

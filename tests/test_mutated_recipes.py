@@ -1,4 +1,7 @@
-"""The shipped recipes, damaged in ten thousand ways: each is a recipe still, or one line that says what is wrong."""
+"""The shipped recipes, damaged in ten thousand ways: each is a recipe still, or one line that says what is wrong.
+
+Three thousand of them are tried every day, the others by `make test-slow`.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from qpipe.stages import options, registry
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 CASES, PARTS = 10_000, 10
+EVERYDAY_PARTS = 3
 LONGEST_S = 1.0
 SETTINGS = {
     "image_classifier.yaml": {
@@ -213,7 +217,13 @@ def planned(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(PARTS))
+@pytest.mark.parametrize(
+    "part",
+    [
+        pytest.param(part, marks=() if part < EVERYDAY_PARTS else pytest.mark.lab)
+        for part in range(PARTS)
+    ],
+)
 def test_a_damaged_recipe_is_a_recipe_or_one_line_of_ours_at_once(
     part: int, planned: Callable[[Path, Mapping[str, str]], plan.Plan]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import sys
 from collections.abc import Iterator
@@ -72,14 +73,18 @@ def test_two_runs_that_want_each_others_boards_both_get_them(tmp_path: Path) -> 
 
     one = lab("a", "b")
     other = lab("b", "a")
+
+    def use_both(health: Health, name: str) -> str:
+        arch = health.first_contact(name).arch
+        health.close()  # the other may have given up its board to this one, and waits for both
+        return arch
+
     one.first_contact("a")
     other.first_contact("b")
     with ThreadPoolExecutor() as pool:
-        second = pool.submit(one.first_contact, "b")
-        first = pool.submit(other.first_contact, "a")
-        assert {second.result(60).arch, first.result(60).arch}
-    one.close()
-    other.close()
+        second = pool.submit(use_both, one, "b")
+        first = pool.submit(use_both, other, "a")
+        assert {second.result(60), first.result(60)} == {platform.machine()}
 
 
 def test_what_a_device_is_used_for_reaches_the_board_while_it_is_held(tmp_path: Path) -> None:

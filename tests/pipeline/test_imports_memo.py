@@ -50,10 +50,25 @@ def test_a_file_is_parsed_again_only_after_a_change(tmp_path: Path) -> None:
 def test_a_damaged_memo_is_written_anew(content: str, tmp_path: Path) -> None:
     file = tmp_path / "plugin.py"
     file.write_text("import numpy\n", encoding="utf-8")
-    memo = tmp_path / "qpipe/imports.json"
-    memo.parent.mkdir()
+    read(file, XDG_CACHE_HOME=str(tmp_path))
+    (memo,) = (tmp_path / "qpipe").glob("imports-*.json")
     memo.write_text(content, encoding="utf-8")
     assert read(file, XDG_CACHE_HOME=str(tmp_path)) == (["numpy"], 1)
+    assert read(file, XDG_CACHE_HOME=str(tmp_path)) == (["numpy"], 0)
+
+
+def test_each_version_has_a_memo_and_those_long_unused_go(tmp_path: Path) -> None:
+    file = tmp_path / "plugin.py"
+    file.write_text("import numpy\n", encoding="utf-8")
+    recent, old = (tmp_path / "qpipe" / f"imports-{age}.json" for age in ("recent", "old"))
+    recent.parent.mkdir()
+    for memo in (recent, old):
+        memo.write_text("{}", encoding="utf-8")
+    os.utime(old, (0, 0))
+    assert read(file, XDG_CACHE_HOME=str(tmp_path)) == (["numpy"], 1)
+    memos = sorted(recent.parent.glob("imports-*.json"))
+    assert len(memos) == 2
+    assert recent in memos
     assert read(file, XDG_CACHE_HOME=str(tmp_path)) == (["numpy"], 0)
 
 

@@ -53,7 +53,7 @@ def dangling(*, bits: OnlyForTypeCheckers = 8) -> None:
 
 
 def test_positional_parameters_are_needs_and_their_annotations_are_never_resolved() -> None:
-    assert needs(stage) == ["model", "target"]
+    assert needs(stage) == ("model", "target")
     assert list(options(stage)) == [
         "bits", "mode", "factor", "table", "exclude", "copy", "json", "post", "metrics",
     ]  # fmt: skip

@@ -12,11 +12,15 @@ import json
 import os
 import sys
 import tempfile
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
+from qpipe.digests import digest_text
+
 MOST_ENTRIES = 4096
+UNUSED_S = 30 * 24 * 3600  # memos of other versions that are older are removed
 
 
 class RememberedImports(TypedDict):
@@ -27,11 +31,14 @@ class RememberedImports(TypedDict):
 
 
 class ImportsMemo:
-    """Entries by the digest of a file's content, for one version of the parser and of Python."""
+    """Entries by the digest of a file's content, for one version of the parser and of Python.
+
+    Each version has a file of its own: two installations that are used in turns keep theirs.
+    """
 
     def __init__(self, parser: str) -> None:
         self.version = f"{parser} {sys.version}"
-        self.path = _memo_path()
+        self.path = _memo_path(self.version)
         self.entries: dict[str, RememberedImports] = self._load()
         self.is_changed = False
         atexit.register(self.save)
@@ -55,6 +62,7 @@ class ImportsMemo:
         with suppress(OSError):  # no room: the next command parses again
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             _replace_text(self.path, text)
+            _remove_unused(self.path.parent)
 
     def _load(self) -> dict[str, RememberedImports]:
         if self.path is None:
@@ -66,14 +74,20 @@ class ImportsMemo:
             return {}
 
 
-def _memo_path() -> Path | None:
-    """Return where the memo lies; None for a user without a home."""
+def _memo_path(version: str) -> Path | None:
+    """Return where the memo of a version lies; None for a user without a home."""
     named = Path(os.environ.get("XDG_CACHE_HOME", ""))
     try:
         folder = named if named.is_absolute() else Path("~/.cache").expanduser()
     except RuntimeError:
         return None
-    return folder / "qpipe" / "imports.json"
+    return folder / "qpipe" / f"imports-{digest_text(version)[:16]}.json"
+
+
+def _remove_unused(folder: Path) -> None:
+    for memo in folder.glob("imports-*.json"):
+        if time.time() - memo.stat().st_mtime > UNUSED_S:
+            memo.unlink(missing_ok=True)
 
 
 def _replace_text(path: Path, text: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -231,12 +232,22 @@ def module_files(names: tuple[str, ...], folder: Path) -> list[Path]:
     """
     files: list[Path] = []
     place = folder
+    suffixes = all_suffixes()
     for name in names:
         if name == ANY_NAME:
             break
+        siblings = _entries(place)  # one look at the folder, where most names are not there at all
+        modules = [place / (name + suffix) for suffix in suffixes if name + suffix in siblings]
         place = place / name
-        for suffix in all_suffixes():
-            module = place.with_name(name + suffix)
-            package = place / f"__init__{suffix}"
-            files += [file for file in (module, package) if file.is_file()]
+        if name in siblings:
+            modules += [place / f"__init__{suffix}" for suffix in suffixes]
+        files += [file for file in modules if file.is_file()]
     return files
+
+
+def _entries(folder: Path) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries)
+    except OSError:
+        return frozenset()

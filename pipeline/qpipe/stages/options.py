@@ -7,6 +7,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from qpipe.errors import PluginError, RecipeError
@@ -80,11 +81,12 @@ class Option:
         return option_types.expected_value(self.annotation)
 
 
-def needs(function: Callable[..., Any]) -> list[str]:
+@cache
+def needs(function: Callable[..., Any]) -> tuple[str, ...]:
     """Return the names of the positional parameters: what the engine has to pass to the stage."""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(function).parameters.values()
-    return [parameter.name for parameter in parameters if parameter.kind in positional]
+    return tuple(parameter.name for parameter in parameters if parameter.kind in positional)
 
 
 def options(function: Callable[..., Any]) -> dict[str, Option]:
