@@ -224,3 +224,27 @@ def test_the_command_prints_what_changed_and_counts_the_rest(
     assert [row["verdict"] for row in answer["rows"]] == ["tied"]
     _, err = qpipe(f"compare {bench.before} {bench.after} --metric size", 2)
     assert err == "qpipe: --metric size: neither run has it; there is latency_ms, size_mb\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [
+        ("", 0),
+        ("--fail-on worse", 3),
+        ("--fail-on missing", 0),
+        ("--fail-on missing --fail-on worse --json", 3),
+        ("--fail-on worse --metric size_mb", 0),
+        ("--fail-on slower", 2),
+    ],
+)
+def test_a_script_can_fail_on_what_became_worse(
+    bench: Bench,
+    options: str,
+    status: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    bench.both(latency(5.0), latency(6.0))
+    bench.add(bench.before, Measurement("size_mb", 2.0, "MB"))
+    bench.add(bench.after, Measurement("size_mb", 2.0, "MB"))
+    Shell(monkeypatch, capsys)(f"compare {bench.before} {bench.after} {options}", status)

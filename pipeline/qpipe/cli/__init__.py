@@ -34,7 +34,8 @@ OUT_OF_RESOURCES = (
 def main() -> None:
     """Run the `qpipe` command.
 
-    Exit status: 0 success, 1 failed steps or a failed device, 2 wrong input, 130 interrupted.
+    Exit status: 0 success, 1 failed steps or a failed device, 2 wrong input,
+    3 a verdict of `compare --fail-on`, 130 interrupted.
     """
     from qpipe.cli.app import app
     from qpipe.errors import DeviceError, QpipeError, StageError

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 VERDICTS: tuple[Comparison, ...] = ("worse", "better", "not comparable", "missing", "new", "tied")
 # rows that are only counted, unless the user names metrics
 COUNTED_VERDICTS: tuple[Comparison, ...] = ("tied", "not comparable")
+EXIT_STATUS = 3  # of a comparison with a verdict that --fail-on names
 COLUMNS = ("row", "metric", "before", "after", "ratio", "verdict")
 
 
@@ -41,11 +42,23 @@ def compare(
     ] = None,
     db: DbOption = DEFAULT_DB,
     as_json: JsonOption = False,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--fail-on",
+            metavar="VERDICT",
+            help=f"End with exit status {EXIT_STATUS} where a row has this verdict; repeatable.",
+        ),
+    ] = None,
 ) -> None:
     """Compare two runs row by row: what is better, what is worse, what cannot be compared."""
     from qpipe.compare.device_changes import differing_environments
     from qpipe.compare.runs import compared
 
+    failing_verdicts = fail_on or []
+    for verdict in failing_verdicts:
+        if verdict not in VERDICTS:
+            raise QpipeError(f"--fail-on {verdict}: no such verdict; {suggest(verdict, VERDICTS)}")
     metrics = metric or []
     devices = [device] if device else []
     with open_results(db) as store:
@@ -59,15 +72,23 @@ def compare(
         print_json(
             {"before": before_id, "after": after_id, "environment": environment, "rows": rows}
         )
-        return
+    else:
+        _print_comparison(rows, f"{before_id} to {after_id}", environment, shows_all=bool(metrics))
+    if any(row["verdict"] in failing_verdicts for row in rows):
+        raise typer.Exit(EXIT_STATUS)
+
+
+def _print_comparison(
+    rows: Sequence[ComparedRow], runs: str, environment: Sequence[str], *, shows_all: bool
+) -> None:
     shown_rows = rows
-    if not metrics:
+    if not shows_all:
         shown_rows = [row for row in rows if row["verdict"] not in COUNTED_VERDICTS]
     if shown_rows:
         shown_rows = sorted(shown_rows, key=lambda row: VERDICTS.index(row["verdict"]))
         cells = [_row_cells(row) for row in shown_rows]
         print_table(COLUMNS, cells, right=("before", "after", "ratio"))
-    print_text(f"{before_id} to {after_id}: {_count_verdicts(rows)}")
+    print_text(f"{runs}: {_count_verdicts(rows)}")
     for line in _incomparable_lines(rows):
         print_text(line)
     for line in environment:
