@@ -230,6 +230,26 @@ def test_a_file_that_cannot_be_written_says_why(options, tmp_path):
     assert not list(tmp_path.glob("back*")), "nothing half-written stays"
 
 
+@pytest.mark.parametrize(
+    ("says", "reason", "failure"),
+    [
+        ("echo qpipe-file-follows 10; cat /dev/zero", "more arrived than the 10 bytes that it has", "wrong answer"),
+        ("echo qpipe-file-follows 900000000000000; cat /dev/zero", "it has 900000000 MB, and .* has room for [0-9]+ MB", "no room"),
+    ],
+)  # fmt: skip
+def test_a_board_that_lies_about_a_file_fills_no_disk(says, reason, failure, start_sshd, tmp_path):
+    server = start_sshd("ed25519")
+    public_key = server.key.with_suffix(".pub")
+    key_line = public_key.read_text(encoding="utf-8")
+    public_key.write_text(f'command="{says}" {key_line}', encoding="utf-8")
+    device = ssh("rpi4", **server.options(tmp_path / "board"))
+    with pytest.raises(qpipe.DeviceError, match=f"^rpi4: there was not transferred: {reason}") as e:
+        device.transport.get("there", tmp_path / "back")
+    device.close()
+    assert e.value.failure == failure
+    assert not list(tmp_path.glob("back*"))
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_says_so(options, tmp_path):
     device = ssh("rpi4", **options)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shlex
+import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ SLOWEST = 16e3  # bytes a second; a slower transfer has failed
 KILLED_S = 3.0  # to end a process on the board; then the connection is closed
 WINDOW_BYTES = 1 << 24  # of a download that may be in flight: what a delayed connection holds
 LONGEST_LINE = 1 << 16  # bytes
+LONGEST_GREETING = 1000  # lines, of a login shell
 MOST_DIGITS = 15  # of the size of a file
 FILE_FOLLOWS = b"qpipe-file-follows "
 DISK_FULL_PHRASES = ("no space left on device", "disk quota exceeded")
@@ -82,11 +84,14 @@ class SshTransport:
         temporary = target.with_name(f"{target.name}.part")
         try:
             with temporary.open("wb") as file, self._transfer(path, process) as watchdog:
-                size = _read_announced_size(process.stdout)
+                size = self._read_size(path, process)
+                self._check_room(path, size, target.parent)
                 watchdog.seconds += size / SLOWEST
                 while block := process.stdout.read(BLOCK_BYTES):
                     watchdog.note_progress()
                     file.write(block)
+                    if file.tell() > size:
+                        raise self._lie(path, f"more arrived than the {size} bytes that it has")
                 self._check_exit(path, process)
                 if file.tell() != size:
                     raise EOFError(f"only {file.tell()} of {size} bytes arrived")
@@ -155,6 +160,26 @@ class SshTransport:
             raise self._transfer_error(file_name, process, f"it ended with status {status}")
         if status < 0:
             raise self._transfer_error(file_name, process, "a signal ended it")
+
+    def _read_size(self, file_name: str, process: SshProcess) -> int:
+        """Return the size that the board announces for a file."""
+        announced = _read_announcement(process.stdout)
+        if announced.isdigit() and len(announced) <= MOST_DIGITS:
+            return int(announced)
+        if not announced and process.channel.status_event.wait(KILLED_S):
+            self._check_exit(file_name, process)
+        raise self._lie(file_name, "its size is not told")
+
+    def _check_room(self, file_name: str, size: int, folder: Path) -> None:
+        free = shutil.disk_usage(folder).free
+        if size > free:
+            reason = f"it has {size // 10**6} MB, and {folder} has room for {free // 10**6} MB"
+            message = f"{self.name}: {file_name} was not transferred: {reason}; free space there"
+            raise DeviceError(message, failure="no room")
+
+    def _lie(self, file_name: str, reason: str) -> DeviceError:
+        message = f"{self.name}: {file_name} was not transferred: {reason}; check the device"
+        return DeviceError(message, failure="wrong answer")
 
     def _transfer_error(self, file_name: str, process: SshProcess, reason: str) -> DeviceError:
         """Return the error of a transfer, with the last line of its process where there is one."""
@@ -260,13 +285,15 @@ class _Stderr(_Unbuffered, ChannelStderrFile):
     pass
 
 
-def _read_announced_size(stream: IO[bytes]) -> int:
-    """Read up to the announcement of a file, past the output of a login shell; return its size."""
-    while line := stream.readline(LONGEST_LINE):
+def _read_announcement(stream: IO[bytes]) -> bytes:
+    """Read up to the size of a file, past the output of a login shell; return it, or nothing."""
+    for _ in range(LONGEST_GREETING):
+        line = stream.readline(LONGEST_LINE)
         if line.startswith(FILE_FOLLOWS):
-            size = line.removeprefix(FILE_FOLLOWS).strip()
-            return int(size) if size.isdigit() and len(size) <= MOST_DIGITS else 0
-    return 0
+            return line.removeprefix(FILE_FOLLOWS).strip()
+        if not line.endswith(b"\n"):
+            break
+    return b""
 
 
 def _read_last_lines(process: SshProcess) -> list[str]:
