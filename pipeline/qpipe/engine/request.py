@@ -18,6 +18,7 @@ from qpipe.recipe.stage_call import Call
 from qpipe.stages.registry import Registry
 from qpipe.storage.cache import Cache
 from qpipe.storage.results import Store
+from qpipe.storage.sharing_cache import SharingCache
 from qpipe.types import Capabilities, Limits
 
 HOME = Path(".qpipe")
@@ -95,6 +96,8 @@ class ResolvedRequest:
     @property
     def cache(self) -> Cache:
         """The cache that results are read from and written to."""
+        if self.recipe.sharing is not None:
+            return SharingCache(self.request.cache, self.recipe.sharing)
         return Cache(self.request.cache)
 
     @property

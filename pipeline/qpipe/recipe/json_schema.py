@@ -123,6 +123,11 @@ def _recipe_keys() -> dict[str, Schema]:
             "model and metric",
             {"anyOf": [expected_scores, scores_by_model]},
         ),
+        "cache": (
+            "a folder in which users leave results for each other, as on a cluster, and those "
+            "whose results are taken",
+            _sharing(),
+        ),
     }
     return {
         key: {"description": description, **_or_variable(schema)}
@@ -136,6 +141,11 @@ def _expected_score() -> Schema:
         "tolerance": _or_variable({"type": "number", "minimum": 0}),
     }
     return _closed_object(properties, required=list(properties))
+
+
+def _sharing() -> Schema:
+    properties = {"shared": _or_variable(TEXT), "users": _list_of(TEXT)}
+    return _closed_object(properties, required=["shared"])
 
 
 def _objective() -> Schema:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pwd
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -17,6 +18,7 @@ from qpipe.recipe.yaml_document import Document, FromCommandLine
 from qpipe.stages import registry
 from qpipe.stages.options import options
 from qpipe.stages.registry import Registry
+from qpipe.storage.sharing_cache import Sharing
 from qpipe.types import SHARE, Metric
 
 KEYS = (
@@ -34,8 +36,10 @@ KEYS = (
     "pareto",
     "keep",
     "expect",
+    "cache",
 )
 REQUIRED_KEYS = ("samples", "models", "schemes", "measure")
+SHARING_EXAMPLE = "{shared: FOLDER, users: [NAME]}"
 EXPECTED_EXAMPLE = "{value: 0.85, tolerance: 0.02}"
 FLOAT_SCHEME = "float32"  # name of the float reference where the recipe names none
 CHAIN_KINDS = ("transform", "quantize")  # in the order in which they stand in a chain
@@ -67,6 +71,7 @@ class Recipe:
     keep: float | None = None
     # model -> metric -> what the float network must score
     expect: Mapping[str, Mapping[str, ExpectedScore]] = field(default_factory=dict)
+    sharing: Sharing | None = None  # where results are taken from and given to, if anywhere
     plugins: Sequence[Path] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
 
@@ -266,6 +271,7 @@ class _Reader:
             margins=self.margins(),
             keep=self.keep(),
             expect=self.expected_scores(models, measure),
+            sharing=self.sharing(),
             plugins=plugin_files,
             variables=dict(variables),
         )
@@ -457,6 +463,36 @@ class _Reader:
                 raise RecipeError(f"{where}: '{metric}' is {expected!r}; give {EXPECTED_EXAMPLE}")
             scores[metric] = {name: float(number) for name, number in expected.items()}
         return scores
+
+    def sharing(self) -> Sharing | None:
+        """Return the folder whose results are shared, and the users whose results are taken."""
+        value = self.root.get("cache")
+        if value is None:
+            return None
+        if not _is_sharing(value):
+            where = self.source.at("cache")
+            raise RecipeError(f"{where}: cache is {value!r}; give {SHARING_EXAMPLE}")
+        names = value.get("users", [])
+        users = {name: self.user_id(name, index) for index, name in enumerate(names)}
+        return Sharing(self.source.path.parent / value["shared"], users)
+
+    def user_id(self, name: str, index: int) -> int:
+        try:
+            return pwd.getpwnam(name).pw_uid
+        except KeyError:
+            where = self.source.at("cache", "users", index)
+            raise RecipeError(
+                f"{where}: no user '{name}' on this machine; name those whose results are trusted"
+            ) from None
+
+
+def _is_sharing(value: Any) -> bool:
+    """Return whether it is written {shared: FOLDER, users: [NAME]}, with or without users."""
+    if not isinstance(value, dict) or not {"shared"} <= value.keys() <= {"shared", "users"}:
+        return False
+    names = value.get("users", [])
+    texts = [value["shared"], *names] if isinstance(names, list) else [None]
+    return all(isinstance(text, str) and text and "\0" not in text for text in texts)
 
 
 def _is_expected_score(value: Any) -> bool:

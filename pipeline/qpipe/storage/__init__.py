@@ -6,5 +6,6 @@ Other rooms may use:
 - rows: the types of its rows, and the coordinates of a row
 - merge: the union of several databases
 - cache: the results of steps by key
+- sharing_cache: the same in front of a folder that several users share
 - folder_lock: a folder that one process has to itself
 """

@@ -138,7 +138,7 @@ class Cache:
         try:
             scratch.rename(entry)
         except OSError:
-            if self.has(kind, key):  # another process was first, with the same result
+            if Cache.has(self, kind, key):  # another process was first, with the same result
                 return
             self.remove(kind, key)  # half removed by a process that was killed
             scratch.rename(entry)
