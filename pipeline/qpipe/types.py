@@ -36,8 +36,8 @@ class Preprocessing:
     """How one input is converted from its source type: (x - mean) / std by channel, then layout.
 
     Images come as uint8 [H, W, C]; layout "none" keeps the order of axes. The network receives
-    values of type `dtype`. With a type other than "float32" the values are passed on unchanged,
-    without mean and std.
+    values of type `dtype`. With a type that is not floating-point the values are passed on
+    unchanged, without mean and std.
     """
 
     mean: tuple[float, ...] = (0.0,)

@@ -104,6 +104,21 @@ def test_rounding_is_no_difference(tmp_path: Path) -> None:
     check(tmp_path, f"g (float[1, 4] x) => (float[1, 4] y) {factors}", ADD, NUMBERS)
 
 
+def test_a_file_of_float16_rounds_more_coarsely(tmp_path: Path) -> None:
+    def halves(factor: float) -> str:
+        return f"g (float[1, 4] x) => (float[1, 4] y) <float f = {{{factor}}}> {{ y = Mul (x, f) }}"
+
+    recorded = HEADER.replace(">", ', metadata_props: ["qpipe.given_floats": "float16"]>')
+    path = tmp_path / "given.onnx"
+    onnx.save(onnx.parser.parse_model(HEADER + halves(2.0)), path)
+    fed = [samples(tmp_path / "s", NUMBERS)]
+    check_exact(ir.from_onnx_text(recorded + halves(2.01)), path, fed)
+    with pytest.raises(StageError, match=r"it differs by 0\.05 of its largest value"):
+        check_exact(ir.from_onnx_text(recorded + halves(2.1)), path, fed)
+    with pytest.raises(StageError, match=r"it differs by 0\.005 of its largest value"):
+        check_exact(ir.from_onnx_text(HEADER + halves(2.01)), path, fed)
+
+
 def test_a_network_that_draws_random_numbers_is_held_against_nothing_tighter_than_itself(
     tmp_path: Path,
 ) -> None:

@@ -90,6 +90,16 @@ def test_a_network_is_fed_the_very_bits_that_there_are(dtype: str) -> None:
     assert fed.shape == (1, 2, 3)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_pixels_are_normalized_in_float32_whatever_the_network_takes(dtype: str) -> None:
+    pixels = np.arange(12, dtype=np.uint8).reshape(1, 4, 3)
+    how = Preprocessing((1, 2, 3), (0.5, 1, 3), "NCHW", dtype)
+    fed = network_input(pixels, vars(how))
+    float32 = (pixels.astype(np.float32) - np.float32([1, 2, 3])) / np.float32([0.5, 1, 3])
+    assert fed.dtype == dtype
+    assert (fed == np.moveaxis(float32, -1, 0)[np.newaxis].astype(dtype)).all()
+
+
 def test_integers_become_the_type_that_the_network_takes() -> None:
     fed = network_input(np.uint8([1, 255]), vars(Preprocessing(dtype="int64")))
     assert fed.dtype == np.int64

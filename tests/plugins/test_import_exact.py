@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -69,7 +70,9 @@ def noise(model: ir.Model) -> dict[str, Array]:
     return feeds
 
 
-def imported(path: Path, shapes: dict[str, list[int]] | None = None) -> ir.Model:
+def imported(
+    path: Path, shapes: dict[str, list[int]] | None = None, *, tolerance: float = 1e-4
+) -> ir.Model:
     """Import a file; it must compute what the file does, under the same names."""
     model = onnx_file(path=path, shapes=shapes)
     for _ in range(3):
@@ -80,7 +83,7 @@ def imported(path: Path, shapes: dict[str, list[int]] | None = None) -> ir.Model
         for name, array in before.items():
             assert after[name].dtype == array.dtype
             assert after[name].shape == array.shape
-            np.testing.assert_allclose(after[name], array, rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(after[name], array, rtol=tolerance, atol=tolerance / 10)
     return model
 
 
@@ -354,12 +357,105 @@ def test_an_output_of_maps_is_named(tmp_path: Path) -> None:
         onnx_file(path=path)
 
 
-def test_a_network_that_computes_in_double_is_still_refused(tmp_path: Path) -> None:
-    text = """net (float[1, 4] x) => (float[1, 4] y) {
-      d = Cast <to = 11> (x) s = Mul (d, w) y = Cast <to = 1> (s) }"""
-    path = write(tmp_path, text, {"w": weight(4, dtype=np.float64)})
-    with pytest.raises(StageError, match="weight 'w' is double; export the network as float32"):
-        onnx_file(path=path)
+# ---- other floating-point types
+
+HALF_PRECISION = 2.0**-11  # half a unit in the last place of float16, relative
+CONVOLUTION = """c = Conv <pads = [1, 1, 1, 1]> (x, w, b) n = BatchNormalization (c, scale, bias, mean, variance)
+  r = Relu (n) p = GlobalAveragePool (r) f = Flatten (p)"""
+PRODUCT = "c = Flatten (x) m1 = MatMul (c, flat) r = Add (m1, b) f = Relu (r)"  # ONNX Runtime has no Conv of doubles
+
+
+class OtherFloat(NamedTuple):
+    name: str
+    number: int
+    dtype: type
+    layers: str  # from x to f
+    tolerance: float
+
+
+OTHER_FLOATS = [
+    OtherFloat("float16", 10, np.float16, CONVOLUTION, 20 * HALF_PRECISION),
+    OtherFloat("double", 11, np.float64, PRODUCT, 1e-4),
+]
+of_other_floats = pytest.mark.parametrize("other", OTHER_FLOATS, ids=lambda other: other.name)
+
+
+def layer_arrays(dtype: type) -> dict[str, Array]:
+    shapes = {
+        "w": (4, 3, 3, 3), "b": (4,), "scale": (4,), "bias": (4,), "mean": (4,), "flat": (192, 4), "g": (4, 5)
+    }  # fmt: skip
+    arrays = {name: weight(*shape, dtype=dtype) for name, shape in shapes.items()}
+    return {**arrays, "variance": np.ones(4, dtype)}
+
+
+def other_floats(model: ir.Model) -> set[str]:
+    """The names of all tensors that are computed or stored in another type than float32."""
+    values = [*model.graph.initializers.values()]
+    for node in model.graph:
+        values += node.outputs
+    floats = (ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+    return {value.name or "" for value in values if value.dtype in floats}
+
+
+@of_other_floats
+def test_a_network_of_another_float_computes_in_float32_between_its_inputs_and_outputs(
+    tmp_path: Path, other: OtherFloat
+) -> None:
+    text = f"""net ({other.name}[1, 3, 8, 8] x) => ({other.name}[1, 5] y) {{
+      {other.layers} y = MatMul (f, g) }}"""
+    path = write(tmp_path, text, layer_arrays(other.dtype))
+    model = imported(path, tolerance=other.tolerance)
+    assert interface_of(model) == interface_of(ir.load(path))
+    assert other_floats(model) == {"y"}
+    assert operators(model)[0] == operators(model)[-1] == "Cast"
+    assert operators(model).count("Cast") == 2
+    assert "BatchNormalization" not in operators(model)
+
+
+@of_other_floats
+def test_outputs_of_another_float_keep_names_order_and_types(
+    tmp_path: Path, other: OtherFloat
+) -> None:
+    text = f"""net ({other.name}[1, 3, 8, 8] x) => ({other.name}[1, 4] f, {other.name}[1, 4] z,
+      {other.name}[1, 3, 8, 8] x2, {other.name}[4, 5] g, float[1, 5] y, int64[1] k) {{
+      {other.layers} z = Identity (f) x2 = Identity (x) m = MatMul (f, g) y = Cast <to = 1> (m)
+      k = ArgMax <axis = 1, keepdims = 0> (f) }}"""
+    path = write(tmp_path, text, layer_arrays(other.dtype))
+    model = imported(path, tolerance=other.tolerance)
+    assert interface_of(model) == interface_of(ir.load(path))
+
+
+@of_other_floats
+def test_what_is_of_another_float_inside_is_float32(tmp_path: Path, other: OtherFloat) -> None:
+    text = f"""net (float[1, 4] x) => (float[1, 4] y, float[1, 4] e) {{
+      d = Cast <to = {other.number}> (x) s = Mul (d, w) m = Max (s, half) l = CastLike (x, m)
+      t = Add (m, l) y = Cast <to = 1> (t)
+      b = Greater (x, zero) h = Cast <to = {other.number}> (b) e = Cast <to = 1> (h) }}"""
+    arrays = {
+        "w": weight(4, dtype=other.dtype), "half": np.array(0.5, other.dtype), "zero": np.array(0, np.float32)
+    }  # fmt: skip
+    model = imported(write(tmp_path, text, arrays), tolerance=other.tolerance)
+    assert not other_floats(model)
+    assert operators(model).count("Cast") == 1, "of booleans"
+
+
+@of_other_floats
+def test_branches_and_bodies_of_another_float_compute_in_float32(
+    tmp_path: Path, other: OtherFloat
+) -> None:
+    vector = f"{other.name}[1, 4]"
+    text = f"""net ({vector} x) => ({vector} y, {other.name}[3, 1, 4] all) {{
+      n = Constant <value = int64 {{3}}> () yes = Constant <value = bool {{1}}> ()
+      a = MatMul (x, w)
+      l, all = Loop (n, yes, a) <body = again (int64 i, bool go, {vector} a1) => (bool on, {vector} b1, {vector} c1) {{
+        k = Constant <value = float {{0.5}}> () k1 = Cast <to = {other.number}> (k) m = Mul (a1, k1)
+        v = MatMul (m, w) on = Identity (go) b1 = Relu (v) c1 = Identity (m) }}>
+      sum = ReduceSum <keepdims = 0> (l) wide = Cast <to = 1> (sum) cond = Greater (wide, zero)
+      y = If (cond) <then_branch = one () => ({vector} t) {{ t = Relu (l) }},
+                     else_branch = two () => ({vector} u) {{ u = Neg (l) }}> }}"""
+    arrays = {"w": weight(4, 4, dtype=other.dtype), "zero": np.array(0, np.float32)}
+    model = imported(write(tmp_path, text, arrays), tolerance=other.tolerance)
+    assert other_floats(model) == {"y", "all"}
 
 
 def test_functions_in_functions_of_an_old_opset_are_inlined(tmp_path: Path) -> None:

@@ -420,9 +420,8 @@ def test_functions_that_double_thirty_times_over_are_counted_and_not_inlined(
 @pytest.mark.parametrize(
     ("dtype", "reason"),
     [
-        (onnx.TensorProto.FLOAT16, "input 'x' is float16; export the network as float32"),
-        (onnx.TensorProto.DOUBLE, "input 'x' is double; export the network as float32"),
-        (onnx.TensorProto.STRING, "input 'x' is string; it must be a tensor of float, uint8"),
+        (onnx.TensorProto.BFLOAT16, "input 'x' is bfloat16; it must be a tensor of float, float16"),
+        (onnx.TensorProto.STRING, "input 'x' is string; it must be a tensor of float, float16"),
     ],
 )
 def test_an_input_that_samples_cannot_be_is_refused(

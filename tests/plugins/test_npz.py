@@ -210,7 +210,7 @@ def test_arrays_that_do_not_fit_are_named(
         ),
         (
             {"mean": {"x": 1.0}, "dtype": {"x": "int8"}},
-            "npz: input 'x' has mean or std, which make it float32, and dtype int8; remove one",
+            "npz: input 'x' has mean or std, which make it float, and dtype int8; remove one",
         ),
         ({"inputs": ["y"]}, "sample 'few-0' has no array 'y'; there is x"),
         (

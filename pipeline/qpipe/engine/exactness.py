@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qpipe.errors import StageError
+from qpipe.quant.given_network import given_rounding
 from qpipe.quant.inference import InferenceError, infer, open_file, open_session
 from qpipe.quant.network_inputs import fixed_values_of, network_inputs
-from qpipe.quant.output_differences import find_difference
+from qpipe.quant.output_differences import TOLERANCE, find_difference
 from qpipe.types import Array
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ def check_exact(model: ir.Model, given: Path, parts: Iterable[Samples]) -> None:
     """Raise StageError where an output of the imported network is not that of the given file.
 
     Both are run by ONNX Runtime on the first sample of each part, without graph optimizations.
-    Outputs are held against each other by name, number, order, type, shape and value.
+    Outputs are held against each other by name, number, order, type, shape and value; values may
+    differ by rounding, also by that of a file that computes in float16.
     """
     try:
         given_session = open_file(given, optimize=False)
@@ -44,12 +46,15 @@ def check_exact(model: ir.Model, given: Path, parts: Iterable[Samples]) -> None:
             failure="wrong answer",
         )
     network = network_inputs(model)
+    tolerance = max(TOLERANCE, given_rounding(model))
     for samples in parts:
         _check_fixed_values(model, samples)
         feeds = samples.sequence(0, network)
         expected = _all_outputs(given_session, feeds)
         outputs = _all_outputs(imported_session, feeds)
-        difference = find_difference(outputs, expected, partial(_optimized, given, feeds))
+        difference = find_difference(
+            outputs, expected, partial(_optimized, given, feeds), tolerance=tolerance
+        )
         if difference is not None:
             raise StageError(
                 f"the imported network is not that of the file on sample "

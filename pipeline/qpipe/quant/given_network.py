@@ -5,12 +5,15 @@ An import stage keeps the file it read; the engine holds the imported network ag
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import onnx_ir as ir
 
 META_KEY = "qpipe.given_network"
+GIVEN_FLOATS = "qpipe.given_floats"  # in the metadata of a network
+# relative to the largest value of an output: what rounding to these types leaves after some layers
+ROUNDING = {"float16": 0.02, "bfloat16": 0.1}
 
 
 class TensorType(NamedTuple):
@@ -39,6 +42,20 @@ def given_content(model: ir.Model) -> bytes | None:
     """Return what `keep_given` kept; None where the import stage kept nothing."""
     content = model.meta.get(META_KEY)
     return content if isinstance(content, bytes) else None
+
+
+def set_given_floats(model: ir.Model, types: Collection[str]) -> None:
+    """Record in which other floating-point types than float32 the given network computes."""
+    model.metadata_props[GIVEN_FLOATS] = ",".join(sorted(types))
+
+
+def given_rounding(model: ir.Model) -> float:
+    """Return how far the given network may be from the imported one, as it rounds more coarsely.
+
+    That is relative to the largest value of an output; 0 where it computes in float32 or double.
+    """
+    types = model.metadata_props.get(GIVEN_FLOATS, "").split(",")
+    return max(ROUNDING.get(name, 0.0) for name in types)
 
 
 def interface_of(model: ir.Model) -> Interface:

@@ -29,30 +29,34 @@ class Difference(NamedTuple):
 
 
 def find_difference(
-    outputs: Outputs, expected: Outputs, reordered: Callable[[], Outputs]
+    outputs: Outputs,
+    expected: Outputs,
+    reordered: Callable[[], Outputs],
+    *,
+    tolerance: float = TOLERANCE,
 ) -> str | None:
     """Return in words the first output that is not as expected; None where all are.
 
     Both have the same names. `reordered` computes the expected outputs in another order of
     rounding; it is asked only where there is a difference, which may then be as large as that.
     """
-    differences = _differences(outputs, expected)
+    differences = _differences(outputs, expected, tolerance)
     if not differences:
         return None
-    rounding = _differences(reordered(), expected)
+    rounding = _differences(reordered(), expected, tolerance)
     for name, difference in differences.items():
-        limit = rounding[name].size * ROUNDING_MARGIN if name in rounding else TOLERANCE
+        limit = rounding[name].size * ROUNDING_MARGIN if name in rounding else tolerance
         if difference.size > limit:
             return f"output '{name}': {difference.text}"
     return None
 
 
-def _differences(outputs: Outputs, expected: Outputs) -> dict[str, Difference]:
+def _differences(outputs: Outputs, expected: Outputs, tolerance: float) -> dict[str, Difference]:
     """Return the outputs that differ by more than the tolerance."""
     differences: dict[str, Difference] = {}
     for name, expected_array in expected.items():
         difference = _difference(outputs[name], expected_array)
-        if difference.size > TOLERANCE:
+        if difference.size > tolerance:
             differences[name] = difference
     return differences
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from qpipe.report.report_types import ChannelStatistics
 from qpipe.report.tensor_pictures import source_values
+from qpipe.samples.preprocess import FLOATS
 from qpipe.types import Array, Preprocessing
 
 # a float network that was trained on normalised pixels is fed within about -5 to 5
@@ -139,7 +140,7 @@ def _warn_of_constant(rows: Sequence[FiniteStatistics]) -> Iterator[str]:
 def _warn_of_range(rows: Sequence[FiniteStatistics], preprocessing: Preprocessing) -> Iterator[str]:
     """Warn where mean and std are hardly those that the network was trained with."""
     all_constant = all(row.min == row.max for row in rows)
-    if all_constant or preprocessing.layout == "none" or preprocessing.dtype != "float32":
+    if all_constant or preprocessing.layout == "none" or preprocessing.dtype not in FLOATS:
         return
     mean = float(np.mean([row.mean for row in rows]))
     std = float(np.mean([row.std for row in rows]))

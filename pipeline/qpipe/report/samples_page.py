@@ -14,6 +14,7 @@ from qpipe.report.report_types import (
     SampleReport,
     ViewKind,
 )
+from qpipe.samples.preprocess import FLOATS
 
 NUMBER_COLUMNS = ("mean", "std", "min", "max", "at 0 or 255")
 STATISTICS_COLUMNS = ("input", "samples", "channel", *NUMBER_COLUMNS)
@@ -102,7 +103,7 @@ def _model_section(model: ModelReport) -> str:
 
 def _describe_preprocessing(input_name: str, preprocessing: PreprocessingReport) -> str:
     formula = "values as they are"
-    if preprocessing["dtype"] == "float32":
+    if preprocessing["dtype"] in FLOATS:
         mean = ", ".join(f"{value:g}" for value in preprocessing["mean"])
         std = ", ".join(f"{value:g}" for value in preprocessing["std"])
         formula = f"(value - {mean}) / {std}"

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from qpipe.report.report_types import ViewKind
+from qpipe.samples.preprocess import FLOATS
 from qpipe.types import Array, Preprocessing
 
 DEFAULT_SAMPLE_RATE = 16000  # Hz
@@ -95,7 +96,7 @@ def source_values(tensor: Array, preprocessing: Preprocessing) -> Array:
     array: Array = tensor[0].astype(np.float64)
     if preprocessing.layout == "NCHW":
         array = np.moveaxis(array, 0, -1)
-    if preprocessing.dtype == "float32":
+    if preprocessing.dtype in FLOATS:
         array = array * np.asarray(preprocessing.std) + np.asarray(preprocessing.mean)
     return array
 

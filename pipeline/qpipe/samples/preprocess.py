@@ -9,6 +9,8 @@ from typing import Any, Dict, Mapping, Optional, Sequence  # noqa: UP035  (Pytho
 
 import numpy as np
 
+FLOATS = ("float16", "float32", "float64")
+
 Size = Any  # of an axis; what is no number, such as a name, is open
 # the sizes of an input's axes; None where nothing is known of it
 Shape = Optional[Sequence[Size]]  # noqa: UP045  (Python 3.8 on the board)
@@ -22,16 +24,17 @@ def network_input(
     """Return one sample's input as the network takes it, see `with_batch_axis`.
 
     `source` is [H, W, C], or of any shape with layout "none". `preprocessing` is a Preprocessing as
-    a dict. With dtype "float32" the network gets (x - mean) / std, mean and std by channel (the
-    last axis of the source); with any other (uint8 pixels, int64 tokens) the values as they are, in
-    that type. `shape` is that of the network's input.
+    a dict. With a floating-point dtype the network gets (x - mean) / std, computed in float32, mean
+    and std by channel (the last axis of the source); with any other (uint8 pixels, int64 tokens)
+    the values as they are, in that type. `shape` is that of the network's input.
     """
     dtype = preprocessing["dtype"]
-    array = source.astype(dtype, copy=False)
     mean = np.asarray(preprocessing["mean"], np.float32)
     std = np.asarray(preprocessing["std"], np.float32)
-    if dtype == "float32" and (mean.any() or (std != 1).any()):
-        array = (array - mean) / std
+    array = source
+    if dtype in FLOATS and (mean.any() or (std != 1).any()):
+        array = (source.astype(np.float32, copy=False) - mean) / std
+    array = array.astype(dtype, copy=False)
     if preprocessing["layout"] == "NCHW":
         array = np.moveaxis(array, -1, 0)
     # unlike ascontiguousarray, this keeps an array without axes one

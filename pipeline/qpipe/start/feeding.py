@@ -130,6 +130,7 @@ def _scaling_settings(
         return [
             Setting("mean", scaling.mean, "in pixels of 0 to 255"),
             Setting("std", scaling.std),
+            *_type_settings(picture.dtype),
         ]
     check = (
         f"the file does not tell how pixels are scaled; this is {usual.reason}. "
@@ -138,7 +139,13 @@ def _scaling_settings(
     return [
         Setting("mean", scaling.mean, "the network gets (pixel - mean) / std", check),
         Setting("std", scaling.std),
+        *_type_settings(picture.dtype),
     ]
+
+
+def _type_settings(dtype: str) -> list[Setting]:
+    """Return the option of an input that is not float32, as the samples are by default."""
+    return [] if dtype == "float32" else [Setting("dtype", dtype, "of the network's input")]
 
 
 # ---- sound
@@ -168,7 +175,7 @@ def _sound_settings(
         settings.append(Setting("mean", preferences.mean))
     if preferences.std is not None:
         settings.append(Setting("std", preferences.std))
-    return settings
+    return settings + _type_settings(tensor.dtype)
 
 
 def _feature_settings(count: int, rate: int) -> list[Setting]:

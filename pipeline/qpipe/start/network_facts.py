@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from qpipe.errors import RecipeError
 from qpipe.quant.external_data import LARGEST, external_files
+from qpipe.samples.preprocess import FLOATS
 
 # operators that pass values on unchanged
 PASSING_OPERATORS = {
@@ -188,7 +189,7 @@ def _first_operator(name: str, nodes: Sequence[onnx.NodeProto]) -> str:
 
 def picture_input(tensor: Tensor) -> Picture | None:
     """Return how a tensor takes pictures, by its shape; None where it does not look like it."""
-    if len(tensor.shape) != 4 or tensor.dtype not in ("float32", "uint8"):
+    if len(tensor.shape) != 4 or tensor.dtype not in (*FLOATS, "uint8"):
         return None
     first, second, third = (size if isinstance(size, int) else None for size in tensor.shape[1:])
     may_be_last = third in PICTURE_CHANNELS

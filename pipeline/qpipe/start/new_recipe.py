@@ -69,8 +69,8 @@ def write_new_recipe(
     """
     check_place(request.out, request.force)
     network = read_network(request.model)
-    input_names = [value.name for value in network.inputs]
-    source = find_samples(request.samples, request.labels, dict(request.counts), input_names)
+    input_types = {value.name: value.dtype for value in network.inputs}
+    source = find_samples(request.samples, request.labels, dict(request.counts), input_types)
     plugins = registry.load()
     shapes = pinned_shapes(network, source, request.preferences, plugins)
     import_onnx = plugins.stage("import", "onnx").function

@@ -7,12 +7,18 @@ import json
 import mimetypes
 import re
 import struct
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from qpipe.errors import RecipeError
+from qpipe.samples.preprocess import FLOATS
+
+if TYPE_CHECKING:
+    from numpy.lib.npyio import NpzFile
+
+INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16")
 
 KINDS = ("images", "coco", "npz", "wav")
 MIME_PREFIXES = {"images": "image/", "wav": "audio/"}
@@ -69,9 +75,9 @@ def find_samples(
     text: str,
     labels: Path | None = None,
     counts: dict[str, int] | None = None,
-    inputs: Sequence[str] = (),
+    inputs: Mapping[str, str] | None = None,
 ) -> SampleSource:
-    """Find the samples of `images:DIR` and the like, for a network with these inputs.
+    """Find the samples of `images:DIR` and the like, for a network with inputs of these types.
 
     Raise RecipeError where they do not exist, or it is not clear which are for calibration.
     """
@@ -92,7 +98,7 @@ def find_samples(
     if kind == "coco":
         return _coco(path, asked_counts)
     if kind == "npz":
-        return _npz(path, asked_counts, inputs)
+        return _npz(path, asked_counts, inputs or {})
     return _files(kind, path, labels, asked_counts)
 
 
@@ -294,7 +300,7 @@ def _annotated_images(annotations: Path) -> tuple[int, str]:
 # ---- npz
 
 
-def _npz(path: Path, asked_counts: dict[str, int], inputs: Sequence[str]) -> SampleSource:
+def _npz(path: Path, asked_counts: dict[str, int], inputs: Mapping[str, str]) -> SampleSource:
     parts = None
     if path.is_dir():
         parts = find_parts(path) or find_parts(path, ".npz")
@@ -307,16 +313,29 @@ def _npz(path: Path, asked_counts: dict[str, int], inputs: Sequence[str]) -> Sam
         raise RecipeError(f"--samples npz:{path}: {question} {fix}")
     calibration, evaluation = parts
     paths = {"calibration": calibration, "evaluation": evaluation}
-    target = _target_array(_array_names(evaluation), inputs)
-    if target is None:
-        return SampleSource("npz", paths, dict(asked_counts))
-    return SampleSource(
-        "npz",
-        paths,
-        dict(asked_counts),
-        options={"target": target},
-        notes=[f"the array '{target}' is the target, all others are inputs"],
-    )
+    types = _array_types(evaluation)
+    target = _target_array(list(types), list(inputs))
+    options: dict[str, Any] = {}
+    notes: list[str] = []
+    if target is not None:
+        options["target"] = target
+        notes.append(f"the array '{target}' is the target, all others are inputs")
+    converted = _converted_types(types, inputs)
+    if converted:
+        options["dtype"] = converted
+        notes.append("arrays are converted to the types that the network takes")
+    return SampleSource("npz", paths, dict(asked_counts), options=options, notes=notes)
+
+
+def _converted_types(types: Mapping[str, str], inputs: Mapping[str, str]) -> dict[str, str]:
+    """Return the types of inputs whose arrays have another one of the same kind, as int32 has."""
+    converted: dict[str, str] = {}
+    for name, dtype in inputs.items():
+        array_type = types.get(name, dtype)
+        are_alike = any({array_type, dtype} <= set(kind) for kind in (FLOATS, INTEGERS))
+        if array_type != dtype and are_alike:
+            converted[name] = dtype
+    return converted
 
 
 def _target_array(names: Sequence[str], inputs: Sequence[str]) -> str | None:
@@ -330,15 +349,28 @@ def _target_array(names: Sequence[str], inputs: Sequence[str]) -> str | None:
     return None
 
 
-def _array_names(path: Path) -> list[str]:
+def _array_types(path: Path) -> dict[str, str]:
+    """Return the types of the arrays of the first sample, or of all, by their names."""
     import numpy as np
 
     files = sorted(path.rglob("*.npz")) if path.is_dir() else [path]
     try:
         with np.load(files[0], allow_pickle=False) as archive:
-            return list(archive.files)
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, IndexError):
-        return []  # the stage reports what is wrong with it
+            return {name: _type_in_archive(archive, name) for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, LookupError, RuntimeError):
+        return {}  # the stage reports what is wrong with it
+
+
+def _type_in_archive(archive: NpzFile, name: str) -> str:
+    """Return the type of an array by its header, without reading the array."""
+    from numpy.lib import format as npy
+
+    assert archive.zip is not None
+    with archive.zip.open(f"{name}.npy") as file:
+        is_oldest = npy.read_magic(file) == (1, 0)
+        read_header = npy.read_array_header_1_0 if is_oldest else npy.read_array_header_2_0
+        _, _, dtype = read_header(file)
+    return str(dtype.name)
 
 
 # ---- wav

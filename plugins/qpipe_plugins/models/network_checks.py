@@ -14,9 +14,18 @@ from qpipe.types import Array
 
 MAX_NODES = 200_000
 MAX_ELEMENTS = 1 << 29  # of one tensor: 2 GiB of float32
-INPUT_TYPES = ("float", "uint8", "int8", "uint16", "int16", "int32", "int64", "bool")
-OTHER_FLOAT_INPUTS = ("float16", "bfloat16", "double")
-OTHER_FLOAT_WEIGHTS = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
+INPUT_TYPES = (
+    "float",
+    "float16",
+    "double",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "int32",
+    "int64",
+    "bool",
+)
 MULTIPLYING_OPERATORS = {
     "BatchNormalization",
     "Conv",
@@ -39,6 +48,8 @@ DATA_DEPENDENT_OPERATORS = {
     "Scan",
 }
 
+FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
+
 Operator = tuple[str, str]  # domain and name
 
 
@@ -50,10 +61,6 @@ def check_inputs(proto: onnx.ModelProto, where: str) -> None:
         raise StageError(f"{where}: the network has no input; export one that has")
     for value in inputs:
         type_name = _type_name(value)
-        if type_name in OTHER_FLOAT_INPUTS:
-            raise StageError(
-                f"{where}: input '{value.name}' is {type_name}; export the network as float32"
-            )
         if type_name not in INPUT_TYPES:
             raise StageError(
                 f"{where}: input '{value.name}' is {type_name}; "
@@ -111,27 +118,13 @@ def check_functions(proto: onnx.ModelProto, where: str) -> None:
         raise StageError(f"{where}: the network has {total} nodes; the limit is {MAX_NODES}")
 
 
-def check_weight_types(model: ir.Model, where: str) -> None:
-    """Raise StageError for weights that are float but not float32.
-
-    Those that are only cast to float32 have been folded by then.
-    """
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is not None and tensor.dtype in OTHER_FLOAT_WEIGHTS:
-            type_name = tensor.dtype.name.lower()
-            raise StageError(
-                f"{where}: weight '{name}' is {type_name}; export the network as float32"
-            )
-
-
 def check_finite_weights(model: ir.Model, where: str) -> None:
     """Raise StageError for weights that are not finite."""
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is None:
             continue
-        if tensor.dtype == ir.DataType.FLOAT and not _is_sound(value, tensor.numpy()):
+        if tensor.dtype in FLOATS and not _is_sound(value, tensor.numpy()):
             raise StageError(
                 f"{where}: weight '{name}' holds NaN or infinity; "
                 "export a network with finite weights"

@@ -25,7 +25,6 @@ from qpipe_plugins.models.network_checks import (
     check_outputs,
     check_shapes,
     check_states,
-    check_weight_types,
     element_count,
 )
 from qpipe_plugins.models.opset_check import check_raised
@@ -58,7 +57,8 @@ def onnx_file(
     other open dimensions, as {input: [1, 3, 224, 224]}. Constants are folded, also those that
     scale and shift the channels of a layer, as batch normalization does; Identity, Dropout and
     functions are removed, the opset is raised to at least 17. Inputs and outputs keep names,
-    order, types and values. External data must be in the file's folder. `states` names the output
+    order, types and values; between them all is computed in float32, also what the file computes in
+    float16 or double. External data must be in the file's folder. `states` names the output
     that feeds an input at the next chunk of a sequence, as {h0: hn}. A sample is then a sequence:
     its inputs have a first axis of chunks, its states begin as its arrays of their names, or as
     zeros; it is calibrated and scored chunk by chunk. `values` gives inputs that are always fed one
@@ -100,7 +100,6 @@ def read_network(
             )
         _name_nodes(model)
         check_shapes(model, where)
-        check_weight_types(model, where)
         if opset < MIN_OPSET and element_count(model) <= MAX_TRIED_ELEMENTS:
             check_raised(given, proto, where, opset=opset)
         change = interface_change(given_interface, interface_of(model))

@@ -9,6 +9,7 @@ from qpipe.quant.graph import without_subgraphs
 from qpipe_plugins.models.branch_inlining import inline_constant_branches
 from qpipe_plugins.models.channel_scaling import fold_channel_scaling, fold_gemm_factors
 from qpipe_plugins.models.constant_folding import fold_constants
+from qpipe_plugins.models.float_types import compute_in_float32
 from qpipe_plugins.models.impossible_branches import decide_branch
 from qpipe_plugins.models.input_scaling import fold_input_scaling
 from qpipe_plugins.models.operator_fusion import fuse_operators, replace_node
@@ -18,10 +19,13 @@ from qpipe_plugins.models.shape_inference import infer_shapes
 def simplify(model: ir.Model) -> bool:
     """Remove Identity, Dropout and decided If, fold what is constant, infer all shapes.
 
-    Batch normalization is folded, too. Return False where the shapes contradict each other.
+    Batch normalization is folded, too; what is not constant is computed in float32. Return False
+    where the shapes contradict each other.
     """
     has_sound_shapes = _fold(model)
     while has_sound_shapes and decide_branch(model):
+        has_sound_shapes = _fold(model)
+    if has_sound_shapes and compute_in_float32(model):
         has_sound_shapes = _fold(model)
     if not has_sound_shapes:
         return False

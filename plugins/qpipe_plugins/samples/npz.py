@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from qpipe.errors import StageError, suggest
+from qpipe.samples.preprocess import FLOATS
 from qpipe.samples.selection import take_evenly
 from qpipe.types import Array, Dataset, Preprocessing, Sample
 from qpipe_plugins.samples.array_files import check_arrays_exist, decode_arrays, load_arrays
@@ -136,8 +137,8 @@ def _preprocessing(
 ) -> Preprocessing:
     if mean is None and std is None:
         return Preprocessing(layout=layout, dtype=dtype or array.dtype.name)
-    if dtype not in (None, "float32"):
-        problem = f"input '{name}' has mean or std, which make it float32, and dtype {dtype}"
+    if dtype not in (None, *FLOATS):
+        problem = f"input '{name}' has mean or std, which make it float, and dtype {dtype}"
         raise StageError(f"npz: {problem}; remove one of them")
     last_axis = array.shape[-1] if array.ndim else 1
     means = _as_tuple(0.0 if mean is None else mean)
@@ -148,7 +149,7 @@ def _preprocessing(
     if len(deviations) not in (1, last_axis) or 0 in deviations:
         problem = f"std of input '{name}' is {std}"
         raise StageError(f"npz: {problem}; give one number that is not 0, {hint}")
-    return Preprocessing(means, deviations, layout, "float32")
+    return Preprocessing(means, deviations, layout, dtype or "float32")
 
 
 def _as_tuple(value: Numbers) -> tuple[float, ...]:

@@ -19,7 +19,7 @@ from qpipe_plugins.samples.picture_decoding import Size, open_picture
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 Layout = Literal["NCHW", "NHWC"]
-InputType = Literal["float32", "uint8"]
+InputType = Literal["float32", "float16", "float64", "uint8"]
 
 
 def image_kind(stage: str) -> FileKind:

@@ -26,6 +26,7 @@ from qpipe_plugins.samples.sound_decoding import (
     make_spectra,
 )
 
+FloatType = Literal["float32", "float16", "float64"]
 KIND = FileKind("wav", ".wav file", frozenset({".wav", ".wave"}))
 
 
@@ -53,6 +54,7 @@ def wav(
     layout: Layout | None = None,
     mean: float = 0.0,
     std: float = 1.0,
+    dtype: FloatType = "float32",
     calibration_count: int | None = None,
     evaluation_count: int | None = None,
     class_order: ClassOrder = "number",
@@ -68,7 +70,7 @@ def wav(
     equal area on Slaney's; then log(x + offset), natural or in dB; mfcc keeps the first
     `coefficients` of their orthonormal DCT. `layout` is the order of the input's axes after the
     batch: T time, F features, C one channel; by default T or TF. The network receives
-    (x - mean) / std.
+    (x - mean) / std in the type `dtype`.
     """
     axes = layout or ("T" if features == "none" else "TF")
     _check_layout(axes, features)
@@ -119,7 +121,7 @@ def wav(
     return Dataset(
         samples_of(files.calibration),
         samples_of(files.evaluation),
-        {"audio": Preprocessing((mean,), (std,))},
+        {"audio": Preprocessing((mean,), (std,), dtype=dtype)},
         files.classes,
         decode,
     )
