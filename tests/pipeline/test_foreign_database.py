@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -78,6 +79,20 @@ def test_export_takes_no_path_for_a_key(qpipe: LabShell) -> None:
         "qpipe: .qpipe/cache: '../../x' is not the key of a result; run the recipe again\n"
     )
     assert not Path("shipped").exists()
+
+
+@pytest.mark.parametrize(("kind", "key"), [("..", "elsewhere"), ("import", "../../elsewhere")])
+def test_export_touches_no_file_that_a_database_names(kind: str, key: str, qpipe: LabShell) -> None:
+    places = [Path(".qpipe/elsewhere/manifest.json"), Path("elsewhere/manifest.json")]
+    for place in places:
+        place.parent.mkdir(exist_ok=True)
+        place.touch()
+        os.utime(place, (0, 0))
+    with edited() as db:
+        db.execute("UPDATE steps SET kind = ?, key = ? WHERE step = 'tiny/import'", (kind, key))
+    _, err = qpipe("export --device one --scheme snapped -o shipped", 2)
+    assert err.endswith("is not the key of a result; run the recipe again\n")
+    assert [place.stat().st_mtime for place in places] == [0, 0]
 
 
 EVERY_READER = (
@@ -164,6 +179,11 @@ OTHER_CELLS = (
     ("measurements SET model = 'x', low = 1e308", ""),
     ("steps SET key_fields = '{\"needs\": 7}'", ""),
     ("steps SET error = printf('%.*c', 70000000, 'x')", ""),
+    ("steps SET key = NULL", "has no key; run the recipe again"),
+    ("steps SET key_fields = NULL", ""),
+    ("measurements SET better = 'most'", "better: input should be 'min' or 'max'"),
+    ("measurements SET emulated = '[]'", "emulated: input should be 'wall' or 'instructions'"),
+    ("steps SET state = char(27) || '[2J'", "state: input should be 'pending'"),
     ("runs SET recipe = char(27) || '[2J', host = char(10)", ""),
 )
 

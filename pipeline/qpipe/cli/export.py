@@ -59,7 +59,8 @@ def export(
         run_id = find_run(store, run)["id"]
         results = Cache(cache)
         if cache.is_dir():
-            keys = [(step["kind"], step["key"]) for step in store.steps(run_id)]
+            rows = store.steps(run_id)
+            keys = [(row["kind"], row["key"]) for row in rows if row["kind"] and row["key"]]
             protection.enter_context(results.protect(keys))
         manifest = hand_over(store, run_id, coordinates, results, out, force=force)
     names = sorted(file.name for file in out.iterdir())

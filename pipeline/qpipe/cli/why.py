@@ -88,7 +88,7 @@ def why(
         )
     planned = plan.steps[step]
     recorded = recorded_steps.get(step)
-    recorded_fields = recorded["key_fields"] if recorded else {}
+    recorded_fields = (recorded["key_fields"] or {}) if recorded else {}
     changes = changed_fields(recorded_fields, planned.fields)
     is_hit = planned.cacheable and resolved.cache.has(planned.kind, planned.key)
     if as_json:

@@ -48,7 +48,7 @@ def hand_over(
     evaluation_digests = {measurement["evaluation_digest"] for measurement in measurements}
     samples_step = _samples_step(store, run, cache, evaluation_digests)
     handling = _sample_handling(row, store.steps(run), samples_step, cache)
-    samples = Samples(cache.value_folder("samples", samples_step["key"]) / "evaluation")
+    samples = Samples(cache.value_folder("samples", _key(samples_step)) / "evaluation")
     facts = gather_facts(store, row)
     return write_bundle(out, Build.read(build), samples, facts, handling, force=force)
 
@@ -87,6 +87,12 @@ def _find_step(steps: Sequence[StepRow], run: str, name: str) -> StepRow:
     )
 
 
+def _key(step: StepRow) -> str:
+    if not step["key"]:
+        raise QpipeError(f"export: the record of {step['step']} has no key; run the recipe again")
+    return step["key"]
+
+
 def _recorded(step: StepRow, field: str) -> dict[str, Any]:
     """Return a part of what the key of a step is made of."""
     value = (step["key_fields"] or {}).get(field)
@@ -102,7 +108,7 @@ def _samples_step(store: Store, run: str, cache: Cache, digests: Collection[str 
     for step in store.steps(run):
         if step["kind"] != "samples":
             continue
-        folder = cache.get("samples", step["key"])
+        folder = cache.get("samples", _key(step))
         if folder and stage_results.sample_digests(folder)["evaluation"] in digests:
             return step
     raise _missing("samples", run, cache)
@@ -115,7 +121,7 @@ def _sample_handling(
 
     Where no step has a postprocess, that is the first step that scored anything.
     """
-    decoder = cache.value_folder("samples", samples_step["key"]) / stage_results.DECODER
+    decoder = cache.value_folder("samples", _key(samples_step)) / stage_results.DECODER
     samples: NamedStage = {
         "kind": "samples",
         "name": samples_step["stage"],
@@ -127,7 +133,7 @@ def _sample_handling(
         metrics = _stages_in(step, "metric")
         if postprocess is None and (handling.metrics or not metrics):
             continue
-        folder = cache.get("measure", step["key"])  # None where it has left, or was changed
+        folder = cache.get("measure", _key(step))  # None where it has left, or was changed
         handling = SampleHandling(
             samples,
             decoder,

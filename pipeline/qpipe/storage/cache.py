@@ -30,7 +30,7 @@ UNFINISHED = "new-"  # begins the names of entries that are being written or rem
 LOCK = ".lock"
 USERS = ".users"
 
-KEY = re.compile(r"[^/.][^/]*")
+KEY = re.compile(r"[^/.\0][^/\0]*")
 
 STALE_S = 24 * 3600  # how long a step that was killed may be continued from what it left
 # on a new folder; a file system without locks has none in the end, and nothing is swept there
@@ -62,12 +62,13 @@ class Cache:
     def folder(self, kind: str, key: str) -> Path:
         """Return the folder of an entry, which may not exist.
 
-        Raise QpipeError for a key that is a path, as one from another's database may be.
+        Raise QpipeError for a kind or key that is a path, as one from another's database may be.
         """
-        if not KEY.fullmatch(key):
-            raise QpipeError(
-                f"{self.root}: '{key}' is not the key of a result; run the recipe again"
-            )
+        for name in (key, kind):
+            if not KEY.fullmatch(name):
+                raise QpipeError(
+                    f"{self.root}: '{name}' is not the key of a result; run the recipe again"
+                )
         return self.root / kind / key
 
     def value_folder(self, kind: str, key: str) -> Path:
@@ -174,7 +175,7 @@ class Cache:
 
         They may be in the cache already or not yet. To be protected counts as being used.
         """
-        names = [f"{kind}/{key}" for kind, key in results]
+        names = [str(self.folder(kind, key).relative_to(self.root)) for kind, key in results]
         self._create()
         _remove_abandoned(self.root / SCRATCH)
         with self._locked(fcntl.LOCK_EX):

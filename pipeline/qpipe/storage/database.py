@@ -8,7 +8,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self, TypeVar, cast, get_type_hints
+from typing import (
+    Any,
+    Literal,
+    NamedTuple,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 import sqlite_utils
 from pydantic import TypeAdapter, ValidationError
@@ -108,9 +118,12 @@ class Database:
         return self._checked_rows(row_type, rows)
 
     def _checked_rows(self, row_type: type[RowType], rows: Sequence[Row]) -> list[RowType]:
-        """Return rows whose JSON has the types of its columns; SQLite checks the others."""
+        """Return rows whose JSON has the types of its columns, and whose choices are among them.
+
+        SQLite checks the others, and choices too, unless whoever wrote them told it not to.
+        """
         for column, hint in get_type_hints(row_type).items():
-            if column not in JSON_COLUMNS:
+            if column not in JSON_COLUMNS and not _is_choice(hint):
                 continue
             for row in rows:
                 if row[column] is not None:
@@ -145,6 +158,11 @@ class Database:
                 if _is_environmental(error):
                     raise cannot_write(self.path, error) from error
                 raise
+
+
+def _is_choice(hint: object) -> bool:
+    """Return whether a type is a Literal, or one or None."""
+    return any(get_origin(part) is Literal for part in (hint, *get_args(hint)))
 
 
 @cache
