@@ -48,7 +48,7 @@ class SharingCache(Cache):
         self.shared_folder = sharing.folder
         self.users = {name: os.geteuid(), **sharing.users}
         _check_shared_folder(sharing.folder, {ROOT, *self.users.values()})
-        self.given = _open_given(sharing.folder / name)
+        self.published = _open_published(sharing.folder / name)
 
     def has(self, kind: str, key: str) -> bool:
         """Return whether there is a result, after one of a named user was taken."""
@@ -59,18 +59,18 @@ class SharingCache(Cache):
         """Give a folder to write a result into, which is then given to others too."""
         with super().put(kind, key) as value:
             yield value
-        self._give(kind, key)
+        self._publish(kind, key)
 
-    def _give(self, kind: str, key: str) -> None:
-        if self.given.has(kind, key):
+    def _publish(self, kind: str, key: str) -> None:
+        if self.published.has(kind, key):
             return
         try:
-            with self.given.put(kind, key) as value:
+            with self.published.put(kind, key) as value:
                 shutil.copytree(self.value_folder(kind, key), value, dirs_exist_ok=True)
-            _make_readable(self.given.folder(kind, key))
+            _make_readable(self.published.folder(kind, key))
         except OSError as error:
             reason = (error.strerror or str(error)).lower()
-            message = f"{self.given.root}: the result was not given to others: {reason}"
+            message = f"{self.published.root}: the result was not given to others: {reason}"
             fix = "correct that, or take `cache` out of the recipe; the result itself is kept"
             raise QpipeError(f"{message}; {fix}") from error
 
@@ -114,19 +114,19 @@ def _check_shared_folder(folder: Path, trusted: set[int]) -> None:
         raise QpipeError(f"{folder}: {reason}; set its sticky bit: chmod +t {folder}")
 
 
-def _open_given(folder: Path) -> Cache:
-    """Return the cache of what this user gives, readable by others."""
+def _open_published(folder: Path) -> Cache:
+    """Return the cache of what this user publishes, readable by others."""
     if folder.is_symlink():
         raise QpipeError(f"{folder}: this is a link, put there by somebody else; remove it")
     try:
         folder.mkdir(READABLE_FOLDER, exist_ok=True)
-        given = Cache(folder)
+        published = Cache(folder)
         folder.chmod(READABLE_FOLDER)  # whatever the umask
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         message = f"{folder}: cannot be made: {reason}"
         raise QpipeError(f"{message}; let users write there: chmod 1777 {folder.parent}") from error
-    return given
+    return published
 
 
 def _make_readable(entry: Path) -> None:
