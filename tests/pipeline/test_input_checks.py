@@ -139,7 +139,14 @@ def test_a_recipe_without_any_quantize_stage_fails_in_plan(qpipe: Shell) -> None
         "to a chain, such as symmetric\n"
     )  # fmt: skip
     edit("equalized: [equalize]", "int8: [equalize, symmetric]")
-    qpipe("plan recipe.yaml")
+    _, told = qpipe("plan recipe.yaml")
+    assert "no quantize stage" not in told
+
+
+def test_a_scheme_without_a_quantize_stage_is_named(qpipe: Shell) -> None:
+    edit("{int8: [symmetric]}", "{int8: [symmetric], equalized: [equalize]}")
+    line = "scheme 'equalized' has no quantize stage, so its network stays float"
+    assert line in qpipe("plan recipe.yaml")[1].splitlines()
 
 
 # in the process of a step alone; a runtime does so where its optimizer meets what it does not expect

@@ -151,7 +151,10 @@ def resolve_request(request: Request) -> ResolvedRequest:
     problems = limits.limit_errors(request.limits, measured=loaded.measured, shares=loaded.shares)
     if problems:
         raise RecipeError(*problems)
-    notes = []
+    notes = [
+        f"scheme '{name}' has no quantize stage, so its network stays float"
+        for name in loaded.unquantized
+    ]
     if request.smoke:
         if loaded.expect:
             notes.append(

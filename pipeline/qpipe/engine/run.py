@@ -247,6 +247,8 @@ def prepare_plan(
     scoring = scoring_stages(resolved.recipe) if with_scoring else []
     cache = resolved.cache
     folder = resolved.plan_folder
+    for note in resolved.notes:
+        notify(note)
     with ExitStack() as protected:
         plan = resolved.offline_plan(store)
         protected.enter_context(cache.protect(plan.results))

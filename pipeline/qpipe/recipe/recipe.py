@@ -121,6 +121,15 @@ class Recipe:
         """The schemes that are the float network itself."""
         return [name for name, chain in self.schemes.items() if not chain]
 
+    @property
+    def unquantized(self) -> list[str]:
+        """The schemes that have stages, but none that quantizes."""
+        names = []
+        for name, chain in self.schemes.items():
+            if chain and all(call.kind != "quantize" for call in chain):
+                names.append(name)
+        return names
+
     def narrowed(self, only: Sequence[str], devices: Sequence[str]) -> Recipe:
         """Return the recipe with these schemes and the float reference, on these devices.
 
