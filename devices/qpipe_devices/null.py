@@ -107,7 +107,8 @@ class NullDevice:
         runtime: bool = False,
     ) -> int:
         """Forget which folders were sent; return 0, because no files are its own."""
-        self.stored_digests.clear()
+        if not dry_run:
+            self.stored_digests.clear()
         return 0
 
     def hold(self, seconds: float, reason: str = "") -> Hold:

@@ -29,6 +29,7 @@ from qpipe.cli.new import new
 from qpipe.cli.pareto import pareto
 from qpipe.cli.plan import plan
 from qpipe.cli.plugins import plugins
+from qpipe.cli.plugins_check import plugins_check
 from qpipe.cli.run import run
 from qpipe.cli.runs import runs
 from qpipe.cli.runs_tag import runs_tag
@@ -49,7 +50,7 @@ COMMANDS: dict[str, tuple[Command, ...]] = {
     STARTING: (new, schema),
     RUNNING: (run, plan, why, samples),
     RESULTS: (pareto, compare, diagnose, export, show),
-    PARTS: (plugins, describe),
+    PARTS: (describe,),
 }
 DEVICE_COMMANDS: dict[str, Command] = {
     "list": devices_list,
@@ -96,6 +97,7 @@ def _assemble() -> typer.Typer:
             app.command(rich_help_panel=heading)(command)
     app.add_typer(_runs_group(), name="runs", rich_help_panel=RESULTS)
     app.add_typer(_db_group(), name="db", rich_help_panel=RESULTS)
+    app.add_typer(_plugins_group(), name="plugins", rich_help_panel=PARTS)
     app.add_typer(_cache_group(), name="cache", rich_help_panel=PARTS)
     app.add_typer(_devices_group(), name="devices", rich_help_panel=PARTS)
     return app
@@ -111,6 +113,13 @@ def _runs_group() -> typer.Typer:
 def _db_group() -> typer.Typer:
     group = typer.Typer(no_args_is_help=True, help="Manage the database of results.")
     group.command("merge")(db_merge)
+    return group
+
+
+def _plugins_group() -> typer.Typer:
+    group = typer.Typer(invoke_without_command=True)
+    group.callback()(plugins)
+    group.command("check")(plugins_check)
     return group
 
 

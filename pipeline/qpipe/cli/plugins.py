@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import typer
+
 from qpipe.cli.parameters import JsonOption
 from qpipe.cli.tables import print_json, print_table, print_text
 
 
-def plugins(as_json: JsonOption = False) -> None:
+def plugins(context: typer.Context, as_json: JsonOption = False) -> None:
     """List all stages and kinds of device, and the plugins that did not load."""
+    # options that stand before the name of a subcommand are its defaults
+    context.default_map = {"check": {"as_json": as_json}}
+    if context.invoked_subcommand is not None:
+        return
     from qpipe.cli.stage_list import all_stages
     from qpipe.stages import registry
 

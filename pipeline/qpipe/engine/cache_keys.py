@@ -14,7 +14,7 @@ from typing import Any
 
 import qpipe
 from qpipe.digests import digest_bytes, digest_file, digest_json, digest_text
-from qpipe.engine.code_digest import CodeDigests, engine_code
+from qpipe.engine.code_digest import CodeDigests, driver_files, engine_code, stage_files
 from qpipe.recipe.stage_call import Call
 from qpipe.stages.registry import OWN_DISTRIBUTION, Stage
 
@@ -52,6 +52,11 @@ def of_call(call: Call, digests: CodeDigests | None = None) -> Fields:
         "options": call.plain(_file_name)["options"],
         "files": files,
     }
+
+
+def code_files(stage: Stage) -> Mapping[str, Path]:
+    """Return the files that the code in a key is the digest of: those of a stage, or a driver."""
+    return driver_files(stage) if stage.kind == "device" else stage_files(stage)
 
 
 def of_engine(kind: str) -> Fields:

@@ -260,6 +260,11 @@ def _installed_plugins() -> list[tuple[importlib.metadata.EntryPoint, _Origin]]:
     )
 
 
+def distributions() -> dict[str, str]:
+    """Return the distribution of each installed plugin, by the name that its entry point loads."""
+    return {entry.value: origin.distribution for entry, origin in _installed_plugins()}
+
+
 def _import_file(file: Path) -> ModuleType:
     # two files of one name in two folders are two modules
     path_digest = digest_text(str(file.resolve()))
