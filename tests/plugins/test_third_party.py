@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+import qpipe
+from fresh_environment import install, qpipe_command, run
 from models import RTN
 
 # its tests share fixtures that are slow to make
@@ -41,11 +40,17 @@ build-backend = "hatchling.build"
 [project]
 name = "{name}"
 version = "0.3"
-dependencies = ["qpipe-edge"]
+dependencies = ["qpipe-edge{version}"]
 
 [project.entry-points.qpipe]
 {name} = "{name}"
 """
+PLUGINS = {
+    "rtn_plugin": RTN,
+    "broken_plugin": BROKEN,
+    "clash_plugin": CLASH,
+    "future_plugin": "raise AssertionError('it must not be imported')",
+}
 USE = """
 import json, sys
 import numpy as np
@@ -70,50 +75,24 @@ print(json.dumps({"y": y.tolist(), "kinds": kinds, "from": [stage.distribution, 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a new environment with three plugins installed by pip; it sees what is installed here, and
-    nothing is downloaded."""
+    """The Python of a new environment with four plugins installed by pip."""
     folder = tmp_path_factory.mktemp("third")
-    run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"])
-    python = folder / "venv" / "bin" / "python"
-    own = run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
-    here = sysconfig.get_path("purelib")
-    # addsitedir, for an editable install is a .pth file in there
-    (Path(own) / "here.pth").write_text(
-        f"import site; site.addsitedir({here!r})\n", encoding="utf-8"
-    )
     projects = []
-    for name, text in (("rtn_plugin", RTN), ("broken_plugin", BROKEN), ("clash_plugin", CLASH)):
+    for name, text in PLUGINS.items():
         project = folder / name
         project.mkdir()
-        (project / "pyproject.toml").write_text(PROJECT.format(name=name), encoding="utf-8")
+        version = ">=99" if name == "future_plugin" else ">=0.1"
+        settings = PROJECT.format(name=name, version=version)
+        (project / "pyproject.toml").write_text(settings, encoding="utf-8")
         (project / f"{name}.py").write_text(text, encoding="utf-8")
         projects.append(project)
-    pip = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "--disable-pip-version-check",
-        "install",
-        "--quiet",
-    ]
-    run([*pip, "--no-deps", "--no-build-isolation", "--no-index", *projects])
-    return python
-
-
-def run(words: list[Any], text: str | None = None) -> str:
-    ended = subprocess.run(words, input=text, capture_output=True, text=True, check=False)
-    assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
-    return ended.stdout
+    return install(folder, projects)
 
 
 @pytest.fixture(scope="module")
 def plugins(python: Path) -> Any:
     """What `qpipe plugins --json` says in there."""
-    return json.loads(
-        run([python, "-c", "from qpipe.cli import main; main()", "plugins", "--json"])
-    )
+    return json.loads(run([*qpipe_command(python), "plugins", "--json"]))
 
 
 def test_an_installed_plugin_is_found(plugins: Any) -> None:
@@ -129,6 +108,13 @@ def test_a_broken_plugin_is_named_with_its_reason_and_stops_nobody(plugins: Any)
         "ModuleNotFoundError: No module named 'a_library_that_is_not_installed'"
     )
     assert {"rtn", "symmetric", "onnxruntime"} <= {stage["name"] for stage in plugins["stages"]}
+
+
+def test_a_plugin_that_wants_a_newer_qpipe_is_not_imported_and_says_so(plugins: Any) -> None:
+    assert plugins["broken"]["future_plugin"] == (
+        f"it requires qpipe-edge>=99, this is {qpipe.__version__}; "
+        "pip install --upgrade qpipe-edge future_plugin"
+    )
 
 
 def test_a_name_clash_names_both_and_the_built_in_stays(plugins: Any) -> None:

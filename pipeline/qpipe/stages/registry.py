@@ -214,6 +214,7 @@ def load(files: Sequence[Path] = ()) -> Registry:
     registry = Registry()
     for entry, origin in _installed_plugins():
         try:
+            _check_version(entry.dist, origin)
             plugin = entry.load()
             registry.add(
                 plugin,
@@ -258,6 +259,22 @@ def _installed_plugins() -> list[tuple[importlib.metadata.EntryPoint, _Origin]]:
     return sorted(
         plugins, key=lambda plugin: (plugin[1].distribution != OWN_DISTRIBUTION, plugin[0].name)
     )
+
+
+def _check_version(distribution: importlib.metadata.Distribution | None, origin: _Origin) -> None:
+    """Raise PluginError where a plugin's distribution requires another version of qpipe."""
+    if distribution is None or origin.distribution == OWN_DISTRIBUTION:
+        return
+    from packaging.requirements import Requirement
+
+    version = importlib.metadata.version(OWN_DISTRIBUTION)
+    for line in distribution.requires or ():
+        requirement = Requirement(line)
+        if requirement.name.replace("_", "-").lower() != OWN_DISTRIBUTION:
+            continue
+        if not requirement.specifier.contains(version, prereleases=True):
+            fix = f"pip install --upgrade {OWN_DISTRIBUTION} {origin.distribution}"
+            raise PluginError(f"it requires {requirement}, this is {version}; {fix}")
 
 
 def distributions() -> dict[str, str]:
