@@ -89,6 +89,21 @@ def test_every_hook_says_what_it_is_for() -> None:
     assert all(hook.__doc__ for hook in hooks)
 
 
+def test_every_hook_and_kind_is_in_the_page_on_plugins_with_its_arguments() -> None:
+    page = (ROOT / "docs" / "plugins.md").read_text(encoding="utf-8")
+    for name, value in vars(hookspecs).items():
+        if hasattr(value, "qpipe_spec"):
+            arguments = ", ".join(inspect.signature(value).parameters)
+            assert f"| `{name}({arguments})` |" in page
+    for register in (hookspecs.Register, hookspecs.RegisterDevice, hookspecs.RegisterPower):
+        names = [*inspect.signature(register.__call__).parameters][1:]
+        optional = [name for name in names if name not in ("kind", "function")]
+        required = [name for name in names if name not in optional]
+        assert f"`register({', '.join([*required, '*', *optional])})`" in page
+    for kind in registry.KINDS:
+        assert f"| `{kind}` |" in page
+
+
 def test_every_command_and_each_of_its_options_has_help() -> None:
     from qpipe.cli.app import app
 
@@ -243,6 +258,7 @@ def test_the_wheel_holds_three_packages_the_recipes_and_nothing_else(tmp_path: P
     }  # fmt: skip
     inside = {name.rpartition("/")[2] for name in names if name.startswith("qpipe/recipes/")}
     assert {path.name for path in (ROOT / "recipes").glob("*.yaml")} <= inside
+    assert "qpipe/start/plugin_templates/quantize/stage.py.template" in names
     assert {"qpipe/py.typed", "qpipe_plugins/py.typed", "qpipe_devices/py.typed"} <= set(names)
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests")]
 

@@ -30,6 +30,7 @@ from qpipe.cli.pareto import pareto
 from qpipe.cli.plan import plan
 from qpipe.cli.plugins import plugins
 from qpipe.cli.plugins_check import plugins_check
+from qpipe.cli.plugins_new import plugins_new
 from qpipe.cli.run import run
 from qpipe.cli.runs import runs
 from qpipe.cli.runs_tag import runs_tag
@@ -120,6 +121,7 @@ def _plugins_group() -> typer.Typer:
     group = typer.Typer(invoke_without_command=True)
     group.callback()(plugins)
     group.command("check")(plugins_check)
+    group.command("new")(plugins_new)
     return group
 
 
