@@ -22,7 +22,8 @@ class Register(Protocol):
     recipe's `pareto` is checked before anything runs (metrics of an option that takes metric
     stages need not be listed). For a compile stage: `demands`, what its runtime requires of
     quantization, as fields of Target; `runtime`, what must be installed on a device for its builds
-    to run there, by its name in a device's capabilities.
+    to run there, by its name in a device's capabilities. For a stage that needs modules which
+    qpipe does not bring: `modules`, each with what installs it, so that `plan` can say so.
     """
 
     def __call__(
@@ -35,6 +36,7 @@ class Register(Protocol):
         gives: Sequence[str] = (),
         demands: Mapping[str, bool] | None = None,
         runtime: str = "",
+        modules: Mapping[str, str] | None = None,
     ) -> None: ...
 
 

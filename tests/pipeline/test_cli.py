@@ -83,6 +83,24 @@ def test_why_names_the_fields_that_changed(qpipe: LabShell) -> None:
     assert err == "qpipe: lab: no step 'tiny/snapped/snop'; did you mean 'tiny/snapped/snap'?\n"
 
 
+def test_a_stage_whose_module_is_not_installed_is_told_before_it_runs(qpipe: LabShell) -> None:
+    qpipe.lab.edit(
+        "stages.py",
+        'register("compile", pack)',
+        'register("compile", pack)\n    modules = {"no_such_module": "pip install such"}\n'
+        '    register("quantize", snap, name="taught", modules=modules)',
+    )
+    qpipe.lab.edit("recipe.yaml", "schemes:", "schemes:\n  trained: [taught]\n  again: [taught]")
+    note = "recipe.yaml:8: quantize taught: no_such_module is not installed; pip install such\n"
+    _, err = qpipe("plan recipe.yaml")
+    assert note in err
+    assert err.count("no_such_module") == 1
+    _, err = qpipe("plan recipe.yaml --only snapped")
+    assert "no_such_module" not in err
+    _, err = qpipe("run recipe.yaml")
+    assert note in err
+
+
 def test_a_run_that_fails_in_part_says_where_and_why_and_how_to_go_on(qpipe: LabShell) -> None:
     qpipe.lab.edit(
         "recipe.yaml",

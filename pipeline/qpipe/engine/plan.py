@@ -118,6 +118,17 @@ class Plan:
         """Kind and key of every result that may be in the cache, or is put there."""
         return [(step.kind, step.key) for step in self.steps.values() if step.cacheable]
 
+    @property
+    def missing_modules(self) -> list[str]:
+        """What stages of the plan need on the host and lack there, a line for each."""
+        calls = {id(step.call): step.call for step in self.steps.values() if step.call is not None}
+        lines = [
+            f"{call.where}: {call.kind} {call.name}: {missing}"
+            for call in calls.values()
+            for missing in call.stage.missing_modules()
+        ]
+        return list(dict.fromkeys(lines))
+
     def only(self, goals: Collection[str]) -> Plan:
         """Return the plan of these steps and of what they are made from."""
         included: set[str] = set()

@@ -144,6 +144,8 @@ class _Execution:
             # the keys of all other steps are made of what was read
             plan = self.resolved.plan(self.devices.capabilities)
             plan.drop_devices(self.devices.unreachable)
+            for note in plan.missing_modules:
+                self.notify(note)
             protected.enter_context(cache.protect(plan.results))
             self.store.record_devices(self.run.id, self.devices.capabilities)
             outcome = self._carry_out_steps(plan, earlier=read)
@@ -262,6 +264,8 @@ def prepare_plan(
         compiled = compute(plan.only(_float_builds(plan)), cache, folder, listen)
     if compiled.errors:
         raise RecipeError(*(f"{step}: {reason}" for step, reason in compiled.errors.items()))
+    for note in plan.missing_modules:
+        notify(note)
     return plan
 
 

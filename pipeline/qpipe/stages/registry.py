@@ -39,6 +39,8 @@ class Stage:
     # what its runtime asks of quantization, as fields of Target
     demands: Mapping[str, bool] = field(default_factory=dict)
     runtime: str = ""  # what must be installed on a device for its builds to run there
+    # what must be importable on the host, each with what installs it
+    modules: Mapping[str, str] = field(default_factory=dict)
     plugin: str = ""  # the module that registered it
     enrol: hookspecs.Enrol | None = None  # asks a device of this kind for its identity
 
@@ -47,6 +49,17 @@ class Stage:
         """The first line of the docstring."""
         docstring = inspect.getdoc(self.function) or ""
         return docstring.partition("\n")[0]
+
+    def missing_modules(self) -> list[str]:
+        """Return the modules that it needs and that are not installed, each with what installs it.
+
+        They are looked for, not imported.
+        """
+        return [
+            f"{module} is not installed; {install}"
+            for module, install in self.modules.items()
+            if importlib.util.find_spec(module) is None
+        ]
 
 
 @dataclass
@@ -150,6 +163,7 @@ class _Registration:
         gives: Sequence[str] = (),
         demands: Mapping[str, bool] | None = None,
         runtime: str = "",
+        modules: Mapping[str, str] | None = None,
     ) -> None:
         """Take a stage, as hookspecs.Register describes."""
         demands = dict(demands or {})
@@ -166,6 +180,7 @@ class _Registration:
             tuple(gives),
             demands,
             runtime,
+            dict(modules or {}),
             self.module_name,
         )
         _put(self.stages, (kind, stage.name), stage)

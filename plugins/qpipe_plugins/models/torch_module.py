@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 INSTALL = "pip install 'qpipe-edge[torch]'"
+TORCH_MODULES = dict.fromkeys(("torch", "onnxscript"), INSTALL)
 MAX_REASON = 200  # characters of an error of PyTorch
 MAX_SUGGESTION = 300  # characters: timm has over a thousand models
 # keys under which training scripts wrap a state dict

@@ -10,12 +10,16 @@ from qpipe_plugins.quantize.correct_bias import correct_bias
 from qpipe_plugins.quantize.learn_rounding import learn_rounding
 from qpipe_plugins.quantize.logarithmic import logarithmic
 from qpipe_plugins.quantize.mixed import mixed
-from qpipe_plugins.quantize.neural_compressor import neural_compressor
-from qpipe_plugins.quantize.nncf import nncf
+from qpipe_plugins.quantize.neural_compressor import (
+    NEURAL_COMPRESSOR_MODULES,
+    neural_compressor,
+)
+from qpipe_plugins.quantize.nncf import NNCF_MODULES, nncf
 from qpipe_plugins.quantize.onnxruntime_static import onnxruntime_static
 from qpipe_plugins.quantize.qat import qat
-from qpipe_plugins.quantize.quark import quark
+from qpipe_plugins.quantize.quark import QUARK_MODULES, quark
 from qpipe_plugins.quantize.symmetric import symmetric
+from qpipe_plugins.quantize.training_extra import TRAINING_MODULES
 
 
 @qpipe.hookimpl
@@ -29,12 +33,12 @@ def register_stages(register: qpipe.Register) -> None:
         activations,
         compensate,
         correct_bias,
-        learn_rounding,
-        qat,
         onnxruntime_static,
-        nncf,
-        quark,
-        neural_compressor,
     )
     for stage in stages:
         register("quantize", stage)
+    register("quantize", learn_rounding, modules=TRAINING_MODULES)
+    register("quantize", qat, modules=TRAINING_MODULES)
+    register("quantize", nncf, modules=NNCF_MODULES)
+    register("quantize", quark, modules=QUARK_MODULES)
+    register("quantize", neural_compressor, modules=NEURAL_COMPRESSOR_MODULES)

@@ -22,6 +22,7 @@ WHERE = "quantize neural_compressor"
 INSTALL = (
     "pip install 'qpipe-edge[neural-compressor]', then pip install --no-deps onnx-neural-compressor"
 )
+NEURAL_COMPRESSOR_MODULES = {"onnx_neural_compressor": INSTALL}
 
 
 def neural_compressor(

@@ -19,6 +19,7 @@ from qpipe_plugins.quantize.external_quantizer import (
 
 WHERE = "quantize nncf"
 INSTALL = "pip install 'qpipe-edge[nncf]'"
+NNCF_MODULES = {"nncf": INSTALL}
 # without these it reports each call to its makers, and counts them in a file in the home folder
 NO_TELEMETRY = {"NNCF_CI": "1", "CI": "true"}
 

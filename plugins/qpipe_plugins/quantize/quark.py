@@ -21,6 +21,7 @@ from qpipe_plugins.quantize.external_quantizer import (
 
 WHERE = "quantize quark"
 INSTALL = "pip install 'qpipe-edge[quark]'"
+QUARK_MODULES = {"quark": INSTALL}
 CALIBRATION_METHODS = {
     "minmax": "MinMax",
     "percentile": "Percentile",

@@ -8,8 +8,9 @@ from typing import Literal
 from qpipe.errors import StageError
 from qpipe.samples.store import Samples
 
-Change = Literal["flip", "crop", "color", "shift", "noise"]  # of samples, in augmentation
+Change = Literal["flip", "crop", "color", "shift", "noise", "mix"]  # of samples, in augmentation
 
+TRAINING_MODULES = {"torch": "pip install 'qpipe-edge[train]'"}
 FEWEST_SAMPLES = 4
 HOLD_OUT_EVERY = 10  # one sample in so many, as long as these are no more than MOST_HELD_OUT
 MOST_HELD_OUT = 64
@@ -17,11 +18,11 @@ MOST_HELD_OUT = 64
 
 def require_torch(where: str) -> None:
     """Raise StageError, which begins with `where`, where torch is not installed."""
-    if importlib.util.find_spec("torch") is None:
-        raise StageError(
-            f"{where}: torch is not installed; pip install 'qpipe-edge[train]'",
-            failure="configuration",
-        )
+    for module, install in TRAINING_MODULES.items():
+        if importlib.util.find_spec(module) is None:
+            raise StageError(
+                f"{where}: {module} is not installed; {install}", failure="configuration"
+            )
 
 
 def check_samples(calibration_samples: Samples, samples: int | None, where: str) -> None:
