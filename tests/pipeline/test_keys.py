@@ -21,6 +21,7 @@ from scratch_lab import Lab
 from qpipe.engine import cache_keys, code_digest
 from qpipe.engine.code_digest import stage_files
 from qpipe.quant.external_data import external_files
+from qpipe.quant.in_torch import operator_table
 from qpipe.recipe import recipe
 from qpipe.recipe.stage_call import Call
 from qpipe.stages import registry
@@ -105,6 +106,31 @@ def test_a_stage_from_beside_the_file_that_registers_it_is_the_code_of_both(
     lab.write(file, (lab.folder / file).read_text(encoding="utf-8") + "\n# changed\n")
     assert key_of(lab, bent) != before
     assert key_of(lab, snapped) == others
+
+
+def test_an_operator_that_a_plugin_adds_for_torch_is_code_of_what_trains(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operator_table, "OPERATORS", {})
+    text = (
+        "from qpipe.quant.in_torch.operator_table import torch_operator\n"
+        '@torch_operator("Swish", domain="com.example")\n'
+        "def swish(operation, x):\n    return x * x.sigmoid()\n"
+    )
+    lab.write("swish.py", text)
+    lab.edit("recipe.yaml", "plugins: [stages.py]", "plugins: [stages.py, swish.py]")
+    lab.edit("recipe.yaml", "schemes:", "schemes:\n  trained: [qat]\n  plain: [symmetric]")
+
+    def trained(loaded: recipe.Recipe) -> Call:
+        return loaded.schemes["trained"][0]
+
+    def plain(loaded: recipe.Recipe) -> Call:
+        return loaded.schemes["plain"][0]
+
+    before, others = key_of(lab, trained), key_of(lab, plain)
+    lab.write("swish.py", text.replace("x * x", "2 * x * x"))
+    assert key_of(lab, trained) != before
+    assert key_of(lab, plain) == others
 
 
 def test_a_lab_that_moves_keeps_its_keys(

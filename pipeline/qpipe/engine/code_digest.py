@@ -11,6 +11,8 @@
   itself are not seen: an option of type Path names them.
 - Of a device driver it is the whole package, for its agent and its runners decide what is
   measured.
+- Of a stage that computes networks by torch it is also the plugins that add operators to those that
+  torch computes.
 
 All results pass through stage_results and what that imports.
 """
@@ -38,6 +40,7 @@ from qpipe.engine.python_imports import (
     module_files,
     read_imports,
 )
+from qpipe.quant.in_torch import operator_table
 from qpipe.stages.registry import OWN_DISTRIBUTION, Stage
 
 # what passes arguments to every stage on the host and writes its result
@@ -77,6 +80,13 @@ def engine_code() -> str:
 
 def stage_files(stage: Stage) -> Mapping[str, Path]:
     """Return the files of a stage's code, by names that do not depend on where they lie."""
+    files = _imported_files(stage)
+    if _name_of(_file_of(operator_table)) in files:
+        return {**_torch_operator_files(), **files}
+    return files
+
+
+def _imported_files(stage: Stage) -> Mapping[str, Path]:
     module = sys.modules[stage.function.__module__]
     if stage.distribution == OWN_DISTRIBUTION:
         return _own_files(frozenset({_file_of(module), *_engine_files()}))
@@ -86,6 +96,16 @@ def stage_files(stage: Stage) -> Mapping[str, Path]:
     for plugin_module in modules:
         plugin_files |= _plugin_files(plugin_module)
     return {**plugin_files, **_own_files(_engine_files()), **_used_of_qpipe(plugin_files.values())}
+
+
+def _torch_operator_files() -> Mapping[str, Path]:
+    """Return the files of plugins that add operators to those that torch computes."""
+    files: dict[str, Path] = {}
+    for function in operator_table.OPERATORS.values():
+        module = inspect.getmodule(function)
+        if module is not None and module.__name__.partition(".")[0] not in _own_packages():
+            files |= _plugin_files(module)
+    return files
 
 
 def driver_files(driver: Stage) -> Mapping[str, Path]:
