@@ -2,17 +2,22 @@
 
 python tests/bench/bench_training.py SCHEME [NAME=VALUE ...]
 
-SCHEME is pot (powers of two, 4 bits, every layer) or bits3 (uniform, 3 bits, every layer); the values are options of
-`qat` (YAML), and scenes, how many are scored. Networks are simulated operator by operator, so that no processor makes
-a difference.
+SCHEME is pot (powers of two, 4 bits), bits3 (uniform, 3 bits) or int8-tensor (8 bits, one scale a tensor), each in every
+layer. The values are options of `qat` (YAML); scenes, how many are scored; and calibration, how many to calibrate with
+and to train on. Networks are simulated operator by operator, so that no processor makes a difference.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
 import yaml
@@ -32,10 +37,16 @@ from qpipe_plugins.quantize.symmetric import symmetric
 from qpipe_plugins.samples.scenes import scenes
 from qpipe_plugins.transform.equalize import equalize
 
+CURVE = "qpipe.training"
+
 NETWORK = Path(__file__).parents[2] / "recipes" / "models" / "mobilenet_ssd.onnx"
 CALIBRATION = 256
 SCENES = 500
-SCHEMES = ("pot", "bits3")
+SCHEMES: dict[str, Callable[..., ir.Model]] = {
+    "pot": partial(logarithmic, bits_first=4, bits_depthwise=4),
+    "bits3": partial(symmetric, bits=3),
+    "int8-tensor": partial(symmetric, granularity="tensor"),
+}
 Outputs = list[dict[str, Array]]
 
 
@@ -55,8 +66,58 @@ def score(name: str, outputs: Outputs, reference: Outputs, samples: Samples) -> 
         metric.contribution(ssd_boxes(one), sample.target)
         for one, sample in zip(outputs, samples, strict=True)
     ]
-    noise = decibels(relative_noise(reference, outputs))
-    return f"| {name} | {metric.reduce(contributions):.4f} | {noise:.2f} |"
+    parts = [
+        decibels(relative_noise(kept(reference, names), kept(outputs, names)))
+        for names in (["boxes"], ["scores"], ["boxes", "scores"])
+    ]
+    noise = ", ".join(f"{part:.2f}" for part in parts)
+    return f"| {name} | {metric.reduce(contributions):.4f} | {noise} |"
+
+
+def kept(outputs: Outputs, names: list[str]) -> Outputs:
+    """Some of the outputs for each sample."""
+    return [{name: one[name] for name in names} for one in outputs]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A quantized network to train, with what training needs, and scenes to score it on."""
+
+    folder: Path
+    start: ir.Model
+    calibration: Samples
+    evaluation: Samples
+    reference: Outputs
+
+    def float_network(self) -> ir.Model:
+        """The teacher, read anew."""
+        return ir.load(self.folder / "float.onnx")
+
+    def score(self, name: str, model: ir.Model) -> str:
+        """A row of the table for a network."""
+        outputs = outputs_of(model, self.evaluation)
+        return score(name, outputs, self.reference, self.evaluation)
+
+    def train(self, **options: Any) -> ir.Model:
+        """The network, trained from its start."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as name:
+            start = ir.from_proto(ir.to_proto(self.start))
+            network = self.float_network()
+            return qat(start, network, self.calibration, Path(name), quiet, **options)
+
+
+def prepare(folder: Path, scheme: str, *, scenes_to_score: int, calibration_count: int) -> Trial:
+    """The detector, quantized by a scheme and compensated."""
+    data = scenes(calibration_count=calibration_count, evaluation_count=scenes_to_score)
+    calibration = Samples.write(folder / "calibration", data.calibration, data.preprocessing)
+    evaluation = Samples.write(folder / "evaluation", data.evaluation, data.preprocessing)
+    ir.save(equalize(onnx_file(path=NETWORK), calibration, quiet), folder / "float.onnx")
+    statistics = histogram(ir.load(folder / "float.onnx"), calibration, quiet)
+    start = SCHEMES[scheme](ir.load(folder / "float.onnx"), statistics)
+    network = ir.load(folder / "float.onnx")
+    start = compensate(start, network, calibration, folder, quiet)
+    reference = outputs_of(ir.load(folder / "float.onnx"), evaluation)
+    return Trial(folder, start, calibration, evaluation, reference)
 
 
 def main() -> None:
@@ -65,29 +126,22 @@ def main() -> None:
         sys.exit(__doc__)
     options = dict(setting.split("=", 1) for setting in sys.argv[2:])
     values = {name: yaml.safe_load(text) for name, text in options.items()}
-    data = scenes(calibration_count=CALIBRATION, evaluation_count=values.pop("scenes", SCENES))
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        calibration = Samples.write(folder / "calibration", data.calibration, data.preprocessing)
-        evaluation = Samples.write(folder / "evaluation", data.evaluation, data.preprocessing)
-        equal = equalize(onnx_file(path=NETWORK), calibration, quiet)
-        ir.save(equal, folder / "float.onnx")
-        statistics = histogram(ir.load(folder / "float.onnx"), calibration, quiet)
-        network = ir.load(folder / "float.onnx")
-        if sys.argv[1] == "pot":
-            start = logarithmic(network, statistics, bits_first=4, bits_depthwise=4)
-        else:
-            start = symmetric(network, statistics, bits=3)
-        start = compensate(start, ir.load(folder / "float.onnx"), calibration, folder, quiet)
-        reference = outputs_of(ir.load(folder / "float.onnx"), evaluation)
-        print("| network | map50 | SQNR dB |\n|---|---|---|")
-        print(score("float", reference, reference, evaluation), flush=True)
-        print(score("compensate", outputs_of(start, evaluation), reference, evaluation), flush=True)
+        trial = prepare(
+            Path(name),
+            sys.argv[1],
+            scenes_to_score=values.pop("scenes", SCENES),
+            calibration_count=values.pop("calibration", CALIBRATION),
+        )
+        print("| network | map50 | SQNR dB: boxes, scores, both |\n|---|---|---|")
+        print(score("float", trial.reference, trial.reference, trial.evaluation), flush=True)
+        print(trial.score("compensate", trial.start), flush=True)
         seconds = time.process_time()
-        trained = qat(start, ir.load(folder / "float.onnx"), calibration, folder, quiet, **values)
+        trained = trial.train(**values)
         seconds = time.process_time() - seconds
-        print(score("qat", outputs_of(trained, evaluation), reference, evaluation))
-        print(f"{seconds:.0f} s of CPU to train")
+        print(trial.score("qat", trained))
+        steps = json.loads(trained.metadata_props[CURVE])[-1][0]
+        print(f"{steps} steps, {seconds:.0f} s of CPU to train")
 
 
 if __name__ == "__main__":

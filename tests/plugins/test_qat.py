@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from models import conv_net
+from models import conv_net, run
 from processors import machine_kind, machine_target, session
 from qpipe.engine.request import Request, resolve_request
 from qpipe.errors import StageError
@@ -26,7 +26,16 @@ from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.logarithmic import logarithmic
 from qpipe_plugins.quantize.qat import qat
 from qpipe_plugins.quantize.symmetric import symmetric
-from trained import CALIBRATION, needs_torch, noise_db, quiet, start, statistics, written
+from trained import (
+    CALIBRATION,
+    EVALUATION,
+    needs_torch,
+    noise_db,
+    quiet,
+    start,
+    statistics,
+    written,
+)
 
 # its tests share statistics, and torch, which takes seconds to import
 pytestmark = pytest.mark.xdist_group("student")
@@ -143,7 +152,7 @@ def test_the_scores_of_the_run_stay_with_the_network(samples, tmp_path):
     assert steps == tuple(sorted(steps))
     assert seconds == tuple(sorted(seconds))
     assert losses[0] is None
-    assert all(loss > 0 for loss in losses[1:])
+    assert all(np.isfinite(losses[1:]))
     assert max(scores) > scores[0]
 
 
@@ -165,12 +174,92 @@ def test_each_ingredient_can_be_left_out_or_added(options, samples, tmp_path):
     assert noise_db(model) > noise_db(start())
 
 
+def divergence(logits: np.ndarray, others: np.ndarray) -> float:
+    """The Kullback-Leibler divergence of probabilities from those of logits, by numpy."""
+
+    def log_softmax(x: np.ndarray) -> np.ndarray:
+        return x - np.log(np.exp(x - x.max(-1, keepdims=True)).sum(-1, keepdims=True)) - x.max()
+
+    own = log_softmax(logits)
+    return float((np.exp(own) * (own - log_softmax(others))).sum())
+
+
+@needs_torch
+def test_scores_of_classes_are_compared_by_their_probabilities(samples, tmp_path):
+    def lost(model: ir.Model) -> float:
+        pairs = zip(run(conv_net(), EVALUATION), run(model, EVALUATION), strict=True)
+        return sum(divergence(exact["logits"], one["logits"]) for exact, one in pairs)
+
+    model = qat(
+        start(), conv_net(), samples, tmp_path, quiet, epochs=6, rate=RATE, classes=("logits",)
+    )
+    assert lost(model) < 0.7 * lost(start())
+    message = "quantize qat: classes has 'scores', which is no output of floats; there is logits"
+    with pytest.raises(StageError, match=re.escape(message)):
+        qat(start(), conv_net(), samples, tmp_path, quiet, epochs=1, classes=("scores",))
+
+
+@needs_torch
+def test_boxes_count_where_something_is():
+    import torch
+
+    from qpipe_plugins.quantize.training.output_distance import OutputDistance
+
+    random = np.random.default_rng(5)
+    scores = np.array([[[8.0, 0, 0], [8, 0, 0], [8, 0, 0], [0, 8, 0]]], np.float32)
+    boxes = random.normal(size=(1, 4, 2)).astype(np.float32)
+    other_scores = scores + random.normal(size=scores.shape).astype(np.float32)
+    other_boxes = boxes + random.normal(size=boxes.shape).astype(np.float32)
+    distance = OutputDistance(["boxes", "scores"], ["scores"], "test")
+    expected = {"boxes": torch.from_numpy(boxes), "scores": torch.from_numpy(scores)}
+    actual = {"boxes": torch.from_numpy(other_boxes), "scores": torch.from_numpy(other_scores)}
+    distance.learn_frequencies([expected])
+    probabilities = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    usual = np.log(probabilities.mean(axis=(0, 1)))
+    told = [divergence(scores[0, place], usual) for place in range(4)]
+    assert told[3] > 4 * told[0]
+    distances = {
+        name: noise.item() / signal.item()
+        for name, (noise, signal) in distance.of(expected, actual).items()
+    }
+    noise = sum(divergence(scores[0, place], other_scores[0, place]) for place in range(4))
+    assert distances["scores"] == pytest.approx(noise / sum(told), rel=1e-3)
+    square = ((other_boxes - boxes)[0] ** 2).sum(-1) @ told
+    assert distances["boxes"] == pytest.approx(square / ((boxes[0] ** 2).sum(-1) @ told), rel=1e-4)
+    geometric_mean = np.sqrt(distances["boxes"] * distances["scores"])
+    assert distance.total([(expected, actual)]) == pytest.approx(geometric_mean, rel=1e-6)
+    loss = distance.loss(expected, actual).item()
+    assert loss == pytest.approx(np.log(geometric_mean), rel=1e-2)
+
+
+@needs_torch
+def test_a_batch_that_does_not_fit_in_memory_is_computed_in_parts(samples, tmp_path):
+    import torch
+
+    from qpipe.quant.in_torch.torch_network import TorchNetwork
+    from qpipe_plugins.quantize.training.sample_batches import SampleBatches
+    from qpipe_plugins.quantize.training.saved_memory import saved_bytes
+
+    batches = SampleBatches(samples, TorchNetwork(conv_net()), 8)
+    image = batches.of([0])["image"].requires_grad_()
+    # the exponential serves its own gradient and that of the cosine; a root is kept as well
+    kept = saved_bytes(lambda feeds: feeds["image"].exp().cos().sum(), {"image": image})
+    assert kept == image.nbytes
+    kept = saved_bytes(lambda feeds: feeds["image"].exp().sqrt().sum(), {"image": image})
+    assert kept == 2 * image.nbytes
+    batches.limit(3)
+    (first, *_) = batches.shuffled(range(20), torch.Generator().manual_seed(0))
+    assert [len(part["image"]) for part in first] == [3, 3, 2]
+    model = qat(start(), conv_net(), samples, tmp_path, quiet, epochs=4, rate=RATE, memory_mb=1)
+    assert noise_db(model) > noise_db(start())
+
+
 @needs_torch
 def test_samples_are_augmented_as_their_inputs_allow(samples, tmp_path):
     pictures = [np.moveaxis(array[0], 0, -1) for array in CALIBRATION]
     stored = written(tmp_path / "pictures", pictures, "NCHW")
     (tmp_path / "work").mkdir()
-    changes = ("flip", "crop", "color")
+    changes = ("flip", "crop", "color", "mix")
     model = qat(
         start(), conv_net(), stored, tmp_path / "work", quiet, epochs=4, rate=RATE, augment=changes
     )
@@ -213,6 +302,12 @@ def test_each_change_does_what_it_says():
         assert sorted(one[0].tolist()) == sound[0, 0].tolist()
         first = int(one[0].argmin())
         assert min(first, 100 - first) <= 10
+    two = torch.stack([sound[0], -sound[0]])
+    mixed = changed("mix", "none", two)
+    factors = mixed[:, 0, -1] / two[:, 0, -1].repeat(8)
+    assert ((factors > 0) & (factors <= 1)).all(), "of the other there is half at most"
+    assert factors.unique().numel() > 8
+    torch.testing.assert_close(mixed, factors[:, None, None] * two.repeat(8, 1, 1))
     difference = changed("noise", "none", sound) - sound
     assert 0.01 < float(difference.std() / sound.std()) < 0.03
 

@@ -28,13 +28,14 @@ class OutputNoise:
         self._outputs = [
             value.name or "" for value in float_model.graph.outputs if _is_comparable(value)
         ]
-        self._float_outputs = list(self._infer(float_model))
+        self.of_float = list(self.of_network(float_model))
 
     def of(self, model: ir.Model) -> float:
         """Return the noise over the signal of the outputs; see `relative_noise`."""
-        return relative_noise(self._float_outputs, self._infer(model))
+        return relative_noise(self.of_float, self.of_network(model))
 
-    def _infer(self, model: ir.Model) -> Iterator[dict[str, Array]]:
+    def of_network(self, model: ir.Model) -> Iterator[dict[str, Array]]:
+        """Yield the outputs of a network for each sample; those of float are `of_float`."""
         if not self._outputs:
             yield from [{}] * len(self._indices)
             return

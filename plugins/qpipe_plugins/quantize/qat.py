@@ -31,11 +31,13 @@ def qat(
     rate: Annotated[float, Field(gt=0, le=1)] = 2e-3,
     scale_rate: Annotated[float, Field(ge=0, le=1)] = 1e-3,
     features: Annotated[float, Field(ge=0, le=100)] = 1.0,
+    classes: tuple[str, ...] = (),
     gradual: Share = 0.0,
     freezing: bool = True,
     warm_restarts: Annotated[int, Field(ge=0, le=100)] = 0,
     augment: tuple[Change, ...] = (),
     batch: Count = 8,
+    memory_mb: Annotated[int, Field(ge=1)] = 2048,
     samples: Count | None = None,
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0,
     threads: Threads = 1,
@@ -46,24 +48,28 @@ def qat(
     comes in is the specification and the start: levels, granularity and zero points stay, and so
     does what the target asks for. The float network is the teacher, calibration samples are the
     data, and labels are not used. One sample in ten, 64 at most, is held out: the state with the
-    best SQNR on them is what comes out, and never one worse than what came in. Takes `minutes`, 10
-    by default, or `epochs` over the samples, whichever ends first, and memory for the activations
-    of a `batch`; a run that was ended continues where it was. With `epochs`, `seed` decides the
-    result on one machine and number of threads. torch is the extra `train`; CUDA is used where it
-    is there. Operators that torch cannot train through are named, and what is before them learns
-    from `features` alone.
+    least noise on them is what comes out, and never one worse than what came in. Takes `minutes`,
+    10 by default, or `epochs` over the samples, whichever ends first. Where the activations of a
+    `batch` would take more than `memory_mb`, it is computed in parts. A run that was ended
+    continues where it was. With `epochs`, `seed` decides the result on one machine and number of
+    threads. torch is the extra `train`; CUDA is used where it is there. Operators that torch cannot
+    train through are named, and what is before them learns from `features` alone.
 
     `rate` is how far a weight moves in a step toward the next level, and falls by a cosine, anew
     after each of `warm_restarts` (Loshchilov, Hutter 2017, arXiv 1608.03983).
     Scales are learned at `scale_rate`, 0 keeps them (Esser et al. 2020, LSQ, arXiv 1902.08153;
     Jain et al. 2020, TQT, arXiv 1903.08066). `features` weighs the tensors between layers beside
     the outputs (Hinton et al. 2015, arXiv 1503.02531; Romero et al. 2015, arXiv 1412.6550).
+    `classes` names outputs that hold scores of classes, logits along the last axis: they are
+    compared by their probabilities, and other outputs, such as the boxes of a detector, count
+    where these say that something is.
     `freezing` holds weights that go to and fro between two levels (Nagel et al. 2022,
     arXiv 2203.11086). `gradual` is the part of the budget over which rounding of weights sets in
     (Zhou et al. 2017, arXiv 1702.03044); for a start far from float. `augment` changes each sample
     at random: pictures by flip (left and right), crop (a tenth) and color (contrast, brightness),
-    other inputs by shift (along the last axis, such as time) and noise. Leave out what could not be
-    a sample, such as mirrored writing. Without `guided`, training is naive: in float and quantized
+    other inputs by shift (along the last axis, such as time) and noise; mix blends each with
+    another (Beyer et al. 2022, arXiv 2106.05237). Leave out what could not be a sample, such as
+    mirrored writing. Without `guided`, training is naive: in float and quantized
     in turns, at a constant rate, to compare with.
     """
     require_torch(WHERE)
@@ -87,8 +93,10 @@ def qat(
     options = TrainingOptions(
         schedule=schedule,
         features=features if guided else 0.0,
+        classes=classes,
         augment=augment,
         batch=batch,
+        memory_mb=memory_mb,
         samples=samples,
         threads=threads,
     )

@@ -36,8 +36,8 @@ class _FakeQuantize(torch.autograd.Function):
         scale_gradient = None
         if context.needs_input_grad[1]:
             # inside the range it is what rounding changes, outside it is the end of the range
-            of_result = torch.dot(gradient.reshape(-1), result.reshape(-1))
-            of_inside = torch.dot(inside.reshape(-1), x.reshape(-1))
+            of_result = (gradient * result).sum()
+            of_inside = (inside * x).sum()
             scale_gradient = (of_result - of_inside) / scale
         return inside, scale_gradient, None, None
 

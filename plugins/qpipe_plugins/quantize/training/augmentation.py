@@ -23,6 +23,7 @@ CONTRAST = 0.2  # by which the distance from the mean changes, at most
 BRIGHTNESS = 0.2  # by which values move, in standard deviations, at most
 SHIFTED = 0.1  # of the last axis, at most
 NOISE = 0.02  # in standard deviations
+MIXED = 0.5  # of another sample, at most
 
 Transform = Callable[[Tensor, torch.Generator], Tensor]
 
@@ -44,7 +45,15 @@ class Augmentation:
         if len(preprocessing) == len(inputs) == 1:  # their names need not agree
             preprocessing = dict.fromkeys(inputs, next(iter(preprocessing.values())))
         self._transforms: dict[str, list[Transform]] = {name: [] for name in inputs}
+        self._mixes = "mix" in changes
+        if self._mixes and any(how.dtype != "float32" for how in preprocessing.values()):
+            raise StageError(
+                f"{where}: augment has mix, but not all inputs of the samples are floats; "
+                "leave it out"
+            )
         for change in changes:
+            if change == "mix":
+                continue
             names = [
                 name
                 for name in inputs
@@ -69,7 +78,7 @@ class Augmentation:
                 for transform in transforms:
                     samples = [transform(sample, generator) for sample in samples]
                 changed[name] = torch.cat(samples)
-        return changed
+        return _mixed(changed, generator) if self._mixes else changed
 
 
 def _applies(change: Change, how: Preprocessing) -> bool:
@@ -104,6 +113,22 @@ def _recolored(x: Tensor, generator: torch.Generator) -> Tensor:
     contrast = 1 + CONTRAST * (2 * _uniform(generator) - 1)
     brightness = BRIGHTNESS * (2 * _uniform(generator) - 1) * x.std()
     return (((x - mean) * contrast) + mean + brightness).clamp(x.min(), x.max())
+
+
+def _mixed(feeds: Feeds, generator: torch.Generator) -> Feeds:
+    """Return samples that are each blended with the next one, half and half at most.
+
+    What the teacher makes of them is all the student needs (Beyer et al. 2022, arXiv 2106.05237).
+    """
+    (count, *others) = {len(x) for x in feeds.values()}
+    if others:
+        return feeds
+    parts = torch.tensor([MIXED * _uniform(generator) for _ in range(count)])
+    mixed = {}
+    for name, x in feeds.items():
+        part = parts.to(x.device).reshape(-1, *[1] * (x.ndim - 1))
+        mixed[name] = torch.lerp(x, x.roll(1, 0), part)
+    return mixed
 
 
 def _noisy(x: Tensor, generator: torch.Generator) -> Tensor:

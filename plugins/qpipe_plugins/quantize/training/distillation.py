@@ -1,8 +1,9 @@
 """What the student learns from the teacher: outputs, and the tensors between layers.
 
 Distillation without labels (Hinton et al. 2015, arXiv 1503.02531; of features: Romero et al. 2015,
-arXiv 1412.6550). The distance of two tensors is the power of their difference over that of the
-teacher's, which is what held-out samples are scored by.
+arXiv 1412.6550). The distance of two outputs is that of `output_distance`, which is also what
+held-out samples are scored by; of tensors between layers it is the power of their difference over
+that of the teacher's.
 """
 
 from __future__ import annotations
@@ -16,10 +17,9 @@ import torch
 from qpipe.errors import StageError
 from qpipe.quant.in_torch.operator_table import Tensor
 from qpipe.quant.in_torch.torch_network import TorchNetwork
+from qpipe_plugins.quantize.training.output_distance import TINY, OutputDistance, Outputs
 from qpipe_plugins.quantize.training.sample_batches import Feeds
 from qpipe_plugins.quantize.training.student import Student
-
-TINY = 1e-12  # power of a tensor that is all zeros
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,19 @@ class Counterpart:
 class Distillation:
     """Student and teacher side by side; `features` weighs the tensors between layers.
 
+    `classes` are the outputs that hold scores of classes; `samples` show how frequent these are.
     Raise StageError, which begins with `where`, where no output of the network holds floats.
     """
 
     def __init__(
-        self, student: Student, teacher: TorchNetwork, features: float, where: str
+        self,
+        student: Student,
+        teacher: TorchNetwork,
+        features: float,
+        where: str,
+        *,
+        classes: Sequence[str] = (),
+        samples: Iterable[Feeds] = (),
     ) -> None:
         self._student = student
         self._teacher = teacher
@@ -51,32 +59,35 @@ class Distillation:
         ]
         if not self.outputs:
             raise StageError(f"{where}: no output of the network holds floats to learn from")
+        names = [output.teacher.name or "" for output in self.outputs]
+        self.distance = OutputDistance(names, classes, where)
+        self.distance.learn_frequencies(teacher.outputs(feeds) for feeds in samples)
         self._features = _rounded_tensors(student, teacher) if features else []
 
     def loss(self, feeds: Feeds) -> Tensor:
-        """Return how far the student is from the teacher on a batch."""
+        """Return how far the student is from the teacher on a batch, as a logarithm."""
         counterparts = [*self.outputs, *self._features]
         expected, actual = self._tensors(feeds, counterparts)
-        output_loss = _mean_distance(expected, actual, self.outputs)
+        output_loss = self.distance.loss(*self._by_name(expected, actual))
         if not self._features:
             return output_loss
-        feature_loss = _mean_distance(expected, actual, self._features)
+        feature_loss = (_mean_distance(expected, actual, self._features) + TINY).log()
         return output_loss + self._feature_weight * feature_loss
 
     def noise(self, batches: Iterable[Feeds]) -> float:
         """Return the noise over the signal of the outputs on batches, the mean over outputs."""
-        noise = dict.fromkeys(self.outputs, 0.0)
-        signal = dict.fromkeys(self.outputs, 0.0)
-        for feeds in batches:
-            with torch.no_grad():
-                expected, actual = self._tensors(feeds, self.outputs)
-            for output in self.outputs:
-                reference = expected[output.teacher].double()
-                difference = actual[output.student].double() - reference
-                noise[output] += float(difference.square().sum())
-                signal[output] += float(reference.square().sum())
-        ratios = [noise[output] / power for output, power in signal.items() if power > 0]
-        return sum(ratios) / len(ratios) if ratios else 0.0
+        return self.distance.total(
+            self._by_name(*self._tensors(feeds, self.outputs)) for feeds in batches
+        )
+
+    def _by_name(
+        self, expected: dict[ir.Value, Tensor], actual: dict[ir.Value, Tensor]
+    ) -> tuple[Outputs, Outputs]:
+        """Return the outputs among tensors of teacher and student, by name."""
+        return (
+            {output.teacher.name or "": expected[output.teacher] for output in self.outputs},
+            {output.teacher.name or "": actual[output.student] for output in self.outputs},
+        )
 
     def _tensors(
         self, feeds: Feeds, counterparts: Sequence[Counterpart]

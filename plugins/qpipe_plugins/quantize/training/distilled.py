@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import onnx_ir as ir
 
 from qpipe.errors import StageError
-from qpipe.quant.in_torch.torch_network import TorchNetwork
+from qpipe.quant.in_torch.operator_table import Tensor
+from qpipe.quant.in_torch.torch_network import TorchNetwork, to_torch
 from qpipe.quant.sensitivity import decibels
 from qpipe.samples.store import Samples
-from qpipe.types import Progress, Target
+from qpipe.types import Array, Progress, Target
 from qpipe_plugins.quantize.output_noise import OutputNoise
 from qpipe_plugins.quantize.training.augmentation import Augmentation
 from qpipe_plugins.quantize.training.distillation import Distillation
 from qpipe_plugins.quantize.training.sample_batches import Feeds, SampleBatches
+from qpipe_plugins.quantize.training.saved_memory import samples_that_fit
 from qpipe_plugins.quantize.training.student import Student
 from qpipe_plugins.quantize.training.torch_setup import torch_setup
 from qpipe_plugins.quantize.training.training_loop import Schedule, TrainingLoop
@@ -35,8 +38,10 @@ class TrainingOptions:
 
     schedule: Schedule
     features: float  # what tensors between layers weigh beside the outputs
+    classes: tuple[str, ...]  # outputs that hold scores of classes
     augment: tuple[Change, ...]
     batch: int
+    memory_mb: int
     samples: int | None  # how many are used; all where it is None
     threads: int
 
@@ -59,14 +64,23 @@ def train_network(
     with torch_setup(options.threads, options.schedule.seed) as device:
         student = Student(model, float_model, target, where, device=device)
         teacher = TorchNetwork(float_model, device=device)
-        distillation = Distillation(student, teacher, options.features, where)
         inputs = [value.name or "" for value in float_model.graph.inputs]
         augment = Augmentation(options.augment, samples.preprocessing, inputs, where)
         batches = SampleBatches(samples, teacher, options.batch, augment)
         count = used_samples(samples, options.samples)
         held_out = held_out_indices(count)
         trained = sorted(set(range(count)) - set(held_out))
-        check_gradients(student, distillation, batches.of(trained[:1]), where)
+        distillation = Distillation(
+            student,
+            teacher,
+            options.features,
+            where,
+            classes=options.classes,
+            samples=batches.in_order(held_out),
+        )
+        first = batches.of(trained[:1])
+        check_gradients(student, distillation, first, where)
+        batches.limit(samples_that_fit(distillation.loss, first, options.memory_mb << 20))
         loop = TrainingLoop(
             student,
             distillation.loss,
@@ -79,9 +93,21 @@ def train_network(
         )
         loop.train(batches, trained)
         result = student.to_model()
-    result.metadata_props[CURVE] = json.dumps(loop.curve)
-    noise = OutputNoise(samples, held_out, float_model, threads=options.threads)
-    return better_of(model, result, noise, where)
+    outputs = OutputNoise(samples, held_out, float_model, threads=options.threads)
+
+    def noise(network: ir.Model) -> float:
+        pairs = zip(outputs.of_float, outputs.of_network(network), strict=True)
+        return distillation.distance.total(
+            (_tensors(expected), _tensors(actual)) for expected, actual in pairs
+        )
+
+    better = better_of(model, result, noise, where)
+    better.metadata_props[CURVE] = json.dumps(loop.curve)
+    return better
+
+
+def _tensors(arrays: Mapping[str, Array]) -> dict[str, Tensor]:
+    return {name: to_torch(array) for name, array in arrays.items()}
 
 
 def check_gradients(student: Student, distillation: Distillation, feeds: Feeds, where: str) -> None:
@@ -119,10 +145,12 @@ def _blocking_operators(network: TorchNetwork) -> str:
     return ", ".join(names) or "rounding where all values saturate"
 
 
-def better_of(start: ir.Model, trained: ir.Model, noise: OutputNoise, where: str) -> ir.Model:
-    """Return the trained network, or the one before where that is closer to float."""
-    start_noise = noise.of(start)
-    trained_noise = noise.of(trained)
+def better_of(
+    start: ir.Model, trained: ir.Model, noise: Callable[[ir.Model], float], where: str
+) -> ir.Model:
+    """Return the trained network, or the one before where that has less noise."""
+    start_noise = noise(start)
+    trained_noise = noise(trained)
     log.warning(
         "%s: outputs at %.2f dB before, %.2f dB afterwards",
         where,

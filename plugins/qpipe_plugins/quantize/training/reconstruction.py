@@ -84,7 +84,7 @@ def reconstruct_network(
         reconstruction.train(progress)
         result = student.to_model()
     noise = OutputNoise(samples, held_out, float_model, threads=options.threads)
-    return better_of(model, result, noise, where)
+    return better_of(model, result, noise.of, where)
 
 
 class Reconstruction:

@@ -12,6 +12,8 @@ from qpipe.quant.in_torch.torch_network import TorchNetwork, to_torch
 from qpipe.quant.network_inputs import input_shapes
 from qpipe.samples.store import Samples
 
+IMAGE_AXES = 4
+
 Feeds = dict[str, Tensor]
 Augment = Callable[[Feeds, torch.Generator], Feeds]
 
@@ -33,6 +35,11 @@ class SampleBatches:
         self._device = network.device
         self._augment = augment
         self.size = size if size > 1 and len(samples) > 1 and self._can_batch(network) else 1
+        self._part = self.size
+
+    def limit(self, samples: int) -> None:
+        """Give batches in parts of at most so many samples, as equal as can be."""
+        self._part = -(-self.size // -(-self.size // samples))
 
     def of(self, indices: Sequence[int]) -> Feeds:
         """Return samples together, not augmented."""
@@ -41,20 +48,27 @@ class SampleBatches:
         for name in feeds[0]:
             arrays = [feed[name] for feed in feeds]
             array = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-            together[name] = to_torch(array).to(self._device)
+            tensor = to_torch(array).to(self._device)
+            if tensor.ndim == IMAGE_AXES:  # convolutions are faster so, and give this order on
+                tensor = tensor.contiguous(memory_format=torch.channels_last)
+            together[name] = tensor
         return together
 
     def in_order(self, indices: Sequence[int]) -> Iterator[Feeds]:
-        """Yield all of some samples, not augmented."""
-        for first in range(0, len(indices), self.size):
-            yield self.of(indices[first : first + self.size])
+        """Yield all of some samples, not augmented, as many at a time as a part has."""
+        for chosen in _chunks(indices, self._part):
+            yield self.of(chosen)
 
-    def shuffled(self, indices: Sequence[int], generator: torch.Generator) -> Iterator[Feeds]:
-        """Yield all of some samples once, in random order and augmented."""
+    def shuffled(self, indices: Sequence[int], generator: torch.Generator) -> Iterator[list[Feeds]]:
+        """Yield all of some samples once, in random order and augmented: batches, each in parts."""
         order = torch.randperm(len(indices), generator=generator).tolist()
-        for first in range(0, len(order), self.size):
-            feeds = self.of([indices[place] for place in order[first : first + self.size]])
-            yield feeds if self._augment is None else self._augment(feeds, generator)
+        for places in _chunks(order, self.size):
+            parts = [
+                self.of([indices[place] for place in part]) for part in _chunks(places, self._part)
+            ]
+            if self._augment is not None:
+                parts = [self._augment(part, generator) for part in parts]
+            yield parts
 
     def _can_batch(self, network: TorchNetwork) -> bool:
         """Return whether two samples together give what each gives alone."""
@@ -67,6 +81,11 @@ class SampleBatches:
             except (RuntimeError, ValueError, IndexError):
                 return False
         return all(_agree(together[name], [one[name] for one in alone]) for name in together)
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for first in range(0, len(items), size):
+        yield items[first : first + size]
 
 
 def _agree(together: Tensor, alone: Sequence[Tensor]) -> bool:

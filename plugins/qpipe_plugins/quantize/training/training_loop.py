@@ -132,8 +132,8 @@ class TrainingLoop:
         if not self._resume():
             self._position.start_noise = self._score()
         while not self._is_over():
-            for feeds in batches.shuffled(indices, self._generator):
-                self._step(feeds)
+            for parts in batches.shuffled(indices, self._generator):
+                self._step(parts)
                 if self._is_score_due():
                     self._score()
                 if self._is_over():
@@ -165,7 +165,7 @@ class TrainingLoop:
 
     # ---- one step
 
-    def _step(self, feeds: Feeds) -> None:
+    def _step(self, parts: Sequence[Feeds]) -> None:
         start = time.monotonic()
         schedule = self._schedule
         done = self._done()
@@ -176,8 +176,7 @@ class TrainingLoop:
         if schedule.is_naive:
             self._student.soften(0.0)
         self._optimizer.zero_grad()
-        loss = self._loss(feeds)
-        loss.backward()
+        number = self._add_gradients(parts)
         self._optimizer.step()
         self._student.keep_within_limits()
         self._position.step += 1
@@ -185,12 +184,20 @@ class TrainingLoop:
             self._student.snap()
         if self._oscillations is not None:
             self._oscillations.observe()
-        number = loss.item()
         self._position.losses.append(number)
         self._position.seconds += time.monotonic() - start
         self._report(number, factor)
         if not math.isfinite(number):
             self._return_to_best(f"loss {number} at step {self._position.step}")
+
+    def _add_gradients(self, parts: Sequence[Feeds]) -> float:
+        """Add the gradients of the mean loss over the parts of a batch; return that loss."""
+        total = 0.0
+        for part in parts:
+            loss = self._loss(part) / len(parts)
+            loss.backward()
+            total += loss.item()
+        return total
 
     def _report(self, loss: float, factor: float) -> None:
         done = round(min(100 * self._done(), 100), 1)
