@@ -44,8 +44,17 @@ dependencies = ["qpipe-edge{version}"]
 
 [project.entry-points.qpipe]
 {name} = "{name}"
+
+[tool.hatch.build.targets.wheel]
+include = ["*.py"]
 """
+# a distribution of two modules: the second decides what the stage does
+PAIR = RTN.replace("def rtn(", "from pair_of_it import BITS\n\n\ndef pair(").replace(
+    "bits: int = 8", "bits: int = BITS"
+)
+PAIR = PAIR.replace('"quantize", rtn', '"quantize", pair')
 PLUGINS = {
+    "pair_plugin": PAIR,
     "rtn_plugin": RTN,
     "broken_plugin": BROKEN,
     "clash_plugin": CLASH,
@@ -75,7 +84,7 @@ print(json.dumps({"y": y.tolist(), "kinds": kinds, "from": [stage.distribution, 
 
 @pytest.fixture(scope="module")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The Python of a new environment with four plugins installed by pip."""
+    """The Python of a new environment with five plugins installed by pip."""
     folder = tmp_path_factory.mktemp("third")
     projects = []
     for name, text in PLUGINS.items():
@@ -85,6 +94,8 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
         settings = PROJECT.format(name=name, version=version)
         (project / "pyproject.toml").write_text(settings, encoding="utf-8")
         (project / f"{name}.py").write_text(text, encoding="utf-8")
+        if name == "pair_plugin":
+            (project / "pair_of_it.py").write_text("BITS = 6\n", encoding="utf-8")
         projects.append(project)
     return install(folder, projects)
 
@@ -141,3 +152,16 @@ def test_its_stage_quantizes_by_the_shared_arithmetic(python: Path) -> None:
     )
     assert told["kinds"] == ["DequantizeLinear", "MatMul"]
     assert told["from"] == ["rtn_plugin", "0.3"]
+
+
+def test_every_module_of_a_distribution_is_in_the_key_and_the_kit_finds_nothing_wrong(
+    python: Path,
+) -> None:
+    results = json.loads(run([*qpipe_command(python), "plugins", "check", "pair_plugin", "--json"]))
+    assert {result["state"] for result in results} == {"ok"}, results
+    script = (
+        "from qpipe.engine.cache_keys import code_files; from qpipe.stages import registry; "
+        "print(*code_files(registry.load().stage('quantize', 'pair')))"
+    )
+    files = run([python, "-c", script]).split()
+    assert {"pair_plugin.py", "pair_of_it.py"} <= set(files)

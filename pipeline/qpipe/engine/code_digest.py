@@ -3,8 +3,8 @@
 - Of qpipe's own distribution it is the module of the stage and all that it imports, directly or
   through other modules. A package on the way counts only where a name is taken from it: a kind's
   package imports all stages of the kind, in order to register them.
-- Of anyone else's package it is the whole package, for such a package may find its modules by any
-  means; and what it imports of qpipe.
+- Of anyone else's package it is the whole package, and whatever else its distribution installs, for
+  such a package may find its modules by any means; and what it imports of qpipe.
 - Of a plugin file of a recipe it is the file and what it imports of its folder, packages on the
   way included; everything beside it where it can run code that no import statement names
   (importlib, exec, sys.path, pickle, a process, a compiled module). Files that the code opens by
@@ -95,6 +95,7 @@ def _imported_files(stage: Stage) -> Mapping[str, Path]:
     plugin_files: dict[str, Path] = {}
     for plugin_module in modules:
         plugin_files |= _plugin_files(plugin_module)
+    plugin_files |= _installed_files(stage.distribution)
     return {**plugin_files, **_own_files(_engine_files()), **_used_of_qpipe(plugin_files.values())}
 
 
@@ -113,6 +114,7 @@ def driver_files(driver: Stage) -> Mapping[str, Path]:
     files = _plugin_files(sys.modules[driver.function.__module__])
     if driver.distribution == OWN_DISTRIBUTION:
         return _own_files(frozenset(files.values()))
+    files |= _installed_files(driver.distribution)
     return {**files, **_used_of_qpipe(files.values())}
 
 
@@ -247,6 +249,22 @@ def _plugin_files(module: ModuleType) -> dict[str, Path]:
         is_installed = "site-packages" in file.parts  # modules beside it are not its own
         files = [file] if is_installed else files_of_plugin(file)
     return {path.relative_to(root).as_posix(): path for path in files}
+
+
+@cache
+def _installed_files(distribution: str) -> Mapping[str, Path]:
+    """Return the Python files that a distribution has installed; none of a file of a recipe.
+
+    It may have several modules and packages. One that is installed editable lists none.
+    """
+    try:
+        entries = importlib.metadata.files(distribution) or ()
+    except importlib.metadata.PackageNotFoundError:
+        return MappingProxyType({})
+    files = {entry.as_posix(): Path(str(entry.locate())) for entry in entries}
+    return MappingProxyType(
+        {name: path for name, path in files.items() if path.suffix == ".py" and path.is_file()}
+    )
 
 
 def files_of_plugin(file: Path) -> set[Path]:
