@@ -59,6 +59,12 @@ def moody(model: ir.Model) -> ir.Model:
     return quantized(model, scale=1 + next(counter) / 100)
 
 
+def unordered(model: ir.Model) -> ir.Model:
+    """Go through a set of texts."""
+    model.metadata_props["words"] = " ".join({f"word {number}" for number in range(100)})
+    return quantized(model)
+
+
 def renaming(model: ir.Model) -> ir.Model:
     """Rename the output."""
     model.graph.outputs[0].name = "other"
@@ -179,7 +185,7 @@ def restless(deployed: qpipe.Deployed) -> list[qpipe.Measurement]:
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
-    for stage in (silent, open_minded, misfit, moody, renaming, invalid, ruining, boasting, deaf, coarse, needy,
+    for stage in (silent, open_minded, misfit, moody, unordered, renaming, invalid, ruining, boasting, deaf, coarse, needy,
                   breaking, vandal):
         register("quantize", stage)
     for metric in (first_sample, total, upside_down, nothing, greedy):
@@ -197,6 +203,8 @@ FAULTS = [
     ("quantize", "misfit", "options are documented", "quantize misfit: option 'bits' is 'eight'; give a whole number"),
     ("quantize", "moody", "result is deterministic",
      "two calls with the same inputs and options make different networks"),
+    ("quantize", "unordered", "result is deterministic",
+     "another process makes a different network; sort what is in sets"),
     ("quantize", "renaming", "inputs are unchanged",
      "quantize renaming changed the network: its outputs were scores, now are other; "
      "a stage must keep inputs and outputs"),

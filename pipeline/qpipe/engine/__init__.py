@@ -14,12 +14,13 @@ Other rooms may use:
 - portable_call: functions of stages, written so that they run without qpipe
 - scoring_record: what a measuring stage scored with
 - cache_keys: what a result depends on; digests of files and folders
-- host_step: a stage called with the results of steps, as `testing` does, too
+- host_step, worker: a stage called with the results of steps, here or in another process, as
+  `testing` does, too
 - float_reference: the float network's outputs on samples
 - sequences: the chunks of sequences as samples, for a network with states
 - targets: what a device with a runtime asks of quantization and of builds
 
-Its own are: executor, worker (one step), retry (its attempts), recorder (what goes to
+Its own are: executor (one step), retry (its attempts), recorder (what goes to
 the store), engine_stages (stages of the engine itself), input_checks,
 measurement_check, code_digest, python_imports, imports_memo (the code in a key).
 """

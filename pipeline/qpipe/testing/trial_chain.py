@@ -6,6 +6,7 @@ ReLU6, a sum of two branches, a mean over the picture and a fully connected laye
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -17,6 +18,7 @@ import onnx_ir as ir
 
 from qpipe.engine import cache_keys, stage_results
 from qpipe.engine.host_step import ResultFolder, StepInputs, run_stage
+from qpipe.engine.worker import StepRequest, run_in_worker
 from qpipe.samples.store import Samples
 from qpipe.stages.options import needs
 from qpipe.stages.registry import Registry, Stage
@@ -73,12 +75,14 @@ class TrialChain:
             "evaluation_samples": samples,
         }
 
-    def apply(self, stage: Stage, options: Mapping[str, Any] | None = None) -> ir.Model:
+    def apply(
+        self, stage: Stage, options: Mapping[str, Any] | None = None, *, elsewhere: bool = False
+    ) -> ir.Model:
         """Let a stage make the next network of the chain, and return it.
 
-        The float network after a transform is what it made.
+        The float network after a transform is what it made. `elsewhere` as for `run`.
         """
-        result = self.run(stage, options or {})
+        result = self.run(stage, options or {}, elsewhere=elsewhere)
         self.results["model"] = result
         if stage.kind == "transform":
             self.results["float_model"] = result
@@ -101,23 +105,27 @@ class TrialChain:
         return Build.read(result.folder)
 
     def run(
-        self, stage: Stage, options: Mapping[str, Any], platform: Platform | None = None
+        self,
+        stage: Stage,
+        options: Mapping[str, Any],
+        platform: Platform | None = None,
+        *,
+        elsewhere: bool = False,
     ) -> ResultFolder:
         """Call a stage with what it needs, as a run does, and return the folder of its result.
 
-        Raise NonconformityError where it needs what no step gives, or changes what it was given.
+        `elsewhere` calls it in another process, where sets of texts have another order. Raise
+        NonconformityError where it needs what no step gives, or changes what it was given.
         """
         results = self._results_for(stage)
         before = {name: cache_keys.digest(result.folder) for name, result in results.items()}
         out = self._new_folder(stage.kind)
-        run_stage(
-            stage,
-            options,
-            StepInputs(results, ANY_TARGET, platform or Platform()),
-            workdir=self._new_folder("workdir"),
-            out=out,
-            progress=no_progress,
-        )
+        inputs = StepInputs(results, ANY_TARGET, platform or Platform())
+        workdir = self._new_folder("workdir")
+        if elsewhere:
+            run_elsewhere(stage, options, inputs, workdir=workdir, out=out)
+        else:
+            run_stage(stage, options, inputs, workdir=workdir, out=out, progress=no_progress)
         for name, result in results.items():
             if cache_keys.digest(result.folder) != before[name]:
                 raise NonconformityError(f"it changes the files of its {name}")
@@ -178,6 +186,25 @@ class TrialChain:
         folder = self.folder / f"{self.count}-{name}"
         folder.mkdir(parents=True)
         return folder
+
+
+def run_elsewhere(
+    stage: Stage, options: Mapping[str, Any], inputs: StepInputs, *, workdir: Path, out: Path
+) -> None:
+    """Call a stage in a process of its own; raise StageError with the reason where it fails."""
+    plugin = sys.modules.get(stage.plugin)
+    file = Path(str(getattr(plugin, "__file__", "")))
+    request = StepRequest(
+        step="trial",
+        kind=stage.kind,
+        stage=stage.name,
+        options=options,
+        inputs=inputs,
+        out=out,
+        log=workdir / "log",
+        plugins=[file] if file.name == stage.distribution else [],
+    )
+    run_in_worker(request, no_progress, lambda: False)
 
 
 def resolved_options(stage: Stage, options: Mapping[str, Any]) -> dict[str, Any]:
