@@ -38,6 +38,7 @@ HEAVY = [
     "pycocotools",
     "PIL",
     "yaml",
+    "vl_convert",
 ]
 
 

@@ -12,8 +12,9 @@ import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe.cli.pareto_table import print_pareto, read_results
+from qpipe.cli.pareto_table import print_pareto
 from qpipe.compare import pareto
+from qpipe.report.run_results import read_results
 from qpipe.storage.results import Store
 from qpipe.types import Measurement
 from shell import Shell

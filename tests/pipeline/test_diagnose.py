@@ -16,7 +16,7 @@ import yaml
 
 from models import conv_net, images, run
 from processors import Arithmetic, both_kinds, machine_kind
-from qpipe.diagnose.page import page
+from qpipe.report.diagnosis_page import page
 from shell import Shell
 
 RECIPE = """

@@ -138,6 +138,30 @@ def test_rounds_and_attempts_come_with_their_run(here: Path, there: Path) -> Non
         assert number["attempt"] == 2
 
 
+def test_what_a_run_could_not_reach_comes_with_it(here: Path, there: Path) -> None:
+    run = new(there)
+    with Store(there) as store:
+        store.record_unreachable(run, {"rpi5": "rpi5: no route to host"})
+    merge(here, [there])
+    with Store(here) as store:
+        assert store.unreachable(run) == {"rpi5": "rpi5: no route to host"}
+
+
+def test_a_file_of_the_qpipe_before_brings_in_its_runs(here: Path, there: Path) -> None:
+    run = new(there)
+    with closing(sqlite3.connect(there)) as db:
+        db.executescript(
+            "DROP TABLE unreachable_devices; DROP VIEW history;"
+            "DELETE FROM _sqlite_migrations WHERE name = 'reports'"
+        )
+    (merged,) = merge(here, [there])
+    assert merged.added == 1
+    (again,) = merge(here, [there])
+    assert again.same == 1
+    with Store(there) as store:  # and is brought up to date when it is opened
+        assert store.unreachable(run) == {}
+
+
 def test_what_became_of_the_devices_there_says_nothing_of_those_here(
     here: Path, there: Path
 ) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from front_bench import Bench, map50
 
-from qpipe.cli.pareto_table import metric_columns
 from qpipe.compare.formatting import cell, heading, is_share, phrase
+from qpipe.report.run_results import metric_columns
 from qpipe.stages import registry
 from qpipe.storage.results import Store
 from qpipe.types import Measurement

@@ -304,6 +304,31 @@ def test_the_latest_view_has_each_row_of_a_recipe_once(store: Store) -> None:
     ]
 
 
+def test_the_history_view_has_each_number_with_the_one_before(store: Store) -> None:
+    runs = [store.new_run("a", **RECIPE) for _ in range(2)]
+    smoke = store.new_run("a", **RECIPE, request={"smoke": True})
+    runs.append(store.new_run("a", **RECIPE))
+    for run, value in zip([*runs[:2], smoke, runs[2]], (1.0, 2.0, 9.0, 3.0), strict=True):
+        store.record_measurements(run, HERE, [metric(value=value)])
+    rows = ask(
+        store,
+        "SELECT run, value, value_before, run_before FROM history WHERE NOT is_smoke "
+        "AND scheme = 'int8-channel' AND metric = 'latency_ms' ORDER BY started",
+    )
+    assert rows == [
+        (runs[0], 1.0, None, None), (runs[1], 2.0, 1.0, runs[0]), (runs[2], 3.0, 2.0, runs[1])
+    ]  # fmt: skip
+    (marked,) = ask(store, "SELECT value, value_before FROM history WHERE is_smoke")
+    assert marked == (9.0, None)
+
+
+def test_devices_that_a_run_could_not_reach_are_those_of_its_last_attempt(store: Store) -> None:
+    run = store.new_run("a", **RECIPE)
+    store.record_unreachable(run, {"one": "one: no route to host", "two": "two: refused"})
+    store.record_unreachable(run, {"two": "two: no answer"})
+    assert store.unreachable(run) == {"two": "two: no answer"}
+
+
 def test_what_was_written_is_there_after_opening_again(store: Store) -> None:
     run = store.new_run("a", **RECIPE)
     with Store(store.path) as again:

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from front_bench import Bench, latency, map50, per_sample, size
 
-from qpipe.cli.row_notes import note_lines
 from qpipe.compare import measured_rows, pareto
+from qpipe.report.row_notes import note_lines
 from qpipe.types import Measurement
 
 

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from qpipe import report
 from qpipe.errors import QpipeError
-from qpipe.report import FedSample, SamplesOfModel, input_statistics, predictions
+from qpipe.report import input_statistics, predictions
+from qpipe.report.samples_report import FedSample, SamplesOfModel, write_samples_report
 from qpipe.samples.preprocess import network_input
 from qpipe.types import Array, Preprocessing
 
@@ -43,7 +43,7 @@ def subject(looks: Sequence[FedSample], how: Preprocessing, **more: Any) -> Samp
 def one(folder: Path, tensor: Array, how: Preprocessing, **more: Any) -> dict[str, Any]:
     """What is written of a single sample."""
     looks = [FedSample("a", "evaluation", {"x": tensor}, **more)]
-    found = report.write_samples_report(folder, "recipe", [subject(looks, how)])
+    found = write_samples_report(folder, "recipe", [subject(looks, how)])
     return dict(found["models"][0]["samples"][0])
 
 
@@ -91,9 +91,7 @@ def test_an_image_of_undeclared_layout_is_stretched_and_says_so(tmp_path: Path) 
 def test_sound_is_written_at_its_rate(tmp_path: Path) -> None:
     wanted = np.sin(np.linspace(0, 100, 2000)).astype(np.float32)
     looks = [FedSample("a", "evaluation", {"x": wanted[None, None]})]
-    found = report.write_samples_report(
-        tmp_path, "recipe", [subject(looks, PLAIN, sample_rate=8000)]
-    )
+    found = write_samples_report(tmp_path, "recipe", [subject(looks, PLAIN, sample_rate=8000)])
     shown = found["models"][0]["samples"][0]["inputs"][0]
     with wave.open(str(tmp_path / shown["files"][0])) as file:
         assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (8000, 1, 2)
@@ -352,7 +350,7 @@ def scene() -> FedSample:
 
 
 def test_the_page_is_escaped_and_refers_to_what_is_there(tmp_path: Path) -> None:
-    found = report.write_samples_report(
+    found = write_samples_report(
         tmp_path / "out", "a <b> recipe", [subject([scene()], PIXELS, class_names=["<i>ring</i>"])]
     )
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
@@ -368,7 +366,7 @@ def test_the_page_is_escaped_and_refers_to_what_is_there(tmp_path: Path) -> None
 
 
 def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
-    report.write_samples_report(
+    write_samples_report(
         tmp_path,
         "recipe",
         [subject([replace(scene(), inputs={"x": fed(photo(size=400), PIXELS)})], PIXELS)],
@@ -383,10 +381,8 @@ def test_boxes_are_drawn_where_they_are(tmp_path: Path) -> None:
 
 
 def test_a_second_look_replaces_the_first(tmp_path: Path) -> None:
-    report.write_samples_report(
-        tmp_path, "recipe", [subject([scene(), replace(scene(), id="b")], PIXELS)]
-    )
-    report.write_samples_report(
+    write_samples_report(tmp_path, "recipe", [subject([scene(), replace(scene(), id="b")], PIXELS)])
+    write_samples_report(
         tmp_path, "recipe", [subject([replace(scene(), target=None, prediction=None)], PIXELS)]
     )
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -407,13 +403,13 @@ def test_other_peoples_files_stay(index: str | None, tmp_path: Path) -> None:
     if index:
         (folder / "samples.json").write_text(index, encoding="utf-8")
     if index and "kept" in index:
-        report.write_samples_report(folder, "recipe", [subject([scene()], PIXELS)])
+        write_samples_report(folder, "recipe", [subject([scene()], PIXELS)])
     else:
         with pytest.raises(
             QpipeError,
             match=r"out: not empty, and not an earlier samples report; give a new folder$",
         ):
-            report.write_samples_report(folder, "recipe", [subject([scene()], PIXELS)])
+            write_samples_report(folder, "recipe", [subject([scene()], PIXELS)])
     assert (kept.read_text(), (folder / "thesis.txt").read_text()) == ("years of work",) * 2
 
 

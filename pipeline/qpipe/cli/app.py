@@ -31,6 +31,7 @@ from qpipe.cli.plan import plan
 from qpipe.cli.plugins import plugins
 from qpipe.cli.plugins_check import plugins_check
 from qpipe.cli.plugins_new import plugins_new
+from qpipe.cli.report import report
 from qpipe.cli.run import run
 from qpipe.cli.runs import runs
 from qpipe.cli.runs_tag import runs_tag
@@ -50,7 +51,7 @@ PARTS = "Parts"
 COMMANDS: dict[str, tuple[Command, ...]] = {
     STARTING: (new, schema),
     RUNNING: (run, plan, why, samples),
-    RESULTS: (pareto, compare, diagnose, export, show),
+    RESULTS: (pareto, report, compare, diagnose, export, show),
     PARTS: (describe,),
 }
 DEVICE_COMMANDS: dict[str, Command] = {

@@ -124,8 +124,8 @@ def _write_report(case: Case, report: dict[str, Any]) -> tuple[Path, Path]:
     """Write a diagnosis as JSON and as a page; return both files."""
     import json
 
-    from qpipe.diagnose.page import page
     from qpipe.engine.request import HOME
+    from qpipe.report.diagnosis_page import page
 
     coordinates = case.deploy.coordinates
     stem = "-".join(coordinates[name] for name in ("model", "scheme", "build", "device"))
@@ -163,6 +163,7 @@ def _make_report(
     return {
         "recipe": case.resolved.recipe.name,
         **case.deploy.coordinates,
+        "key": case.deploy.key,
         "samples": count,
         "ladder": [asdict(rung) for rung in rungs],
         "sqnr_db": {
@@ -176,7 +177,7 @@ def _make_report(
 
 def _print_report(report: Mapping[str, Any]) -> None:
     """Print the ladder and the worst layers."""
-    from qpipe.diagnose.page import (
+    from qpipe.report.diagnosis_page import (
         LAYER_COLUMNS,
         LAYER_NUMBERS,
         ladder_cells,

@@ -19,7 +19,7 @@ from qpipe.engine.plan import Plan, Step
 from qpipe.engine.request import ResolvedRequest
 from qpipe.errors import QpipeError, StageError
 from qpipe.quant.network_inputs import network_inputs
-from qpipe.report import FedSample, SamplesOfModel
+from qpipe.report.samples_report import FedSample, SamplesOfModel
 from qpipe.samples.sample_feeds import NetworkInputs
 from qpipe.samples.selection import take_evenly
 from qpipe.samples.store import Samples

@@ -33,9 +33,10 @@ def pareto(
     as_json: JsonOption = False,
 ) -> None:
     """Show the Pareto table of a run for each device, and what to ship."""
-    from qpipe.cli.pareto_table import SMOKE_NOTE, print_pareto, read_results
+    from qpipe.cli.pareto_table import SMOKE_NOTE, print_pareto
     from qpipe.compare.row_phrases import keeps
     from qpipe.recipe.limits import read_limits
+    from qpipe.report.run_results import read_results
 
     limits = read_limits(minima or [], maxima or [])
     with open_results(db) as store:

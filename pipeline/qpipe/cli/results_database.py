@@ -33,11 +33,6 @@ def find_run(store: Store, run: str | None) -> RunRow:
     return newest
 
 
-def is_smoke_run(run: RunRow) -> bool:
-    """Whether it was a run on a handful of samples, whose numbers do not count."""
-    return bool((run["request"] or {}).get("smoke"))
-
-
 def _no_run_yet(db: Path) -> QpipeError:
     from qpipe.recipe.yaml_document import shown
 

@@ -69,10 +69,10 @@ def run(
     as_json: JsonOption = False,
 ) -> None:
     """Run a recipe: quantize, deploy, measure and compare."""
-    from qpipe.cli.pareto_table import read_results
     from qpipe.cli.run_summary import print_run_summary
     from qpipe.engine.request import Request
     from qpipe.recipe.limits import read_limits
+    from qpipe.report.run_results import read_results
     from qpipe.storage.results import Store
 
     limits = read_limits(minima or [], maxima or [])

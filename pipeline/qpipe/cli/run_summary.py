@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
-from qpipe.cli.pareto_table import SMOKE_NOTE, RunResults, print_pareto, read_results
+from qpipe.cli.pareto_table import SMOKE_NOTE, print_pareto
+from qpipe.cli.report_file import path_option, report_file, write_report
 from qpipe.cli.results_database import find_run
 from qpipe.cli.tables import print_text
-from qpipe.compare.json_rows import ParetoRow, groups
 from qpipe.engine.request import Request
 from qpipe.engine.run import Finished
 from qpipe.recipe.yaml_document import shown
+from qpipe.report.run_results import RunResults, export_command, read_results
 from qpipe.storage.results import Store
-
-EXPORT_FOLDER = "shipped"
 
 
 def print_run_summary(
@@ -42,6 +39,20 @@ def print_run_summary(
         print_text(_next_commands(store, results, request))
     else:
         print_text(f"continue with: {_continue_command(finished, command)}")
+    print_text(_report_line(store, results, request))
+
+
+def _report_line(store: Store, results: RunResults, request: Request) -> str:
+    """Write the report of a run; return where it lies, or why it could not be written."""
+    run = results.run["id"]
+    file = report_file(request.db, run)
+    try:
+        write_report(store, run, file, results=results, cache=request.cache)
+    except OSError as error:
+        return f"no report: {shown(file)}: {(error.strerror or '').lower()}"
+    except ImportError as error:  # qpipe was upgraded without what it needs: the run is as good
+        return f"no report: {error}"
+    return f"report: {shown(file)}"
 
 
 def _print_bad_devices(finished: Finished) -> None:
@@ -73,51 +84,15 @@ def _next_commands(store: Store, results: RunResults, request: Request) -> str:
 
     The export of the first recommendation, where there is one, and the command for all numbers.
     """
-    db_options = _path_option("--db", request.db, Request.db)
-    cache_options = _path_option("--cache", request.cache, Request.cache)
+    db_options = path_option("--db", request.db, Request.db)
+    cache_options = path_option("--cache", request.cache, Request.cache)
     # a run that was continued may be older than another run, which commands take by default
     run_id = results.run["id"]
     is_newest = find_run(store, None)["id"] == run_id
     run_options = [] if is_newest else ["--run", run_id]
     pareto_command = shlex.join(["qpipe", "pareto", "--json", *run_options, *db_options])
-    best_row = _first_recommended_row(results)
-    if best_row is None:
+    row = results.first_recommended_row()
+    if row is None:
         return f"next: {pareto_command}"
-    row_options = _export_options(best_row, results.rows)
-    export_command = shlex.join(
-        [
-            "qpipe",
-            "export",
-            *row_options,
-            "-o",
-            EXPORT_FOLDER,
-            *run_options,
-            *db_options,
-            *cache_options,
-        ]
-    )
-    return f"next: {export_command}   or: {pareto_command}"
-
-
-def _path_option(option: str, path: Path, default: Path) -> list[str]:
-    return [] if path == default else [option, shown(path)]
-
-
-def _first_recommended_row(results: RunResults) -> ParetoRow | None:
-    for where in groups(results.rows):
-        row = results.recommended_row(where)
-        if row is not None:
-            return row
-    return None
-
-
-def _export_options(row: ParetoRow, rows: Sequence[ParetoRow]) -> list[str]:
-    """Return the options of `qpipe export` that distinguish a row from all others."""
-    options = []
-    candidates = rows
-    for name in ("device", "scheme", "model", "build"):
-        is_required = name in ("device", "scheme")
-        if is_required or len({candidate[name] for candidate in candidates}) > 1:
-            options += [f"--{name}", row[name]]
-        candidates = [candidate for candidate in candidates if candidate[name] == row[name]]
-    return options
+    options = [*run_options, *db_options, *cache_options]
+    return f"next: {export_command(row, results.rows, options)}   or: {pareto_command}"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qpipe.cli.parameters import DEFAULT_DB, DbOption, JsonOption
-from qpipe.cli.results_database import is_smoke_run, open_results
+from qpipe.cli.results_database import open_results
 from qpipe.cli.tables import print_json, print_table
 from qpipe.errors import QpipeError, suggest
 
@@ -52,6 +52,8 @@ def runs(
 
 def _cells(run: RunRow, tags: Sequence[str]) -> list[str]:
     """Return a run as text, a cell for each of COLUMNS."""
+    from qpipe.report.run_results import is_smoke_run
+
     smoke = " (smoke)" if is_smoke_run(run) else ""
     cells = (
         run["id"],

@@ -52,7 +52,7 @@ def samples(
     from qpipe.engine.request import HOME, Request, resolve_request
     from qpipe.engine.run import prepare_plan
     from qpipe.recipe.yaml_document import shown
-    from qpipe.report import PAGE, write_samples_report
+    from qpipe.report.samples_report import PAGE, write_samples_report
     from qpipe.storage.results import Store
 
     request = Request(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypedDict
 import typer
 
 from qpipe.cli.parameters import DEFAULT_DB, DbOption, JsonOption, RunOption
-from qpipe.cli.results_database import find_run, is_smoke_run, open_results
+from qpipe.cli.results_database import find_run, open_results
 from qpipe.cli.tables import print_json, print_table, print_text
 from qpipe.cli.unknown_steps import unknown_step
 
@@ -64,12 +64,17 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
     if as_json:
         capabilities = store.capabilities(run["id"])
         devices = {name: asdict(reported) for name, reported in capabilities.items()}
-        print_json({**run, "devices": devices, "steps": steps})
+        unreachable = store.unreachable(run["id"])
+        print_json({**run, "devices": devices, "unreachable": unreachable, "steps": steps})
         return
+    from qpipe.report.run_results import is_smoke_run
+
     smoke = " (smoke)" if is_smoke_run(run) else ""
     print_text(f"run {run['id']} of {run['recipe']}{smoke}: {run['state']}")
     rows = [_cells(step, RUN_COLUMNS) for step in steps]
     print_table(RUN_COLUMNS, rows, right=("seconds",))
+    for reason in store.unreachable(run["id"]).values():
+        print_text(f"not reached: {reason}")
 
 
 def _cells(row: StepRow | AttemptRow, columns: Sequence[str]) -> list[object]:

@@ -124,39 +124,50 @@ def recommend(
     sentences = []
     for group in places.values():
         case = _Case(group, objectives, limits or {}, keep, command)
-        sentences.append(f"{place_title(case.rows)}: {_sentence(case)}")
+        sentences.append(f"{place_title(case.rows)}: {'; '.join(_clauses(case))}")
     return sentences
 
 
-def _sentence(case: _Case) -> str:
+def advise(
+    judged: Sequence[JudgedRow],
+    objectives: Mapping[str, Goal],
+    limits: Limits | None = None,
+    keep: float | None = None,
+    command: str = COMMAND,
+) -> list[str]:
+    """Return the clauses of the sentence of one model and device: what to ship first, then why."""
+    return _clauses(_Case(judged, objectives, limits or {}, keep, command))
+
+
+def _clauses(case: _Case) -> list[str]:
     if not case.metrics:
-        return "nothing to choose by was measured"
+        return ["nothing to choose by was measured"]
     eligible = case.eligible
     if not eligible:
         required = " and ".join(limit_text(name, case.limits) for name in case.limits)
         required = required or " and ".join(case.objectives)
-        return f"no scheme has {required}{best_values(case.rows, case.limits)}"
+        return [f"no scheme has {required}{best_values(case.rows, case.limits)}"]
     metric = quality_metric(case.group, case.objectives)
     if metric is None:
-        return (
-            "nothing is recommended: no objective tells how good the answers are; add one to "
-            "pareto, such as agreement: max (--knee chooses without)"
-        )
+        return [
+            "nothing is recommended: no objective tells how good the answers are",
+            "add one to pareto, such as agreement: max (--knee chooses without)",
+        ]
     decision = decide(case.group, eligible, case.objectives, case.limits, case.keep)
     if decision.chosen is not None:
         return _choice(case, decision, decision.chosen, metric)
     if decision.doubt:
-        return (
-            f"nothing is recommended: {decision.doubt}; measure more rounds on a quiet device, "
-            f"then: {case.command}"
-        )
-    return f"nothing is recommended: {_why_nothing(case, decision, metric)}"
+        return [
+            f"nothing is recommended: {decision.doubt}",
+            f"measure more rounds on a quiet device, then: {case.command}",
+        ]
+    return f"nothing is recommended: {_why_nothing(case, decision, metric)}".split("; ")
 
 
 # ---- a scheme is chosen
 
 
-def _choice(case: _Case, decision: Decision, chosen: Candidate, metric: str) -> str:
+def _choice(case: _Case, decision: Decision, chosen: Candidate, metric: str) -> list[str]:
     row = case.row_of(chosen)
     numbers = ", ".join(number(row, name, case.rows) for name in case.metrics)
     loss = decision.losses.get(chosen.name)
@@ -167,7 +178,7 @@ def _choice(case: _Case, decision: Decision, chosen: Candidate, metric: str) -> 
         _fastest_text(case, decision, chosen),
         *_alternatives(case, decision, chosen),
     ]
-    return "; ".join(part for part in parts if part)
+    return [part for part in parts if part]
 
 
 def _reason(case: _Case, decision: Decision, chosen: Candidate, metric: str) -> str:

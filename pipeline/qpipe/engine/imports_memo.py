@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import sys
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import TypedDict
 
 from qpipe.digests import digest_text
+from qpipe.storage.user_cache import replace_text, user_cache_file
 
 MOST_ENTRIES = 4096
 UNUSED_S = 30 * 24 * 3600  # memos of other versions that are older are removed
@@ -38,7 +37,7 @@ class ImportsMemo:
 
     def __init__(self, parser: str) -> None:
         self.version = f"{parser} {sys.version}"
-        self.path = _memo_path(self.version)
+        self.path = user_cache_file(f"imports-{digest_text(self.version)[:16]}.json")
         self.entries: dict[str, RememberedImports] = self._load()
         self.is_changed = False
         atexit.register(self.save)
@@ -60,8 +59,7 @@ class ImportsMemo:
         newest = dict(list(entries.items())[-MOST_ENTRIES:])
         text = json.dumps({"version": self.version, "entries": newest})
         with suppress(OSError):  # no room: the next command parses again
-            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _replace_text(self.path, text)
+            replace_text(self.path, text)
             _remove_unused(self.path.parent)
 
     def _load(self) -> dict[str, RememberedImports]:
@@ -74,29 +72,7 @@ class ImportsMemo:
             return {}
 
 
-def _memo_path(version: str) -> Path | None:
-    """Return where the memo of a version lies; None for a user without a home."""
-    named = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        folder = named if named.is_absolute() else Path("~/.cache").expanduser()
-    except RuntimeError:
-        return None
-    return folder / "qpipe" / f"imports-{digest_text(version)[:16]}.json"
-
-
 def _remove_unused(folder: Path) -> None:
     for memo in folder.glob("imports-*.json"):
         if time.time() - memo.stat().st_mtime > UNUSED_S:
             memo.unlink(missing_ok=True)
-
-
-def _replace_text(path: Path, text: str) -> None:
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f"{path.name}.")
-    written = Path(name)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-        written.replace(path)
-    except OSError:
-        written.unlink(missing_ok=True)
-        raise

@@ -148,6 +148,7 @@ class _Execution:
                 self.notify(note)
             protected.enter_context(cache.protect(plan.results))
             self.store.record_devices(self.run.id, self.devices.capabilities)
+            self.store.record_unreachable(self.run.id, self.devices.unreachable)
             outcome = self._carry_out_steps(plan, earlier=read)
         self._judge(plan)
         return plan, outcome

@@ -1,10 +1,13 @@
-"""The report of what a network is fed: pictures, sounds, statistics and predictions on one page.
+"""Pages and charts: what a run found, where a scheme loses accuracy, what a network is fed.
 
-Knows no recipe and no run: it takes tensors and the outputs of a network.
+Other rooms may use:
+
+- run_results: what a run measured, what it recommends, and the command that hands it over
+- run_content, run_report: the report of a run as one HTML file
+- chart_files, latex_table: its charts as pictures, its tables in LaTeX
+- comparison_report, comparison_rows: one run against another, as a page and as text
+- diagnosis_page: a diagnosis as a page and as text
+- samples_report, samples_page: what a network is fed, pictures and sounds included
+- row_notes: the notes on rows as lines
+- report_types: the shape of samples.json
 """
-
-from __future__ import annotations
-
-from qpipe.report.samples_report import PAGE, FedSample, SamplesOfModel, write_samples_report
-
-__all__ = ["PAGE", "FedSample", "SamplesOfModel", "write_samples_report"]

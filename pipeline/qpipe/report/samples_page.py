@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from html import escape
 from urllib.parse import quote
 
+from qpipe.report.page_template import document, escape, paragraphs, table
 from qpipe.report.report_types import (
     ChannelStatistics,
     InputReport,
@@ -19,25 +19,6 @@ from qpipe.samples.preprocess import FLOATS
 NUMBER_COLUMNS = ("mean", "std", "min", "max", "at 0 or 255")
 STATISTICS_COLUMNS = ("input", "samples", "channel", *NUMBER_COLUMNS)
 
-STYLE = """
-body {
-  font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
-}
-table { border-collapse: collapse; }
-th, td { padding: .15rem .8rem .15rem 0; text-align: right; }
-th:nth-child(-n+3), td:nth-child(-n+3) { text-align: left; }
-.warning {
-  background: #fff2d8; color: #4a3000; padding: .4rem .8rem; border-left: 4px solid #e08a00;
-}
-.samples {
-  display: grid; grid-template-columns: repeat(auto-fill, minmax(17rem, 1fr)); gap: 1.2rem;
-}
-figure { margin: 0; }
-img { max-width: 100%; min-width: 8rem; image-rendering: pixelated; border: 1px solid #8886; }
-pre { white-space: pre-wrap; margin: .3rem 0; font-size: 13px; }
-.quiet { opacity: .7; font-size: 13px; }
-""".strip()
-
 HOW_TO_READ = (
     "Each picture is made from the very tensor that the network is fed, converted back to pixels: "
     "times std, plus mean, clipped to 0 to 255. It shows the effect of size, crop, layout and "
@@ -50,14 +31,9 @@ HOW_TO_READ = (
 
 def samples_page(title: str, models: Sequence[ModelReport]) -> str:
     """Return the HTML page of a report."""
-    heading = f"{escape(title)}: what the network is fed"
+    heading = f"{title}: what the network is fed"
     sections = "\n".join(_model_section(model) for model in models)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f"<title>{heading}</title>\n"
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>\n'
-        f"<h1>{heading}</h1>\n<p>{HOW_TO_READ}</p>\n{sections}\n</body></html>\n"
-    )
+    return document(heading, f"<h1>{escape(heading)}</h1>\n<p>{HOW_TO_READ}</p>\n{sections}")
 
 
 def summary_lines(model: ModelReport) -> list[str]:
@@ -92,10 +68,12 @@ def statistics_cells(row: ChannelStatistics) -> list[str]:
 def _model_section(model: ModelReport) -> str:
     parts = dict.fromkeys(sample["part"] for sample in model["samples"])
     elements = [f"<h2>{escape(model['model'])}</h2>"]
-    elements += [f'<p class="warning">{escape(line)}</p>' for line in model["warnings"]]
-    for name, preprocessing in model["preprocessing"].items():
-        elements.append(f"<p>{escape(_describe_preprocessing(name, preprocessing))}</p>")
-    elements += [f"<p>{escape(line)}</p>" for line in summary_lines(model)]
+    elements.append(paragraphs(model["warnings"], style="warning"))
+    descriptions = [
+        _describe_preprocessing(name, preprocessing)
+        for name, preprocessing in model["preprocessing"].items()
+    ]
+    elements.append(paragraphs([*descriptions, *summary_lines(model)]))
     elements.append(_statistics_table(model["statistics"]))
     elements += [_part_section(model, part) for part in parts]
     return "\n".join(elements)
@@ -112,13 +90,9 @@ def _describe_preprocessing(input_name: str, preprocessing: PreprocessingReport)
 
 
 def _statistics_table(rows: Iterable[ChannelStatistics]) -> str:
-    header = "".join(f"<th>{column}</th>" for column in STATISTICS_COLUMNS)
-    lines = ["<h3>Statistics of the inputs as fed</h3>", f"<table><tr>{header}</tr>"]
-    for row in rows:
-        cells = "".join(f"<td>{escape(cell)}</td>" for cell in statistics_cells(row))
-        lines.append(f"<tr>{cells}</tr>")
-    lines.append("</table>")
-    return "\n".join(lines)
+    cells = [statistics_cells(row) for row in rows]
+    statistics = table(STATISTICS_COLUMNS, cells, NUMBER_COLUMNS)
+    return f"<h3>Statistics of the inputs as fed</h3>\n{statistics}"
 
 
 def _part_section(model: ModelReport, part: str) -> str:

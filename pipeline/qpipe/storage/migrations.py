@@ -203,8 +203,34 @@ SELECT device, now AS health, at AS since, why, during, step FROM device_events
 WHERE id IN (SELECT max(id) FROM device_events WHERE event = 'health' GROUP BY device);
 """
 
+# unreachable_devices: those that a run left out because they did not answer, and why
+# history: each number of a row of a recipe over its runs, with the number of the run before. Smoke
+# runs, whose numbers do not count, are marked and are before or after each other alone
+REPORTS = """
+CREATE TABLE unreachable_devices (
+  run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+  device TEXT NOT NULL,
+  reason TEXT NOT NULL,
+  PRIMARY KEY (run, device)
+) STRICT;
+
+CREATE VIEW history AS
+SELECT recipe, started, run, is_smoke, model, scheme, build, device, extra, metric, value, unit,
+       low, high, n, better, lag(value) OVER earlier AS value_before,
+       lag(run) OVER earlier AS run_before
+FROM (
+  SELECT runs.recipe, runs.started,
+         coalesce(json_extract(runs.request, '$.smoke'), 0) AS is_smoke, measurements.*
+  FROM measurements JOIN runs ON runs.id = measurements.run
+)
+WINDOW earlier AS (
+  PARTITION BY recipe, is_smoke, model, scheme, build, device, extra, metric ORDER BY started, run
+);
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("store", RUNS + STEPS + MEASUREMENTS + DEVICES + VIEWS),
+    ("reports", REPORTS),
 )
 
 # the first migration before the release: a file that has it is of another form than all since

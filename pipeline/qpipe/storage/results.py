@@ -80,6 +80,11 @@ class _StoredDevice(_RunDevice):
     checked: str
 
 
+class _UnreachableDevice(TypedDict):
+    device: str
+    reason: str
+
+
 class _DeviceName(TypedDict):
     name: str
 
@@ -453,6 +458,21 @@ class Store(Database):
         query = "SELECT device, capabilities FROM run_devices WHERE run = ? ORDER BY rowid"
         rows = self._read(_RunDevice, query, run)
         return {row["device"]: self._capabilities(row["capabilities"]) for row in rows}
+
+    def record_unreachable(self, run: str, reasons: Mapping[str, str]) -> None:
+        """Record which devices a run left out, and why, in place of those that it left out before.
+
+        A run that is continued may reach what it did not reach at first.
+        """
+        rows = [{"run": run, "device": name, "reason": reason} for name, reason in reasons.items()]
+        with self._transaction() as db:
+            table(db, "unreachable_devices").delete_where("run = ?", [run])
+            upsert(db, "unreachable_devices", ["run", "device"], rows)
+
+    def unreachable(self, run: str) -> dict[str, str]:
+        """Return why a run left out each device that it could not reach."""
+        query = "SELECT device, reason FROM unreachable_devices WHERE run = ? ORDER BY rowid"
+        return {row["device"]: row["reason"] for row in self._read(_UnreachableDevice, query, run)}
 
     def device_names(self) -> list[str]:
         """Return the devices that were checked, or that an event is recorded of."""

@@ -1,22 +1,12 @@
-"""The report of a diagnosis as one HTML file without external resources."""
+"""A diagnosis as a page, and as a part of the report of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
+from collections.abc import Mapping
 from typing import Any
 
 from qpipe.compare.formatting import EXACT_DB
-
-STYLE = """
-body {
-  font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem;
-}
-table { border-collapse: collapse; font-size: 14px; }
-tr:nth-child(even) { background: #8881; }
-th, td { padding: .15rem .8rem .15rem 0; text-align: left; vertical-align: top; }
-.number { text-align: right; font-variant-numeric: tabular-nums; }
-""".strip()
+from qpipe.report.page_template import document, escape, paragraphs, table
 
 HOW_TO_READ = (
     "The ladder scores the network on its way from float to the device, each rung against the "
@@ -42,24 +32,26 @@ Report = Mapping[str, Any]  # a diagnosis as JSON
 
 def page(report: Report) -> str:
     """Return the HTML of a diagnosis."""
-    title = escape(f"{report['scheme']} of {report['model']} on {report['device']}")
-    recipe = escape(report["recipe"])
-    layer_rows = [layer_cells(layer) for layer in report["layers"]]
-    lines = [
-        "<!doctype html>",
-        f'<html lang="en"><head><meta charset="utf-8"><title>{title}: diagnosis</title>',
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>',
-        f"<h1>{title}</h1>",
-        f"<p>Recipe {recipe}, {report['samples']} evaluation samples.</p>",
-        f"<p>{escape(HOW_TO_READ)}</p>",
-        "<h2>The ladder</h2>",
-        _ladder_table(report),
-        f"<p>{escape(outputs_line(report))}</p>",
-        "<h2>Layers</h2>",
-        _table(LAYER_COLUMNS, layer_rows, LAYER_NUMBERS),
-        "</body></html>",
-    ]
-    return "\n".join(lines) + "\n"
+    title = diagnosis_title(report)
+    lead = f"Recipe {report['recipe']}, {report['samples']} evaluation samples."
+    body = "\n".join(
+        [
+            f"<h1>{escape(title)}</h1>",
+            f'<p class="lead">{escape(lead)}</p>',
+            paragraphs([HOW_TO_READ]),
+            "<h2>The ladder</h2>",
+            ladder_table(report),
+            paragraphs([outputs_line(report)]),
+            "<h2>Layers</h2>",
+            table(LAYER_COLUMNS, [layer_cells(layer) for layer in report["layers"]], LAYER_NUMBERS),
+        ]
+    )
+    return document(f"{title}: diagnosis", body)
+
+
+def diagnosis_title(report: Report) -> str:
+    """Return what was diagnosed."""
+    return f"{report['scheme']} of {report['model']} on {report['device']}"
 
 
 def layer_cells(layer: Report) -> list[str]:
@@ -106,20 +98,7 @@ def _metric_value(metric: str, value: float | None) -> str:
     return decibels(value) if metric.endswith("_db") else f"{value:.4g}"
 
 
-def _ladder_table(report: Report) -> str:
+def ladder_table(report: Report) -> str:
+    """Return a table of the rungs, from the original network to the device."""
     metrics, rows = ladder_cells(report)
-    return _table(["rung", *metrics, "samples", ""], rows, [*metrics, "samples"])
-
-
-def _table(columns: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[str]) -> str:
-    """Return an HTML table; the columns in `numbers` are aligned right."""
-    styles = [' class="number"' if column in numbers else "" for column in columns]
-    lines = [f"<table><tr>{_cells('th', columns, styles)}</tr>"]
-    lines += [f"<tr>{_cells('td', row, styles)}</tr>" for row in rows]
-    lines.append("</table>")
-    return "\n".join(lines)
-
-
-def _cells(tag: str, texts: Sequence[str], styles: Sequence[str]) -> str:
-    cells = zip(texts, styles, strict=True)
-    return "".join(f"<{tag}{style}>{escape(text)}</{tag}>" for text, style in cells)
+    return table(["rung", *metrics, "samples", ""], rows, [*metrics, "samples"])
