@@ -180,6 +180,9 @@ def test_two_hundred_rows_are_drawn_and_sort(browser: sync_api.Browser, tmp_path
         measured_runs.add_device(store, run, "pi5", rows=rows, has_raw_values=False)
     opened = open_page(browser, tmp_path / "many.db")
     assert opened.complaints == []
+    # all of them are on the front: names of all would hide the chart
+    named = [text for text in opened.texts("#chart-0 text") if re.match("scheme-|float32", text)]
+    assert named == ["float32"]
     opened.page.get_by_role("button", name="memory MB").click()
     first = opened.texts("#numbers ~ .scroll tbody tr:first-child td.name")[0]
     assert re.match("scheme-000", first)

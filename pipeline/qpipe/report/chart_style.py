@@ -84,9 +84,9 @@ def quantity(field: str, title: str) -> Spec:
     }
 
 
-def schemes(names: Sequence[str]) -> Spec:
-    """Return the encoding of rows one below the other, in the order of the names."""
-    axis = {"title": None, "grid": True, "labelColor": INK, "labelLimit": 170}
+def schemes(names: Sequence[str], longest: int = 170) -> Spec:
+    """Return the encoding of rows one below the other; names end after `longest` pixels."""
+    axis = {"title": None, "grid": True, "labelColor": INK, "labelLimit": longest}
     return {"field": "name", "type": "nominal", "sort": list(names), "axis": axis}
 
 

@@ -106,7 +106,7 @@ def _ratio_chart(metric: str, rows: Sequence[ComparedRow]) -> Spec:
         if row["ratio"] is not None
     ]
     scale = {"domain": list(COLOURS), "range": list(COLOURS.values())}
-    colour = {"field": "verdict", "type": "nominal", "scale": scale}
+    colour = {"field": "verdict", "type": "nominal", "scale": scale, "legend": None}
     interval: Spec = {
         "mark": {"type": "rule", "strokeWidth": 3, "opacity": 0.4},
         "encoding": {"x": style.quantity("low", ""), "x2": {"field": "high"}, "color": colour},
@@ -125,7 +125,7 @@ def _ratio_chart(metric: str, rows: Sequence[ComparedRow]) -> Spec:
     parts = {
         "height": style.ROW_HEIGHT * len(values),
         "data": {"values": values},
-        "encoding": {"y": style.schemes([str(value["name"]) for value in values])},
+        "encoding": {"y": style.schemes([str(value["name"]) for value in values], longest=240)},
         "layer": [style.line_at_one(), interval, mark],
     }
     return style.chart(parts, title=metric)

@@ -22,7 +22,7 @@ COST = "goals[x] == 'max' ? -datum.x : datum.x"
 GAIN = "goals[y] == 'min' ? -datum.y : datum.y"
 LINE_HEIGHT = 16  # of names, in pixels
 NAMES_WIDTH = "clamp(width * 0.3, 118, 150)"
-MOST_NAMES = 24  # of more rows, those that are shown to be beaten have no name
+MOST_NAMES = 24  # of more rows, and of more on the front, only those that matter most have a name
 
 
 def pareto_chart(place: PlaceData) -> Spec:
@@ -206,12 +206,20 @@ def _names() -> list[Spec]:
     """Return the names in a column at the right, with lines to their marks.
 
     From top to bottom each name is as high as its mark, or a line below the name above it: the
-    running maximum of height less lines before gives that. Of many rows only those that matter
-    are named.
+    running maximum of height less lines before gives that. Of many rows only some are named.
     """
     transforms: list[Spec] = [
-        {"joinaggregate": [{"op": "count", "as": "count"}]},
-        {"filter": f"datum.count <= {MOST_NAMES} || datum.state != 'not on the front'"},
+        {"calculate": "datum.state == 'on the front' ? 1 : 0", "as": "is_of_front"},
+        {
+            "joinaggregate": [
+                {"op": "count", "as": "count"},
+                {"op": "sum", "field": "is_of_front", "as": "on_front"},
+            ]
+        },
+        {
+            "filter": f"datum.count <= {MOST_NAMES} || datum.state == 'to ship' "
+            f"|| datum.state == 'float' || datum.is_of_front && datum.on_front <= {MOST_NAMES}"
+        },
         {"calculate": "scale('x', datum.x)", "as": "mark_x"},
         {"calculate": "scale('y', datum.y)", "as": "mark_y"},
         {"window": [{"op": "row_number", "as": "line"}], "sort": [{"field": "mark_y"}]},
