@@ -7,6 +7,15 @@ from typing import TYPE_CHECKING, Any
 from qpipe import delayed_imports
 
 if TYPE_CHECKING:
+    from qpipe.api.finished_runs import ResultRow as ResultRow
+    from qpipe.api.finished_runs import Results as Results
+    from qpipe.api.finished_runs import Run as Run
+    from qpipe.api.finished_runs import Value as Value
+    from qpipe.api.finished_runs import runs as runs
+    from qpipe.api.one_network import quantize as quantize
+    from qpipe.api.recipes import LoadedRecipe as LoadedRecipe
+    from qpipe.api.recipes import PlannedStep as PlannedStep
+    from qpipe.api.recipes import load as load
     from qpipe.errors import BusyError as BusyError
     from qpipe.errors import DeviceError as DeviceError
     from qpipe.errors import IncompleteError as IncompleteError
@@ -43,6 +52,9 @@ __version__ = "0.1.0"
 
 # name -> module: loaded when first asked for, so that `qpipe --help` does not pay for numpy
 _HOMES = {
+    "api.one_network": ("quantize",),
+    "api.recipes": ("LoadedRecipe", "PlannedStep", "load"),
+    "api.finished_runs": ("ResultRow", "Results", "Run", "Value", "runs"),
     "errors": (
         "BusyError",
         "DeviceError",

@@ -12,6 +12,7 @@ Other rooms may use:
 - step_log: where the log of a step lies
 - stage_results: results of steps, read from the folders of the cache
 - portable_call: functions of stages, written so that they run without qpipe
+- input_checks: whether networks and samples were read and fit each other
 - scoring_record: what a measuring stage scored with
 - cache_keys: what a result depends on; digests of files and folders
 - host_step, worker: a stage called with the results of steps, here or in another process, as
@@ -21,6 +22,6 @@ Other rooms may use:
 - targets: what a device with a runtime asks of quantization and of builds
 
 Its own are: executor (one step), retry (its attempts), recorder (what goes to
-the store), engine_stages (stages of the engine itself), input_checks,
+the store), engine_stages (stages of the engine itself),
 measurement_check, code_digest, python_imports, imports_memo (the code in a key).
 """

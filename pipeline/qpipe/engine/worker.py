@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -19,6 +20,7 @@ from functools import cache
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from qpipe.engine import engine_stages, host_step
@@ -32,6 +34,7 @@ from qpipe.types import Progress
 
 EXIT_S = 5.0  # a step's process has so many seconds to end once its result is written
 LONGEST_REASON = 300  # characters kept of the text of somebody else's error
+_MAIN_MODULE_LOCK = threading.Lock()
 TICK_S = 0.2  # progress is passed on at most so often
 
 
@@ -105,7 +108,8 @@ def _start_process(
         target=_run_worker, args=(request, sender), name=request.step, daemon=True
     )
     try:
-        process.start()
+        with _without_main_module():
+            process.start()
     except (EOFError, OSError) as error:
         # the server that forks the processes has ended: memory, or a plugin that ends Python
         reason = str(error) or type(error).__name__
@@ -115,6 +119,21 @@ def _start_process(
             failure="out of memory",
         ) from error
     return process
+
+
+@contextmanager
+def _without_main_module() -> Iterator[None]:
+    """Keep multiprocessing from running the user's script again in the new process.
+
+    A step needs nothing of it, and a script that calls qpipe would start itself over and over.
+    """
+    with _MAIN_MODULE_LOCK:
+        main_module = sys.modules["__main__"]
+        sys.modules["__main__"] = ModuleType("__main__")
+        try:
+            yield
+        finally:
+            sys.modules["__main__"] = main_module
 
 
 def _await_end(
