@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from qpipe.digests import digest_text
-from qpipe.storage.user_cache import replace_text, user_cache_file
+from qpipe.user_cache import replace_text, user_cache_file
 
 MOST_ENTRIES = 4096
 UNUSED_S = 30 * 24 * 3600  # memos of other versions that are older are removed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from importlib.metadata import version
 
-from qpipe.storage.user_cache import replace_text, user_cache_file
+from qpipe.user_cache import replace_text, user_cache_file
 
 
 def vega_script() -> str:

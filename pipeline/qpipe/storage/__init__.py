@@ -7,6 +7,5 @@ Other rooms may use:
 - merge: the union of several databases
 - cache: the results of steps by key
 - sharing_cache: the same in front of a folder that several users share
-- user_cache: files that all of a user's commands share
 - folder_lock: a folder that one process has to itself
 """
