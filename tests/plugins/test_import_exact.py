@@ -357,6 +357,24 @@ def test_an_output_of_maps_is_named(tmp_path: Path) -> None:
         onnx_file(path=path)
 
 
+def test_a_fixed_batch_that_shapes_replaces_is_open_in_what_import_is_held_against(
+    tmp_path: Path,
+) -> None:
+    text = "net (float[4, 3] x) => (float[4, 5] y) { y = MatMul (x, w) }"
+    path = write(tmp_path, text, {"w": weight(3, 5)})
+    model = onnx_file(path=path, shapes={"x": [1, 3]})
+    content = given_content(model)
+    assert content is not None
+    feeds = noise(model)
+    (expected,) = outputs(content, feeds).values()
+    np.testing.assert_allclose(
+        expected,
+        feeds["x"] @ onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0]),
+        rtol=1e-5,
+    )
+    assert expected.shape == (1, 5)
+
+
 # ---- other floating-point types
 
 HALF_PRECISION = 2.0**-11  # half a unit in the last place of float16, relative

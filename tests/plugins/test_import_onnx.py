@@ -432,6 +432,13 @@ def test_an_input_that_samples_cannot_be_is_refused(
         onnx_file(path=network(tmp_path, nodes, {}, [value("x", dtype)]))
 
 
+def test_an_input_without_a_shape_is_named(tmp_path: Path) -> None:
+    shapeless = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None)
+    path = network(tmp_path, [node("Relu", "x", to="y")], {}, [shapeless])
+    with pytest.raises(StageError, match="input 'x' has no shape; export it with one"):
+        onnx_file(path=path)
+
+
 def test_a_sequence_and_no_input_at_all_are_refused(tmp_path: Path) -> None:
     sequence = onnx.helper.make_tensor_sequence_value_info("x", onnx.TensorProto.FLOAT, (1, 4))
     with pytest.raises(StageError, match="input 'x' is of type sequence; it must be a tensor of"):

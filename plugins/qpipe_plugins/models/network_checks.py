@@ -66,6 +66,9 @@ def check_inputs(proto: onnx.ModelProto, where: str) -> None:
                 f"{where}: input '{value.name}' is {type_name}; "
                 f"it must be a tensor of {', '.join(INPUT_TYPES)}"
             )
+        if not value.type.tensor_type.HasField("shape"):
+            fix = "export it with one, in which axes may be open"
+            raise StageError(f"{where}: input '{value.name}' has no shape; {fix}")
 
 
 def check_outputs(proto: onnx.ModelProto, where: str) -> None:

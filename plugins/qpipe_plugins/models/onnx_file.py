@@ -28,7 +28,7 @@ from qpipe_plugins.models.network_checks import (
     element_count,
 )
 from qpipe_plugins.models.opset_check import check_raised
-from qpipe_plugins.models.pinned_shapes import InputShapes, pin_shapes
+from qpipe_plugins.models.pinned_shapes import InputShapes, open_replaced_sizes, pin_shapes
 from qpipe_plugins.models.simplification import simplify
 from qpipe_plugins.models.sparse_tensors import densify
 
@@ -81,6 +81,7 @@ def read_network(
     """Return the network in a file, simplified as `onnx_file` says; errors begin with `where`."""
     with _library_errors(where):
         proto = _read(path, where)
+        open_replaced_sizes(proto.graph, shapes or {})
         given = proto.SerializeToString()
         _check(proto, where)
         densify(proto, where)
@@ -202,8 +203,9 @@ def _check(proto: onnx.ModelProto, where: str) -> None:
 
 @contextmanager
 def _as_the_checker_demands(proto: onnx.ModelProto) -> Iterator[None]:
-    """Accept what runtimes do: outputs without a shape, and weights that are no inputs in IR 3."""
-    tensors = [value.type.tensor_type for value in proto.graph.output]
+    """Accept what runtimes do: tensors without a shape, and weights that are no inputs in IR 3."""
+    values = [*proto.graph.input, *proto.graph.output]
+    tensors = [value.type.tensor_type for value in values]
     shapeless = [tensor for tensor in tensors if tensor.elem_type and not tensor.HasField("shape")]
     proto.ir_version = max(proto.ir_version, FIRST_IR_WITH_WEIGHTS)
     for tensor in shapeless:

@@ -51,6 +51,18 @@ def pin_shapes(
     _forget_shapes(graph, {*weights, *inputs})
 
 
+def open_replaced_sizes(graph: onnx.GraphProto, shapes: InputShapes) -> None:
+    """Open the axes whose sizes `shapes` replaces, such as a fixed batch of 4.
+
+    Otherwise no runtime takes an input of that shape.
+    """
+    for value in graph.input:
+        dimensions = value.type.tensor_type.shape.dim
+        for dimension, size in zip(dimensions, shapes.get(value.name, []), strict=False):
+            if dimension.dim_value and dimension.dim_value != size:
+                dimension.Clear()
+
+
 def _forget_shapes(graph: onnx.GraphProto, stated: set[str]) -> None:
     """Forget the shapes of what is computed, also in subgraphs.
 
