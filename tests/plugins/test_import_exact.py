@@ -375,6 +375,18 @@ def test_a_fixed_batch_that_shapes_replaces_is_open_in_what_import_is_held_again
     assert expected.shape == (1, 5)
 
 
+def test_an_output_that_is_an_input_stays_it_when_activations_are_quantized(tmp_path: Path) -> None:
+    text = "net (float[1, 3, 4, 4] x) => (float[1, 4, 4, 4] y, float[1, 3, 4, 4] x) { y = Conv (x, w) }"
+    model = imported(write(tmp_path, text, {"w": weight(4, 3, 1, 1)}))
+    before = interface_of(model)
+    feeds = noise(model)
+    quantized = symmetric(model, statistics_of(model, [feeds["x"]]))
+    assert interface_of(quantized) == before
+    assert "QuantizeLinear" in operators(quantized)
+    after = outputs(ir.to_proto(quantized).SerializeToString(), feeds)
+    assert (after["x"] == feeds["x"]).all()
+
+
 # ---- other floating-point types
 
 HALF_PRECISION = 2.0**-11  # half a unit in the last place of float16, relative

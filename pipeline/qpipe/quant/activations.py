@@ -342,7 +342,8 @@ def _insert_pair(model: ir.Model, value: ir.Value, scale: ir.Value, zero_point: 
     for reader, index in list(value.uses()):
         if reader is not quantize_node:
             reader.replace_input_with(index, dequantized)
-    if value.is_graph_output():  # the network's outputs keep their names
+    # the network's outputs keep their names; one that is an input stays it
+    if value.is_graph_output() and not value.is_graph_input():
         outputs = model.graph.outputs
         outputs[outputs.index(value)] = dequantized
         value.name = f"{name}_float"
