@@ -110,7 +110,8 @@ class OutputDistance:
         return math.exp(sum(math.log(ratio) for ratio in ratios) / len(ratios))
 
     def _information(self, name: str, expected: Tensor) -> Tensor:
-        return _divergence(expected, self._frequencies[name].log()).clamp(min=0)
+        frequencies = self._frequencies[name].to(expected.device)
+        return _divergence(expected, frequencies.log()).clamp(min=0)
 
 
 def _divergence(logits: Tensor, log_probabilities: Tensor) -> Tensor:
