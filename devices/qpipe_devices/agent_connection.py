@@ -85,6 +85,7 @@ class Conversation:
         self.closed = threading.Event()
         self.last_id = 0
         self.is_lost = False
+        self.others_wait = False  # whether another agent waits for the device
         self.process: Process = transport.start(program.command)
         self.listener = threading.Thread(target=self._listen, daemon=True)
         self.log_thread = threading.Thread(target=self._forward_log, daemon=True)
@@ -307,7 +308,9 @@ class Conversation:
                 self.last_message_at = time.monotonic()
                 if not isinstance(message.fields.get("id"), int):
                     raise ValueError(str(message.fields)[: wire.LONGEST_QUOTE])
-                if message.fields["id"] >= 0:
+                if message.fields["id"] < 0:
+                    self.others_wait = message.fields.get("others_wait") is True
+                else:
                     self.messages.put(message)
                     self.last_message_at = time.monotonic()  # its reader may have let it wait
         except ValueError as error:

@@ -7,7 +7,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
@@ -18,6 +18,7 @@ from qpipe.types import (
     Array,
     Capabilities,
     Hold,
+    Look,
     Placement,
     Progress,
     Round,
@@ -32,7 +33,7 @@ from qpipe_devices.agent.round_conditions import COOLING_S
 from qpipe_devices.agent.wire import Message
 from qpipe_devices.agent_connection import Conversation
 from qpipe_devices.agent_package import RemoteProgram
-from qpipe_devices.answers import wrong_answer
+from qpipe_devices.answers import check_answer, wrong_answer
 from qpipe_devices.host_energy_meter import measure_round
 from qpipe_devices.reconnecting import ConnectionLostError, Retries
 
@@ -79,6 +80,7 @@ class Link:
         self.sysfs = str(sysfs) if sysfs else ""
         self.lock = lock
         self.patience_s = RETRY_S
+        self.waits = False
         self._purpose = f"pid {os.getpid()}"
         self.session = uuid.uuid4().hex
         self.last_key = 0
@@ -105,6 +107,27 @@ class Link:
         """
         answer = self._request("capabilities", ANSWER_S, sysfs=self.sysfs)
         return Capabilities(**answer)
+
+    def look(self) -> Look:
+        """Ask the device what it is and who has it; its lease is not taken, and nobody waited for.
+
+        While this object has the lease, nobody else is named.
+        """
+        if self._conversation:
+            return Look(self.capabilities())
+        conversation = self._start(["--look"])
+        try:
+            answer = conversation.request("look", ANSWER_S, sysfs=self.sysfs)
+        finally:
+            conversation.close()
+            self.transport.close()
+        capabilities = check_answer(self.name, "capabilities", answer)
+        return Look(Capabilities(**capabilities), str(answer.get("holder", "")))
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether others wait for the lease that this object has."""
+        return bool(self._conversation and self._conversation.others_wait)
 
     def store(self, folder: Path, progress: Progress) -> Stored:
         """Send a folder's files, each under its sha256, verified on the device.
@@ -301,23 +324,23 @@ class Link:
 
     def _connected(self, *, despite_hold: bool = False) -> Conversation:
         if self._conversation is None:
-            program = self._start_program(despite_hold=despite_hold)
-            try:
-                conversation = Conversation(
-                    self.name, self.transport, program, self.silence_s, self.purpose
-                )
-            except DeviceError:
-                self.transport.close()
-                raise
-            self._conversation = conversation
+            self._conversation = self._start(["--despite-hold"] if despite_hold else [])
         return self._conversation
 
-    def _start_program(self, *, despite_hold: bool) -> RemoteProgram:
-        arguments = ["--session", self.session, "--purpose", self.purpose]
+    def _start(self, further_arguments: Sequence[str]) -> Conversation:
+        program = self._program(further_arguments)
+        try:
+            return Conversation(self.name, self.transport, program, self.silence_s, self.purpose)
+        except DeviceError:
+            self.transport.close()
+            raise
+
+    def _program(self, further_arguments: Sequence[str]) -> RemoteProgram:
+        arguments = ["--session", self.session, "--purpose", self.purpose, *further_arguments]
         if self.lock:
             arguments += ["--lock", self.lock]
-        if despite_hold:
-            arguments.append("--despite-hold")
+        if self.waits:
+            arguments.append("--waits")
         program = agent_package.start_program(
             self.python, folder=self.folder, holder=_holder(), silence_s=self.silence_s
         )

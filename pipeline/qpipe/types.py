@@ -314,11 +314,29 @@ class Progress(Protocol):
     def __call__(self, done: float, total: float | None = None, unit: str = "") -> None: ...
 
 
+@dataclass(frozen=True)
+class Look:
+    """What a device is, and who has it."""
+
+    capabilities: Capabilities
+    holder: str = ""  # user, time and purpose in words; "" where nobody does
+
+
 @runtime_checkable
 class Leased(Protocol):
-    """A device that tells others who ask for it what it is used for."""
+    """A device with a lease: its first request takes it, `close` gives it back."""
 
-    purpose: str
+    purpose: str  # what it is used for, which others who ask for it are told
+    waits: bool  # whether it asks again where others have it: then it comes next
+
+    @property
+    def others_wait(self) -> bool:
+        """Whether others wait for the lease that this object has."""
+        ...
+
+    def look(self) -> Look:
+        """Ask the device what it is and who has it, without its lease."""
+        ...
 
 
 @runtime_checkable

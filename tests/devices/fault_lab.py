@@ -211,8 +211,12 @@ class Site:
 
     def run(self, *words: str) -> subprocess.Popen[str]:
         """Start a run."""
+        return self.run_recipe("recipe.yaml", *words)
+
+    def run_recipe(self, recipe: str, *words: str) -> subprocess.Popen[str]:
+        """Start a run of another recipe."""
         self.inventory()
-        command = [str(Path(sys.executable).with_name("qpipe")), "run", "recipe.yaml", *words]
+        command = [str(Path(sys.executable).with_name("qpipe")), "run", recipe, *words]
         environment = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
         self.runs.append(
             subprocess.Popen(

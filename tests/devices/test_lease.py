@@ -374,3 +374,33 @@ def test_who_comes_to_clean_gets_in_although_the_disk_is_full(open_local, tmp_pa
     finally:
         device.close()
         subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def test_what_a_device_is_can_be_asked_while_others_have_it(open_local):
+    holder = open_local("board")
+    holder.purpose = "run r1 of theirs.yaml"
+    free = open_local("other").look()
+    assert (free.holder, free.capabilities) == ("", holder.capabilities())
+    look = open_local("other").look()
+    assert look.capabilities == holder.capabilities()
+    assert look.holder.endswith("(run r1 of theirs.yaml)")
+    assert holder.look() == qpipe.types.Look(holder.capabilities())
+
+
+def test_who_waits_comes_before_whoever_comes_later(open_local, monkeypatch):
+    holder = open_local("holder", silence_s=0.5)
+    waiting = open_local("waiting")
+    late = open_local("late")
+    holder.capabilities()
+    assert not holder.others_wait
+    waiting.waits = True
+    for device in (waiting, late):  # whoever does not wait is not in the queue
+        with pytest.raises(qpipe.BusyError, match="held by"):
+            device.capabilities()
+    assert wait_until(lambda: holder.others_wait)
+    holder.close()
+    with pytest.raises(qpipe.BusyError, match="busy: held by"):
+        holder.capabilities()
+    assert waiting.capabilities().cores > 0
+    waiting.close()
+    assert late.capabilities().cores > 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import sys
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from fault_lab import Site, make
 import qpipe
 from qpipe.engine.device_health import Health
 from qpipe_devices import local, ssh
+from waiting import wait_until
 
 
 @pytest.fixture
@@ -48,22 +48,25 @@ def test_a_run_waits_no_longer_than_it_is_told_to_and_says_for_whom(site: Site) 
     holder = ssh("holder", python=sys.executable, **options)
     holder.purpose = "pid 7, run r1 of theirs.yaml"
     holder.capabilities()
-    ended = site.finish(site.run("--device", "twin", "--wait", "1s"))
+    at_once = site.finish(site.run("--device", "twin", "--wait", "0s"))
+    later = site.finish(site.run("--device", "twin", "--wait", "1s"))
     holder.close()
-    assert ended.status != 0
-    assert re.search(
-        r"^qpipe: twin: busy: held by \S+@\S+ since 20\S+ \S+ [+-]\d{4} "
-        r"\(pid 7, run r1 of theirs\.yaml\); waited \d s$",
-        ended.said,
-        re.M,
-    ), ended.said
+    assert (at_once.status, later.status) == (1, 1)
+    busy = (
+        r"twin: busy: held by \S+@\S+ since 20\S+ \S+ [+-]\d{4} \(pid 7, run r1 of theirs\.yaml\)"
+    )
+    assert re.search(rf"^qpipe: {busy}$", at_once.said, re.M), at_once.said
+    assert re.search(rf"^  {busy}; waited \d s$", later.said, re.M), later.said
+    steps = dict(site.query("SELECT step, state FROM steps"))
+    assert steps["net/int8/ort"] == "done", "the host's work"
+    assert steps["net/int8/ort@twin"] == "skipped"
     ended = site.finish(site.run("--wait", "a while"))
     assert "--wait 'a while': not a duration; give a number and s, m, h or d" in ended.said
     assert ended.status == 2
 
 
 def test_two_runs_that_want_each_others_boards_both_get_them(tmp_path: Path) -> None:
-    """Who waits holds nothing."""
+    """A lease is given back whatever else its run waits for."""
 
     def lab(*names: str) -> Health:
         health = Health(patience_s=60)
@@ -73,18 +76,18 @@ def test_two_runs_that_want_each_others_boards_both_get_them(tmp_path: Path) -> 
 
     one = lab("a", "b")
     other = lab("b", "a")
-
-    def use_both(health: Health, name: str) -> str:
-        arch = health.first_contact(name).arch
-        health.close()  # the other may have given up its board to this one, and waits for both
-        return arch
-
-    one.first_contact("a")
-    other.first_contact("b")
+    assert one.take_lease("a", "a step")
+    assert other.take_lease("b", "a step")
     with ThreadPoolExecutor() as pool:
-        second = pool.submit(use_both, one, "b")
-        first = pool.submit(use_both, other, "a")
-        assert {second.result(60), first.result(60)} == {platform.machine()}
+        second = pool.submit(one.take_lease, "b", "another step")
+        first = pool.submit(other.take_lease, "a", "another step")
+        wait_until(lambda: False, 0.5)  # both ask for what the other has
+        one.give_back("a")
+        other.give_back("b")
+        assert second.result(60)
+        assert first.result(60)
+    one.close()
+    other.close()
 
 
 def test_what_a_device_is_used_for_reaches_the_board_while_it_is_held(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import contextlib
 import os
 import queue
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 
 SILENCE_S = 30.0
 BEATS = 5  # so many in the time that either side may be silent
+LONGEST_LOOK_S = 120
 # fields of a `round` that are not passed on to its runner
 AGENT_FIELDS = ("do", "id", "key", "build", "samples", "deadline_s", "options")
 
@@ -69,7 +71,16 @@ def main() -> None:
     os.umask(PRIVATE_UMASK)
     source, sink = wire.claim()
     sink.write(b"\n" + wire.MAGIC + b"ready\n")
-    client = lease.Client(arguments.holder, arguments.session, arguments.silence, arguments.purpose)
+    if arguments.look:
+        _look(root, arguments.lock, source, sink)
+        return
+    client = lease.Client(
+        arguments.holder,
+        arguments.session,
+        arguments.silence,
+        arguments.purpose,
+        waits=arguments.waits,
+    )
     try:
         device_lease = lease.take_lease(
             root, arguments.lock, client, despite_hold=arguments.despite_hold
@@ -89,6 +100,25 @@ def main() -> None:
     }
     wire.write_message(sink, {"id": 0, **greeting})
     agent.serve()
+
+
+def _look(root: Path, lock: Path | None, source: IO[bytes], sink: IO[bytes]) -> None:
+    """Answer what the device is and who has it, without its lease, until stdin ends."""
+    signal.alarm(LONGEST_LOOK_S)  # a host that is silent does not keep it here
+    wire.write_message(sink, {"id": 0, "root": str(root), "incoming": "", "token": 0})
+    while True:
+        message = wire.read_message(source)
+        if message is None:
+            return
+        if message.fields["do"] != "look":
+            continue
+        answer: Mapping[str, Any]
+        try:
+            sysfs = Path(message.fields.get("sysfs") or "/")
+            answer = {**machine.capabilities(sysfs), "holder": lease.holder_of(root, lock)}
+        except (AgentError, OSError) as error:
+            answer = _error_fields(error)
+        wire.write_message(sink, {**answer, "id": message.fields["id"], "last": True})
 
 
 def _use_own_temporary_folder(root: Path) -> None:
@@ -122,6 +152,12 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--lock", type=Path, help="a lock that other users' agents take too")
     parser.add_argument(
         "--despite-hold", action="store_true", help="start although a person holds the device"
+    )
+    parser.add_argument(
+        "--waits", action="store_true", help="be the next, where another agent has the device"
+    )
+    parser.add_argument(
+        "--look", action="store_true", help="answer `look` alone, without the lease of the device"
     )
     return parser.parse_args()
 
@@ -331,7 +367,9 @@ class Agent:
             self.lease.beat()
             if self.sending.acquire(timeout=0):  # a message that is being sent says as much
                 try:
-                    wire.write_message(self.sink, {"id": -1})
+                    wire.write_message(
+                        self.sink, {"id": -1, "others_wait": self.lease.others_wait()}
+                    )
                 except OSError:
                     self._end()
                 finally:

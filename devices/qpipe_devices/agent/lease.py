@@ -28,6 +28,7 @@ LOCK_WAIT_S = 3.0  # an agent whose host has just gone needs a moment to end
 RECORD_BYTES = 4096  # of what a holder writes of itself: one page, which is read as it was written
 LONGEST_REASON = 300  # characters, so that it fits into a record
 LONGEST_PURPOSE = 300
+QUEUE_S = 12.0  # who waits asks again within this time, or has given up
 
 
 class Client(NamedTuple):
@@ -40,6 +41,7 @@ class Client(NamedTuple):
     session: str
     silence_s: float
     purpose: str = ""  # process, run and recipe, for people to read
+    waits: bool = False  # whether it asks again where the device is busy
 
 
 class Holder(NamedTuple):
@@ -65,8 +67,9 @@ class Holder(NamedTuple):
 class Lease:
     """The right of one agent to the device; `take_lease` returns one."""
 
-    def __init__(self, root: Path, locks: Sequence[int], client: Client) -> None:
+    def __init__(self, root: Path, locks: Sequence[int], client: Client, queue: Path) -> None:
         self.path = root / "lease.json"
+        self.queue = queue
         self.locks = locks
         self.client = client
         self.shared_hold = _read_shared_hold(locks)
@@ -95,6 +98,10 @@ class Lease:
         for lock in self.locks:
             with contextlib.suppress(OSError):  # a full disk
                 os.pwrite(lock, content, 0)
+
+    def others_wait(self) -> bool:
+        """Return whether another agent waits for the device."""
+        return bool(_first_in_queue(self.queue, self.client.session))
 
     def check(self) -> None:
         """Raise AgentError where another agent has been given the device since."""
@@ -172,22 +179,125 @@ def take_lease(
     """Return the lease of the folder `root` and of the lock that other users' agents take too.
 
     Raise AgentError where another agent has it, or a person holds the device. An agent of the same
-    session, or one that has been silent for longer than it may, is ended first.
+    session, or one that has been silent for longer than it may, is ended first. Who waits is given
+    the device before whoever comes later.
     """
     root.mkdir(parents=True, exist_ok=True)
+    queue = _queue_of(root, shared_lock)
     locks: list[int] = []
     try:
+        if not despite_hold:
+            _await_place(shared_lock or root / "lock", queue, client)
         if shared_lock:
             locks.append(_acquire_lock(shared_lock, 0o666, client.session))
         locks.append(_acquire_lock(root / "lock", 0o600, client.session))
         hold = _parse_hold(_read_record(root / "lease.json")) or _read_shared_hold(locks)
         if hold and not despite_hold:
             raise _busy(hold)
-        return Lease(root, locks, client)
-    except BaseException:
-        for lock in locks:
-            os.close(lock)
+        _leave_queue(queue, client.session)
+        return Lease(root, locks, client, queue)
+    except AgentError:
+        _close_all(locks)
+        if client.waits:
+            _join_queue(queue, 0o666 if shared_lock else 0o600, client.session)
         raise
+    except BaseException:
+        _close_all(locks)
+        raise
+
+
+def holder_of(root: Path, shared_lock: Path | None) -> str:
+    """Return who has the lease or holds the device, in words; "" where nobody does.
+
+    The lease is not taken, and waits for nobody.
+    """
+    for path in (shared_lock, root / "lock"):
+        if path is not None and path.exists():
+            lock = _open_lock(path, 0o600)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                holder = _read_holder(lock)
+                return _foreign_owner(lock, holder) or _holder_text(holder)
+            finally:
+                os.close(lock)
+    hold = _parse_hold(_read_record(root / "lease.json"))
+    return _hold_text(hold) if hold else ""
+
+
+def _close_all(locks: Sequence[int]) -> None:
+    for lock in locks:
+        os.close(lock)
+
+
+# ---- who is next
+
+
+def _queue_of(root: Path, shared_lock: Path | None) -> Path:
+    """Return the file that names the session which is given the device next."""
+    lock = shared_lock or root / "lock"
+    return lock.with_name(f"{lock.name}.next")
+
+
+def _await_place(lock: Path, queue: Path, client: Client) -> None:
+    """Raise AgentError where another agent is next, unless this session has the device already."""
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while _first_in_queue(queue, client.session):
+        holder = _holder_at(lock)
+        if holder and (holder.silent_s() or holder.session == client.session):
+            return
+        if time.monotonic() > deadline:
+            text = _holder_text(holder) if holder else "others, who wait for it"
+            raise AgentError(f"busy: held by {text}", failure="unreachable")
+        time.sleep(0.1)
+
+
+def _holder_at(path: Path) -> Holder | None:
+    """Return who has a lock; None where nobody has, or the file does not say."""
+    try:
+        lock = os.open(str(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return _read_holder(lock)
+    finally:
+        os.close(lock)
+    return None
+
+
+def _first_in_queue(queue: Path, session: str) -> str:
+    """Return the session that is next, where it is another one and still asks; else ""."""
+    try:
+        age = time.time() - queue.lstat().st_mtime
+        first = queue.read_bytes()[:RECORD_BYTES].decode("ascii", "replace").strip()
+    except OSError:
+        return ""
+    is_other = bool(SESSION.match(first)) and first != session
+    return first if is_other and abs(age) < QUEUE_S else ""
+
+
+def _join_queue(queue: Path, mode: int, session: str) -> None:
+    """Become the next where nobody is, or say that this session still waits."""
+    if not _first_in_queue(queue, session):
+        _write_queue(queue, mode, session)
+
+
+def _leave_queue(queue: Path, session: str) -> None:
+    if queue.exists() and not _first_in_queue(queue, session):
+        _write_queue(queue, 0o666, "")
+
+
+def _write_queue(queue: Path, mode: int, session: str) -> None:
+    # without the file everybody comes when the lock is free, as it happens
+    with contextlib.suppress(OSError, AgentError):
+        file = _open_lock(queue, mode)
+        try:
+            os.ftruncate(file, 0)
+            os.pwrite(file, session.encode(), 0)
+        finally:
+            os.close(file)
 
 
 # ---- locks
@@ -429,9 +539,12 @@ def _parse_hold(record: Mapping[str, Any]) -> Hold | None:
 
 
 def _busy(hold: Hold) -> AgentError:
+    return AgentError(f"busy: held by {_hold_text(hold)}", failure="unreachable")
+
+
+def _hold_text(hold: Hold) -> str:
     reason = f" ({hold['reason']})" if hold["reason"] else ""
-    period = f"since {hold['since']} until {hold['until']}"
-    return AgentError(f"busy: held by {hold['holder']} {period}{reason}", failure="unreachable")
+    return f"{hold['holder']} since {hold['since']} until {hold['until']}{reason}"
 
 
 def _write_to_disk(path: Path, mode: str, content: bytes) -> None:

@@ -4,6 +4,7 @@ Other rooms may use:
 
 - request: what a user asks of a recipe, and the same resolved to a recipe and its devices
 - run: `run_recipe` carries a request out, `prepare_plan` plans it
+- run_lock: whether a process carries out a run
 - plan: the steps, and how they depend on each other
 - scheduler: which steps have to be carried out; `compute` carries out steps of the host
 - outcome: how the steps of a run ended

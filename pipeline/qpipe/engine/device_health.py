@@ -29,6 +29,8 @@ Pause = Callable[[float], Any]  # waits for so many seconds
 PATIENCE_S = 3600.0  # a run waits so long for a device that another run uses
 RECOVERY_S = 60.0  # a device that restarts, or whose connection comes back, answers again by then
 NOTICE_S = 60.0  # a run that waits says so this often
+IDLE_S = 10.0  # a lease is given back where its device has had nothing to do for so long
+TENURE_S = 60.0  # a lease that others wait for is given back between steps after so long
 SILENCE_S = 30.0  # a device without power, and what stands between, has stopped answering by then
 OFF_S = 3.0  # the power stays off for so long, because capacitors hold it for a while
 POLL_S = 1.0
@@ -36,8 +38,17 @@ POLL_S = 1.0
 INFRASTRUCTURE: frozenset[Failure] = frozenset({"unreachable", "died", "timeout"})
 
 
+@dataclass
+class Tenure:
+    """A lease that the run has."""
+
+    since: float  # by the monotonic clock
+    used: float  # the end of the newest step
+    steps: int = 0  # that were begun
+
+
 class Health:
-    """The devices of a run, each used by one thread, and the health of each.
+    """The devices of a run, each used by one thread, their leases, and the health of each.
 
     Every change is recorded in the store, as an audit trail. Once `stop` is set, whoever waits in
     one of the methods gets KeyboardInterrupt.
@@ -53,11 +64,14 @@ class Health:
         self.notify = notify
         self.patience_s = patience_s  # for a device that another run uses
         self.run: str | None = None  # the id of the run, once it has one
+        self.purpose = ""  # process, run and recipe, for others who wait for a device
         self.devices: dict[str, Device] = {}
         self.powers: dict[str, Power] = {}
         self.capabilities: dict[str, Capabilities] = {}  # at the last check that passed
         self.states: dict[str, HealthState] = {}
         self.bad: dict[str, str] = {}  # device -> why nothing more is done there
+        self.busy: dict[str, str] = {}  # device that others had for too long -> who
+        self.tenures: dict[str, Tenure] = {}  # device -> its lease, while the run has it
         self.boards: dict[str, str] = {}  # device -> the board that it said it is
         self.views: dict[str, str] = {}  # board -> the device as which it was used last
         self.stop = threading.Event()
@@ -70,6 +84,7 @@ class Health:
 
     def drop(self, name: str) -> None:
         """Close a device and forget it."""
+        self.give_back(name)
         _close(self.devices.pop(name))
 
     def close(self) -> None:
@@ -80,9 +95,10 @@ class Health:
     def first_contact(self, name: str) -> Capabilities:
         """Ask a device what it is, which is also the check of an unknown device.
 
-        Raise DeviceError where it cannot be used. A device that merely does not answer stays
-        unknown: somebody may have switched it off. It becomes bad where it was lost in the middle
-        of a run, or does not answer after its power was switched off and on.
+        A device that others have is not waited for, unless there is to be no waiting at all: then
+        raise BusyError. Raise DeviceError where it cannot be used. A device that merely does not
+        answer stays unknown: somebody may have switched it off. It becomes bad where it was lost in
+        the middle of a run, or does not answer after its power was switched off and on.
         """
         recorded = self.store.health(name) if self.store else None
         if recorded:
@@ -100,25 +116,82 @@ class Health:
             if not is_infrastructure(error):
                 raise
             self._recover_first_contact(name, error, was_lost=_was_lost_in_run(recorded))
-            capabilities = self.devices[name].capabilities()
+            capabilities = self._first_answer(name)
+            _close(self.devices[name])  # the check has taken its lease
         self.capabilities[name] = capabilities
         self._note_board(name, capabilities)
         self._set_state(name, "good", "it answered")
         return capabilities
 
     def _first_answer(self, name: str) -> Capabilities:
-        """Ask a device what it is; hold no other device of the run while it is busy.
+        device = self.devices[name]
+        if not isinstance(device, Leased):
+            return self._wait_for_turn(device)
+        look = device.look()
+        if look.holder and not self.patience_s:
+            raise BusyError(f"{name}: busy: held by {look.holder}")
+        return look.capabilities
 
-        It may be one of them by another name, and two runs that each hold what the other waits for
-        would wait in vain.
+    # ---- leases
+
+    def take_lease(self, name: str, step: str) -> bool:
+        """Have the lease of a device for a step, waiting for it; return whether it is there.
+
+        It is not where others have had the device for longer than this run waits.
         """
-        try:
-            return self.devices[name].capabilities()
-        except BusyError:
-            for other, device in self.devices.items():
-                if other != name:
-                    _close(device)
-        return self._wait_for_turn(self.devices[name])
+        device = self.devices[name]
+        self.take_turn(name)
+        if not isinstance(device, Leased):
+            return True
+        device.purpose = f"{self.purpose}, {step}"
+        if name not in self.tenures:
+            try:
+                capabilities = self._wait_for_turn(device)
+            except BusyError as error:
+                self.busy[name] = str(error)
+                return False
+            if name in self.capabilities:
+                _check_unchanged(name, self.capabilities[name], capabilities)
+            now = time.monotonic()
+            self.tenures[name] = Tenure(now, now)
+        self.tenures[name].steps += 1
+        if self.store and self.run:
+            self.store.record_lease(self.run, name, step)
+        return True
+
+    def is_new_lease(self, name: str) -> bool:
+        """Return whether a step is the first of a lease: what was sent before may be gone."""
+        return name in self.tenures and self.tenures[name].steps == 1
+
+    def note_use(self, name: str) -> None:
+        """Note that a step on a device has ended."""
+        if name in self.tenures:
+            self.tenures[name].used = time.monotonic()
+
+    def give_back(self, name: str) -> None:
+        """Give back the lease of a device, where the run has it."""
+        if self.tenures.pop(name, None) is None:
+            return
+        _close(self.devices[name])
+        if self.store and self.run:
+            self.store.end_lease(self.run, name)
+
+    def should_give_back(self, name: str, *, is_needed: bool) -> bool:
+        """Return whether a lease should go back, between two steps.
+
+        `is_needed` is whether a step could start on the device now.
+        """
+        device = self.devices[name]
+        tenure = self.tenures[name]
+        others_wait = isinstance(device, Leased) and device.others_wait
+        now = time.monotonic()
+        if is_needed:
+            return others_wait and now - tenure.since > TENURE_S
+        return others_wait or now - tenure.used > IDLE_S
+
+    def lost_reason(self, name: str) -> str | None:
+        """Return why nothing more is done on a device; None where it can be used."""
+        return self.bad.get(name) or self.busy.get(name)
 
     def _note_board(self, name: str, capabilities: Capabilities) -> None:
         """Note which board a device is: what booted at the same moment is the same machine."""
@@ -141,11 +214,13 @@ class Health:
         board = self.board_of(name)
         other = self.views.get(board, name)
         if other != name and other in self.devices:
+            self.give_back(other)
             _close(self.devices[other])
         self.views[board] = name
 
     def set_purpose(self, purpose: str) -> None:
         """Have the devices tell others what they are used for."""
+        self.purpose = purpose
         for device in self.devices.values():
             if isinstance(device, Leased):
                 device.purpose = purpose
@@ -284,8 +359,11 @@ def wait_for_turn(
     noticed_at: float | None = None
     while True:
         try:
-            return device.capabilities()
+            capabilities = device.capabilities()
+            _set_waits(device, waits=False)
+            return capabilities
         except BusyError as error:
+            _set_waits(device, waits=True)
             now = clock()
             waited_s = now - start
             if waited_s >= patience_s:
@@ -297,6 +375,11 @@ def wait_for_turn(
                 notify(f"{error}; waiting for {_minutes(waited_s)}")
                 noticed_at = now
         pause(1)
+
+
+def _set_waits(device: Device, *, waits: bool) -> None:
+    if isinstance(device, Leased):
+        device.waits = waits
 
 
 def _minutes(seconds: float) -> str:

@@ -78,10 +78,10 @@ class Attempts:
         last_error: QpipeError | None = None
         for attempt in count(1):
             was_lost = self.health.states.get(step.device or "") == "unknown"
-            if step.device:
-                self.health.take_turn(step.device)
-            if step.device and not self.health.make_ready(step.device):
+            if step.device and not self._has_device(step.id, step.device):
                 break
+            if step.device and self.health.is_new_lease(step.device):
+                was_lost = True
             self.started_at[step.id] = time.monotonic()
             try:
                 self._try_once(step, was_lost=was_lost)
@@ -100,6 +100,12 @@ class Attempts:
         if last_error:
             raise last_error
         return "skipped"
+
+    def _has_device(self, step: str, device: str) -> bool:
+        """Have the device for a step; return whether it can be used."""
+        if self.health.states.get(device) == "unknown":
+            return self.health.make_ready(device) and self.health.take_lease(device, step)
+        return self.health.take_lease(device, step)
 
     def _try_once(self, step: Step, *, was_lost: bool) -> None:
         self._publish(step, "started")

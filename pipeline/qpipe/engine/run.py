@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import time
@@ -23,6 +22,7 @@ from qpipe.engine.outcome import Outcome
 from qpipe.engine.plan import Plan
 from qpipe.engine.recorder import Recorder
 from qpipe.engine.request import ResolvedRequest
+from qpipe.engine.run_lock import lock_run
 from qpipe.engine.scheduler import Scheduler, compute
 from qpipe.errors import DeviceError, RecipeError
 from qpipe.recipe import inventory
@@ -99,9 +99,8 @@ def run_recipe(
                 if device not in devices.unreachable
             }
             seconds = time.monotonic() - start
-            finished = Finished(
-                run.id, run.continued, plan, outcome, devices.unreachable, bad, seconds
-            )
+            unreachable = {**devices.unreachable, **health.busy}
+            finished = Finished(run.id, run.continued, plan, outcome, unreachable, bad, seconds)
             store.finish_run(run.id, finished.state)
         except BaseException as error:
             state: EndState = "failed" if isinstance(error, RecipeError) else "interrupted"
@@ -349,7 +348,7 @@ def _continue_run(resolved: ResolvedRequest, store: Store, digest: str) -> OpenR
     if unfinished is None:
         return None
     folder = resolved.run_folder(unfinished)
-    lock = _lock_run(folder)
+    lock = lock_run(folder)
     if lock is None:
         return None
     store.resume_run(
@@ -378,18 +377,6 @@ def _start_run(resolved: ResolvedRequest, store: Store, digest: str) -> OpenRun:
         margins=resolved.recipe.margins,
     )
     folder = resolved.run_folder(run)
-    lock = _lock_run(folder)
+    lock = lock_run(folder)
     assert lock is not None  # no other process knows of the run
     return OpenRun(run, False, folder, lock)
-
-
-def _lock_run(folder: Path) -> IO[str] | None:
-    """Return a lock on a run that ends with this process; None where another process has it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = (folder / "lock").open("w", encoding="utf-8")
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        return None
-    return lock

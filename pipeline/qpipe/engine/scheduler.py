@@ -103,6 +103,7 @@ class Scheduler:
     def _run_steps(self, pool: ThreadPoolExecutor) -> None:
         while True:
             self._settle_pending()
+            self._give_back_leases()
             for step in self._steps_to_start():
                 self.outcome.states[step.id] = "running"
                 self.running[pool.submit(self.attempts.carry_out, step)] = step
@@ -126,8 +127,9 @@ class Scheduler:
                     self.attempts.record(step, self.executor.read_measurements(step))
                 continue
             lost_need = self._lost_need(step, step.dependencies)
-            if step.device in self.health.bad:
-                self._skip(step, self.health.bad[step.device])
+            lost_device = self.health.lost_reason(step.device) if step.device else None
+            if lost_device is not None:
+                self._skip(step, lost_device)
             elif lost_need is not None:
                 self._skip(step, self.causes.get(lost_need, f"needs {lost_need}"))
 
@@ -166,6 +168,26 @@ class Scheduler:
         if deploys and lost.issuperset(deploys):
             return deploys[0]
         return None
+
+    # ---- leases
+
+    def _give_back_leases(self) -> None:
+        """Give back the lease of each device that has nothing to do, or that others wait for."""
+        for name in list(self.health.tenures):
+            if any(step.device == name for step in self.running.values()):
+                continue
+            pending = [
+                step
+                for step in self.plan.steps.values()
+                if step.device == name and self.outcome.states[step.id] == "pending"
+            ]
+            is_needed = any(self._can_start_now(step) for step in pending)
+            if not pending or self.health.should_give_back(name, is_needed=is_needed):
+                self.health.give_back(name)
+
+    def _can_start_now(self, step: Step) -> bool:
+        is_host_busy = any(running.device is None for running in self.running.values())
+        return self._is_ready(step) and not (is_host_busy and self._needs_quiet_host(step))
 
     # ---- steps to carry out
 
@@ -212,12 +234,14 @@ class Scheduler:
         return self.health.devices[step.device].shares_host
 
     def _note_end(self, step: Step, future: Future[End]) -> None:
+        if step.device:
+            self.health.note_use(step.device)
         error = future.exception()
         if isinstance(error, QpipeError):
             self.outcome.add_failure(step.id, error)
         elif error is not None:
             raise error
         elif future.result() == "skipped":
-            self._skip(step, self.health.bad[str(step.device)])
+            self._skip(step, self.health.lost_reason(str(step.device)) or "")
         else:
             self.outcome.states[step.id] = "done"

@@ -75,7 +75,7 @@ def merge(into: Path, others: Iterable[Path]) -> list[Merged]:
 
     Where both have a run and it differs, that of one side is taken as a whole: the one that is
     done, else the one that was worked on last. Tags are united; a device that both have keeps its
-    last check. The events of devices (health, power) stay with their file, as a board of the same
+    last check. The events and leases of devices stay with their file, as a board of the same
     name elsewhere may be another one. Raise QpipeError for a file that this qpipe cannot read.
     """
     files = list(others)

@@ -228,9 +228,23 @@ WINDOW earlier AS (
 );
 """
 
+# the times in which a run had a device to itself; they stay with the file, as device_events do
+LEASES = """
+CREATE TABLE leases (
+  id INTEGER PRIMARY KEY,
+  run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+  device TEXT NOT NULL,
+  step TEXT NOT NULL,  -- the newest one
+  since TEXT NOT NULL,
+  until TEXT
+) STRICT;
+CREATE INDEX leases_by_device ON leases (device, id);
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("store", RUNS + STEPS + MEASUREMENTS + DEVICES + VIEWS),
     ("reports", REPORTS),
+    ("leases", LEASES),
 )
 
 # the first migration before the release: a file that has it is of another form than all since

@@ -26,6 +26,7 @@ from qpipe.storage.rows import (
     EventRow,
     Goal,
     HealthRow,
+    LeaseRow,
     MeasurementFacts,
     MeasurementRow,
     RoundRow,
@@ -140,6 +141,7 @@ class Store(Database):
                 "UPDATE steps SET state = 'pending' WHERE run = ? AND state = 'running'", [run]
             )
             _interrupt_attempts(db, run)
+            _end_leases(db, run)
 
     def resume_run(
         self,
@@ -160,6 +162,7 @@ class Store(Database):
             table(db, "verdicts").delete_where("run = ?", [run])
             table(db, "runs").update(run, encode({"state": "running", "finished": None, **changes}))
             _interrupt_attempts(db, run)
+            _end_leases(db, run)
 
     def unfinished_run(self, recipe_digest: str) -> str | None:
         """Return the newest run of this expanded recipe, unless all of it is done."""
@@ -493,6 +496,26 @@ class Store(Database):
             EventRow, "SELECT * FROM device_events WHERE device = ? ORDER BY id", device
         )
 
+    def record_lease(self, run: str, device: str, step: str) -> None:
+        """Record that a run has the lease of a device for a step, from now on."""
+        with self._transaction() as db:
+            query = "run = ? AND device = ? AND until IS NULL"
+            current = list(table(db, "leases").rows_where(query, [run, device]))
+            if current:
+                table(db, "leases").update(current[0]["id"], {"step": step})
+            else:
+                row = {"run": run, "device": device, "step": step, "since": timestamp()}
+                table(db, "leases").insert(row)
+
+    def end_lease(self, run: str, device: str) -> None:
+        """Record that a run gave back the lease of a device, now."""
+        with self._transaction() as db:
+            _end_leases(db, run, device)
+
+    def leases(self, device: str) -> list[LeaseRow]:
+        """Return the leases of a device by the runs of this file, oldest first."""
+        return self._read(LeaseRow, "SELECT * FROM leases WHERE device = ? ORDER BY id", device)
+
     def _capabilities(self, columns: Mapping[str, Any]) -> Capabilities:
         self._check_value("capabilities", Capabilities, columns)
         features = tuple(columns["features"])
@@ -516,6 +539,15 @@ def _interrupt_attempts(db: Connection, run: str) -> None:
     """Mark the running attempts of a run as interrupted, in the open transaction."""
     db.execute(
         "UPDATE attempts SET state = 'interrupted' WHERE run = ? AND state = 'running'", [run]
+    )
+
+
+def _end_leases(db: Connection, run: str, device: str | None = None) -> None:
+    """Note the end of leases of a run that have none, in the open transaction."""
+    db.execute(
+        "UPDATE leases SET until = ?1 WHERE run = ?2 AND until IS NULL "
+        "AND (?3 IS NULL OR device = ?3)",
+        [timestamp(), run, device],
     )
 
 

@@ -216,6 +216,17 @@ class HealthRow(TypedDict):
     step: str | None
 
 
+class LeaseRow(TypedDict):
+    """A time in which a run had a device to itself."""
+
+    id: int
+    run: str
+    device: str
+    step: str  # the newest one
+    since: str
+    until: str | None  # None while the run has it, or where the run was killed
+
+
 class TagRow(TypedDict):
     """A tag of a run."""
 
