@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from qpipe.cli.device_events import last_known_holder
 from qpipe.engine.targets import VNNI
+from qpipe.recipe.pools import tags
 from qpipe.recipe.stage_call import Call
 from qpipe.storage.results import Store
 from qpipe.types import Capabilities
@@ -33,6 +34,7 @@ class DeviceEntry:
     checked: str | None  # when it was last checked
     health: str | None
     holder: str | None
+    tags: Sequence[str]
     capabilities: Capabilities | None  # at the last check
 
     def to_json(self) -> dict[str, Any]:
@@ -43,6 +45,7 @@ class DeviceEntry:
             "checked": self.checked,
             "health": self.health,
             "holder": self.holder,
+            "tags": list(self.tags),
         }
         if self.capabilities:
             entry |= asdict(self.capabilities)
@@ -59,6 +62,7 @@ def read_device_entry(store: Store, name: str, call: Call) -> DeviceEntry:
         checked=row["checked"] if row else None,
         health=health["health"] if health else None,
         holder=last_known_holder(store, name),
+        tags=tags(call),
         capabilities=row["capabilities"] if row else None,
     )
 

@@ -152,12 +152,12 @@ def _missing_samples() -> RecipeError:
 def _find_unknown_devices(names: Sequence[str], folder: Path) -> list[str]:
     """Return the devices that are not in the inventory of a recipe in this folder."""
     from qpipe.recipe import inventory
-    from qpipe.recipe.yaml_document import checked_name
+    from qpipe.recipe.pools import checked_word, is_pool
     from qpipe.stages import registry
 
     known_devices = inventory.load(inventory.find(None, folder), registry.load())
     unknown_names = [name for name in names if name not in known_devices]
-    return [checked_name(name, "--device", "device") for name in unknown_names]
+    return [name for name in unknown_names if not is_pool(checked_word(name, "--device"))]
 
 
 def _parse_size(text: str | None) -> Size | None:

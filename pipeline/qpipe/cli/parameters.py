@@ -33,7 +33,9 @@ SettingsOption = Annotated[
 RecipeDevicesOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--device", help="Measure on this device instead of those of the recipe; repeatable."
+        "--device",
+        help="Measure on this device instead of those of the recipe; tag:NAME is any one with that "
+        "tag, all:NAME each of them; repeatable.",
     ),
 ]
 OnlyOption = Annotated[

@@ -22,7 +22,7 @@ Other rooms may use:
 - sequences: the chunks of sequences as samples, for a network with states
 - targets: what a device with a runtime asks of quantization and of builds
 
-Its own are: executor (one step), retry (its attempts), recorder (what goes to
-the store), engine_stages (stages of the engine itself),
+Its own are: device_choice (of pools), executor (one step), retry (its attempts), recorder
+(what goes to the store), engine_stages (stages of the engine itself),
 measurement_check, code_digest, python_imports, imports_memo (the code in a key).
 """

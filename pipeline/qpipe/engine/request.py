@@ -12,9 +12,10 @@ from qpipe.engine.device_health import PATIENCE_S
 from qpipe.engine.plan import DeviceInPlan, Plan, Step, make_plan
 from qpipe.engine.retry import RETRIES
 from qpipe.errors import RecipeError
-from qpipe.recipe import inventory, limits, recipe
+from qpipe.recipe import inventory, limits, pools, recipe
 from qpipe.recipe.recipe import Recipe
 from qpipe.recipe.stage_call import Call
+from qpipe.recipe.yaml_document import shown
 from qpipe.stages.registry import Registry
 from qpipe.storage.cache import Cache
 from qpipe.storage.results import Store
@@ -87,6 +88,8 @@ class ResolvedRequest:
     plugins: Registry
     devices: Mapping[str, Call]  # how to reach each; none was contacted
     notes: Sequence[str] = ()  # what to tell the user before it runs
+    # device or pool, as the recipe or --device names it -> the devices that it may be
+    candidates: Mapping[str, Mapping[str, Call]] = field(default_factory=dict)
 
     def to_store(self) -> StoredRequest:
         """Return the request as a run's row holds it, with what the recipe says of `keep`."""
@@ -119,14 +122,32 @@ class ResolvedRequest:
             devices.append(DeviceInPlan(name, call, capabilities.get(name)))
         return make_plan(self.recipe, devices, self._sample_digests)
 
+    @property
+    def open_choices(self) -> dict[str, list[str]]:
+        """The devices of each pool of which any one is used."""
+        words = [word for word in self.candidates if word.startswith(pools.ANY)]
+        return {word: list(self.candidates[word]) for word in words}
+
+    def with_choice(self, choice: Mapping[str, str]) -> ResolvedRequest:
+        """Return the request with one device of each of these pools."""
+        devices: dict[str, Call] = {}
+        for word, candidates in self.candidates.items():
+            chosen = [choice[word]] if word in choice else candidates
+            devices |= {name: candidates[name] for name in chosen}
+        return replace(self, devices=devices)
+
     def offline_plan(self, store: Store) -> Plan:
         """Return the plan for the capabilities at the last check of each device; contact none."""
+        choice = {}
+        for word, names in self.open_choices.items():
+            choice[word] = next((name for name in names if not _is_bad(store, name)), names[0])
+        chosen = self.with_choice(choice)
         capabilities = {}
-        for name in self.devices:
+        for name in chosen.devices:
             row = store.device(name)
             if row is not None:
                 capabilities[name] = row["capabilities"]
-        return self.plan(capabilities)
+        return chosen.plan(capabilities)
 
     def _sample_digests(self, step: Step) -> Mapping[str, str]:
         """Return the digests of samples in the cache; empty for samples that are not made yet."""
@@ -137,6 +158,11 @@ class ResolvedRequest:
         except (OSError, ValueError):  # damaged: as good as absent
             self.cache.remove(step.kind, step.key)
             return {}
+
+
+def _is_bad(store: Store, device: str) -> bool:
+    health = store.health(device)
+    return health is not None and health["health"] == "bad"
 
 
 def run_folder(db: Path, run: str) -> Path:
@@ -164,8 +190,19 @@ def resolve_request(request: Request) -> ResolvedRequest:
         loaded = _smoke_recipe(loaded)
     file = inventory.find(request.inventory, request.recipe.parent)
     inventory_devices = inventory.load(file, plugins)
-    devices = {name: inventory.pick(inventory_devices, name, file) for name in loaded.devices}
-    return ResolvedRequest(request, loaded, plugins, devices, notes)
+    candidates = {}
+    for word in loaded.devices:
+        names = _names(word, inventory_devices, file)
+        candidates[word] = {name: inventory.pick(inventory_devices, name, file) for name in names}
+    resolved = ResolvedRequest(request, loaded, plugins, {}, notes, candidates)
+    return resolved.with_choice({word: names[0] for word, names in resolved.open_choices.items()})
+
+
+def _names(word: str, inventory_devices: Mapping[str, Call], file: Path | None) -> list[str]:
+    """Return the devices that a word names: itself, or those of a pool."""
+    if not pools.is_pool(pools.checked_word(word, "--device")):
+        return [word]
+    return pools.members(word, inventory_devices, shown(file) if file else inventory.FILE)
 
 
 def _smoke_recipe(loaded: Recipe) -> Recipe:

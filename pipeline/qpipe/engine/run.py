@@ -14,6 +14,7 @@ from typing import IO
 import qpipe
 from qpipe.compare.pareto import judge_run
 from qpipe.engine import cache_keys
+from qpipe.engine.device_choice import choose_device
 from qpipe.engine.device_health import Health
 from qpipe.engine.events import ENDINGS, Event, Listener, Notify
 from qpipe.engine.float_scores import scoring_stages
@@ -85,6 +86,7 @@ def run_recipe(
     with ExitStack() as locks, closing(_health(resolved, store, notify)) as health:
         for note in resolved.notes:
             notify(note)
+        resolved = _choose_devices(resolved, store, notify)
         devices = _ask_devices(resolved, store, health)
         run = _open_run(resolved, store)
         locks.callback(run.lock.close)
@@ -291,6 +293,20 @@ def _purpose(resolved: ResolvedRequest, run: str = "") -> str:
     return f"pid {os.getpid()}, {place}"
 
 
+def _choose_devices(resolved: ResolvedRequest, store: Store, notify: Notify) -> ResolvedRequest:
+    """Return the request with a device of each pool; a run that goes on keeps its devices."""
+    unfinished = None if resolved.request.new else store.unfinished_run(_run_digest(resolved))
+    preferred = store.capabilities(unfinished).keys() if unfinished else ()
+    choice: dict[str, str] = {}
+    for pool in resolved.open_choices:
+        candidates = resolved.candidates[pool]
+        others = {name: candidates[name] for name in candidates if name not in choice.values()}
+        choice[pool] = choose_device(
+            pool, others or candidates, store, preferred=preferred, notify=notify
+        )
+    return resolved.with_choice(choice)
+
+
 def _ask_devices(resolved: ResolvedRequest, store: Store, health: Health) -> _Devices:
     """Ask each device what it is; those that answer stay open in `health`.
 
@@ -334,12 +350,17 @@ def _check_runtimes(device: str, capabilities: Capabilities, resolved: ResolvedR
 
 def _open_run(resolved: ResolvedRequest, store: Store) -> OpenRun:
     """Return the run to continue, or a new one; its lock is held."""
-    digest = cache_keys.key({"recipe": resolved.recipe.digest, "devices": list(resolved.devices)})
+    digest = _run_digest(resolved)
     if not resolved.request.new:
         run = _continue_run(resolved, store, digest)
         if run is not None:
             return run
     return _start_run(resolved, store, digest)
+
+
+def _run_digest(resolved: ResolvedRequest) -> str:
+    words = list(resolved.recipe.devices)
+    return cache_keys.key({"recipe": resolved.recipe.digest, "devices": words})
 
 
 def _continue_run(resolved: ResolvedRequest, store: Store, digest: str) -> OpenRun | None:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from qpipe.digests import digest_text
 from qpipe.errors import RecipeError, suggest
-from qpipe.recipe import yaml_document
+from qpipe.recipe import pools, yaml_document
 from qpipe.recipe.stage_call import Call, CallReader
 from qpipe.recipe.yaml_document import Document
 from qpipe.stages.options import check, options
@@ -18,7 +18,7 @@ from qpipe.types import Capabilities, Device, Emulation, Power
 FILE = "devices.yaml"
 LOCAL = "local"
 # settings that an entry may have beside its driver
-COMPANIONS = ("target", "emulated", "power")
+COMPANIONS = ("target", "emulated", "power", "tags")
 
 
 def find(path: Path | None, recipe_folder: Path | None = None) -> Path | None:
@@ -79,6 +79,8 @@ def _read_device(name: str, entry: Any, reader: CallReader) -> Call:
         settings["emulated"] = _emulation(companions["emulated"], source, name)
     if "power" in companions:
         settings["power"] = _power(companions["power"], reader, name)
+    if "tags" in companions:
+        settings["tags"] = pools.read_tags(companions["tags"], source.at(name, "tags"))
     return Call(stage, reader.options(stage, written_options, (name, driver)), beside=settings)
 
 

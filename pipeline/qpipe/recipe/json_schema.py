@@ -19,6 +19,7 @@ from qpipe.types import Emulation
 Schema = dict[str, Any]
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 NAME: Schema = {"type": "string", "pattern": f"^{yaml_document.NAME.pattern}$"}
+DEVICE: Schema = {"type": "string", "pattern": f"^((tag|all):)?{yaml_document.NAME.pattern}$"}
 BOOLEAN: Schema = {"type": "boolean"}
 NUMBER: Schema = {"type": "number"}
 TEXT: Schema = {"type": "string"}
@@ -108,7 +109,11 @@ def _recipe_keys() -> dict[str, Schema]:
         "builds": ("the stages that compile each network", _map_of(_reference("compile"))),
         "deploy": ("the stage that brings a build to a device", _reference("deploy")),
         "measure": ("the measurements of each deployed build", _list_of(_reference("measure"))),
-        "devices": ("names of devices.yaml; local is this machine", _list_of(NAME)),
+        "devices": (
+            "names of devices.yaml, tag:NAME for any one of those with a tag, all:NAME for each of "
+            "them; local is this machine",
+            _list_of(DEVICE),
+        ),
         "pareto": (
             "the objectives: metrics with min or max, and optionally a margin",
             _map_of(_objective(), names={}),
@@ -170,7 +175,11 @@ def _device_settings() -> dict[str, Schema]:
         **_reference("power"),
         "description": "the switch that turns its power off and on after a failure",
     }
-    return {"target": target, "emulated": emulated, "power": power}
+    tags: Schema = {
+        **_list_of(NAME),
+        "description": "names that it shares with others: recipes take any of them by tag:NAME",
+    }
+    return {"target": target, "emulated": emulated, "power": power, "tags": tags}
 
 
 def _closed_object(properties: Mapping[str, Schema], required: Sequence[str] = ()) -> Schema:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from qpipe.digests import digest_json
 from qpipe.errors import PluginError, QpipeError, RecipeError, suggest
-from qpipe.recipe import yaml_document
+from qpipe.recipe import pools, yaml_document
 from qpipe.recipe.limits import parse_fraction, read_keep
 from qpipe.recipe.stage_call import Call, CallReader, plain
 from qpipe.recipe.yaml_document import Document, FromCommandLine
@@ -333,7 +333,7 @@ class _Reader:
     def devices(self) -> list[str]:
         names = _list_at(self.source, self.root, "devices") or ["local"]
         return [
-            yaml_document.checked_name(name, self.source.at("devices", index), "device")
+            pools.checked_word(name, self.source.at("devices", index))
             for index, name in enumerate(names)
         ]
 
