@@ -25,7 +25,9 @@ from qpipe.cli.devices_release import devices_release
 from qpipe.cli.devices_setup import devices_setup
 from qpipe.cli.diagnose import diagnose
 from qpipe.cli.export import export
+from qpipe.cli.findings import findings
 from qpipe.cli.new import new
+from qpipe.cli.nightly import nightly
 from qpipe.cli.pareto import pareto
 from qpipe.cli.plan import plan
 from qpipe.cli.plugins import plugins
@@ -38,6 +40,7 @@ from qpipe.cli.runs_tag import runs_tag
 from qpipe.cli.samples import samples
 from qpipe.cli.schema import schema
 from qpipe.cli.show import show
+from qpipe.cli.trend import trend
 from qpipe.cli.why import why
 
 Command = Callable[..., Any]
@@ -50,8 +53,8 @@ PARTS = "Parts"
 # by the heading that help shows them under, in its order
 COMMANDS: dict[str, tuple[Command, ...]] = {
     STARTING: (new, schema),
-    RUNNING: (run, plan, why, samples),
-    RESULTS: (pareto, report, compare, diagnose, export, show),
+    RUNNING: (run, nightly, plan, why, samples),
+    RESULTS: (pareto, report, compare, findings, trend, diagnose, export, show),
     PARTS: (describe,),
 }
 DEVICE_COMMANDS: dict[str, Command] = {

@@ -10,6 +10,7 @@ from qpipe.errors import QpipeError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from qpipe.storage.nights import NightStore
     from qpipe.storage.results import Store
     from qpipe.storage.rows import RunRow
 
@@ -21,6 +22,15 @@ def open_results(db: Path) -> Store:
     if db == DEFAULT_DB and not db.exists():
         raise _no_run_yet(db)
     return Store(db, create=False)
+
+
+def open_nights(db: Path) -> NightStore:
+    """Open the database with its nights; raise QpipeError where there is none."""
+    from qpipe.storage.nights import NightStore
+
+    if db == DEFAULT_DB and not db.exists():
+        raise _no_run_yet(db)
+    return NightStore(db, create=False)
 
 
 def find_run(store: Store, run: str | None) -> RunRow:

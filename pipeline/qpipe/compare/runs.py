@@ -62,6 +62,18 @@ def compared(
     return [_compare(old_rows.get(key), new_rows.get(key), comparison) for key in keys]
 
 
+def paired_change(
+    store: Store, old: MeasurementRow, new: MeasurementRow
+) -> tuple[Interval, Comparison]:
+    """Return the interval of new - old over the same samples, and whether it is better or worse.
+
+    Whatever else may have changed, it is what both scored that is paired.
+    """
+    before = read_measurement(old, store)
+    after = read_measurement(new, store)
+    return difference(after, before), _paired_verdict(before, after, {})
+
+
 def _rows_by_key(
     store: Store, run: str, metrics: set[str]
 ) -> dict[tuple[RowKey, str], MeasurementRow]:

@@ -128,6 +128,13 @@ class ResolvedRequest:
         words = [word for word in self.candidates if word.startswith(pools.ANY)]
         return {word: list(self.candidates[word]) for word in words}
 
+    @property
+    def all_candidates(self) -> dict[str, Call]:
+        """Every device that it may use."""
+        return {
+            name: call for devices in self.candidates.values() for name, call in devices.items()
+        }
+
     def with_choice(self, choice: Mapping[str, str]) -> ResolvedRequest:
         """Return the request with one device of each of these pools."""
         devices: dict[str, Call] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,12 +43,13 @@ class Finished:
     unreachable: Mapping[str, str]  # device -> why it was left out from the start
     bad: Mapping[str, str]  # device -> why nothing more was done there
     seconds: float
+    late: Sequence[str] = ()  # steps that were not begun in time
 
     @property
     def state(self) -> EndState:
         """The state of the run: partial also where a device was left out."""
         state = self.outcome.state
-        if state == "done" and (self.unreachable or self.bad):
+        if state == "done" and (self.unreachable or self.bad or self.late):
             return "partial"
         return state
 
@@ -76,11 +77,15 @@ def run_recipe(
     store: Store,
     listen: Listener,
     notify: Notify = lambda _: None,
+    *,
+    on_open: Notify = lambda _: None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Finished:
     """Run a recipe to its end.
 
     An unfinished run of the same recipe is continued unless a new one is asked for. `listen` gets
-    what happens to each step, `notify` messages that belong to no step.
+    what happens to each step, `notify` messages that belong to no step, `on_open` the id of the
+    run once it has one. No step begins once `is_over`.
     """
     start = time.monotonic()
     with ExitStack() as locks, closing(_health(resolved, store, notify)) as health:
@@ -91,8 +96,11 @@ def run_recipe(
         run = _open_run(resolved, store)
         locks.callback(run.lock.close)
         health.run = run.id
+        on_open(run.id)
         health.set_purpose(_purpose(resolved, run.id))
-        execution = _Execution(resolved, store, run, devices, health, listen=listen, notify=notify)
+        execution = _Execution(
+            resolved, store, run, devices, health, listen=listen, notify=notify, is_over=is_over
+        )
         try:
             plan, outcome = execution.carry_out()
             bad = {
@@ -102,7 +110,16 @@ def run_recipe(
             }
             seconds = time.monotonic() - start
             unreachable = {**devices.unreachable, **health.busy}
-            finished = Finished(run.id, run.continued, plan, outcome, unreachable, bad, seconds)
+            finished = Finished(
+                run.id,
+                run.continued,
+                plan,
+                outcome,
+                unreachable,
+                bad,
+                seconds,
+                late=execution.late,
+            )
             store.finish_run(run.id, finished.state)
         except BaseException as error:
             state: EndState = "failed" if isinstance(error, RecipeError) else "interrupted"
@@ -124,7 +141,10 @@ class _Execution:
         *,
         listen: Listener,
         notify: Notify,
+        is_over: Callable[[], bool],
     ) -> None:
+        self.is_over = is_over
+        self.late: list[str] = []  # steps that were not begun in time
         self.resolved = resolved
         self.store = store
         self.run = run
@@ -191,7 +211,11 @@ class _Execution:
             earlier=earlier,
             retries=self.resolved.request.retries,
         )
-        return scheduler.run()
+        if earlier is not None:  # inputs are read in any case: they are checked afterwards
+            scheduler.is_over = self.is_over
+        outcome = scheduler.run()
+        self.late += scheduler.late
+        return outcome
 
     def _recorder(self, plan: Plan) -> Recorder:
         return Recorder(

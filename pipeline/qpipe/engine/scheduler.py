@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -59,6 +59,8 @@ class Scheduler:
         earlier: Outcome | None = None,
         retries: int = RETRIES,
     ) -> None:
+        self.is_over: Callable[[], bool] = lambda: False  # whether no step may begin any more
+        self.late: list[str] = []  # steps that were not begun before it was over
         self.plan = plan
         self.health = health
         self.cache = cache
@@ -103,6 +105,8 @@ class Scheduler:
     def _run_steps(self, pool: ThreadPoolExecutor) -> None:
         while True:
             self._settle_pending()
+            if self.is_over():
+                self._drop_pending()
             self._give_back_leases()
             for step in self._steps_to_start():
                 self.outcome.states[step.id] = "running"
@@ -132,6 +136,13 @@ class Scheduler:
                 self._skip(step, lost_device)
             elif lost_need is not None:
                 self._skip(step, self.causes.get(lost_need, f"needs {lost_need}"))
+
+    def _drop_pending(self) -> None:
+        """Skip all that was not begun: the time is over."""
+        for step in self.plan.steps.values():
+            if self.outcome.states[step.id] == "pending":
+                self.late.append(step.id)
+                self._skip(step, "the time was over")
 
     def _can_use_cache(self, step: Step) -> bool:
         states = self.outcome.states

@@ -3,6 +3,7 @@
 Other rooms may use:
 
 - results: the store of all runs
+- nights: the same with the nights of labs
 - rows: the types of its rows, and the coordinates of a row
 - merge: the union of several databases
 - cache: the results of steps by key

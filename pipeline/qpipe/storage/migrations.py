@@ -241,10 +241,70 @@ CREATE TABLE leases (
 CREATE INDEX leases_by_device ON leases (device, id);
 """
 
+# nights of labs: their runs, what the canary measured on each device, and what was found. They stay
+# with the file, as the cache and the boards that they speak of do
+NIGHTS = """
+CREATE TABLE nights (
+  lab TEXT NOT NULL,
+  night TEXT NOT NULL,  -- its date; -2, -3 ... where a date has several
+  started TEXT NOT NULL,
+  finished TEXT,
+  missed TEXT NOT NULL CHECK (json_type(missed) = 'array'),  -- what was not done
+  PRIMARY KEY (lab, night)
+) STRICT;
+
+CREATE TABLE night_runs (
+  lab TEXT NOT NULL,
+  night TEXT NOT NULL,
+  recipe TEXT NOT NULL,  -- as the lab file names it
+  run TEXT NOT NULL REFERENCES runs (id) ON DELETE CASCADE,
+  PRIMARY KEY (lab, night, recipe),
+  FOREIGN KEY (lab, night) REFERENCES nights (lab, night) ON DELETE CASCADE
+) STRICT;
+
+CREATE TABLE canaries (
+  lab TEXT NOT NULL,
+  night TEXT NOT NULL,
+  device TEXT NOT NULL,
+  value REAL CHECK (value > 0),  -- ms; null where it did not run
+  problem TEXT,  -- why the number does not count, or why there is none
+  moved INTEGER NOT NULL DEFAULT 0 CHECK (moved IN (0, 1)),
+  environment TEXT NOT NULL CHECK (json_type(environment) = 'object'),
+  PRIMARY KEY (lab, night, device),
+  FOREIGN KEY (lab, night) REFERENCES nights (lab, night) ON DELETE CASCADE
+) STRICT;
+
+CREATE TABLE findings (
+  id INTEGER PRIMARY KEY,
+  lab TEXT NOT NULL,
+  -- change: of a series; board: of the canary; device: it could not be used; failure: of steps
+  kind TEXT NOT NULL CHECK (kind IN ('change', 'board', 'device', 'failure')),
+  subject TEXT NOT NULL,  -- the series, device or recipe
+  metric TEXT NOT NULL DEFAULT '',
+  device TEXT NOT NULL DEFAULT '',
+  state TEXT NOT NULL CHECK (state IN ('new', 'sustained', 'recovered', 'flaky')),
+  status TEXT NOT NULL DEFAULT 'open' CHECK (status IN ('open', 'acknowledged', 'closed')),
+  is_regression INTEGER NOT NULL CHECK (is_regression IN (0, 1)),
+  start TEXT NOT NULL,  -- the night from which on it is so
+  reported TEXT NOT NULL,  -- the night that found it
+  newest TEXT NOT NULL,  -- the newest night that has looked
+  before REAL,
+  after REAL,
+  unit TEXT NOT NULL DEFAULT '',
+  text TEXT NOT NULL,
+  evidence TEXT NOT NULL DEFAULT '',
+  beside TEXT NOT NULL CHECK (json_type(beside) = 'array'),  -- what changed with it
+  command TEXT NOT NULL DEFAULT '',
+  note TEXT NOT NULL DEFAULT ''
+) STRICT;
+CREATE INDEX findings_by_subject ON findings (lab, subject, metric);
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("store", RUNS + STEPS + MEASUREMENTS + DEVICES + VIEWS),
     ("reports", REPORTS),
     ("leases", LEASES),
+    ("nights", NIGHTS),
 )
 
 # the first migration before the release: a file that has it is of another form than all since

@@ -26,6 +26,10 @@ AttemptState = Literal["running", "done", "cached", "failed", "skipped", "interr
 Goal = Literal["min", "max"]
 RawValues = Literal["rounds", "samples", "resamples"]
 
+FindingKind = Literal["change", "board", "device", "failure"]
+FindingState = Literal["new", "sustained", "recovered", "flaky"]
+FindingStatus = Literal["open", "acknowledged", "closed"]
+
 JSON_COLUMNS = frozenset(
     {
         "versions",
@@ -40,11 +44,13 @@ JSON_COLUMNS = frozenset(
         "environment",
         "ties",
         "notes",
+        "missed",
+        "beside",
     }
 )
 # JSON objects that keep their order: that in which the recipe names its objectives
 ORDERED_COLUMNS = frozenset({"objectives", "margins"})
-BOOLEAN_COLUMNS = frozenset({"is_float", "on_front"})
+BOOLEAN_COLUMNS = frozenset({"is_float", "on_front", "moved", "is_regression"})
 
 
 class RunRow(TypedDict):
@@ -225,6 +231,85 @@ class LeaseRow(TypedDict):
     step: str  # the newest one
     since: str
     until: str | None  # None while the run has it, or where the run was killed
+
+
+class NightRow(TypedDict):
+    """A night of a lab."""
+
+    lab: str
+    night: str
+    started: str
+    finished: str | None
+    missed: list[str]  # what was not done, and why
+
+
+class NightRunRow(TypedDict):
+    """The run of a recipe in a night."""
+
+    lab: str
+    night: str
+    recipe: str
+    run: str
+
+
+class CanaryRow(TypedDict):
+    """What the canary measured on a device in a night."""
+
+    lab: str
+    night: str
+    device: str
+    value: float | None  # ms
+    problem: str | None  # why it does not count
+    moved: bool
+    environment: dict[str, Any]  # of its first round
+
+
+class FindingColumns(TypedDict, total=False):
+    """What is found in a night, as columns of `findings`."""
+
+    kind: FindingKind
+    subject: str
+    metric: str
+    device: str
+    state: FindingState
+    status: FindingStatus
+    is_regression: bool
+    start: str
+    reported: str
+    newest: str
+    before: float | None
+    after: float | None
+    unit: str
+    text: str
+    evidence: str
+    beside: list[str]
+    command: str
+    note: str
+
+
+class FindingRow(TypedDict):
+    """Something that a night found, as it is now."""
+
+    id: int
+    lab: str
+    kind: FindingKind
+    subject: str
+    metric: str
+    device: str
+    state: FindingState
+    status: FindingStatus
+    is_regression: bool
+    start: str
+    reported: str
+    newest: str
+    before: float | None
+    after: float | None
+    unit: str
+    text: str
+    evidence: str
+    beside: list[str]
+    command: str
+    note: str
 
 
 class TagRow(TypedDict):

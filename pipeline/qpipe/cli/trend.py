@@ -1,0 +1,103 @@
+"""qpipe trend."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from qpipe.cli.parameters import DEFAULT_DB, DbOption, JsonOption
+from qpipe.cli.results_database import open_nights
+from qpipe.cli.tables import print_json, print_table, print_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from qpipe.nightly.series import Series
+    from qpipe.storage.nights import NightStore
+
+COLUMNS = ("night", "value", "from", "to", "")
+WIDTH = 40  # characters of the longest bar
+
+
+def trend(
+    metric: Annotated[str, typer.Argument(help="The metric, such as latency_ms.")],
+    lab: Annotated[
+        str | None, typer.Option("--lab", help="The lab; by default the one of the newest night.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="Show only the series of this device.")
+    ] = None,
+    scheme: Annotated[
+        str | None, typer.Option("--scheme", help="Show only the series of this scheme.")
+    ] = None,
+    db: DbOption = DEFAULT_DB,
+    as_json: JsonOption = False,
+) -> None:
+    """Show a metric night by night: a series for each build on each device."""
+    with open_nights(db) as store:
+        series = _read(store, metric, lab)
+    shown = [
+        one_series
+        for one_series in series
+        if device in (None, one_series.key.device) and scheme in (None, one_series.key.scheme)
+    ]
+    if as_json:
+        print_json([_to_json(one_series) for one_series in shown])
+        return
+    if not shown:
+        print_text(f"{metric}: no night has measured it there")
+    for one_series in shown:
+        unit = one_series.newest.row["unit"]
+        print_text(f"{one_series.key.subject}: {metric}, {unit}")
+        print_table(COLUMNS, _cells(one_series), right=("value", "from", "to"))
+
+
+def _read(store: NightStore, metric: str, lab: str | None) -> Sequence[Series]:
+    from qpipe.errors import QpipeError, suggest
+    from qpipe.nightly.series import read_series
+
+    labs = store.labs()
+    if lab is not None and lab not in labs:
+        raise QpipeError(f"--lab {lab}: it has no nights here; {suggest(lab, labs)}")
+    if not labs:
+        raise QpipeError("there are no nights yet; begin with: qpipe nightly LAB.yaml")
+    name = lab or labs[-1]
+    nights = [row["night"] for row in store.nights(name)]
+    return read_series(store, name, nights, [metric])
+
+
+def _to_json(series: Series) -> dict[str, object]:
+    key = series.key
+    return {
+        "model": key.model,
+        "scheme": key.scheme,
+        "build": key.build,
+        "device": key.device,
+        "metric": key.metric,
+        "unit": series.newest.row["unit"],
+        "nights": [
+            {
+                "night": point.night,
+                "value": point.value,
+                "low": point.row["low"],
+                "high": point.row["high"],
+                "problem": point.problem or None,
+                "run": point.row["run"],
+            }
+            for point in series.points
+        ],
+    }
+
+
+def _cells(series: Series) -> list[list[object]]:
+    """Return the nights of a series as text, a cell for one of COLUMNS."""
+    largest = max(abs(point.value) for point in series.points) or 1
+    rows: list[list[object]] = []
+    for point in series.points:
+        bar = "#" * round(WIDTH * abs(point.value) / largest)
+        low = "" if point.row["low"] is None else f"{point.row['low']:.4g}"
+        high = "" if point.row["high"] is None else f"{point.row['high']:.4g}"
+        text = f"{bar} {point.problem}".rstrip()
+        rows.append([point.night, f"{point.value:.4g}", low, high, text])
+    return rows
