@@ -134,6 +134,31 @@ def test_a_run_that_was_ended_continues_where_it_was(samples, tmp_path, caplog):
 
 
 @needs_torch
+def test_a_run_that_continues_watches_weights_from_where_they_are(samples, tmp_path, monkeypatch):
+    import torch
+
+    from qpipe_plugins.quantize.training import training_loop
+
+    watched = []
+
+    class Recording(training_loop.Oscillations):
+        def __init__(self, student):
+            super().__init__(student)
+            watched.append(student.state())
+
+    def ending(done: float, total: float | None = None, unit: str = "") -> None:
+        if done > 60:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        qat(start(), conv_net(), samples, tmp_path, ending, epochs=4, rate=RATE)
+    stored = torch.load(tmp_path / "training.pt", weights_only=True)["student"]
+    monkeypatch.setattr(training_loop, "Oscillations", Recording)
+    qat(start(), conv_net(), samples, tmp_path, quiet, epochs=4, rate=RATE)
+    assert all(torch.equal(watched[-1][name], tensor) for name, tensor in stored.items())
+
+
+@needs_torch
 def test_training_that_diverges_is_named_and_never_makes_it_worse(samples, tmp_path, caplog):
     before = start()
     model = qat(start(), conv_net(), samples, tmp_path, quiet, epochs=8, rate=1.0, scale_rate=1.0)

@@ -270,6 +270,8 @@ class TrainingLoop:
         self._student.load(state["student"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._generator.set_state(state["generator"])
+        if self._oscillations is not None:  # what it saw so far are the weights of the start
+            self._oscillations = Oscillations(self._student)
         log.warning("%s: goes on at step %d", self._where, self._position.step)
         return True
 
