@@ -21,10 +21,11 @@ from PIL import Image
 
 import learned
 from bare_python import run_alone
+from models import plugins_of
 
 pytestmark = [pytest.mark.xdist_group("walks"), pytest.mark.slow]
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-RTN, MISCOUNT = re.findall(r"^```python\n(.*?)^```$", README, re.M | re.S)
+RTN, MISCOUNT = plugins_of(README)
 MY_NET = next(
     text
     for text in re.findall(r"^```yaml\n(.*?)^```$", README, re.M | re.S)

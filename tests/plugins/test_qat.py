@@ -97,18 +97,17 @@ def test_what_the_target_takes_it_still_takes_afterwards(samples, tmp_path):
 
 @needs_torch
 def test_the_seed_decides_the_result(samples, tmp_path):
-    def trained(seed: int, folder: str) -> list[np.ndarray]:
+    def trained(seed: int, folder: str) -> ir.Model:
         (tmp_path / folder).mkdir()
-        model = qat(
+        return qat(
             start(), conv_net(), samples, tmp_path / folder, quiet, epochs=3, rate=RATE, seed=seed
         )
-        return codes_of(model)
 
     first = trained(1, "first")
     again = trained(1, "again")
     other = trained(2, "other")
-    assert all(map(np.array_equal, first, again))
-    assert not all(map(np.array_equal, first, other))
+    assert ir.to_proto(first) == ir.to_proto(again)
+    assert not all(map(np.array_equal, codes_of(first), codes_of(other)))
 
 
 @needs_torch
@@ -173,9 +172,8 @@ def test_training_that_diverges_is_named_and_never_makes_it_worse(samples, tmp_p
 def test_the_scores_of_the_run_stay_with_the_network(samples, tmp_path):
     model = qat(start(), conv_net(), samples, tmp_path, quiet, epochs=3, rate=RATE)
     curve = json.loads(model.metadata_props["qpipe.training"])
-    steps, seconds, losses, scores = zip(*curve, strict=True)
+    steps, losses, scores = zip(*curve, strict=True)
     assert steps == tuple(sorted(steps))
-    assert seconds == tuple(sorted(seconds))
     assert losses[0] is None
     assert all(np.isfinite(losses[1:]))
     assert max(scores) > scores[0]

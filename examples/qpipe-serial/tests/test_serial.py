@@ -82,7 +82,9 @@ def test_a_host_that_left_without_a_word_is_followed_by_the_next(
     port = board()
     left = open_device(port, tmp_path / "one")
     left.capabilities()
-    left.transport._console._lose("the host was killed")
+    console = left.transport._console
+    console._lose("the host was killed")
+    console.reader.join()  # a killed host reads nothing any more
     later = open_device(port, tmp_path / "two")
     assert later.capabilities().cores > 0
     later.close()

@@ -79,7 +79,7 @@ class _Position:
     divergences: int = 0
     best_noise: float = math.inf
     start_noise: float = math.inf
-    curve: list[tuple[int, float, float | None, float]] = field(default_factory=list)
+    curve: list[tuple[int, float | None, float]] = field(default_factory=list)
 
 
 class TrainingLoop:
@@ -122,8 +122,11 @@ class TrainingLoop:
         self._steps_an_epoch = 1
 
     @property
-    def curve(self) -> list[tuple[int, float, float | None, float]]:
-        """The scores so far: step, seconds, mean loss since the score before, SQNR in dB."""
+    def curve(self) -> list[tuple[int, float | None, float]]:
+        """The scores so far: step, mean loss since the score before, SQNR in dB.
+
+        They hold no times, for the seed decides all that training gives.
+        """
         return self._position.curve
 
     def train(self, batches: SampleBatches, indices: Sequence[int]) -> None:
@@ -216,7 +219,7 @@ class TrainingLoop:
         loss = sum(position.losses) / len(position.losses) if position.losses else None
         position.losses.clear()
         position.scored = math.floor(self._done() * SCORES) + 1
-        position.curve.append((position.step, position.seconds, loss, decibels(noise)))
+        position.curve.append((position.step, loss, decibels(noise)))
         if noise < position.best_noise or not self._best:
             position.best_noise = noise
             self._best = self._student.state()
