@@ -249,8 +249,10 @@ LINES = {
     "plan recipe.yaml --set x": "--set x: '=' is missing; write --set NAME=VALUE",
     "plan recipe.yaml --set x=1": "--set x: no such variable in recipe.yaml; there is none",
     "plan recipe.yaml --only int4": "--only: no scheme 'int4' in recipe.yaml; did you mean 'int8'?",
-    "plan recipe.yaml --device ../x": "devices.yaml: no device '../x'; there is board, local; "
-                                      "add it as ../x: {ssh: {host: ADDRESS}}",
+    "plan recipe.yaml --device x": "devices.yaml: no device 'x'; there is board, local; "
+                                   "add it as x: {ssh: {host: ADDRESS}}",
+    "plan recipe.yaml --device ../x": "--device: device name '../x' is not allowed; "
+                                      "use letters, digits, '.', '_' and '-'",
     "plan recipe.yaml --inventory no.yaml": "no.yaml: no such file; give the path of a YAML file",
     "plan recipe.yaml --inventory m.onnx": r"m\.onnx: cannot be read: .*; give a YAML file in UTF-8",
     "plan recipe.yaml --db m.onnx": "m.onnx: not a database of qpipe: file is not a database; give another file",

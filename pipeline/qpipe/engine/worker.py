@@ -187,7 +187,13 @@ def _forkserver() -> ForkServerContext:
 def _run_worker(request: StepRequest, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    try:
+        log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    except OSError as error:
+        place = yaml_document.shown(request.log)
+        reason = f"{place}: {error.strerror}; free space, or check the permissions"
+        connection.send(EndMessage(reason, failure_of_os_error(error)))
+        return
     os.dup2(log, 1)
     os.dup2(log, 2)
     connection.send(_carry_out(request, _ThrottledProgress(connection)))
@@ -198,20 +204,26 @@ def _carry_out(request: StepRequest, progress: Progress) -> EndMessage:
         run_request(request, progress)
     except QpipeError as error:
         if error.__cause__ is not None:  # the log gets the library's own error in full
-            traceback.print_exc()
+            _log_traceback()
         return EndMessage(str(error), error.failure)
     except MemoryError:
         reason = "out of memory; give it fewer samples, or a machine with more"
         return EndMessage(reason, "out of memory")
     except OSError as error:
-        traceback.print_exc()
+        _log_traceback()
         reason = _describe_error(request, error)
         return EndMessage(reason, failure_of_os_error(error))
     except Exception as error:  # noqa: BLE001  (foreign code: any failure of a stage is that step's alone)
-        traceback.print_exc()
+        _log_traceback()
         reason = _describe_error(request, error)
         return EndMessage(reason, "bug")
     return EndMessage()
+
+
+def _log_traceback() -> None:
+    """Write the error that is handled into the log of the step, if the disk takes it."""
+    with suppress(OSError):
+        traceback.print_exc()
 
 
 def run_request(request: StepRequest, progress: Progress) -> None:
