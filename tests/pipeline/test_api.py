@@ -127,8 +127,18 @@ def test_rows_become_tables(run: qpipe.Run) -> None:
     flat = run.results.to_dicts()
     assert flat[0]["latency_ms_low"] <= flat[0]["latency_ms"] <= flat[0]["latency_ms_high"]
     assert run.results._repr_html_().count("<tr>") == 4
-    pandas = pytest.importorskip("pandas", reason="needs pandas")
-    assert isinstance(run.results.to_dataframe(), pandas.DataFrame)
+    table = run.results.to_dataframe()
+    assert len(table) == len(flat)
+    for name in ("scheme", "on_front", "latency_ms", "latency_ms_low"):
+        assert list(table[name]) == [row[name] for row in flat]
+
+
+def test_a_table_needs_pandas(run: qpipe.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pandas", None)  # what Python takes for one that is not there
+    with pytest.raises(
+        qpipe.QpipeError, match=r"^no pandas is installed; run: pip install pandas$"
+    ):
+        run.results.to_dataframe()
 
 
 def test_a_run_recommends_what_the_command_line_does(run: qpipe.Run) -> None:

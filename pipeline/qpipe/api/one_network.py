@@ -19,7 +19,7 @@ from qpipe.engine.request import Request, ResolvedRequest, resolve_request
 from qpipe.engine.scheduler import compute
 from qpipe.errors import RecipeError, StageError
 from qpipe.recipe import inventory
-from qpipe.types import Array, Build, Capabilities
+from qpipe.types import Array, Build, Capabilities, Leased
 
 DEVICE = "local"
 MODEL = "network"
@@ -129,11 +129,13 @@ def _write_samples(folder: Path, samples: Mapping[str, Array]) -> dict[str, str]
 
 
 def _capabilities(resolved: ResolvedRequest) -> Capabilities:
-    """Ask this machine what it is, as a run does."""
+    """Look what this machine is, which waits for no run that measures on it."""
     call = resolved.devices[DEVICE]
     device = inventory.open_device(DEVICE, call)
     try:
-        return inventory.labelled(call, device.capabilities())
+        look = device.look() if isinstance(device, Leased) else None
+        capabilities = look.capabilities if look else device.capabilities()
+        return inventory.labelled(call, capabilities)
     finally:
         device.close()
 
