@@ -6,7 +6,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Generator, Iterator, Mapping
 from typing import IO, Any, NamedTuple, cast, get_args
 
@@ -25,6 +24,7 @@ LONGEST_BOOT_LINE = 1 << 16  # bytes
 LONGEST_LOG_LINE = 1 << 13  # bytes; a longer line is several
 LARGEST_ARRAYS = 1 << 28  # bytes of the outputs for one sample
 LARGEST_LOG = 1 << 20  # bytes of the agent's stderr that are logged
+LONGEST_LAST_LINE = 500  # characters of it that an error quotes
 BROKEN = (OSError, ValueError, EOFError)  # a broken pipe, a closed file, the transport's own end
 BEATS = 5  # so many in the time that either side may be silent
 
@@ -77,7 +77,7 @@ class Conversation:
         self.name = name
         self.purpose = purpose  # what the device is used for, which the agent shows to others
         self.silence_s = silence_s
-        self.last_lines: deque[str] = deque(maxlen=200)  # of the agent's stderr
+        self.last_line = b""  # of the agent's stderr, since the last request
         self.messages = Inbox()
         self.nonsense = ""  # what came in place of a message, if anything did
         self.last_message_at = time.monotonic()
@@ -190,7 +190,7 @@ class Conversation:
         except (TimeoutError, OSError, EOFError):
             has_failed = False
         self.log_thread.join(0.5)
-        last_line = self.last_lines[-1] if self.last_lines else ""
+        last_line = self._last_line()
         for start_failure in START_FAILURES:
             if start_failure.phrase in last_line:
                 known_loss = Loss(loss.reason, start_failure.fix)
@@ -202,7 +202,7 @@ class Conversation:
     def _send_request(self, verb: str, fields: Mapping[str, Any]) -> int:
         """Send a request; return its id."""
         self.last_id += 1
-        self.last_lines.clear()  # earlier lines have nothing to do with it
+        self.last_line = b""  # earlier lines have nothing to do with it
         self._send({"do": verb, "id": self.last_id, **fields})
         return self.last_id
 
@@ -291,12 +291,17 @@ class Conversation:
         error_class = BusyError if reason.startswith("busy: ") else DeviceError
         raise error_class(f"{self.name}: {reason}", failure=failure)
 
+    def _last_line(self) -> str:
+        text = self.last_line.decode("utf-8", "replace").strip()
+        return printable(text[:LONGEST_LAST_LINE])
+
     def _loss_error(self, loss: Loss, failure: Failure | None = None) -> ConnectionLostError:
         self.log_thread.join(0.5)  # its last lines may still be on their way
-        last_line = f" (its last line: {self.last_lines[-1]})" if self.last_lines else ""
+        last_line = self._last_line()
+        quoted = f" (its last line: {last_line})" if last_line else ""
         self.is_lost = True
         return ConnectionLostError(
-            f"{self.name}: {loss.reason}{last_line}; {loss.fix}", failure=failure
+            f"{self.name}: {loss.reason}{quoted}; {loss.fix}", failure=failure
         )
 
     def _listen(self) -> None:
@@ -324,12 +329,14 @@ class Conversation:
         logged = 0
         try:
             while line := self.process.stderr.readline(LONGEST_LOG_LINE):
-                text = printable(line.decode("utf-8", "replace").rstrip())
+                if not line.strip():
+                    continue
+                self.last_line = line
                 logged += len(line)
-                if text:
-                    self.last_lines.append(text)
-                if text and logged <= LARGEST_LOG:
-                    log.info("%s: %s", self.name, text)
+                if logged > LARGEST_LOG:
+                    continue  # to look at every character of a flood would keep answers waiting
+                text = printable(line.decode("utf-8", "replace").rstrip())
+                log.info("%s: %s", self.name, text)
         except (OSError, ValueError):  # it was closed meanwhile
             return
 

@@ -226,7 +226,6 @@ def test_escape_codes_and_markup_are_shown_as_text(
     assert str(error.value) == r"board: \x1b[31mboo boo"
 
 
-@pytest.mark.no_cover  # each character of a flood passes through two functions, which it would slow down tenfold
 def test_a_flood_on_standard_error_is_cut_and_takes_no_memory(
     board: LyingBoard, caplog: pytest.LogCaptureFixture
 ) -> None:
