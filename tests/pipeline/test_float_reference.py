@@ -81,7 +81,8 @@ def test_the_first_sample_of_another_size_is_named(tmp_path: Path) -> None:
         write(TWICE.replace("n]", "3]"), samples(tmp_path / "s", 3, 3, 4, 5), tmp_path / "out")
     assert str(error.value) == (
         "the samples differ in size: sample 'e2' gives float32 [1, 4], "
-        "input 'x' of the network takes [1, 3]; give all samples this size"
+        "input 'x' of the network takes [1, 3]; give all samples this size, or a name in place of "
+        "that number in shapes of the model"
     )
 
 

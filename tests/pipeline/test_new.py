@@ -572,18 +572,29 @@ def test_open_height_and_width_are_those_of_the_pictures_where_these_agree(
     assert "cannot be fed" not in out
 
 
-def test_samples_of_other_lengths_than_the_first_are_told_in_a_line(
-    qpipe: Shell, tmp_path: Path
-) -> None:
-    network(tmp_path / "net.onnx", ["n", 8, "time"], 5, name="x")
+def lengths(folder: Path) -> None:
+    """Arrays of eight rows and of several lengths."""
     random = np.random.default_rng(1)
     for part in ("calibration", "evaluation"):
-        (tmp_path / "data" / part).mkdir(parents=True)
+        (folder / part).mkdir(parents=True)
         for number, length in enumerate((20, 31, 25)):
             array = random.normal(size=(8, length)).astype(np.float32)
-            np.savez(tmp_path / "data" / part / f"{number}.npz", x=array)
+            np.savez(folder / part / f"{number}.npz", x=array)
+
+
+def test_lengths_that_differ_by_sample_stay_open(qpipe: Shell, tmp_path: Path) -> None:
+    network(tmp_path / "net.onnx", ["n", 8, "time"], 5, name="x")
+    lengths(tmp_path / "data")
     out, _ = qpipe("new net.onnx --samples npz:data")
-    assert written()["models"]["net"]["onnx"]["shapes"] == {"x": [1, 8, 20]}
+    assert written()["models"]["net"]["onnx"]["shapes"] == {"x": [1, 8, "time"]}
+    assert "pinned to [1, 8, time]" in out
+    assert "8 bits      outputs at" in out
+
+
+def test_lengths_that_the_network_fixes_are_told_in_a_line(qpipe: Shell, tmp_path: Path) -> None:
+    network(tmp_path / "net.onnx", ["n", 8, 20], 5, name="x")
+    lengths(tmp_path / "data")
+    out, _ = qpipe("new net.onnx --samples npz:data")
     assert (
         "cannot be fed with the samples yet: the samples differ in size: sample '1.npz' gives "
         in out

@@ -99,11 +99,19 @@ def test_a_tensor_without_values_is_refused() -> None:
         gather("t", [])
 
 
-def test_samples_of_another_shape_are_refused() -> None:
-    with pytest.raises(
-        StageError, match="tensor 't': 4 channels after 3; samples must have one shape"
-    ):
-        gather("t", [*arrays(1), *arrays(1, (1, 4, 2, 2))])
+def test_samples_may_differ_in_size_and_channels_that_differ_count_as_one() -> None:
+    samples = [*arrays(2), *arrays(1, (1, 3, 2, 9), seed=1)]
+    values = np.concatenate([array.reshape(3, -1) for array in samples], axis=1)
+    by_channel = gather("t", samples)
+    np.testing.assert_allclose(by_channel.channel_mean, values.mean(axis=1), rtol=1e-5)
+    others = [*samples, *arrays(2, (1, 4, 2, 2), seed=2)]
+    numbers = np.concatenate([array.reshape(-1) for array in others]).astype(np.float64)
+    found = gather("t", others)
+    assert np.array_equal(found.histogram, upper_halves(numbers.astype(np.float32)))
+    np.testing.assert_allclose(found.channel_mean, [numbers.mean()], rtol=1e-5)
+    np.testing.assert_allclose(found.channel_variance, [numbers.var()], rtol=1e-5)
+    assert found.channel_maximum.tolist() == [numbers.max()]
+    assert_same(gather("t", others[:3]) + gather("t", others[3:]), found)
 
 
 def test_statistics_come_back_from_a_folder_and_give_the_same_bytes_again(tmp_path: Path) -> None:

@@ -152,11 +152,11 @@ def _score_lines(new_recipe: NewRecipe) -> Iterator[str]:
 
 
 def _describe_input(
-    value: Tensor, shapes: Mapping[str, Sequence[int]], picture: Picture | None
+    value: Tensor, shapes: Mapping[str, Sequence[int | str]], picture: Picture | None
 ) -> str:
     text = str(value)
     if value.name in shapes:
-        text += f", pinned to {list(shapes[value.name])}"
+        text += f", pinned to [{', '.join(map(str, shapes[value.name]))}]"
     if picture:
         text += f", images as {picture.layout}"
     return text

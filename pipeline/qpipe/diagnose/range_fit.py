@@ -31,7 +31,8 @@ class _Extent:
 
     clipped: int = 0
     total: int = 0
-    magnitudes: Array | None = None  # the largest of each channel
+    # the largest of each channel; one where samples differ in their number of channels
+    magnitudes: Array | None = None
 
 
 def range_fits(
@@ -91,15 +92,19 @@ def _measure_extents(
 
 
 def _add_values(extent: _Extent, quantizer: ir.Node, array: Array) -> None:
+    if array.size == 0:
+        return
     by_channel = array.reshape(1, -1)
     if array.ndim > 2:
         by_channel = np.moveaxis(array, 1, 0).reshape(array.shape[1], -1)
     magnitudes = np.abs(by_channel).max(axis=1)
     extent.clipped += _count_clipped(quantizer, array)
     extent.total += array.size
-    if extent.magnitudes is not None:
-        magnitudes = np.maximum(extent.magnitudes, magnitudes)
-    extent.magnitudes = magnitudes
+    before = magnitudes if extent.magnitudes is None else extent.magnitudes
+    if len(before) != len(magnitudes):
+        before = before.max(keepdims=True)
+        magnitudes = magnitudes.max(keepdims=True)
+    extent.magnitudes = np.maximum(before, magnitudes)
 
 
 def _tensor_scale_and_zero_point(quantizer: ir.Node) -> tuple[Array, Array] | None:

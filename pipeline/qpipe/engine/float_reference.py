@@ -90,7 +90,8 @@ def _other_size(sample: str, array: Array, value: ir.Value) -> StageError:
     problem = f"sample '{sample}' gives {array.dtype.name} {list(array.shape)}"
     sizes = ", ".join(map(str, value.shape or ()))
     taken = f"input '{value.name}' of the network takes [{sizes}]"
-    return StageError(f"the samples differ in size: {problem}, {taken}; give all samples this size")
+    fix = "give all samples this size, or a name in place of that number in shapes of the model"
+    return StageError(f"the samples differ in size: {problem}, {taken}; {fix}")
 
 
 def _check_input(value: ir.Value, array: Array, shape: Shape) -> None:

@@ -23,6 +23,7 @@ from qpipe.quant.coverage import coverage
 from qpipe.quant.graph import (
     add_initializer,
     constant,
+    has_known_shape,
     is_constant,
     only_reader,
     remove_unused,
@@ -202,7 +203,7 @@ def _check_statistics(
             continue
         if is_dequantized(value) or value.name in statistics:
             return
-        if value.shape is not None and value.shape.is_static():
+        if has_known_shape(value):
             without_statistics.append(value)
     if without_statistics:
         raise StageError(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from qpipe.quant import qdq
+from qpipe.quant.graph import has_known_shape
 from qpipe.quant.integer_operators import (
     Selection,
     integer_candidates,
@@ -177,6 +178,6 @@ def _missing_pair(value: ir.Value) -> str | None:
 
 def _dynamic_shape(value: ir.Value) -> str | None:
     """Return why a tensor of a float network cannot be integers."""
-    if value.shape is not None and value.shape.is_static():
+    if has_known_shape(value):
         return None
-    return f"the shape of '{value.name}' is dynamic"
+    return f"the shape of '{value.name}' depends on values"

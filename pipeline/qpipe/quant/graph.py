@@ -43,6 +43,19 @@ def is_constant(value: ir.Value | None) -> bool:
     return constant_tensor(value) is not None
 
 
+# ---- shapes
+
+
+def has_known_shape(value: ir.Value) -> bool:
+    """Return whether the sizes of the network's inputs determine the shape of a tensor.
+
+    A size that follows from an open one has a name; one that depends on values has none.
+    """
+    if value.shape is None:
+        return False
+    return all(isinstance(size, int) or size.value is not None for size in value.shape)
+
+
 # ---- names
 
 

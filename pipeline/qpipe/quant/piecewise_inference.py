@@ -75,6 +75,10 @@ class SpillingArrays:
         content = self._file.read(int(np.prod(entry.shape)) * entry.dtype.itemsize)
         return np.frombuffer(content, entry.dtype).reshape(entry.shape)
 
+    def shape(self, index: int) -> tuple[int, ...]:
+        """Return the shape of one array, without reading it."""
+        return self._arrays[index].shape
+
     def free(self, index: int) -> None:
         """Give back the memory of one array, which will not be read again."""
         entry = self._arrays[index]
@@ -208,9 +212,15 @@ class PiecewiseInference:
             if source in self._stored:
                 first = self._stored[source][0]
                 graph_input.dtype = ir.DataType.from_numpy(first.dtype)
-                graph_input.shape = ir.Shape(first.shape)
+                graph_input.shape = self._common_shape(source)
         piece = ir.Model(graph, ir_version=self._model.ir_version)
         return open_session(piece, threads=self._threads, optimize=False)
+
+    def _common_shape(self, source: ir.Value) -> ir.Shape:
+        """Return the shape of a stored tensor; sizes that differ by sample are open."""
+        shapes = [self._stored[source].shape(index) for index in range(self._count)]
+        sizes = [set(axis_sizes) for axis_sizes in zip(*shapes, strict=True)]
+        return ir.Shape([size.pop() if len(size) == 1 else None for size in sizes])
 
     def _feeds(self, sources: list[ir.Value], index: int) -> dict[str, Array]:
         names = [value.name for value in sources if value.is_graph_input() and value.name]

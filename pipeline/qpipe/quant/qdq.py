@@ -22,6 +22,7 @@ from qpipe.quant.codebook import CODEBOOKS, Codebook, full_range, nearest, unifo
 from qpipe.quant.graph import (
     add_initializer,
     constant,
+    has_known_shape,
     is_row_vector,
     only_reader,
     optional_input,
@@ -176,8 +177,8 @@ def reason_to_stay_float(node: ir.Node) -> str | None:
     It is None where one does. A shape that is unknown yet counts as static.
     """
     source = node.inputs[0]
-    if source is not None and source.shape is not None and not source.shape.is_static():
-        return f"the shape of '{source.name}' is dynamic"
+    if source is not None and source.shape is not None and not has_known_shape(source):
+        return f"the shape of '{source.name}' depends on values"
     if node.op_type != "Gemm" or optional_input(node, 2) is None:
         return None
     if bias(node) is None:

@@ -52,9 +52,10 @@ class IndexEntry(TypedDict):
 class TensorStatistics:
     """The statistics of one tensor over all samples.
 
-    Channels are axis 1, the last axis of a matrix; below two axes there is one. The histogram is
-    sparse: `bins` are those that are not empty, ascending, `counts` how many values each has.
-    Extremes are exact; moments are float64, the variance is that of the population.
+    Channels are axis 1, the last axis of a matrix; there is one below two axes, and where samples
+    differ in the size of that axis. The histogram is sparse: `bins` are those that are not empty,
+    ascending, `counts` how many values each has. Extremes are exact; moments are float64, the
+    variance is that of the population.
     """
 
     name: str
@@ -76,10 +77,7 @@ class TensorStatistics:
         return dense
 
     def __add__(self, other: TensorStatistics) -> TensorStatistics:
-        """Return the statistics of both sets of samples.
-
-        Raise StageError where channels do not agree.
-        """
+        """Return the statistics of both sets of samples."""
         accumulator = StatisticsAccumulator(self.name)
         accumulator.include(self)
         accumulator.include(other)
@@ -95,6 +93,18 @@ class _Channels:
     squares: Array  # float64 [C]: squared distances to the mean, summed
     minimum: Array  # float32 [C]
     maximum: Array  # float32 [C]
+
+    def as_one(self) -> _Channels:
+        """Return the moments and extremes of all channels as those of one."""
+        mean = self.mean.mean(keepdims=True)
+        between = self.count / len(self.mean) * np.sum((self.mean - mean) ** 2)
+        return _Channels(
+            self.count,
+            mean,
+            self.squares.sum(keepdims=True) + between,
+            self.minimum.min(keepdims=True),
+            self.maximum.max(keepdims=True),
+        )
 
 
 class StatisticsAccumulator:
@@ -114,8 +124,7 @@ class StatisticsAccumulator:
     def add(self, array: Array) -> None:
         """Add the tensor's array for one more sample.
 
-        Raise StageError for NaN and for another number of channels than before, InfinityError for
-        infinity.
+        Raise StageError for NaN, InfinityError for infinity.
         """
         if array.size == 0:
             return
@@ -154,7 +163,7 @@ class StatisticsAccumulator:
         raise InfinityError(f"tensor '{self.name}': infinity on the calibration samples; {fix}")
 
     def include(self, other: TensorStatistics) -> None:
-        """Add what another pass gathered; raise StageError where channels do not agree."""
+        """Add what another pass gathered."""
         channels = len(other.channel_mean)
         values_per_channel = other.count / max(channels, 1)
         self._merge(
@@ -188,10 +197,8 @@ class StatisticsAccumulator:
             self._channels = added
             return
         if added.mean.shape != current.mean.shape:
-            raise StageError(
-                f"tensor '{self.name}': {added.mean.size} channels after {current.mean.size}; "
-                "samples must have one shape"
-            )
+            added = added.as_one()
+            current = current.as_one()
         count = current.count + added.count
         distance = added.mean - current.mean
         weight = current.count / count * added.count / len(added.mean)

@@ -30,6 +30,7 @@ PASSING_OPERATORS = {
 SCALING_OPERATORS = {"Sub", "Add", "Mul", "Div", "BatchNormalization"}
 PICTURE_CHANNELS = (1, 3, 4)
 MOST_PASSING_NODES = 20  # in a row
+UNNAMED = "?"  # a dimension that is open and has no name
 
 
 class Tensor(NamedTuple):
@@ -158,7 +159,7 @@ def _tensor(value: onnx.ValueInfoProto) -> Tensor:
     except (KeyError, TypeError, ValueError):
         dtype = value.type.WhichOneof("value") or "untyped"
     shape = [
-        dimension.dim_value or dimension.dim_param or "?" for dimension in tensor_type.shape.dim
+        dimension.dim_value or dimension.dim_param or UNNAMED for dimension in tensor_type.shape.dim
     ]
     return Tensor(value.name, dtype, tuple(shape))
 

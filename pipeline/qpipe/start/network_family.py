@@ -51,7 +51,10 @@ def guess_family(
     inputs: Sequence[Tensor], outputs: Sequence[Tensor], ends: Mapping[str, str], size: Size | None
 ) -> Family:
     """Guess by the outputs' shapes, the operators that compute them, and the size of pictures."""
-    if any(isinstance(length, str) for value in outputs for length in value.shape):
+    if _have_open_sizes(outputs) and _have_open_sizes(inputs):
+        words = "its outputs differ in size with its inputs"
+        return _sequence(inputs, outputs[0]) or Family("unknown", words)
+    if _have_open_sizes(outputs):
         words = "its outputs have no fixed shape, as those of a detector with its own suppression"
         return Family("unknown", words)
     guesses: list[Family | None] = []
@@ -65,6 +68,10 @@ def guess_family(
         if guess is not None:
             return guess
     return Family("unknown", "nothing that qpipe knows by the shapes of its outputs")
+
+
+def _have_open_sizes(tensors: Sequence[Tensor]) -> bool:
+    return any(isinstance(length, str) for tensor in tensors for length in tensor.shape)
 
 
 def _tables(outputs: Sequence[Tensor]) -> list[Tensor]:
@@ -186,4 +193,4 @@ def _sequence(inputs: Sequence[Tensor], output: Tensor) -> Family | None:
     if len(output.shape) != 3 or not (takes_tokens or 1 in output.shape[:2]):
         return None
     origin = " from tokens" if takes_tokens else ""
-    return Family("sequence", f"a sequence of {list(output.shape)}{origin}")
+    return Family("sequence", f"a sequence of [{', '.join(map(str, output.shape))}]{origin}")

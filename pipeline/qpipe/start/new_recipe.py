@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -11,25 +10,19 @@ import onnx_ir as ir
 
 from qpipe.errors import RecipeError
 from qpipe.quant.coverage import Coverage, coverage
-from qpipe.recipe.stage_call import Call
 from qpipe.stages import registry
-from qpipe.stages.registry import Registry
 from qpipe.start.feeding import picture_size, sample_settings
-from qpipe.start.feeding_choice import PICTURE_KINDS, FeedingChoice
+from qpipe.start.feeding_choice import FeedingChoice
+from qpipe.start.input_shapes import deciding_values, pinned_shapes
 from qpipe.start.label_numbering import plausible_numberings
-from qpipe.start.network_facts import Network, Picture, Tensor, read_network
-from qpipe.start.network_family import Family, Size, guess_family
-from qpipe.start.picture_sizes import accepted_shape, common_size, rounded_up
+from qpipe.start.network_facts import UNNAMED, Tensor, read_network
+from qpipe.start.network_family import Size, guess_family
 from qpipe.start.recipe_file import write_and_try
 from qpipe.start.recipe_text import Draft
-from qpipe.start.sample_sources import Labels, SampleSource, find_samples
+from qpipe.start.sample_sources import Labels, find_samples
 from qpipe.start.scalings import Preferences
-from qpipe.start.trial_run import Trial, first_sample
-from qpipe.types import Array
+from qpipe.start.trial_run import Trial
 
-# height and width of pictures where nothing tells them
-USUAL_SIDE = 224
-USUAL_DETECTOR_SIDE = 640
 # families whose outputs are answers, so that agreement with float can be scored
 FAMILIES_WITH_ANSWERS = ("classifier", "ssd", "yolo", "maps")
 
@@ -54,7 +47,7 @@ class NewRecipe:
     """A recipe that has been written, and what it was written from."""
 
     draft: Draft
-    outputs: Sequence[Tensor]  # of the network as it will run: no dimension is open
+    outputs: Sequence[Tensor]  # of the network as it will run
     covered: Coverage
     trial: Trial
     choice: FeedingChoice | None  # of the feedings that labels let it score
@@ -79,8 +72,9 @@ def write_new_recipe(
         path=request.model, shapes=dict(shapes) or None, values=values or None
     )
     inputs = _tensors(model.graph.inputs)
-    outputs = _tensors(model.graph.outputs)
-    first_shape = [int(length) for length in inputs[0].shape] if inputs else []
+    names = {size for value in inputs for size in value.shape}
+    outputs = _tensors(model.graph.outputs, names)
+    first_shape = [length if isinstance(length, int) else 1 for length in inputs[0].shape]
     size = picture_size(network.picture, first_shape) if network.picture else None
     _check_size(size, request.preferences.size)
     guess = guess_family(inputs, outputs, network.ends, size)
@@ -118,107 +112,19 @@ def _check_size(size: Size | None, preferred: Size | None) -> None:
     raise RecipeError(f"{reason}; leave --size out")
 
 
-def _tensors(values: Iterable[ir.Value]) -> list[Tensor]:
+def _tensors(
+    values: Iterable[ir.Value], names: Collection[int | str] | None = None
+) -> list[Tensor]:
+    """Return what tensors are; with `names`, open sizes of other names count as unnamed."""
     tensors: list[Tensor] = []
     for value in values:
-        shape = [length if isinstance(length, int) else "?" for length in value.shape or ()]
+        shape: list[int | str] = []
+        for size in value.shape or ():
+            is_named = names is None or str(size) in names
+            shape.append(size if isinstance(size, int) else str(size) if is_named else UNNAMED)
         dtype = value.dtype.numpy().name if value.dtype is not None else "untyped"
         tensors.append(Tensor(value.name or "", dtype, tuple(shape)))
     return tensors
-
-
-# ---- shapes
-
-
-def pinned_shapes(
-    network: Network, source: SampleSource, preferences: Preferences, plugins: Registry
-) -> dict[str, list[int]]:
-    """Return a shape for each input that one sample does not have as the file states it.
-
-    It is that of the samples; pictures of files get the preferred size, or their common one, or
-    else the usual one.
-    """
-    if not any(value.may_need_shape for value in network.inputs):
-        return {}
-    picture = network.picture
-    if picture is not None and source.kind in PICTURE_KINDS:
-        return {picture.name: _picture_shape(picture, network, source, preferences)}
-    shapes = _shapes_of_samples(network, source, preferences, plugins)
-    pinned: dict[str, list[int]] = {}
-    for value in network.inputs:
-        if value.may_need_shape and shapes[value.name] != list(value.shape):
-            pinned[value.name] = shapes[value.name]
-    return pinned
-
-
-def _picture_shape(
-    picture: Picture, network: Network, source: SampleSource, preferences: Preferences
-) -> list[int]:
-    """Return the shape of one picture, with sizes for the sides that the network leaves open.
-
-    Pictures that are all of one size keep it where the network runs on it, made a little larger
-    where it runs on that alone.
-    """
-    gives_tables = any(len(value.shape) == 3 for value in network.outputs)
-    usual_side = USUAL_DETECTOR_SIDE if gives_tables else USUAL_SIDE
-    sizes = [(usual_side, usual_side)]
-    is_open = picture.height is None or picture.width is None
-    folder = source.paths.get("images", source.paths.get("evaluation"))
-    if preferences.size:
-        sizes = [preferences.size]
-    elif is_open and folder is not None:
-        size = common_size(folder)
-        if size is not None:
-            sizes = [size, rounded_up(size), *sizes]
-    shapes = [_shape_of_size(picture, size) for size in sizes]
-    return accepted_shape(network.path, picture.name, shapes, picture.dtype)
-
-
-def _shape_of_size(picture: Picture, size: Size) -> list[int]:
-    """Return the shape of one picture; sides that the network fixes stay as they are."""
-    height = picture.height or size[0]
-    width = picture.width or size[1]
-    if picture.layout == "NCHW":
-        return [1, picture.channels, height, width]
-    return [1, height, width, picture.channels]
-
-
-def _shapes_of_samples(
-    network: Network, source: SampleSource, preferences: Preferences, plugins: Registry
-) -> dict[str, list[int]]:
-    """Return the shapes of the first sample as it would be fed, by input."""
-    feeds = _first_feeds(network, source, preferences, plugins)
-    return {name: list(array.shape) for name, array in feeds.items()}
-
-
-def _first_feeds(
-    network: Network, source: SampleSource, preferences: Preferences, plugins: Registry
-) -> Mapping[str, Array]:
-    """Return the first sample as it would be fed, by input."""
-    shape = [length if isinstance(length, int) else 1 for length in network.inputs[0].shape]
-    unknown = Family("unknown", "")
-    settings = sample_settings(network, unknown, shape, source, preferences)
-    options = {**source.paths, **source.counts}
-    for setting in settings:
-        options[setting.name] = setting.value
-    call = Call(plugins.stage("samples", source.kind), options)
-    with tempfile.TemporaryDirectory() as folder:
-        samples = first_sample(call, Path(folder))
-        return samples.feeds(0, {value.name: value.shape for value in network.inputs})
-
-
-def deciding_values(
-    network: Network, source: SampleSource, preferences: Preferences, plugins: Registry
-) -> dict[str, int]:
-    """Return the number that samples feed each whole number, where a network has branches.
-
-    A sampling rate may decide which of them is taken.
-    """
-    numbers = [value for value in network.inputs if value.is_whole_number]
-    if not numbers or "If" not in network.operators:
-        return {}
-    feeds = _first_feeds(network, source, preferences, plugins)
-    return {value.name: int(feeds[value.name].item()) for value in numbers}
 
 
 # ---- accuracy

@@ -50,7 +50,7 @@ class Draft:
     guess: Family
     source: SampleSource
     settings: Sequence[Setting]
-    shapes: Mapping[str, Sequence[int]]  # of inputs with open dimensions
+    shapes: Mapping[str, Sequence[int | str]]  # of inputs with open dimensions
     values: Mapping[str, int] = field(default_factory=dict)  # of inputs that decide branches
     devices: Sequence[str] = ()
     absent: Sequence[str] = ()  # devices that are in no inventory
@@ -159,7 +159,7 @@ def _models(draft: Draft) -> str:
         f"      path: {yaml_path(draft.network.path, draft.file)}\n",
     ]
     if draft.shapes:
-        reason = "its file leaves these open; qpipe measures one sample of one shape at a time"
+        reason = "its file leaves these open; sizes with names differ by sample"
         shapes = {name: list(shape) for name, shape in draft.shapes.items()}
         lines += [comment(f"CHECK: {reason}", 6), f"      shapes: {yaml_value(shapes)}\n"]
     if draft.values:

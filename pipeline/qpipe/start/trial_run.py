@@ -80,13 +80,6 @@ def trial_samples(call: Call, folder: Path) -> Samples:
     return Samples.write(folder, chosen, dataset.preprocessing, dataset.classes)
 
 
-def first_sample(call: Call, folder: Path) -> Samples:
-    """Write the first evaluation sample of a stage to a folder."""
-    dataset = _dataset(call)
-    first = next(iter(dataset.evaluation))
-    return Samples.write(folder, [first], dataset.preprocessing, dataset.classes)
-
-
 def _dataset(call: Call) -> Dataset:
     dataset: Dataset = call.stage.function(**call.resolved())
     return dataset

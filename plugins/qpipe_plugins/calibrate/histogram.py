@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import onnx_ir as ir
 
 from qpipe.quant.activations import clipped_output
+from qpipe.quant.graph import has_known_shape
 from qpipe.quant.inference import inferences, open_session
 from qpipe.quant.network_inputs import input_shapes
 from qpipe.quant.qdq import WEIGHTED
@@ -59,8 +60,8 @@ def histogram(
 def activation_names(model: ir.Model) -> list[str]:
     """Return the names of the tensors that a quantizer may need the range of, in graph order.
 
-    They are float32, depend on the input and have one static shape. Left out are those that only a
-    Relu or Clip reads: the saturation of its integers takes over its limits.
+    They are float32, depend on the input and have a shape that no values decide. Left out are those
+    that only a Relu or Clip reads: the saturation of its integers takes over its limits.
     """
     values = list(model.graph.inputs)
     for node in model.graph:
@@ -71,7 +72,7 @@ def activation_names(model: ir.Model) -> list[str]:
 
 def _needs_range(value: ir.Value) -> bool:
     is_float = value.dtype == ir.DataType.FLOAT and isinstance(value.type, ir.TensorType)
-    if not is_float or value.shape is None or not value.shape.is_static():
+    if not is_float or not has_known_shape(value):
         return False
     if value.is_graph_output() or value.is_graph_input():
         return True

@@ -16,6 +16,7 @@ import onnx_ir as ir
 from qpipe.errors import StageError
 from qpipe.quant.graph import add_initializer, constant, remove_unused
 from qpipe.quant.inference import InferenceError, infer, open_session
+from qpipe.quant.noise import OPEN_SIZE
 from qpipe.types import Array
 
 BATCH = "batch"  # the name of the open dimension
@@ -127,7 +128,7 @@ def _noise(value: onnx.ValueInfoProto, scale: float, random: np.random.Generator
     exist.
     """
     dtype = onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-    noise: Array = scale * random.normal(size=_sizes(value))
+    noise: Array = scale * random.normal(size=[size or OPEN_SIZE for size in _sizes(value)])
     if dtype.kind in "iu" and dtype.itemsize == 1:
         noise = np.clip(40 * np.abs(noise), 0, 127)
     elif dtype.kind in "iub":

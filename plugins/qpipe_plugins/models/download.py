@@ -27,7 +27,7 @@ def download(
     *,
     url: str,
     sha256: str,
-    shapes: dict[str, list[int]] | None = None,
+    shapes: dict[str, list[int | str]] | None = None,
     batch_axis: dict[str, int] | None = None,
     states: dict[str, str] | None = None,
     values: dict[str, float] | None = None,

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from qpipe.errors import StageError, suggest
+from qpipe.quant.graph import has_known_shape
 from qpipe.types import Array
 
 MAX_NODES = 200_000
@@ -177,8 +178,7 @@ def _check_shape(value: ir.Value, node: ir.Node, where: str) -> None:
             raise StageError(
                 f"{where}: {tensor} has {elements} elements; the limit is {MAX_ELEMENTS}"
             )
-    is_known = shape is not None and shape.is_static()
-    if value.name and value.uses() and not is_known:
+    if value.name and value.uses() and not has_known_shape(value):
         raise StageError(
             f"{where}: the shape of {tensor} is not known; export the network with static shapes"
         )

@@ -45,24 +45,25 @@ MAX_TRIED_ELEMENTS = 1 << 28
 def onnx_file(
     *,
     path: Path,
-    shapes: dict[str, list[int]] | None = None,
+    shapes: dict[str, list[int | str]] | None = None,
     batch_axis: dict[str, int] | None = None,
     states: dict[str, str] | None = None,
     values: dict[str, float] | None = None,
 ) -> ir.Model:
-    """Read a float network from an ONNX file and simplify it: one sample, static shapes.
+    """Read a float network from an ONNX file and simplify it: one sample, known shapes.
 
     An open batch becomes 1. It is the open axis with a name such as batch or N, else the first;
     `batch_axis` tells where it is another, as {state: 1}. `shapes` gives the shapes of inputs with
-    other open dimensions, as {input: [1, 3, 224, 224]}. Constants are folded, also those that
-    scale and shift the channels of a layer, as batch normalization does; Identity, Dropout and
-    functions are removed, the opset is raised to at least 17. Inputs and outputs keep names,
-    order, types and values; between them all is computed in float32, also what the file computes in
-    float16 or double. External data must be in the file's folder. `states` names the output
-    that feeds an input at the next chunk of a sequence, as {h0: hn}. A sample is then a sequence:
-    its inputs have a first axis of chunks, its states begin as its arrays of their names, or as
-    zeros; it is calibrated and scored chunk by chunk. `values` gives inputs that are always fed one
-    number, as {sr: 16000}: branches that it decides are decided here; the input stays.
+    other open dimensions, as {input: [1, 3, 224, 224]}; a name in place of a number leaves a
+    dimension open, for samples that differ in it, as {sound: [1, time]}. Constants are folded, also
+    those that scale and shift the channels of a layer, as batch normalization does; Identity,
+    Dropout and functions are removed, the opset is raised to at least 17. Inputs and outputs keep
+    names, order, types and values; between them all is computed in float32, also what the file
+    computes in float16 or double. External data must be in the file's folder. `states` names the
+    output that feeds an input at the next chunk of a sequence, as {h0: hn}. A sample is then a
+    sequence: its inputs have a first axis of chunks, its states begin as its arrays of their names,
+    or as zeros; it is calibrated and scored chunk by chunk. `values` gives inputs that are always
+    fed one number, as {sr: 16000}: branches that it decides are decided here; the input stays.
     """
     return read_network(
         path, str(path), shapes=shapes, batch_axes=batch_axis, states=states, values=values

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from qpipe.quant.graph import (
     add_initializer,
     constant,
+    has_known_shape,
     is_row_vector,
     only_reader,
     optional_input,
@@ -24,6 +25,8 @@ from qpipe_plugins.models.hard_swish_fusion import hard_sigmoid, hard_swish_inpu
 from qpipe_plugins.models.operands import ConstantPair, split_constant
 
 Names = set[str | None]
+
+REST = -1  # in the target of a Reshape: the size that is left
 
 
 def fuse_operators(graph: ir.Graph) -> bool:
@@ -114,11 +117,13 @@ def _biased_product(node: ir.Node) -> BiasedProduct | None:
         return None
     if only_reader(product.outputs[0]) is not node:
         return None
-    if source.shape is None or not source.shape.is_static() or len(source.shape) < 2:
+    if source.shape is None or not has_known_shape(source) or len(source.shape) < 2:
         return None
     if not _adds_row(pair, weight, node):
         return None
-    source_shape = [size for size in source.shape if isinstance(size, int)]
+    source_shape = [size if isinstance(size, int) else REST for size in source.shape]
+    if source_shape[:-1].count(REST) > 1:
+        return None
     return BiasedProduct(product, node, source, source_shape, weight, pair.array)
 
 
@@ -142,7 +147,7 @@ def _fuse_bias(
     if biased.source not in matrices:
         matrix = biased.source
         if not is_matrix:
-            reshape = _reshape(graph, biased.source, [-1, inputs], used_names)
+            reshape = _reshape(graph, biased.source, [REST, inputs], used_names)
             graph.insert_before(product, reshape)
             matrix = reshape.outputs[0]
         matrices[biased.source] = matrix

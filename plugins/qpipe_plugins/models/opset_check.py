@@ -19,7 +19,7 @@ from qpipe.types import Array
 def check_raised(given: bytes, raised: onnx.ModelProto, where: str, *, opset: int) -> None:
     """Raise StageError where raising the opset has changed an output.
 
-    The raised network has static shapes. One that does not take noise is not checked.
+    Open sizes of the raised network take one number. One that does not take noise is not checked.
     """
     model = ir.from_proto(raised)
     feeds = noise_feeds(fed_inputs(model))

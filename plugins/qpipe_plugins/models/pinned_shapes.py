@@ -1,4 +1,7 @@
-"""Open dimensions of a network's inputs become numbers: 1 for the batch, others as options say."""
+"""Open dimensions of a network's inputs become numbers: 1 for the batch, others as options say.
+
+Those that options name stay open.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import onnx
 
 from qpipe.errors import StageError, suggest
 
-InputShapes = Mapping[str, list[int]]
+InputShapes = Mapping[str, list[int | str]]
 Dimensions = Sequence[onnx.TensorShapeProto.Dimension]
 
 # names of an open batch, on any axis
@@ -25,7 +28,9 @@ def pin_shapes(
     shapes: InputShapes,
     batch_axes: Mapping[str, int],
 ) -> None:
-    """Make every dimension of every input a number, and forget the shapes of all that follows.
+    """Make every dimension of every input a number or a name from the options.
+
+    The shapes of all that follows are forgotten.
 
     Raise StageError for an open dimension that is not the batch and that no option determines,
     and for an option that does not fit the inputs.
@@ -39,7 +44,7 @@ def pin_shapes(
     symbols = _symbol_sizes(inputs, shapes, batch_axes)
     for name, dimensions in inputs.items():
         batch_axis = _batch_axis(name, dimensions, batch_axes)
-        sizes: list[int | None] = []
+        sizes: list[int | str | None] = []
         for dimension in dimensions:
             sizes.append(dimension.dim_value or symbols.get(dimension.dim_param))
         if batch_axis is not None and sizes[batch_axis] is None:
@@ -47,12 +52,12 @@ def pin_shapes(
         for axis, size in enumerate(shapes.get(name, sizes)):
             if size is None:
                 raise _open_dimension(name, dimensions, axis, where)
-            dimensions[axis].dim_value = size
+            _set_size(dimensions[axis], size)
     _forget_shapes(graph, {*weights, *inputs})
 
 
 def open_replaced_sizes(graph: onnx.GraphProto, shapes: InputShapes) -> None:
-    """Open the axes whose sizes `shapes` replaces, such as a fixed batch of 4.
+    """Open the axes whose sizes `shapes` replaces or names, such as a fixed batch of 4.
 
     Otherwise no runtime takes an input of that shape.
     """
@@ -61,6 +66,13 @@ def open_replaced_sizes(graph: onnx.GraphProto, shapes: InputShapes) -> None:
         for dimension, size in zip(dimensions, shapes.get(value.name, []), strict=False):
             if dimension.dim_value and dimension.dim_value != size:
                 dimension.Clear()
+
+
+def _set_size(dimension: onnx.TensorShapeProto.Dimension, size: int | str) -> None:
+    if isinstance(size, int):
+        dimension.dim_value = size
+    else:
+        dimension.dim_param = size
 
 
 def _forget_shapes(graph: onnx.GraphProto, stated: set[str]) -> None:
@@ -93,8 +105,9 @@ def _check_options(
                 raise StageError(f"{where}: {problem}; {suggest(name, inputs)}")
     for name, shape in shapes.items():
         rank = len(inputs[name])
-        if len(shape) != rank or min(shape, default=1) < 1:
-            fix = f"give {rank} numbers from 1 up"
+        is_sound = all(size >= 1 if isinstance(size, int) else size for size in shape)
+        if len(shape) != rank or not is_sound:
+            fix = f"give {rank} numbers from 1 up, or names of sizes that differ by sample"
             raise StageError(f"{where}: shapes gives input '{name}' {shape}; {fix}")
     for name, axis in batch_axes.items():
         open_axes = [index for index, size in enumerate(inputs[name]) if not size.dim_value]
@@ -106,9 +119,9 @@ def _check_options(
 
 def _symbol_sizes(
     inputs: Mapping[str, Dimensions], shapes: InputShapes, batch_axes: Mapping[str, int]
-) -> dict[str, int]:
+) -> dict[str, int | str]:
     """Return the sizes of named dimensions that the shape or the batch of any input determines."""
-    symbols: dict[str, int] = {}
+    symbols: dict[str, int | str] = {}
     for name, dimensions in inputs.items():
         axis = _batch_axis(name, dimensions, batch_axes)
         if name not in shapes and axis is not None and dimensions[axis].dim_param:

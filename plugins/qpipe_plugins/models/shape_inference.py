@@ -36,6 +36,7 @@ def infer_shapes(model: ir.Model) -> bool:
             if inferred is None or not _has_all_shapes(model.graph, inferred):
                 return False
     _apply(model.graph, inferred)
+    _unname_data_dependent_sizes(model.graph)
     return True
 
 
@@ -81,6 +82,14 @@ def _apply(graph: ir.Graph, inferred: onnx.GraphProto) -> None:
             if inferred_value.shape is not None:
                 value.shape = inferred_value.shape
                 value.type = inferred_value.type
+
+
+def _unname_data_dependent_sizes(graph: ir.Graph) -> None:
+    """Keep the names of open sizes to those that inputs determine, see `has_known_shape`."""
+    for value in data_dependent_values(graph):
+        if value is not None and value.shape is not None:
+            sizes = [size if isinstance(size, int) else None for size in value.shape]
+            value.shape = ir.Shape(sizes)
 
 
 @contextmanager

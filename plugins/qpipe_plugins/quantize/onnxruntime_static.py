@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import onnx_ir as ir
 
+from qpipe.errors import StageError
 from qpipe.samples.store import Samples
 from qpipe.stages.bounds import Count, Percent
 from qpipe.types import ANY_TARGET, Target
@@ -42,12 +43,16 @@ def onnxruntime_static(
     """Quantize by onnxruntime.quantization.quantize_static, with its own calibration.
 
     In QDQ form; shapes stay. Costs about two inferences per sample for minmax, many times that for
-    percentile and entropy. `reduce_range` makes weights 7 bits wide; the default is true for a
-    target whose sums saturate (x86 without VNNI).
+    percentile and entropy, which take samples of one size alone. `reduce_range` makes weights 7
+    bits wide; the default is true for a target whose sums saturate (x86 without VNNI).
     Source: the ONNX Runtime quantization guide,
     onnxruntime.ai/docs/performance/model-optimizations/quantization.html.
     """
     reader = calibration_reader(model, calibration_samples, samples)
+    has_open_size = not all(value.shape and value.shape.is_static() for value in model.graph.inputs)
+    if has_open_size and method in ("percentile", "entropy"):
+        reason = f"its method {method} takes samples of one size, and the network's is open"
+        raise StageError(f"{WHERE}: {reason}; take minmax")
     with isolated_library(WHERE, INSTALL) as folder:
         from onnxruntime.quantization import (
             CalibrationMethod,

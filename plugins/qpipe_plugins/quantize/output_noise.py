@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
+from qpipe.quant.graph import has_known_shape
 from qpipe.quant.inference import infer, open_session
 from qpipe.quant.network_inputs import input_shapes
 from qpipe.quant.sensitivity import relative_noise
@@ -46,7 +47,7 @@ class OutputNoise:
 
 
 def _is_comparable(value: ir.Value) -> bool:
-    """Return whether an output is a tensor of floats, as many for each sample."""
+    """Return whether an output is a tensor of floats whose shape no values decide."""
     is_float = value.dtype is not None and value.dtype.is_floating_point()
     is_tensor = isinstance(value.type, ir.TensorType)
-    return is_float and is_tensor and value.shape is not None and value.shape.is_static()
+    return is_float and is_tensor and has_known_shape(value)

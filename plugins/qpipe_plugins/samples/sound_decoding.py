@@ -25,7 +25,7 @@ def decode_sound(
     file: Path,
     *,
     rate: int,
-    seconds: float,
+    seconds: float | None,
     features: Features,
     layout: Layout,
     n_fft: int,
@@ -43,11 +43,11 @@ def decode_sound(
 ) -> dict[str, Floats]:
     """Return a WAV file as the input `audio`: float32 [T] or [T, F], axes in the order of `layout`.
 
-    Its channels are mixed to one of -1 to 1. It is cut to `seconds`, or ends in silence. Raise
-    StageError where it has another rate.
+    Its channels are mixed to one of -1 to 1. With `seconds` it is cut to that length, or ends in
+    silence. Raise StageError where it has another rate.
     """
     sound = _read_at_rate(file, rate)
-    length = round(seconds * rate)
+    length = len(sound) if seconds is None else round(seconds * rate)
     silence = max(0, length - len(sound))
     fitted = np.pad(sound[:length], (0, silence))
     if features == "none":

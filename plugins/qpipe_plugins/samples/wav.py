@@ -35,7 +35,7 @@ def wav(
     evaluation: Path,
     calibration: Path | None = None,
     rate: int,
-    seconds: float,
+    seconds: float | None = None,
     calibration_labels: Path | None = None,
     evaluation_labels: Path | None = None,
     features: Features = "none",
@@ -62,15 +62,15 @@ def wav(
     """Read sound from folders of .wav files, as samples, log-mel spectra or MFCC.
 
     Labels, the order of classes and the two parts are as for `images`. PCM of 8 to 32 bits and
-    floats are mixed to one channel of -1 to 1, at `rate` Hz (other rates are refused). All sounds
-    become `seconds` long: longer ones are cut, shorter ones end in silence. Features: Hann windows
-    of `window` samples (by default n_fft), every `hop`; with `center` the first is centred on the
-    first sample, and the sound is mirrored at its ends. Spectra to the `power` go through triangles
-    from `fmin` to `fmax` Hz (by default half the rate), of equal height on HTK's mel scale, of
-    equal area on Slaney's; then log(x + offset), natural or in dB; mfcc keeps the first
-    `coefficients` of their orthonormal DCT. `layout` is the order of the input's axes after the
-    batch: T time, F features, C one channel; by default T or TF. The network receives
-    (x - mean) / std in the type `dtype`.
+    floats are mixed to one channel of -1 to 1, at `rate` Hz (other rates are refused). With
+    `seconds` longer sounds are cut, shorter ones end in silence; without, each keeps its length.
+    Features: Hann windows of `window` samples (by default n_fft), every `hop`; with `center` the
+    first is centred on the first sample, and the sound is mirrored at its ends. Spectra to the
+    `power` go through triangles from `fmin` to `fmax` Hz (by default half the rate), of equal
+    height on HTK's mel scale, of equal area on Slaney's; then log(x + offset), natural or in dB;
+    mfcc keeps the first `coefficients` of their orthonormal DCT. `layout` is the order of the
+    input's axes after the batch: T time, F features, C one channel; by default T or TF. The network
+    receives (x - mean) / std in the type `dtype`.
     """
     axes = layout or ("T" if features == "none" else "TF")
     _check_layout(axes, features)
@@ -135,8 +135,10 @@ def _check_layout(axes: Layout, features: Features) -> None:
         raise StageError(f"wav: layout is {axes} and features is {features}; {hint}")
 
 
-def _check_numbers(*, seconds: float, rate: int, std: float, coefficients: int, mels: int) -> None:
-    if seconds * rate < 1:
+def _check_numbers(
+    *, seconds: float | None, rate: int, std: float, coefficients: int, mels: int
+) -> None:
+    if seconds is not None and seconds * rate < 1:
         problem = f"seconds is {seconds:g} and rate is {rate}, which is less than one sample"
         raise StageError(f"wav: {problem}; both must be above 0")
     if std == 0:

@@ -74,6 +74,9 @@ class SampleBatches:
         """Return whether two samples together give what each gives alone."""
         if any(shape is None or not shape or shape[0] == 0 for shape in self._inputs.values()):
             return False
+        sizes = [size for shape in self._inputs.values() for size in shape or ()]
+        if not all(isinstance(size, int) for size in sizes):
+            return False  # samples differ in size
         with torch.no_grad():
             alone = [network.outputs(self.of([index])) for index in (0, 1)]
             try:
