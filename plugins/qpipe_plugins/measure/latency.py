@@ -55,7 +55,8 @@ def latency(
     after 6, 10, 16, 26, ... rounds, once the interval of every build's median is within `precision`
     of it (0: never), or after `rounds`, or, from 6 rounds on, after `budget_s` seconds. Intervals
     are over rounds. A build that fails drops out, and the others go on. Inputs have the shapes that
-    import gave the network. Cost: builds x rounds x (start + warmup + values).
+    import gave the network; sizes that it left open are those of the first evaluation sample. Cost:
+    builds x rounds x (start + warmup + values).
 
     `threads` of one inference, by default those of the build; `batch` samples in each, for builds
     that take any number (onnxruntime: {dynamic_batch: true}); only on the cores of `affinity`.
