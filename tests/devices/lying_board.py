@@ -36,8 +36,8 @@ while message := wire.read_message(agent.stdout):
     with open({lie!r}) as file:
         lie = json.load(file)
     fields, arrays = message.fields, message.arrays
-    if "boot_id" in fields and "boot_id" in lie:
-        fields["boot_id"] = lie["boot_id"]
+    if "boot_id" in fields:
+        fields.update(lie.get("identity", {{}}))
     if lie.get("when", "id") not in fields:
         wire.write_message(out, fields, arrays)
         continue

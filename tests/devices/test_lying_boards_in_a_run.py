@@ -14,6 +14,8 @@ import pytest
 from fault_lab import EXACT, Site
 from lying_board import write_liar
 
+from qpipe.digests import digest_text
+
 HUGE = 10**30
 DEEP = "[" * 100_000
 MEMORY_MB = 500
@@ -94,9 +96,10 @@ def write_boards(site: Site, lies: list[str]) -> dict[str, str]:
         name = f"liar{number}"
         folder = site.folder / name
         folder.mkdir()
-        change = {"boot_id": name, **LIES[lie][0]}  # of machines of their own
-        if change.get("field") == "boot_id":
-            del change["boot_id"]
+        change = dict(LIES[lie][0])
+        # machines of their own, and of their own kind: scores of one kind are measured on any of it
+        identity = {"boot_id": name, "fingerprint": digest_text(name)}
+        change["identity"] = {k: v for k, v in identity.items() if k != change.get("field")}
         (folder / "lie.json").write_text(json.dumps(change), encoding="utf-8")
         options = {"python": str(write_liar(folder)), "folder": str(folder / "board")}
         inventory[name] = {"local": {**options, "deadline_s": 5}}
