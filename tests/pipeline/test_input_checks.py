@@ -65,7 +65,7 @@ def qpipe(
     return Shell(monkeypatch, capsys)
 
 
-def samples(*, extra: float | None = None, label: int = 5) -> None:
+def samples(*, extra: float | None = None, label: int | np.ndarray = 5) -> None:
     """Samples whose input `extra` varies, or has one value."""
     random = np.random.default_rng(1)
     for part in ("calibration", "evaluation"):
@@ -104,6 +104,25 @@ def test_a_metric_that_does_not_fit_the_outputs_fails_in_plan(
     edit("topk", metric)
     _, err = qpipe("plan recipe.yaml", 2)
     assert err.splitlines()[-1].startswith(f"qpipe: recipe.yaml:7: {reason}")
+
+
+def test_a_label_that_one_sample_alone_has_must_fit_the_outputs(qpipe: Shell) -> None:
+    samples(label=np.array([5, 5, 5, 6, 5, 5, 5, 5]))  # tried are the samples 0, 2, 4 and 6
+    _, err = qpipe("plan recipe.yaml", 2)
+    assert "recipe.yaml:7: metric topk: label 6, but the network gives 6 scores" in err
+    assert err.endswith("(sample 'evaluation-3')\n")
+
+
+def test_a_metric_without_any_target_fails_in_plan(qpipe: Shell) -> None:
+    edit(", target: label", "")
+    for part in ("calibration", "evaluation"):
+        arrays = np.load(f"{part}.npz")
+        np.savez(f"{part}.npz", x=arrays["x"], extra=arrays["extra"])
+    _, err = qpipe("plan recipe.yaml", 2)
+    assert err.splitlines()[-1] == (
+        "qpipe: recipe.yaml:7: metric top1: the samples have no targets; give the samples stage labels, "
+        "or leave the metric out"
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("option", ["swapped", "moving"])

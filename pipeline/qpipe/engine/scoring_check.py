@@ -29,14 +29,21 @@ def check_scoring(
 
     `outputs` are its outputs on SAMPLE_COUNT samples, evenly spread. A metric that is a share of
     answers equal to those of float is 1 for float itself, unless the postprocess makes no answers
-    of the outputs.
+    of the outputs. The least and the largest of all labels must fit the metric, too.
     """
     indices = take_evenly(range(len(samples)), SAMPLE_COUNT)
     scored_samples = [samples[index] for index in indices]
     scored_outputs = list(zip(scored_samples, outputs, strict=True))
     are_sequences = bool(states_of(model))
+    targets = [entry["target"] for entry in samples.entries if entry["target"] is not None]
     for metric in stage.metrics:
+        if metric.against == "target" and not targets:
+            reason = f"metric {metric.name}: the samples have no targets"
+            raise StageError(f"{reason}; give the samples stage labels, or leave the metric out")
         _score(stage, metric, scored_outputs, are_sequences=are_sequences)
+        if metric.against == "target":
+            extremes = _with_extreme_labels(samples, scored_outputs[0][1])
+            _score(stage, metric, extremes, are_sequences=are_sequences)
     for metric in (*stage.usual, *stage.metrics):
         if metric.against != "float" or metric.unit != SHARE or metric.better != "max":
             continue
@@ -46,6 +53,16 @@ def check_scoring(
             continue  # it is left out
         if agreement is not None and not agreement.value >= 1 - ROUNDING:
             raise StageError(_disagreement(stage, agreement), failure="wrong answer")
+
+
+def _with_extreme_labels(samples: Samples, outputs: Outputs) -> list[ScoredOutputs]:
+    """Return the samples of the least and the largest label; each comes with the same outputs."""
+    labels: dict[int, int] = {}  # index of a sample that has it
+    for index, entry in enumerate(samples.entries):
+        if isinstance(entry["target"], int):
+            labels.setdefault(entry["target"], index)
+    extremes = {min(labels), max(labels)} if labels else set()
+    return [(samples[labels[label]], outputs) for label in sorted(extremes)]
 
 
 def _score(

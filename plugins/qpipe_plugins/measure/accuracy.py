@@ -28,9 +28,10 @@ def accuracy(
 ) -> list[qpipe.Measurement]:
     """Infer all evaluation samples on the device and score them by `metric` and `always`.
 
-    `postprocess` turns outputs into predictions. A metric against the target is left out where
-    samples have none, one of `always` where it does not apply to the outputs. Intervals are over
-    samples: Wilson's for shares, bootstrap for others. Cost: one inference a sample, on the device.
+    `postprocess` turns outputs into predictions. A metric against the target counts the samples
+    that have one, and needs some; one of `always` is left out where it does not apply to the
+    outputs. Intervals are over samples: Wilson's for shares, bootstrap for others. Cost: one
+    inference a sample, on the device.
     """
     has_states = bool(deployed.build.manifest.get("states"))
     scores = Scores(metric, postprocess, usual=always, are_sequences=has_states)
