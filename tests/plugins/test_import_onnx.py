@@ -432,6 +432,25 @@ def test_an_input_that_samples_cannot_be_is_refused(
         onnx_file(path=network(tmp_path, nodes, {}, [value("x", dtype)]))
 
 
+def test_types_and_shapes_that_do_not_fit_together_name_the_node_and_the_reason(
+    tmp_path: Path,
+) -> None:
+    """No operator of this opset convolves bfloat16, though others compute in it."""
+    nodes = [
+        onnx.helper.make_node("Cast", ["x"], ["c"], to=onnx.TensorProto.BFLOAT16),
+        onnx.helper.make_node("Conv", ["c", "c"], ["d"], "conv1"),
+        onnx.helper.make_node("Cast", ["d"], ["y"], to=onnx.TensorProto.FLOAT),
+    ]
+    path = network(tmp_path, nodes, {}, [value("x", shape=(1, 3, 4, 4))])
+    line = "do not fit together at Conv 'conv1': X .* unsupported type: tensor\\(bfloat16\\); export it so"
+    with pytest.raises(StageError, match=line):
+        onnx_file(path=path)
+    weight = {"w": np.ones(3, np.float32)}
+    path = network(tmp_path, [node("Add", "x", "w", to="y")], weight, [value("x", shape=(1, 8))])
+    with pytest.raises(StageError, match=r"at Add.*: Incompatible dimensions; export it so"):
+        onnx_file(path=path)
+
+
 def test_an_input_without_a_shape_is_named(tmp_path: Path) -> None:
     shapeless = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None)
     path = network(tmp_path, [node("Relu", "x", to="y")], {}, [shapeless])

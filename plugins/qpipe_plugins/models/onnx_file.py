@@ -29,6 +29,7 @@ from qpipe_plugins.models.network_checks import (
 )
 from qpipe_plugins.models.opset_check import check_raised
 from qpipe_plugins.models.pinned_shapes import InputShapes, open_replaced_sizes, pin_shapes
+from qpipe_plugins.models.shape_inference import ContradictionError
 from qpipe_plugins.models.simplification import simplify
 from qpipe_plugins.models.sparse_tensors import densify
 
@@ -95,11 +96,13 @@ def read_network(
         check_finite_weights(model, where)
         _inline_functions(model)
         fix_values(model, values or {}, where)
-        if not simplify(model):
+        try:
+            simplify(model)
+        except ContradictionError as error:
+            reason = f"types or shapes do not fit together at {error}"
             raise StageError(
-                f"{where}: the shapes in the network contradict each other; "
-                "export it with a static shape"
-            )
+                f"{where}: {reason}; export it so that ONNX Runtime runs it"
+            ) from error
         _name_nodes(model)
         check_shapes(model, where)
         if opset < MIN_OPSET and element_count(model) <= MAX_TRIED_ELEMENTS:

@@ -5,6 +5,7 @@ The pass of onnx_ir only warns where inference fails.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,35 +21,59 @@ MAX_VISIBLE = 1 << 10  # elements of the constants that shape inference may read
 MEMORY = 1 << 30
 
 
-def infer_shapes(model: ir.Model) -> bool:
-    """Infer the type and shape of every tensor; return False where shapes contradict each other.
+# how onnx 1.22 names the node at which types or shapes do not fit together, and why
+CONTRADICTION = re.compile(
+    r"\(op_type:(?P<operator>\w+)(, node name: (?P<name>[^)]*))?\): (\[\w+\] )?(?P<reason>[^\n]*)"
+)
+LONGEST_REASON = 200  # characters
 
-    Raise OverflowError where inference needs too much memory.
+
+class ContradictionError(Exception):
+    """Types or shapes of a network do not fit together; the text names the node and the reason."""
+
+
+def infer_shapes(model: ir.Model) -> None:
+    """Infer the type and shape of every tensor.
+
+    Raise ContradictionError where they do not fit together, OverflowError where inference needs too
+    much memory.
     """
     with _large_constants_as_inputs(model.graph):
         proto = ir.to_proto(model)
     with limited_memory(MEMORY + 4 * proto.ByteSize()):
-        inferred = _infer(proto, strict=True)
-        if inferred is None:
+        try:
+            inferred = _infer(proto, strict=True)
+        except ContradictionError:
             # strict inference fails at some functions and branches that are sound; without it a
-            # contradiction leaves a shape unknown
+            # contradiction leaves a shape unknown, also where the file states one for an output
+            for value in proto.graph.output:
+                if value.type.HasField("tensor_type"):
+                    value.type.tensor_type.ClearField("shape")
             inferred = _infer(proto, strict=False)
-            if inferred is None or not _has_all_shapes(model.graph, inferred):
-                return False
+            if not _has_all_shapes(model.graph, inferred):
+                raise
     _apply(model.graph, inferred)
     _unname_data_dependent_sizes(model.graph)
-    return True
 
 
-def _infer(proto: onnx.ModelProto, *, strict: bool) -> onnx.GraphProto | None:
-    """Return the graph with what inference says of each tensor; None where it fails."""
+def _infer(proto: onnx.ModelProto, *, strict: bool) -> onnx.GraphProto:
+    """Return the graph with what inference says of each tensor; raise ContradictionError."""
     try:
         inferred = onnx.shape_inference.infer_shapes(
             proto, check_type=True, strict_mode=strict, data_prop=True
         )
-    except onnx.shape_inference.InferenceError:
-        return None
+    except onnx.shape_inference.InferenceError as error:
+        raise ContradictionError(_contradiction(str(error))) from error
     return inferred.graph
+
+
+def _contradiction(error: str) -> str:
+    """Return node and reason of an error of inference, as in Add 'a': Incompatible dimensions."""
+    match = CONTRADICTION.search(error)
+    if match is None:
+        return error.partition("\n")[0][:LONGEST_REASON]
+    name = f" '{match['name']}'" if match["name"] else ""
+    return f"{match['operator']}{name}: {match['reason'][:LONGEST_REASON]}"
 
 
 def _tensor_infos(inferred: onnx.GraphProto) -> dict[str, onnx.ValueInfoProto]:

@@ -16,19 +16,17 @@ from qpipe_plugins.models.operator_fusion import fuse_operators, replace_node
 from qpipe_plugins.models.shape_inference import infer_shapes
 
 
-def simplify(model: ir.Model) -> bool:
+def simplify(model: ir.Model) -> None:
     """Remove Identity, Dropout and decided If, fold what is constant, infer all shapes.
 
-    Batch normalization is folded, too; what is not constant is computed in float32. Return False
-    where the shapes contradict each other.
+    Batch normalization is folded, too; what is not constant is computed in float32. Raise
+    ContradictionError where types or shapes do not fit together.
     """
-    has_sound_shapes = _fold(model)
-    while has_sound_shapes and decide_branch(model):
-        has_sound_shapes = _fold(model)
-    if has_sound_shapes and compute_in_float32(model):
-        has_sound_shapes = _fold(model)
-    if not has_sound_shapes:
-        return False
+    _fold(model)
+    while decide_branch(model):
+        _fold(model)
+    if compute_in_float32(model):
+        _fold(model)
     fold_gemm_factors(model.graph)
     fold_channel_scaling(model.graph)
     fold_input_scaling(model.graph)
@@ -36,20 +34,19 @@ def simplify(model: ir.Model) -> bool:
     with without_subgraphs(model.graph):
         common.RemoveUnusedNodesPass()(model)
     common.RemoveUnusedOpsetsPass()(model)
-    return infer_shapes(model) if is_fused else True
+    if is_fused:
+        infer_shapes(model)
 
 
-def _fold(model: ir.Model) -> bool:
-    """Fold until nothing more is constant; return False where the shapes contradict each other."""
+def _fold(model: ir.Model) -> None:
+    """Fold until nothing more is constant."""
     may_fold_more = True
     while may_fold_more:
         _replace_dropout(model.graph)
         inline_constant_branches(model.graph)
         _remove_identities(model.graph)
-        if not infer_shapes(model):
-            return False
+        infer_shapes(model)
         may_fold_more = fold_constants(model)
-    return True
 
 
 def _replace_dropout(graph: ir.Graph) -> None:
