@@ -92,6 +92,7 @@ def new(
         network_table,
         next_steps,
     )
+    from qpipe.engine.own_process import run_in_own_process
     from qpipe.start.new_recipe import NewRecipeRequest, write_new_recipe
     from qpipe.start.scalings import Preferences
 
@@ -115,7 +116,9 @@ def new(
         absent=unknown_devices,
         force=force,
     )
-    new_recipe = write_new_recipe(request, lambda line: typer.echo(line, err=True))
+    new_recipe = run_in_own_process(
+        write_new_recipe, request, lambda line: typer.echo(line, err=True), str(model)
+    )
     print_table(("found", ""), network_table(new_recipe))
     if new_recipe.choice is not None:
         print_text()

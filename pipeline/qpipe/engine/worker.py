@@ -79,7 +79,7 @@ def run_in_worker(
     Raise StageError with the reason where it fails or is killed, KeyboardInterrupt where
     `is_cancelled` becomes true.
     """
-    context = _forkserver()
+    context = forkserver()
     receiver, sender = context.Pipe(duplex=False)
     process = _start_process(context, request, sender)
     sender.close()
@@ -88,7 +88,7 @@ def run_in_worker(
         end = _await_end(receiver, progress, is_cancelled)
     except EOFError:
         process.join()
-        end = _describe_exit(process.exitcode)
+        end = describe_exit(process.exitcode)
     finally:
         is_done = end is not None and end.reason is None
         process.join(EXIT_S if is_done else 0)
@@ -108,7 +108,7 @@ def _start_process(
         target=_run_worker, args=(request, sender), name=request.step, daemon=True
     )
     try:
-        with _without_main_module():
+        with without_main_module():
             process.start()
     except (EOFError, OSError) as error:
         # the server that forks the processes has ended: memory, or a plugin that ends Python
@@ -122,7 +122,7 @@ def _start_process(
 
 
 @contextmanager
-def _without_main_module() -> Iterator[None]:
+def without_main_module() -> Iterator[None]:
     """Keep multiprocessing from running the user's script again in the new process.
 
     A step needs nothing of it, and a script that calls qpipe would start itself over and over.
@@ -151,7 +151,7 @@ def _await_end(
         progress(message.done, message.total, message.unit)
 
 
-def _describe_exit(status: int | None) -> EndMessage:
+def describe_exit(status: int | None) -> EndMessage:
     """Return why a process ended without a last message.
 
     A crash in a library is a bug there; a signal from outside may pass by itself.
@@ -168,7 +168,7 @@ def _describe_exit(status: int | None) -> EndMessage:
 
 
 @cache
-def _forkserver() -> ForkServerContext:
+def forkserver() -> ForkServerContext:
     """Return the way to start processes: forked from a clean server with the heavy imports done.
 
     A step starts in milliseconds, and threads of the main process (connections, ONNX Runtime) are
@@ -186,7 +186,7 @@ def _forkserver() -> ForkServerContext:
 
 def _run_worker(request: StepRequest, connection: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     try:
         log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     except OSError as error:
@@ -243,7 +243,8 @@ def _describe_error(request: StepRequest, error: BaseException) -> str:
     return describe_stage_error(error, kind=request.kind, stage=request.stage, log=request.log)
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """Wait for the end of the parent process, and end this one."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
