@@ -5,8 +5,8 @@ BIN := $(VENV)/bin
 
 # three at a time on two cores, as many tests wait; those of one group, which share what is slow to make, in one process
 PARALLEL := -n 3 --dist loadgroup --durations=10
-# CI measures coverage in the tests' own processes with this, see .ci/run
-COVER ?=
+# CI measures coverage on the way, see .ci/run
+PYTEST ?= $(BIN)/pytest
 
 .PHONY: run test quick coverage test-slow lint fix docs build bench clean
 
@@ -14,18 +14,18 @@ run: $(VENV)/installed
 	$(BIN)/qpipe run recipes/mobilenet_ssd.yaml
 
 test: $(VENV)/installed-dev
-	$(BIN)/pytest $(PARALLEL) $(COVER)
+	$(PYTEST) $(PARALLEL)
 
-# which lines the quick tests run, in processes that they start as well; these have other working directories
+# which lines the quick tests run in their own processes
 coverage: $(VENV)/installed-dev
-	COVERAGE_FILE=$(CURDIR)/.coverage $(BIN)/pytest $(PARALLEL) -m "not slow and not lab" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m slipcover -m pytest $(PARALLEL) -m "not slow and not lab"
 
 quick: $(VENV)/installed-dev
-	$(BIN)/pytest $(PARALLEL) -m "not slow and not lab"
+	$(PYTEST) $(PARALLEL) -m "not slow and not lab"
 
 # all of them, also on virtual boards and through every fault: as root, an hour or two; what is missing here is said
 test-slow: $(VENV)/installed-dev
-	$(BIN)/pytest -m "lab or not lab"
+	$(PYTEST) -m "lab or not lab"
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check

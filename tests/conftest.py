@@ -48,14 +48,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run slow tests first, in random order: one that came last would keep one processor waiting.
-
-    Where coverage is measured, they are left out: some take five times as long with it.
-    """
+    """Run slow tests first, in random order: one that came last would keep one processor waiting."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-    for item in items:
-        if item.get_closest_marker("slow"):
-            item.add_marker("no_cover")
 
 
 def pytest_collection_finish() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -22,6 +23,7 @@ from qpipe import hookspecs
 from qpipe.recipe import recipe
 from qpipe.stages import registry
 
+pytestmark = pytest.mark.xdist_group("house")  # what is parsed is parsed once
 ROOT = Path(__file__).parents[1]
 SOURCES = [
     path
@@ -42,10 +44,16 @@ HEAVY = [
 ]
 
 
+@functools.cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
 def imports(path: Path) -> set[str]:
     """The top-level names of all that a file imports, wherever in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -204,11 +212,7 @@ def test_only_the_command_line_prints() -> None:
         place = path.relative_to(ROOT).as_posix()
         if place.startswith(allowed):
             continue
-        calls = (
-            node
-            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-            if isinstance(node, ast.Call)
-        )
+        calls = (node for node in ast.walk(parsed(path)) if isinstance(node, ast.Call))
         assert not [
             c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"
         ], place
@@ -230,7 +234,7 @@ def test_plugins_and_devices_do_not_know_each_other() -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_every_module_says_what_it_is_for(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert ast.get_docstring(parsed(path))
 
 
 def test_every_module_can_be_imported() -> None:
@@ -313,7 +317,7 @@ def words_of(name: str) -> set[str]:
 
 
 def definitions(path: Path) -> list[tuple[str, ast.AST]]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = parsed(path)
     kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     return [(node.name, node) for node in ast.walk(tree) if isinstance(node, kinds)]
 
@@ -351,7 +355,7 @@ def test_files_and_classes_of_one_name_hold_one_thing(root: str) -> None:
 
 def test_functions_are_not_all_called_read_or_run() -> None:
     for path in SOURCES:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = parsed(path)
         for outer in ast.walk(tree):
             if isinstance(outer, ast.FunctionDef):
                 inner = {
@@ -363,7 +367,7 @@ def test_functions_are_not_all_called_read_or_run() -> None:
     top_level = [
         node.name
         for path in SOURCES
-        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        for node in parsed(path).body
         if isinstance(node, ast.FunctionDef)
     ]
     for name in ("read", "run"):
