@@ -14,6 +14,7 @@ from networks import NETWORKS, SHAPES, feeds
 from processors import EXACT, session
 from qpipe.quant.arithmetic import sqnr_db
 from qpipe.quant.biases import quantize_biases
+from qpipe.quant.code_bounds import bounded_codes
 from qpipe.quant.codebook import Codebook
 from qpipe.quant.inference import infer, open_session
 from qpipe.quant.qdq import QuantizedWeight, quantize_weight, weights
@@ -23,6 +24,7 @@ from qpipe.samples.store import Samples
 from qpipe.types import ANY_TARGET, Preprocessing, Sample, Target
 from qpipe_plugins.calibrate.histogram import histogram
 from qpipe_plugins.models.onnx_file import onnx_file
+from qpipe_plugins.quantize.activations import activations
 from qpipe_plugins.quantize.logarithmic import logarithmic
 from qpipe_plugins.quantize.symmetric import symmetric
 
@@ -39,7 +41,10 @@ pytestmark = pytest.mark.xdist_group("student")
 WHOLE = [
     "mobilenet_v2", "resnet", "yolo", "segmentation", "transformer", "text", "recurrent", "products", "twins",
 ]  # fmt: skip
-LAYERED = ["mobilenet_v2", "yolo", "transformer", "products"]
+W4A4 = "w4a4"
+LAYERED = [
+    ("mobilenet_v2", "pot"), ("mobilenet_v2", W4A4), ("yolo", W4A4), ("transformer", "pot"), ("products", "pot"),
+]  # fmt: skip
 SATURATING = Target(saturates=True)
 
 
@@ -72,6 +77,9 @@ def quantized(prepared, name: str, levels: str, target: Target = ANY_TARGET) -> 
     model = ir.load(folder / "float.onnx")
     if levels == "uniform":
         return symmetric(model, statistics, target)
+    if levels == W4A4:
+        model = symmetric(model, statistics, target, bits=4, activation_range="none")
+        return activations(model, statistics, target, bits=4)
     return logarithmic(model, statistics, target, levels=levels, granularity="tensor")
 
 
@@ -103,7 +111,7 @@ def computed(student: Student, inputs: dict[str, np.ndarray]) -> dict[str, np.nd
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_before_and_after_training_torch_gives_what_onnx_runtime_gives(name, prepared):
-    levels = ("uniform", "pot", "apot")[WHOLE.index(name) % 3]
+    levels = ("uniform", "pot", "apot", W4A4)[WHOLE.index(name) % 4]
     student = student_of(prepared, name, quantized(prepared, name, levels))
     for is_moved in (False, True):
         if is_moved:
@@ -122,23 +130,25 @@ def test_before_and_after_training_torch_gives_what_onnx_runtime_gives(name, pre
         assert min(noise) > 30
 
 
-@pytest.mark.parametrize("name", LAYERED)
-def test_of_the_same_codes_each_layer_makes_the_codes_of_the_integer_kernels(name, prepared):
-    student = student_of(prepared, name, quantized(prepared, name, "pot"))
+@pytest.mark.parametrize(("name", "levels"), LAYERED)
+def test_of_the_same_codes_each_layer_makes_the_codes_of_the_integer_kernels(
+    name, levels, prepared
+):
+    student = student_of(prepared, name, quantized(prepared, name, levels))
     move(student)
     model = student.to_model()
     quantize_biases(model)
     proto = ir.to_proto(model)
-    nodes = [node for node in proto.graph.node if node.op_type == "QuantizeLinear"]
     types = {value.name: value for value in proto.graph.value_info}
     zero_points = {tensor.name: tensor for tensor in proto.graph.initializer}
-    for node in nodes:
-        codes = types.get(node.output[0]) or onnx.ValueInfoProto(name=node.output[0])
-        codes.type.tensor_type.elem_type = zero_points[node.input[2]].data_type
+    pairs = find_pairs(student.model)
+    for pair in pairs:
+        bounded = bounded_codes(pair.quantizer).name
+        codes = types.get(bounded) or onnx.ValueInfoProto(name=bounded)
+        codes.type.tensor_type.elem_type = zero_points[pair.quantizer.inputs[2].name].data_type
         proto.graph.output.append(codes)
     running = session(proto, EXACT)
     names = [value.name for value in running.get_outputs()]
-    pairs = find_pairs(student.model)
     count = 0
     different = 0
     for inputs in feeds(name, 2):
@@ -146,11 +156,12 @@ def test_of_the_same_codes_each_layer_makes_the_codes_of_the_integer_kernels(nam
         tensors = student.network.input_values({k: to_torch(v) for k, v in inputs.items()})
         for learned in student.ranges:
             for pair in learned.pairs:
-                steps = codes[pair.quantizer.outputs[0].name].astype(np.float32) - pair.zero_point
+                steps = codes[bounded_codes(pair.quantizer).name].astype(np.float32)
+                steps -= pair.zero_point
                 for node in pair.dequantizers:
                     tensors[node.outputs[0]] = to_torch(steps * learned.number())
         for pair in pairs:
-            expected = codes[pair.quantizer.outputs[0].name].astype(int)
+            expected = codes[bounded_codes(pair.quantizer).name].astype(int)
             scale = next(one for one in student.ranges if pair.quantizer in one.nodes).number()
             for node in pair.dequantizers:
                 others = {
@@ -189,8 +200,9 @@ def test_pairs_of_weights_stay_within_what_a_target_sums_in_16_bits(prepared):
             assert np.abs(pair_sums(rows, pairings)).max() <= LARGEST_PAIR
 
 
-def test_scales_never_grow_beyond_where_a_clip_is_absorbed(prepared):
-    student = student_of(prepared, "mobilenet_v2", quantized(prepared, "mobilenet_v2", "uniform"))
+@pytest.mark.parametrize(("levels", "highest"), [("uniform", 255), (W4A4, 15)])
+def test_scales_never_grow_beyond_where_a_clip_is_absorbed(levels, highest, prepared):
+    student = student_of(prepared, "mobilenet_v2", quantized(prepared, "mobilenet_v2", levels))
     capped = [learned for learned in student.ranges if np.isfinite(learned.largest)]
     assert capped
     with torch.no_grad():
@@ -198,7 +210,7 @@ def test_scales_never_grow_beyond_where_a_clip_is_absorbed(prepared):
             factor += 1
     student.keep_within_limits()
     for learned in capped:
-        assert learned.number() * np.float32(255) <= np.float32(6)
+        assert learned.number() * np.float32(highest) <= np.float32(6)
 
 
 def test_scales_of_a_target_that_shifts_are_not_learned(prepared):

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.quant import qdq
+from qpipe.quant.code_bounds import bounded_codes, code_limits
 from qpipe.quant.inference import infer, open_session
 from qpipe.quant.network_inputs import input_shapes
 from qpipe.quant.sensitivity import layer_name
@@ -121,16 +122,16 @@ def _count_clipped(quantizer: ir.Node, array: Array) -> int:
     scale_and_zero_point = _tensor_scale_and_zero_point(quantizer)
     assert scale_and_zero_point is not None
     scale, zero_point = scale_and_zero_point
-    limits = np.iinfo(zero_point.dtype)
+    lowest, highest = code_limits(quantizer, zero_point.dtype)
     codes = np.rint(array.astype(np.float32) / scale) + float(zero_point)
-    return int(np.count_nonzero((codes < limits.min) | (codes > limits.max)))
+    return int(np.count_nonzero((codes < lowest) | (codes > highest)))
 
 
 def _reading_layers(quantizer: ir.Node) -> list[str]:
     """Return the layers that read a quantized tensor, and the graph outputs that it is."""
     layers: list[str] = []
     output_names: list[str] = []
-    for node in quantizer.outputs[0].consumers():
+    for node in bounded_codes(quantizer).consumers():
         if node.op_type != "DequantizeLinear":
             continue
         value = node.outputs[0]

@@ -23,6 +23,7 @@ Internal, and free to change:
 - biases: int32 biases, which compile writes
 - target_check: whether a quantized network respects a target
 - exact_sums: a network whose sums of products are exact where they saturate
+- code_bounds: activations of fewer bits than their integers have
 - weight_bits: how many bits a network's weights have
 - moments, rounding, piecewise_inference, horizontal_flip: the parts of quantize `compensate`
 - knapsack: the choice of quantize `mixed`

@@ -19,6 +19,7 @@ import onnx_ir as ir
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import integer_range, quantize, scale_and_zero_point
+from qpipe.quant.code_bounds import bound_codes
 from qpipe.quant.coverage import coverage
 from qpipe.quant.graph import (
     add_initializer,
@@ -31,6 +32,7 @@ from qpipe.quant.graph import (
 )
 from qpipe.quant.integer_operators import (
     Selection,
+    activation_inputs,
     constant_number,
     is_dequantized,
     moves_values,
@@ -47,8 +49,11 @@ from qpipe.types import ANY_TARGET, Array, Target
 ActivationRange = Literal["minmax", "percentile", "mse", "entropy", "none"]
 Range = Callable[[str], tuple[float, float]]  # the real range of a tensor, by its name
 
-DTYPES = {8: np.uint8, 16: np.uint16}
+FEWEST_BITS = 2
+FULL_BITS = 8
+WIDE_BITS = 16
 OPSET_16_BITS = 21
+OPSET_FEW_BITS = 12  # the first whose Clip takes integers
 # integers must tell so many levels of a tensor apart, where it has more than MANY_VALUES values
 FEWEST_LEVELS = 16
 MANY_VALUES = 64
@@ -70,10 +75,12 @@ def quantize_activations(
 ) -> None:
     """Insert the pairs for all operators whose weights, if any, are quantized already.
 
-    Codes are unsigned, of 8 or 16 bits, with any zero point that the target takes. `statistics` are
-    those of the float network; tensors that are quantized already keep their range, and those named
-    in `unclipped` have the range minmax. Logs in one line what stays float. Raise StageError for
-    other bits, for 16 bits below opset 21, and for statistics of another network.
+    Codes are unsigned, of 2 to 8 or 16 bits, with any zero point that the target takes. Fewer than
+    8 bits are for what layers multiply; the network's inputs and all other tensors keep 8.
+    `statistics` are those of the float network; tensors that are quantized already keep their
+    range, and those named in `unclipped` have the range minmax. Logs in one line what stays float.
+    Raise StageError for other bits, for 16 bits below opset 21, and for statistics of another
+    network.
     """
     selection = insert_pairs(
         model,
@@ -106,38 +113,55 @@ def insert_pairs(
     tables = _table_statistics(model)
     statistics = Statistics([*statistics.values(), *tables])
 
+    few_bits = names_of_factors(model) if bits < FULL_BITS else ()
+    other_bits = max(bits, FULL_BITS)
+
     @cache
     def tensor_range(name: str) -> tuple[float, float]:
         own_method = "minmax" if name in unclipped else method
-        low, high = activation_range(statistics[name], own_method, bits=bits, percentile=percentile)
-        return _symmetric_range(low, high, bits) if target.symmetric_only else (low, high)
+        own_bits = bits if name in few_bits else other_bits
+        low, high = activation_range(
+            statistics[name], own_method, bits=own_bits, percentile=percentile
+        )
+        return _symmetric_range(low, high, own_bits) if target.symmetric_only else (low, high)
 
     clips = method != "minmax"
     used_names = value_names(model.graph)
     parameters: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-    sources, selection = plan_pairs(model, statistics, tensor_range, bits, exclude)
+    sources, selection = plan_pairs(model, statistics, tensor_range, other_bits, exclude)
+    moved = {
+        value for value in sources if unmoved(value) is not value and unmoved(value) in sources
+    }
     for value, source in sources.items():
+        name = source.name or ""
+        own_bits = bits if name in few_bits else other_bits
         if source not in parameters:
-            name = source.name or ""
-            scale, zero_point = _parameters(tensor_range(name), bits, clips=clips, target=target)
+            scale, zero_point = _parameters(
+                tensor_range(name), own_bits, clips=clips, target=target
+            )
             parameters[source] = (
                 add_initializer(model.graph, f"{name}_scale", scale, used_names),
                 add_initializer(model.graph, f"{name}_zero_point", zero_point, used_names),
             )
-        _insert_pair(model, value, *parameters[source])
+        quantizer = _insert_pair(model, value, *parameters[source])
+        if own_bits < FULL_BITS and quantizer is not None and value not in moved:
+            bound_codes(model, quantizer, _code_range(own_bits, target))
     for node in model.graph:
         number = constant_number(node) if node in selection.integer else None
         if number is not None and is_constant(number):
-            _quantize_number(model, node, number, bits, target)
+            _quantize_number(model, node, number, other_bits, target)
     return selection
 
 
 def _check_bits(model: ir.Model, bits: int) -> None:
-    if bits not in DTYPES:
-        raise StageError(f"activations: bits is {bits}; it must be 8 or 16")
-    if bits > 8 and model.opset_imports.get("", 0) < OPSET_16_BITS:
+    if bits != WIDE_BITS and not FEWEST_BITS <= bits <= FULL_BITS:
+        raise StageError(f"activations: bits is {bits}; it must be {FEWEST_BITS} to 8, or 16")
+    least_opset = 0
+    if bits != FULL_BITS:
+        least_opset = OPSET_16_BITS if bits == WIDE_BITS else OPSET_FEW_BITS
+    if model.opset_imports.get("", 0) < least_opset:
         raise StageError(
-            f"activations: 16 bits need opset {OPSET_16_BITS}; export the network with a newer "
+            f"activations: {bits} bits need opset {least_opset}; export the network with a newer "
             "opset"
         )
 
@@ -151,6 +175,13 @@ def _table_statistics(model: ir.Model) -> list[TensorStatistics]:
         for name, array in arrays.items()
         if array is not None and np.isfinite(array).all()
     ]
+
+
+def names_of_factors(model: ir.Model) -> set[str]:
+    """Return the names of the computed tensors that a Conv, Gemm or MatMul multiplies."""
+    layers = [node for node in model.graph if node.op_type in qdq.WEIGHTED]
+    factors = [unmoved(value) for node in layers for value in activation_inputs(node)]
+    return {value.name or "" for value in factors if value.producer() is not None}
 
 
 def plan_pairs(
@@ -242,8 +273,9 @@ def _coarseness(tensor: TensorStatistics, limits: tuple[float, float], bits: int
         return None
     low, high = limits
     values = (tensor.bins.astype(np.uint32) << 16).view(np.float32)
-    scale, zero_point = scale_and_zero_point(low, high, DTYPES[bits])
-    codes = quantize(values, scale, zero_point, dtype=DTYPES[bits])
+    dtype = _dtype(bits)
+    scale, zero_point = scale_and_zero_point(low, high, dtype)
+    codes = quantize(values, scale, zero_point, dtype=dtype)
     used_levels = len(np.unique(codes))
     if used_levels >= FEWEST_LEVELS:
         return None
@@ -277,10 +309,26 @@ def _parameters(
 ) -> tuple[Array, Array]:
     """Return the scale and the zero point of a range; `clips` where the range leaves values out."""
     low, high = limits
-    scale, zero_point = scale_and_zero_point(low, high, DTYPES[bits])
+    scale, zero_point = scale_and_zero_point(low, high, _dtype(bits), bits=bits)
     if target.power_of_two_scales:
-        return _power_of_two_parameters(scale, zero_point, clips=clips)
-    return _keep_last_level_inside(scale, high - low, bits), zero_point
+        scale, zero_point = _power_of_two_parameters(scale, zero_point, bits, clips=clips)
+    else:
+        scale = _keep_last_level_inside(scale, high - low, bits)
+    lowest, _ = _code_range(bits, target)
+    return scale, np.asarray(zero_point + lowest, zero_point.dtype)
+
+
+def _dtype(bits: int) -> type[np.unsignedinteger]:
+    return np.uint8 if bits <= FULL_BITS else np.uint16
+
+
+def _code_range(bits: int, target: Target) -> tuple[int, int]:
+    """Return the lowest and the highest code: those around the middle where zero has to be it."""
+    lowest, highest = integer_range(_dtype(bits), bits)
+    if target.symmetric_only and bits < FULL_BITS:
+        offset = 2 ** (FULL_BITS - 1) - 2 ** (bits - 1)
+        return lowest + offset, highest + offset
+    return lowest, highest
 
 
 def _symmetric_range(low: float, high: float, bits: int) -> tuple[float, float]:
@@ -294,14 +342,14 @@ def _symmetric_range(low: float, high: float, bits: int) -> tuple[float, float]:
 
 
 def _power_of_two_parameters(
-    scale: Array, zero_point: Array, *, clips: bool
+    scale: Array, zero_point: Array, bits: int, *, clips: bool
 ) -> tuple[Array, Array]:
     """Return the scale as a power of two, and the zero point moved with the lower end of the range.
 
     A zero point in the middle of the codes stays there.
     """
     power = round_to_power_of_two(scale, clips=clips)
-    lowest, highest = integer_range(zero_point.dtype)
+    lowest, highest = integer_range(zero_point.dtype, bits)
     if int(zero_point) == (highest + 1) // 2:
         return power, zero_point
     moved = np.rint(zero_point.astype(np.float64) * scale / power).clip(lowest, highest)
@@ -323,13 +371,18 @@ def _keep_last_level_inside(scale: Array, width: float, bits: int) -> Array:
 # ---- inserting
 
 
-def _insert_pair(model: ir.Model, value: ir.Value, scale: ir.Value, zero_point: ir.Value) -> None:
-    """Let all readers of a tensor read it through a new pair; a constant becomes integers."""
+def _insert_pair(
+    model: ir.Model, value: ir.Value, scale: ir.Value, zero_point: ir.Value
+) -> ir.Node | None:
+    """Let all readers of a tensor read it through a new pair, whose first node is returned.
+
+    A constant becomes integers.
+    """
     name = value.name
     array = constant(value)
     if array is not None:
         _quantize_table(model, value, array, scale, zero_point)
-        return
+        return None
     quantize_node = ir.node("QuantizeLinear", [value, scale, zero_point], name=f"{name}_quantize")
     codes = quantize_node.outputs[0]
     codes.name = f"{name}_quantized"
@@ -354,6 +407,7 @@ def _insert_pair(model: ir.Model, value: ir.Value, scale: ir.Value, zero_point: 
         model.graph.insert_before(model.graph[0], [quantize_node, dequantize_node])
     else:
         model.graph.insert_after(producer, [quantize_node, dequantize_node])
+    return quantize_node
 
 
 def _quantize_table(
@@ -399,9 +453,9 @@ def _quantize_number(
     code = zero_point - steps if is_negative else zero_point + steps
     dequantize_node = qdq.add_dequantize(
         model.graph,
-        np.full(array.shape, code, DTYPES[bits]),
+        np.full(array.shape, code, _dtype(bits)),
         scale=scale,
-        zero_point=np.array(zero_point, DTYPES[bits]),
+        zero_point=np.array(zero_point, _dtype(bits)),
         axis=None,
         name=number.name or f"{node.name}_number",
         before=node,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import onnx_ir as ir
 
 from qpipe.quant import qdq
+from qpipe.quant.code_bounds import bounds_codes
 from qpipe.quant.graph import has_known_shape
 from qpipe.quant.integer_operators import (
     Selection,
@@ -99,9 +100,8 @@ def coverage(model: ir.Model, reasons: Mapping[ir.Node, str] | None = None) -> C
     integer_work = Work()
     float_work = Work()
     for node in model.graph:
-        if node.op_type in qdq.QDQ_OPERATORS or not any(
-            _may_be_float(value) for value in node.outputs
-        ):
+        is_of_pair = node.op_type in qdq.QDQ_OPERATORS or bounds_codes(node)
+        if is_of_pair or not any(_may_be_float(value) for value in node.outputs):
             continue
         if moves_values(node):
             if node.inputs[0] in sources:

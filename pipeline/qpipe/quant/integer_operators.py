@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from qpipe.quant import qdq
+from qpipe.quant.code_bounds import bounds_codes
 from qpipe.quant.graph import constant, constant_tensor, is_constant, only_reader, optional_input
 
 # operators without weights, which stand between layers
@@ -325,7 +326,7 @@ def is_dequantized(value: ir.Value | None) -> bool:
 
 
 def _passes_integers(node: ir.Node) -> bool:
-    return moves_values(node) or node.op_type in qdq.QDQ_OPERATORS
+    return moves_values(node) or node.op_type in qdq.QDQ_OPERATORS or bounds_codes(node)
 
 
 def moves_values(node: ir.Node) -> bool:

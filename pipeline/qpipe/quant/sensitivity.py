@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.quant import qdq
+from qpipe.quant.code_bounds import quantizer_of
 from qpipe.quant.graph import add_initializer, is_affine, set_input
 from qpipe.quant.inference import infer, open_session, tensors_of_numbers
 from qpipe.quant.integer_operators import moves_values
@@ -225,11 +226,8 @@ def _before_rounding(value: ir.Value | None) -> ir.Value | None:
     dequantize_node = value.producer() if value is not None else None
     if dequantize_node is None or dequantize_node.op_type != "DequantizeLinear":
         return None
-    codes = dequantize_node.inputs[0]
-    quantize_node = codes.producer() if codes is not None else None
-    if quantize_node is None or quantize_node.op_type != "QuantizeLinear":
-        return None
-    return quantize_node.inputs[0]
+    quantize_node = quantizer_of(dequantize_node)
+    return None if quantize_node is None else quantize_node.inputs[0]
 
 
 def _insert_choice(

@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from qpipe.quant import qdq
 from qpipe.quant.biases import quantize_biases
+from qpipe.quant.code_bounds import bounded_codes, bounds_codes, shift_bounds
 from qpipe.quant.exact_sums import LIMITED_LAYERS
 from qpipe.quant.graph import (
     constant,
@@ -89,7 +90,11 @@ def write_network(
     float network would compute something else than before.
     """
     float_network = None if _is_quantized(model) else ir.to_proto(model)
-    network_nodes = {node for node in model.graph if node.op_type not in qdq.QDQ_OPERATORS}
+    network_nodes = {
+        node
+        for node in model.graph
+        if node.op_type not in qdq.QDQ_OPERATORS and not bounds_codes(node)
+    }
     count, bits = weight_count_and_bits(model)
     limited_layers = int(model.metadata_props.get(LIMITED_LAYERS, 0))
     if cpu_kernels:
@@ -179,10 +184,11 @@ def _shift_activations(model: ir.Model) -> None:
             _shift_constant(model, node)
         if node.op_type != "QuantizeLinear":
             continue
-        pair = [node, *node.outputs[0].consumers()]
+        pair = [node, *bounded_codes(node).consumers()]
         operators = {user.op_type for user in pair}
         have_zero_points = all(len(user.inputs) > 2 for user in pair)
         if operators == set(qdq.QDQ_OPERATORS) and have_zero_points:
+            _shift_bounds(model, node)
             for user in pair:
                 _shift_zero_point(model, user)
 
@@ -197,6 +203,12 @@ def _shift_constant(model: ir.Model, node: ir.Node) -> None:
         return
     replace_constant(node, 0, (codes.astype(np.int16) - 128).astype(np.int8))
     _shift_zero_point(model, node)
+
+
+def _shift_bounds(model: ir.Model, quantizer: ir.Node) -> None:
+    zero_point = constant(optional_input(quantizer, 2))
+    if zero_point is not None and zero_point.dtype == np.uint8:
+        shift_bounds(model, quantizer, -128, np.dtype(np.int8))
 
 
 def _shift_zero_point(model: ir.Model, node: ir.Node) -> None:

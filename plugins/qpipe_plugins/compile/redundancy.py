@@ -11,6 +11,7 @@ from onnx_ir.passes import common
 
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import dequantize
+from qpipe.quant.code_bounds import code_limits
 from qpipe.quant.graph import (
     constant,
     only_reader,
@@ -65,10 +66,10 @@ def saturates_within(quantizer: ir.Node, bounds: tuple[float, float]) -> bool:
     zero_point = constant(optional_input(quantizer, 2))
     if scale is None or zero_point is None or scale.size != 1:
         return False
-    limits = np.iinfo(zero_point.dtype)
+    lowest, highest = code_limits(quantizer, zero_point.dtype)
     codes = np.rint(np.array(bounds, np.float32) / scale.reshape(()))
     low, high = codes + int(zero_point.reshape(()))
-    return bool(low <= limits.min and high >= limits.max)
+    return bool(low <= lowest and high >= highest)
 
 
 # ---- products that scales make up for

@@ -25,7 +25,7 @@ def activations(
     *,
     activation_range: ranges.Method = "minmax",
     percentile: Percent = 99.99,
-    bits: Literal[8, 16] = 8,
+    bits: Literal[2, 3, 4, 5, 6, 7, 8, 16] = 8,
     exclude: tuple[str, ...] = (),
 ) -> ir.Model:
     """Quantize the activations around all quantized weights to unsigned integers, asymmetrically.
@@ -33,8 +33,11 @@ def activations(
     For chains whose weights another stage has quantized; put it behind that stage. Adds a
     QuantizeLinear and a DequantizeLinear, with one scale and zero point per tensor; shapes stay.
     Takes seconds. 16 bits (opset 21) have no integer kernels on CPUs: they show what quantizing
-    the weights alone costs. The ranges mse and entropy are searched tensor by tensor; where some
-    calibration samples tell that this moves the outputs much further than minmax, tensors keep it.
+    the weights alone costs. Fewer than 8 bits run on the kernels of 8, with a Clip of the codes:
+    the numbers of hardware with fewer, not its speed. They are for what a Conv, Gemm or MatMul
+    multiplies; the network's inputs, what is only added, and outputs keep 8. The ranges mse and
+    entropy are searched tensor by tensor; where some calibration samples tell that this moves the
+    outputs much further than minmax, tensors keep it.
     Method: Jacob et al. 2018 (arXiv 1712.05877); ranges as in Krishnamoorthi 2018
     (arXiv 1806.08342).
     """

@@ -8,6 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from qpipe.quant import qdq
+from qpipe.quant.code_bounds import bounds_codes
 from qpipe.quant.graph import is_affine
 from qpipe.quant.statistics import Statistics
 from qpipe.samples.store import Samples
@@ -93,7 +94,9 @@ def _input_means(node: ir.Node, statistics: Statistics) -> Array | None:
     value = node.inputs[0]
     while value is not None:
         producer = value.producer()
-        if producer is None or producer.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+        if producer is None or not (
+            producer.op_type in qdq.QDQ_OPERATORS or bounds_codes(producer)
+        ):
             break
         value = producer.inputs[0]
     if value is None or value.name is None or value.name not in statistics:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 import torch
 
 from qpipe.quant.activations import unmoved
-from qpipe.quant.arithmetic import integer_range
+from qpipe.quant.code_bounds import bounded_codes, code_limits, quantizer_of
 from qpipe.quant.graph import add_initializer, constant, optional_input
 from qpipe.quant.in_torch.fake_quantization import fake_quantize
 from qpipe.quant.in_torch.operator_table import Tensor
@@ -100,10 +100,10 @@ def find_pairs(model: ir.Model) -> list[Pair]:
         offset = int(zero_point.reshape(()))
         dequantizers = [
             reader
-            for reader in node.outputs[0].consumers()
+            for reader in bounded_codes(node).consumers()
             if reader.op_type == "DequantizeLinear" and _has_parameters(reader, scale, zero_point)
         ]
-        low, high = integer_range(zero_point.dtype)
+        low, high = code_limits(node, zero_point.dtype)
         pairs.append(
             Pair(node, dequantizers, float(scale.reshape(())), offset, low - offset, high - offset)
         )
@@ -191,11 +191,8 @@ class _Groups:
                 assert value is not None
                 self._join(pair, by_scale.setdefault(value, pair))
             self._join_moved(pair, by_quantizer)
-            readers = pair.quantizer.outputs[0].consumers()
-            if (
-                len(readers) != len(pair.dequantizers)
-                or pair.quantizer.outputs[0].is_graph_output()
-            ):
+            codes = bounded_codes(pair.quantizer)
+            if len(codes.consumers()) != len(pair.dequantizers) or codes.is_graph_output():
                 self._fixed.add(pair)
 
     def is_fixed(self, pair: Pair) -> bool:
@@ -212,14 +209,14 @@ class _Groups:
     def _join_moved(self, pair: Pair, by_quantizer: dict[ir.Node, Pair]) -> None:
         """Join a pair with the one whose values are moved to it, where both have one scale."""
         node = unmoved(pair.source).producer()
-        if node is None or node.op_type != "DequantizeLinear" or node.inputs[0] is None:
+        if node is None or node.op_type != "DequantizeLinear":
             return
         scale, zero_point = scale_and_zero_point_of(node)
         if scale is None or scale.size != 1 or float(scale.reshape(())) != pair.scale:
             return
         if zero_point is not None and int(zero_point.reshape(())) != pair.zero_point:
             return
-        quantizer = node.inputs[0].producer()
+        quantizer = quantizer_of(node)
         source = None if quantizer is None else by_quantizer.get(quantizer)
         if source is None:
             self._fixed.add(pair)
