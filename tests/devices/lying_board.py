@@ -86,7 +86,7 @@ class LyingBoard:
         self.tell()
         python = write_liar(folder)
         self.device: qpipe.Device = local(
-            "board", python=str(python), folder=folder / "board", deadline_s=20
+            "board", python=str(python), folder=folder / "board", deadline_s=100
         )
 
     def tell(self, **lie: Any) -> None:
