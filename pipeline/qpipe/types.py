@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
+
+from qpipe import raw_values
 
 Kind = Literal[
     "samples",
@@ -584,6 +587,29 @@ class Measurement:
     detail: Mapping[str, Any] = field(default_factory=dict)
     # for each of `rounds`: {"invalid": reason to leave it out, or None, "environment": ...}
     conditions: Sequence[Mapping[str, Any]] = field(default=())
+
+    @cached_property
+    def disturbed_rounds(self) -> set[int]:
+        """The rounds that do not count; none where all were disturbed."""
+        return raw_values.disturbed_rounds(self.conditions)
+
+    @cached_property
+    def series(self) -> raw_values.Series | None:
+        """The values that pair up with another's; None where the value is not made of them.
+
+        Of rounds they are the medians of those that count.
+        """
+        rounds: dict[int, Sequence[float]] = {}
+        for number, values in enumerate(self.rounds):
+            if len(values) and number not in self.disturbed_rounds:
+                rounds[number] = values
+        if not rounds:
+            return None
+        if self.raw == "rounds":
+            return raw_values.series_of_rounds(self.value, rounds)
+        if self.raw == "samples":
+            return raw_values.series_of_samples(self.value, rounds)
+        return raw_values.series_of_resamples(rounds)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as plain JSON."""

@@ -159,23 +159,13 @@ def is_single(measurement: Measurement) -> bool:
     return has_values and measurement.low is None and measurement.high is None
 
 
-def disturbed_rounds(measurement: Measurement) -> set[int]:
-    """Return the rounds that do not count.
-
-    None is returned where all were disturbed: they count then, and the number is in doubt.
-    """
-    conditions = measurement.conditions
-    disturbed = {number for number, round_ in enumerate(conditions) if round_.get("invalid")}
-    return disturbed if len(disturbed) < len(conditions) else set()
-
-
 def _are_zeros_and_ones(*arrays: Array) -> bool:
     return all(bool(np.all((values == 0) | (values == 1))) for values in arrays)
 
 
 def _pairs(first: Measurement, second: Measurement) -> Pairs | None:
     """Return the values of both that belong together; None where there are fewer than two."""
-    left_out = disturbed_rounds(first) | disturbed_rounds(second)
+    left_out = first.disturbed_rounds | second.disturbed_rounds
     # n counts the valid rounds, which may be others where some were disturbed
     same_n = first.n == second.n or bool(left_out)
     same_rounds = len(first.rounds) == len(second.rounds)
@@ -183,52 +173,14 @@ def _pairs(first: Measurement, second: Measurement) -> Pairs | None:
         return None
     first_series = _series(first, left_out)
     second_series = _series(second, left_out)
-    if not first_series or not second_series:
-        return None
     if len(first_series) != len(second_series) or len(first_series) < 2:
         return None
     return first_series, second_series
 
 
-def _series(measurement: Measurement, left_out: Collection[int]) -> Sequence[float] | None:
-    """Return the values that pair up with another's; None where the number is not made of them."""
-    valid_rounds = _valid_rounds(measurement)
-    if not valid_rounds:
-        return None
-    if measurement.raw == "rounds":
-        return _round_medians(measurement.value, valid_rounds, left_out)
-    values = next(iter(valid_rounds.values()))
-    if measurement.raw == "resamples":
-        return values
-    mean = np.mean(np.concatenate(list(valid_rounds.values())))
-    return values if _is_any_of(measurement.value, [mean]) else None
-
-
-def _round_medians(
-    value: float, valid_rounds: Mapping[int, Sequence[float]], left_out: Collection[int]
-) -> list[float] | None:
-    """Return the medians of the rounds; None where the value is not a centre of these rounds."""
-    pooled = np.concatenate(list(valid_rounds.values()))
-    medians = [float(np.median(values)) for values in valid_rounds.values()]
-    # one value a round: that is the number itself, whatever a plugin makes of several rounds
-    is_of_rounds = len(pooled) == len(valid_rounds)
-    # the centres that a plugin may take of its rounds
-    centres = [np.median(pooled), np.median(medians), np.mean(medians)]
-    if not is_of_rounds and not _is_any_of(value, centres):
-        return None
-    numbered = zip(valid_rounds, medians, strict=True)
-    return [median for number, median in numbered if number not in left_out]
-
-
-def _valid_rounds(measurement: Measurement) -> dict[int, list[float]]:
-    """Return the values of each round that counts and has any."""
-    disturbed = disturbed_rounds(measurement)
-    valid_rounds = {}
-    for number, values in enumerate(measurement.rounds):
-        if len(values) and number not in disturbed:
-            valid_rounds[number] = list(values)
-    return valid_rounds
-
-
-def _is_any_of(value: float, numbers: Sequence[float | np.floating]) -> bool:
-    return any(math.isclose(float(number), value, rel_tol=1e-6, abs_tol=1e-9) for number in numbers)
+def _series(measurement: Measurement, left_out: Collection[int]) -> Sequence[float]:
+    """Return the values that pair up with another's; none where the number is not made of them."""
+    series = measurement.series or ()
+    if measurement.raw != "rounds":
+        left_out = ()
+    return [value for number, value in series if number not in left_out]

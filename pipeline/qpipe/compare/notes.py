@@ -10,7 +10,6 @@ import numpy as np
 from qpipe.compare.evidence import (
     Goal,
     difference,
-    disturbed_rounds,
     is_better,
     is_significant,
     is_single,
@@ -106,7 +105,7 @@ def _timing_notes(timed: Measurement) -> dict[str, str]:
 
 
 def _noise_note(timed: Measurement) -> str:
-    disturbed = disturbed_rounds(timed)
+    disturbed = timed.disturbed_rounds
     rounds = [values for number, values in enumerate(timed.rounds) if number not in disturbed]
     values = [value for round_values in rounds or timed.rounds for value in round_values]
     if len(values) < 2:
@@ -132,7 +131,7 @@ def _noise_remedy(timed: Measurement) -> str:
 
 
 def _disturbed_note(timed: Measurement) -> str:
-    disturbed = disturbed_rounds(timed)
+    disturbed = timed.disturbed_rounds
     if not disturbed or timed.detail.get("doubt"):
         return ""
     invalid_rounds = [timed.conditions[number] for number in sorted(disturbed)]

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from qpipe.engine import cache_keys, stage_results
+from qpipe.engine.code_digest import CodeDigests
 from qpipe.engine.events import Event
 from qpipe.engine.plan import Plan, Step
 from qpipe.errors import PluginError
+from qpipe.recipe.stage_call import Call
 from qpipe.storage.cache import Cache
 from qpipe.storage.results import MeasuredRow, Store
 from qpipe.storage.rows import AttemptState, MeasurementFacts, StepState
@@ -39,6 +41,11 @@ class Recorder:
         self.attempts = {row["step"]: row["attempts"] or 0 for row in store.steps(run)}
         # the newest attempt at each step in this part of the run
         self.current_attempts: dict[str, int] = {}
+        self.code = CodeDigests()
+        # digests that many numbers share
+        self.result_digests: dict[str, str | None] = {}  # by step
+        self.sample_digests: dict[str, str] = {}  # of evaluation samples, by step
+        self.metric_digests: dict[int, str] = {}  # by the call of a measuring stage
 
     def record_plan(self, failed: Collection[str] = ()) -> None:
         """Record every step as pending, but those that this run has done, or that just failed.
@@ -142,8 +149,8 @@ class Recorder:
         model = deploy.coordinates["model"]
         compiled = self.plan.steps[deploy.needs["build"]]
         build = compiled.result_folder(self.cache)
-        network = self.plan.steps[self.plan.imported[model]].result_folder(self.cache)
-        samples = self.plan.steps[self.plan.samples[model]].result_folder(self.cache)
+        network = self.plan.steps[self.plan.imported[model]]
+        samples = self.plan.steps[self.plan.samples[model]]
         target: dict[str, dict[str, Any]] = {}
         if deploy.target is not None:
             target["target"] = asdict(deploy.target)
@@ -154,14 +161,33 @@ class Recorder:
             "attempt": self.current_attempts.get(step.id),  # None where they are from the cache
             "runtime": _runtime(compiled, build),
             "is_float": deploy.is_float,
-            "model_digest": _digest(network),
-            "build_digest": _digest(build),
-            "evaluation_digest": stage_results.sample_digests(samples)["evaluation"],
-            "metric_digest": cache_keys.key(cache_keys.of_call(step.call)) if step.call else None,
+            "model_digest": self._result_digest(network),
+            "build_digest": self._result_digest(compiled),
+            "evaluation_digest": self._evaluation_digest(samples),
+            "metric_digest": self._metric_digest(step.call) if step.call else None,
             "target": target,
             "fingerprint": capabilities.fingerprint,
             "emulated": capabilities.emulated,
         }
+
+    def _result_digest(self, step: Step) -> str | None:
+        """Return the digest of a result; None where it has left the cache."""
+        if self.result_digests.get(step.id) is None:
+            folder = step.result_folder(self.cache)
+            self.result_digests[step.id] = cache_keys.digest(folder) if folder.is_dir() else None
+        return self.result_digests[step.id]
+
+    def _evaluation_digest(self, step: Step) -> str:
+        if step.id not in self.sample_digests:
+            folder = step.result_folder(self.cache)
+            self.sample_digests[step.id] = stage_results.sample_digests(folder)["evaluation"]
+        return self.sample_digests[step.id]
+
+    def _metric_digest(self, call: Call) -> str:
+        if id(call) not in self.metric_digests:
+            fields = cache_keys.of_call(call, self.code)
+            self.metric_digests[id(call)] = cache_keys.key(fields)
+        return self.metric_digests[id(call)]
 
 
 def _runtime(compiled: Step, build: Path) -> str:
@@ -169,12 +195,6 @@ def _runtime(compiled: Step, build: Path) -> str:
     if build.is_dir():
         return str(stage_results.read(compiled.kind, build).manifest["runtime"])
     return compiled.stage_name
-
-
-def _digest(folder: Path) -> str | None:
-    if not folder.is_dir():
-        return None
-    return cache_keys.digest(folder)
 
 
 def _end_columns(event: Event, now: str) -> dict[str, object]:

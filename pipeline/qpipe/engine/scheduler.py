@@ -1,24 +1,35 @@
-"""The order of steps: host steps side by side in processes, one step at a time on each device."""
+"""The order of steps: host steps side by side in processes, one step at a time on each device.
+
+A step is looked at when something that it waits for has ended, so that each costs the same however
+many there are. It waits in the lane of its place from the moment when nothing it needs is missing.
+"""
 
 from __future__ import annotations
 
 import os
+import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 from qpipe.engine.device_health import Health
-from qpipe.engine.events import ENDINGS, Event, Listener
+from qpipe.engine.events import Event, Listener
 from qpipe.engine.executor import StepExecutor
+from qpipe.engine.lane import Lane
 from qpipe.engine.outcome import Outcome, first_outcome
 from qpipe.engine.plan import Plan, Step
 from qpipe.engine.recorder import Recorder
 from qpipe.engine.retry import RETRIES, Attempts, End
+from qpipe.engine.unmet_needs import UnmetNeeds
 from qpipe.errors import DeviceError, QpipeError
 from qpipe.storage.cache import Cache
+from qpipe.storage.rows import StepState
 
-TICK_S = 0.5  # pauses between two looks at what is running, where nothing ends
+TICK_S = 0.5  # pauses between two looks at the leases, where nothing ends
+LOST: tuple[StepState, ...] = ("failed", "skipped")
 
 
 def needed_steps(plan: Plan, cache: Cache) -> set[str]:
@@ -76,8 +87,23 @@ class Scheduler:
             retries=retries,
         )
         self.causes: dict[str, str] = {}  # skipped step -> why
-        self.running: dict[Future[End], Step] = {}
         self.host_slots = max(1, os.cpu_count() or 2)
+        self.running: dict[Future[End], Step] = {}
+        self.ended: SimpleQueue[Future[End]] = SimpleQueue()
+        self.host = Lane(self.host_slots)
+        self.quiet_host = Lane()  # what measures the moment on this machine
+        self.boards: defaultdict[str, Lane] = defaultdict(Lane)
+        self.changed_lanes: dict[Lane, None] = {}  # in which a step may start now
+        self.unmet = UnmetNeeds(plan, self.outcome.states)
+        self.positions = {step: position for position, step in enumerate(plan.steps)}
+        # steps on each device that were not begun
+        self.pending_on: defaultdict[str | None, set[str]] = defaultdict(set)
+        for step in plan.steps.values():
+            if self.outcome.states[step.id] == "pending":
+                self.pending_on[step.device].add(step.id)
+        self.busy_devices: set[str | None] = set()  # on which a step is running
+        self.freed_devices: set[str] = set()  # whose step has ended since leases were looked at
+        self.leases_checked = 0.0  # by the monotonic clock
 
     def run(self) -> Outcome:
         """Carry out steps until no more can be; after KeyboardInterrupt nothing is left running."""
@@ -104,38 +130,49 @@ class Scheduler:
 
     def _run_steps(self, pool: ThreadPoolExecutor) -> None:
         while True:
-            self._settle_pending()
+            self._settle()
             if self.is_over():
                 self._drop_pending()
             self._give_back_leases()
-            for step in self._steps_to_start():
-                self.outcome.states[step.id] = "running"
-                self.running[pool.submit(self.attempts.carry_out, step)] = step
-            if not self.running:
+            self._start_steps(pool)
+            if self.running:
+                self._await_ends()
+            elif not self.unmet.changed:
                 return
-            ended, _ = wait(self.running, timeout=TICK_S, return_when=FIRST_COMPLETED)
-            for future in ended:
-                step = self.running.pop(future)
-                self._note_end(step, future)
+
+    def _await_ends(self) -> None:
+        """Wait until a step ends, or for a tick; note the end of all that have ended."""
+        with suppress(Empty):
+            self._note_end(self.ended.get(timeout=TICK_S))
+            while True:
+                self._note_end(self.ended.get_nowait())
 
     # ---- steps that need not, or cannot, be carried out
 
-    def _settle_pending(self) -> None:
-        """Take steps from the cache, and skip steps that cannot be carried out any more."""
-        for step in self.plan.steps.values():
-            if self.outcome.states[step.id] != "pending":
-                continue
-            if self._can_use_cache(step):
-                self._end_as_cached(step)
-                if step.kind == "measure":
-                    self.attempts.record(step, self.executor.read_measurements(step))
-                continue
-            lost_need = self._lost_need(step, step.dependencies)
-            lost_device = self.health.lost_reason(step.device) if step.device else None
-            if lost_device is not None:
-                self._skip(step, lost_device)
-            elif lost_need is not None:
-                self._skip(step, self.causes.get(lost_need, f"needs {lost_need}"))
+    def _settle(self) -> None:
+        """Look at steps of which something has changed.
+
+        Take them from the cache, skip those that cannot be carried out any more, and put those that
+        can into the lane of their place.
+        """
+        while step_id := self.unmet.take_changed():
+            if self.outcome.states[step_id] == "pending":
+                self._settle_step(self.plan.steps[step_id])
+
+    def _settle_step(self, step: Step) -> None:
+        if self._can_use_cache(step):
+            self._end_as_cached(step)
+            return
+        lost_need = self._lost_need(step, step.dependencies)
+        lost_device = self.health.lost_reason(step.device) if step.device else None
+        if lost_device is not None:
+            self._skip(step, lost_device)
+        elif lost_need is not None:
+            self._skip(step, self.causes.get(lost_need, f"needs {lost_need}"))
+        elif self.unmet.are_met(step.id):
+            lane = self._lane(step)
+            lane.add(step, self.positions[step.id])
+            self.changed_lanes[lane] = None
 
     def _drop_pending(self) -> None:
         """Skip all that was not begun: the time is over."""
@@ -143,34 +180,40 @@ class Scheduler:
             if self.outcome.states[step.id] == "pending":
                 self.late.append(step.id)
                 self._skip(step, "the time was over")
+        for lane in (self.host, self.quiet_host, *self.boards.values()):
+            lane.clear()
+        self.is_over = lambda: False  # nothing is left that could begin
 
     def _can_use_cache(self, step: Step) -> bool:
         states = self.outcome.states
-        if any(states.get(gate) in ("pending", "running") for gate in step.after):
-            return False
-        if self._lost_need(step, step.after) is not None:
+        if any(states.get(gate) in ("pending", "running", *LOST) for gate in step.after):
             return False
         return step.cacheable and self.cache.has(step.kind, step.key)
 
     def _end_as_cached(self, step: Step) -> None:
-        self.outcome.states[step.id] = "cached"
+        self._end(step, "cached")
         self.publish(Event(step.id, "cached", coordinates=step.coordinates))
+        if step.kind == "measure":
+            self.attempts.record(step, self.executor.read_measurements(step))
 
     def _skip(self, step: Step, cause: str) -> None:
         """Skip a step; the cause is the first failure that led to it."""
-        self.outcome.states[step.id] = "skipped"
         self.causes[step.id] = cause
+        self._end(step, "skipped")
         self.publish(Event(step.id, "skipped", message=cause, coordinates=step.coordinates))
+
+    def _end(self, step: Step, state: StepState) -> None:
+        """Note how a step ended, and so which steps have to be looked at."""
+        self.outcome.states[step.id] = state
+        self.pending_on[step.device].discard(step.id)
+        self.unmet.note_end(step.id, is_lost=state in LOST)
 
     def _lost_need(self, step: Step, dependencies: Sequence[str]) -> str | None:
         """Return the first of these dependencies that the step needs and that failed.
 
         A fan-in needs one of its builds, whichever it is.
         """
-        lost = set()
-        for dependency in dependencies:
-            if self.outcome.states.get(dependency) in ("failed", "skipped"):
-                lost.add(dependency)
+        lost = {need for need in dependencies if self.outcome.states.get(need) in LOST}
         for dependency in dependencies:
             is_needed = dependency in step.needs.values() or dependency in step.after
             if is_needed and dependency in lost:
@@ -183,76 +226,95 @@ class Scheduler:
     # ---- leases
 
     def _give_back_leases(self) -> None:
-        """Give back the lease of each device that has nothing to do, or that others wait for."""
-        for name in list(self.health.tenures):
-            if any(step.device == name for step in self.running.values()):
-                continue
-            pending = [
-                step
-                for step in self.plan.steps.values()
-                if step.device == name and self.outcome.states[step.id] == "pending"
-            ]
-            is_needed = any(self._can_start_now(step) for step in pending)
-            if not pending or self.health.should_give_back(name, is_needed=is_needed):
-                self.health.give_back(name)
+        """Give back the lease of each device that has nothing to do, or that others wait for.
 
-    def _can_start_now(self, step: Step) -> bool:
-        is_host_busy = any(running.device is None for running in self.running.values())
-        return self._is_ready(step) and not (is_host_busy and self._needs_quiet_host(step))
+        That is looked at between two steps of a device, and of idle ones once a tick.
+        """
+        now = time.monotonic()
+        if now - self.leases_checked >= TICK_S:
+            self.leases_checked = now
+            self.freed_devices.update(self.health.tenures)
+        for name in self.freed_devices - self.busy_devices:
+            if name not in self.health.tenures:
+                continue
+            is_needed = self._can_start_on(name)
+            if not self.pending_on[name] or self.health.should_give_back(name, is_needed=is_needed):
+                self.health.give_back(name)
+        self.freed_devices.clear()
+
+    def _can_start_on(self, device: str) -> bool:
+        """Return whether a step could start on a device now."""
+        board = self.boards[self.health.board_of(device)]
+        if board.has_ready(device):
+            return True
+        return self.quiet_host.has_ready(device) and not self.host.running
 
     # ---- steps to carry out
 
-    def _steps_to_start(self) -> list[Step]:
-        """Return the steps whose needs are there and whose place is free.
+    def _start_steps(self, pool: ThreadPoolExecutor) -> None:
+        """Start the steps whose needs are there and whose place is free.
 
         A step that measures the moment on this machine starts when nothing else can, and has the
         machine to itself.
         """
-        running = list(self.running.values())
-        if any(self._needs_quiet_host(step) for step in running):
-            return []
-        ready = [step for step in self.plan.steps.values() if self._is_ready(step)]
-        # of two names of a board, the one that has its lease
-        ready.sort(key=lambda step: not self._is_in_turn(step))
-        selected: list[Step] = []
-        for step in ready:
-            if self._needs_quiet_host(step):
+        if self.quiet_host.running:
+            return
+        self.changed_lanes.pop(self.quiet_host, None)
+        for lane in self.changed_lanes:
+            self._start_in(lane, pool)
+        self.changed_lanes.clear()
+        if not self.running and not self.unmet.changed:
+            self._start_in(self.quiet_host, pool)
+
+    def _start_in(self, lane: Lane, pool: ThreadPoolExecutor) -> None:
+        while lane.is_free and (step_id := lane.take(self._is_in_turn)):
+            step = self.plan.steps[step_id]
+            if self._can_use_cache(step):  # another device has measured the same
+                self._end_as_cached(step)
                 continue
-            places = self.host_slots if step.device is None else 1
-            used_boards = [self._board(active) for active in (*running, *selected)]
-            if used_boards.count(self._board(step)) < places:
-                selected.append(step)
-        if selected or running:
-            return selected
-        return ready[:1]
+            lane.running += 1
+            self.outcome.states[step.id] = "running"
+            self.pending_on[step.device].discard(step.id)
+            self.busy_devices.add(step.device)
+            future = pool.submit(self.attempts.carry_out, step)
+            self.running[future] = step
+            future.add_done_callback(self.ended.put)
 
-    def _board(self, step: Step) -> str | None:
-        return self.health.board_of(step.device) if step.device else None
+    def _lane(self, step: Step) -> Lane:
+        if step.device is None:
+            return self.host
+        if step.volatile and self.health.devices[step.device].shares_host:
+            return self.quiet_host
+        return self.boards[self.health.board_of(step.device)]
 
-    def _is_in_turn(self, step: Step) -> bool:
-        return step.device is None or self.health.is_in_turn(step.device)
+    def _is_in_turn(self, device: str | None) -> bool:
+        """Return whether a device is the one of two names of a board that has its lease."""
+        return device is None or self.health.is_in_turn(device)
 
-    def _is_ready(self, step: Step) -> bool:
-        states = self.outcome.states
-        if states[step.id] != "pending":
-            return False
-        return all(states.get(need, "done") in ENDINGS for need in step.dependencies)
-
-    def _needs_quiet_host(self, step: Step) -> bool:
-        """Return whether a step measures the moment on the machine that qpipe runs on."""
-        if step.device is None or not step.volatile:
-            return False
-        return self.health.devices[step.device].shares_host
-
-    def _note_end(self, step: Step, future: Future[End]) -> None:
+    def _note_end(self, future: Future[End]) -> None:
+        step = self.running.pop(future)
+        lane = self._lane(step)
+        lane.running -= 1
+        self.changed_lanes[lane] = None
         if step.device:
-            self.health.note_use(step.device)
+            self._note_use(step.device)
         error = future.exception()
         if isinstance(error, QpipeError):
             self.outcome.add_failure(step.id, error)
+            self._end(step, "failed")
         elif error is not None:
             raise error
         elif future.result() == "skipped":
             self._skip(step, self.health.lost_reason(str(step.device)) or "")
         else:
-            self.outcome.states[step.id] = "done"
+            self._end(step, "done")
+
+    def _note_use(self, device: str) -> None:
+        """Note that a step on a device has ended; the device may be lost since."""
+        self.health.note_use(device)
+        self.busy_devices.discard(device)
+        self.freed_devices.add(device)
+        if self.health.lost_reason(device) is not None:
+            self.boards[self.health.board_of(device)].drop(device)
+            self.quiet_host.drop(device)
+            self.unmet.look_at(sorted(self.pending_on[device], key=self.positions.__getitem__))

@@ -300,11 +300,17 @@ CREATE TABLE findings (
 CREATE INDEX findings_by_subject ON findings (lab, subject, metric);
 """
 
+# what a step measured is replaced whenever it measures anew
+BY_STEP = """
+CREATE INDEX measurements_by_step ON measurements (run, step);
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("store", RUNS + STEPS + MEASUREMENTS + DEVICES + VIEWS),
     ("reports", REPORTS),
     ("leases", LEASES),
     ("nights", NIGHTS),
+    ("measurements by step", BY_STEP),
 )
 
 # the first migration before the release: a file that has it is of another form than all since
