@@ -70,6 +70,22 @@ REFUSED = {
                        "quantize stage; write name, or {name: {option: value}}"),
     "two names": (schemes("[{snap: {}, flip: {}}]"), "r.yaml:4: {'snap': {}, 'flip': {}} names no transform or "
                   "quantize stage; write name, or {name: {option: value}}"),
+    "sweep no map": (schemes("[{snap: {}, sweep: 4}]"), "r.yaml:4: sweep is 4; give options with their values: "
+                     "{sweep: {bits: [4, 6, 8]}}"),
+    "sweep of none": (schemes("[{snap: {}, sweep: {mode: [near],\n   bits: []}}]"), "r.yaml:5: sweep of 'bits' is []; "
+                      "give a list: {sweep: {bits: [4, 6, 8]}}"),
+    "sweep twice": (schemes("[{snap: {}, sweep: {bits: [4, 4]}}]"), "r.yaml:4: sweep of 'bits' has a value twice; "
+                    "give it once"),
+    "sweep of what is set": (schemes("[{snap: {bits: 4}, sweep: {bits: [4, 8]}}]"), "r.yaml:4: option 'bits' has a "
+                             "value and is swept; remove one of both"),
+    "sweep too large": (schemes(f"[{{snap: {{}}, sweep: {{bits: {list(range(30))}, say: {list('abcdefg')}}}}}]"),
+                        "r.yaml:4: the sweeps of 'a' make 210 schemes, at most 200 are allowed; give fewer values, or "
+                        "let qpipe search choose"),
+    "sweep of no option": (schemes("[{snap: {}, sweep: {bit: [4, 8]}}]"), "r.yaml:4: quantize snap: unknown option "
+                           f"'bit'; it takes {SNAP}"),
+    "sweep and a scheme of its name": (HEAD + TAIL.replace("{a: [snap]}", "{a: [{snap: {}, sweep: {bits: [4]}}],\n"
+                                       " a-bits4: [snap]}"), "r.yaml:5: two schemes are named 'a-bits4'; "
+                                       "rename one of them"),
     "a number": (schemes("[8]"), "r.yaml:4: 8 names no transform or quantize stage; "
                  "write name, or {name: {option: value}}"),
     "a list for a stage": (HEAD.replace("noise", "[noise]") + TAIL, "r.yaml:2: ['noise'] names no samples stage; "
@@ -203,6 +219,20 @@ def test_a_file_to_read_that_is_not_there_is_told_before_anything_runs(lab: Lab)
         "give an existing path, relative to the recipe (with --set, to the working directory)"
     )
     assert refusal(lab, HEAD.replace("tiny}", "{tiny: {path: m.onnx}}}") + TAIL) == message
+
+
+def test_a_sweep_is_a_scheme_for_each_combination_of_its_values(lab: Lab) -> None:
+    swept = "[flip, {snap: {say: x}, sweep: {bits: [4, 8], mode: [near, down]}}, {snap: , sweep: {bits: [6]}}]"
+    lab.write("r.yaml", schemes(swept))
+    loaded, _ = recipe.load(Path("r.yaml"))
+    values = {
+        name: [dict(call.options) for call in chain] for name, chain in loaded.schemes.items()
+    }
+    assert list(values) == ["float32", *(
+        f"a-bits{bits}-{mode}-bits6" for bits in (4, 8) for mode in ("near", "down"))]  # fmt: skip
+    _, first, last = values["a-bits8-near-bits6"]
+    assert (first["bits"], first["mode"], first["say"]) == (8, "near", "x")
+    assert (last["bits"], last["mode"]) == (6, "near")
 
 
 def test_options_are_filled_in_with_their_defaults(lab: Lab) -> None:

@@ -137,6 +137,14 @@ def test_samples_may_be_absent_where_every_model_brings_its_own(printed: Command
     assert wrong(printed(), yaml.safe_dump(content)) == []
 
 
+def test_a_sweep_stands_beside_a_stage_of_a_chain(printed: Command) -> None:
+    schema = printed()
+    swept = "one: [{symmetric: {granularity: tensor}, sweep: {bits: [4, 8]}}]"
+    assert wrong(schema, GOOD.replace("one: symmetric", swept)) == []
+    assert wrong(schema, GOOD.replace("one: symmetric", swept.replace("[4, 8]", "[]")))
+    assert wrong(schema, GOOD.replace("one: symmetric", swept.replace("[4, 8]", "4")))
+
+
 def test_it_has_the_keys_the_loader_knows_and_every_installed_stage(
     printed: Command, plugins: Registry
 ) -> None:

@@ -43,6 +43,9 @@ def recipe(plugins: Registry) -> Schema:
     definitions.schemas["import"] = _with_companions(
         definitions.schemas["import"], {"samples": model_samples}
     )
+    sweep = _sweep()
+    for kind in ("transform", "quantize"):
+        definitions.schemas[kind] = _with_companions(definitions.schemas[kind], {"sweep": sweep})
     definitions.schemas["expected"] = _expected_score()
     each_model_has_samples = {"additionalProperties": {"type": "object", "required": ["samples"]}}
     return {
@@ -146,6 +149,17 @@ def _expected_score() -> Schema:
         "tolerance": _or_variable({"type": "number", "minimum": 0}),
     }
     return _closed_object(properties, required=list(properties))
+
+
+def _sweep() -> Schema:
+    values = {"type": "array", "minItems": 1}
+    return {
+        "description": "options with a list of values each: the scheme is there once for each "
+        "combination",
+        "type": "object",
+        "minProperties": 1,
+        "additionalProperties": values,
+    }
 
 
 def _sharing() -> Schema:

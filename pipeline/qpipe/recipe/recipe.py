@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from qpipe.digests import digest_json
 from qpipe.errors import PluginError, QpipeError, RecipeError, suggest
-from qpipe.recipe import pools, yaml_document
+from qpipe.recipe import pools, sweeps, yaml_document
 from qpipe.recipe.limits import parse_fraction, read_keep
 from qpipe.recipe.stage_call import Call, CallReader, plain
 from qpipe.recipe.yaml_document import Document, FromCommandLine
@@ -345,7 +345,9 @@ class _Reader:
 
     def schemes(self) -> dict[str, list[Call]]:
         """Read the schemes; the float reference is one of them, named or not."""
-        chains = {name: self.chain(name) for name in self.names("schemes", "scheme")}
+        self.names("schemes", "scheme")
+        written = sweeps.expand(self.source, self.root["schemes"])
+        chains = {name: self.chain(chain) for name, chain in written.items()}
         self.check_some_chain_quantizes(chains)
         if not all(chains.values()):
             return chains
@@ -360,14 +362,11 @@ class _Reader:
             fix = "add one to a chain, such as symmetric"
             raise RecipeError(f"{self.source.at('schemes')}: {reason}; {fix}")
 
-    def chain(self, scheme: str) -> list[Call]:
-        value = self.root["schemes"][scheme]
-        if value is None:
-            return []
-        stages = value if isinstance(value, list) else [value]
+    def chain(self, written: sweeps.WrittenChain) -> list[Call]:
+        scheme = written.scheme
         calls = [
             self.call(CHAIN_KINDS, stage, ("schemes", scheme, index))
-            for index, stage in enumerate(stages)
+            for index, stage in enumerate(written.stages)
         ]
         order = [CHAIN_KINDS.index(call.kind) for call in calls]
         if order != sorted(order):
