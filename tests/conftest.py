@@ -94,7 +94,7 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         Path("/run/sshd").mkdir(exist_ok=True)  # it refuses to start without
     servers: list[subprocess.Popen[bytes]] = []
 
-    def start(*kinds: str) -> Sshd:
+    def start(*kinds: str, environment: str = "SHLVL=2") -> Sshd:
         folder = tmp_path_factory.mktemp("sshd")
         keys = {
             folder / ("host_key" if index == 0 else f"host_key_{kind}"): kind
@@ -105,7 +105,7 @@ def start_sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
         more = "".join(f"HostKey {key}\n" for key in list(keys)[1:])
-        (folder / "config").write_text(config(folder, port) + more, encoding="utf-8")
+        (folder / "config").write_text(config(folder, port, environment) + more, encoding="utf-8")
         kind, text = (folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
         (folder / "known_hosts").write_text(f"[127.0.0.1]:{port} {kind} {text}\n", encoding="utf-8")
         with (folder / "log").open("wb") as log:

@@ -11,17 +11,17 @@ import onnx_ir as ir
 from processors import Arithmetic, machine_kind, session
 from qpipe.quant.statistics import Statistics, gather
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "algorithm.md"
 
 
 def plugins_of(text: str) -> list[str]:
     """The blocks of Python in a document that are whole plugins."""
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)
+    blocks = re.findall(r"^```python[^\n]*\n(.*?)^```$", text, re.M | re.S)
     return [block for block in blocks if "@qpipe.hookimpl" in block]
 
 
-# the whole plugin that the README shows
-RTN = plugins_of(README)[0]
+# the whole plugin that the page on algorithms shows
+(RTN,) = plugins_of(PAGE.read_text(encoding="utf-8"))
 CONV_NET = """
 <ir_version: 8, opset_import: ["" : {opset}]>
 net (float[1, 3, 16, 16] image) => (float[1, 5] logits) <float zero = {{0.0}}, float six = {{6.0}}>

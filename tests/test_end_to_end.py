@@ -59,7 +59,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rows_of(folder: Path, name: str = "first.json") -> dict[str, dict[str, Any]]:
-    return {row["scheme"]: row for row in json.loads((folder / name).read_text(encoding="utf-8"))}
+    written = json.loads((folder / name).read_text(encoding="utf-8"))
+    return {row["scheme"]: row for row in written["rows"]}
 
 
 @pytest.mark.slow
@@ -115,7 +116,7 @@ def test_the_same_over_ssh_gives_the_same_accuracy_to_the_last_digit(
     # what the host computes is that of the other run: sent to the board, measured and scored there
     cached = ("--cache", home / ".qpipe/cache")
     words = ("run", RECIPE, *FEW, *cached, "--device", "board", "--json")
-    there = json.loads(qpipe(*words, cwd=tmp_path))
+    there = json.loads(qpipe(*words, cwd=tmp_path))["rows"]
     assert {row["device"] for row in there} == {"board"}
     here = rows_of(home)
     for row in there:
@@ -131,7 +132,7 @@ def test_a_second_run_computes_nothing_but_what_depends_on_the_moment(home: Path
     planned = json.loads(qpipe("plan", RECIPE, *FEW, "--json", cwd=home))
     assert not [step["step"] for step in planned if step["will"] == "compute"]
     assert {step["stage"] for step in planned if step["will"] == "measure"} == {"latency", "memory"}
-    second = json.loads(qpipe("run", RECIPE, *FEW, "--json", cwd=home))
+    second = json.loads(qpipe("run", RECIPE, *FEW, "--json", cwd=home))["rows"]
     first = rows_of(home)
     for row in second:
         assert row["run"] != first[row["scheme"]]["run"]

@@ -70,7 +70,7 @@ def session(path: Path) -> onnxruntime.InferenceSession:
 def test_it_is_quantized_and_handed_over_with_its_own_types(qpipe: Shell, tmp_path: Path) -> None:
     Path("recipe.yaml").write_text(RECIPE, encoding="utf-8")
     qpipe("run recipe.yaml")
-    rows = {row["scheme"]: row for row in qpipe.json("pareto")}
+    rows = {row["scheme"]: row for row in qpipe.json("pareto")["rows"]}
     assert rows["int8"]["metrics"]["sqnr_db"]["value"] > 25
     for scheme, tolerance in (("float32", 0.01), ("int8", 0.05)):
         qpipe(f"export --device local --scheme {scheme} -o {scheme}")

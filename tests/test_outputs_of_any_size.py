@@ -121,7 +121,7 @@ def test_the_float_reference_holds_the_rows_of_each_sample(qpipe: Shell, tmp_pat
 
 def test_it_is_run_shown_and_diagnosed(qpipe: Shell) -> None:
     qpipe("run recipe.yaml")
-    rows = {row["scheme"]: row for row in qpipe.json("pareto")}
+    rows = {row["scheme"]: row for row in qpipe.json("pareto")["rows"]}
     assert rows["float32"]["metrics"]["agreement"]["value"] == 1.0
     assert 0 < rows["int8"]["metrics"]["agreement"]["value"] <= 1.0
     assert rows["int8"]["metrics"]["memory_mb"]["value"] > 0

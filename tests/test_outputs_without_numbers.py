@@ -56,7 +56,7 @@ def qpipe(
 
 def test_it_is_run_diagnosed_and_exported(qpipe: Shell) -> None:
     qpipe("run recipe.yaml")
-    rows = {row["scheme"]: row["metrics"] for row in qpipe.json("pareto")}
+    rows = {row["scheme"]: row["metrics"] for row in qpipe.json("pareto")["rows"]}
     assert rows["float32"]["agreement"]["value"] == 1.0
     assert rows["int8"]["sqnr_db"]["value"] > 20
     out, _ = qpipe("diagnose recipe.yaml --scheme int8 --count 4")

@@ -108,7 +108,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_text(text, encoding="utf-8")
     ir.save(conv_net(), folder / "net.onnx")
     (folder / "rows.json").write_text(
-        json.dumps(qpipe("run", "r.yaml", at=folder)), encoding="utf-8"
+        json.dumps(qpipe("run", "r.yaml", at=folder)["rows"]), encoding="utf-8"
     )
     return folder
 
@@ -210,7 +210,7 @@ def test_after_an_edit_of_a_module_beside_it_a_run_scores_anew_from_the_same_bui
         )
         again = {
             row["scheme"]: row["metrics"]["headroom"]["value"]
-            for row in qpipe("run", "r.yaml", at=home)
+            for row in qpipe("run", "r.yaml", at=home)["rows"]
         }
     finally:
         (home / "distance.py").write_text(text, encoding="utf-8")

@@ -74,7 +74,7 @@ def test_schemes_are_judged_by_their_error_rate(tmp_path: Path) -> None:
     command = [Path(sys.executable).parent / "qpipe", "run", "r.yaml", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr + done.stdout
-    rows = {row["scheme"]: row for row in json.loads(done.stdout)}
+    rows = {row["scheme"]: row for row in json.loads(done.stdout)["rows"]}
     rates = {scheme: row["metrics"]["cer"] for scheme, row in rows.items()}
     assert rates["float32"]["value"] < rates["int2"]["value"]
     for rate in rates.values():

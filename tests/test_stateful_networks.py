@@ -155,7 +155,7 @@ def qpipe(
 
 def test_a_run_scores_the_build_over_sequences_on_the_device(qpipe: Shell, tmp_path: Path) -> None:
     qpipe("run recipe.yaml")
-    rows: dict[str, Any] = {row["scheme"]: row["metrics"] for row in qpipe.json("pareto")}
+    rows: dict[str, Any] = {row["scheme"]: row["metrics"] for row in qpipe.json("pareto")["rows"]}
     assert set(rows) == {"float32", "int8", "mixed"}
     assert rows["float32"]["agreement"]["value"] == 1.0
     assert all(metrics["latency_ms"]["value"] > 0 for metrics in rows.values())

@@ -1,4 +1,4 @@
-"""Three strangers' first hours, as README.md tells them: a network and data of their own, and the real command line.
+"""Three strangers' first hours, as the pages of docs/how-to tell them: a network and data of their own, and the real command line.
 
 A: a classifier and folders of pictures. B: a detector, pictures with COCO's boxes, a metric and a recipe of one's own.
 C: a network of two inputs on sound, in npz.
@@ -21,14 +21,16 @@ from PIL import Image
 
 import learned
 from bare_python import run_alone
-from models import plugins_of
+from models import RTN, plugins_of
 
 pytestmark = [pytest.mark.xdist_group("walks"), pytest.mark.slow]
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-RTN, MISCOUNT = plugins_of(README)
+PAGES = Path(__file__).parents[1] / "docs" / "how-to"
+(MISCOUNT,) = plugins_of((PAGES / "metric.md").read_text(encoding="utf-8"))
 MY_NET = next(
     text
-    for text in re.findall(r"^```yaml\n(.*?)^```$", README, re.M | re.S)
+    for text in re.findall(
+        r"^```yaml\n(.*?)^```$", (PAGES / "network.md").read_text(encoding="utf-8"), re.M | re.S
+    )
     if text.startswith("name: ")
 )
 QUICK = "{latency: {rounds: 3, values: 10, warmup_s: 0.02}}"
@@ -45,7 +47,7 @@ def qpipe(*words: str | Path, at: Path, status: int = 0) -> str:
 
 def rows(home: Path) -> Rows:
     """What the newest run measured, by scheme."""
-    return {row["scheme"]: row for row in json.loads(qpipe("pareto", "--json", at=home))}
+    return {row["scheme"]: row for row in json.loads(qpipe("pareto", "--json", at=home))["rows"]}
 
 
 def stay(home: Path) -> None:
@@ -191,7 +193,7 @@ def test_a_classifier_and_folders_of_pictures_come_to_a_front(with_pictures: Pat
 
 @pytest.fixture
 def my_net(with_pictures: Path, tmp_path: Path) -> Path:
-    """README.md's whole recipe and its plugin, letter by letter but for size, latency and what float scores."""
+    """The whole recipe of the page on networks and a plugin, letter by letter but for size, latency and what float scores."""
     (tmp_path / "images").mkdir()
     for name, part in (("few", "train"), ("many", "val")):
         (tmp_path / "images" / name).symlink_to(with_pictures / "pictures" / part)
@@ -209,7 +211,7 @@ def my_net(with_pictures: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_recipe_and_the_plugin_of_the_readme_run(my_net: Path) -> None:
+def test_the_recipe_and_the_plugin_of_the_pages_run(my_net: Path) -> None:
     # compensated it would be the only one on the front: small, and as exact
     edit(my_net / "recipe.yaml", {"levels: apot}}, compensate]": "levels: pot}}]"})
     printed = qpipe("run", "recipe.yaml", "--only", "mine", "--only", "log4", at=my_net)
@@ -257,7 +259,7 @@ pareto: {{miscount: min, map50: max, size_mb: min}}
 
 @pytest.fixture(scope="module")
 def with_boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A detector, annotated pictures, the metric of README.md and a recipe; it has run, and printed into run.txt."""
+    """A detector, annotated pictures, the metric of its page and a recipe; it has run, and printed into run.txt."""
     home = tmp_path_factory.mktemp("boxes")
     onnx.save(learned.detector(), home / "detector.onnx")
     learned.crowds(home / "train2017", 32, seed=1)

@@ -185,7 +185,7 @@ def test_the_whole_recipe_runs_on_it_and_agrees_with_the_host(
     )
     rows = {
         (row["device"], row["scheme"]): row["metrics"]
-        for row in json.loads(qpipe_("pareto", "--json"))
+        for row in json.loads(qpipe_("pareto", "--json"))["rows"]
     }
     schemes = [scheme for device, scheme in rows if device == "virtual-arm64"]
     assert len(schemes) == 10

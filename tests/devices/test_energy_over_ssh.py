@@ -50,7 +50,7 @@ def test_a_recipe_weighs_schemes_by_what_an_inference_costs_in_energy(site: Site
         [Path(sys.executable).with_name("qpipe"), "pareto", "--json"],
         cwd=site.host, check=True, text=True, stdout=subprocess.PIPE,
     )  # fmt: skip
-    rows = {row["scheme"]: row["metrics"] for row in json.loads(told.stdout)}
+    rows = {row["scheme"]: row["metrics"] for row in json.loads(told.stdout)["rows"]}
     assert set(rows) == {"float32", "int8"}
     for metrics in rows.values():
         detail = metrics["energy_mj"]["detail"]

@@ -161,7 +161,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     argv = [QPIPE, "run", "recipe.yaml", "--json"]
     done = subprocess.run(argv, cwd=folder, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    return {row["build"]: row for row in json.loads(done.stdout)}
+    return {row["build"]: row for row in json.loads(done.stdout)["rows"]}
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def test_from_a_recipe_to_an_answer(qpipe: LabShell) -> None:
     assert "tiny on one" in out
     assert "next: qpipe export --device one --scheme" in out
 
-    rows = qpipe.json("pareto")
+    rows = qpipe.json("pareto")["rows"]
     assert [(row["recipe"], row["model"], row["scheme"], row["build"], row["device"]) for row in rows] == [
         ("lab", "tiny", "float32", "packed", "one"), ("lab", "tiny", "snapped", "packed", "one"),
     ]  # fmt: skip
@@ -116,18 +116,18 @@ def test_a_run_that_fails_in_part_says_where_and_why_and_how_to_go_on(qpipe: Lab
     assert qpipe("show tiny/snapped/snap --log")[0] == "hello from the stage\n"
     assert qpipe.json("show tiny/snapped/snap")["error"] == "too hot; wait"
     assert qpipe("show tiny/import --log")[0] == "the log is empty\n"
-    rows = qpipe.json("run recipe.yaml --set evaluation_count=4", 1)
+    rows = qpipe.json("run recipe.yaml --set evaluation_count=4", 1)["rows"]
     assert [row["scheme"] for row in rows] == ["float32"]
     assert len(qpipe.json("runs")) == 1, "it was continued"
 
 
 def test_a_run_can_be_narrowed_and_sent_elsewhere(qpipe: LabShell) -> None:
-    rows = qpipe.json("run recipe.yaml --only float32 --device two --device arm")
+    rows = qpipe.json("run recipe.yaml --only float32 --device two --device arm")["rows"]
     assert {(row["scheme"], row["device"]) for row in rows} == {
         ("float32", "two"),
         ("float32", "arm"),
     }
-    assert [row["device"] for row in qpipe.json("pareto --device arm")] == ["arm"]
+    assert [row["device"] for row in qpipe.json("pareto --device arm")["rows"]] == ["arm"]
     _, err = qpipe("pareto --device one", 2)
     assert err.partition(": no device")[2] == " 'one'; there is arm, two\n"
 
@@ -206,7 +206,7 @@ def test_a_run_goes_on_without_a_device_that_does_not_answer(qpipe: LabShell) ->
     out, _ = qpipe("run recipe.yaml --device one --device two", 1)
     assert ": partial in " in out
     assert "  two: " in out
-    assert [row["device"] for row in qpipe.json("pareto")] == ["one", "one"]
+    assert [row["device"] for row in qpipe.json("pareto")["rows"]] == ["one", "one"]
 
 
 def test_a_note_in_the_unit_of_progress_is_shown_last() -> None:

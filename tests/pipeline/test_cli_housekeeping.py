@@ -203,7 +203,7 @@ def test_a_run_is_tagged_found_by_its_tag_and_untagged(ran: tuple[LabShell, list
     assert "before-the-fix, nightly" in qpipe("runs")[0]
     assert qpipe.json("show --run nightly")["id"] == newest
     assert qpipe.json("show --run before-the-fix")["id"] == oldest
-    assert {row["run"] for row in qpipe.json("pareto --run before-the-fix")} == {oldest}
+    assert {row["run"] for row in qpipe.json("pareto --run before-the-fix")["rows"]} == {oldest}
     assert qpipe("runs tag nightly nightly --remove")[0] == f"run {newest}: no tags\n"
     assert qpipe.json("show --run nightly")["id"] == oldest
     _, err = qpipe("runs --tag nightli", 2)
@@ -273,8 +273,10 @@ def test_what_is_shipped_keeps_the_limits(ran: tuple[LabShell, list[str]]) -> No
     )
     out, _ = qpipe("pareto --max size_mb=3.5")
     assert "net on one: no scheme has size_mb <= 3.5; the best is size 4.00 MB (int8)" in out
-    assert [row["within_limits"] for row in qpipe.json("pareto --max size_mb=3.5")] == [False]
-    assert [row["within_limits"] for row in qpipe.json("pareto --max size_mb=6")] == [True]
+    assert [row["within_limits"] for row in qpipe.json("pareto --max size_mb=3.5")["rows"]] == [
+        False
+    ]
+    assert [row["within_limits"] for row in qpipe.json("pareto --max size_mb=6")["rows"]] == [True]
     assert "within_limits" not in qpipe.json("pareto")[0]
 
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
+import jsonschema
 import pytest
 import scratch_lab
 from scratch_lab import Lab
 
 from qpipe.cli.pareto_table import print_pareto
 from qpipe.compare import pareto
+from qpipe.report.run_document import json_schemas
 from qpipe.report.run_results import read_results
 from qpipe.storage.results import Store
 from qpipe.types import Measurement
@@ -49,11 +54,11 @@ def test_what_a_database_says_does_not_command_the_terminal(qpipe: Shell) -> Non
 
 def test_a_run_that_was_cut_is_judged_by_what_it_has(qpipe: Shell) -> None:
     qpipe("run recipe.yaml")
-    whole = json.loads(qpipe("pareto --json")[0])
+    whole = json.loads(qpipe("pareto --json")[0])["rows"]
     with Store(DB) as store:
         (run,) = store.runs()
         store.record_verdicts(run["id"], [])  # as after a kill: judging comes last
-    assert json.loads(qpipe("pareto --json")[0]) == whole
+    assert json.loads(qpipe("pareto --json")[0])["rows"] == whole
     assert any(row["on_front"] for row in whole)
     out, _ = qpipe("pareto --knee")
     assert "tiny on one  (* = on the Pareto front of latency_ms, weight)" in out
@@ -83,7 +88,7 @@ def test_a_run_that_was_cut_is_judged_once_and_anew_only_when_it_has_measured_mo
     place = {"model": "tiny", "scheme": "late", "build": "packed", "device": "one"}
     with Store(DB) as store:
         store.record_measurements(run["id"], place, [Measurement("weight", 1.0, "B")])
-    assert any(row["scheme"] == "late" for row in json.loads(qpipe("pareto --json")[0]))
+    assert any(row["scheme"] == "late" for row in json.loads(qpipe("pareto --json")[0])["rows"])
     assert len(judged) == 2
     with Store(DB) as store:
         store.resume_run(run["id"])
@@ -466,3 +471,74 @@ def test_raw_values_are_read_once_to_judge_a_run_and_once_to_print_it(
     read.clear()
     qpipe("pareto")
     assert sorted(read) == sorted(measured)
+
+
+# ---- what scripts read
+
+
+def test_what_scripts_read_of_a_run_is_an_object_that_keeps_its_schema(
+    qpipe: Shell, lab: Lab
+) -> None:
+    lab.edit("recipe.yaml", '{snap: {bits: "${bits}"}}', "{snap: {fail: 'too hot; wait'}}")
+    printed = qpipe.json("run recipe.yaml --tag mine", 1)
+    schemas = json_schemas()
+    jsonschema.validate(printed, schemas["qpipe.run/1"])
+    assert (printed["schema"], printed["state"], printed["tags"]) == (
+        "qpipe.run/1", "partial", ["mine"],
+    )  # fmt: skip
+    (failure,) = printed["failures"]
+    assert (failure["step"], failure["failure"], failure["error"]) == (
+        "tiny/snapped/snap", "build", "too hot; wait",
+    )  # fmt: skip
+    assert {device["name"]: device["state"] for device in printed["devices"]} == {"one": "measured"}
+    (advice,) = printed["recommendations"]
+    assert (advice["device"], advice["scheme"]) == ("one", None)
+    assert advice["reasons"]
+    again = qpipe.json("pareto --run mine --max weight=1")
+    jsonschema.validate(again, schemas["qpipe.run/1"])
+    assert [row["within_limits"] for row in again["rows"]] == [False]
+
+
+def test_a_device_that_was_not_reached_is_in_what_scripts_read(qpipe: Shell, lab: Lab) -> None:
+    lab.edit("devices.yaml", "two:", "gone: {ssh: {host: 127.0.0.1, port: 1}}\ntwo:")
+    printed = qpipe.json("run recipe.yaml --device one --device gone", 1)
+    jsonschema.validate(printed, json_schemas()["qpipe.run/1"])
+    states = {device["name"]: device["state"] for device in printed["devices"]}
+    assert states == {"one": "measured", "gone": "unreachable"}
+    (reason,) = (device["reason"] for device in printed["devices"] if device["name"] == "gone")
+    assert reason.startswith("gone: ")
+
+
+def test_a_comparison_is_an_object_and_a_file_for_ci(qpipe: Shell, tmp_path: Path) -> None:
+    qpipe("run recipe.yaml --tag before")
+    qpipe("run recipe.yaml --new")
+    printed = qpipe.json("compare before --junit two.xml")
+    jsonschema.validate(printed, json_schemas()["qpipe.comparison/1"])
+    suite = ET.fromstring((tmp_path / "two.xml").read_text(encoding="utf-8"))
+    assert int(suite.attrib["tests"]) == len(printed["rows"]) > 1
+    assert (suite.attrib["failures"], suite.findall("testcase/failure")) == ("0", [])
+    verdicts = {row["verdict"] for row in printed["rows"]}
+    qpipe(f"compare before --junit two.xml --fail-on {verdicts.pop()}", 3)
+    suite = ET.fromstring((tmp_path / "two.xml").read_text(encoding="utf-8"))
+    failures = suite.findall("testcase/failure")
+    assert len(failures) == int(suite.attrib["failures"]) > 0
+
+
+def test_a_smoke_run_is_apart_from_real_ones_everywhere(qpipe: Shell) -> None:
+    qpipe("run recipe.yaml --tag real")
+    qpipe("run recipe.yaml --smoke --tag smoke")
+    assert qpipe.json("pareto --run smoke")["is_smoke"]
+    rows = qpipe.json("compare real smoke")["rows"]
+    assert {row["verdict"] for row in rows} == {"not comparable"}
+    assert {difference for row in rows for difference in row["differs"]} >= {
+        "samples and rounds: one is a smoke run"
+    }
+    with Store(DB) as store:
+        smoke = store.run("smoke")["id"]
+    with closing(sqlite3.connect(DB)) as db:
+        for view in ("pareto", "latest", "history"):
+            marked = db.execute(f"SELECT DISTINCT run FROM {view} WHERE is_smoke").fetchall()
+            assert marked == [(smoke,)], view
+            real = db.execute(f"SELECT DISTINCT run FROM {view} WHERE NOT is_smoke").fetchall()
+            assert real
+            assert real != marked, view

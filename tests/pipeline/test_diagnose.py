@@ -124,7 +124,7 @@ def test_the_ladder_says_at_which_rung_the_numbers_change(
 
 def test_on_the_device_it_is_what_the_newest_run_measured_of_this_build(qpipe: Shell) -> None:
     qpipe("run recipe.yaml --only channel")
-    measured = json.loads(qpipe("pareto --json")[0])
+    measured = json.loads(qpipe("pareto --json")[0])["rows"]
     (row,) = (row for row in measured if row["scheme"] == "channel")
     rung = diagnosed(qpipe, "channel", "--count 4")["ladder"][-1]
     assert rung["note"] == f"measured by run {row['run']}, on its own samples: not those above"

@@ -53,7 +53,7 @@ def test_only_what_takes_time_is_called_emulated(qpipe: LabShell) -> None:
 
 def test_json_rows_say_it(qpipe: LabShell) -> None:
     qpipe("run recipe.yaml --device one --device two")
-    assert {row["device"]: row["emulated"] for row in qpipe.json("pareto")} == {
+    assert {row["device"]: row["emulated"] for row in qpipe.json("pareto")["rows"]} == {
         "one": "instructions",
         "two": None,
     }
@@ -88,7 +88,9 @@ def test_what_changed_between_two_runs_says_it_and_what_became_hardware_is_not_c
 def test_it_survives_a_merge(qpipe: LabShell, tmp_path: Path) -> None:
     qpipe("run recipe.yaml")
     qpipe("db merge .qpipe/results.db --db together.db")
-    assert {row["emulated"] for row in qpipe.json("pareto --db together.db")} == {"instructions"}
+    assert {row["emulated"] for row in qpipe.json("pareto --db together.db")["rows"]} == {
+        "instructions"
+    }
 
 
 def test_what_an_export_says_was_measured_says_it(qpipe: LabShell) -> None:

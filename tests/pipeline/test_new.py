@@ -154,7 +154,7 @@ def test_it_runs_as_it_stands(qpipe: Shell, tmp_path: Path) -> None:
         for label in "abcde":
             pictures(tmp_path / "data" / part / label, count)
     qpipe("new net.onnx --samples images:data")
-    rows = json.loads(qpipe("run recipe.yaml --smoke --only int8-tensor --json")[0])
+    rows = json.loads(qpipe("run recipe.yaml --smoke --only int8-tensor --json")[0])["rows"]
     assert {row["scheme"] for row in rows} == {"float32", "int8-tensor"}
     assert all(
         {"latency_ms", "size_mb", "agreement", "top1"} <= row["metrics"].keys() for row in rows

@@ -31,7 +31,7 @@ def qpipe(
 
 def devices(qpipe: LabShell) -> set[str]:
     """Those on which the newest run measured."""
-    return {row["device"] for row in qpipe.json("pareto")}
+    return {row["device"] for row in qpipe.json("pareto")["rows"]}
 
 
 def test_a_pool_is_any_one_of_its_devices_or_each(qpipe: LabShell) -> None:

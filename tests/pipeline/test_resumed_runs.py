@@ -19,7 +19,7 @@ def lab(
 
 def rows(lab: FaultyLab) -> set[tuple[str, str]]:
     """Device and scheme of what the newest run has a number of, as `qpipe pareto` shows it."""
-    return {(row["device"], row["scheme"]) for row in lab.json("pareto") if row["metrics"]}
+    return {(row["device"], row["scheme"]) for row in lab.json("pareto")["rows"] if row["metrics"]}
 
 
 def partial(lab: FaultyLab) -> set[tuple[str, str]]:
@@ -69,5 +69,7 @@ def test_numbers_of_steps_that_are_no_more_go_at_the_end(lab: FaultyLab) -> None
     )
     lab.lab.write("one.gone", "")
     lab("run recipe.yaml", 1)
-    metrics = {(row["device"], name) for row in lab.json("pareto") for name in row["metrics"]}
+    metrics = {
+        (row["device"], name) for row in lab.json("pareto")["rows"] for name in row["metrics"]
+    }
     assert metrics == {("one", "looks"), ("two", "seen")}

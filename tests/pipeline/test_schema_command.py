@@ -63,7 +63,7 @@ def wrong(schema: Any, text: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("words", [(), ("--inventory",)])
+@pytest.mark.parametrize("words", [(), ("--of", "devices")])
 def test_it_is_a_schema_of_the_draft_it_names(words: tuple[str, ...], printed: Command) -> None:
     schema = printed(*words)
     Draft202012Validator.check_schema(schema)
@@ -248,7 +248,7 @@ def test_an_inventory_that_loads_is_valid(
         "other",
         "nothing",
     }
-    assert wrong(printed("--inventory"), DEVICES) == []
+    assert wrong(printed("--of", "devices"), DEVICES) == []
 
 
 @pytest.mark.parametrize(
@@ -279,4 +279,4 @@ def test_an_inventory_that_does_not_load_is_not_valid(
     (tmp_path / "devices.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(QpipeError, match=re.escape("devices.yaml:")):
         inventory.load(tmp_path / "devices.yaml", plugins)
-    assert wrong(printed("--inventory"), text)
+    assert wrong(printed("--of", "devices"), text)

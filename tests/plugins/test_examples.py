@@ -71,7 +71,7 @@ def test_a_recipe_runs_the_algorithm_on_the_board_at_the_end_of_the_line(
     model = ROOT / "recipes" / "models" / "mobilenet_ssd.onnx"
     words = ["run", "qpipe-hqq/recipe.yaml", "--device", "board", "--inventory", "devices.yaml"]
     settings = ["--set", f"model={model}", "--set", "scenes=6", "--json"]
-    rows = json.loads(run([*qpipe_command(python), *words, *settings], folder=folder))
+    rows = json.loads(run([*qpipe_command(python), *words, *settings], folder=folder))["rows"]
     bits = {row["scheme"]: row["metrics"]["effective_bits"]["value"] for row in rows}
     assert bits == {"float32": 32, "int4": 4, "hqq4": 4}
     sqnr = {row["scheme"]: row["metrics"]["sqnr_db"]["value"] for row in rows}

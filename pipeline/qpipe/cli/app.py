@@ -24,6 +24,7 @@ from qpipe.cli.devices_rekey import devices_rekey
 from qpipe.cli.devices_release import devices_release
 from qpipe.cli.devices_setup import devices_setup
 from qpipe.cli.diagnose import diagnose
+from qpipe.cli.doctor import doctor
 from qpipe.cli.export import export
 from qpipe.cli.findings import findings
 from qpipe.cli.new import new
@@ -52,7 +53,7 @@ PARTS = "Parts"
 
 # by the heading that help shows them under, in its order
 COMMANDS: dict[str, tuple[Command, ...]] = {
-    STARTING: (new, schema),
+    STARTING: (new, doctor, schema),
     RUNNING: (run, nightly, plan, why, samples),
     RESULTS: (pareto, report, compare, findings, trend, diagnose, export, show),
     PARTS: (describe,),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -29,7 +30,12 @@ def compare(
             show_default=False,
         ),
     ],
-    after: Annotated[str, typer.Argument(help="The run to compare with it.", show_default=False)],
+    after: Annotated[
+        str | None,
+        typer.Argument(
+            help="The run to compare with it, by default the newest.", show_default=False
+        ),
+    ] = None,
     device: Annotated[
         str | None, typer.Option("--device", help="Compare only this device.")
     ] = None,
@@ -47,16 +53,22 @@ def compare(
             help=f"End with exit status {EXIT_STATUS} where a row has this verdict; repeatable.",
         ),
     ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(
+            "--junit",
+            metavar="FILE",
+            help="Write JUnit XML, too: what --fail-on names fails, or else what is worse.",
+        ),
+    ] = None,
 ) -> None:
     """Compare two runs row by row: what is better, what is worse, what cannot be compared."""
     from qpipe.compare.device_changes import differing_environments
     from qpipe.compare.runs import compared
-    from qpipe.report.comparison_rows import VERDICTS
+    from qpipe.report.junit import comparison_junit
+    from qpipe.report.run_document import COMPARISON_SCHEMA
 
-    failing_verdicts = fail_on or []
-    for verdict in failing_verdicts:
-        if verdict not in VERDICTS:
-            raise QpipeError(f"--fail-on {verdict}: no such verdict; {suggest(verdict, VERDICTS)}")
+    failing_verdicts = _check_verdicts(fail_on or [])
     metrics = metric or []
     devices = [device] if device else []
     with open_results(db) as store:
@@ -67,9 +79,13 @@ def compare(
         unreachable = {run_id: store.unreachable(run_id) for run_id in (before_id, after_id)}
     rows = _select_rows(rows, "metric", metrics)
     rows = _select_rows(rows, "device", devices)
+    if junit is not None:
+        name = f"{before_id} to {after_id}"
+        junit.write_text(comparison_junit(rows, name, failing_verdicts or ["worse"]), "utf-8")
     if as_json:
         print_json(
             {
+                "schema": COMPARISON_SCHEMA,
                 "before": before_id,
                 "after": after_id,
                 "environment": environment,
@@ -84,6 +100,16 @@ def compare(
                 print_text(f"not reached in {run_id}: {reason}")
     if any(row["verdict"] in failing_verdicts for row in rows):
         raise typer.Exit(EXIT_STATUS)
+
+
+def _check_verdicts(names: Sequence[str]) -> list[Comparison]:
+    """Return these verdicts; raise QpipeError where one is none."""
+    from qpipe.report.comparison_rows import VERDICTS
+
+    for name in names:
+        if name not in VERDICTS:
+            raise QpipeError(f"--fail-on {name}: no such verdict; {suggest(name, VERDICTS)}")
+    return [verdict for verdict in VERDICTS if verdict in names]
 
 
 def _print_comparison(

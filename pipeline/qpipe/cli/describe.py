@@ -102,17 +102,17 @@ def _print_options(stage_options: Sequence[Option]) -> None:
     print_text("\noptions:")
     rows = []
     for option in stage_options:
-        default = "required" if option.required else _yaml_text(option.default)
+        default = "required" if option.required else yaml_text(option.default)
         rows.append((option.name, option.describe(), default))
     print_table(("name", "type", "default"), rows)
 
 
-def _yaml_text(value: Any) -> str:
+def yaml_text(value: Any) -> str:
     """Return a value as one writes it in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, tuple | list):
-        return f"[{', '.join(_yaml_text(element) for element in value)}]"
+        return f"[{', '.join(yaml_text(element) for element in value)}]"
     return str(value)

@@ -34,8 +34,8 @@ def pareto(
 ) -> None:
     """Show the Pareto table of a run for each device, and what to ship."""
     from qpipe.cli.pareto_table import SMOKE_NOTE, print_pareto
-    from qpipe.compare.row_phrases import keeps
     from qpipe.recipe.limits import read_limits
+    from qpipe.report.run_document import run_document
     from qpipe.report.run_results import read_results
 
     limits = read_limits(minima or [], maxima or [])
@@ -43,18 +43,14 @@ def pareto(
         results = read_results(
             store, find_run(store, run)["id"], limits, parse_keep(keep), is_knee=knee
         )
-    if device:
-        results = results.on_device(device)
-    problems = results.limit_problems() if limits else []
-    if problems:
-        raise QpipeError(*problems)
-    if as_json:
-        rows = [dict(row) for row in results.rows]
-        if results.limits:
-            for row, pareto_row in zip(rows, results.rows, strict=True):
-                row["within_limits"] = keeps(pareto_row, results.limits)
-        print_json(rows)
-        return
+        if device:
+            results = results.on_device(device)
+        problems = results.limit_problems() if limits else []
+        if problems:
+            raise QpipeError(*problems)
+        if as_json:
+            print_json(run_document(store, results))
+            return
     print_pareto(results)
     if results.is_smoke:
         print_text(SMOKE_NOTE)

@@ -62,6 +62,10 @@ def run(
             help="How long to wait for a device that others use, such as 10m; 0s: not at all.",
         ),
     ] = "1h",
+    tag: Annotated[
+        list[str] | None,
+        typer.Option("--tag", help="Give the run a tag, a name of your choice; repeatable."),
+    ] = None,
     minima: MinOption = None,
     maxima: MaxOption = None,
     keep: KeepOption = None,
@@ -72,9 +76,12 @@ def run(
     from qpipe.cli.run_summary import print_run_summary
     from qpipe.engine.request import Request
     from qpipe.recipe.limits import read_limits
+    from qpipe.recipe.yaml_document import checked_name
+    from qpipe.report.run_document import run_document
     from qpipe.report.run_results import read_results
     from qpipe.storage.results import Store
 
+    tags = [checked_name(name, "run --tag", "tag") for name in tag or ()]
     limits = read_limits(minima or [], maxima or [])
     request = Request(
         recipe=recipe,
@@ -99,8 +106,10 @@ def run(
         print(f"\nqpipe: {message}", file=sys.stderr)  # noqa: T201
         sys.exit(130)
     with Store(db) as store:
+        store.tag(finished.run, tags)
         if as_json:
-            print_json(read_results(store, finished.run).rows)
+            results = read_results(store, finished.run, limits, request.keep, is_knee=knee)
+            print_json(run_document(store, results))
         else:
             print_run_summary(store, finished, request, command, is_knee=knee)
     if finished.state != "done":

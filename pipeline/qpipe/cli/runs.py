@@ -52,7 +52,7 @@ def runs(
 
 def _cells(run: RunRow, tags: Sequence[str]) -> list[str]:
     """Return a run as text, a cell for each of COLUMNS."""
-    from qpipe.report.run_results import is_smoke_run
+    from qpipe.storage.rows import is_smoke_run
 
     smoke = " (smoke)" if is_smoke_run(run) else ""
     cells = (

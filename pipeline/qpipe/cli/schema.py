@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,9 +11,14 @@ from qpipe.cli.tables import print_json
 
 
 def schema(
-    inventory: Annotated[
-        bool, typer.Option("--inventory", help="Print the schema of devices.yaml instead.")
-    ] = False,
+    of: Annotated[
+        Literal["recipe", "devices", "run", "comparison"],
+        typer.Option(
+            "--of",
+            help="Print the schema of recipes, of devices.yaml, of what run and pareto print with "
+            "--json, or of what compare prints.",
+        ),
+    ] = "recipe",
     plugin: Annotated[
         list[Path] | None,
         typer.Option(help="A Python file with stages of your own; repeatable."),
@@ -21,13 +26,17 @@ def schema(
 ) -> None:
     """Print the JSON Schema of recipes, with the options of all installed stages.
 
-    Editors check and complete recipes with it.
+    Editors check and complete recipes with it; scripts check what they read.
     """
     from qpipe.recipe import json_schema
+    from qpipe.report.run_document import COMPARISON_SCHEMA, RUN_SCHEMA, json_schemas
     from qpipe.stages import registry
 
-    plugins = registry.load(plugin or ())
-    if inventory:
-        print_json(json_schema.inventory(plugins))
+    if of == "run":
+        print_json(json_schemas()[RUN_SCHEMA])
+    elif of == "comparison":
+        print_json(json_schemas()[COMPARISON_SCHEMA])
+    elif of == "devices":
+        print_json(json_schema.inventory(registry.load(plugin or ())))
     else:
-        print_json(json_schema.recipe(plugins))
+        print_json(json_schema.recipe(registry.load(plugin or ())))

@@ -67,7 +67,7 @@ def _show_run(store: Store, run: RunRow, *, as_json: bool) -> None:
         unreachable = store.unreachable(run["id"])
         print_json({**run, "devices": devices, "unreachable": unreachable, "steps": steps})
         return
-    from qpipe.report.run_results import is_smoke_run
+    from qpipe.storage.rows import is_smoke_run
 
     smoke = " (smoke)" if is_smoke_run(run) else ""
     print_text(f"run {run['id']} of {run['recipe']}{smoke}: {run['state']}")

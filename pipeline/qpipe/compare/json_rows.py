@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Literal, NotRequired, TypedDict, TypeVar
+from typing import (
+    Any,
+    Literal,
+    NotRequired,  # pydantic reads no other before Python 3.12
+    TypeVar,
+)
+
+from pydantic import ConfigDict, with_config
+from typing_extensions import TypedDict
 
 from qpipe.storage.rows import RawValues
 from qpipe.types import Emulation
 
+DESCRIBED = ConfigDict(use_attribute_docstrings=True)  # fields, in a JSON Schema
 AnyRow = TypeVar("AnyRow")
 Place = tuple[str, str]  # model, device: the rows of one place compete with each other
 
 
+@with_config(DESCRIBED)
 class MetricValue(TypedDict):
     """A measured number of a row."""
 
@@ -20,11 +30,15 @@ class MetricValue(TypedDict):
     low: float | None
     high: float | None
     n: int
-    raw: NotRequired[RawValues]  # of a score: what its raw values are of
-    single: NotRequired[bool]  # measured only once, so that its interval is not known
-    detail: NotRequired[Mapping[str, Any]]  # what is behind the number
+    raw: NotRequired[RawValues]
+    """Of a score: what its raw values are of."""
+    single: NotRequired[bool]
+    """Measured only once, so that its interval is not known."""
+    detail: NotRequired[Mapping[str, Any]]
+    """What is behind the number."""
 
 
+@with_config(DESCRIBED)
 class ParetoRow(TypedDict):
     """A deployed build, its metrics and verdict; the coordinates of a sweep are further keys."""
 
@@ -36,10 +50,12 @@ class ParetoRow(TypedDict):
     runtime: str
     device: str
     emulated: Emulation | None
-    name: str  # the shortest that is unique at its place
+    name: str
+    """The shortest that is unique at its place."""
     is_float: bool
     on_front: bool
-    reason: str  # why it is not on the front
+    reason: str
+    """Why it is not on the front."""
     ties: list[str]
     notes: dict[str, str]
     metrics: dict[str, MetricValue]
@@ -48,6 +64,7 @@ class ParetoRow(TypedDict):
 Comparison = Literal["better", "worse", "tied", "not comparable", "new", "missing"]
 
 
+@with_config(DESCRIBED)
 class ComparedValue(TypedDict):
     """A number of one of the two runs."""
 
@@ -57,6 +74,7 @@ class ComparedValue(TypedDict):
     n: int
 
 
+@with_config(DESCRIBED)
 class Ratio(TypedDict):
     """After / before, with its interval."""
 
@@ -65,6 +83,7 @@ class Ratio(TypedDict):
     high: float
 
 
+@with_config(DESCRIBED)
 class ComparedRow(TypedDict):
     """A metric of a row in two runs; the coordinates of a sweep are further keys."""
 
@@ -77,9 +96,12 @@ class ComparedRow(TypedDict):
     after: ComparedValue | None
     unit: str
     emulated: Emulation | None
-    differs: list[str]  # what was not the same in both runs, so that they are not comparable
-    doubt: str  # why one of the numbers is not to be trusted
-    difference: list[float] | None  # the interval of after - before
+    differs: list[str]
+    """What was not the same in both runs, so that they are not comparable."""
+    doubt: str
+    """Why one of the numbers is not to be trusted."""
+    difference: list[float] | None
+    """The interval of after - before."""
     ratio: Ratio | None
     verdict: Comparison
 

@@ -14,7 +14,7 @@ from qpipe.compare.intervals import Interval, t_quantile
 from qpipe.compare.json_rows import ComparedRow, ComparedValue, Comparison, Ratio
 from qpipe.compare.measured_rows import RowKey, read_measurement, row_key
 from qpipe.storage.results import Store
-from qpipe.storage.rows import MeasurementRow
+from qpipe.storage.rows import MeasurementRow, is_smoke_run
 from qpipe.types import Measurement
 
 Digest = Literal["model_digest", "metric_digest", "fingerprint", "evaluation_digest"]
@@ -36,6 +36,7 @@ class _Comparison:
     store: Store
     margins: Mapping[str, float]  # by metric, of the later run
     changed_devices: Mapping[str, Sequence[str]]  # device -> what differs in its report
+    smoke_runs: int = 0  # how many of the two are smoke runs, whose numbers do not count
 
 
 class _ComparedNumbers(TypedDict):
@@ -57,7 +58,12 @@ def compared(
     """
     old_rows = _rows_by_key(store, before, set(metrics))
     new_rows = _rows_by_key(store, after, set(metrics))
-    comparison = _Comparison(store, _margins(store, after), differing_devices(store, before, after))
+    comparison = _Comparison(
+        store,
+        _margins(store, after),
+        differing_devices(store, before, after),
+        sum(is_smoke_run(store.run(run)) for run in (before, after)),
+    )
     keys = dict.fromkeys([*old_rows, *new_rows])
     return [_compare(old_rows.get(key), new_rows.get(key), comparison) for key in keys]
 
@@ -103,6 +109,10 @@ def _compare(
         numbers = {"difference": None, "ratio": None, "verdict": "missing"}
     else:
         differs = _differing_digests(old, new, comparison)
+        if comparison.smoke_runs == 1:
+            differs.append("samples and rounds: one is a smoke run")
+        elif comparison.smoke_runs:
+            doubt = doubt or "numbers of smoke runs do not count"
         is_comparable = not differs and not doubt
         is_paired = not differs and new["raw"] in ("samples", "resamples")
         numbers = _compare_numbers(

@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 from qpipe.nightly.night import NightReport
+from qpipe.report.junit import xml_document, xml_text
 from qpipe.storage.rows import FindingRow, FindingState
 
 PAGE = "index.html"
@@ -192,15 +193,10 @@ def junit(report: NightReport) -> str:
     )
     whole = ET.SubElement(suite, "testcase", classname=report.lab, name="all was done")
     if report.missed:
-        ET.SubElement(whole, "failure", message=_printable("; ".join(report.missed)))
+        ET.SubElement(whole, "failure", message=xml_text("; ".join(report.missed)))
     for finding in failing:
         name = " ".join(filter(None, (finding["subject"], finding["metric"])))
         case = ET.SubElement(suite, "testcase", classname=finding["kind"], name=name)
-        failure = ET.SubElement(case, "failure", message=_printable(finding["text"]))
-        failure.text = _printable("\n".join([*_facts(finding), finding["command"]]))
-    return ET.tostring(suite, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def _printable(text: str) -> str:
-    """Return a text without the control characters that XML 1.0 has no place for."""
-    return "".join(char if char >= " " or char in "\n\t" else "?" for char in text)
+        failure = ET.SubElement(case, "failure", message=xml_text(finding["text"]))
+        failure.text = xml_text("\n".join([*_facts(finding), finding["command"]]))
+    return xml_document(suite)

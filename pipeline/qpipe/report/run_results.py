@@ -18,7 +18,7 @@ from qpipe.errors import QpipeError, suggest
 from qpipe.recipe import limits as limit_options
 from qpipe.recipe.yaml_document import shown
 from qpipe.storage.results import Store
-from qpipe.storage.rows import RunRow
+from qpipe.storage.rows import RunRow, is_smoke_run
 from qpipe.types import Limits
 
 EXPORT_FOLDER = "shipped"
@@ -160,11 +160,6 @@ def read_results(
         unreachable=store.unreachable(run["id"]),
         is_knee=is_knee,
     )
-
-
-def is_smoke_run(run: RunRow) -> bool:
-    """Whether it was a run on a handful of samples, whose numbers do not count."""
-    return bool((run["request"] or {}).get("smoke"))
 
 
 def export_command(row: ParetoRow, rows: Sequence[ParetoRow], options: Sequence[str] = ()) -> str:

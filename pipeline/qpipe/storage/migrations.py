@@ -305,12 +305,39 @@ BY_STEP = """
 CREATE INDEX measurements_by_step ON measurements (run, step);
 """
 
+# smoke runs, whose numbers do not count, are marked in `pareto` and `latest`, too; the newest
+# number of a smoke run stands beside that of a real one, never in its place
+SMOKE = """
+DROP VIEW pareto;
+CREATE VIEW pareto AS
+SELECT runs.recipe, verdicts.run, coalesce(json_extract(runs.request, '$.smoke'), 0) AS is_smoke,
+       model, scheme, build, runtime, device, emulated, extra, on_front, reason, is_float, metric,
+       value, unit, low, high, n
+FROM verdicts JOIN runs ON runs.id = verdicts.run
+LEFT JOIN measurements USING (run, model, scheme, build, device, extra);
+
+DROP VIEW latest;
+CREATE VIEW latest AS
+SELECT * FROM (
+  SELECT *, row_number() OVER (
+    PARTITION BY recipe, is_smoke, model, scheme, build, device, extra, metric
+    ORDER BY measured_at DESC, run DESC
+  ) AS age
+  FROM (
+    SELECT runs.recipe, coalesce(json_extract(runs.request, '$.smoke'), 0) AS is_smoke,
+           measurements.*
+    FROM measurements JOIN runs ON runs.id = measurements.run
+  )
+) WHERE age = 1;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("store", RUNS + STEPS + MEASUREMENTS + DEVICES + VIEWS),
     ("reports", REPORTS),
     ("leases", LEASES),
     ("nights", NIGHTS),
     ("measurements by step", BY_STEP),
+    ("smoke", SMOKE),
 )
 
 # the first migration before the release: a file that has it is of another form than all since

@@ -319,6 +319,11 @@ class TagRow(TypedDict):
     tag: str
 
 
+def is_smoke_run(run: RunRow) -> bool:
+    """Whether it was a run on a handful of samples, whose numbers do not count."""
+    return bool((run["request"] or {}).get("smoke"))
+
+
 def encode(row: Mapping[str, object]) -> Row:
     """Return a row with its JSON columns as text."""
     return {column: _encode_value(column, value) for column, value in row.items()}
