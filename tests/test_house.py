@@ -202,6 +202,7 @@ def test_only_the_database_knows_sqlite_utils() -> None:
     assert set(importers("sqlite3")) <= {
         "pipeline/qpipe/storage/database.py",
         "pipeline/qpipe/storage/merge.py",
+        "pipeline/qpipe/storage/run_names.py",
     }
 
 

@@ -96,7 +96,7 @@ def qpipe(
 
 
 def _assemble() -> typer.Typer:
-    app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False)
     app.callback()(qpipe)
     for heading, commands in COMMANDS.items():
         for command in commands:

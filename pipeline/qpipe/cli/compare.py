@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from qpipe.cli.completions import complete_device, complete_run
 from qpipe.cli.parameters import DEFAULT_DB, DbOption, JsonOption
 from qpipe.cli.results_database import find_run, open_results
 from qpipe.cli.tables import print_json, print_table, print_text
@@ -28,16 +29,20 @@ def compare(
         typer.Argument(
             help="The earlier run: its id, the beginning of its id, or a tag.",
             show_default=False,
+            autocompletion=complete_run,
         ),
     ],
     after: Annotated[
         str | None,
         typer.Argument(
-            help="The run to compare with it, by default the newest.", show_default=False
+            help="The run to compare with it, by default the newest.",
+            show_default=False,
+            autocompletion=complete_run,
         ),
     ] = None,
     device: Annotated[
-        str | None, typer.Option("--device", help="Compare only this device.")
+        str | None,
+        typer.Option("--device", help="Compare only this device.", autocompletion=complete_device),
     ] = None,
     metric: Annotated[
         list[str] | None,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qpipe.cli.completions import complete_kind, complete_stage
 from qpipe.cli.parameters import JsonOption
 from qpipe.cli.tables import print_json, print_table, print_text
 from qpipe.errors import RecipeError, suggest
@@ -21,12 +22,18 @@ if TYPE_CHECKING:
 def describe(
     kind: Annotated[
         str,
-        typer.Argument(help="A kind of stage, 'device' or 'power'.", show_default=False),
+        typer.Argument(
+            help="A kind of stage, 'device' or 'power'.",
+            show_default=False,
+            autocompletion=complete_kind,
+        ),
     ],
     name: Annotated[
         str | None,
         typer.Argument(
-            help="The name of the stage; by default all stages of the kind.", show_default=False
+            help="The name of the stage; by default all stages of the kind.",
+            show_default=False,
+            autocompletion=complete_stage,
         ),
     ] = None,
     as_json: JsonOption = False,

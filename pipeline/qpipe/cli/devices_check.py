@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from qpipe.cli.completions import complete_device
 from qpipe.cli.device_checks import check_device
 from qpipe.cli.device_reports import exit_with_failures, print_finding
 from qpipe.cli.inventory_devices import find_devices
@@ -22,7 +23,9 @@ if TYPE_CHECKING:
 def devices_check(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="The devices; by default all.", show_default=False),
+        typer.Argument(
+            help="The devices; by default all.", show_default=False, autocompletion=complete_device
+        ),
     ] = None,
     inventory: InventoryOption = None,
     db: DbOption = DEFAULT_DB,

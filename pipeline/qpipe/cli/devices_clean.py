@@ -6,6 +6,7 @@ from typing import Annotated, TypedDict
 
 import typer
 
+from qpipe.cli.completions import complete_device
 from qpipe.cli.device_reports import exit_with_failures
 from qpipe.cli.inventory_devices import find_devices
 from qpipe.cli.parameters import (
@@ -40,7 +41,12 @@ class CleanOptions(TypedDict, total=False):
 
 
 def devices_clean(
-    names: Annotated[list[str], typer.Argument(help="The devices to clean.", show_default=False)],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="The devices to clean.", show_default=False, autocompletion=complete_device
+        ),
+    ],
     older_than: OlderThanOption = None,
     keep_mb: KeepMbOption = None,
     dry_run: DryRunOption = False,

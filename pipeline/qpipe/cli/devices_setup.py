@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qpipe.cli.completions import complete_device
 from qpipe.cli.device_reports import exit_with_failures, print_finding
 from qpipe.cli.inventory_devices import find_device
 from qpipe.cli.parameters import DEFAULT_DB, DbOption, InventoryOption, JsonOption
@@ -22,7 +23,11 @@ if TYPE_CHECKING:
 def devices_setup(
     name: Annotated[
         str,
-        typer.Argument(help="The device; it needs only Python 3.8 or newer.", show_default=False),
+        typer.Argument(
+            help="The device; it needs only Python 3.8 or newer.",
+            show_default=False,
+            autocompletion=complete_device,
+        ),
     ],
     wheels: Annotated[
         Path | None,

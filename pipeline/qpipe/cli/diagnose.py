@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from qpipe.cli.completions import complete_device, complete_scheme
 from qpipe.cli.parameters import (
     DEFAULT_CACHE,
     DEFAULT_DB,
@@ -39,13 +40,23 @@ SHOWN_LAYERS = 10  # the worst layers, in the table
 def diagnose(
     recipe: RecipeArgument,
     scheme: Annotated[
-        str, typer.Option("--scheme", help="The scheme to diagnose.", show_default=False)
+        str,
+        typer.Option(
+            "--scheme",
+            help="The scheme to diagnose.",
+            show_default=False,
+            autocompletion=complete_scheme,
+        ),
     ],
     model: ModelOption = None,
     build: BuildOption = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", help="The device; by default the first of the recipe."),
+        typer.Option(
+            "--device",
+            help="The device; by default the first of the recipe.",
+            autocompletion=complete_device,
+        ),
     ] = None,
     count: Annotated[
         int, typer.Option("--count", min=1, help="The number of evaluation samples.")

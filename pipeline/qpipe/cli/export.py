@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from qpipe.cli.completions import complete_device, complete_scheme
 from qpipe.cli.parameters import (
     DEFAULT_CACHE,
     DEFAULT_DB,
@@ -26,11 +27,20 @@ def export(
     device: Annotated[
         str,
         typer.Option(
-            "--device", help="The device that the scheme was measured on.", show_default=False
+            "--device",
+            help="The device that the scheme was measured on.",
+            show_default=False,
+            autocompletion=complete_device,
         ),
     ],
     scheme: Annotated[
-        str, typer.Option("--scheme", help="The scheme to export.", show_default=False)
+        str,
+        typer.Option(
+            "--scheme",
+            help="The scheme to export.",
+            show_default=False,
+            autocompletion=complete_scheme,
+        ),
     ],
     out: Annotated[
         Path,

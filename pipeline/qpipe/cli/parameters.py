@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from qpipe.cli.completions import complete_device, complete_run, complete_scheme
+
 DEFAULT_DB = Path(".qpipe/results.db")
 DEFAULT_CACHE = Path(".qpipe/cache")
 
@@ -18,6 +20,7 @@ RunOption = Annotated[
     typer.Option(
         "--run",
         help="The run: its id, the beginning of its id, or a tag. By default the newest run.",
+        autocompletion=complete_run,
     ),
 ]
 
@@ -36,11 +39,16 @@ RecipeDevicesOption = Annotated[
         "--device",
         help="Measure on this device instead of those of the recipe; tag:NAME is any one with that "
         "tag, all:NAME each of them; repeatable.",
+        autocompletion=complete_device,
     ),
 ]
 OnlyOption = Annotated[
     list[str] | None,
-    typer.Option("--only", help="Run only this scheme and the float network; repeatable."),
+    typer.Option(
+        "--only",
+        help="Run only this scheme and the float network; repeatable.",
+        autocompletion=complete_scheme,
+    ),
 ]
 RecipeInventoryOption = Annotated[
     Path | None,
@@ -97,7 +105,10 @@ KneeOption = Annotated[
 
 # ---- devices
 
-DeviceArgument = Annotated[str, typer.Argument(help="The device.", show_default=False)]
+DeviceArgument = Annotated[
+    str,
+    typer.Argument(help="The device.", show_default=False, autocompletion=complete_device),
+]
 InventoryOption = Annotated[
     Path | None,
     typer.Option(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from qpipe.cli.completions import complete_device
 from qpipe.cli.parameters import (
     DEFAULT_DB,
     DbOption,
@@ -24,7 +25,10 @@ from qpipe.errors import QpipeError
 
 def pareto(
     run: RunOption = None,
-    device: Annotated[str | None, typer.Option("--device", help="Show only this device.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", help="Show only this device.", autocompletion=complete_device),
+    ] = None,
     minima: MinOption = None,
     maxima: MaxOption = None,
     keep: KeepOption = None,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from qpipe.cli.completions import complete_run
 from qpipe.cli.parameters import DEFAULT_DB, DbOption
 from qpipe.cli.results_database import find_run, open_results
 from qpipe.cli.tables import print_text
@@ -21,6 +22,7 @@ def report(
         typer.Argument(
             help="The run: its id, the beginning of its id, or a tag. By default the newest run.",
             show_default=False,
+            autocompletion=complete_run,
         ),
     ] = None,
     out: Annotated[

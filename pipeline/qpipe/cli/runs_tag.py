@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from qpipe.cli.completions import complete_run
 from qpipe.cli.parameters import DEFAULT_DB, DbOption, JsonOption
 from qpipe.cli.results_database import find_run, open_results
 from qpipe.cli.tables import print_json, print_text
@@ -17,6 +18,7 @@ def runs_tag(
         typer.Argument(
             help="The run: its id, the beginning of its id, or a tag that it has.",
             show_default=False,
+            autocompletion=complete_run,
         ),
     ],
     tags: Annotated[
