@@ -9,6 +9,7 @@ Other rooms may use:
 - comparison_report, comparison_rows, junit: one run against another, as a page, text and XML
 - diagnosis_page: a diagnosis as a page and as text
 - samples_report, samples_page: what a network is fed, pictures and sounds included
+- database_site: what `qpipe serve` shows beside the tables
 - row_notes: the notes on rows as lines
 - report_types: the shape of samples.json
 """
