@@ -24,6 +24,7 @@ import yaml
 
 from qpipe.quant.inference import inferences, open_session
 from qpipe.quant.sensitivity import decibels, relative_noise
+from qpipe.quant.training_curve import training_curve
 from qpipe.samples.store import Samples
 from qpipe.types import Array
 from qpipe_plugins.calibrate.histogram import histogram
@@ -36,8 +37,6 @@ from qpipe_plugins.quantize.qat import qat
 from qpipe_plugins.quantize.symmetric import symmetric
 from qpipe_plugins.samples.scenes import scenes
 from qpipe_plugins.transform.equalize import equalize
-
-CURVE = "qpipe.training"
 
 NETWORK = Path(__file__).parents[2] / "recipes" / "models" / "mobilenet_ssd.onnx"
 CALIBRATION = 256
@@ -140,7 +139,7 @@ def main() -> None:
         trained = trial.train(**values)
         seconds = time.process_time() - seconds
         print(trial.score("qat", trained))
-        steps = json.loads(trained.metadata_props[CURVE])[-1][0]
+        steps = json.loads(training_curve(trained) or "[]")[-1][0]
         print(f"{steps} steps, {seconds:.0f} s of CPU to train")
 
 

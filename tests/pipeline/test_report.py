@@ -187,6 +187,28 @@ def test_a_diagnosis_of_a_network_of_the_run_is_a_part_of_its_report(qpipe: Shel
     assert "block.7/conv" not in written_page(qpipe).text
 
 
+def test_how_training_went_is_a_chart_of_the_steps_that_trained(qpipe: Shell) -> None:
+    assert "Training" not in written_page(qpipe).text
+    curve = [(0, None, 12.5), (40, 0.25, 15.75)]
+    run = qpipe.json("show")["id"]
+    with Store(DB) as store:
+        for step, scores in (("qat", curve), ("correct_bias", curve), ("qat-2", [(0, None, 15.5)])):
+            at = {"model": "mobilenet_v2", "scheme": "int4", "kind": "quantize", "stage": step}
+            store.record_step(run, f"mobilenet_v2/int4/{step}", **at)
+            store.record_training(run, f"mobilenet_v2/int4/{step}", scores)
+    page = written_page(qpipe)
+    assert "How near the outputs on held-out calibration samples are" in page.text
+    specs = [chart["spec"]["data"].get("values", []) for chart in json.loads(page.scripts[1])]
+    (drawn,) = [rows for rows in specs if rows and "loss" in rows[0]]
+    assert [(row["scheme"], row["step"], row["loss"], row["score"]) for row in drawn] == [
+        ("int4/qat", 0, None, 12.5),
+        ("int4/qat", 40, 0.25, 15.75),
+        ("int4/qat-2", 0, None, 15.5),
+    ]
+    qpipe("report --svg charts")
+    assert "15.75" in Path("charts/mobilenet_v2-training.svg").read_text(encoding="utf-8")
+
+
 def test_every_chart_is_a_picture_in_each_format(qpipe: Shell) -> None:
     with Store(DB) as store:
         add_small_run(store)
@@ -304,6 +326,44 @@ def test_a_finished_run_says_where_its_report_lies(lab: LabShell) -> None:
     page = Page(Path(file).read_text(encoding="utf-8"))
     assert "tiny on one" in page.text
     assert Path(file).name == f"{json.loads(lab('runs --json')[0])[0]['id']}.html"
+
+
+TRAINER = '''
+"""A stage that says how its training went."""
+import math
+
+import onnx_ir as ir
+
+import qpipe
+from qpipe.quant.training_curve import set_training_curve
+
+
+def trainer(model: ir.Model, *, steps: int = 8) -> ir.Model:
+    """Train."""
+    set_training_curve(model, [(0, None, 4.5), (steps // 2, math.inf, -math.inf), (steps, math.nan, 6.25)])
+    return model
+
+
+@qpipe.hookimpl
+def register_stages(register: qpipe.Register) -> None:
+    register("quantize", trainer)
+'''
+
+
+def test_how_training_went_stays_with_the_run(lab: LabShell) -> None:
+    lab.lab.write("trainer.py", TRAINER)
+    lab.lab.edit("recipe.yaml", "[stages.py]", "[stages.py, trainer.py]")
+    lab.lab.edit("recipe.yaml", "  snapped:", "  trained: [trainer, snap]\n  snapped:")
+    for _ in range(2):  # computed, then from the cache
+        lab("run recipe.yaml")
+        with Store(DB) as store:
+            run = lab.json("show")["id"]
+            rows = {row["step"]: row["curve"] for row in store.training(run)}
+        assert rows["tiny/trained/trainer"] == [[0, None, 4.5], [8, None, 6.25]]
+    lab.lab.edit("recipe.yaml", "trainer, snap", "snap")
+    lab("run recipe.yaml")
+    with Store(DB) as store:
+        assert store.training(lab.json("show")["id"]) == []
 
 
 def test_a_report_that_cannot_be_written_fails_no_run(lab: LabShell) -> None:

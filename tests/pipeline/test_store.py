@@ -556,6 +556,7 @@ def test_a_run_that_is_not_there_gets_no_tag(store: Store) -> None:
 def test_what_belongs_to_a_run_goes_with_it(store: Store) -> None:
     run = store.new_run("a", **RECIPE)
     store.record_attempt(run, "one", 1, state="done")
+    store.record_training(run, "one", [(0, None, 9.5)])
     timed = metric(rounds=[[1.0], [2.0]], conditions=[{"invalid": None}, {"invalid": "throttled"}])
     store.record_measurements(run, HERE, [timed])
     store.record_devices(run, {"rpi4": BOARD})
@@ -563,7 +564,7 @@ def test_what_belongs_to_a_run_goes_with_it(store: Store) -> None:
     store.record_verdicts(run, [verdict])  # type: ignore[list-item]
     store.tag(run, ["nightly"])
     tables = (
-        "runs", "steps", "attempts", "measurements", '"values"', "rounds", "verdicts", "tags", "run_devices"
+        "runs", "steps", "attempts", "training_curves", "measurements", '"values"', "rounds", "verdicts", "tags", "run_devices"
     )  # fmt: skip
     assert all(ask(store, f"SELECT count(*) FROM {table}") != [(0,)] for table in tables)
     with closing(sqlite3.connect(store.path)) as connection:

@@ -81,6 +81,8 @@ class Recorder:
         else:
             self._record_step(event.step, event.what, **_end_columns(event, now))
             self._record_attempt_end(event, event.what, now)
+            if event.what in ("done", "cached"):
+                self._record_training(self.plan.steps[event.step])
 
     def _record_start(self, step: str, now: str) -> None:
         self._record_step(step, "running", started=now, finished=None, error=None, failure=None)
@@ -105,6 +107,11 @@ class Recorder:
                 failure=event.failure,
                 error=event.message or None,
             )
+
+    def _record_training(self, step: Step) -> None:
+        if step.kind == "quantize":
+            curve = stage_results.training_curve(step.result_folder(self.cache))
+            self.store.record_training(self.run, step.id, curve)
 
     def _step_columns(self, step: Step, state: StepState) -> dict[str, object]:
         """Return what is known of a step before it runs, as columns of the store."""

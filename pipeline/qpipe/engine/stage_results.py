@@ -24,6 +24,7 @@ GIVEN_KIND = "given"
 GIVEN = "given.onnx"  # what a network was read from, where the import stage keeps it
 DIGESTS = "digests.json"  # of the calibration and the evaluation samples
 DECODER = "decoder"  # how the samples were read from files
+TRAINING = "training.json"  # how training went that a network comes from
 MEASUREMENTS = "measurements.json"
 STORED = "stored.json"
 MEASURING_KINDS = ("measure", "expect")
@@ -85,6 +86,7 @@ def write(kind: str, value: Any, folder: Path) -> None:
 
         _check_type(value, ir.Model, kind)
         ir.save(value, folder / MODEL)
+        _write_training(value, folder)
         if kind == "import":
             _write_given(value, folder)
     elif kind == "reference":
@@ -160,6 +162,12 @@ def sample_digests(folder: Path) -> dict[str, str]:
     return digests
 
 
+def training_curve(folder: Path) -> list[Any] | None:
+    """Return how training went that a network comes from; None for one that was not trained."""
+    path = folder / TRAINING
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
 def given_file(folder: Path) -> Path | None:
     """Return the file that an imported network was read from; None where it was not kept."""
     path = folder / GIVEN
@@ -172,6 +180,14 @@ def _write_given(model: ir.Model, folder: Path) -> None:
     content = given_content(model)
     if content is not None:
         (folder / GIVEN).write_bytes(content)
+
+
+def _write_training(model: ir.Model, folder: Path) -> None:
+    from qpipe.quant.training_curve import training_curve
+
+    curve = training_curve(model)
+    if curve is not None:
+        (folder / TRAINING).write_text(curve, encoding="utf-8")
 
 
 def _write_samples(dataset: Dataset, folder: Path) -> None:

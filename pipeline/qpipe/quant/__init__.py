@@ -14,6 +14,7 @@ For authors of plugins, and kept stable for them:
 - sensitivity: what quantizing a part of a network costs its outputs
 - layer_parts: the parts of a quantized network that are measured so, and what keeps one float
 - sensitive_layers: the bits of first, last and depthwise layers
+- training_curve: how training went, which a network carries along
 - in_torch: networks computed by torch, so that they can be trained
 - saturation: which pairs of weights x86 without VNNI sums exactly
 

@@ -10,6 +10,7 @@ from typing import Literal
 from qpipe.report.chart_style import Spec, for_picture
 from qpipe.report.place_charts import place_charts
 from qpipe.report.run_content import RunContent
+from qpipe.report.training_chart import TRAINING, training_chart
 
 PictureFormat = Literal["png", "svg", "pdf"]
 WIDTH = 640  # of the plot, in pixels of a screen
@@ -29,9 +30,17 @@ def write_charts(content: RunContent, folder: Path, kind: PictureFormat) -> list
 
 def _named_charts(content: RunContent) -> Iterator[tuple[str, Spec]]:
     for place in content.places:
-        where = re.sub(r"[^\w.-]+", "-", "-".join(place.where))
+        where = _as_file_name("-".join(place.where))
         for name, spec in place_charts(place).items():
             yield f"{where}-{name}", spec
+    for model in content.models:
+        rows = content.training_of(model)
+        if rows:
+            yield f"{_as_file_name(model)}-{TRAINING}", training_chart(rows, model)
+
+
+def _as_file_name(text: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", text)
 
 
 def _unused(file: Path, files: list[Path]) -> Path:

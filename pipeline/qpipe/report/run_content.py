@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from qpipe.report.chart_rows import PlaceData, place_data
 from qpipe.report.diagnosis_page import Report
 from qpipe.report.run_results import RunResults, read_results
+from qpipe.report.training_chart import trained_steps
 from qpipe.storage.results import Store
-from qpipe.storage.rows import MeasurementRow, StepRow
+from qpipe.storage.rows import MeasurementRow, StepRow, TrainingRow
 from qpipe.types import Capabilities
 
 
@@ -26,6 +27,7 @@ class RunContent:
     tags: Sequence[str]
     capabilities: Mapping[str, Capabilities]
     diagnoses: Sequence[Report]  # of networks of this run
+    training: Sequence[TrainingRow]  # how it went, where networks were trained
     options: Sequence[str]  # that name the run and its database in commands
 
     @property
@@ -48,6 +50,10 @@ class RunContent:
         """Return the diagnoses of a model."""
         return [diagnosis for diagnosis in self.diagnoses if diagnosis["model"] == model]
 
+    def training_of(self, model: str) -> list[TrainingRow]:
+        """Return how training of a model went, step by step that trained."""
+        return trained_steps(self.training, model)
+
     def places_of(self, model: str) -> list[PlaceData]:
         """Return what was measured of a model, by device."""
         return [place for place in self.places if place.where[0] == model]
@@ -68,6 +74,7 @@ def read_content(
         tags=store.tags().get(run, []),
         capabilities=store.capabilities(run),
         diagnoses=_diagnoses(store, run_results, steps),
+        training=store.training(run),
         options=options,
     )
 

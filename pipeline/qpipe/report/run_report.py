@@ -39,6 +39,8 @@ from qpipe.report.place_charts import (
 from qpipe.report.results_table import key, results_table, side_by_side
 from qpipe.report.row_notes import note_lines
 from qpipe.report.run_content import RunContent
+from qpipe.report.training_chart import HOW_TO_READ as READ_TRAINING
+from qpipe.report.training_chart import training_chart
 
 SMOKE_NOTE = (
     "A smoke run shows that everything works; its numbers come from too few samples to decide by."
@@ -102,6 +104,7 @@ class ReportPage:
                 self._pareto(),
                 self._numbers(),
                 self._accuracy(),
+                self._training(),
                 self._timing(),
                 environment_section(self.content),
                 failures_section(self.content),
@@ -178,6 +181,21 @@ class ReportPage:
             parts.append(f'<div class="small-multiples">\n{drawn}\n</div>')
             parts += [_diagnosis(report) for report in reports]
         return "\n".join(parts)
+
+    def _training(self) -> str:
+        parts = []
+        for model in self.content.models:
+            rows = self.content.training_of(model)
+            if rows:
+                spec = self.page.place_for(training_chart(rows, model))
+                parts.append(f"<div><h3>{escape(model)}</h3>\n{spec}</div>")
+        if not parts:
+            return ""
+        charts = "\n".join(parts)
+        return (
+            f'<h2 id="training">Training</h2>\n{paragraphs([READ_TRAINING])}\n'
+            f'<div class="small-multiples">\n{charts}\n</div>'
+        )
 
     def _timing(self) -> str:
         parts = ['<h2 id="timing">Times and memory</h2>', key()]

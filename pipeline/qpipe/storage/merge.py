@@ -33,15 +33,16 @@ RUN_TABLES = {
     "unreachable_devices": OF_RUN,
     "steps": OF_RUN,
     "attempts": OF_RUN,
+    "training_curves": OF_RUN,
     "measurements": OF_RUN,
     "values": OF_ITS_MEASUREMENTS,
     "rounds": OF_ITS_MEASUREMENTS,
     "verdicts": OF_RUN,
 }
-# what is deleted of a run that is replaced; attempts, values and rounds go with their owners
+# what is deleted of a run that is replaced; all else goes with its owners
 REPLACED_TABLES = ("run_devices", "unreachable_devices", "steps", "measurements", "verdicts")
 # tables of later migrations: a file of an earlier qpipe has none, which says what an empty one says
-LATER_TABLES = {"unreachable_devices": "reports"}
+LATER_TABLES = {"unreachable_devices": "reports", "training_curves": "training"}
 # verdicts follow from the rest, and whoever reads an unfinished run stores some
 COMPARED_TABLES = tuple(name for name in RUN_TABLES if name != "verdicts")
 SHARED_TABLES = ("devices", "tags")

@@ -331,6 +331,17 @@ SELECT * FROM (
 ) WHERE age = 1;
 """
 
+TRAINING = """
+-- how training went in a step: arrays of its own step, mean loss since the one before, SQNR in dB
+CREATE TABLE training_curves (
+  run TEXT NOT NULL,
+  step TEXT NOT NULL,
+  curve TEXT NOT NULL CHECK (json_type(curve) = 'array'),
+  PRIMARY KEY (run, step),
+  FOREIGN KEY (run, step) REFERENCES steps (run, step) ON DELETE CASCADE
+) STRICT;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("store", RUNS + STEPS + MEASUREMENTS + DEVICES + VIEWS),
     ("reports", REPORTS),
@@ -338,6 +349,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("nights", NIGHTS),
     ("measurements by step", BY_STEP),
     ("smoke", SMOKE),
+    ("training", TRAINING),
 )
 
 # the first migration before the release: a file that has it is of another form than all since

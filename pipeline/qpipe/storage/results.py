@@ -33,6 +33,7 @@ from qpipe.storage.rows import (
     RunRow,
     StepRow,
     TagRow,
+    TrainingRow,
     Verdict,
     VerdictRow,
     coordinate_columns,
@@ -271,6 +272,22 @@ class Store(Database):
             run,
             step,
         )
+
+    def record_training(self, run: str, step: str, curve: Sequence[object] | None) -> None:
+        """Record how training went in a step, or with None that it did not train."""
+        with self._transaction() as db:
+            db.execute("DELETE FROM training_curves WHERE run = ? AND step = ?", [run, step])
+            if curve is not None:
+                row = encode({"run": run, "step": step, "curve": curve})
+                table(db, "training_curves").insert(row)
+
+    def training(self, run: str) -> list[TrainingRow]:
+        """Return how training went in each step of a run that trained, in the steps' order."""
+        query = (
+            "SELECT step, model, scheme, curve FROM training_curves JOIN steps USING (run, step) "
+            "WHERE run = ? ORDER BY steps.rowid"
+        )
+        return self._read(TrainingRow, query, run)
 
     def failures(self) -> dict[str, dict[str, int]]:
         """Return the number of failed steps of each run, by the type of failure."""

@@ -36,6 +36,7 @@ JSON_COLUMNS = frozenset(
         "request",
         "key_fields",
         "capabilities",
+        "curve",
         "target",
         "extra",
         "objectives",
@@ -104,6 +105,15 @@ class AttemptRow(TypedDict):
     error: str | None
     started: str | None
     finished: str | None
+
+
+class TrainingRow(TypedDict):
+    """How training went in a step: its own steps, losses and scores in dB."""
+
+    step: str
+    model: str | None
+    scheme: str | None
+    curve: list[tuple[int, float | None, float]]
 
 
 class MeasurementFacts(TypedDict, total=False):

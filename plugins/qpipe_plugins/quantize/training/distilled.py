@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from qpipe.errors import StageError
 from qpipe.quant.in_torch.operator_table import Tensor
 from qpipe.quant.in_torch.torch_network import TorchNetwork, to_torch
 from qpipe.quant.sensitivity import decibels
+from qpipe.quant.training_curve import set_training_curve
 from qpipe.samples.store import Samples
 from qpipe.types import Array, Progress, Target
 from qpipe_plugins.quantize.output_noise import OutputNoise
@@ -26,7 +26,6 @@ from qpipe_plugins.quantize.training.torch_setup import torch_setup
 from qpipe_plugins.quantize.training.training_loop import Schedule, TrainingLoop
 from qpipe_plugins.quantize.training_extra import Change, held_out_indices, used_samples
 
-CURVE = "qpipe.training"  # in the metadata of a network: its scores in training
 STATE = "training.pt"
 
 log = logging.getLogger(__name__)
@@ -102,7 +101,7 @@ def train_network(
         )
 
     better = better_of(model, result, noise, where)
-    better.metadata_props[CURVE] = json.dumps(loop.curve)
+    set_training_curve(better, loop.curve)
     return better
 
 
