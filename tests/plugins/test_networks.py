@@ -60,7 +60,7 @@ FLOAT = {
     "mobilenet_v3": set(),
     "resnet": {"Add", "BatchNormalization", "Relu", "GlobalAveragePool"},
     "yolo": {"Concat", "Sigmoid"},
-    "segmentation": {"SpaceToDepth", "PRelu", "Pad", "ConvTranspose", "Concat", "LeakyRelu"},
+    "segmentation": {"SpaceToDepth", "PRelu", "ConvTranspose", "Concat", "LeakyRelu"},
     "channels_last": set(),
     "pixels": {"Cast", "Sub", "Div"},
     "open_dimensions": set(),

@@ -5,10 +5,12 @@ the output: Conv of one to three dimensions, Gemm, MatMul (both also of two acti
 Concat, AveragePool, GlobalAveragePool, LeakyRelu, Sigmoid; and with the scale of their input,
 because they only move values: MOVING. HardSigmoid and HardSwish do not fuse, but compile makes Add
 and Mul of them. Gemm and MatMul may give float just as well. Softmax and Where fuse too, and take
-four to ten times as long as their float kernels do with the pairs around them (x86), so they stay
+three to ten times as long as their float kernels do with the pairs around them (x86), so they stay
 float. Nothing else fuses: ConvTranspose, Gelu, LayerNormalization, Pad, SpaceToDepth, ReduceMean,
-PRelu, LSTM ... A constant side of Add or Mul may be one number, which integers hold exactly.
-Several would have to be unsigned, with one scale for all channels: float keeps these exact.
+PRelu, LSTM ... Tables of 256 codes, by Gather, would cost several times what these do in float:
+tests/bench/bench_islands.py. A constant side of Add or Mul may be one number, which integers hold
+exactly. Several would have to be unsigned, with one scale for all channels: float keeps these
+exact.
 """
 
 from __future__ import annotations

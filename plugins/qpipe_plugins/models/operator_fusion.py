@@ -23,19 +23,21 @@ from qpipe.quant.qdq import WEIGHTED
 from qpipe.types import Array
 from qpipe_plugins.models.hard_swish_fusion import hard_sigmoid, hard_swish_input
 from qpipe_plugins.models.operands import ConstantPair, split_constant
+from qpipe_plugins.models.reshaped_rows import REST, keep_rows
 
 Names = set[str | None]
-
-REST = -1  # in the target of a Reshape: the size that is left
 
 
 def fuse_operators(graph: ir.Graph) -> bool:
     """Fuse MatMul and the Add of a bias to Gemm, and the parts of HardSwish and HardSigmoid.
 
-    Return whether anything was fused. Shapes must be inferred before, and again afterwards.
+    Rows that Gemm gives stay rows where they can, see `reshaped_rows`. Return whether anything was
+    fused. Shapes must be inferred before, and again afterwards.
     """
     _separate_weights(graph)
     has_fused_biases = _fuse_biases(graph)
+    if has_fused_biases:
+        keep_rows(graph)
     has_fused_hard_swish = _fuse_hard_swish(graph)
     has_fused_hard_sigmoid = _fuse_hard_sigmoid(graph)
     return has_fused_biases or has_fused_hard_swish or has_fused_hard_sigmoid
@@ -155,6 +157,8 @@ def _fuse_bias(
     bias = add_initializer(graph, f"{product.name}_bias", row, used_names)
     gemm = ir.node("Gemm", [matrices[biased.source], product.inputs[1], bias], name=product.name)
     gemm.outputs[0].name = unique_name(graph, f"{addition.outputs[0].name}_rows", used_names)
+    gemm.outputs[0].shape = ir.Shape([None, outputs])
+    gemm.outputs[0].type = ir.TensorType(ir.DataType.FLOAT)
     if is_matrix:
         replace_node(graph, addition, gemm)
     else:

@@ -13,6 +13,7 @@ from qpipe_plugins.models.float_types import compute_in_float32
 from qpipe_plugins.models.impossible_branches import decide_branch
 from qpipe_plugins.models.input_scaling import fold_input_scaling
 from qpipe_plugins.models.operator_fusion import fuse_operators, replace_node
+from qpipe_plugins.models.pad_folding import fold_pads
 from qpipe_plugins.models.shape_inference import infer_shapes
 
 
@@ -30,6 +31,7 @@ def simplify(model: ir.Model) -> None:
     fold_gemm_factors(model.graph)
     fold_channel_scaling(model.graph)
     fold_input_scaling(model.graph)
+    fold_pads(model.graph)
     is_fused = fuse_operators(model.graph)
     with without_subgraphs(model.graph):
         common.RemoveUnusedNodesPass()(model)
