@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -28,8 +29,19 @@ def install(folder: Path, projects: Sequence[Path]) -> Path:
 
 def run(words: Sequence[Any], text: str | None = None, folder: Path | None = None) -> str:
     """What a command prints; it has to end well."""
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("PYTEST_", "SLIPCOVER_"))  # of the tests that run here
+    }
     ended = subprocess.run(
-        words, input=text, capture_output=True, text=True, check=False, cwd=folder
+        words,
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=environment,
     )
     assert ended.returncode == 0, f"{ended.stdout}\n{ended.stderr}"
     return ended.stdout

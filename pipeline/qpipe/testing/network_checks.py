@@ -34,6 +34,7 @@ class Changed:
 
     chain: TrialChain
     model: ir.Model
+    quantizes_weights: bool  # the stage does, and not one before it
 
 
 def change_network(
@@ -59,7 +60,8 @@ def change_network(
         for name, options_before in stages_before:
             chain.apply_built_in("quantize", name, **options_before)
         try:
-            return Changed(chain, chain.apply(subject.stage, resolved, elsewhere=elsewhere))
+            model = chain.apply(subject.stage, resolved, elsewhere=elsewhere)
+            return Changed(chain, model, quantizes_weights=not stages_before)
         except StageError as error:
             if INSTALL in str(error):
                 raise NotApplicableError(str(error)) from error

@@ -23,11 +23,12 @@ NO_WEIGHTS = "it quantizes no weight"
 def declared_bits_are_kept(subject: Subject, folder: Path) -> str:
     """Require codes that are levels of the codebook that the weight declares, 2^bits at most.
 
-    Where the stage has the option `bits`, it is also tried with its other values: no layer but the
-    first, the last and depthwise ones declares more.
+    Where the stage quantizes weights and has the option `bits`, it is also tried with its other
+    values: no layer but the first, the last and depthwise ones declares more.
     """
-    seen = _bits_of(change_network(subject, folder / "default"))
-    for bits in _other_bits(subject):
+    by_default = change_network(subject, folder / "default")
+    seen = _bits_of(by_default)
+    for bits in _other_bits(subject) if by_default.quantizes_weights else ():
         try:
             changed = change_network(subject, folder / f"bits-{bits}", bits=bits)
         except StageError:
