@@ -2,8 +2,8 @@
 
 python tests/bench/bench_training.py SCHEME [NAME=VALUE ...]
 
-SCHEME is pot (powers of two, 4 bits), bits3 (uniform, 3 bits) or int8-tensor (8 bits, one scale a tensor), each in every
-layer. The values are options of `qat` (YAML); scenes, how many are scored; and calibration, how many to calibrate with
+SCHEME is pot (powers of two, 4 bits), bits3 or apot3 (3 bits, uniform or sums of powers of two), w4a4 (4 bits, activations
+that layers multiply too) or int8-tensor (8 bits, one scale a tensor), each in every layer. The values are options of `qat` (YAML); scenes, how many are scored; and calibration, how many to calibrate with
 and to train on. Networks are simulated operator by operator, so that no processor makes a difference.
 """
 
@@ -24,6 +24,7 @@ import yaml
 
 from qpipe.quant.inference import inferences, open_session
 from qpipe.quant.sensitivity import decibels, relative_noise
+from qpipe.quant.statistics import Statistics
 from qpipe.quant.training_curve import training_curve
 from qpipe.samples.store import Samples
 from qpipe.types import Array
@@ -31,6 +32,7 @@ from qpipe_plugins.calibrate.histogram import histogram
 from qpipe_plugins.metric.coco_map import coco_map
 from qpipe_plugins.models.onnx_file import onnx_file
 from qpipe_plugins.postprocess.ssd_boxes import ssd_boxes
+from qpipe_plugins.quantize.activations import activations
 from qpipe_plugins.quantize.compensate import compensate
 from qpipe_plugins.quantize.logarithmic import logarithmic
 from qpipe_plugins.quantize.qat import qat
@@ -41,9 +43,19 @@ from qpipe_plugins.transform.equalize import equalize
 NETWORK = Path(__file__).parents[2] / "recipes" / "models" / "mobilenet_ssd.onnx"
 CALIBRATION = 256
 SCENES = 500
+
+
+def w4a4(model: ir.Model, statistics: Statistics) -> ir.Model:
+    """Weights and the activations that layers multiply at 4 bits."""
+    model = symmetric(model, statistics, bits=4, activation_range="none")
+    return activations(model, statistics, activation_range="mse", bits=4)
+
+
 SCHEMES: dict[str, Callable[..., ir.Model]] = {
     "pot": partial(logarithmic, bits_first=4, bits_depthwise=4),
     "bits3": partial(symmetric, bits=3),
+    "apot3": partial(logarithmic, levels="apot", bits=3, bits_first=3, bits_depthwise=3),
+    "w4a4": w4a4,
     "int8-tensor": partial(symmetric, granularity="tensor"),
 }
 Outputs = list[dict[str, Array]]

@@ -113,43 +113,43 @@ def insert_pairs(
     tables = _table_statistics(model)
     statistics = Statistics([*statistics.values(), *tables])
 
-    few_bits = names_of_factors(model) if bits < FULL_BITS else ()
-    other_bits = max(bits, FULL_BITS)
+    kernel_bits = max(bits, FULL_BITS)
+    few_bits = dict.fromkeys(names_of_factors(model), bits) if bits < FULL_BITS else {}
 
     @cache
     def tensor_range(name: str) -> tuple[float, float]:
         own_method = "minmax" if name in unclipped else method
-        own_bits = bits if name in few_bits else other_bits
+        tensor_bits = few_bits.get(name, kernel_bits)
         low, high = activation_range(
-            statistics[name], own_method, bits=own_bits, percentile=percentile
+            statistics[name], own_method, bits=tensor_bits, percentile=percentile
         )
-        return _symmetric_range(low, high, own_bits) if target.symmetric_only else (low, high)
+        return _symmetric_range(low, high, tensor_bits) if target.symmetric_only else (low, high)
 
     clips = method != "minmax"
     used_names = value_names(model.graph)
     parameters: dict[ir.Value, tuple[ir.Value, ir.Value]] = {}
-    sources, selection = plan_pairs(model, statistics, tensor_range, other_bits, exclude)
+    sources, selection = plan_pairs(model, statistics, tensor_range, kernel_bits, exclude)
     moved = {
         value for value in sources if unmoved(value) is not value and unmoved(value) in sources
     }
     for value, source in sources.items():
         name = source.name or ""
-        own_bits = bits if name in few_bits else other_bits
+        tensor_bits = few_bits.get(name, kernel_bits)
         if source not in parameters:
             scale, zero_point = _parameters(
-                tensor_range(name), own_bits, clips=clips, target=target
+                tensor_range(name), tensor_bits, clips=clips, target=target
             )
             parameters[source] = (
                 add_initializer(model.graph, f"{name}_scale", scale, used_names),
                 add_initializer(model.graph, f"{name}_zero_point", zero_point, used_names),
             )
         quantizer = _insert_pair(model, value, *parameters[source])
-        if own_bits < FULL_BITS and quantizer is not None and value not in moved:
-            bound_codes(model, quantizer, _code_range(own_bits, target))
+        if name in few_bits and quantizer is not None and value not in moved:
+            bound_codes(model, quantizer, _code_range(bits, target))
     for node in model.graph:
         number = constant_number(node) if node in selection.integer else None
         if number is not None and is_constant(number):
-            _quantize_number(model, node, number, other_bits, target)
+            _quantize_number(model, node, number, kernel_bits, target)
     return selection
 
 
