@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,26 @@ def check_export(home: Path, scheme: str) -> onnx.ModelProto:
     return onnx.load(shipped / "model.onnx")
 
 
+def check_seen(home: Path) -> None:
+    """The report shows pictures with what float and a scheme predict, those that differ most first."""
+    (report,) = (home / ".qpipe" / "reports").glob("*.html")
+    section = report.read_text(encoding="utf-8").partition('<h2 id="seen">')[2]
+    section = section.partition("<h2 ")[0]
+    assert section.count('<img src="data:image/png;base64,') == 8
+    (scheme,) = re.findall(r"<h3>net on local: float and (\S+)/ort</h3>|and (\S+)</h3>", section)
+    name = "".join(scheme)
+    with closing(sqlite3.connect(home / ".qpipe" / "results.db")) as db:
+        query = """SELECT "values".value FROM "values" JOIN measurements
+            ON measurements.id = measurement WHERE scheme = ? AND metric = 'agreement'
+            ORDER BY position"""
+        agreement = [value for (value,) in db.execute(query, (name,))]
+    files = sorted((home / "pictures" / "val").rglob("*.png"))
+    differing = {files[index].stem for index, value in enumerate(agreement) if not value}
+    shown = [Path(each).stem for each in re.findall(r"<figcaption><b>(.*?)</b>", section)]
+    assert len(shown) == 4
+    assert set(shown[: len(differing)]) <= differing or set(shown) <= differing
+
+
 def feed_files(home: Path, files: list[Path]) -> list[dict[str, np.ndarray]]:
     """What the exported folder predicts for files, by its own program alone."""
     (home / "saved.npz").unlink(missing_ok=True)
@@ -180,6 +202,7 @@ def test_a_classifier_and_folders_of_pictures_come_to_a_front(with_pictures: Pat
         found["int8-channel"]["metrics"]["top1"]["value"]
         > found["int2"]["metrics"]["top1"]["value"]
     )
+    check_seen(with_pictures)
     check_export(with_pictures, "int8-channel")
     files = sorted((with_pictures / "pictures" / "val").rglob("*.png"))
     predicted = [

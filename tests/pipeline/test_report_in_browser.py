@@ -132,6 +132,22 @@ def test_switching_an_axis_moves_the_marks_and_renames_the_axis(
     opened.page.close()
 
 
+def test_charts_of_several_devices_have_the_same_axes_until_told_otherwise(
+    browser: sync_api.Browser, database: Path
+) -> None:
+    opened = open_page(browser, database)
+    charts = ("chart-0", "chart-1")
+    labels = [opened.texts(f"#{chart} .role-axis-label text") for chart in charts]
+    assert labels[0] == labels[1] != []
+    for box in opened.page.locator("input[data-signal=same]").all():
+        box.uncheck()
+    opened.page.wait_for_timeout(300)
+    apart = [opened.texts(f"#{chart} .role-axis-label text") for chart in charts]
+    assert apart[0] != apart[1]
+    assert opened.complaints == []
+    opened.page.close()
+
+
 def test_a_table_sorts_by_number_and_back(browser: sync_api.Browser, database: Path) -> None:
     opened = open_page(browser, database)
     table = opened.page.locator("#numbers ~ .scroll").first

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from qpipe.cli.completions import complete_run
-from qpipe.cli.parameters import DEFAULT_DB, DbOption
+from qpipe.cli.parameters import DEFAULT_CACHE, DEFAULT_DB, CacheOption, DbOption
 from qpipe.cli.results_database import find_run, open_results
 from qpipe.cli.tables import print_text
 from qpipe.errors import QpipeError
@@ -47,6 +47,7 @@ def report(
         typer.Option("--latex", help="A file for the tables in LaTeX, in place of the page."),
     ] = None,
     db: DbOption = DEFAULT_DB,
+    cache: CacheOption = DEFAULT_CACHE,
 ) -> None:
     """Write a page on a run: what to ship, the evidence, and where it comes from."""
     from qpipe.cli.report_file import Exports, report_file, write_comparison, write_report
@@ -67,5 +68,5 @@ def report(
             print_text(shown(file))
         if out or not exports.are_wanted:
             page = out or report_file(db, run_id)
-            write_report(store, run_id, page)
+            write_report(store, run_id, page, cache=cache)
             print_text(f"look at: {shown(page)}")

@@ -36,7 +36,7 @@ def write_report(
     """Write the report of a run."""
     options = ["--run", run, *path_option("--db", store.path, DEFAULT_DB)]
     options += path_option("--cache", cache, DEFAULT_CACHE)
-    _write_text(file, report_page(read_content(store, run, options, results=results)))
+    _write_text(file, report_page(read_content(store, run, options, results=results, cache=cache)))
 
 
 def write_comparison(store: Store, before: RunRow, after: RunRow, file: Path) -> None:

@@ -12,7 +12,7 @@ PAGE_SCRIPT = Path(__file__).with_name("page_script.js")
 # nothing is ever loaded: neither from the network nor from other files
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; "
-    "script-src 'unsafe-inline' 'unsafe-eval'; img-src data:"
+    "script-src 'unsafe-inline' 'unsafe-eval'; img-src data:; media-src data:"
 )
 
 

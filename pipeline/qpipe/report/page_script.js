@@ -8,10 +8,11 @@
   async function draw(chart) {
     const place = document.getElementById(chart.id);
     const { view } = await vegaEmbed(place, chart.spec, options);
-    for (const select of document.querySelectorAll(`select[data-chart="${chart.id}"]`)) {
-      const switchAxis = () => view.signal(select.dataset.signal, select.value).runAsync();
-      if (view.signal(select.dataset.signal) !== select.value) await switchAxis();
-      select.addEventListener("change", switchAxis);
+    for (const control of document.querySelectorAll(`[data-chart="${chart.id}"]`)) {
+      const value = () => control.type === "checkbox" ? control.checked : control.value;
+      const setSignal = () => view.signal(control.dataset.signal, value()).runAsync();
+      if (view.signal(control.dataset.signal) !== value()) await setSignal();
+      control.addEventListener("change", setSignal);
     }
     place.dataset.state = "drawn";
   }

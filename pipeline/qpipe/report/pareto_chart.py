@@ -1,15 +1,18 @@
 """The Pareto chart of a model on a device: two metrics against each other, a third as area.
 
-Its signals x, y and area name the metrics that are shown, so that a page can switch them.
+Its signals x, y and area name the metrics that are shown, so that a page can switch them. Charts of
+several devices have the same axes while the signal `same` is true.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from qpipe.report import chart_style as style
 from qpipe.report.chart_rows import PlaceData
 from qpipe.report.chart_style import Spec
+
+Extents = Mapping[str, tuple[float, float]]  # by metric: the least and the most, as it is shown
 
 HEIGHT = 400
 HOW_TO_READ = (
@@ -25,8 +28,8 @@ NAMES_WIDTH = "clamp(width * 0.3, 118, 150)"
 MOST_NAMES = 24  # of more rows, and of more on the front, only those that matter most have a name
 
 
-def pareto_chart(place: PlaceData) -> Spec:
-    """Return the specification of the chart."""
+def pareto_chart(place: PlaceData, extents: Extents | None = None) -> Spec:
+    """Return the specification of the chart; `extents` of metrics are those of all devices."""
     keys = place.keys
     across, upward, area = place.default_axes
     parameters = {
@@ -35,6 +38,8 @@ def pareto_chart(place: PlaceData) -> Spec:
         "area": keys[area],
         "titles": place.titles,
         "goals": place.goals,
+        "same": bool(extents),
+        "extents": {key: (extents or {}).get(metric) for metric, key in keys.items()},
     }
     parts = {
         "height": HEIGHT,
@@ -57,6 +62,20 @@ def pareto_chart(place: PlaceData) -> Spec:
     return style.chart(parts, title=place.title, subtitle=subtitle)
 
 
+def common_extents(places: Sequence[PlaceData]) -> Extents | None:
+    """Return the extents of each metric over several devices; None where there is only one."""
+    if len(places) < 2:
+        return None
+    values: dict[str, list[float]] = {}
+    for place in places:
+        for row in place.rows:
+            for metric, number in row["metrics"].items():
+                ends = (number["value"], number["low"], number["high"])
+                scale = place.scale(metric)
+                values.setdefault(metric, []).extend(e * scale for e in ends if e is not None)
+    return {metric: (min(numbers), max(numbers)) for metric, numbers in values.items()}
+
+
 def _axes_transforms() -> list[Spec]:
     """Return the transforms that give a row the numbers of the axes, and drop rows without."""
     fields = {f"{axis}{end}": (source, axis) for axis in "xy" for end, source in _ENDS.items()}
@@ -73,7 +92,11 @@ _ENDS = {"": "value", "_low": "low", "_high": "high"}
 
 
 def _axis(name: str) -> Spec:
-    scale: Spec = {"zero": False, "padding": 22}
+    ends = {
+        end: {"expr": f"same && extents[{name}] ? extents[{name}][{index}] : null"}
+        for index, end in enumerate(("domainMin", "domainMax"))
+    }
+    scale: Spec = {"zero": False, "padding": 22, **ends}
     if name == "x":
         scale["range"] = [0, {"expr": f"width - {NAMES_WIDTH} - 12"}]
     return {

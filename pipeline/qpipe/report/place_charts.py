@@ -7,7 +7,7 @@ from qpipe.compare.formatting import RATIO
 from qpipe.report.chart_rows import PlaceData
 from qpipe.report.chart_style import Spec
 from qpipe.report.metric_chart import metric_chart
-from qpipe.report.pareto_chart import pareto_chart
+from qpipe.report.pareto_chart import Extents, pareto_chart
 from qpipe.report.timing_charts import course_chart, distribution_chart, has_times
 
 PARETO = "pareto"
@@ -22,11 +22,14 @@ METRIC_CHARTS = {
 }
 
 
-def place_charts(place: PlaceData) -> dict[str, Spec]:
-    """Return the specification of each chart that there are numbers for."""
+def place_charts(place: PlaceData, extents: Extents | None = None) -> dict[str, Spec]:
+    """Return the specification of each chart that there are numbers for.
+
+    `extents` of metrics are those of all devices, for axes that are the same.
+    """
     if not place.metrics:
         return {}
-    charts = {PARETO: pareto_chart(place)}
+    charts = {PARETO: pareto_chart(place, extents)}
     for metric, name in METRIC_CHARTS.items():
         if metric in place.metrics:
             charts[name] = metric_chart(place, metric)

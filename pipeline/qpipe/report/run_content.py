@@ -6,11 +6,14 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from qpipe.report.chart_rows import PlaceData, place_data
 from qpipe.report.diagnosis_page import Report
 from qpipe.report.run_results import RunResults, read_results
+from qpipe.report.seen_samples import SeenSamples, seen_samples
 from qpipe.report.training_chart import trained_steps
+from qpipe.storage.cache import Cache
 from qpipe.storage.results import Store
 from qpipe.storage.rows import MeasurementRow, StepRow, TrainingRow
 from qpipe.types import Capabilities
@@ -28,6 +31,7 @@ class RunContent:
     capabilities: Mapping[str, Capabilities]
     diagnoses: Sequence[Report]  # of networks of this run
     training: Sequence[TrainingRow]  # how it went, where networks were trained
+    seen: Sequence[SeenSamples]  # of each model whose files are still in the cache
     options: Sequence[str]  # that name the run and its database in commands
 
     @property
@@ -60,9 +64,14 @@ class RunContent:
 
 
 def read_content(
-    store: Store, run: str, options: Sequence[str] = (), *, results: RunResults | None = None
+    store: Store,
+    run: str,
+    options: Sequence[str] = (),
+    *,
+    results: RunResults | None = None,
+    cache: Path | None = None,
 ) -> RunContent:
-    """Read a run; `results` where they were read already."""
+    """Read a run; `results` where they were read already, `cache` to show what networks saw."""
     run_results = results or read_results(store, run)
     places = [place_data(run_results, place) for place in run_results.places]
     steps = store.steps(run)
@@ -75,6 +84,7 @@ def read_content(
         capabilities=store.capabilities(run),
         diagnoses=_diagnoses(store, run_results, steps),
         training=store.training(run),
+        seen=seen_samples(places, steps, Cache(cache)) if cache and cache.is_dir() else (),
         options=options,
     )
 

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path
 
 from qpipe.compare.formatting import RATIO
+from qpipe.compare.json_rows import Place
 from qpipe.recipe.yaml_document import shown
 from qpipe.report.answer_section import answer_section, copied_command
 from qpipe.report.chart_page import ChartPage
@@ -28,7 +29,7 @@ from qpipe.report.facts_sections import (
 )
 from qpipe.report.ladder_chart import ladder_charts
 from qpipe.report.page_template import bullets, escape, paragraphs, sortable_table
-from qpipe.report.pareto_chart import HOW_TO_READ
+from qpipe.report.pareto_chart import HOW_TO_READ, common_extents
 from qpipe.report.place_charts import (
     COURSE,
     DISTRIBUTION,
@@ -39,6 +40,7 @@ from qpipe.report.place_charts import (
 from qpipe.report.results_table import key, results_table, side_by_side
 from qpipe.report.row_notes import note_lines
 from qpipe.report.run_content import RunContent
+from qpipe.report.seen_section import seen_section
 from qpipe.report.training_chart import HOW_TO_READ as READ_TRAINING
 from qpipe.report.training_chart import training_chart
 
@@ -50,6 +52,7 @@ SECTIONS = {
     "pareto": "Pareto",
     "numbers": "All numbers",
     "accuracy": "Accuracy",
+    "seen": "Samples",
     "timing": "Times",
     "environment": "Devices",
     "failures": "Failures",
@@ -88,7 +91,11 @@ class ReportPage:
     def __init__(self, content: RunContent) -> None:
         self.content = content
         self.page = ChartPage()
-        self.specs = {place.where: place_charts(place) for place in content.places}
+        self.specs: dict[Place, dict[str, Spec]] = {}
+        for model in content.models:
+            places = content.places_of(model)
+            extents = common_extents(places)
+            self.specs |= {place.where: place_charts(place, extents) for place in places}
 
     def html(self) -> str:
         """Return the whole page."""
@@ -105,6 +112,7 @@ class ReportPage:
                 self._numbers(),
                 self._accuracy(),
                 self._training(),
+                seen_section(self.content.seen),
                 self._timing(),
                 environment_section(self.content),
                 failures_section(self.content),
@@ -123,7 +131,9 @@ class ReportPage:
         ]
         for model in self.content.models:
             places = self.content.places_of(model)
-            drawn = "\n".join(self._switchable_chart(place) for place in places)
+            drawn = "\n".join(
+                self._switchable_chart(place, is_one_of_several=len(places) > 1) for place in places
+            )
             parts.append(f'<div class="small-multiples">\n{drawn}\n</div>')
             if len(places) + len(self.content.unreachable) > 1:
                 parts.append(f"<h3>{escape(model)} on all devices</h3>")
@@ -131,7 +141,7 @@ class ReportPage:
                 parts.append(side_by_side(places, self.content.unreachable))
         return "\n".join(parts)
 
-    def _switchable_chart(self, place: PlaceData) -> str:
+    def _switchable_chart(self, place: PlaceData, *, is_one_of_several: bool) -> str:
         """Return a Pareto chart with a selection of metrics for its axes."""
         if not place.metrics:
             return ""
@@ -146,6 +156,11 @@ class ReportPage:
                 ("area", "area", area),
             )
         )
+        if is_one_of_several:
+            selections += (
+                f'<label><input type="checkbox" data-chart="{chart}" data-signal="same" checked> '
+                "same axes on all devices</label>"
+            )
         return (
             f'<div><h3>{escape(place.title)}</h3>\n<div class="axes">{selections}</div>\n'
             f"{element}</div>"

@@ -6,6 +6,7 @@ import math
 import wave
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -37,7 +38,12 @@ class Sound:
 
     def save(self, path: Path) -> None:
         """Write a .wav file."""
-        with wave.open(str(path), "wb") as file:
+        with path.open("wb") as file:
+            self.write(file)
+
+    def write(self, stream: BinaryIO) -> None:
+        """Write what a .wav file holds."""
+        with wave.open(stream, "wb") as file:
             file.setnchannels(1)
             file.setsampwidth(2)
             file.setframerate(self.sample_rate)
