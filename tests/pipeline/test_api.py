@@ -110,7 +110,7 @@ def test_a_run_has_the_rows_of_the_command_line(
 ) -> None:
     assert run.state == "done"
     assert "net/int8/ort@local/accuracy" in steps
-    rows = Shell(monkeypatch, capsys).json(f"pareto --db {home / 'results.db'}")
+    rows = Shell(monkeypatch, capsys).json(f"pareto --db {home / 'results.db'}")["rows"]
     by_scheme = {row["scheme"]: row for row in rows}
     assert len(run.results) == len(rows) == 3
     for row in run.results:

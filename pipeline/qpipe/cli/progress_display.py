@@ -1,28 +1,39 @@
-"""The progress of a run on standard error: bars on a terminal, lines elsewhere."""
+"""The progress of a run on standard error: lanes of host and devices on a terminal, or lines.
+
+Off a terminal there is a line for each step that ends, and one a minute on what is running.
+"""
 
 from __future__ import annotations
 
 import threading
 import time
 from abc import ABC, abstractmethod
+from pathlib import Path
 from typing import Self
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
 from qpipe.engine.events import ENDINGS, Event
 
-MAX_SILENCE_S = 4.0  # where there is no terminal, a line is printed at least so often
+MAX_SILENCE_S = 60.0  # where there is no terminal, a line is printed at least so often
 # skipped steps with one cause are reported together, once no more come for so long
 SKIPPED_DELAY_S = 0.5
 POLL_S = 0.5
 BAR_WIDTH = 24
+REFRESHES_PER_S = 4
 BYTES_PER_MB = 1e6
+KB_PER_GB = 1e6
+HOST = "host"  # the lane of steps that run on no device
+MEMORY = Path("/proc/meminfo")
 
 
-def open_display() -> ProgressDisplay:
-    """Return the display that fits standard error."""
-    console = Console(stderr=True)
+def open_display(*, is_quiet: bool = False) -> ProgressDisplay:
+    """Return the display that fits standard error; a quiet one shows nothing."""
+    console = Console(stderr=True, quiet=is_quiet)
     return LiveDisplay(console) if console.is_terminal else LineDisplay(console)
 
 
@@ -88,6 +99,8 @@ class ProgressDisplay(ABC):
         self.console = console
         self.lock = threading.Lock()
         self.skipped = SkippedSteps()
+        self.ended: set[str] = set()
+        self.planned = 0  # steps of the plan; 0 while there is none
 
     def __enter__(self) -> Self:
         self.start()
@@ -99,7 +112,11 @@ class ProgressDisplay(ABC):
     def event(self, event: Event) -> None:
         """Show an event."""
         with self.lock:
-            if event.what == "skipped":
+            if event.what in ENDINGS:
+                self.ended.add(event.step)
+            if event.what == "planned":
+                self.planned = int(event.total or 0)
+            elif event.what == "skipped":
                 self.skipped.add(event)
             elif event.what in (*ENDINGS, "retry"):
                 self.remove_step(event.step)
@@ -113,6 +130,11 @@ class ProgressDisplay(ABC):
         """Print a line about the run as a whole."""
         with self.lock:
             self.print_line(text)
+
+    @property
+    def count(self) -> str:
+        """How many steps have ended, of how many; empty before there is a plan."""
+        return f"{len(self.ended)} of {self.planned} steps" if self.planned else ""
 
     def print_line(self, text: str) -> None:
         """Print a line, after those of skipped steps."""
@@ -192,46 +214,92 @@ class LineDisplay(ProgressDisplay):
                     self._print_running()
 
     def _print_running(self) -> None:
+        """Print one line on all that is running."""
         now = time.monotonic()
-        if not self.running:
-            self.print_line(f"{self.announcement} ({now - self.announced_at:.0f} s)")
+        parts = [self.count] if self.count else []
         for step, (started, event) in self.running.items():
-            if not event.done:
-                event = Event(step, "progress", seconds=now - started)
-            self.print_line(f"{step}: {describe_progress(event)}")
+            shown = event if event.done else Event(step, "progress", seconds=now - started)
+            parts.append(f"{step}: {describe_progress(shown)}")
+        if not self.running:
+            parts.append(f"{self.announcement} ({now - self.announced_at:.0f} s)")
+        self.print_line("; ".join(parts))
 
 
 class LiveDisplay(ProgressDisplay):
-    """Shows a bar for each running step; lines stay above the bars."""
+    """Shows a lane for the host and for each device: its running steps, how far, how fast.
+
+    Lines stay above the lanes.
+    """
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=BAR_WIDTH),
-            TextColumn("{task.fields[amount]}"),
+        self.started = time.monotonic()
+        self.running: dict[str, Event] = {}  # step -> its last event
+        self.lanes = [HOST]  # in the order in which they were first used
+        self.warning = ""  # the last one
+        self.live = Live(
+            get_renderable=self.render,
+            console=console,
+            transient=True,
+            refresh_per_second=REFRESHES_PER_S,
         )
-        self.progress = Progress(*columns, console=console, transient=True)
-        self.tasks: dict[str, TaskID] = {}
 
     def start(self) -> None:
-        self.progress.start()
+        self.live.start()
 
     def stop(self) -> None:
         self.print_skipped(at_once=True)
-        self.progress.stop()
+        self.live.stop()
+
+    def event(self, event: Event) -> None:
+        if event.what in ("notice", "retry", "failed"):
+            self.warning = f"{event.step}: {event.message}"
+        super().event(event)
 
     def update_step(self, event: Event) -> None:
-        task = self.tasks.get(event.step)
-        if task is None:
-            self.tasks[event.step] = self.progress.add_task(
-                event.step, total=event.total, amount=""
-            )
-            return
-        amount = describe_progress(event)
-        self.progress.update(task, completed=event.done, total=event.total, amount=amount)
+        self.running[event.step] = event
+        lane = lane_of(event)
+        if lane not in self.lanes:
+            self.lanes.append(lane)
 
     def remove_step(self, step: str) -> None:
-        task = self.tasks.pop(step, None)
-        if task is not None:
-            self.progress.remove_task(task)
+        self.running.pop(step, None)
+
+    def render(self) -> RenderableType:
+        """Return the lanes; called from a thread of its own, so that it waits for no lock."""
+        grid = Table.grid(padding=(0, 2))
+        events = list(self.running.values())
+        for lane in list(self.lanes):
+            rows = [event for event in events if lane_of(event) == lane]
+            if not rows:
+                grid.add_row(Text(lane, "bold"), Text("-", "dim"))
+            for number, event in enumerate(rows):
+                bar = ProgressBar(event.total, event.done, width=BAR_WIDTH, pulse=not event.total)
+                name = Text("" if number else lane, "bold")
+                grid.add_row(name, Text(event.step), bar, Text(describe_progress(event)))
+        parts: list[RenderableType] = [Text(self._headline(), "bold"), grid]
+        if self.warning:
+            parts.append(Text(f"last warning: {self.warning}", "dim", overflow="ellipsis"))
+        return Group(*parts)
+
+    def _headline(self) -> str:
+        minutes, seconds = divmod(int(time.monotonic() - self.started), 60)
+        parts = [self.count or "starting", f"{minutes}:{seconds:02d}", free_memory()]
+        return ", ".join(filter(None, parts))
+
+
+def lane_of(event: Event) -> str:
+    """Return the device that a step runs on, or that it runs on the host."""
+    return event.coordinates.get("device", HOST)
+
+
+def free_memory() -> str:
+    """Return what memory of this machine is free; empty where Linux does not say so."""
+    try:
+        lines = MEMORY.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    sizes = {line.split(":")[0]: line.split()[1] for line in lines if len(line.split()) > 1}
+    available = float(sizes.get("MemAvailable", 0)) / KB_PER_GB
+    total = float(sizes.get("MemTotal", 0)) / KB_PER_GB
+    return f"{available:.1f} of {total:.1f} GB of memory free"

@@ -29,6 +29,10 @@ from qpipe.cli.recipe_settings import parse_keep, parse_settings
 from qpipe.cli.tables import print_json
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from qpipe.engine.events import Event
     from qpipe.engine.request import Request
     from qpipe.engine.run import Finished
 
@@ -66,6 +70,12 @@ def run(
         list[str] | None,
         typer.Option("--tag", help="Give the run a tag, a name of your choice; repeatable."),
     ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the results and nothing of the progress.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Print what each step has logged, too.")
+    ] = False,
     minima: MinOption = None,
     maxima: MaxOption = None,
     keep: KeepOption = None,
@@ -100,7 +110,7 @@ def run(
     )
     command = _continue_command()
     try:
-        finished = _run_with_display(request)
+        finished = _run_with_display(request, is_quiet=quiet, is_verbose=verbose)
     except KeyboardInterrupt:
         message = f"interrupted; finished steps are kept, continue with: {command}"
         print(f"\nqpipe: {message}", file=sys.stderr)  # noqa: T201
@@ -124,14 +134,43 @@ def _continue_command() -> str:
     return shlex.join(["qpipe", *words])
 
 
-def _run_with_display(request: Request) -> Finished:
+def _run_with_display(request: Request, *, is_quiet: bool, is_verbose: bool) -> Finished:
     from qpipe.cli.progress_display import open_display
     from qpipe.engine.request import resolve_request
     from qpipe.engine.run import run_recipe
     from qpipe.storage.results import Store
 
     # the display starts before the recipe is read: loading plugins takes seconds on a slow machine
-    with open_display() as display:
+    with open_display(is_quiet=is_quiet) as display:
+        logs = _StepLogs(request.db, display.announce)
         resolved = resolve_request(request)
+
+        def listen(event: Event) -> None:
+            display.event(event)
+            if is_verbose:
+                logs.show(event)
+
         with Store(request.db) as store:
-            return run_recipe(resolved, store, display.event, display.announce)
+            return run_recipe(resolved, store, listen, display.announce, on_open=logs.set_run)
+
+
+class _StepLogs:
+    """Shows what steps of a run have logged, as they end."""
+
+    def __init__(self, db: Path, announce: Callable[[str], None]) -> None:
+        self.db = db
+        self.announce = announce
+        self.run = ""
+
+    def set_run(self, run: str) -> None:
+        """Note which run it is, once there is one."""
+        self.run = run
+
+    def show(self, event: Event) -> None:
+        """Print the log of a step whose attempt has ended."""
+        from qpipe.engine.request import run_folder
+        from qpipe.engine.step_log import read_log
+
+        if event.what in ("done", "failed", "retry"):
+            for line in read_log(run_folder(self.db, self.run), event.step).splitlines():
+                self.announce(f"  {line}")

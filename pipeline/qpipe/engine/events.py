@@ -9,14 +9,17 @@ from typing import Literal
 from qpipe.errors import Failure
 
 # "retry" ends an attempt that another one follows, which is "started" after a pause;
-# a "notice" is a message about a step that goes on
-EventKind = Literal["started", "progress", "notice", "retry", "done", "cached", "failed", "skipped"]
+# a "notice" is a message about a step that goes on; "planned" is of no step: `total` is the number
+# of all
+EventKind = Literal[
+    "planned", "started", "progress", "notice", "retry", "done", "cached", "failed", "skipped"
+]
 ENDINGS: tuple[EventKind, ...] = ("done", "cached", "failed", "skipped")
 
 
 @dataclass(frozen=True)
 class Event:
-    """One thing that happened to one step."""
+    """One thing that happened to one step, or the plan of all."""
 
     step: str
     what: EventKind

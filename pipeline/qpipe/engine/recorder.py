@@ -70,7 +70,7 @@ class Recorder:
 
     def record_event(self, event: Event) -> None:
         """Record the state of a step, and that of its attempt."""
-        if event.what == "progress" or event.what == "notice":
+        if event.what == "planned" or event.what == "progress" or event.what == "notice":
             return
         now = _now()
         if event.what == "started":

@@ -161,10 +161,12 @@ class _Execution:
             protected.enter_context(cache.protect(plan.results))
             verb = "continues" if self.run.continued else "starts"
             self.notify(f"run {self.run.id} {verb}: {len(plan.steps)} steps")
+            self._publish_plan(plan)
             read = self._read_inputs(plan)
             # the keys of all other steps are made of what was read
             plan = self.resolved.plan(self.devices.capabilities)
             plan.drop_devices(self.devices.unreachable)
+            self._publish_plan(plan)
             for note in plan.missing_modules:
                 self.notify(note)
             protected.enter_context(cache.protect(plan.results))
@@ -173,6 +175,9 @@ class _Execution:
             outcome = self._carry_out_steps(plan, earlier=read)
         self._judge(plan)
         return plan, outcome
+
+    def _publish_plan(self, plan: Plan) -> None:
+        self.listen(Event("", "planned", total=len(plan.steps), unit="steps"))
 
     def _read_inputs(self, plan: Plan) -> Outcome:
         """Read samples and networks; raise RecipeError where no model can be used."""
