@@ -13,6 +13,15 @@ from typing import Any
 
 def install(folder: Path, projects: Sequence[Path]) -> Path:
     """The Python of a new environment in a folder, with these projects."""
+    python = make_environment(folder)
+    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    run([*pip, "install", *options, *projects])
+    return python
+
+
+def make_environment(folder: Path) -> Path:
+    """The Python of a new environment in a folder, without pip."""
     run([sys.executable, "-m", "venv", "--without-pip", folder / "venv"])
     python = folder / "venv" / "bin" / "python"
     own = run([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]).strip()
@@ -21,9 +30,6 @@ def install(folder: Path, projects: Sequence[Path]) -> Path:
     (Path(own) / "here.pth").write_text(
         f"import site; site.addsitedir({here!r})\n", encoding="utf-8"
     )
-    pip = [sys.executable, "-m", "pip", "--python", python, "--disable-pip-version-check"]
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    run([*pip, "install", *options, *projects])
     return python
 
 

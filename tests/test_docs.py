@@ -25,6 +25,7 @@ import yaml
 
 import learned
 import qpipe
+from fresh_environment import make_environment
 from qpipe.cli.app import app
 from qpipe.errors import Failure
 from qpipe.recipe import json_schema, yaml_document
@@ -176,13 +177,36 @@ def test_the_site_builds_without_a_warning_and_asks_no_other_host(tmp_path: Path
 # ---- the pages followed to the letter
 
 
+def make_commands(folder: Path) -> Path:
+    """The commands of an environment of the reader's own, which sees what is installed here."""
+    python = make_environment(folder)
+    for name, module in (
+        ("qpipe", "from qpipe.cli import main; main()"),
+        ("pytest", "import pytest; raise SystemExit(pytest.main())"),
+    ):
+        command = python.parent / name
+        command.write_text(f'#!/bin/sh\nexec "{python}" -c "{module}" "$@"\n', encoding="utf-8")
+        command.chmod(0o755)
+    return python.parent
+
+
 class Reader:
     """Somebody in a folder who types what a page says."""
 
     def __init__(self, folder: Path, environment: dict[str, str]) -> None:
         self.folder = folder
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        self.environment = {**os.environ, "NO_COLOR": "1", "PATH": path, **environment}
+        path = [str(make_commands(folder)), str(Path(sys.executable).parent), os.environ["PATH"]]
+        self.environment = {
+            **{name: value for name, value in os.environ.items() if "PYTEST" not in name},
+            "NO_COLOR": "1",
+            "PATH": os.pathsep.join(path),
+            # what `pip install` installs is built here, and goes into the environment of the reader
+            "PIP_PYTHON": str(folder / "venv" / "bin" / "python"),
+            "PIP_NO_BUILD_ISOLATION": "0",  # which is how pip reads it: none
+            "PIP_NO_DEPS": "1",
+            "PIP_NO_INDEX": "1",
+            **environment,
+        }
         self.names: dict[str, Any] = {}
 
     def follow(self, page: Path) -> int:

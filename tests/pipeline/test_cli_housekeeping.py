@@ -277,7 +277,7 @@ def test_what_is_shipped_keeps_the_limits(ran: tuple[LabShell, list[str]]) -> No
         False
     ]
     assert [row["within_limits"] for row in qpipe.json("pareto --max size_mb=6")["rows"]] == [True]
-    assert "within_limits" not in qpipe.json("pareto")[0]
+    assert "within_limits" not in qpipe.json("pareto")["rows"][0]
 
 
 @pytest.mark.parametrize(
