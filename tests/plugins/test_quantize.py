@@ -12,6 +12,7 @@ from models import RTN, conv_net, images, run, statistics_of
 from qpipe.errors import StageError
 from qpipe.quant import qdq
 from qpipe.quant.arithmetic import sqnr_db
+from qpipe.quant.statistics import Statistics
 from qpipe.samples.store import Samples
 from qpipe.stages.registry import load
 from qpipe.types import Preprocessing, Sample
@@ -190,6 +191,15 @@ def test_a_stage_that_needs_quantized_weights_says_so(stage, statistics):
         StageError, match="no weight is quantized yet; put a stage that quantizes weights before it"
     ):
         stage(*given)
+
+
+def test_a_network_without_weights_is_told_so() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> net (float[1,4] x) => (float[1,4] y) { y = Relu(x) }'
+    networks = [ir.from_onnx_text(text), ir.from_onnx_text(text)]
+    with pytest.raises(
+        StageError, match="the network has no weight to quantize; leave this scheme"
+    ):
+        correct_bias(*networks, Statistics([]))
 
 
 def test_activations_of_16_bits_leave_less_noise_than_8_and_need_opset_21():

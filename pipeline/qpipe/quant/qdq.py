@@ -197,6 +197,8 @@ def pair_with_float_weights(
     """
     quantized = [weight for weight in weights(model) if weight.is_quantized]
     originals = {weight.name: weight for weight in weights(float_model)}
+    if not quantized and not float_weights(float_model):
+        raise StageError(f"{where}: the network has no weight to quantize; leave this scheme out")
     if not quantized:
         raise StageError(
             f"{where}: no weight is quantized yet; put a stage that quantizes weights before it"
