@@ -16,7 +16,10 @@ import yaml
 
 from models import conv_net, images, run
 from processors import Arithmetic, both_kinds, machine_kind
+from qpipe.diagnose.range_fit import range_fits
 from qpipe.report.diagnosis_page import page
+from qpipe.samples.store import Samples
+from qpipe.types import Preprocessing, Sample
 from shell import Shell
 
 RECIPE = """
@@ -248,6 +251,17 @@ def test_a_range_that_clips_is_named_with_the_share_of_values(
         == f"the range of 'image' clips {100 * share:.2g} %: use activation_range: minmax"
     )
     assert report["sqnr_db"]["activations"] < report["sqnr_db"]["weights"]
+
+
+def test_codes_that_are_no_integers_have_no_range_to_clip(tmp_path: Path) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 19]>
+    net (float[1, 2] x) => (float[1, 2] y) <float s = {0.5}, float8e4m3fn z>
+    { q = QuantizeLinear (x, s, z) y = DequantizeLinear (q, s, z) }"""
+    zero = ir.tensor(np.zeros((), ir.DataType.FLOAT8E4M3FN.numpy()), name="z")
+    model = ir.from_onnx_text(text, initializers=[zero])
+    rows = [Sample("0", {"x": np.float32([1, 2])})]
+    samples = Samples.write(tmp_path, rows, {"x": Preprocessing()})
+    assert range_fits(model, model, samples, [0]) == {}
 
 
 def test_the_table_has_the_ladder_and_the_worst_layers(qpipe: Shell) -> None:

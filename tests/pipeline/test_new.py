@@ -591,6 +591,20 @@ def test_lengths_that_differ_by_sample_stay_open(qpipe: Shell, tmp_path: Path) -
     assert "8 bits      outputs at" in out
 
 
+def test_a_first_axis_of_time_has_the_length_of_the_samples(qpipe: Shell, tmp_path: Path) -> None:
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+    net (float[time, 1, 4] x) => (float[time, 1, 3] y) <float[4, 3] w = {WEIGHTS}> { y = MatMul (x, w) }"""
+    weights = ", ".join(map(str, np.linspace(-1, 1, 12)))
+    onnx.save(onnx.parser.parse_model(text.replace("WEIGHTS", weights)), tmp_path / "net.onnx")
+    (tmp_path / "data").mkdir()
+    for name, count in (("calibration", 2), ("evaluation", 3)):
+        arrays = np.random.default_rng(count).normal(size=(count, 7, 1, 4)).astype(np.float32)
+        np.savez(tmp_path / "data" / f"{name}.npz", x=arrays)
+    out, _ = qpipe("new net.onnx --samples npz:data")
+    assert written()["models"]["net"]["onnx"]["shapes"] == {"x": [7, 1, 4]}
+    assert "8 bits      outputs at" in out
+
+
 def test_lengths_that_the_network_fixes_are_told_in_a_line(qpipe: Shell, tmp_path: Path) -> None:
     network(tmp_path / "net.onnx", ["n", 8, 20], 5, name="x")
     lengths(tmp_path / "data")

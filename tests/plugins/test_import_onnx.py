@@ -451,6 +451,21 @@ def test_types_and_shapes_that_do_not_fit_together_name_the_node_and_the_reason(
         onnx_file(path=path)
 
 
+def test_the_shape_behind_a_group_normalization_is_that_of_its_input(tmp_path: Path) -> None:
+    ones = np.ones(4, np.float32)
+    nodes = [
+        onnx.helper.make_node("GroupNormalization", ["x", "s", "b"], ["n"], num_groups=2),
+        node("Flatten", "n", to="y"),
+    ]
+    inputs = [value("x", shape=(1, 4, 1))]
+    path = network(tmp_path, nodes, {"s": ones, "b": ones}, inputs, opset=21)
+    model = onnx_file(path=path)
+    assert [list(value.shape or ()) for node in model.graph for value in node.outputs] == [
+        [1, 4, 1],
+        [1, 4],
+    ]
+
+
 def test_an_input_without_a_shape_is_named(tmp_path: Path) -> None:
     shapeless = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, None)
     path = network(tmp_path, [node("Relu", "x", to="y")], {}, [shapeless])

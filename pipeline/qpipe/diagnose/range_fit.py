@@ -109,11 +109,16 @@ def _add_values(extent: _Extent, quantizer: ir.Node, array: Array) -> None:
 
 
 def _tensor_scale_and_zero_point(quantizer: ir.Node) -> tuple[Array, Array] | None:
-    """Return a quantizer's scale and zero point, where it has one for the whole tensor."""
+    """Return a quantizer's scale and zero point, where it has one for the whole tensor.
+
+    None also for codes that numpy has no integers for, such as floats of 8 bits.
+    """
     scale, zero_point = qdq.scale_and_zero_point_of(quantizer)
     if len(quantizer.inputs) < 3:
         zero_point = np.zeros((), np.uint8)
     if scale is None or zero_point is None or scale.size != 1:
+        return None
+    if zero_point.dtype.kind not in "iu":
         return None
     return scale.reshape(()), zero_point.reshape(())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from qpipe.samples.sample_feeds import NetworkInputs
 if TYPE_CHECKING:
     import onnxruntime
 
+# names of an open batch, on any axis
+BATCH_NAME = re.compile(r"n|b|bs|.*batch.*", re.IGNORECASE)
 # in the metadata of a network
 STATES = "qpipe.states"
 FIXED_VALUES = "qpipe.fixed_values"

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from qpipe.errors import RecipeError
 from qpipe.quant.external_data import LARGEST, external_files
+from qpipe.quant.network_inputs import BATCH_NAME
 from qpipe.samples.preprocess import FLOATS
 
 # operators that pass values on unchanged
@@ -44,12 +45,15 @@ class Tensor(NamedTuple):
     def may_need_shape(self) -> bool:
         """Whether import may need a shape for it.
 
-        That is where a dimension besides the first is open, or the first may be a fixed batch.
+        That is where a dimension besides the first is open, or the first is no batch by its name,
+        or may be a fixed one.
         """
         if any(isinstance(size, str) for size in self.shape[1:]):
             return True
         first = self.shape[0] if self.shape else 1
-        return isinstance(first, int) and first != 1
+        if isinstance(first, int):
+            return first != 1
+        return first != UNNAMED and not BATCH_NAME.fullmatch(first)
 
     @property
     def is_whole_number(self) -> bool:

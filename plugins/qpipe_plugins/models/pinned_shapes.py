@@ -11,12 +11,11 @@ from collections.abc import Mapping, Sequence
 import onnx
 
 from qpipe.errors import StageError, suggest
+from qpipe.quant.network_inputs import BATCH_NAME
 
 InputShapes = Mapping[str, list[int | str]]
 Dimensions = Sequence[onnx.TensorShapeProto.Dimension]
 
-# names of an open batch, on any axis
-BATCH_NAME = re.compile(r"n|b|bs|.*batch.*", re.IGNORECASE)
 # names of dimensions that are no batch even where they come first, as in [time, 1, 80]
 OTHER_NAME = re.compile(r"[tlhw]|.*(time|seq|frame|len|step|height|width).*", re.IGNORECASE)
 

@@ -21,6 +21,8 @@ MAX_VISIBLE = 1 << 10  # elements of the constants that shape inference may read
 MEMORY = 1 << 30
 
 
+# operators whose shapes onnx 1.22 does not infer, though they keep that of their input
+KEEPING_SHAPE = ("GroupNormalization",)
 # how onnx 1.22 names the node at which types or shapes do not fit together, and why
 CONTRADICTION = re.compile(
     r"\(op_type:(?P<operator>\w+)(, node name: (?P<name>[^)]*))?\): (\[\w+\] )?(?P<reason>[^\n]*)"
@@ -38,6 +40,27 @@ def infer_shapes(model: ir.Model) -> None:
     Raise ContradictionError where they do not fit together, OverflowError where inference needs too
     much memory.
     """
+    _infer_known_operators(model)
+    while _keep_shapes(model.graph):
+        _infer_known_operators(model)
+
+
+def _keep_shapes(graph: ir.Graph) -> bool:
+    """Let what onnx infers nothing of have the shape of its input; return whether there was any."""
+    is_changed = False
+    for node in graph:
+        if node.op_type not in KEEPING_SHAPE or node.domain or node.inputs[0] is None:
+            continue
+        source = node.inputs[0]
+        output = node.outputs[0]
+        if output.shape is None and source.shape is not None:
+            output.shape = source.shape
+            output.type = source.type
+            is_changed = True
+    return is_changed
+
+
+def _infer_known_operators(model: ir.Model) -> None:
     with _large_constants_as_inputs(model.graph):
         proto = ir.to_proto(model)
     with limited_memory(MEMORY + 4 * proto.ByteSize()):
