@@ -111,6 +111,7 @@ def test_a_run_has_the_rows_of_the_command_line(
     assert run.state == "done"
     assert "net/int8/ort@local/accuracy" in steps
     rows = Shell(monkeypatch, capsys).json(f"pareto --db {home / 'results.db'}")["rows"]
+    assert run.to_dict()["rows"] == rows
     by_scheme = {row["scheme"]: row for row in rows}
     assert len(run.results) == len(rows) == 3
     for row in run.results:

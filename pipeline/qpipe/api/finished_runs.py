@@ -126,6 +126,13 @@ class Run:
         row = self._read().recommended_row((model, device))
         return _result_row(row) if row is not None else None
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run as `qpipe run --json` prints it: its schema has a version."""
+        from qpipe.report.run_document import run_document
+
+        with Store(self.db, create=False) as store:
+            return {**run_document(store, read_results(store, self.id))}
+
     def report(self, path: Path | str) -> Path:
         """Write the report of the run as one HTML file, and return its path."""
         from qpipe.report.run_content import read_content

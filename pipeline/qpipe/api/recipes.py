@@ -69,6 +69,9 @@ class LoadedRecipe:
         smoke: bool = False,
         new: bool = False,
         keep: float | None = None,
+        retries: int = Request.retries,
+        wait_s: float = Request.wait_s,
+        tags: Sequence[str] = (),
         progress: ProgressListener | None = None,
         notify: Callable[[str], None] | None = None,
     ) -> Run:
@@ -76,13 +79,22 @@ class LoadedRecipe:
 
         A run that was interrupted, by Ctrl-C or a kill, is continued unless `new` is set.
         `keep` is what a scheme to ship may lose, in points, instead of what the recipe says.
+        `retries` is how often a step is tried again whose device failed, `wait_s` how many seconds
+        to wait for a device that others use; `tags` are names for the run.
         `progress` gets what happens to each step, `notify` messages that belong to no step. Raise
         QpipeError where the recipe is wrong, DeviceError where no device can be used.
         """
-        request = replace(self._request(devices, only, smoke=smoke), new=new, keep=keep)
+        request = replace(
+            self._request(devices, only, smoke=smoke),
+            new=new,
+            keep=keep,
+            retries=retries,
+            wait_s=wait_s,
+        )
         resolved = resolve_request(request)
         with Store(self.db) as store:
             finished = run_recipe(resolved, store, progress or _ignore, notify or _ignore)
+            store.tag(finished.run, tags)
             return as_run(store.run(finished.run), self.db)
 
     def _request(self, devices: Sequence[str], only: Sequence[str], *, smoke: bool) -> Request:
