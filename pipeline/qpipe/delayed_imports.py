@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from types import ModuleType
 
 # onnx_ir computes with symbolic dimensions by sympy, which no stage of qpipe asks for; importing it
@@ -32,3 +33,16 @@ def delay() -> None:
     """Delay the import of DELAYED in this process, unless it has happened."""
     if _DelayingFinder not in sys.meta_path:
         sys.meta_path.insert(0, _DelayingFinder)
+
+
+@contextmanager
+def hide(name: str) -> Iterator[None]:
+    """Let a module count as not installed meanwhile, unless it was imported before."""
+    is_hidden = name not in sys.modules
+    if is_hidden:
+        sys.modules[name] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if is_hidden:
+            del sys.modules[name]

@@ -296,7 +296,7 @@ def test_a_database_from_before_the_release_is_refused_and_untouched(
 def test_every_table_of_the_store_is_merged_or_stays_with_its_file(here: Path) -> None:
     new(here)
     merged = {*RUN_TABLES, *SHARED_TABLES}
-    stays = {"device_events", "leases", "nights", "night_runs", "canaries", "findings"}
+    stays = {"device_events", "leases", "nights", "night_runs", "canaries", "findings", "trials"}
     assert set(content(here)) - merged == stays
     with closing(sqlite3.connect(here)) as db:
         for table in RUN_TABLES:

@@ -218,7 +218,7 @@ def test_raw_values_go_by_age_and_medians_stay(settled: NightLab) -> None:
         rows = [
             row
             for night in store.nights("shelf")
-            for row in store.night_measurements("shelf", night["night"])
+            for row in store.night_measurements("shelf", [night["night"]])
         ]
         timed = [row["id"] for row in rows if row["raw"] == "rounds"]
         scored = [row["id"] for row in rows if row["raw"] == "samples"]

@@ -40,6 +40,7 @@ from qpipe.cli.runs import runs
 from qpipe.cli.runs_tag import runs_tag
 from qpipe.cli.samples import samples
 from qpipe.cli.schema import schema
+from qpipe.cli.search import search
 from qpipe.cli.serve import serve
 from qpipe.cli.show import show
 from qpipe.cli.trend import trend
@@ -55,7 +56,7 @@ PARTS = "Parts"
 # by the heading that help shows them under, in its order
 COMMANDS: dict[str, tuple[Command, ...]] = {
     STARTING: (new, doctor, schema),
-    RUNNING: (run, nightly, plan, why, samples),
+    RUNNING: (run, nightly, search, plan, why, samples),
     RESULTS: (pareto, report, compare, findings, trend, diagnose, export, show, serve),
     PARTS: (describe,),
 }

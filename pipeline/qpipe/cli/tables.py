@@ -42,6 +42,7 @@ def print_table(
     from rich.console import Console
     from rich.text import Text
 
+    right = set(right)
     cells = [[_cell_text(cell) for cell in row] for row in rows]
     width = None if Console().is_terminal else WIDTH_OF_PIPE
     console = Console(width=width)
@@ -51,10 +52,18 @@ def print_table(
         optional=[columns.index(name) for name in optional],
     )
     shown = [number for number in range(len(columns)) if number not in omitted]
-    table = _empty_table([columns[number] for number in shown], set(right))
-    for row in cells:
-        table.add_row(*(Text(row[number]) for number in shown))
-    console.print(table, highlight=False)
+    lines = [[row[number] for number in shown] for row in (columns, *cells)]
+    widths = _widths(lines)
+    if sum(widths) + COLUMN_GAP * (len(widths) - 1) <= console.width:
+        header, *texts = _laid_out(lines, widths, [columns[number] in right for number in shown])
+        console.print(Text(header, style="bold"), soft_wrap=True)
+        for text in texts:
+            print(text)  # noqa: T201
+    else:
+        table = _empty_table(lines[0], right)
+        for line in lines[1:]:
+            table.add_row(*map(Text, line))
+        console.print(table, highlight=False)
     return [columns[number] for number in sorted(omitted)]
 
 
@@ -68,6 +77,29 @@ def _empty_table(columns: Sequence[str], right: set[str]) -> Table:
     return table
 
 
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    """Return the width of each column, in columns of the terminal."""
+    from rich.cells import cell_len
+
+    return [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+
+
+def _laid_out(
+    lines: Sequence[Sequence[str]], widths: Sequence[int], is_right: Sequence[bool]
+) -> list[str]:
+    """Return lines whose cells need not be folded; rich takes a millisecond for each."""
+    from rich.cells import cell_len
+
+    texts = []
+    for line in lines:
+        cells = []
+        for cell, width, right in zip(line, widths, is_right, strict=True):
+            spaces = " " * (width - cell_len(cell))
+            cells.append(spaces + cell if right else cell + spaces)
+        texts.append((" " * COLUMN_GAP).join(cells))
+    return texts
+
+
 def _cell_text(cell: object) -> str:
     return "" if cell is None else printable(str(cell))
 
@@ -76,11 +108,7 @@ def _columns_to_omit(
     lines: Sequence[Sequence[str]], *, width: int, optional: Sequence[int]
 ) -> set[int]:
     """Return the optional columns to leave out so that the others fit side by side."""
-    from rich.cells import cell_len
-
-    widths = [
-        max(cell_len(cell) for cell in column) + COLUMN_GAP for column in zip(*lines, strict=True)
-    ]
+    widths = [width + COLUMN_GAP for width in _widths(lines)]
     required_width = sum(
         column_width for number, column_width in enumerate(widths) if number not in optional
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from qpipe.storage.nights import NightStore
 
 COLUMNS = ("night", "value", "from", "to", "")
+NIGHTS = 90
 WIDTH = 40  # characters of the longest bar
 
 
@@ -31,12 +32,15 @@ def trend(
     scheme: Annotated[
         str | None, typer.Option("--scheme", help="Show only the series of this scheme.")
     ] = None,
+    last: Annotated[
+        int, typer.Option("--nights", min=1, help="How many nights to show, the newest ones.")
+    ] = NIGHTS,
     db: DbOption = DEFAULT_DB,
     as_json: JsonOption = False,
 ) -> None:
     """Show a metric night by night: a series for each build on each device."""
     with open_nights(db) as store:
-        series = _read(store, metric, lab)
+        series = _read(store, metric, lab, last)
     shown = [
         one_series
         for one_series in series
@@ -53,7 +57,7 @@ def trend(
         print_table(COLUMNS, _cells(one_series), right=("value", "from", "to"))
 
 
-def _read(store: NightStore, metric: str, lab: str | None) -> Sequence[Series]:
+def _read(store: NightStore, metric: str, lab: str | None, last: int) -> Sequence[Series]:
     from qpipe.errors import QpipeError, suggest
     from qpipe.nightly.series import read_series
 
@@ -64,7 +68,7 @@ def _read(store: NightStore, metric: str, lab: str | None) -> Sequence[Series]:
         raise QpipeError("there are no nights yet; begin with: qpipe nightly LAB.yaml")
     name = lab or labs[-1]
     nights = [row["night"] for row in store.nights(name)]
-    return read_series(store, name, nights, [metric])
+    return read_series(store, name, nights[-last:], [metric])
 
 
 def _to_json(series: Series) -> dict[str, object]:

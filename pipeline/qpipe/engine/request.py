@@ -180,6 +180,11 @@ def run_folder(db: Path, run: str) -> Path:
 def resolve_request(request: Request) -> ResolvedRequest:
     """Read recipe and inventory; raise RecipeError for whatever is wrong in them."""
     loaded, plugins = recipe.load(request.recipe, request.settings)
+    return resolve_recipe(request, loaded, plugins)
+
+
+def resolve_recipe(request: Request, loaded: Recipe, plugins: Registry) -> ResolvedRequest:
+    """Read the inventory for a recipe that was read already; see resolve_request."""
     loaded = loaded.narrowed(request.only, request.devices)
     problems = limits.limit_errors(request.limits, measured=loaded.measured, shares=loaded.shares)
     if problems:

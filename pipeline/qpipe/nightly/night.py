@@ -166,7 +166,7 @@ class Night:
             canaries,
             self.store.night_runs(self.lab.name, self.night),
             self.missed,
-            len(self.store.night_measurements(self.lab.name, self.night)),
+            len(self.store.night_measurements(self.lab.name, [self.night])),
         )
 
     # ---- runs
@@ -257,7 +257,7 @@ class Night:
 
     def _note_lost_devices(self, watch: BoardWatch, book: FindingBook) -> None:
         """Record which devices could not be used, and which of those of before are back."""
-        rows = self.store.night_measurements(self.lab.name, self.night)
+        rows = self.store.night_measurements(self.lab.name, [self.night])
         used = {row["device"] for row in rows}
         lost = {**self.lost}
         lost |= {name: reason for name, reason in watch.lost.items() if name not in used}

@@ -73,17 +73,15 @@ def read_series(
         for row in store.canaries(lab)
         if row["moved"]
     }
-    chosen_metrics = None if metrics is None else set(metrics)
+    chosen_metrics = None if metrics is None else list(metrics)
     series: dict[SeriesKey, Series] = {}
-    for night in nights:
-        for row in store.night_measurements(lab, night):
-            if chosen_metrics is not None and row["metric"] not in chosen_metrics:
-                continue
-            key = SeriesKey(row["model"], row["scheme"], row["build"], row["device"], row["metric"])
-            problem = row["detail"].get("doubt") or ""
-            if not problem and _depends_on_board(row):
-                problem = moved.get((night, row["device"]), "")
-            series.setdefault(key, Series(key)).points.append(Point(night, row, problem))
+    for row in store.night_measurements(lab, nights, chosen_metrics):
+        night = row["night"]
+        key = SeriesKey(row["model"], row["scheme"], row["build"], row["device"], row["metric"])
+        problem = row["detail"].get("doubt") or ""
+        if not problem and _depends_on_board(row):
+            problem = moved.get((night, row["device"]), "")
+        series.setdefault(key, Series(key)).points.append(Point(night, row, problem))
     return list(series.values())
 
 

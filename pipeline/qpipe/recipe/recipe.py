@@ -188,7 +188,13 @@ def _make_metric(call: Call) -> Metric:
 
 def load(path: Path, settings: Mapping[str, str] | None = None) -> tuple[Recipe, Registry]:
     """Read a recipe and the plugins it names; `settings` are `--set` texts, read as YAML values."""
-    source = yaml_document.read(path)
+    return from_document(yaml_document.read(path), settings)
+
+
+def from_document(
+    source: Document, settings: Mapping[str, str] | None = None
+) -> tuple[Recipe, Registry]:
+    """Read a recipe from a document; see load."""
     if not isinstance(source.root, dict):
         raise RecipeError(f"{source.at()}: a recipe is a map of {', '.join(KEYS)}")
     for key in source.root:

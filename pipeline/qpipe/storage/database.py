@@ -20,14 +20,18 @@ from typing import (
     get_type_hints,
 )
 
-import sqlite_utils
 from pydantic import TypeAdapter, ValidationError
-from sqlite_utils.db import Table
-from sqlite_utils.migrations import Migrations
 
+from qpipe.delayed_imports import hide
 from qpipe.errors import QpipeError
 from qpipe.storage.migrations import BEFORE_RELEASE, MIGRATIONS
 from qpipe.storage.rows import JSON_COLUMNS, Row, decode, encode
+
+# where pandas is installed it is imported too, in half a second, for what is not used here
+with hide("pandas"):
+    import sqlite_utils
+    from sqlite_utils.db import Table
+    from sqlite_utils.migrations import Migrations
 
 BUSY_TIMEOUT_S = 30  # how long to wait while another process writes
 OLDEST_SQLITE = (3, 37, 0)  # the first with STRICT tables

@@ -342,6 +342,20 @@ CREATE TABLE training_curves (
 ) STRICT;
 """
 
+# what a search has tried; it stays with the file, as the cache that it counts on does
+TRIALS = """
+CREATE TABLE trials (
+  search TEXT NOT NULL,  -- digest of the recipe that is searched, and of what is varied
+  number INTEGER NOT NULL CHECK (number >= 0),
+  scheme TEXT NOT NULL,
+  parameters TEXT NOT NULL CHECK (json_type(parameters) = 'object'),  -- as the optimizer names them
+  chain TEXT NOT NULL CHECK (json_type(chain) = 'array'),  -- as a recipe has it
+  metrics TEXT CHECK (json_type(metrics) = 'object'),  -- null where it failed
+  run TEXT NOT NULL,
+  PRIMARY KEY (search, number)
+) STRICT;
+"""
+
 MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("store", RUNS + STEPS + MEASUREMENTS + DEVICES + VIEWS),
     ("reports", REPORTS),
@@ -350,6 +364,7 @@ MIGRATIONS: tuple[tuple[str, str], ...] = (
     ("measurements by step", BY_STEP),
     ("smoke", SMOKE),
     ("training", TRAINING),
+    ("trials", TRIALS),
 )
 
 # the first migration before the release: a file that has it is of another form than all since

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Unpack
@@ -13,7 +14,7 @@ from qpipe.storage.rows import (
     CanaryRow,
     FindingColumns,
     FindingRow,
-    MeasurementRow,
+    NightMeasurementRow,
     NightRow,
     NightRunRow,
     encode,
@@ -57,13 +58,19 @@ class NightStore(Store):
         query = "SELECT * FROM night_runs WHERE lab = ? AND night = ? ORDER BY rowid"
         return {row["recipe"]: row["run"] for row in self._read(NightRunRow, query, lab, night)}
 
-    def night_measurements(self, lab: str, night: str) -> list[MeasurementRow]:
-        """Return all that was measured in a night."""
+    def night_measurements(
+        self, lab: str, nights: Sequence[str], metrics: Sequence[str] | None = None
+    ) -> list[NightMeasurementRow]:
+        """Return what was measured of these metrics, or of all, in nights, oldest first."""
         query = (
-            "SELECT measurements.* FROM measurements JOIN night_runs USING (run) "
-            "WHERE lab = ? AND night = ? ORDER BY measurements.rowid"
+            "SELECT measurements.*, night FROM nights JOIN night_runs USING (lab, night) "
+            "JOIN measurements USING (run) "
+            "WHERE lab = ?1 AND night IN (SELECT value FROM json_each(?2)) "
+            "AND (?3 IS NULL OR metric IN (SELECT value FROM json_each(?3))) "
+            "ORDER BY nights.started, night, measurements.rowid"
         )
-        return self._read(MeasurementRow, query, lab, night)
+        chosen = None if metrics is None else json.dumps(list(metrics))
+        return self._read(NightMeasurementRow, query, lab, json.dumps(list(nights)), chosen)
 
     # ---- canaries
 

@@ -47,6 +47,9 @@ JSON_COLUMNS = frozenset(
         "notes",
         "missed",
         "beside",
+        "parameters",
+        "chain",
+        "metrics",
     }
 )
 # JSON objects that keep their order: that in which the recipe names its objectives
@@ -262,6 +265,12 @@ class NightRunRow(TypedDict):
     run: str
 
 
+class NightMeasurementRow(MeasurementRow):
+    """A measurement, and the night that it was made in."""
+
+    night: str
+
+
 class CanaryRow(TypedDict):
     """What the canary measured on a device in a night."""
 
@@ -320,6 +329,18 @@ class FindingRow(TypedDict):
     beside: list[str]
     command: str
     note: str
+
+
+class TrialRow(TypedDict):
+    """A scheme that a search has tried."""
+
+    search: str
+    number: int
+    scheme: str
+    parameters: dict[str, Any]
+    chain: list[Any]
+    metrics: dict[str, float] | None  # None where it failed
+    run: str
 
 
 class TagRow(TypedDict):
