@@ -59,6 +59,12 @@ def test_frequencies_and_turbo_are_those_of_cpufreq(tmp_path):
     assert seen["boost"] is True
 
 
+@pytest.mark.parametrize("file", environment.FIRMWARE_FILES)
+def test_the_version_of_the_firmware_is_read(file, tmp_path):
+    boards.write(tmp_path, {file: "2026/05/08 15:32:12\0"})
+    assert environment.snapshot(tmp_path)["firmware"] == "2026/05/08 15:32:12"
+
+
 def test_where_nothing_is_told_nothing_is_said(tmp_path):
     assert environment.snapshot(tmp_path) == {}
     assert environment.disturbances({}, {}) == []

@@ -122,7 +122,9 @@ devices: [board]
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "stages.py").write_text(PLUGIN, encoding="utf-8")
-    (tmp_path / "devices.yaml").write_text("board: 'null'\n", encoding="utf-8")
+    # this machine without those who measure on it meanwhile
+    local = f"local: {{local: {{folder: {tmp_path}/local, lock: {tmp_path}/lock}}}}"
+    (tmp_path / "devices.yaml").write_text(f"board: 'null'\n{local}\n", encoding="utf-8")
     (tmp_path / "r.yaml").write_text(RECIPE, encoding="utf-8")
     return tmp_path
 

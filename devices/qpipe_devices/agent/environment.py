@@ -25,6 +25,11 @@ CPU = "sys/devices/system/cpu"
 SLOWING_DEVICE = re.compile("processor|cpufreq|devfreq|cpuidle|throttle|powerclamp", re.IGNORECASE)
 CPU_ZONE = re.compile("cpu|soc|pkg|package|core|k10temp|big|little|cluster|zenpower", re.IGNORECASE)
 CPU_SENSORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal")
+# the version of what starts the board: a Raspberry Pi's bootloader, a PC's BIOS or UEFI
+FIRMWARE_FILES = (
+    "sys/firmware/devicetree/base/chosen/bootloader/version",
+    "sys/class/dmi/id/bios_version",
+)
 THROTTLED_FILE = "sys/devices/platform/soc/soc:firmware/get_throttled"
 THROTTLED_COMMANDS = ("usr/bin/vcgencmd", "opt/vc/bin/vcgencmd")
 # bits of get_throttled of a Raspberry Pi
@@ -57,6 +62,7 @@ def snapshot(root: Path, group: int | None = None) -> EnvironmentSnapshot:
         "memory_available_mb": _available_memory_mb(root),
         "switches": {} if group is None else context_switches(root, group),
         "kernel": read_text(root / "proc/sys/kernel/osrelease"),
+        "firmware": _firmware(root),
         "boot_id": read_text(root / BOOT_ID),
         "uptime_s": float(uptime) or None,
     }
@@ -204,6 +210,15 @@ def _throttle_counts(root: Path) -> dict[str, int]:
     if package_counts:
         totals["package_throttle_count"] = sum(package_counts.values())
     return totals
+
+
+def _firmware(root: Path) -> str | None:
+    """Return the version of the firmware; None where the kernel does not report it."""
+    for file in FIRMWARE_FILES:
+        version = (read_text(root / file) or "").strip("\0 ")
+        if version:
+            return version
+    return None
 
 
 def _throttled_word(root: Path) -> int | None:

@@ -72,15 +72,15 @@ def differing_environments(store: Store, before: str, after: str) -> list[str]:
 
 
 def _round_environments(store: Store, run: str) -> dict[tuple[str, str], set[str]]:
-    """Return the kernels and governors of each device's rounds, by device and which of the two."""
+    """Return kernels, firmware and governors of each device's rounds, by device and which it is."""
     environments: dict[tuple[str, str], set[str]] = {}
     for row in store.measurements(run):
         device = row["device"]
         for round_row in store.rounds(row["id"]):
             before = round_row["environment"].get("before", {})
-            kernel = before.get("kernel")
-            if kernel:
-                environments.setdefault((device, "kernel"), set()).add(str(kernel))
+            for name in ("kernel", "firmware"):
+                if before.get(name):
+                    environments.setdefault((device, name), set()).add(str(before[name]))
             for governor in (before.get("governor") or {}).values():
                 if governor:
                     environments.setdefault((device, "governor"), set()).add(str(governor))

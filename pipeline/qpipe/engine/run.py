@@ -44,6 +44,7 @@ class Finished:
     bad: Mapping[str, str]  # device -> why nothing more was done there
     seconds: float
     late: Sequence[str] = ()  # steps that were not begun in time
+    overdue: Sequence[str] = ()  # steps that were begun in time, and not done by then
 
     @property
     def state(self) -> EndState:
@@ -119,6 +120,7 @@ def run_recipe(
                 bad,
                 seconds,
                 late=execution.late,
+                overdue=execution.overdue,
             )
             store.finish_run(run.id, finished.state)
         except BaseException as error:
@@ -145,6 +147,7 @@ class _Execution:
     ) -> None:
         self.is_over = is_over
         self.late: list[str] = []  # steps that were not begun in time
+        self.overdue: list[str] = []  # steps that were begun in time, and not done by then
         self.resolved = resolved
         self.store = store
         self.run = run
@@ -220,6 +223,7 @@ class _Execution:
             scheduler.is_over = self.is_over
         outcome = scheduler.run()
         self.late += scheduler.late
+        self.overdue += scheduler.overdue
         return outcome
 
     def _recorder(self, plan: Plan) -> Recorder:

@@ -72,6 +72,7 @@ class Scheduler:
     ) -> None:
         self.is_over: Callable[[], bool] = lambda: False  # whether no step may begin any more
         self.late: list[str] = []  # steps that were not begun before it was over
+        self.overdue: list[str] = []  # steps that were begun before, and ended after it
         self.plan = plan
         self.health = health
         self.cache = cache
@@ -176,6 +177,7 @@ class Scheduler:
 
     def _drop_pending(self) -> None:
         """Skip all that was not begun: the time is over."""
+        self.overdue = [step.id for step in self.running.values()]
         for step in self.plan.steps.values():
             if self.outcome.states[step.id] == "pending":
                 self.late.append(step.id)

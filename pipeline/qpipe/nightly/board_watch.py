@@ -192,7 +192,7 @@ def _changed_environment(rows: Sequence[CanaryRow]) -> list[str]:
     old = rows[-2]["environment"]
     new = rows[-1]["environment"]
     lines = []
-    for name in ("kernel", "governor", "boot_id"):
+    for name in ("kernel", "firmware", "governor", "boot_id"):
         if name in old and name in new and old[name] != new[name]:
             lines.append(f"{name} was {old[name]}, now {new[name]}")
     return lines

@@ -226,10 +226,12 @@ class Night:
         lost = {**finished.unreachable, **finished.bad}
         self.lost |= lost
         if finished.late:
-            names = ", ".join(finished.late[:LONGEST_LIST])
-            more = len(finished.late) - LONGEST_LIST
-            rest = f" and {more} more" if more > 0 else ""
-            self.missed.append(f"{recipe}: the night was over before {names}{rest}")
+            names = _shortened(finished.late)
+            self.missed.append(f"{recipe}: the night was over before {names}")
+        if finished.overdue:
+            names = _shortened(finished.overdue)
+            end = f"{self.clock().astimezone():%H:%M}"
+            self.missed.append(f"{recipe}: {names} had begun before the end, and took until {end}")
         outcome = finished.outcome
         failed = [step for step in outcome.failed if finished.plan.steps[step].device not in lost]
         if failed:
@@ -344,6 +346,13 @@ class Night:
                 _report_change(verdict, book, "new")
             elif not was_reported(earlier, book.nights):
                 _report_change(verdict, book, "flaky")
+
+
+def _shortened(steps: Sequence[str]) -> str:
+    """Return the first of these steps, and how many more there are."""
+    names = ", ".join(steps[:LONGEST_LIST])
+    more = len(steps) - LONGEST_LIST
+    return f"{names} and {more} more" if more > 0 else names
 
 
 def _report_change(verdict: ChangeVerdict, book: FindingBook, state: FindingState) -> None:
