@@ -17,6 +17,7 @@ import scratch_lab
 from scratch_lab import Lab
 
 from qpipe.cli.pareto_table import print_pareto
+from qpipe.cli.run_summary import larger_keep
 from qpipe.compare import pareto
 from qpipe.report.run_document import json_schemas
 from qpipe.report.run_results import read_results
@@ -542,3 +543,15 @@ def test_a_smoke_run_is_apart_from_real_ones_everywhere(qpipe: Shell) -> None:
             real = db.execute(f"SELECT DISTINCT run FROM {view} WHERE NOT is_smoke").fetchall()
             assert real
             assert real != marked, view
+
+
+def test_where_too_much_is_lost_the_loss_at_which_something_ships_is_the_next_to_be_tried(
+    tmp_path: Path,
+) -> None:
+    with Store(tmp_path / "results.db") as store:
+        results = read_results(store, add_scored(store, keep=0.1))
+        assert results.first_recommended_row() is None
+        hint = larger_keep(results, ["--run", "x"])
+        assert hint == "   or, if a loss of up to 2 points will do: qpipe pareto --keep 2 --run x"
+        smoke = read_results(store, add_scored(store, smoke=True, keep=0.1))
+        assert larger_keep(smoke, []) == ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import replace
 
 from qpipe.cli.pareto_table import SMOKE_NOTE, print_pareto
@@ -14,6 +15,8 @@ from qpipe.engine.run import Finished
 from qpipe.recipe.yaml_document import shown
 from qpipe.report.run_results import RunResults, export_command, read_results
 from qpipe.storage.results import Store
+
+LARGER_KEEPS = (2, 3, 5, 10)  # points of loss that are suggested where nothing is recommended
 
 
 def print_run_summary(
@@ -79,6 +82,16 @@ def _continue_command(finished: Finished, command: str) -> str:
     return " && ".join([*clear_commands, command])
 
 
+def larger_keep(results: RunResults, options: Sequence[str]) -> str:
+    """Return the command for the smallest loss at which there is something to ship, if any."""
+    for points in LARGER_KEEPS:
+        row = replace(results, keep=float(points)).first_recommended_row()
+        if row is not None and not row["is_float"]:
+            command = shlex.join(["qpipe", "pareto", "--keep", str(points), *options])
+            return f"   or, if a loss of up to {points} points will do: {command}"
+    return ""
+
+
 def _next_commands(store: Store, results: RunResults, request: Request) -> str:
     """Return what to type after a run that is done.
 
@@ -93,6 +106,6 @@ def _next_commands(store: Store, results: RunResults, request: Request) -> str:
     pareto_command = shlex.join(["qpipe", "pareto", "--json", *run_options, *db_options])
     row = results.first_recommended_row()
     if row is None:
-        return f"next: {pareto_command}"
+        return f"next: {pareto_command}{larger_keep(results, [*run_options, *db_options])}"
     options = [*run_options, *db_options, *cache_options]
     return f"next: {export_command(row, results.rows, options)}   or: {pareto_command}"
