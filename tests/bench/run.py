@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 def main() -> None:
     """Run them one after the other: nothing else should run meanwhile."""
     benchmarks: list[tuple[str, list[str]]] = [
-        ("bench_help.py", []), ("bench_builds.py", []), ("bench_loop.py", []), ("simulate_coverage.py", []),
+        ("bench_help.py", []), ("bench_engine.py", []), ("bench_queries.py", []), ("bench_builds.py", []), ("bench_loop.py", []), ("simulate_coverage.py", []),
     ]  # fmt: skip
     if len(sys.argv) == 3:
         benchmarks.append(("bench_calibration.py", sys.argv[1:]))

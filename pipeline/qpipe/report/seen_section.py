@@ -79,7 +79,7 @@ def _view_element(view: TensorView, described: Description) -> str:
 def _image_link(image: Image.Image) -> str:
     """Return a picture as a link that holds it."""
     file = io.BytesIO()
-    image.save(file, "png", optimize=True)
+    image.save(file, "png")
     if file.tell() <= LARGEST_PNG:
         return _data_link("image/png", file.getvalue())
     file = io.BytesIO()

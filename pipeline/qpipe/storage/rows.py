@@ -306,29 +306,11 @@ class FindingColumns(TypedDict, total=False):
     note: str
 
 
-class FindingRow(TypedDict):
-    """Something that a night found, as it is now."""
+class FindingRow(FindingColumns):
+    """A finding of a lab, as it is now: it has all columns."""
 
     id: int
     lab: str
-    kind: FindingKind
-    subject: str
-    metric: str
-    device: str
-    state: FindingState
-    status: FindingStatus
-    is_regression: bool
-    start: str
-    reported: str
-    newest: str
-    before: float | None
-    after: float | None
-    unit: str
-    text: str
-    evidence: str
-    beside: list[str]
-    command: str
-    note: str
 
 
 class TrialRow(TypedDict):
