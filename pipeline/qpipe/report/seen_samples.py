@@ -6,45 +6,23 @@ differ most. Predictions are computed on this machine, from the very files that 
 
 from __future__ import annotations
 
-import functools
-import math
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from qpipe.compare.pareto import JudgedRow
 from qpipe.engine import stage_results
+from qpipe.engine.own_process import run_in_own_process
+from qpipe.engine.scoring_record import POSTPROCESS
 from qpipe.errors import QpipeError
-from qpipe.quant.arithmetic import sqnr_db
-from qpipe.quant.inference import open_file, sample_outputs
-from qpipe.quant.network_inputs import network_inputs
+from qpipe.report.both_predictions import ComparedNetworks, SeenSample, predict_by_both
 from qpipe.report.chart_rows import PlaceData
-from qpipe.report.samples_report import FedSample
-from qpipe.samples.sample_feeds import NetworkInputs
 from qpipe.samples.store import Samples
-from qpipe.stages import registry
-from qpipe.stages.options import check
 from qpipe.storage.cache import Cache
 from qpipe.storage.rows import StepRow
-from qpipe.types import Array, Build, Preprocessing
-
-SHOWN_SAMPLES = 4
-MOST_COMPARED = 48  # samples whose outputs are compared, and the seconds after which no more are
-COMPARING_S = 3.0
-
-Outputs = Mapping[str, Array]
-Postprocess = Callable[[Outputs], Any]
-
-
-@dataclass(frozen=True)
-class SeenSample:
-    """A sample as it was fed, with the prediction of float, and that of the scheme."""
-
-    by_float: FedSample
-    by_scheme: FedSample
+from qpipe.types import Build, Preprocessing
 
 
 @dataclass(frozen=True)
@@ -97,27 +75,32 @@ def _seen_at(place: PlaceData, steps: Sequence[StepRow], cache: Cache) -> SeenSa
         return None
     step = _scoring_step(chosen, steps)
     samples_step = _samples_step(step, steps, cache)
-    samples = Samples(cache.value_folder("samples", samples_step["key"]) / "evaluation")
-    builds = [_build(judged, steps, cache) for judged in (by_float, chosen)]
+    folder = cache.value_folder("samples", samples_step["key"]) / "evaluation"
+    samples = Samples(folder)
     likely, answers = _likely_different(chosen, len(samples))
-    outputs = _infer_both(builds, samples, likely)
-    order = sorted(outputs, key=lambda index: (answers[index], _likeness(outputs[index])))
-    decode = _postprocess(step) or _as_it_is
-    network = network_inputs(open_file(builds[0].folder / builds[0].manifest["model"]))
+    files = [_network_file(judged, steps, cache) for judged in (by_float, chosen)]
+    compared = ComparedNetworks(
+        float_file=files[0],
+        scheme_file=files[1],
+        samples=folder,
+        indices=likely,
+        answers=answers,
+        postprocess=_postprocess_folder(step, cache),
+    )
     rate = (samples_step["key_fields"].get("options") or {}).get("rate")
     return SeenSamples(
         title=place.title,
         scheme=chosen.row["name"],
-        samples=[
-            SeenSample(
-                *(_fed_sample(samples, index, network, decode(each)) for each in outputs[index])
-            )
-            for index in order[:SHOWN_SAMPLES]
-        ],
+        # in a process of its own: a runtime that crashes takes no run with it
+        samples=run_in_own_process(predict_by_both, compared, _ignore, place.title),
         preprocessing=samples.preprocessing,
         class_names=samples.classes,
         sample_rate=rate if isinstance(rate, int) else None,
     )
+
+
+def _ignore(_: str) -> None:
+    pass
 
 
 # ---- what the run left
@@ -146,35 +129,23 @@ def _samples_step(scoring: StepRow, steps: Sequence[StepRow], cache: Cache) -> S
     raise KeyError("the samples have left the cache")
 
 
-def _build(judged: JudgedRow, steps: Sequence[StepRow], cache: Cache) -> Build:
-    """Return the build of a row; KeyError where it has left the cache."""
+def _network_file(judged: JudgedRow, steps: Sequence[StepRow], cache: Cache) -> Path:
+    """Return the file of a row's network; KeyError where it has left the cache."""
     row = judged.row
     name = f"{row['model']}/{row['scheme']}/{row['build']}@{row['device']}"
     (step,) = (step for step in steps if step["step"] == name)
     folder = cache.get("compile", step["key_fields"]["needs"]["build"])
     if folder is None:
         raise KeyError("the build has left the cache")
-    return Build.read(folder)
+    return folder / str(Build.read(folder).manifest["model"])
 
 
-def _postprocess(step: StepRow) -> Postprocess | None:
-    """Return the postprocess that a step scored with; None where there is none, or no longer."""
-    value = (step["key_fields"].get("options") or {}).get("postprocess")
-    if not isinstance(value, dict):
+def _postprocess_folder(step: StepRow, cache: Cache) -> Path | None:
+    """Return where the postprocess lies that a step scored with; None where there is none."""
+    folder = cache.get("measure", step["key"])
+    if folder is None or not (folder / POSTPROCESS).is_dir():
         return None
-    stage = registry.load().stages.get(("postprocess", value["name"]))
-    if stage is None:  # of a file that the recipe named
-        return None
-    return functools.partial(
-        stage.function, **check(stage.function, value.get("options") or {}, stage.name)
-    )
-
-
-def _as_it_is(outputs: Outputs) -> Any:
-    return outputs
-
-
-# ---- predictions
+    return folder / POSTPROCESS
 
 
 def _likely_different(judged: JudgedRow, count: int) -> tuple[list[int], list[float]]:
@@ -186,38 +157,3 @@ def _likely_different(judged: JudgedRow, count: int) -> tuple[list[int], list[fl
     if len(values) != count:
         values = [1.0] * count
     return [int(index) for index in np.argsort(values, kind="stable")], values
-
-
-def _infer_both(
-    builds: Sequence[Build], samples: Samples, indices: Sequence[int]
-) -> dict[int, list[Outputs]]:
-    """Return the outputs of both networks, of as many samples as there is time for."""
-    sessions = [open_file(build.folder / build.manifest["model"]) for build in builds]
-    started = time.monotonic()
-    found: dict[int, list[Outputs]] = {}
-    for index in indices[:MOST_COMPARED]:
-        if len(found) >= SHOWN_SAMPLES and time.monotonic() - started > COMPARING_S:
-            break
-        found[index] = [next(sample_outputs(session, samples, [index])) for session in sessions]
-    return found
-
-
-def _likeness(pair: Sequence[Outputs]) -> float:
-    """Return the SQNR in dB of the output that differs most."""
-    expected, actual = pair
-    ratios = [
-        sqnr_db(expected[name], actual[name])
-        for name in expected
-        if name in actual and actual[name].shape == expected[name].shape
-    ]
-    return min(ratios, default=math.inf)
-
-
-def _fed_sample(samples: Samples, index: int, network: NetworkInputs, prediction: Any) -> FedSample:
-    feeds = samples.sequence(index, network).sample_inputs()
-    inputs = {
-        name: array if array.shape[:1] == (1,) else array[np.newaxis]
-        for name, array in feeds.items()
-    }
-    sample = samples[index]
-    return FedSample(sample.id, "evaluation", inputs, sample.target, prediction)

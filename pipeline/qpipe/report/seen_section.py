@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 from PIL import Image
 
+from qpipe.report.both_predictions import SeenSample
 from qpipe.report.box_drawing import draw_boxes
 from qpipe.report.page_template import escape, paragraphs
 from qpipe.report.predictions import Description, describe_prediction
 from qpipe.report.samples_report import FedSample
-from qpipe.report.seen_samples import SeenSample, SeenSamples
+from qpipe.report.seen_samples import SeenSamples
 from qpipe.report.tensor_pictures import Sound, TensorView, view_tensor
 from qpipe.types import Preprocessing
 
