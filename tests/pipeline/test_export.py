@@ -566,6 +566,22 @@ def test_a_broken_build_is_not_handed_over_and_leaves_the_old_export(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "build", "out", "samples"]
 
 
+def test_an_output_may_be_infinite_and_is_proved_where_it_is_not(
+    samples: Samples, tmp_path: Path
+) -> None:
+    build = make_build(tmp_path / "build", last="Log")
+    model = onnx.load(build.folder / "net.onnx")
+    *_, last = model.graph.node
+    relu = onnx.helper.make_node("Relu", [last.input[0]], ["positive"])
+    last.input[0] = "positive"
+    model.graph.node.insert(len(model.graph.node) - 1, relu)
+    onnx.save(model, build.folder / "net.onnx")
+    write_bundle(tmp_path / "out", build, samples, FACTS, HANDLING)
+    golden = np.load(tmp_path / "out" / "golden.npz")
+    assert any(np.isneginf(golden[name]).any() for name in golden.files)
+    assert run_example(tmp_path / "out").stdout.count("off by 0 %") == 3
+
+
 def test_a_build_for_another_runtime_is_refused(samples: Samples, tmp_path: Path) -> None:
     build = make_build(tmp_path / "build", runtime="iree")
     expected = (

@@ -451,6 +451,18 @@ def test_types_and_shapes_that_do_not_fit_together_name_the_node_and_the_reason(
         onnx_file(path=path)
 
 
+def test_an_output_whose_name_has_control_characters_is_named(tmp_path: Path) -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["" : 17]> net (float[1,4] x) => (float[1,4] y) { y = Relu(x) }'
+    )
+    model.graph.node[0].output[0] = "y\n"
+    model.graph.output[0].name = "y\n"
+    onnx.save(model, tmp_path / "net.onnx")
+    line = r"the name of output 'y\\n' has control characters; export the network with another"
+    with pytest.raises(StageError, match=line):
+        onnx_file(path=tmp_path / "net.onnx")
+
+
 def test_the_shape_behind_a_group_normalization_is_that_of_its_input(tmp_path: Path) -> None:
     ones = np.ones(4, np.float32)
     nodes = [

@@ -73,8 +73,14 @@ def check_inputs(proto: onnx.ModelProto, where: str) -> None:
 
 
 def check_outputs(proto: onnx.ModelProto, where: str) -> None:
-    """Raise StageError for outputs that are maps, which onnx_ir does not read."""
+    """Raise StageError for outputs that are maps, which onnx_ir does not read.
+
+    So do names with control characters, which no device may send.
+    """
     for value in proto.graph.output:
+        if not value.name.isprintable():
+            problem = f"the name of output {value.name!a} has control characters"
+            raise StageError(f"{where}: {problem}; export the network with another")
         element = value.type.sequence_type.elem_type if _is_sequence(value) else value.type
         if element.WhichOneof("value") == "map_type":
             raise StageError(
