@@ -72,6 +72,41 @@ def test_pads_of_zeros_are_those_of_the_convolution(
     check_exact(path, model, (1, 3, 9, 9))
 
 
+EQUATIONS = [
+    ("bij, jk -> bik", (1, 6, 8), (8, 3), "MatMul"),
+    ("bij,kj->bik", (1, 6, 8), (3, 8), "MatMul"),
+    ("bhid,bhjd->bhij", (1, 2, 6, 8), (1, 2, 5, 8), "MatMul"),
+    ("ij,jk->ik", (6, 8), (8, 3), "MatMul"),
+    ("ij,jk->ki", (6, 8), (8, 3), "Einsum"),
+    ("bij,bij->bi", (1, 6, 8), (1, 6, 8), "Einsum"),
+    ("bij,bjk->bijk", (1, 6, 8), (1, 8, 3), "Einsum"),
+    ("bij,cjk->bik", (1, 6, 8), (2, 8, 3), "Einsum"),
+]
+
+
+@pytest.mark.parametrize(("equation", "left", "right", "operator"), EQUATIONS)
+@pytest.mark.parametrize("is_computed", [False, True])
+def test_an_einsum_that_is_a_product_becomes_matmul(
+    equation: str,
+    left: tuple[int, ...],
+    right: tuple[int, ...],
+    operator: str,
+    is_computed: bool,
+    tmp_path: Path,
+) -> None:
+    """The right side is a constant, or computed of the left one."""
+    text = f"""
+    <ir_version: 8, opset_import: ["" : 17]>
+    net (float[{", ".join(map(str, left))}] x) => (float[] y)
+    {{ {"s = ReduceMax <keepdims = 0> (x) r = Mul (w, s)" if is_computed else "r = Identity (w)"}
+       y = Einsum <equation = "{equation}"> (x, r) }}
+    """
+    path = written(tmp_path / "net.onnx", text, {"w": RANDOM.normal(size=right)})
+    model = onnx_file(path=path)
+    assert operator in [node.op_type for node in model.graph]
+    check_exact(path, model, left)
+
+
 def test_a_relu_is_computed_by_the_product_before_it(tmp_path: Path) -> None:
     text = """
     <ir_version: 8, opset_import: ["" : 17]>

@@ -21,7 +21,9 @@ from qpipe.quant.graph import (
 )
 from qpipe.quant.qdq import WEIGHTED
 from qpipe.types import Array
+from qpipe_plugins.models.einsum_products import replace_einsum
 from qpipe_plugins.models.hard_swish_fusion import hard_sigmoid, hard_swish_input
+from qpipe_plugins.models.node_replacement import replace_node
 from qpipe_plugins.models.operands import ConstantPair, split_constant
 from qpipe_plugins.models.reshaped_rows import REST, keep_rows
 
@@ -31,29 +33,20 @@ Names = set[str | None]
 def fuse_operators(graph: ir.Graph) -> bool:
     """Fuse MatMul and the Add of a bias to Gemm, and the parts of HardSwish and HardSigmoid.
 
-    Rows that Gemm gives stay rows where they can, see `reshaped_rows`. Return whether anything was
-    fused. Shapes must be inferred before, and again afterwards.
+    An Einsum that is a product becomes MatMul. Rows that Gemm gives stay rows where they can, see
+    `reshaped_rows`. Return whether anything was fused. Shapes must be inferred before, and again
+    afterwards.
     """
+    has_replaced_einsum = replace_einsum(graph)
     _separate_weights(graph)
     has_fused_biases = _fuse_biases(graph)
     if has_fused_biases:
         keep_rows(graph)
     has_fused_hard_swish = _fuse_hard_swish(graph)
     has_fused_hard_sigmoid = _fuse_hard_sigmoid(graph)
-    return has_fused_biases or has_fused_hard_swish or has_fused_hard_sigmoid
-
-
-def replace_node(graph: ir.Graph, old: ir.Node, new: ir.Node) -> None:
-    """Let a new node take the place of another one, with its output's name, type and shape."""
-    graph.insert_before(old, new)
-    old_output = old.outputs[0]
-    new_output = new.outputs[0]
-    name = old_output.name
-    new_output.shape = old_output.shape
-    new_output.type = old_output.type
-    old_output.replace_all_uses_with(new_output, replace_graph_outputs=True)
-    graph.remove(old, safe=True)
-    new_output.name = name
+    return any(
+        (has_replaced_einsum, has_fused_biases, has_fused_hard_swish, has_fused_hard_sigmoid)
+    )
 
 
 def _separate_weights(graph: ir.Graph) -> None:

@@ -12,7 +12,8 @@ from qpipe_plugins.models.constant_folding import fold_constants
 from qpipe_plugins.models.float_types import compute_in_float32
 from qpipe_plugins.models.impossible_branches import decide_branch
 from qpipe_plugins.models.input_scaling import fold_input_scaling
-from qpipe_plugins.models.operator_fusion import fuse_operators, replace_node
+from qpipe_plugins.models.node_replacement import replace_node
+from qpipe_plugins.models.operator_fusion import fuse_operators
 from qpipe_plugins.models.pad_folding import fold_pads
 from qpipe_plugins.models.shape_inference import infer_shapes
 
