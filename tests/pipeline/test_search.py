@@ -162,7 +162,7 @@ def test_the_first_fronts_survive_and_a_cost_of_less_than_3_percent_is_none() ->
     kept = survivors(trials, {"ms": "min", "score": "max"}, 3)
     assert [row["number"] for row in kept] == [1, 3, 5]
     kept = survivors(trials, {"ms": "min", "score": "max"}, 9)
-    assert [row["number"] for row in kept] == [1, 3, 5, 0, 4]
+    assert [row["number"] for row in kept] == [1, 3, 5], "0 and 4 are on no front of these two"
     front = [trial(number, ms=2.0**number, score=float(number)) for number in range(9)]
     kept = survivors(front, {"ms": "min", "score": "max"}, 3)
     assert sorted(row["number"] for row in kept) == [0, 4, 8]

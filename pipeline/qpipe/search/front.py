@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from qpipe.storage.rows import Goal, TrialRow
 
+FRONTS = 2  # few samples may put a trial behind the front that is on it
 STEP = 0.03  # of a cost: a few rounds do not tell smaller differences
 
 
@@ -30,13 +31,13 @@ def losses(trial: TrialRow, objectives: Mapping[str, Goal]) -> tuple[float, ...]
 def survivors(
     trials: Sequence[TrialRow], objectives: Mapping[str, Goal], most: int
 ) -> list[TrialRow]:
-    """Return the trials of the first fronts, at most so many.
+    """Return the trials of the first two fronts, at most so many.
 
     Of the last front that has room for some of its trials alone these are spread evenly.
     """
     remaining = [trial for trial in trials if trial["metrics"] is not None]
     kept: list[TrialRow] = []
-    while remaining and len(kept) < most:
+    for _ in range(FRONTS):
         front = _front(remaining, objectives)
         kept += _spread(front, objectives, most - len(kept))
         remaining = [trial for trial in remaining if trial not in front]
@@ -64,6 +65,8 @@ def _spread(
     """Return so many trials of a front, evenly spread between both ends."""
     if len(front) <= most:
         return front
+    if most < 1:
+        return []
     ordered = sorted(front, key=lambda trial: losses(trial, objectives)[::-1])
     last = len(ordered) - 1
     positions = [round(number * last / max(1, most - 1)) for number in range(most)]

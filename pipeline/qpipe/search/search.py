@@ -97,6 +97,7 @@ class Search:
             self.trials = self.store.trials(self.digest)
             if self.trials:
                 self.notify(f"{len(self.trials)} trials were made before; the search goes on")
+            self._write_out()  # whether it can be written shows before anything is tried
             self._try_batch(self._schemes_of_recipe())
             self._check_measured()
             while not self._is_over():
@@ -238,7 +239,7 @@ class Search:
 
     def best(self) -> list[TrialRow]:
         """Return the trials to measure on the device: those that the recipe's do not outdo."""
-        kept = survivors(self.trials, self.recipe.pareto, MOST_SURVIVORS + len(self.recipe.schemes))
+        kept = survivors(self.trials, self.recipe.pareto, len(self.trials))
         proposed = [trial for trial in kept if trial["scheme"] not in self.recipe.schemes]
         return survivors(proposed, self.recipe.pareto, MOST_SURVIVORS)
 
