@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from qpipe.types import Power as Power
     from qpipe.types import Preprocessing as Preprocessing
     from qpipe.types import Progress as Progress
+    from qpipe.types import Resources as Resources
     from qpipe.types import Round as Round
     from qpipe.types import Sample as Sample
     from qpipe.types import Stored as Stored
@@ -82,6 +83,7 @@ _HOMES = {
         "Power",
         "Preprocessing",
         "Progress",
+        "Resources",
         "Round",
         "Sample",
         "Stored",

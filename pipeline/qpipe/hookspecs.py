@@ -8,10 +8,12 @@ from typing import Any, Protocol
 
 import pluggy
 
-from qpipe.types import Introduction, Kind
+from qpipe.types import Introduction, Kind, Resources
 
 hookspec = pluggy.HookspecMarker("qpipe")
 hookimpl = pluggy.HookimplMarker("qpipe")
+
+ONE_THREAD = Resources()
 
 
 class Register(Protocol):
@@ -23,10 +25,11 @@ class Register(Protocol):
     stages need not be listed). For a compile stage: `demands`, what its runtime requires of
     quantization, as fields of Target; `runtime`, what must be installed on a device for its builds
     to run there, by its name in a device's capabilities. For a stage that needs modules which
-    qpipe does not bring: `modules`, each with what installs it, so that `plan` can say so.
+    qpipe does not bring: `modules`, each with what installs it, so that `plan` can say so. For a
+    stage on the host that takes much of a machine: `resources`, so that not too many run at once.
     """
 
-    def __call__(
+    def __call__(  # noqa: PLR0913  (what a stage may be registered with)
         self,
         kind: Kind,
         function: Callable[..., Any],
@@ -37,6 +40,7 @@ class Register(Protocol):
         demands: Mapping[str, bool] | None = None,
         runtime: str = "",
         modules: Mapping[str, str] | None = None,
+        resources: Resources = ONE_THREAD,
     ) -> None: ...
 
 

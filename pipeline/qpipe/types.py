@@ -105,6 +105,19 @@ ANY_TARGET = Target()  # no requirement
 
 
 @dataclass(frozen=True)
+class Resources:
+    """What a stage takes of the machine that it runs on, or what a machine has.
+
+    Of a stage with an option `threads`, that option says it; what its option `memory_mb` allows is
+    added to `memory_mb`.
+    """
+
+    threads: int = 1  # 0 for as many as there are
+    memory_mb: int = 0  # besides that of a bare process
+    gpus: int = 0  # that it uses where there are some
+
+
+@dataclass(frozen=True)
 class Platform:
     """What a build must fit: the runtime on a device, the versions it loads, its architecture."""
 

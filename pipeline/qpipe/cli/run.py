@@ -66,6 +66,15 @@ def run(
             help="How long to wait for a device that others use, such as 10m; 0s: not at all.",
         ),
     ] = "1h",
+    cluster: Annotated[
+        str,
+        typer.Option(
+            "--cluster",
+            metavar="ADDRESS",
+            help="Send steps of the host to a Dask cluster: tcp://HOST:8786, or local for one "
+            "that is started here. By default as the recipe says.",
+        ),
+    ] = "",
     tag: Annotated[
         list[str] | None,
         typer.Option("--tag", help="Give the run a tag, a name of your choice; repeatable."),
@@ -107,6 +116,7 @@ def run(
         wait_s=parse_duration("--wait", wait, may_be_zero=True),
         limits=limits,
         keep=parse_keep(keep),
+        cluster=cluster,
     )
     command = _continue_command()
     try:

@@ -16,7 +16,7 @@ from qpipe.errors import StageError
 from qpipe.samples.store import Samples
 from qpipe.stages.options import StageOption
 from qpipe.stages.registry import OWN_DISTRIBUTION, Stage
-from qpipe.types import Measurement, Metric, Progress
+from qpipe.types import Measurement, Metric, Progress, Resources
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -95,13 +95,14 @@ def _check_score(name: str, measurement: Measurement | None, expected: ExpectedS
         )
 
 
-def _engine_stage(kind: str, function: Callable[..., Any]) -> Stage:
-    return Stage(kind, kind, function, OWN_DISTRIBUTION, qpipe.__version__)
+def _engine_stage(kind: str, function: Callable[..., Any], *, threads: int = 1) -> Stage:
+    resources = Resources(threads)
+    return Stage(kind, kind, function, OWN_DISTRIBUTION, qpipe.__version__, resources=resources)
 
 
-REFERENCE = _engine_stage("reference", reference)
+REFERENCE = _engine_stage("reference", reference, threads=0)
 EXPECT = _engine_stage("expect", expect)
-CHUNKS = _engine_stage("chunks", chunks)
+CHUNKS = _engine_stage("chunks", chunks, threads=0)
 EXACTNESS = _engine_stage("exactness", exactness)
 STAGES: Mapping[str, Stage] = {
     stage.kind: stage for stage in (REFERENCE, EXPECT, CHUNKS, EXACTNESS)

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from qpipe.engine import stage_results, step_log
+from qpipe.engine.cluster import Cluster
+from qpipe.engine.events import Notify
 from qpipe.engine.host_step import ResultFolder, StepInputs
 from qpipe.engine.plan import Plan, Step
 from qpipe.engine.scoring_record import write_scoring
@@ -31,12 +33,18 @@ class StepExecutor:
     """Carries out single steps of a plan, in the thread of the caller; several may do so."""
 
     def __init__(
-        self, plan: Plan, devices: Mapping[str, Device], cache: Cache, workdir: Path
+        self,
+        plan: Plan,
+        devices: Mapping[str, Device],
+        cache: Cache,
+        workdir: Path,
+        cluster: Cluster | None = None,
     ) -> None:
         self.plan = plan
         self.devices = devices
         self.cache = cache
         self.workdir = workdir
+        self.cluster = cluster
         self.stored: dict[str, Stored] = {}  # deploy or upload step -> what it stored in this run
 
     # ---- steps on the host
@@ -60,6 +68,17 @@ class StepExecutor:
                 scratch=self.cache.scratch(step.kind, step.key),
             )
             run_in_worker(request, progress, is_cancelled)
+
+    def run_on_cluster(
+        self, step: Step, progress: Progress, is_cancelled: Callable[[], bool], notice: Notify
+    ) -> None:
+        """Have a host step carried out by a cluster, whose workers see the same results.
+
+        Raise LostError where this machine has to carry it out.
+        """
+        assert self.cluster is not None
+        log = self.step_folder(step) / step_log.NAME
+        self.cluster.carry_out(step, log, progress, is_cancelled, notice)
 
     # ---- steps on a device
 

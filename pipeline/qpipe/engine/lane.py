@@ -38,6 +38,9 @@ class Lane:
             del self._ready[device]
         return step
 
+    def note_end(self, step: str) -> None:
+        """Note that a step which was taken does not run any more: a place has no shares."""
+
     def has_ready(self, device: str) -> bool:
         """Return whether a step is ready on a device."""
         return device in self._ready

@@ -62,6 +62,7 @@ class Request:
     wait_s: float = PATIENCE_S  # for a device that another run uses
     limits: Limits = field(default_factory=dict)  # what the recommendation has to satisfy
     keep: float | None = None  # points that it may lose against float; None as the recipe says
+    cluster: str = ""  # whose workers carry out steps of the host; empty as the recipe says
 
     def to_store(self) -> StoredRequest:
         """Return what a later command needs to expand the same recipe again, as JSON."""
@@ -102,6 +103,11 @@ class ResolvedRequest:
         if self.recipe.sharing is not None:
             return SharingCache(self.request.cache, self.recipe.sharing)
         return Cache(self.request.cache)
+
+    @property
+    def cluster(self) -> str:
+        """The address of the cluster that carries out steps of the host; empty for none."""
+        return self.request.cluster or self.recipe.cluster
 
     @property
     def plan_folder(self) -> Path:
@@ -186,6 +192,7 @@ def resolve_request(request: Request) -> ResolvedRequest:
 def resolve_recipe(request: Request, loaded: Recipe, plugins: Registry) -> ResolvedRequest:
     """Read the inventory for a recipe that was read already; see resolve_request."""
     loaded = loaded.narrowed(request.only, request.devices)
+    recipe.check_cluster(request.cluster, "--cluster")
     problems = limits.limit_errors(request.limits, measured=loaded.measured, shares=loaded.shares)
     if problems:
         raise RecipeError(*problems)

@@ -11,6 +11,7 @@ from itertools import count
 from typing import Literal
 
 from qpipe.engine import step_log
+from qpipe.engine.cluster import LostError
 from qpipe.engine.device_health import Health, is_infrastructure
 from qpipe.engine.events import Event, EventKind, Listener
 from qpipe.engine.executor import StepExecutor
@@ -24,7 +25,7 @@ from qpipe.types import Measurement
 RETRIES = 2
 BACK_OFF_S = (2.0, 8.0, 30.0)  # before each retry; the last one holds for all further ones
 
-End = Literal["done", "skipped"]
+End = Literal["done", "skipped", "moved"]  # moved: from a cluster to this machine
 
 
 class Attempts:
@@ -50,16 +51,22 @@ class Attempts:
         self.publish = publish
         self.recorder = recorder
         self.retries = retries
+        self.remote: set[str] = set()  # steps that a cluster carries out
         self.started_at: dict[str, float] = {}  # step -> start of its newest attempt
 
     def carry_out(self, step: Step) -> End:
         """Carry out a step; return whether it is done, or skipped because its device is bad.
+
+        It is moved where a cluster does not carry it out and this machine can.
 
         Raise QpipeError, which is published already, once it failed for good.
         """
         self.started_at[step.id] = time.monotonic()
         try:
             end = self._try_repeatedly(step)
+        except LostError as error:
+            self._publish(step, "notice", message=f"{step.id}: {error}")
+            return "moved"
         except QpipeError as error:
             self._stop_with_run()
             self._publish_error(step, "failed", error)
@@ -111,8 +118,7 @@ class Attempts:
         self._publish(step, "started")
         try:
             if step.device is None:
-                progress = _StepProgress(self, step)
-                self.executor.run_on_host(step, progress, self.health.stop.is_set)
+                self._use_host(step)
             else:
                 self._use_device(step, step.device, was_lost=was_lost)
         except OSError as error:
@@ -124,6 +130,18 @@ class Attempts:
                 f"{place}: {reason}; free space, or check the permissions",
                 failure=failure_of_os_error(error),
             ) from error
+
+    def _use_host(self, step: Step) -> None:
+        progress = _StepProgress(self, step)
+        is_cancelled = self.health.stop.is_set
+        if step.id not in self.remote:
+            self.executor.run_on_host(step, progress, is_cancelled)
+            return
+
+        def publish_notice(message: str) -> None:
+            self._publish(step, "notice", message=message)
+
+        self.executor.run_on_cluster(step, progress, is_cancelled, publish_notice)
 
     def _use_device(self, step: Step, device: str, *, was_lost: bool) -> None:
         progress = _StepProgress(self, step)

@@ -14,6 +14,8 @@ from typing import IO
 import qpipe
 from qpipe.compare.pareto import judge_run
 from qpipe.engine import cache_keys
+from qpipe.engine.cluster import Cluster, open_cluster
+from qpipe.engine.cluster_messages import can_be_sent
 from qpipe.engine.device_choice import choose_device
 from qpipe.engine.device_health import Health
 from qpipe.engine.events import ENDINGS, Event, Listener, Notify
@@ -209,22 +211,40 @@ class _Execution:
         recorder = self._recorder(plan)
         recorder.record_plan(failed=earlier.failed if earlier else ())
         plugin_hooks = _PluginHooks(self.resolved.plugins, self.notify)
-        scheduler = Scheduler(
-            plan,
-            self.health,
-            self.resolved.cache,
-            workdir=self.run.folder,
-            listeners=(recorder.record_event, self.listen, plugin_hooks.call_step_finished),
-            recorder=recorder,
-            earlier=earlier,
-            retries=self.resolved.request.retries,
-        )
-        if earlier is not None:  # inputs are read in any case: they are checked afterwards
-            scheduler.is_over = self.is_over
-        outcome = scheduler.run()
+        with ExitStack() as stack:
+            cluster = None
+            if earlier is not None:
+                cluster = self._open_cluster(plan, stack)
+            scheduler = Scheduler(
+                plan,
+                self.health,
+                self.resolved.cache,
+                workdir=self.run.folder,
+                listeners=(recorder.record_event, self.listen, plugin_hooks.call_step_finished),
+                recorder=recorder,
+                earlier=earlier,
+                retries=self.resolved.request.retries,
+                cluster=cluster,
+            )
+            if earlier is not None:  # inputs are read in any case: they are checked afterwards
+                scheduler.is_over = self.is_over
+            outcome = scheduler.run()
         self.late += scheduler.late
         self.overdue += scheduler.overdue
         return outcome
+
+    def _open_cluster(self, plan: Plan, stack: ExitStack) -> Cluster | None:
+        """Return the cluster that steps are sent to; None without one, or without such steps."""
+        address = self.resolved.cluster
+        cache = self.resolved.cache
+        missing = (
+            step
+            for step in plan.steps.values()
+            if can_be_sent(step) and not cache.has(step.kind, step.key)
+        )
+        if not address or next(missing, None) is None:
+            return None
+        return stack.enter_context(open_cluster(address, plan, cache, self.notify))
 
     def _recorder(self, plan: Plan) -> Recorder:
         return Recorder(

@@ -6,22 +6,25 @@ many there are. It waits in the lane of its place from the moment when nothing i
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
+from qpipe.engine.cluster import Cluster
 from qpipe.engine.device_health import Health
 from qpipe.engine.events import Event, Listener
 from qpipe.engine.executor import StepExecutor
+from qpipe.engine.host_lane import HostLane
 from qpipe.engine.lane import Lane
 from qpipe.engine.outcome import Outcome, first_outcome
 from qpipe.engine.plan import Plan, Step
 from qpipe.engine.recorder import Recorder
+from qpipe.engine.resources import this_machine
 from qpipe.engine.retry import RETRIES, Attempts, End
 from qpipe.engine.unmet_needs import UnmetNeeds
 from qpipe.errors import DeviceError, QpipeError
@@ -30,6 +33,17 @@ from qpipe.storage.rows import StepState
 
 TICK_S = 0.5  # pauses between two looks at the leases, where nothing ends
 LOST: tuple[StepState, ...] = ("failed", "skipped")
+MOST_REMOTE = 512  # steps on a cluster at once: a thread waits for each of them
+
+Place = Lane | HostLane
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A step that runs, and where."""
+
+    step: Step
+    lane: Place
 
 
 def needed_steps(plan: Plan, cache: Cache) -> set[str]:
@@ -58,7 +72,7 @@ def compute(plan: Plan, cache: Cache, workdir: Path, listen: Listener) -> Outcom
 class Scheduler:
     """Carries out the steps of a plan once, on devices that were contacted already."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  (all that a run consists of)
         self,
         plan: Plan,
         health: Health,
@@ -69,6 +83,7 @@ class Scheduler:
         recorder: Recorder | None = None,
         earlier: Outcome | None = None,
         retries: int = RETRIES,
+        cluster: Cluster | None = None,
     ) -> None:
         self.is_over: Callable[[], bool] = lambda: False  # whether no step may begin any more
         self.late: list[str] = []  # steps that were not begun before it was over
@@ -78,7 +93,7 @@ class Scheduler:
         self.cache = cache
         self.listeners = listeners
         self.outcome = first_outcome(plan, earlier)
-        self.executor = StepExecutor(plan, health.devices, cache, workdir)
+        self.executor = StepExecutor(plan, health.devices, cache, workdir, cluster)
         self.attempts = Attempts(
             self.executor,
             health,
@@ -88,13 +103,14 @@ class Scheduler:
             retries=retries,
         )
         self.causes: dict[str, str] = {}  # skipped step -> why
-        self.host_slots = max(1, os.cpu_count() or 2)
-        self.running: dict[Future[End], Step] = {}
+        self.cluster = cluster
+        self.running: dict[Future[End], _Running] = {}
         self.ended: SimpleQueue[Future[End]] = SimpleQueue()
-        self.host = Lane(self.host_slots)
+        self.host = HostLane(this_machine)
+        self.remote = HostLane(cluster.capacity if cluster else this_machine)  # on the cluster
         self.quiet_host = Lane()  # what measures the moment on this machine
         self.boards: defaultdict[str, Lane] = defaultdict(Lane)
-        self.changed_lanes: dict[Lane, None] = {}  # in which a step may start now
+        self.changed_lanes: dict[Place, None] = {}  # in which a step may start now
         self.unmet = UnmetNeeds(plan, self.outcome.states)
         self.positions = {step: position for position, step in enumerate(plan.steps)}
         # steps on each device that were not begun
@@ -112,7 +128,9 @@ class Scheduler:
         for step in self.plan.steps.values():
             if step.id not in needed and self.outcome.states[step.id] == "pending":
                 self._end_as_cached(step)
-        threads = self.host_slots + len(self.health.devices)
+        threads = this_machine().threads + len(self.health.devices)
+        if self.cluster is not None:
+            threads += MOST_REMOTE
         with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="qpipe") as pool:
             try:
                 self._run_steps(pool)
@@ -177,13 +195,14 @@ class Scheduler:
 
     def _drop_pending(self) -> None:
         """Skip all that was not begun: the time is over."""
-        self.overdue = [step.id for step in self.running.values()]
+        self.overdue = [running.step.id for running in self.running.values()]
         for step in self.plan.steps.values():
             if self.outcome.states[step.id] == "pending":
                 self.late.append(step.id)
                 self._skip(step, "the time was over")
-        for lane in (self.host, self.quiet_host, *self.boards.values()):
-            lane.clear()
+        places: list[Place] = [self.host, self.remote, self.quiet_host, *self.boards.values()]
+        for place in places:
+            place.clear()
         self.is_over = lambda: False  # nothing is left that could begin
 
     def _can_use_cache(self, step: Step) -> bool:
@@ -268,23 +287,26 @@ class Scheduler:
         if not self.running and not self.unmet.changed:
             self._start_in(self.quiet_host, pool)
 
-    def _start_in(self, lane: Lane, pool: ThreadPoolExecutor) -> None:
+    def _start_in(self, lane: Place, pool: ThreadPoolExecutor) -> None:
         while lane.is_free and (step_id := lane.take(self._is_in_turn)):
             step = self.plan.steps[step_id]
             if self._can_use_cache(step):  # another device has measured the same
                 self._end_as_cached(step)
                 continue
             lane.running += 1
+            if lane is self.remote:
+                self.attempts.remote.add(step.id)
             self.outcome.states[step.id] = "running"
             self.pending_on[step.device].discard(step.id)
             self.busy_devices.add(step.device)
             future = pool.submit(self.attempts.carry_out, step)
-            self.running[future] = step
+            self.running[future] = _Running(step, lane)
             future.add_done_callback(self.ended.put)
 
-    def _lane(self, step: Step) -> Lane:
+    def _lane(self, step: Step) -> Place:
         if step.device is None:
-            return self.host
+            is_remote = self.cluster is not None and self.cluster.takes(step)
+            return self.remote if is_remote else self.host
         if step.volatile and self.health.devices[step.device].shares_host:
             return self.quiet_host
         return self.boards[self.health.board_of(step.device)]
@@ -294,9 +316,11 @@ class Scheduler:
         return device is None or self.health.is_in_turn(device)
 
     def _note_end(self, future: Future[End]) -> None:
-        step = self.running.pop(future)
-        lane = self._lane(step)
+        ended = self.running.pop(future)
+        step = ended.step
+        lane = ended.lane
         lane.running -= 1
+        lane.note_end(step.id)
         self.changed_lanes[lane] = None
         if step.device:
             self._note_use(step.device)
@@ -306,10 +330,23 @@ class Scheduler:
             self._end(step, "failed")
         elif error is not None:
             raise error
+        elif future.result() == "moved":
+            self._move_here(step)
         elif future.result() == "skipped":
             self._skip(step, self.health.lost_reason(str(step.device)) or "")
         else:
             self._end(step, "done")
+
+    def _move_here(self, step: Step) -> None:
+        """Put a step that the cluster does not carry out into the lane of this machine."""
+        self.attempts.remote.discard(step.id)
+        if step.id in self.overdue:
+            self._skip(step, "the time was over")
+            return
+        self.outcome.states[step.id] = "pending"
+        self.pending_on[step.device].add(step.id)
+        self.host.add(step, self.positions[step.id])
+        self.changed_lanes[self.host] = None
 
     def _note_use(self, device: str) -> None:
         """Note that a step on a device has ended; the device may be lost since."""

@@ -136,6 +136,11 @@ def _recipe_keys() -> dict[str, Schema]:
             "whose results are taken",
             _sharing(),
         ),
+        "cluster": (
+            "the Dask scheduler whose workers carry out steps of the host: tcp://HOST:8786, or "
+            "local for one that is started here",
+            TEXT,
+        ),
     }
     return {
         key: {"description": description, **_or_variable(schema)}

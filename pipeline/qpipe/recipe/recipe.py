@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pwd
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import isfinite
@@ -37,9 +38,12 @@ KEYS = (
     "keep",
     "expect",
     "cache",
+    "cluster",
 )
 REQUIRED_KEYS = ("samples", "models", "schemes", "measure")
 SHARING_EXAMPLE = "{shared: FOLDER, users: [NAME]}"
+CLUSTER_EXAMPLE = "tcp://HOST:8786"
+CLUSTER = re.compile(r"(tcp|tls|ws|wss|ucx)://\S+")  # the protocols of Dask
 EXPECTED_EXAMPLE = "{value: 0.85, tolerance: 0.02}"
 FLOAT_SCHEME = "float32"  # name of the float reference where the recipe names none
 CHAIN_KINDS = ("transform", "quantize")  # in the order in which they stand in a chain
@@ -71,6 +75,7 @@ class Recipe:
     keep: float | None = None
     # model -> metric -> what the float network must score
     expect: Mapping[str, Mapping[str, ExpectedScore]] = field(default_factory=dict)
+    cluster: str = ""  # the address of a scheduler whose workers carry out steps of the host
     sharing: Sharing | None = None  # where results are taken from and given to, if anywhere
     plugins: Sequence[Path] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
@@ -286,6 +291,7 @@ class _Reader:
             margins=self.margins(),
             keep=self.keep(),
             expect=self.expected_scores(models, measure),
+            cluster=self.cluster(),
             sharing=self.sharing(),
             plugins=plugin_files,
             variables=dict(variables),
@@ -478,6 +484,11 @@ class _Reader:
             scores[metric] = {name: float(number) for name, number in expected.items()}
         return scores
 
+    def cluster(self) -> str:
+        address = self.root.get("cluster") or ""
+        check_cluster(address, self.source.at("cluster"))
+        return str(address)
+
     def sharing(self) -> Sharing | None:
         """Return the folder whose results are shared, and the users whose results are taken."""
         value = self.root.get("cache")
@@ -498,6 +509,13 @@ class _Reader:
             raise RecipeError(
                 f"{where}: no user '{name}' on this machine; name those whose results are trusted"
             ) from None
+
+
+def check_cluster(address: Any, where: str) -> None:
+    """Raise RecipeError for what is no address of a cluster; empty text is none."""
+    if address in ("", "local") or (isinstance(address, str) and CLUSTER.fullmatch(address)):
+        return
+    raise RecipeError(f"{where}: {address!r} is no cluster; give {CLUSTER_EXAMPLE}, or local")
 
 
 def _is_sharing(value: Any) -> bool:

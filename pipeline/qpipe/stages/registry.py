@@ -18,7 +18,7 @@ from qpipe import hookspecs
 from qpipe.digests import digest_text
 from qpipe.errors import PluginError, suggest
 from qpipe.stages.options import RENAMED_OPTIONS
-from qpipe.types import Kind, Target
+from qpipe.types import Kind, Resources, Target
 
 KINDS: tuple[str, ...] = get_args(Kind)
 DEMANDS = tuple(Target.__dataclass_fields__)
@@ -41,6 +41,7 @@ class Stage:
     runtime: str = ""  # what must be installed on a device for its builds to run there
     # what must be importable on the host, each with what installs it
     modules: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = hookspecs.ONE_THREAD  # what it takes of the host
     plugin: str = ""  # the module that registered it
     enrol: hookspecs.Enrol | None = None  # asks a device of this kind for its identity
 
@@ -153,7 +154,7 @@ class _Registration:
         hooks.hook.register_devices(register=self.register_device)
         hooks.hook.register_power(register=self.register_power)
 
-    def register_stage(
+    def register_stage(  # noqa: PLR0913  (as hookspecs.Register)
         self,
         kind: str,
         function: Callable[..., Any],
@@ -164,6 +165,7 @@ class _Registration:
         demands: Mapping[str, bool] | None = None,
         runtime: str = "",
         modules: Mapping[str, str] | None = None,
+        resources: Resources = hookspecs.ONE_THREAD,
     ) -> None:
         """Take a stage, as hookspecs.Register describes."""
         demands = dict(demands or {})
@@ -181,6 +183,7 @@ class _Registration:
             demands,
             runtime,
             dict(modules or {}),
+            resources,
             self.module_name,
         )
         _put(self.stages, (kind, stage.name), stage)

@@ -111,7 +111,7 @@ class Cache:
         otherwise. Where another process has put the same result meanwhile, that one stays.
         """
         _remove_abandoned(self.root / SCRATCH)
-        with self._new_scratch_folder() as scratch:
+        with self.new_scratch_folder() as scratch:
             value = scratch / VALUE
             value.mkdir()
             yield value
@@ -120,7 +120,7 @@ class Cache:
             self._move_into_place(scratch, kind, key)
 
     @contextmanager
-    def _new_scratch_folder(self) -> Iterator[Path]:
+    def new_scratch_folder(self) -> Iterator[Path]:
         """Give a folder that is removed at the end, and by nobody else before."""
         self._create()
         parent = self.root / SCRATCH
@@ -272,7 +272,7 @@ class Cache:
                     removable.append(entry)
             if removable and not dry_run:
                 # they are deleted when the lock has been given back
-                self._move_into(stack.enter_context(self._new_scratch_folder()), removable)
+                self._move_into(stack.enter_context(self.new_scratch_folder()), removable)
         return removable, in_use
 
     def _move_into(self, scratch: Path, entries: Sequence[Entry]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import qpipe
+from qpipe.types import Resources
 from qpipe_plugins.quantize.activations import activations
 from qpipe_plugins.quantize.asymmetric import asymmetric
 from qpipe_plugins.quantize.compensate import compensate
@@ -21,6 +22,11 @@ from qpipe_plugins.quantize.quark import QUARK_MODULES, quark
 from qpipe_plugins.quantize.symmetric import symmetric
 from qpipe_plugins.quantize.training_extra import TRAINING_MODULES
 
+ALL_THREADS = Resources(threads=0)  # of a library that is not told how many
+TORCH_MB = 600  # of the library itself
+# besides the activations that `memory_mb` bounds: two networks, and what their sessions hold
+COMPENSATION_MB = 650
+
 
 @qpipe.hookimpl
 def register_stages(register: qpipe.Register) -> None:
@@ -31,14 +37,16 @@ def register_stages(register: qpipe.Register) -> None:
         logarithmic,
         mixed,
         activations,
-        compensate,
         correct_bias,
-        onnxruntime_static,
     )
     for stage in stages:
         register("quantize", stage)
-    register("quantize", learn_rounding, modules=TRAINING_MODULES)
-    register("quantize", qat, modules=TRAINING_MODULES)
-    register("quantize", nncf, modules=NNCF_MODULES)
-    register("quantize", quark, modules=QUARK_MODULES)
-    register("quantize", neural_compressor, modules=NEURAL_COMPRESSOR_MODULES)
+    register("quantize", compensate, resources=Resources(memory_mb=COMPENSATION_MB))
+    register("quantize", onnxruntime_static, resources=ALL_THREADS)
+    training = Resources(memory_mb=TORCH_MB, gpus=1)
+    register("quantize", learn_rounding, modules=TRAINING_MODULES, resources=training)
+    register("quantize", qat, modules=TRAINING_MODULES, resources=training)
+    rival = Resources(threads=0, memory_mb=TORCH_MB)
+    register("quantize", nncf, modules=NNCF_MODULES, resources=rival)
+    register("quantize", quark, modules=QUARK_MODULES, resources=rival)
+    register("quantize", neural_compressor, modules=NEURAL_COMPRESSOR_MODULES, resources=rival)

@@ -1,0 +1,409 @@
+"""A Dask cluster that carries out steps of the host: who takes them there, and how each one goes.
+
+Only JSON is read of what comes back: the client refuses pickles.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from qpipe.digests import digest_file, digest_json
+from qpipe.engine import cache_keys, cluster_worker
+from qpipe.engine.cluster_messages import (
+    Place,
+    can_be_sent,
+    describe_store,
+    differences,
+    expected_environment,
+    step_message,
+)
+from qpipe.engine.events import Notify
+from qpipe.engine.plan import Plan, Step
+from qpipe.engine.resources import resources_of, total, within
+from qpipe.errors import QpipeError, StageError
+from qpipe.recipe import yaml_document
+from qpipe.storage.cache import MANIFEST, Cache
+from qpipe.types import Progress, Resources
+
+if TYPE_CHECKING:
+    from distributed import Client, Future
+
+LOCAL = "local"  # the address of a cluster that is started here
+CONNECT_S = 10.0
+CHECK_S = 1.0  # pauses between two looks at the workers
+GRACE_S = 30.0  # without a worker, until its steps are carried out here
+SILENCE_S = 60.0  # of a step, until it counts as lost; a worker reports each second
+LOOK_S = 0.2  # pauses between two looks at a step
+FETCH_S = 20.0  # for the answer of a step that has ended
+ATTEMPTS = 3  # at a step, until it is carried out here
+OFFERED = 1_000_000  # of the mark of an environment: any number of steps
+INSTALL = "install Dask: pip install 'qpipe-edge[cluster]'"
+
+
+class LostError(QpipeError):
+    """The cluster does not carry out a step; this machine can."""
+
+
+@dataclass
+class _Sent:
+    """A step on its way: what is known of it here."""
+
+    step: Step
+    log: Path
+    progress: Progress
+    notice: Notify
+    worker: str = ""
+    position: int = 0  # bytes of the worker's log that were received
+    heard_at: float = field(default_factory=time.monotonic)
+    has_started: bool = False
+
+
+@contextmanager
+def open_cluster(address: str, plan: Plan, cache: Cache, notify: Notify) -> Iterator[Cluster]:
+    """Give the cluster at an address, for the steps of a plan; raise QpipeError without one."""
+    with ExitStack() as stack:
+        connect = _connection(address, stack)
+        seen = stack.enter_context(cache.new_scratch_folder())
+        cluster = Cluster(address, connect, plan, cache, seen, notify)
+        stack.callback(cluster.close)
+        cluster.start()
+        yield cluster
+
+
+def _connection(address: str, stack: ExitStack) -> Callable[[], Client]:
+    """Return what connects to the scheduler; raise QpipeError where Dask is not installed."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError as error:
+        raise QpipeError(f"--cluster {address}: {error}; {INSTALL}") from error
+    where: Any = address
+    if address == LOCAL:
+        # encrypted, with keys of its own: other users of this machine cannot give it work
+        where = LocalCluster(
+            n_workers=1, dashboard_address=None, security=True, host="127.0.0.1", silence_logs=50
+        )
+        stack.callback(where.close)
+    return partial(
+        Client, where, timeout=CONNECT_S, deserializers=["msgpack"], set_as_default=False
+    )
+
+
+class Cluster:
+    """The workers that have the environment of this machine, and the steps that they carry out."""
+
+    def __init__(
+        self,
+        address: str,
+        connect: Callable[[], Client],
+        plan: Plan,
+        cache: Cache,
+        seen: Path,
+        notify: Notify,
+    ) -> None:
+        self.address = address
+        self.connect = connect
+        self.plan = plan
+        self.cache = cache
+        self.notify = notify
+        self.environment = expected_environment(plan)
+        plugins = [str(path) for path in plan.recipe.plugins]
+        self.place = Place(
+            topic=f"qpipe-{uuid.uuid4().hex}",
+            store=describe_store(cache),
+            seen=str(seen.resolve()),
+            plugins=plugins,
+        )
+        self.plugin_digests = {name: cache_keys.digest(Path(name)) for name in plugins}
+        # what a worker is marked with: Dask gives the steps to those that have it, whenever they
+        # came
+        self.mark = f"qpipe-{digest_json([self.environment, self.place.store])[:16]}"
+        self.capacities: dict[str, Resources] = {}  # of accepted workers
+        self.refused: dict[str, str] = {}  # worker -> why
+        self.has_worker_at = time.monotonic()
+        self.examined: set[str] = set()  # workers that are asked what they are
+        self.sent: dict[str, _Sent] = {}  # by token
+        self.is_closing = threading.Event()
+        self.client: Client | None = None
+        self.watcher = threading.Thread(target=self._watch, daemon=True, name="qpipe-cluster")
+
+    # ---- what it is
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no worker was seen for so long that steps are carried out here."""
+        return time.monotonic() - self.has_worker_at > GRACE_S
+
+    def takes(self, step: Step) -> bool:
+        """Return whether a step is carried out there."""
+        return can_be_sent(step) and not self.is_lost
+
+    def capacity(self) -> Resources:
+        """Return what steps that are sent may take: twice what there is, so that none is idle."""
+        workers = list(self.capacities.values())
+        return total([*workers, *workers])
+
+    # ---- the workers
+
+    def start(self) -> None:
+        """Connect, and wait for a worker; raise QpipeError where no scheduler answers."""
+        try:
+            self.client = self._connect()
+        except (OSError, TimeoutError) as error:
+            raise QpipeError(
+                f"--cluster {self.address}: no scheduler answers there; "
+                "start one (dask scheduler), or leave --cluster out"
+            ) from error
+        self.watcher.start()
+        while not (self.capacities or self.is_lost or (self.refused and not self.examined)):
+            time.sleep(LOOK_S)
+        if not self.capacities:
+            self.notify(f"{self.address}: no worker takes steps; they are carried out here")
+            self.has_worker_at -= GRACE_S
+
+    def _connect(self) -> Client:
+        client = self.connect()
+        client.subscribe_topic(self.place.topic, self._hear)
+        return client
+
+    def close(self) -> None:
+        """Leave the cluster; what still runs there for this run is cancelled by that."""
+        self.is_closing.set()
+        if self.client is not None:
+            with suppress(Exception):
+                self.client.close(timeout=LOOK_S)
+
+    def _watch(self) -> None:
+        while not self.is_closing.is_set():
+            try:
+                if self.client is None or self.client.status in ("closed", "closing"):
+                    self.client = self._connect()
+                self._look()
+            except Exception:  # noqa: BLE001  (no connection: Dask raises many kinds)
+                self._note_workers({})
+            self.is_closing.wait(CHECK_S)
+
+    def _look(self) -> None:
+        """Accept new workers, and forget those that have gone."""
+        assert self.client is not None
+        workers = self.client.scheduler_info()["workers"]
+        new = [
+            name
+            for name in workers
+            if name not in self.capacities
+            and name not in self.refused
+            and name not in self.examined
+        ]
+        if new:  # in a thread of its own: one that does not answer holds up nobody
+            self.examined.update(new)
+            threading.Thread(target=self._examine, args=(self.client, new), daemon=True).start()
+        self._note_workers(workers)
+
+    def _note_workers(self, workers: Mapping[str, Any]) -> None:
+        now = time.monotonic()
+        for name in set(self.capacities) - set(workers):
+            del self.capacities[name]
+            self.notify(f"{self.address}: worker {name} is gone")
+        for name in set(self.refused) - set(workers):
+            del self.refused[name]
+        self.examined.intersection_update(workers)
+        if self.capacities:
+            self.has_worker_at = now
+
+    def _examine(self, client: Client, names: list[str]) -> None:
+        question = {
+            "plugins": self.place.plugins,
+            "plugin_digests": self.plugin_digests,
+            "store": self.place.store,
+            "seen": self.place.seen,
+            "code": list(self.environment["code"]),
+            "stages": list(self.environment["version"]),
+        }
+        answers = client.run(
+            cluster_worker.describe, json.dumps(question), workers=names, on_error="return"
+        )
+        for name, answer in answers.items():
+            reason = self._refusal(answer)
+            if reason:
+                self.refused[name] = reason
+                self.notify(f"{self.address}: worker {name} is refused: {reason}")
+            else:
+                self._accept(client, name)
+            self.examined.discard(name)
+
+    def _refusal(self, answer: Any) -> str:
+        """Return why a worker may not carry out steps; empty where it may."""
+        if not isinstance(answer, str):
+            return "it has no qpipe of this version; install the same there"
+        there = json.loads(answer)
+        wrong = differences(self.plugin_digests, there["plugin"], "plugin")
+        if not wrong:
+            wrong = differences(self.environment, there["environment"])
+        if not wrong:
+            return str(there["cache"])
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        return f"{wrong[0]}{more}; install the same there"
+
+    def _accept(self, client: Client, name: str) -> None:
+        answers = client.run(
+            cluster_worker.accept, json.dumps({self.mark: OFFERED}), workers=[name]
+        )
+        offered = json.loads(answers[name])
+        self.capacities[name] = Resources(
+            threads=int(offered["threads"]),
+            memory_mb=int(offered.get("memory_mb", 0)),
+            gpus=int(offered.get("gpu", 0)),
+        )
+
+    # ---- a step
+
+    def carry_out(
+        self,
+        step: Step,
+        log: Path,
+        progress: Progress,
+        is_cancelled: Callable[[], bool],
+        notice: Notify,
+    ) -> None:
+        """Have a step carried out; its result is in the cache then.
+
+        Raise StageError where it fails, KeyboardInterrupt where it is cancelled, LostError where
+        this machine has to carry it out.
+        """
+        reason = ""
+        for _ in range(ATTEMPTS):
+            if self.is_lost:
+                break
+            try:
+                self._try(_Sent(step, log, progress, notice), is_cancelled)
+            except LostError as error:
+                reason = str(error)
+                notice(f"{step.id}: {reason}")
+            else:
+                return
+        reason = reason or "no worker is left"
+        raise LostError(f"{reason}; it is carried out here")
+
+    def _try(self, sent: _Sent, is_cancelled: Callable[[], bool]) -> None:
+        token = uuid.uuid4().hex
+        self.sent[token] = sent
+        client = self.client
+        if client is None or client.status != "running":
+            self._wait_for_connection(is_cancelled)
+            client = self.client
+        assert client is not None
+        text = step_message(sent.step, self.plan, self.place, token)
+        try:
+            future = client.submit(
+                cluster_worker.run_step,
+                text,
+                key=f"qpipe-{token}",
+                resources=self._share(sent.step),
+                pure=False,
+            )
+        except Exception as error:
+            raise LostError(f"it could not be sent: {error}") from error
+        try:
+            answer = self._await_answer(client, future, sent, is_cancelled)
+        finally:
+            del self.sent[token]
+            with suppress(Exception):
+                future.cancel()
+        self._settle(sent, answer)
+
+    def _wait_for_connection(self, is_cancelled: Callable[[], bool]) -> None:
+        while self.client is None or self.client.status != "running":
+            if is_cancelled():
+                raise KeyboardInterrupt
+            if self.is_lost:
+                raise LostError("no scheduler answers")
+            time.sleep(LOOK_S)
+
+    def _share(self, step: Step) -> dict[str, float]:
+        """Return what Dask sets aside for a step: no more than the largest worker has."""
+        workers = list(self.capacities.values()) or [Resources()]
+        largest = Resources(
+            max(worker.threads for worker in workers),
+            max(worker.memory_mb for worker in workers),
+            max(worker.gpus for worker in workers),
+        )
+        share = within(resources_of(step), largest)
+        amounts = {"threads": share.threads, "memory_mb": share.memory_mb, "gpu": share.gpus}
+        return {self.mark: 1, **{name: amount for name, amount in amounts.items() if amount}}
+
+    def _await_answer(
+        self, client: Client, future: Future, sent: _Sent, is_cancelled: Callable[[], bool]
+    ) -> dict[str, Any]:
+        while not future.done():
+            if is_cancelled():
+                raise KeyboardInterrupt
+            if self.is_lost:
+                raise LostError("no worker is left")
+            if client is not self.client:
+                raise LostError("the scheduler was restarted")
+            if sent.has_started and time.monotonic() - sent.heard_at > SILENCE_S:
+                raise LostError(f"nothing was heard of {sent.worker} for {SILENCE_S:.0f} s")
+            time.sleep(LOOK_S)
+        try:
+            answer: dict[str, Any] = json.loads(future.result(timeout=FETCH_S))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # of Dask, and CancelledError
+            kind = type(error).__name__
+            raise LostError(f"the cluster lost it: {kind}") from error
+        return answer
+
+    def _settle(self, sent: _Sent, answer: Mapping[str, Any]) -> None:
+        self._append_log(sent, answer.get("log", "").encode()[sent.position :])
+        if "lost" in answer:
+            raise LostError(str(answer["lost"]))
+        if "reason" in answer:
+            place = yaml_document.shown(sent.log.resolve())
+            reason = str(answer["reason"])
+            if answer["log_file"]:
+                reason = reason.replace(answer["log_file"], place)
+            raise StageError(reason, failure=answer["failure"])
+        step = sent.step
+        manifest = self.cache.folder(step.kind, step.key) / MANIFEST
+        end = time.monotonic() + cluster_worker.PATIENCE_S
+        while not (
+            self.cache.has(step.kind, step.key) and digest_file(manifest) == answer["manifest"]
+        ):
+            if time.monotonic() > end:
+                raise LostError(f"the result of {sent.worker} is not seen here")
+            time.sleep(LOOK_S)
+
+    # ---- what workers say meanwhile
+
+    def _hear(self, event: tuple[float, str]) -> None:
+        """Note a report of a worker; called in the thread of the client."""
+        report = json.loads(event[1])
+        sent = self.sent.get(report["token"])
+        if sent is None:
+            return
+        sent.heard_at = time.monotonic()
+        sent.has_started = True
+        if report["worker"] != sent.worker:
+            if sent.worker:
+                sent.notice(f"{sent.worker} is gone; it starts again on {report['worker']}")
+            sent.worker = report["worker"]
+            sent.position = 0
+        if report["position"] == sent.position:
+            self._append_log(sent, report["log"].encode())
+        if "done" in report:
+            with suppress(KeyboardInterrupt):  # the run ends: the thread of the step sees that
+                sent.progress(report["done"], report["total"], report["unit"])
+
+    def _append_log(self, sent: _Sent, content: bytes) -> None:
+        if content:
+            with sent.log.open("ab") as file:
+                file.write(content)
+            sent.position += len(content)
