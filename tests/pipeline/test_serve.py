@@ -22,6 +22,7 @@ from qpipe.report.database_site import QUERIES, TABLES
 from qpipe.storage.results import Store
 
 pytest.importorskip("datasette")
+pytestmark = pytest.mark.slow
 DB = Path(".qpipe/results.db")
 
 

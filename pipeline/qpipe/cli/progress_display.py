@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -18,6 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from qpipe.engine.events import ENDINGS, Event
+from qpipe.errors import printable
 
 MAX_SILENCE_S = 60.0  # where there is no terminal, a line is printed at least so often
 # skipped steps with one cause are reported together, once no more come for so long
@@ -101,6 +103,7 @@ class ProgressDisplay(ABC):
         self.skipped = SkippedSteps()
         self.ended: set[str] = set()
         self.planned = 0  # steps of the plan; 0 while there is none
+        self.running: dict[str, tuple[float, Event]] = {}  # step -> its start, its last event
 
     def __enter__(self) -> Self:
         self.start()
@@ -116,6 +119,8 @@ class ProgressDisplay(ABC):
                 self.ended.add(event.step)
             if event.what == "planned":
                 self.planned = int(event.total or 0)
+                if not event.done:  # of another run
+                    self.ended.clear()
             elif event.what == "skipped":
                 self.skipped.add(event)
             elif event.what in (*ENDINGS, "retry"):
@@ -158,22 +163,32 @@ class ProgressDisplay(ABC):
     def stop(self) -> None:
         """Print what is left to print, and end."""
 
-    @abstractmethod
     def update_step(self, event: Event) -> None:
         """Show that a step runs, and how far it is."""
+        started = time.monotonic()
+        if event.step in self.running:
+            started, _ = self.running[event.step]
+        self.running[event.step] = (started, event)
 
-    @abstractmethod
     def remove_step(self, step: str) -> None:
         """Show a step as running no longer."""
+        self.running.pop(step, None)
+
+    def running_events(self) -> list[Event]:
+        """Return the last event of each running step; of one without progress, how long it runs."""
+        now = time.monotonic()
+        return [
+            event if event.done else replace(event, seconds=now - started)
+            for started, event in list(self.running.values())
+        ]
 
 
 class LineDisplay(ProgressDisplay):
-    """Prints a line when a step ends, and one for each running step after a silence."""
+    """Prints a line when a step ends, and one on all running steps after a silence."""
 
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         now = time.monotonic()
-        self.running: dict[str, tuple[float, Event]] = {}  # step -> its start, its last event
         self.last_written = now
         self.announced_at = now
         self.announcement = "starting"
@@ -198,15 +213,6 @@ class LineDisplay(ProgressDisplay):
         self.last_written = time.monotonic()
         super().write(text)
 
-    def update_step(self, event: Event) -> None:
-        started = time.monotonic()
-        if event.step in self.running:
-            started, _ = self.running[event.step]
-        self.running[event.step] = (started, event)
-
-    def remove_step(self, step: str) -> None:
-        self.running.pop(step, None)
-
     def _break_silence(self) -> None:
         while not self.stopped.wait(POLL_S):
             with self.lock:
@@ -217,9 +223,8 @@ class LineDisplay(ProgressDisplay):
         """Print one line on all that is running."""
         now = time.monotonic()
         parts = [self.count] if self.count else []
-        for step, (started, event) in self.running.items():
-            shown = event if event.done else Event(step, "progress", seconds=now - started)
-            parts.append(f"{step}: {describe_progress(shown)}")
+        for event in self.running_events():
+            parts.append(f"{event.step}: {describe_progress(event)}")
         if not self.running:
             parts.append(f"{self.announcement} ({now - self.announced_at:.0f} s)")
         self.print_line("; ".join(parts))
@@ -234,7 +239,6 @@ class LiveDisplay(ProgressDisplay):
     def __init__(self, console: Console) -> None:
         super().__init__(console)
         self.started = time.monotonic()
-        self.running: dict[str, Event] = {}  # step -> its last event
         self.lanes = [HOST]  # in the order in which they were first used
         self.warning = ""  # the last one
         self.live = Live(
@@ -257,18 +261,15 @@ class LiveDisplay(ProgressDisplay):
         super().event(event)
 
     def update_step(self, event: Event) -> None:
-        self.running[event.step] = event
+        super().update_step(event)
         lane = lane_of(event)
         if lane not in self.lanes:
             self.lanes.append(lane)
 
-    def remove_step(self, step: str) -> None:
-        self.running.pop(step, None)
-
     def render(self) -> RenderableType:
         """Return the lanes; called from a thread of its own, so that it waits for no lock."""
         grid = Table.grid(padding=(0, 2))
-        events = list(self.running.values())
+        events = self.running_events()
         for lane in list(self.lanes):
             rows = [event for event in events if lane_of(event) == lane]
             if not rows:
@@ -279,7 +280,9 @@ class LiveDisplay(ProgressDisplay):
                 grid.add_row(name, Text(event.step), bar, Text(describe_progress(event)))
         parts: list[RenderableType] = [Text(self._headline(), "bold"), grid]
         if self.warning:
-            parts.append(Text(f"last warning: {self.warning}", "dim", overflow="ellipsis"))
+            parts.append(
+                Text(printable(f"last warning: {self.warning}"), "dim", overflow="ellipsis")
+            )
         return Group(*parts)
 
     def _headline(self) -> str:

@@ -10,7 +10,7 @@ from qpipe.errors import Failure
 
 # "retry" ends an attempt that another one follows, which is "started" after a pause;
 # a "notice" is a message about a step that goes on; "planned" is of no step: `total` is the number
-# of all
+# of all, `done` of those that have ended
 EventKind = Literal[
     "planned", "started", "progress", "notice", "retry", "done", "cached", "failed", "skipped"
 ]

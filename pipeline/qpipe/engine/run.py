@@ -171,7 +171,7 @@ class _Execution:
             # the keys of all other steps are made of what was read
             plan = self.resolved.plan(self.devices.capabilities)
             plan.drop_devices(self.devices.unreachable)
-            self._publish_plan(plan)
+            self._publish_plan(plan, ended=len(read.states))
             for note in plan.missing_modules:
                 self.notify(note)
             protected.enter_context(cache.protect(plan.results))
@@ -181,8 +181,9 @@ class _Execution:
         self._judge(plan)
         return plan, outcome
 
-    def _publish_plan(self, plan: Plan) -> None:
-        self.listen(Event("", "planned", total=len(plan.steps), unit="steps"))
+    def _publish_plan(self, plan: Plan, ended: int = 0) -> None:
+        total = len(plan.steps)
+        self.listen(Event("", "planned", done=ended, total=total, unit="steps"))
 
     def _read_inputs(self, plan: Plan) -> Outcome:
         """Read samples and networks; raise RecipeError where no model can be used."""
