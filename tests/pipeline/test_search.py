@@ -216,7 +216,7 @@ def test_a_search_that_is_interrupted_goes_on_and_finds_what_no_scheme_dominates
     assert any(not discovery.dominated_by for discovery in found)
     written = yaml.safe_load(out.read_text())
     assert written["variables"] == {"few": 5}
-    assert {"eight", "five", *(discovery.scheme for discovery in found)} == set(written["schemes"])
+    assert {"eight", "five", *(discovery.scheme for discovery in found)} <= set(written["schemes"])
 
 
 def test_a_recipe_of_two_models_is_refused(folder: Path) -> None:

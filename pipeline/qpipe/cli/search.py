@@ -150,5 +150,5 @@ def _print_results(
     for discovery in discoveries:
         print_text(discovery.to_text())
     if not discoveries:
-        print_text("nothing was found that is worth measuring")
+        print_text("nothing was found that is on the front")
     print_text(f"recipe: {shown(out)}")

@@ -27,15 +27,17 @@ class Discovery:
 
 
 def discoveries(store: Store, run: str, recipe_schemes: Collection[str]) -> list[Discovery]:
-    """Compare the schemes of a run that the recipe does not have with those that it has."""
+    """Compare the schemes on the front that the recipe does not have with those that it has."""
     run_row = store.run(run)
     objectives = run_row["objectives"]
     margins = run_row["margins"]
-    rows = [judged.candidate for judged in judged_rows(store, run_row["id"])]
+    judged = judged_rows(store, run_row["id"])
+    on_front = {row.candidate.key for row in judged if row.row["on_front"]}
+    rows = [row.candidate for row in judged]
     complete = [row for row in rows if objectives.keys() <= row.metrics.keys()]
     found = []
     for row in complete:
-        if row.scheme in recipe_schemes:
+        if row.scheme in recipe_schemes or row.key not in on_front:
             continue
         rivals = [
             rival

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 from typing import (
     Any,
@@ -287,6 +288,22 @@ def upsert(
     rows: Sequence[Mapping[str, object]],
 ) -> None:
     """Insert rows into a table; where a row with that key exists, set its columns instead."""
-    if rows:
-        primary_key = key[0] if len(key) == 1 else tuple(key)
-        table(db, name).upsert_all([encode(row) for row in rows], pk=primary_key)
+    for columns, group in groupby(rows, tuple):
+        encoded = [encode(row) for row in group]
+        values = [[row[column] for column in columns] for row in encoded]
+        db.conn.executemany(_upsert_statement(name, tuple(key), columns), values)
+
+
+@cache
+def _upsert_statement(name: str, key: tuple[str, ...], columns: tuple[str, ...]) -> str:
+    """Return the SQL that upserts a row; sqlite_utils, which makes it anew each time, is slow."""
+    changes = [f'"{column}" = excluded."{column}"' for column in columns if column not in key]
+    action = f"UPDATE SET {', '.join(changes)}" if changes else "NOTHING"
+    return (
+        f'INSERT INTO "{name}" ({_quoted(columns)}) VALUES ({", ".join("?" * len(columns))}) '  # noqa: S608  (names are of tables and columns of qpipe)
+        f"ON CONFLICT ({_quoted(key)}) DO {action}"
+    )
+
+
+def _quoted(names: Sequence[str]) -> str:
+    return ", ".join(f'"{name}"' for name in names)
