@@ -49,6 +49,10 @@ OFFERED = 1_000_000  # of the mark of an environment: any number of steps
 INSTALL = "install Dask: pip install 'qpipe-edge[cluster]'"
 
 
+class _NewWorkerError(Exception):
+    """A worker came that may take a step which has not begun: it is sent again."""
+
+
 class LostError(QpipeError):
     """The cluster does not carry out a step; this machine can."""
 
@@ -63,7 +67,8 @@ class _Sent:
     notice: Notify
     worker: str = ""
     position: int = 0  # bytes of the worker's log that were received
-    heard_at: float = field(default_factory=time.monotonic)
+    sent_at: float = field(default_factory=time.monotonic)
+    heard_at: float = 0.0
     has_started: bool = False
 
 
@@ -129,6 +134,7 @@ class Cluster:
         self.capacities: dict[str, Resources] = {}  # of accepted workers
         self.refused: dict[str, str] = {}  # worker -> why
         self.has_worker_at = time.monotonic()
+        self.accepted_at = 0.0  # the newest worker
         self.examined: set[str] = set()  # workers that are asked what they are
         self.sent: dict[str, _Sent] = {}  # by token
         self.is_closing = threading.Event()
@@ -174,6 +180,17 @@ class Cluster:
         client.subscribe_topic(self.place.topic, self._hear)
         return client
 
+    def _reconnect(self) -> None:
+        """Connect anew where the scheduler has gone: another one knows nothing of what was sent."""
+        if self.client is not None and self.client.status == "running":
+            return
+        old = self.client
+        self.client = None
+        self._note_workers({})
+        if old is not None:
+            _in_background(old.close)
+        self.client = self._connect()
+
     def close(self) -> None:
         """Leave the cluster; what still runs there for this run is cancelled by that."""
         self.is_closing.set()
@@ -184,8 +201,7 @@ class Cluster:
     def _watch(self) -> None:
         while not self.is_closing.is_set():
             try:
-                if self.client is None or self.client.status in ("closed", "closing"):
-                    self.client = self._connect()
+                self._reconnect()
                 self._look()
             except Exception:  # noqa: BLE001  (no connection: Dask raises many kinds)
                 self._note_workers({})
@@ -193,8 +209,9 @@ class Cluster:
 
     def _look(self) -> None:
         """Accept new workers, and forget those that have gone."""
-        assert self.client is not None
-        workers = self.client.scheduler_info()["workers"]
+        client = self.client
+        assert client is not None
+        workers = client.scheduler_info()["workers"]
         new = [
             name
             for name in workers
@@ -204,7 +221,7 @@ class Cluster:
         ]
         if new:  # in a thread of its own: one that does not answer holds up nobody
             self.examined.update(new)
-            threading.Thread(target=self._examine, args=(self.client, new), daemon=True).start()
+            threading.Thread(target=self._examine, args=(client, new), daemon=True).start()
         self._note_workers(workers)
 
     def _note_workers(self, workers: Mapping[str, Any]) -> None:
@@ -262,6 +279,7 @@ class Cluster:
             memory_mb=int(offered.get("memory_mb", 0)),
             gpus=int(offered.get("gpu", 0)),
         )
+        self.accepted_at = time.monotonic()
 
     # ---- a step
 
@@ -279,12 +297,14 @@ class Cluster:
         this machine has to carry it out.
         """
         reason = ""
-        for _ in range(ATTEMPTS):
-            if self.is_lost:
-                break
+        attempts = 0
+        while attempts < ATTEMPTS and not self.is_lost:
             try:
                 self._try(_Sent(step, log, progress, notice), is_cancelled)
+            except _NewWorkerError:
+                continue
             except LostError as error:
+                attempts += 1
                 reason = str(error)
                 notice(f"{step.id}: {reason}")
             else:
@@ -294,13 +314,10 @@ class Cluster:
 
     def _try(self, sent: _Sent, is_cancelled: Callable[[], bool]) -> None:
         token = uuid.uuid4().hex
-        self.sent[token] = sent
-        client = self.client
-        if client is None or client.status != "running":
-            self._wait_for_connection(is_cancelled)
-            client = self.client
-        assert client is not None
         text = step_message(sent.step, self.plan, self.place, token)
+        client = self._wait_for_worker(is_cancelled)
+        sent.sent_at = time.monotonic()
+        self.sent[token] = sent
         try:
             future = client.submit(
                 cluster_worker.run_step,
@@ -310,21 +327,28 @@ class Cluster:
                 pure=False,
             )
         except Exception as error:
+            del self.sent[token]
             raise LostError(f"it could not be sent: {error}") from error
         try:
             answer = self._await_answer(client, future, sent, is_cancelled)
         finally:
             del self.sent[token]
-            with suppress(Exception):
-                future.cancel()
+            _in_background(future.cancel)
         self._settle(sent, answer)
 
-    def _wait_for_connection(self, is_cancelled: Callable[[], bool]) -> None:
-        while self.client is None or self.client.status != "running":
+    def _wait_for_worker(self, is_cancelled: Callable[[], bool]) -> Client:
+        """Return the connection once there is a worker for it.
+
+        Dask never looks again at what it got when no worker could take it.
+        """
+        while True:
+            client = self.client
+            if client is not None and client.status == "running" and self.capacities:
+                return client
             if is_cancelled():
                 raise KeyboardInterrupt
             if self.is_lost:
-                raise LostError("no scheduler answers")
+                raise LostError("no worker is left")
             time.sleep(LOOK_S)
 
     def _share(self, step: Step) -> dict[str, float]:
@@ -349,9 +373,13 @@ class Cluster:
                 raise LostError("no worker is left")
             if client is not self.client:
                 raise LostError("the scheduler was restarted")
+            if not sent.has_started and self.accepted_at > sent.sent_at:
+                raise _NewWorkerError
             if sent.has_started and time.monotonic() - sent.heard_at > SILENCE_S:
                 raise LostError(f"nothing was heard of {sent.worker} for {SILENCE_S:.0f} s")
             time.sleep(LOOK_S)
+        if future.status != "finished":
+            raise LostError(f"the cluster lost it: {future.status}")
         try:
             answer: dict[str, Any] = json.loads(future.result(timeout=FETCH_S))
         except KeyboardInterrupt:
@@ -407,3 +435,13 @@ class Cluster:
             with sent.log.open("ab") as file:
                 file.write(content)
             sent.position += len(content)
+
+
+def _in_background(function: Callable[[], Any]) -> None:
+    """Call a function of Dask that may wait for a scheduler which does not answer."""
+
+    def call() -> None:
+        with suppress(Exception):
+            function()
+
+    threading.Thread(target=call, daemon=True).start()
