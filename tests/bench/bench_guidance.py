@@ -3,7 +3,7 @@
 python tests/bench/bench_guidance.py STEPS [SEEDS] [NAME=VALUE ...]
 
 Naive training has STEPS steps; guided training has as many, half and a quarter of them. Then each ingredient is taken
-away in turn, for all steps. The values are options of `qat` (YAML) for the guided rows; scenes, how many are scored.
+away in turn, for all steps. The values are options of `qat` (YAML) for all rows; scenes, how many are scored.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main() -> None:
         print("| training | epochs | seed | map50 | SQNR dB: boxes, scores, both |")
         print("|---|---|---|---|---|")
         print(trial.score("none | 0 | ", trial.start), flush=True)
-        rows(trial, "naive", seeds, steps, {"guided": False})
+        rows(trial, "naive", seeds, steps, options | {"guided": False})
         for part in (4, 2, 1):
             rows(trial, "guided", seeds, steps // part, options)
         for name, without in WITHOUT.items():
