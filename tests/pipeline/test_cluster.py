@@ -16,9 +16,13 @@ from dask_cluster import STAGE, DaskCluster
 from scratch_lab import Lab, LabShell
 
 from qpipe.engine import cluster as cluster_module
-from qpipe.engine.cluster_messages import decode, differences, encode
+from qpipe.engine import cluster_worker
+from qpipe.engine.cluster_messages import decode, describe_store, differences, encode
+from qpipe.engine.cluster_worker import open_store
+from qpipe.errors import QpipeError
 from qpipe.recipe.stage_call import CallByName
-from qpipe.storage.cache import MANIFEST
+from qpipe.storage.cache import MANIFEST, Cache
+from qpipe.storage.sharing_cache import Sharing, SharingCache
 from waiting import wait_until
 
 
@@ -159,6 +163,33 @@ def test_differences_are_named_by_their_place() -> None:
         "code quantize a is 3 there and 1 here",
         "code quantize b is missing there and 2 here",
     ]
+
+
+def test_a_worker_that_sees_only_the_shared_folder_gives_and_takes_by_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "there"))
+    shared = tmp_path / "shared"
+    shared.mkdir(mode=0o700)
+    here = SharingCache(tmp_path / "here", Sharing(shared, {}))
+    with here.put("import", "a") as value:
+        (value / "network").write_text("float", encoding="utf-8")
+    there = open_store(describe_store(here), seen=str(tmp_path / "not seen"))
+    assert there.root.is_relative_to(tmp_path / "there")
+    assert there.has("import", "a")
+    with there.put("quantize", "b") as value:
+        (value / "network").write_text("int8", encoding="utf-8")
+    assert here.has("quantize", "b")
+    assert (here.value_folder("quantize", "b") / "network").read_text(encoding="utf-8") == "int8"
+
+
+def test_a_worker_that_sees_no_cache_says_what_to_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_worker, "PATIENCE_S", 0.0)
+    reason = "is not seen there; give a --cache that all machines see"
+    with pytest.raises(QpipeError, match=reason):
+        open_store(describe_store(Cache(tmp_path / "here")), seen=str(tmp_path / "not seen"))
 
 
 # ---- what goes wrong with a cluster: minutes, so asked for

@@ -45,6 +45,7 @@ SILENCE_S = 60.0  # of a step, until it counts as lost; a worker reports each se
 LOOK_S = 0.2  # pauses between two looks at a step
 FETCH_S = 20.0  # for the answer of a step that has ended
 ATTEMPTS = 3  # at a step, until it is carried out here
+SILENT = "nothing is heard of it"
 OFFERED = 1_000_000  # of the mark of an environment: any number of steps
 INSTALL = "install Dask: pip install 'qpipe-edge[cluster]'"
 
@@ -324,6 +325,7 @@ class Cluster:
                 text,
                 key=f"qpipe-{token}",
                 resources=self._share(sent.step),
+                workers=list(self.capacities),
                 pure=False,
             )
         except Exception as error:
@@ -376,6 +378,8 @@ class Cluster:
             if not sent.has_started and self.accepted_at > sent.sent_at:
                 raise _NewWorkerError
             if sent.has_started and time.monotonic() - sent.heard_at > SILENCE_S:
+                self.capacities.pop(sent.worker, None)
+                self.refused[sent.worker] = SILENT
                 raise LostError(f"nothing was heard of {sent.worker} for {SILENCE_S:.0f} s")
             time.sleep(LOOK_S)
         if future.status != "finished":
@@ -426,6 +430,8 @@ class Cluster:
             sent.position = 0
         if report["position"] == sent.position:
             self._append_log(sent, report["log"].encode())
+        if self.refused.get(sent.worker) == SILENT:
+            del self.refused[sent.worker]  # it is asked again what it is
         if "done" in report:
             with suppress(KeyboardInterrupt):  # the run ends: the thread of the step sees that
                 sent.progress(report["done"], report["total"], report["unit"])

@@ -7,7 +7,8 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -104,26 +105,26 @@ def open_store(store: Mapping[str, Any], seen: str) -> Cache:
     `seen` lies in the run's own cache. Raise QpipeError where this machine does not see it, and
     results are not shared by another way.
     """
-    is_seen = _await(lambda: Path(seen).is_dir())
+    is_shared = "shared" in store
     root = Path(store["root"])
-    if not is_seen:
-        if "shared" not in store:
+    if not _await(Path(seen).is_dir, 0.0 if is_shared else PATIENCE_S):
+        if not is_shared:
             raise QpipeError(
                 f"the cache {root} is not seen there; give a --cache that all machines see, "
                 "or share results: cache: {shared: FOLDER}"
             )
         folder = user_cache_file("cluster")
         root = folder or Path(tempfile.gettempdir()) / "qpipe-cluster"
-    if "shared" in store:
+    if is_shared:
         return SharingCache(root, Sharing(Path(store["shared"]), store["users"]))
     return Cache(root)
 
 
-def _await(is_there: Any) -> bool:
+def _await(is_there: Callable[[], bool], patience_s: float = PATIENCE_S) -> bool:
     """Return whether something is there, or is within a short time: network folders lag."""
-    end = time.monotonic() + PATIENCE_S
+    end = time.monotonic() + patience_s
     while not is_there():
-        if time.monotonic() > end:
+        if time.monotonic() >= end:
             return False
         time.sleep(LOOK_S)
     return True
@@ -168,7 +169,7 @@ def _answer(message: Mapping[str, Any], report: _Report) -> dict[str, Any]:
 
 def _missing_input(cache: Cache, message: Mapping[str, Any]) -> str:
     for kind, key in message["inputs"].values():
-        if not _await(lambda kind=kind, key=key: cache.has(kind, key)):
+        if not _await(partial(cache.has, kind, key)):
             return f"the result {kind} {key[:16]} is not seen there"
     return ""
 
