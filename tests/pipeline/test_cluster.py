@@ -286,7 +286,7 @@ def test_what_is_cut_off_is_not_waited_for(
 
 @pytest.mark.lab
 def test_a_cluster_that_is_started_here(shell: LabShell) -> None:
-    shell("run recipe.yaml --cluster local")
+    ended(shell.lab.start("run", "recipe.yaml", "--cluster", "local"))
     assert set(shell.states().values()) == {"done"}
     assert naps(shell.lab).splitlines() == ["napping on this machine"]
 

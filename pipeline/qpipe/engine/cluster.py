@@ -95,7 +95,11 @@ def _connection(address: str, stack: ExitStack) -> Callable[[], Client]:
     if address == LOCAL:
         # encrypted, with keys of its own: other users of this machine cannot give it work
         where = LocalCluster(
-            n_workers=1, dashboard_address=None, security=True, host="127.0.0.1", silence_logs=50
+            n_workers=1,
+            dashboard_address="127.0.0.1:0",
+            security=True,
+            host="127.0.0.1",
+            silence_logs=50,
         )
         stack.callback(where.close)
     return partial(
