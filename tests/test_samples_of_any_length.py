@@ -125,7 +125,7 @@ def test_it_is_run_diagnosed_and_exported(
     (home / "devices.yaml").write_text(json.dumps(device), encoding="utf-8")
     qpipe = Shell(monkeypatch, capsys)
     qpipe("run recipe.yaml")
-    rows = {row["scheme"]: row["metrics"] for row in qpipe.json("pareto")}
+    rows = {row["scheme"]: row["metrics"] for row in qpipe.json("pareto")["rows"]}
     assert rows["int8"]["sqnr_db"]["value"] > 25
     assert rows["int8"]["latency_ms"]["value"] > 0
     out, _ = qpipe("diagnose recipe.yaml --scheme int8")

@@ -86,6 +86,25 @@ def test_the_first_sample_of_another_size_is_named(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("sizes", [(4, 3, 5), (4, 5)])
+def test_samples_that_differ_are_told_so_where_the_first_does_not_fit_either(
+    tmp_path: Path, sizes: tuple[int, ...]
+) -> None:
+    with pytest.raises(
+        StageError, match=r"the samples differ in size: sample 'e0' gives .* a name"
+    ):
+        write(TWICE.replace("n]", "3]"), samples(tmp_path / "s", *sizes), tmp_path / "out")
+
+
+def test_samples_that_differ_and_are_of_another_type_too_are_told_the_type(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match=r"the samples give float32 .* int64 .* layout or type"):
+        write(
+            TWICE.replace("float[1, n] x", "int64[1, 3] x"),
+            samples(tmp_path / "s", 4, 5),
+            tmp_path / "out",
+        )
+
+
 def test_a_network_that_cannot_run_is_told_in_one_line(tmp_path: Path) -> None:
     model = '<ir_version: 8, opset_import: ["" : 17]> g (float[1, n] x) => (float[1, 2] y)'
     model += "{ shape = Constant <value_ints = [1, 2]> () y = Reshape(x, shape) }"

@@ -73,7 +73,8 @@ def check_fit(model: ir.Model, samples: Samples) -> None:
             try:
                 _check_input(value, feeds[name], network.shapes[name])
             except StageError as error:
-                if index == 0:
+                is_like_all = index == 0 and not _have_other_sizes(samples, name)
+                if is_like_all or not _is_size_alone(value, feeds[name]):
                     raise
                 raise _other_size(samples.entries[index]["id"], feeds[name], value) from error
 
@@ -84,6 +85,16 @@ def _one_of_each_size(samples: Samples) -> list[int]:
         sizes = {name: array["shape"] for name, array in entry["inputs"].items()}
         first_by_sizes.setdefault(str(sizes), index)
     return list(first_by_sizes.values())[:MOST_SIZES]
+
+
+def _have_other_sizes(samples: Samples, name: str) -> bool:
+    return len({tuple(entry["inputs"][name]["shape"]) for entry in samples.entries}) > 1
+
+
+def _is_size_alone(value: ir.Value, array: Array) -> bool:
+    """Whether an array that does not fit an input has its type and as many axes."""
+    has_type = value.dtype is None or array.dtype == value.dtype.numpy()
+    return has_type and value.shape is not None and array.ndim == len(value.shape)
 
 
 def _other_size(sample: str, array: Array, value: ir.Value) -> StageError:
