@@ -10,6 +10,7 @@ import onnx
 import onnx.parser
 import onnxruntime
 import pytest
+import yaml
 
 from qpipe.compare.scoring import Scores
 from qpipe.engine.float_reference import write_float_outputs
@@ -129,6 +130,8 @@ def test_it_is_run_shown_and_diagnosed(qpipe: Shell) -> None:
     out, _ = qpipe("diagnose recipe.yaml --scheme int8 --count 4")
     assert "original" in out
     qpipe("new net.onnx --samples npz:data --out new.yaml")
+    written = yaml.safe_load(Path("new.yaml").read_text(encoding="utf-8"))
+    assert "agreement" in written["pareto"], "rows that differ in number have no SQNR"
 
 
 def outputs(count: int, kind: list[float]) -> dict[str, np.ndarray]:

@@ -657,7 +657,7 @@ def test_it_tells_what_it_saw(qpipe: Shell, tmp_path: Path) -> None:
         ({"y": (1, 26, 37)}, (32, 100), "sequence", {}),
         ({"y": (1, 19, 32, 32)}, (64, 64), "maps", {}),
         ({"y": (1, 3, 5, 7, 2)}, (64, 64), "unknown", {}),
-        ({"y": ("?", 4), "s": ("?",)}, (64, 64), "unknown", {}),
+        ({"y": ("?", 4), "s": ("?",)}, (64, 64), "detections", {}),
     ],
 )  # fmt: skip
 def test_families_are_told_by_the_shapes_of_outputs(

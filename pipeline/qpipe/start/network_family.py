@@ -40,7 +40,7 @@ ROWS_OF_V10 = range(100, 301)
 class Family:
     """A guess: what the network is, in words, and the postprocess stage that reads its outputs."""
 
-    name: Literal["classifier", "ssd", "yolo", "maps", "sequence", "unknown"]
+    name: Literal["classifier", "ssd", "yolo", "maps", "sequence", "detections", "unknown"]
     words: str
     classes: int = 0
     postprocess: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -56,7 +56,7 @@ def guess_family(
         return _sequence(inputs, outputs[0]) or Family("unknown", words)
     if _have_open_sizes(outputs):
         words = "its outputs have no fixed shape, as those of a detector with its own suppression"
-        return Family("unknown", words)
+        return Family("detections", words)
     guesses: list[Family | None] = []
     if size:
         guesses += [_ssd(outputs, ends, size), _yolo(outputs, size), _raw_yolo(outputs, size)]

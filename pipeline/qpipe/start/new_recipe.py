@@ -24,7 +24,7 @@ from qpipe.start.scalings import Preferences
 from qpipe.start.trial_run import Trial
 
 # families whose outputs are answers, so that agreement with float can be scored
-FAMILIES_WITH_ANSWERS = ("classifier", "ssd", "yolo", "maps")
+FAMILIES_WITH_ANSWERS = ("classifier", "ssd", "yolo", "maps", "detections")
 
 
 @dataclass(frozen=True)
