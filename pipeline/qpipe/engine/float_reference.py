@@ -66,15 +66,15 @@ def check_fit(model: ir.Model, samples: Samples) -> None:
     Of a network with states it is the first sample's first chunk.
     """
     network = network_inputs(model)
-    for index in [0] if network.states else _one_of_each_size(samples):
+    indices = [0] if network.states else _one_of_each_size(samples)
+    for index in indices:
         feeds = samples.sequence(index, network).chunk(0, {})
         for value in model.graph.inputs:
             name = value.name or ""
             try:
                 _check_input(value, feeds[name], network.shapes[name])
             except StageError as error:
-                is_like_all = index == 0 and not _have_other_sizes(samples, name)
-                if is_like_all or not _is_size_alone(value, feeds[name]):
+                if len(indices) == 1 or not _is_size_alone(value, feeds[name]):
                     raise
                 raise _other_size(samples.entries[index]["id"], feeds[name], value) from error
 
@@ -85,10 +85,6 @@ def _one_of_each_size(samples: Samples) -> list[int]:
         sizes = {name: array["shape"] for name, array in entry["inputs"].items()}
         first_by_sizes.setdefault(str(sizes), index)
     return list(first_by_sizes.values())[:MOST_SIZES]
-
-
-def _have_other_sizes(samples: Samples, name: str) -> bool:
-    return len({tuple(entry["inputs"][name]["shape"]) for entry in samples.entries}) > 1
 
 
 def _is_size_alone(value: ir.Value, array: Array) -> bool:
