@@ -194,7 +194,7 @@ def test_without_an_objective_of_quality_nothing_is_recommended(bench: Bench) ->
         bench.add(scheme, size(value), sqnr)
     assert sentence(bench, {"size_mb": "min"}) == (
         "nothing is recommended: no objective tells how good the answers are; add one to pareto, such as "
-        "agreement: max (--knee chooses without)"
+        "sqnr_db: max (--knee chooses without)"
     )
     # the error of SQNR is no loss that float could have
     assert sentence(bench, {"size_mb": "min", "sqnr_db": "max"}) == (
@@ -204,6 +204,14 @@ def test_without_an_objective_of_quality_nothing_is_recommended(bench: Bench) ->
         "ruined: its SQNR is 0.2 dB; at 0 dB the error is as large as float's outputs"
     )
     assert "ruined" not in bench.rows()[0]["notes"]
+
+
+def test_what_tells_how_good_answers_are_is_measured_first_where_nothing_did(bench: Bench) -> None:
+    bench.add("int2", size(0.1))
+    assert sentence(bench, {"size_mb": "min"}) == (
+        "nothing is recommended: no objective tells how good the answers are; add accuracy to measure, "
+        "and agreement: max to pareto (--knee chooses without)"
+    )
 
 
 def test_without_labels_answers_must_be_shown_to_equal_those_of_float(bench: Bench) -> None:

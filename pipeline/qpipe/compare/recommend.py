@@ -139,6 +139,17 @@ def advise(
     return _clauses(_Case(judged, objectives, limits or {}, keep, command))
 
 
+def _missing_objective(rows: Sequence[Candidate]) -> str:
+    """Return what to add to the recipe, so that an objective tells how good answers are."""
+    goals: dict[str, Goal] = {}
+    for row in rows:
+        goals |= {name: number.better for name, number in row.metrics.items()}
+    metric = quality_metric(rows, goals)
+    if metric is None:
+        return "accuracy to measure, and agreement: max to pareto"
+    return f"one to pareto, such as {metric}: {goals[metric]}"
+
+
 def _clauses(case: _Case) -> list[str]:
     if not case.metrics:
         return ["nothing to choose by was measured"]
@@ -151,7 +162,7 @@ def _clauses(case: _Case) -> list[str]:
     if metric is None:
         return [
             "nothing is recommended: no objective tells how good the answers are",
-            "add one to pareto, such as agreement: max (--knee chooses without)",
+            f"add {_missing_objective(case.group)} (--knee chooses without)",
         ]
     decision = decide(case.group, eligible, case.objectives, case.limits, case.keep)
     if decision.chosen is not None:
