@@ -478,7 +478,7 @@ class Imports:
     def __init__(self, folder: Path) -> None:
         self.folder, self.process = folder, None
         # of one server for all: another preload would have every step of other tests import anew
-        self.context = worker._forkserver()
+        self.context = worker.forkserver()
         (folder / "w.bin").write_bytes(struct.pack("<108f", *range(108)))
         (folder / "link").symlink_to("/etc/passwd")
 
