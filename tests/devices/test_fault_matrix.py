@@ -241,14 +241,14 @@ FAULTS = {
         truncated_always, "before", 1, r"arrived damaged 3 times", "died", is_long=True,
     ),
     "sshd session killed mid-upload": Fault(session_killed, "uploading", failure="died"),
-    "sshd session killed": Fault(session_killed, "measuring", says=LOST),
+    "sshd session killed": Fault(session_killed, "measuring", says=LOST, is_long=True),
     "agent killed": Fault(agent_killed, "measuring", says=LOST),
     "job killed": Fault(job_killed, "measuring"),
     "jobs killed again and again": Fault(
         jobs_killed, "measuring", 0, r"was killed by SIGKILL", "died", is_long=True,
     ),
     "frozen for good": Fault(frozen_for_good, "measuring"),
-    "frozen for a while": Fault(frozen_for_a_while, "measuring"),
+    "frozen for a while": Fault(frozen_for_a_while, "measuring", is_long=True),
     "powered off and back": Fault(off_and_on, "measuring"),
 }  # fmt: skip
 
