@@ -117,6 +117,7 @@ def test_without_a_scheduler_it_says_so_in_one_line(
 ) -> None:
     monkeypatch.setattr(cluster_module, "CONNECT_S", 0.5)
     _, told = shell("run recipe.yaml --cluster tcp://127.0.0.1:1", status=2)
+    assert "tcp://127.0.0.1:1: connecting" in told
     assert told.splitlines()[-1] == (
         "qpipe: --cluster tcp://127.0.0.1:1: no scheduler answers there; "
         "start one (dask scheduler), or leave --cluster out"

@@ -166,6 +166,7 @@ class Cluster:
 
     def start(self) -> None:
         """Connect, and wait for a worker; raise QpipeError where no scheduler answers."""
+        self.notify(f"{self.address}: connecting, for {CONNECT_S:.0f} s at most")
         try:
             self.client = self._connect()
         except (OSError, TimeoutError) as error:
@@ -173,6 +174,7 @@ class Cluster:
                 f"--cluster {self.address}: no scheduler answers there; "
                 "start one (dask scheduler), or leave --cluster out"
             ) from error
+        self.notify(f"{self.address}: waiting for a worker, {GRACE_S:.0f} s at most")
         self.watcher.start()
         while not (self.capacities or self.is_lost or (self.refused and not self.examined)):
             time.sleep(LOOK_S)
