@@ -43,6 +43,7 @@ def write_and_try(
         if choice is not None:
             draft = with_feeding(draft, choice)
             loaded = _write(draft, aside)
+        notify("trying 8 bits on a few samples")
         trial = with_eight_bits(trial, loaded, model)
         if trial.eight_bits is not None and not trial.eight_bits.is_bearable:
             draft = replace(draft, unbearable=str(trial.eight_bits))
