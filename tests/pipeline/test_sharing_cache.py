@@ -289,11 +289,14 @@ def test_a_run_uses_what_a_run_elsewhere_made(lab_shell: LabShell, folder: Path)
 @pytest.mark.parametrize(
     ("cache", "message"),
     [
-        ("shared", "cache is 'shared'; give {shared: FOLDER, users: [NAME]}"),
-        ("{users: [root]}", "cache is {'users': ['root']}; give {shared: FOLDER, users: [NAME]}"),
+        ("shared", "cache is 'shared'; give {shared: FOLDER, users: [NAME]}, or {url: URL}"),
+        (
+            "{users: [root]}",
+            "cache is {'users': ['root']}; give {shared: FOLDER, users: [NAME]}, or {url: URL}",
+        ),
         (
             "{shared: ., users: root}",
-            "cache is {'shared': '.', 'users': 'root'}; give {shared: FOLDER, users: [NAME]}",
+            "cache is {'shared': '.', 'users': 'root'}; give {shared: FOLDER, users: [NAME]}, or {url: URL}",
         ),
         (
             "{shared: ., users: [no-such-user]}",

@@ -42,13 +42,16 @@ class Connection:
 
     It has all that it takes: sockets, jump hosts, a ProxyCommand, an agent that holds keys; closing
     it closes them all. Every failure is a DeviceError. The system gives up a dead connection after
-    `silence_s` seconds.
+    `silence_s` seconds. What is no device of the inventory is not pinned there.
     """
 
-    def __init__(self, device_name: str, login: Login, silence_s: float = 30) -> None:
+    def __init__(
+        self, device_name: str, login: Login, silence_s: float = 30, *, is_device: bool = True
+    ) -> None:
         self.device_name = device_name
         self.login = login
         self.silence_s = silence_s
+        self.is_device = is_device
         self.opened: list[Closable] = []
 
     def open(self) -> Transport:
@@ -144,8 +147,8 @@ class Connection:
         host = login.host
         if self._is_jump_host(login):
             host = f"jump host {login.host}"
-            if key not in known_keys.revoked:
-                fix = f"log in to it by hand once: ssh -p {login.port} {login.user}@{login.host}"
+        if (self._is_jump_host(login) or not self.is_device) and key not in known_keys.revoked:
+            fix = f"log in to it by hand once: ssh -p {login.port} {login.user}@{login.host}"
         raise DeviceError(
             f"{self.device_name}: host key of {host} {problem} ({key}); {fix}",
             failure="configuration",

@@ -322,6 +322,7 @@ class Cluster:
     def _try(self, sent: _Sent, is_cancelled: Callable[[], bool]) -> None:
         token = uuid.uuid4().hex
         text = step_message(sent.step, self.plan, self.place, token)
+        self._share_inputs(sent.step)
         client = self._wait_for_worker(is_cancelled)
         sent.sent_at = time.monotonic()
         self.sent[token] = sent
@@ -343,6 +344,12 @@ class Cluster:
             del self.sent[token]
             _in_background(future.cancel)
         self._settle(sent, answer)
+
+    def _share_inputs(self, step: Step) -> None:
+        """Let workers see results that were made here before they were shared."""
+        for need in step.needs.values():
+            needed = self.plan.steps[need]
+            self.cache.share(needed.kind, needed.key)
 
     def _wait_for_worker(self, is_cancelled: Callable[[], bool]) -> Client:
         """Return the connection once there is a worker for it.
@@ -411,6 +418,7 @@ class Cluster:
             raise StageError(reason, failure=answer["failure"])
         step = sent.step
         manifest = self.cache.folder(step.kind, step.key) / MANIFEST
+        self.cache.expect(step.kind, step.key)
         end = time.monotonic() + cluster_worker.PATIENCE_S
         while not (
             self.cache.has(step.kind, step.key) and digest_file(manifest) == answer["manifest"]

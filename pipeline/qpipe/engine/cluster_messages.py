@@ -10,6 +10,7 @@ from typing import Any
 from qpipe.engine.plan import READING_KINDS, Plan, Step
 from qpipe.recipe.stage_call import CallByName, calls_by_name
 from qpipe.storage.cache import Cache
+from qpipe.storage.remote_cache import RemoteCache
 from qpipe.storage.sharing_cache import SharingCache
 
 PLAIN = (str, int, float, bool, type(None))
@@ -99,6 +100,8 @@ def describe_store(cache: Cache) -> dict[str, Any]:
     if isinstance(cache, SharingCache):
         store["shared"] = str(cache.shared_folder.resolve())
         store["users"] = dict(cache.users)
+    if isinstance(cache, RemoteCache):
+        store["url"] = cache.url
     return store
 
 

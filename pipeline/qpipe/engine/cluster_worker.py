@@ -22,6 +22,7 @@ from qpipe.errors import PluginError, QpipeError
 from qpipe.recipe.stage_call import Call
 from qpipe.stages import registry
 from qpipe.storage.cache import MANIFEST, Cache
+from qpipe.storage.remote_cache import RemoteCache
 from qpipe.storage.sharing_cache import Sharing, SharingCache
 from qpipe.types import Platform, Target
 from qpipe.user_cache import user_cache_file
@@ -64,10 +65,15 @@ def _describe(message: Mapping[str, Any]) -> dict[str, Any]:
     try:
         plugins = registry.load([Path(name) for name in message["plugins"]])
         answer["environment"] = _environment(plugins, message)
-        open_store(message["store"], message["seen"])
+        answer["cache"] = _cache_problem(open_store(message["store"], message["seen"]))
     except QpipeError as error:
         answer["cache"] = str(error)
     return answer
+
+
+def _cache_problem(cache: Cache) -> str:
+    """Return why results cannot be shared here; empty where they can."""
+    return cache.files.problem() if isinstance(cache, RemoteCache) else ""
 
 
 def _environment(plugins: registry.Registry, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,16 +111,18 @@ def open_store(store: Mapping[str, Any], seen: str) -> Cache:
     `seen` lies in the run's own cache. Raise QpipeError where this machine does not see it, and
     results are not shared by another way.
     """
-    is_shared = "shared" in store
+    is_shared = "shared" in store or "url" in store
     root = Path(store["root"])
     if not _await(Path(seen).is_dir, 0.0 if is_shared else PATIENCE_S):
         if not is_shared:
             raise QpipeError(
                 f"the cache {root} is not seen there; give a --cache that all machines see, "
-                "or share results: cache: {shared: FOLDER}"
+                "or share results: cache: {shared: FOLDER}, or {url: URL}"
             )
         folder = user_cache_file("cluster")
         root = folder or Path(tempfile.gettempdir()) / "qpipe-cluster"
+    if "url" in store:
+        return RemoteCache(root, store["url"])
     if is_shared:
         return SharingCache(root, Sharing(Path(store["shared"]), store["users"]))
     return Cache(root)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TypedDict
 
@@ -18,6 +19,7 @@ from qpipe.recipe.stage_call import Call
 from qpipe.recipe.yaml_document import shown
 from qpipe.stages.registry import Registry
 from qpipe.storage.cache import Cache
+from qpipe.storage.remote_cache import RemoteCache
 from qpipe.storage.results import Store
 from qpipe.storage.sharing_cache import SharingCache
 from qpipe.types import Capabilities, Limits
@@ -97,9 +99,11 @@ class ResolvedRequest:
         keep = self.recipe.keep if self.request.keep is None else self.request.keep
         return replace(self.request, keep=keep).to_store()
 
-    @property
+    @cached_property
     def cache(self) -> Cache:
         """The cache that results are read from and written to."""
+        if self.recipe.cache_url:
+            return RemoteCache(self.request.cache, self.recipe.cache_url)
         if self.recipe.sharing is not None:
             return SharingCache(self.request.cache, self.recipe.sharing)
         return Cache(self.request.cache)

@@ -95,6 +95,7 @@ def run_recipe(
         for note in resolved.notes:
             notify(note)
         resolved = _choose_devices(resolved, store, notify)
+        resolved.cache.notify = notify
         devices = _ask_devices(resolved, store, health)
         run = _open_run(resolved, store)
         locks.callback(run.lock.close)
@@ -304,6 +305,7 @@ def prepare_plan(
     """
     scoring = scoring_stages(resolved.recipe) if with_scoring else []
     cache = resolved.cache
+    cache.notify = notify
     folder = resolved.plan_folder
     for note in resolved.notes:
         notify(note)

@@ -133,7 +133,7 @@ def _recipe_keys() -> dict[str, Schema]:
         ),
         "cache": (
             "a folder in which users leave results for each other, as on a cluster, and those "
-            "whose results are taken",
+            "whose results are taken; or a URL, as of S3 or SSH, at which machines do",
             _sharing(),
         ),
         "cluster": (
@@ -169,7 +169,9 @@ def _sweep() -> Schema:
 
 def _sharing() -> Schema:
     properties = {"shared": _or_variable(TEXT), "users": _list_of(TEXT)}
-    return _closed_object(properties, required=["shared"])
+    folder = _closed_object(properties, required=["shared"])
+    url = _closed_object({"url": _or_variable(TEXT)}, required=["url"])
+    return {"anyOf": [folder, url]}
 
 
 def _objective() -> Schema:

@@ -19,6 +19,7 @@ from qpipe.recipe.yaml_document import Document, FromCommandLine
 from qpipe.stages import registry
 from qpipe.stages.options import options
 from qpipe.stages.registry import Registry
+from qpipe.storage.remote_files import hidden, url_problem
 from qpipe.storage.sharing_cache import Sharing
 from qpipe.types import SHARE, Metric
 
@@ -41,7 +42,7 @@ KEYS = (
     "cluster",
 )
 REQUIRED_KEYS = ("samples", "models", "schemes", "measure")
-SHARING_EXAMPLE = "{shared: FOLDER, users: [NAME]}"
+SHARING_EXAMPLE = "{shared: FOLDER, users: [NAME]}, or {url: URL}"
 CLUSTER_EXAMPLE = "tcp://HOST:8786"
 CLUSTER = re.compile(r"(tcp|tls|ws|wss|ucx)://\S+")  # the protocols of Dask
 EXPECTED_EXAMPLE = "{value: 0.85, tolerance: 0.02}"
@@ -77,6 +78,7 @@ class Recipe:
     expect: Mapping[str, Mapping[str, ExpectedScore]] = field(default_factory=dict)
     cluster: str = ""  # the address of a scheduler whose workers carry out steps of the host
     sharing: Sharing | None = None  # where results are taken from and given to, if anywhere
+    cache_url: str = ""  # the same by a URL
     plugins: Sequence[Path] = ()
     variables: Mapping[str, Any] = field(default_factory=dict)
 
@@ -293,6 +295,7 @@ class _Reader:
             expect=self.expected_scores(models, measure),
             cluster=self.cluster(),
             sharing=self.sharing(),
+            cache_url=self.cache_url(),
             plugins=plugin_files,
             variables=dict(variables),
         )
@@ -492,7 +495,7 @@ class _Reader:
     def sharing(self) -> Sharing | None:
         """Return the folder whose results are shared, and the users whose results are taken."""
         value = self.root.get("cache")
-        if value is None:
+        if value is None or _is_cache_url(value):
             return None
         if not _is_sharing(value):
             where = self.source.at("cache")
@@ -500,6 +503,17 @@ class _Reader:
         names = value.get("users", [])
         users = {name: self.user_id(name, index) for index, name in enumerate(names)}
         return Sharing(self.source.path.parent / value["shared"], users)
+
+    def cache_url(self) -> str:
+        """Return the URL at which results are shared; empty for none."""
+        value = self.root.get("cache")
+        if not _is_cache_url(value):
+            return ""
+        url: str = value["url"]
+        problem = url_problem(url)
+        if problem:
+            raise RecipeError(f"{self.source.at('cache', 'url')}: '{hidden(url)}' {problem}")
+        return url
 
     def user_id(self, name: str, index: int) -> int:
         try:
@@ -525,6 +539,11 @@ def _is_sharing(value: Any) -> bool:
     names = value.get("users", [])
     texts = [value["shared"], *names] if isinstance(names, list) else [None]
     return all(isinstance(text, str) and text and "\0" not in text for text in texts)
+
+
+def _is_cache_url(value: Any) -> bool:
+    """Return whether it is written {url: URL}."""
+    return isinstance(value, dict) and value.keys() == {"url"} and isinstance(value["url"], str)
 
 
 def _is_expected_score(value: Any) -> bool:

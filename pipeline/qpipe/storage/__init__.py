@@ -8,5 +8,7 @@ Other rooms may use:
 - merge: the union of several databases
 - cache: the results of steps by key
 - sharing_cache: the same in front of a folder that several users share
+- remote_cache: the same in front of a URL that several machines share
+- remote_files: whether a URL may be used
 - folder_lock: a folder that one process has to itself
 """

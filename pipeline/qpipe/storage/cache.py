@@ -13,10 +13,11 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from qpipe.digests import digest_file
 from qpipe.errors import QpipeError
@@ -57,6 +58,8 @@ class Cache:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        # gets what a cache that shares results has to say
+        self.notify: Callable[[str], None] = lambda _: None
         _check_owner(root)
 
     def folder(self, kind: str, key: str) -> Path:
@@ -87,6 +90,12 @@ class Cache:
             self.remove(kind, key)
             return None
         return self.value_folder(kind, key)
+
+    def expect(self, kind: str, key: str) -> None:
+        """Note that another machine has made a result, where results are shared."""
+
+    def share(self, kind: str, key: str) -> None:
+        """Give others a result that was made before, where results are shared."""
 
     def _is_intact(self, kind: str, key: str) -> bool:
         manifest_file = self.folder(kind, key) / MANIFEST
@@ -342,6 +351,16 @@ def _check_owner(root: Path) -> None:
         raise QpipeError(f"{root}: the cache belongs to another user; {fix}")
     if status.st_mode & OTHERS_MAY_WRITE:
         raise QpipeError(f"{root}: others may write into the cache; {fix}, or remove this one")
+
+
+def parse_manifest(manifest: Any, key: str) -> dict[str, str]:
+    """Return the digests of the files of a result; raise ValueError for what is no manifest."""
+    if not isinstance(manifest, dict) or manifest.get("key") != key:
+        raise ValueError("the manifest of another result")
+    digests = manifest.get("files")
+    if not isinstance(digests, dict):
+        raise ValueError("a manifest without files")
+    return digests
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from qpipe.digests import digest_file
 from qpipe.errors import QpipeError
-from qpipe.storage.cache import MANIFEST, OTHERS_MAY_WRITE, VALUE, Cache
+from qpipe.storage.cache import MANIFEST, OTHERS_MAY_WRITE, VALUE, Cache, parse_manifest
 
 READABLE_FOLDER = 0o755  # mode
 READABLE_FILE = 0o644
@@ -164,13 +164,7 @@ def _open_theirs(name: str, user_id: int, flags: int, parent: int | None = None)
 def _read_digests(entry: int, key: str, user_id: int) -> dict[str, str]:
     """Return the digests of the files of an entry; raise ValueError for what is no manifest."""
     with open(_open_theirs(MANIFEST, user_id, 0, entry), encoding="utf-8") as file:
-        manifest = json.load(file)
-    if not isinstance(manifest, dict) or manifest.get("key") != key:
-        raise ValueError("the manifest of another result")
-    digests = manifest.get("files")
-    if not isinstance(digests, dict):
-        raise ValueError("a manifest without files")
-    return digests
+        return parse_manifest(json.load(file), key)
 
 
 def _copy_files(entry: int, digests: Mapping[str, str], target: Path) -> None:
