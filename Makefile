@@ -3,6 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
+# bytecode is kept also where the environment forbids it, as images of containers like to: hundreds of processes that
+# the tests start would each compile all modules anew
+export PYTHONDONTWRITEBYTECODE :=
+
 # three at a time on two cores, as many tests wait; those of one group, which share what is slow to make, in one process
 PARALLEL := -n 3 --dist loadgroup --durations=10
 # CI measures coverage on the way, see .ci/run

@@ -1,4 +1,4 @@
-"""What float and a scheme predict for the samples by which they differ most."""
+"""What float and a scheme give and predict for the samples by which they differ most."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from qpipe.engine.portable_call import read_call
 from qpipe.quant.arithmetic import sqnr_db
@@ -43,6 +44,15 @@ class ComparedNetworks:
 
 
 @dataclass(frozen=True)
+class SampleOutputs:
+    """What both networks give for a sample."""
+
+    index: int  # of the sample
+    by_float: Outputs
+    by_scheme: Outputs
+
+
+@dataclass(frozen=True)
 class SeenSample:
     """A sample as it was fed, with the prediction of float, and that of the scheme."""
 
@@ -50,17 +60,29 @@ class SeenSample:
     by_scheme: FedSample
 
 
-def predict_by_both(compared: ComparedNetworks, _: Callable[[str], None]) -> list[SeenSample]:
-    """Return the samples that differ most, those whose answers differ first."""
+def infer_by_both(compared: ComparedNetworks, _: Callable[[str], None]) -> list[SampleOutputs]:
+    """Return the outputs of the samples that differ most, those whose answers differ first."""
     sessions = [open_file(file) for file in (compared.float_file, compared.scheme_file)]
+    outputs = _infer_in_turn(sessions, Samples(compared.samples), compared.indices)
+    outputs.sort(key=lambda sample: (compared.answers[sample.index], _likeness(sample)))
+    return outputs[:SHOWN_SAMPLES]
+
+
+def predict_by_both(
+    compared: ComparedNetworks, outputs: Sequence[SampleOutputs]
+) -> list[SeenSample]:
+    """Return what the outputs of samples say, as the postprocess reads them."""
     samples = Samples(compared.samples)
-    outputs = _infer_both(sessions, samples, compared.indices)
-    order = sorted(outputs, key=lambda index: (compared.answers[index], _likeness(outputs[index])))
+    network = network_inputs(ir.load(compared.float_file))
     decode = _find_postprocess(compared.postprocess) or _as_it_is
-    network = network_inputs(sessions[0])
     return [
-        SeenSample(*(_fed_sample(samples, index, network, decode(each)) for each in outputs[index]))
-        for index in order[:SHOWN_SAMPLES]
+        SeenSample(
+            *(
+                _fed_sample(samples, sample.index, network, decode(side))
+                for side in (sample.by_float, sample.by_scheme)
+            )
+        )
+        for sample in outputs
     ]
 
 
@@ -82,22 +104,24 @@ def _as_it_is(outputs: Outputs) -> Any:
     return outputs
 
 
-def _infer_both(
+def _infer_in_turn(
     sessions: Sequence[Any], samples: Samples, indices: Sequence[int]
-) -> dict[int, list[Outputs]]:
+) -> list[SampleOutputs]:
     """Return the outputs of both networks, of as many samples as there is time for."""
     started = time.monotonic()
-    found: dict[int, list[Outputs]] = {}
+    inferred: list[SampleOutputs] = []
     for index in indices[:MOST_COMPARED]:
-        if len(found) >= SHOWN_SAMPLES and time.monotonic() - started > COMPARING_S:
+        if len(inferred) >= SHOWN_SAMPLES and time.monotonic() - started > COMPARING_S:
             break
-        found[index] = [next(sample_outputs(session, samples, [index])) for session in sessions]
-    return found
+        pair = [next(sample_outputs(session, samples, [index])) for session in sessions]
+        inferred.append(SampleOutputs(index, *pair))
+    return inferred
 
 
-def _likeness(pair: Sequence[Outputs]) -> float:
+def _likeness(sample: SampleOutputs) -> float:
     """Return the SQNR in dB of the output that differs most."""
-    expected, actual = pair
+    expected = sample.by_float
+    actual = sample.by_scheme
     ratios = [
         sqnr_db(expected[name], actual[name])
         for name in expected

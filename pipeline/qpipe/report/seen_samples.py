@@ -17,8 +17,14 @@ from qpipe.engine import stage_results
 from qpipe.engine.own_process import run_in_own_process
 from qpipe.engine.scoring_record import POSTPROCESS
 from qpipe.errors import QpipeError
-from qpipe.report.both_predictions import ComparedNetworks, SeenSample, predict_by_both
+from qpipe.report.both_predictions import (
+    ComparedNetworks,
+    SeenSample,
+    infer_by_both,
+    predict_by_both,
+)
 from qpipe.report.chart_rows import PlaceData
+from qpipe.report.kept_outputs import kept_outputs, outputs_key
 from qpipe.samples.store import Samples
 from qpipe.storage.cache import Cache
 from qpipe.storage.rows import StepRow
@@ -78,7 +84,8 @@ def _seen_at(place: PlaceData, steps: Sequence[StepRow], cache: Cache) -> SeenSa
     folder = cache.value_folder("samples", samples_step["key"]) / "evaluation"
     samples = Samples(folder)
     likely, answers = _likely_different(chosen, len(samples))
-    files = [_network_file(judged, steps, cache) for judged in (by_float, chosen)]
+    builds = [_build_key(judged, steps) for judged in (by_float, chosen)]
+    files = [_network_file(build, cache) for build in builds]
     compared = ComparedNetworks(
         float_file=files[0],
         scheme_file=files[1],
@@ -87,12 +94,18 @@ def _seen_at(place: PlaceData, steps: Sequence[StepRow], cache: Cache) -> SeenSa
         answers=answers,
         postprocess=_postprocess_folder(step, cache),
     )
+    evaluated = step["key_fields"]["needs"]["evaluation_samples"]
+    outputs = kept_outputs(
+        cache,
+        outputs_key(builds, evaluated, answers),
+        # in a process of its own: a runtime that crashes takes no run with it
+        lambda: run_in_own_process(infer_by_both, compared, _ignore, place.title),
+    )
     rate = (samples_step["key_fields"].get("options") or {}).get("rate")
     return SeenSamples(
         title=place.title,
         scheme=chosen.row["name"],
-        # in a process of its own: a runtime that crashes takes no run with it
-        samples=run_in_own_process(predict_by_both, compared, _ignore, place.title),
+        samples=predict_by_both(compared, outputs),
         preprocessing=samples.preprocessing,
         class_names=samples.classes,
         sample_rate=rate if isinstance(rate, int) else None,
@@ -129,12 +142,17 @@ def _samples_step(scoring: StepRow, steps: Sequence[StepRow], cache: Cache) -> S
     raise KeyError("the samples have left the cache")
 
 
-def _network_file(judged: JudgedRow, steps: Sequence[StepRow], cache: Cache) -> Path:
-    """Return the file of a row's network; KeyError where it has left the cache."""
+def _build_key(judged: JudgedRow, steps: Sequence[StepRow]) -> str:
+    """Return the key of a row's build."""
     row = judged.row
     name = f"{row['model']}/{row['scheme']}/{row['build']}@{row['device']}"
     (step,) = (step for step in steps if step["step"] == name)
-    folder = cache.get("compile", step["key_fields"]["needs"]["build"])
+    return str(step["key_fields"]["needs"]["build"])
+
+
+def _network_file(build: str, cache: Cache) -> Path:
+    """Return the file of a build's network; KeyError where it has left the cache."""
+    folder = cache.get("compile", build)
     if folder is None:
         raise KeyError("the build has left the cache")
     return folder / str(Build.read(folder).manifest["model"])

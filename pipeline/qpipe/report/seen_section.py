@@ -22,7 +22,7 @@ HOW_TO_READ = (
     "on the device, then those whose outputs differ most. The predictions are computed on this "
     "machine, from the files that were deployed."
 )
-LARGEST_PNG = 60_000  # bytes; larger pictures are embedded as JPEG
+LARGEST_PNG = 128 * 128  # pixels; larger pictures are embedded as JPEG, which is smaller and faster
 JPEG_QUALITY = 85
 LONGEST_SOUND = 160_000  # values; a longer one would make the page large
 NO_PREPROCESSING = Preprocessing()
@@ -80,10 +80,9 @@ def _view_element(view: TensorView, described: Description) -> str:
 def _image_link(image: Image.Image) -> str:
     """Return a picture as a link that holds it."""
     file = io.BytesIO()
-    image.save(file, "png")
-    if file.tell() <= LARGEST_PNG:
+    if image.width * image.height <= LARGEST_PNG:
+        image.save(file, "png")
         return _data_link("image/png", file.getvalue())
-    file = io.BytesIO()
     image.convert("RGB").save(file, "jpeg", quality=JPEG_QUALITY)
     return _data_link("image/jpeg", file.getvalue())
 
