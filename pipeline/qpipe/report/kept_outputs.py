@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 
 from qpipe.digests import digest_json
 from qpipe.report.both_predictions import Outputs, SampleOutputs
@@ -26,7 +26,8 @@ def outputs_key(builds: Sequence[str], samples: str, answers: Sequence[float]) -
 
     Which of the samples are shown depends on their answers on the device.
     """
-    return digest_json([FORMAT, onnxruntime.__version__, builds, samples, answers])
+    runtime = importlib.metadata.version("onnxruntime")
+    return digest_json([FORMAT, runtime, builds, samples, answers])
 
 
 def kept_outputs(

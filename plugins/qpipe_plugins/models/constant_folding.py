@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from qpipe.quant.graph import (
     GRAPH_ATTRIBUTES,
@@ -184,6 +183,8 @@ def _max_elements(node: ir.Node) -> int:
 def _evaluate(
     node: ir.Node, inputs: dict[str, Array], opsets: dict[str, int]
 ) -> list[Array] | None:
+    from onnx.reference import ReferenceEvaluator  # takes long to import, where nothing is folded
+
     try:
         with np.errstate(all="ignore"):
             evaluator = ReferenceEvaluator(ir.serde.serialize_node(node), opsets=opsets)
