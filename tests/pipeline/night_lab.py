@@ -17,6 +17,7 @@ PLUGIN = '''
 from __future__ import annotations
 
 import json
+import time
 import zlib
 from pathlib import Path
 
@@ -81,8 +82,21 @@ def tiny() -> ir.Model:
     return ir.from_onnx_text(NETWORK)
 
 
-def snap(model: ir.Model, *, bits: int = 8) -> ir.Model:
+def hold_on(name: str, file: str, progress) -> None:
+    """Say that it has begun, and wait for as long as a file is there."""
+    if file:
+        Path(f"{name}.begun").touch()
+    while file and Path(file).exists():
+        progress(1, 2, "waits")
+        time.sleep(0.05)
+
+
+def snap(model: ir.Model, progress, *, bits: int = 8, hold: str = "", tally: str = "") -> ir.Model:
     """Quantize in name."""
+    hold_on("snap", hold, progress)
+    if tally:
+        with open(tally, "a") as file:
+            print(bits, file=file)
     model.metadata_props["bits"] = str(bits)
     return model
 
@@ -97,8 +111,16 @@ def pack(model: ir.Model, workdir: Path, *, slow: float = 1.0) -> qpipe.Build:
     })
 
 
-def paced(deployments: qpipe.Deployments, device: qpipe.Device, *, rounds: int = 8) -> list[qpipe.Measurement]:
-    """Time all builds in turn."""
+def paced(
+    deployments: qpipe.Deployments, device: qpipe.Device, progress, *, rounds: int = 8, hold: str = "", meet: str = ""
+) -> list[qpipe.Measurement]:
+    """Time all builds in turn, once another board does so too."""
+    hold_on(device.name, hold, progress)
+    if meet:
+        Path(f"{device.name}.here").touch()
+    while meet and len(list(Path().glob("*.here"))) < 2:
+        progress(1, 2, "waits")
+        time.sleep(0.05)
     found = act(device.name)
     measured = []
     for each in deployments.present:
@@ -165,6 +187,7 @@ class NightLab:
     now: datetime = datetime(2026, 11, 1, 1, 0, tzinfo=UTC)
     nights: int = 0
     tick: timedelta = timedelta()  # passes with each look at the clock
+    ends_after: str = ""  # the time is over once this file is there
     said: list[str] = field(default_factory=list)
 
     def build(self) -> None:
@@ -198,6 +221,9 @@ class NightLab:
     def look(self) -> datetime:
         """Return the time by the lab's clock."""
         self.now += self.tick
+        if self.ends_after and (self.folder / self.ends_after).exists():
+            self.now = self.now.astimezone().replace(hour=6, minute=1)
+            self.ends_after = ""
         return self.now
 
     def go_on(self) -> NightReport:

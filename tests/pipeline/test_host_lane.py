@@ -12,6 +12,7 @@ from scratch_lab import LabShell
 from qpipe.engine.host_lane import MOST_OVERTAKINGS, HostLane
 from qpipe.engine.plan import Step
 from qpipe.engine.resources import resources_of, this_machine
+from qpipe.engine.run_control import SharedHost
 from qpipe.recipe.stage_call import Call
 from qpipe.stages import registry
 from qpipe.stages.options import options
@@ -128,3 +129,27 @@ def test_what_a_plugin_registers_is_kept_to_in_a_run(
     )
     shell("run recipe.yaml")
     assert set(shell.states().values()) <= {"done", "cached"}
+
+
+def test_runs_of_one_process_share_what_the_machine_has() -> None:
+    shared = SharedHost()
+    lanes = [HostLane(lambda: Resources(8, 4 * GB), shared) for _ in range(2)]
+    for lane in lanes:
+        for position, name in enumerate("ab"):
+            lane.add(quantize(name, "compensate"), position)
+    assert starting(lanes[0]) == ["a", "b"]
+    assert starting(lanes[1]) == []
+    lanes[0].note_end("a")
+    assert starting(lanes[1]) == ["a"]
+
+
+def test_a_step_that_measures_this_machine_has_it_to_itself_among_all_runs() -> None:
+    shared = SharedHost()
+    assert shared.begin(("quantize", "k"))
+    assert not shared.begin(("quantize", "k")), "another run makes it"
+    assert not shared.begin(None, is_quiet=True)
+    shared.end(("quantize", "k"))
+    assert shared.begin(None, is_quiet=True)
+    assert not shared.begin(("quantize", "k"))
+    shared.end(None, is_quiet=True)
+    assert shared.begin(("quantize", "k"))

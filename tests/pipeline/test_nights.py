@@ -162,22 +162,22 @@ def test_what_is_not_done_by_the_deadline_is_named(lab: NightLab) -> None:
 
 
 def test_a_night_that_was_cut_goes_on(settled: NightLab, monkeypatch: pytest.MonkeyPatch) -> None:
-    from qpipe.nightly import night
+    from qpipe.nightly import recipe_runs
 
     class Cut(Exception):
         """A power cut."""
 
-    real = night.run_recipe
+    real = recipe_runs.run_recipe
 
     def cut(resolved, *arguments, **options):  # type: ignore[no-untyped-def]
         if resolved.request.recipe.name == "right.yaml":
             raise Cut
         return real(resolved, *arguments, **options)
 
-    monkeypatch.setattr(night, "run_recipe", cut)
+    monkeypatch.setattr(recipe_runs, "run_recipe", cut)
     with pytest.raises(Cut):
         settled.night()
-    monkeypatch.setattr(night, "run_recipe", real)
+    monkeypatch.setattr(recipe_runs, "run_recipe", real)
     with NightStore(Path(".qpipe/results.db")) as store:
         runs = store.runs()
         (name,) = (row["night"] for row in store.nights("shelf") if row["finished"] is None)
@@ -187,6 +187,46 @@ def test_a_night_that_was_cut_goes_on(settled: NightLab, monkeypatch: pytest.Mon
     with NightStore(Path(".qpipe/results.db")) as store:
         assert len(store.runs()) == len(runs) + 1, "what was done is not done again"
     assert f"night {name} goes on" in settled.said
+
+
+@pytest.mark.parametrize(
+    ("stage", "held", "step"),
+    [
+        ("snap]", "{snap: {hold: held}}]", "tiny/snapped/snap"),
+        ("paced", "{paced: {hold: held}}", "paced"),
+    ],
+)
+def test_a_step_that_runs_at_the_deadline_is_cut_and_named_and_the_next_command_goes_on(
+    stage: str, held: str, step: str, lab: NightLab
+) -> None:
+    lab.now = datetime(2026, 11, 1, 5, 50).astimezone()
+    lab.edit("left.yaml", f"[{stage}", f"[{held}")
+    (lab.folder / "held").touch()
+    lab.ends_after = f"{stage.rstrip(']')}.begun".replace("paced", "left")
+    report = lab.night()
+    assert report.status == 1
+    (cut,) = [line for line in report.missed if "cut" in line]
+    assert cut.startswith("left.yaml: cut when the night was over: ")
+    assert step in cut
+    (lab.folder / "held").unlink()
+    again = lab.go_on()
+    assert f"night {report.night} goes on" in lab.said
+    assert (again.night, again.status, list(again.missed)) == (report.night, 0, [])
+    assert again.runs == report.runs
+    assert again.measured == 12
+
+
+def test_recipes_run_at_once_and_what_both_need_is_made_once(lab: NightLab) -> None:
+    for name in ("left.yaml", "right.yaml"):
+        lab.edit(name, "[paced", "[{paced: {meet: both}}")
+        lab.edit(name, "[snap]", "[{snap: {tally: made}}]")
+    report = lab.night()
+    assert (report.status, list(report.missed), list(report.runs)) == (
+        0,
+        [],
+        ["left.yaml", "right.yaml"],
+    )
+    assert (lab.folder / "made").read_text(encoding="utf-8") == "8\n"
 
 
 def test_the_command_tells_and_its_pages_hold_the_same(

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from heapq import heappop, heappush
 
 from qpipe.engine.plan import Step
-from qpipe.engine.resources import fits, resources_of, total, within
+from qpipe.engine.resources import resources_of, within
+from qpipe.engine.run_control import SharedHost
 from qpipe.types import Resources
 
 # so often a step that finds no room lets smaller ones start that come after it in the plan
@@ -20,10 +21,10 @@ class HostLane:
     number of times: then the others wait until there is room for it.
     """
 
-    def __init__(self, capacity: Callable[[], Resources]) -> None:
+    def __init__(self, capacity: Callable[[], Resources], shared: SharedHost | None = None) -> None:
         self.capacity = capacity
+        self.shared = shared or SharedHost()  # with other runs of this process
         self.running = 0  # steps
-        self._used = Resources(0, 0, 0)
         self._taken: dict[str, Resources] = {}  # by running step
         # by what they take, of which there are few: looking for one costs the same however many
         self._ready: dict[Resources, list[tuple[int, str]]] = {}
@@ -48,7 +49,7 @@ class HostLane:
         _, first = self._ready[candidates[0]][0]
         for resources in candidates:
             share = within(resources, capacity)
-            if fits(total([self._used, share]), capacity):
+            if self.shared.take(share, capacity):
                 return self._start(resources, share)
             if resources is candidates[0] and self._must_wait_for(first):
                 return None
@@ -68,13 +69,11 @@ class HostLane:
         if self._first_waiting and step != self._first_waiting:
             self._overtakings += 1
         self._taken[step] = share
-        self._used = total([self._used, share])
         return step
 
     def note_end(self, step: str) -> None:
         """Note that a step which was taken does not run any more."""
-        del self._taken[step]
-        self._used = total(self._taken.values())
+        self.shared.give_back(self._taken.pop(step))
 
     def drop(self, device: str) -> None:
         """Drop the steps of a device, of which there are none here."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from qpipe.engine.outcome import Outcome
 from qpipe.engine.plan import Plan
 from qpipe.engine.recorder import Recorder
 from qpipe.engine.request import ResolvedRequest
+from qpipe.engine.run_control import RunControl
 from qpipe.engine.run_lock import lock_run
 from qpipe.engine.scheduler import Scheduler, compute
 from qpipe.errors import DeviceError, RecipeError
@@ -46,13 +47,13 @@ class Finished:
     bad: Mapping[str, str]  # device -> why nothing more was done there
     seconds: float
     late: Sequence[str] = ()  # steps that were not begun in time
-    overdue: Sequence[str] = ()  # steps that were begun in time, and not done by then
+    cut: Sequence[str] = ()  # steps that were begun in time, and cut when it was over
 
     @property
     def state(self) -> EndState:
         """The state of the run: partial also where a device was left out."""
         state = self.outcome.state
-        if state == "done" and (self.unreachable or self.bad or self.late):
+        if state == "done" and (self.unreachable or self.bad or self.late or self.cut):
             return "partial"
         return state
 
@@ -82,16 +83,18 @@ def run_recipe(
     notify: Notify = lambda _: None,
     *,
     on_open: Notify = lambda _: None,
-    is_over: Callable[[], bool] = lambda: False,
+    control: RunControl | None = None,
 ) -> Finished:
     """Run a recipe to its end.
 
     An unfinished run of the same recipe is continued unless a new one is asked for. `listen` gets
     what happens to each step, `notify` messages that belong to no step, `on_open` the id of the
-    run once it has one. No step begins once `is_over`.
+    run once it has one.
     """
     start = time.monotonic()
+    control = control or RunControl()
     with ExitStack() as locks, closing(_health(resolved, store, notify)) as health:
+        health.stop = control.stop
         for note in resolved.notes:
             notify(note)
         resolved = _choose_devices(resolved, store, notify)
@@ -103,7 +106,7 @@ def run_recipe(
         on_open(run.id)
         health.set_purpose(_purpose(resolved, run.id))
         execution = _Execution(
-            resolved, store, run, devices, health, listen=listen, notify=notify, is_over=is_over
+            resolved, store, run, devices, health, listen=listen, notify=notify, control=control
         )
         try:
             plan, outcome = execution.carry_out()
@@ -123,7 +126,7 @@ def run_recipe(
                 bad,
                 seconds,
                 late=execution.late,
-                overdue=execution.overdue,
+                cut=execution.cut,
             )
             store.finish_run(run.id, finished.state)
         except BaseException as error:
@@ -146,11 +149,11 @@ class _Execution:
         *,
         listen: Listener,
         notify: Notify,
-        is_over: Callable[[], bool],
+        control: RunControl,
     ) -> None:
-        self.is_over = is_over
+        self.control = control
         self.late: list[str] = []  # steps that were not begun in time
-        self.overdue: list[str] = []  # steps that were begun in time, and not done by then
+        self.cut: list[str] = []  # steps that were begun in time, and not done by then
         self.resolved = resolved
         self.store = store
         self.run = run
@@ -227,12 +230,13 @@ class _Execution:
                 earlier=earlier,
                 retries=self.resolved.request.retries,
                 cluster=cluster,
+                control=self.control,
             )
-            if earlier is not None:  # inputs are read in any case: they are checked afterwards
-                scheduler.is_over = self.is_over
+            if earlier is None:  # inputs are read in any case: they are checked afterwards
+                scheduler.is_over = _never
             outcome = scheduler.run()
         self.late += scheduler.late
-        self.overdue += scheduler.overdue
+        self.cut += scheduler.cut
         return outcome
 
     def _open_cluster(self, plan: Plan, stack: ExitStack) -> Cluster | None:
@@ -264,6 +268,10 @@ class _Execution:
             unreachable_devices=self.devices.unreachable.keys(),
         )
         judge_run(self.store, self.run.id)
+
+
+def _never() -> bool:
+    return False
 
 
 @dataclass(frozen=True)

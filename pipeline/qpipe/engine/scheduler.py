@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,12 +26,15 @@ from qpipe.engine.plan import Plan, Step
 from qpipe.engine.recorder import Recorder
 from qpipe.engine.resources import this_machine
 from qpipe.engine.retry import RETRIES, Attempts, End
+from qpipe.engine.run_control import RunControl
 from qpipe.engine.unmet_needs import UnmetNeeds
 from qpipe.errors import DeviceError, QpipeError
 from qpipe.storage.cache import Cache
 from qpipe.storage.rows import StepState
 
-TICK_S = 0.5  # pauses between two looks at the leases, where nothing ends
+# pauses between two looks at the leases, and at what other runs leave free, where nothing ends
+TICK_S = 0.5
+TIME_IS_OVER = "the time was over"
 LOST: tuple[StepState, ...] = ("failed", "skipped")
 MOST_REMOTE = 512  # steps on a cluster at once: a thread waits for each of them
 
@@ -44,6 +47,7 @@ class _Running:
 
     step: Step
     lane: Place
+    result: tuple[str, str] | None  # kind and key of what it makes on this machine
 
 
 def needed_steps(plan: Plan, cache: Cache) -> set[str]:
@@ -84,10 +88,13 @@ class Scheduler:
         earlier: Outcome | None = None,
         retries: int = RETRIES,
         cluster: Cluster | None = None,
+        control: RunControl | None = None,
     ) -> None:
-        self.is_over: Callable[[], bool] = lambda: False  # whether no step may begin any more
+        self.control = control or RunControl()
+        self.is_over = self.control.is_over
         self.late: list[str] = []  # steps that were not begun before it was over
-        self.overdue: list[str] = []  # steps that were begun before, and ended after it
+        self.cut: list[str] = []  # steps that ran when it was over, and have no result
+        self.is_ended = False  # because it was over
         self.plan = plan
         self.health = health
         self.cache = cache
@@ -106,11 +113,12 @@ class Scheduler:
         self.cluster = cluster
         self.running: dict[Future[End], _Running] = {}
         self.ended: SimpleQueue[Future[End]] = SimpleQueue()
-        self.host = HostLane(this_machine)
+        self.host = HostLane(this_machine, self.control.host)
         self.remote = HostLane(cluster.capacity if cluster else this_machine)  # on the cluster
         self.quiet_host = Lane()  # what measures the moment on this machine
         self.boards: defaultdict[str, Lane] = defaultdict(Lane)
         self.changed_lanes: dict[Place, None] = {}  # in which a step may start now
+        self.held: list[tuple[Place, Step]] = []  # that wait for other runs of this process
         self.unmet = UnmetNeeds(plan, self.outcome.states)
         self.positions = {step: position for position, step in enumerate(plan.steps)}
         # steps on each device that were not begun
@@ -131,16 +139,29 @@ class Scheduler:
         threads = this_machine().threads + len(self.health.devices)
         if self.cluster is not None:
             threads += MOST_REMOTE
-        with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="qpipe") as pool:
-            try:
-                self._run_steps(pool)
-            except BaseException:
-                self.health.stop.set()
-                for device in self.health.devices.values():
-                    with suppress(DeviceError):
-                        device.close()
-                raise
+        try:
+            with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="qpipe") as pool:
+                try:
+                    self._run_steps(pool)
+                except BaseException:
+                    self._stop()
+                    raise
+        finally:
+            self._leave_host()
         return self.outcome
+
+    def _stop(self) -> None:
+        """Have the steps that run end at once."""
+        self.health.stop.set()
+        for device in self.health.devices.values():
+            with suppress(DeviceError):
+                device.close()
+
+    def _leave_host(self) -> None:
+        """Leave to other runs what this one had of the machine when it was ended."""
+        for ended in self.running.values():
+            ended.lane.note_end(ended.step.id)
+            self.control.host.end(ended.result, is_quiet=ended.lane is self.quiet_host)
 
     def publish(self, event: Event) -> None:
         """Pass an event to all listeners."""
@@ -150,14 +171,26 @@ class Scheduler:
     def _run_steps(self, pool: ThreadPoolExecutor) -> None:
         while True:
             self._settle()
-            if self.is_over():
-                self._drop_pending()
+            if self.health.stop.is_set() and not self.is_ended:
+                raise KeyboardInterrupt
+            if not self.is_ended and self.is_over():
+                self._end_in_time()
             self._give_back_leases()
             self._start_steps(pool)
-            if self.running:
+            if self.running or self.held or self.host.is_free:
                 self._await_ends()
+                self._look_at_host_again()
             elif not self.unmet.changed:
                 return
+
+    def _look_at_host_again(self) -> None:
+        """Have steps looked at that other runs of this process may let begin now."""
+        for lane, step in self.held:
+            lane.add(step, self.positions[step.id])
+            self.changed_lanes[lane] = None
+        self.held.clear()
+        if self.host.is_free:
+            self.changed_lanes[self.host] = None
 
     def _await_ends(self) -> None:
         """Wait until a step ends, or for a tick; note the end of all that have ended."""
@@ -193,17 +226,20 @@ class Scheduler:
             lane.add(step, self.positions[step.id])
             self.changed_lanes[lane] = None
 
-    def _drop_pending(self) -> None:
-        """Skip all that was not begun: the time is over."""
-        self.overdue = [running.step.id for running in self.running.values()]
+    def _end_in_time(self) -> None:
+        """Skip all that was not begun, and cut what runs: the time is over."""
+        self.is_ended = True
+        self.cut = [running.step.id for running in self.running.values()]
+        if self.cut:
+            self._stop()
         for step in self.plan.steps.values():
             if self.outcome.states[step.id] == "pending":
                 self.late.append(step.id)
-                self._skip(step, "the time was over")
+                self._skip(step, TIME_IS_OVER)
+        self.held.clear()
         places: list[Place] = [self.host, self.remote, self.quiet_host, *self.boards.values()]
         for place in places:
             place.clear()
-        self.is_over = lambda: False  # nothing is left that could begin
 
     def _can_use_cache(self, step: Step) -> bool:
         states = self.outcome.states
@@ -268,7 +304,8 @@ class Scheduler:
         board = self.boards[self.health.board_of(device)]
         if board.has_ready(device):
             return True
-        return self.quiet_host.has_ready(device) and not self.host.running
+        others_run = self.control.host.running > len(self.running)
+        return self.quiet_host.has_ready(device) and not self.host.running and not others_run
 
     # ---- steps to carry out
 
@@ -290,18 +327,30 @@ class Scheduler:
     def _start_in(self, lane: Place, pool: ThreadPoolExecutor) -> None:
         while lane.is_free and (step_id := lane.take(self._is_in_turn)):
             step = self.plan.steps[step_id]
-            if self._can_use_cache(step):  # another device has measured the same
-                self._end_as_cached(step)
+            if self.outcome.states[step_id] != "pending":  # skipped while it was held
+                lane.note_end(step_id)
                 continue
-            lane.running += 1
-            if lane is self.remote:
-                self.attempts.remote.add(step.id)
-            self.outcome.states[step.id] = "running"
-            self.pending_on[step.device].discard(step.id)
-            self.busy_devices.add(step.device)
-            future = pool.submit(self.attempts.carry_out, step)
-            self.running[future] = _Running(step, lane)
-            future.add_done_callback(self.ended.put)
+            result = (step.kind, step.key) if step.device is None else None
+            if self._can_use_cache(step):  # another device, or run, has made the same
+                lane.note_end(step_id)
+                self._end_as_cached(step)
+            elif self.control.host.begin(result, is_quiet=lane is self.quiet_host):
+                self._submit(_Running(step, lane, result), pool)
+            else:
+                lane.note_end(step_id)
+                self.held.append((lane, step))
+
+    def _submit(self, begun: _Running, pool: ThreadPoolExecutor) -> None:
+        step = begun.step
+        begun.lane.running += 1
+        if begun.lane is self.remote:
+            self.attempts.remote.add(step.id)
+        self.outcome.states[step.id] = "running"
+        self.pending_on[step.device].discard(step.id)
+        self.busy_devices.add(step.device)
+        future = pool.submit(self.attempts.carry_out, step)
+        self.running[future] = begun
+        future.add_done_callback(self.ended.put)
 
     def _lane(self, step: Step) -> Place:
         if step.device is None:
@@ -321,11 +370,14 @@ class Scheduler:
         lane = ended.lane
         lane.running -= 1
         lane.note_end(step.id)
+        self.control.host.end(ended.result, is_quiet=lane is self.quiet_host)
         self.changed_lanes[lane] = None
         if step.device:
             self._note_use(step.device)
         error = future.exception()
-        if isinstance(error, QpipeError):
+        if step.id in self.cut:
+            self._note_cut(step, future)
+        elif isinstance(error, QpipeError):
             self.outcome.add_failure(step.id, error)
             self._end(step, "failed")
         elif error is not None:
@@ -337,12 +389,17 @@ class Scheduler:
         else:
             self._end(step, "done")
 
+    def _note_cut(self, step: Step, future: Future[End]) -> None:
+        """Note how a step ended that ran when the time was over: just done, or cut."""
+        if future.exception() is None and future.result() == "done":
+            self.cut.remove(step.id)
+            self._end(step, "done")
+        else:
+            self._skip(step, TIME_IS_OVER)
+
     def _move_here(self, step: Step) -> None:
         """Put a step that the cluster does not carry out into the lane of this machine."""
         self.attempts.remote.discard(step.id)
-        if step.id in self.overdue:
-            self._skip(step, "the time was over")
-            return
         self.outcome.states[step.id] = "pending"
         self.pending_on[step.device].add(step.id)
         self.host.add(step, self.positions[step.id])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from pathlib import Path
 from qpipe.engine.device_health import Health
 from qpipe.engine.events import Listener, Notify
 from qpipe.engine.request import Request, ResolvedRequest, resolve_request
-from qpipe.engine.run import Finished, run_recipe
+from qpipe.engine.run import Finished
 from qpipe.engine.run_lock import lock_run
 from qpipe.errors import DeviceError, QpipeError
 from qpipe.nightly.baseline import baseline
@@ -21,6 +21,7 @@ from qpipe.nightly.changes import ChangedSeries, find_change, state_of, was_repo
 from qpipe.nightly.confirmation import ChangeVerdict, Confirmation
 from qpipe.nightly.findings import FindingBook, in_lines, percent
 from qpipe.nightly.lab_file import Lab, NightlyRecipe
+from qpipe.nightly.recipe_runs import RecipeRuns
 from qpipe.nightly.series import Series, read_series
 from qpipe.storage.nights import NightStore
 from qpipe.storage.rows import CanaryRow, FindingRow, FindingState, FindingStatus
@@ -85,6 +86,7 @@ class Night:
     notify: Notify = lambda _: None
     night: str = ""
     started: datetime = field(init=False)
+    began: datetime = field(init=False)  # this process, which may go on with a night
     missed: list[str] = field(default_factory=list)
     measured_recipes: dict[str, ResolvedRequest] = field(default_factory=dict)  # by run
     lost: dict[str, str] = field(default_factory=dict)  # device -> why nothing was done there
@@ -108,8 +110,7 @@ class Night:
                     for name, call in request.all_candidates.items()
                 }
             )
-            for recipe, resolved in requests.items():
-                self._run_recipe(recipe, resolved, book)
+            self._run_recipes(requests, book)
             self._note_lost_devices(watch, book)
             self._find_changes(watch, book, health)
             self._finish()
@@ -118,11 +119,12 @@ class Night:
     # ---- begin and end
 
     def _open(self) -> None:
-        """Begin a night, or go on with one that was cut."""
+        """Begin a night, or go on with one that was cut or has left something."""
         now = self.clock()
+        self.began = now
         nights = self.store.nights(self.lab.name)
         newest = nights[-1] if nights else None
-        if newest is not None and newest["finished"] is None:
+        if newest is not None and (newest["finished"] is None or newest["missed"]):
             started = datetime.fromisoformat(newest["started"])
             if now - started < SAME_NIGHT:
                 self.night = newest["night"]
@@ -137,7 +139,7 @@ class Night:
         self.notify(f"night {self.night} begins")
 
     def _is_over(self) -> bool:
-        deadline = self.lab.deadline(self.started.astimezone())
+        deadline = self.lab.deadline(self.began.astimezone())
         return deadline is not None and self.clock() >= deadline
 
     def _finish(self) -> None:
@@ -164,10 +166,16 @@ class Night:
             self.clock(),
             in_lines(book.tonight()),
             canaries,
-            self.store.night_runs(self.lab.name, self.night),
+            self._runs(),
             self.missed,
             len(self.store.night_measurements(self.lab.name, [self.night])),
         )
+
+    def _runs(self) -> dict[str, str]:
+        """Return tonight's runs by recipe, in the lab's order."""
+        runs = self.store.night_runs(self.lab.name, self.night)
+        names = [recipe.name for recipe in self.lab.recipes]
+        return {name: runs[name] for name in names if name in runs}
 
     # ---- runs
 
@@ -193,45 +201,50 @@ class Night:
             new=recipe.name not in self.store.night_runs(self.lab.name, self.night),
         )
 
-    def _run_recipe(self, recipe: str, resolved: ResolvedRequest, book: FindingBook) -> None:
-        run = self.store.night_runs(self.lab.name, self.night).get(recipe)
-        if run is not None and self.store.run(run)["state"] == "done":
-            self.measured_recipes[run] = resolved
-            return
-        if self._is_over():
-            self.missed.append(f"{recipe}: not run, the night was over")
-            return
+    def _run_recipes(self, requests: Mapping[str, ResolvedRequest], book: FindingBook) -> None:
+        """Run all recipes at once, on one machine; note how they ended in the lab's order."""
+        unfinished = {
+            recipe: resolved
+            for recipe, resolved in requests.items()
+            if not self._is_done(recipe, resolved)
+        }
+        runs = RecipeRuns(self.listen, self.notify, self._is_over)
+        ends = runs.carry_out(unfinished, self.store, self._record_run)
+        for recipe, end in ends.items():
+            run = self._run_of(recipe)
+            if run is not None:
+                self.measured_recipes[run] = unfinished[recipe]
+            if isinstance(end, DeviceError):
+                self.lost |= dict.fromkeys(unfinished[recipe].devices, str(end))
+            elif isinstance(end, QpipeError):
+                self._report_failure(book, recipe, str(end))
+            elif end is None:
+                self.missed.append(f"{recipe}: not run, the night was over")
+            else:
+                self._note_end(recipe, end, book)
 
-        def note_run(run: str) -> None:
-            self.store.record_night_run(self.lab.name, self.night, recipe, run)
-            self.measured_recipes[run] = resolved
+    def _is_done(self, recipe: str, resolved: ResolvedRequest) -> bool:
+        """Return whether a recipe was run tonight already; note its run then."""
+        run = self._run_of(recipe)
+        if run is None or self.store.run(run)["state"] != "done":
+            return False
+        self.measured_recipes[run] = resolved
+        return True
 
-        try:
-            finished = run_recipe(
-                resolved,
-                self.store,
-                self.listen,
-                self.notify,
-                on_open=note_run,
-                is_over=self._is_over,
-            )
-        except DeviceError as error:
-            self.lost |= dict.fromkeys(resolved.devices, str(error))
-        except QpipeError as error:
-            self._report_failure(book, recipe, str(error))
-        else:
-            self._note_end(recipe, finished, book)
+    def _run_of(self, recipe: str) -> str | None:
+        return self.store.night_runs(self.lab.name, self.night).get(recipe)
+
+    def _record_run(self, recipe: str, run: str) -> None:
+        self.store.record_night_run(self.lab.name, self.night, recipe, run)
 
     def _note_end(self, recipe: str, finished: Finished, book: FindingBook) -> None:
         lost = {**finished.unreachable, **finished.bad}
         self.lost |= lost
+        if finished.cut:
+            self.missed.append(f"{recipe}: cut when the night was over: {_shortened(finished.cut)}")
         if finished.late:
             names = _shortened(finished.late)
             self.missed.append(f"{recipe}: the night was over before {names}")
-        if finished.overdue:
-            names = _shortened(finished.overdue)
-            end = f"{self.clock().astimezone():%H:%M}"
-            self.missed.append(f"{recipe}: {names} had begun before the end, and took until {end}")
         outcome = finished.outcome
         failed = [step for step in outcome.failed if finished.plan.steps[step].device not in lost]
         if failed:
