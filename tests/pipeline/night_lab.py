@@ -17,6 +17,7 @@ PLUGIN = '''
 from __future__ import annotations
 
 import json
+import os
 import time
 import zlib
 from pathlib import Path
@@ -96,7 +97,7 @@ def snap(model: ir.Model, progress, *, bits: int = 8, hold: str = "", tally: str
     hold_on("snap", hold, progress)
     if tally:
         with open(tally, "a") as file:
-            print(bits, file=file)
+            print(bits, os.environ.get("WORKER", "here"), file=file)
     model.metadata_props["bits"] = str(bits)
     return model
 
@@ -214,9 +215,13 @@ class NightLab:
         self.nights += 1
         self.now += timedelta(days=1)
         for name in ("left", "right"):
-            acted = {"night": self.nights, "speed": 1.0, **boards.get(name, {})}
-            (self.folder / f"{name}.json").write_text(json.dumps(acted), encoding="utf-8")
+            self.write_board(name, **boards.get(name, {}))
         return self.go_on()
+
+    def write_board(self, name: str, **acts: Any) -> None:
+        """Say how a board acts."""
+        acted = {"night": self.nights, "speed": 1.0, **acts}
+        (self.folder / f"{name}.json").write_text(json.dumps(acted), encoding="utf-8")
 
     def look(self) -> datetime:
         """Return the time by the lab's clock."""

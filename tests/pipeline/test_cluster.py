@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from dask_cluster import STAGE, DaskCluster
+from night_lab import NightLab
 from scratch_lab import Lab, LabShell
 
 from qpipe.engine import cluster as cluster_module
@@ -23,6 +24,7 @@ from qpipe.errors import QpipeError
 from qpipe.recipe.stage_call import CallByName
 from qpipe.storage.cache import MANIFEST, Cache
 from qpipe.storage.sharing_cache import Sharing, SharingCache
+from shell import Shell
 from waiting import wait_until
 
 
@@ -110,6 +112,22 @@ def test_ctrl_c_ends_the_process_there(shell: LabShell, cluster: DaskCluster) ->
     _, told = running.communicate(timeout=60)
     assert running.returncode == 130, told
     assert wait_until(lambda: not Path(f"/proc/{process}").exists(), 20)
+
+
+def test_a_night_sends_the_steps_of_its_recipes(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    cluster: DaskCluster,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lab = NightLab(tmp_path)
+    lab.build()
+    for name in ("left", "right"):
+        lab.edit(f"{name}.yaml", "[snap]", f"[{{snap: {{tally: {tmp_path}/made}}}}]")
+        lab.write_board(name)
+    Shell(monkeypatch, capsys)(f"nightly shelf.yaml --cluster {cluster.address}")
+    assert (tmp_path / "made").read_text(encoding="utf-8") == "8 good\n"
 
 
 def test_without_a_scheduler_it_says_so_in_one_line(

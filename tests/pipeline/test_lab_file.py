@@ -57,7 +57,7 @@ def test_raw_values_are_kept_for_days() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("- a", "lab.yaml:1: a lab is a map of name, recipes, devices, inventory, until, notify, keep, pages"),
+        ("- a", "lab.yaml:1: a lab is a map of name, recipes, devices, inventory, cluster, until, notify, keep, pages"),
         ("recipe: a.yaml", "lab.yaml:1: unknown key 'recipe'; did you mean 'recipes'?"),
         ("name: x", "lab.yaml:1: recipes is missing; give a list of recipe files"),
         ("recipes: a.yaml", "lab.yaml:1: recipes is 'a.yaml'; give a list of recipe files"),

@@ -226,7 +226,7 @@ def test_recipes_run_at_once_and_what_both_need_is_made_once(lab: NightLab) -> N
         [],
         ["left.yaml", "right.yaml"],
     )
-    assert (lab.folder / "made").read_text(encoding="utf-8") == "8\n"
+    assert (lab.folder / "made").read_text(encoding="utf-8") == "8 here\n"
 
 
 def test_the_command_tells_and_its_pages_hold_the_same(

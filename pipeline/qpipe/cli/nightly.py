@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from qpipe.cli.parameters import DEFAULT_CACHE, DEFAULT_DB, CacheOption, DbOption, JsonOption
+from qpipe.cli.parameters import (
+    DEFAULT_CACHE,
+    DEFAULT_DB,
+    CacheOption,
+    ClusterOption,
+    DbOption,
+    JsonOption,
+)
 from qpipe.cli.tables import print_json, print_text
 
 if TYPE_CHECKING:
@@ -28,6 +35,7 @@ def nightly(
             "with its service, and a job for CI.",
         ),
     ] = False,
+    cluster: ClusterOption = "",
     db: DbOption = DEFAULT_DB,
     cache: CacheOption = DEFAULT_CACHE,
     as_json: JsonOption = False,
@@ -41,10 +49,16 @@ def nightly(
         for path in _write_lab(lab):
             print_text(f"wrote {path}")
         return
+    from dataclasses import replace
+
     from qpipe.nightly.lab_file import read_lab
     from qpipe.nightly.night_page import markdown, write_pages
+    from qpipe.recipe.recipe import check_cluster
 
     checked_lab = read_lab(lab)
+    if cluster:
+        check_cluster(cluster, "--cluster")
+        checked_lab = replace(checked_lab, cluster=cluster)
     report = _run_night(checked_lab, db, cache)
     page = write_pages(report, checked_lab.pages)
     if as_json:

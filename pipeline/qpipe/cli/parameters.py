@@ -50,6 +50,15 @@ OnlyOption = Annotated[
         autocompletion=complete_scheme,
     ),
 ]
+ClusterOption = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Send steps of the host to a Dask cluster: tcp://HOST:8786, or local for one that is "
+        "started here. By default as the recipe says.",
+    ),
+]
 RecipeInventoryOption = Annotated[
     Path | None,
     typer.Option(

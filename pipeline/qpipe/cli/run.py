@@ -12,6 +12,7 @@ from qpipe.cli.parameters import (
     DEFAULT_CACHE,
     DEFAULT_DB,
     CacheOption,
+    ClusterOption,
     DbOption,
     JsonOption,
     KeepOption,
@@ -66,15 +67,7 @@ def run(
             help="How long to wait for a device that others use, such as 10m; 0s: not at all.",
         ),
     ] = "1h",
-    cluster: Annotated[
-        str,
-        typer.Option(
-            "--cluster",
-            metavar="ADDRESS",
-            help="Send steps of the host to a Dask cluster: tcp://HOST:8786, or local for one "
-            "that is started here. By default as the recipe says.",
-        ),
-    ] = "",
+    cluster: ClusterOption = "",
     tag: Annotated[
         list[str] | None,
         typer.Option("--tag", help="Give the run a tag, a name of your choice; repeatable."),

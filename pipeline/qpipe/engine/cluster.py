@@ -31,13 +31,13 @@ from qpipe.engine.plan import Plan, Step
 from qpipe.engine.resources import resources_of, total, within
 from qpipe.errors import QpipeError, StageError
 from qpipe.recipe import yaml_document
+from qpipe.recipe.recipe import LOCAL_CLUSTER
 from qpipe.storage.cache import MANIFEST, Cache
 from qpipe.types import Progress, Resources
 
 if TYPE_CHECKING:
     from distributed import Client, Future
 
-LOCAL = "local"  # the address of a cluster that is started here
 CONNECT_S = 10.0
 CHECK_S = 1.0  # pauses between two looks at the workers
 GRACE_S = 30.0  # without a worker, until its steps are carried out here
@@ -92,7 +92,7 @@ def _connection(address: str, stack: ExitStack) -> Callable[[], Client]:
     except ImportError as error:
         raise QpipeError(f"--cluster {address}: {error}; {INSTALL}") from error
     where: Any = address
-    if address == LOCAL:
+    if address == LOCAL_CLUSTER:
         # encrypted, with keys of its own: other users of this machine cannot give it work
         where = LocalCluster(
             n_workers=1,

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from qpipe.errors import RecipeError, suggest
-from qpipe.recipe import inventory, pools, yaml_document
+from qpipe.recipe import inventory, pools, recipe, yaml_document
 from qpipe.recipe.yaml_document import Document
 
-KEYS = ("name", "recipes", "devices", "inventory", "until", "notify", "keep", "pages")
+KEYS = ("name", "recipes", "devices", "inventory", "cluster", "until", "notify", "keep", "pages")
 RECIPE_KEYS = ("recipe", "devices", "only", "set")
 PAGES = "nights"
 CLOCK = re.compile(r"([01]?\d|2[0-3]):([0-5]\d)")
@@ -42,6 +42,7 @@ class Lab:
     inventory: Path | None
     pages: Path
     until: time | None = None
+    cluster: str = ""  # whose workers carry out steps of the host; empty as each recipe says
     notify: str = ""  # a command line of the shell
     keep_raw: timedelta | None = None  # raw values of older measurements are dropped
 
@@ -85,6 +86,7 @@ class _Reader:
             recipes=self.recipes(devices),
             inventory=self.inventory(),
             pages=self.folder / self.text("pages", PAGES),
+            cluster=self.cluster(),
             until=self.until(),
             notify=self.text("notify", ""),
             keep_raw=self.keep_raw(),
@@ -139,6 +141,11 @@ class _Reader:
         if name and not path.is_file():
             raise RecipeError(f"{self.source.at('inventory')}: no such file '{name}'")
         return path if path.is_file() else None
+
+    def cluster(self) -> str:
+        address = self.text("cluster", "")
+        recipe.check_cluster(address, self.source.at("cluster"))
+        return address
 
     def until(self) -> time | None:
         value = self.root.get("until")

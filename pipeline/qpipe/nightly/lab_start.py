@@ -15,7 +15,7 @@ name: {name}
 recipes:
 {recipes}
 devices: [{devices}]
-until: "06:00"      # what is not done by then is named
+until: "06:00"      # what runs then is cut; what is not done is named
 keep: {{raw: 30d}}    # of times: older raw values go, medians and intervals stay
 # notify: mail -s 'the night' team@example.org    # gets the page as Markdown on standard input
 """

@@ -199,6 +199,7 @@ class Night:
             self.store.path,
             self.cache,
             new=recipe.name not in self.store.night_runs(self.lab.name, self.night),
+            cluster=self.lab.cluster,
         )
 
     def _run_recipes(self, requests: Mapping[str, ResolvedRequest], book: FindingBook) -> None:

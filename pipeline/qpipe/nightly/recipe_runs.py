@@ -12,6 +12,7 @@ from qpipe.engine.request import ResolvedRequest
 from qpipe.engine.run import Finished, run_recipe
 from qpipe.engine.run_control import RunControl, SharedHost
 from qpipe.errors import QpipeError
+from qpipe.recipe.recipe import LOCAL_CLUSTER
 from qpipe.storage.results import Store
 
 RecordRun = Callable[[str, str], None]  # recipe, run
@@ -36,7 +37,7 @@ class RecipeRuns:
         What is no QpipeError is raised once all have ended. Ctrl-C ends them all.
         """
         futures: dict[str, Future[Finished | QpipeError | None]] = {}
-        with ThreadPoolExecutor(max(1, len(requests)), thread_name_prefix="recipe") as pool:
+        with ThreadPoolExecutor(_places(requests), thread_name_prefix="recipe") as pool:
             try:
                 for recipe, resolved in requests.items():
                     futures[recipe] = pool.submit(self._run, recipe, resolved, store, record_run)
@@ -71,6 +72,12 @@ class RecipeRuns:
             )
         except QpipeError as error:
             return error
+
+
+def _places(requests: Mapping[str, ResolvedRequest]) -> int:
+    """Return how many recipes run at once: one, where a run starts a cluster on this machine."""
+    clusters = {resolved.cluster for resolved in requests.values()}
+    return 1 if LOCAL_CLUSTER in clusters else max(1, len(requests))
 
 
 @dataclass

@@ -44,6 +44,7 @@ KEYS = (
 REQUIRED_KEYS = ("samples", "models", "schemes", "measure")
 SHARING_EXAMPLE = "{shared: FOLDER, users: [NAME]}, or {url: URL}"
 CLUSTER_EXAMPLE = "tcp://HOST:8786"
+LOCAL_CLUSTER = "local"  # one that is started for the run, here
 CLUSTER = re.compile(r"(tcp|tls|ws|wss|ucx)://\S+")  # the protocols of Dask
 EXPECTED_EXAMPLE = "{value: 0.85, tolerance: 0.02}"
 FLOAT_SCHEME = "float32"  # name of the float reference where the recipe names none
@@ -527,9 +528,11 @@ class _Reader:
 
 def check_cluster(address: Any, where: str) -> None:
     """Raise RecipeError for what is no address of a cluster; empty text is none."""
-    if address in ("", "local") or (isinstance(address, str) and CLUSTER.fullmatch(address)):
+    if address in ("", LOCAL_CLUSTER) or (isinstance(address, str) and CLUSTER.fullmatch(address)):
         return
-    raise RecipeError(f"{where}: {address!r} is no cluster; give {CLUSTER_EXAMPLE}, or local")
+    raise RecipeError(
+        f"{where}: {address!r} is no cluster; give {CLUSTER_EXAMPLE}, or {LOCAL_CLUSTER}"
+    )
 
 
 def _is_sharing(value: Any) -> bool:
