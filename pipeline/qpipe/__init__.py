@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, Any
 from qpipe import delayed_imports
 
 if TYPE_CHECKING:
-    from qpipe.api.finished_runs import ResultRow as ResultRow
-    from qpipe.api.finished_runs import Results as Results
+    from qpipe.api.diagnosis import Diagnosis as Diagnosis
+    from qpipe.api.fed_samples import FedSamples as FedSamples
     from qpipe.api.finished_runs import Run as Run
-    from qpipe.api.finished_runs import Value as Value
+    from qpipe.api.finished_runs import RunEnding as RunEnding
+    from qpipe.api.finished_runs import RunStep as RunStep
+    from qpipe.api.finished_runs import find_run as find_run
     from qpipe.api.finished_runs import runs as runs
+    from qpipe.api.metric_trends import trend as trend
     from qpipe.api.one_network import quantize as quantize
+    from qpipe.api.recipe_plan import PlannedStep as PlannedStep
+    from qpipe.api.recipe_plan import RecipePlan as RecipePlan
     from qpipe.api.recipes import LoadedRecipe as LoadedRecipe
-    from qpipe.api.recipes import PlannedStep as PlannedStep
     from qpipe.api.recipes import load as load
+    from qpipe.api.result_rows import ResultRow as ResultRow
+    from qpipe.api.result_rows import Results as Results
+    from qpipe.api.result_rows import Value as Value
+    from qpipe.api.run_comparison import Comparison as Comparison
+    from qpipe.api.step_explanations import StepExplanation as StepExplanation
+    from qpipe.engine.events import Event as Event
     from qpipe.errors import BusyError as BusyError
     from qpipe.errors import DeviceError as DeviceError
     from qpipe.errors import IncompleteError as IncompleteError
@@ -27,8 +37,19 @@ if TYPE_CHECKING:
     from qpipe.hookspecs import RegisterDevice as RegisterDevice
     from qpipe.hookspecs import RegisterPower as RegisterPower
     from qpipe.hookspecs import hookimpl as hookimpl
+    from qpipe.nightly.series import Point as Point
+    from qpipe.nightly.series import Series as Series
+    from qpipe.nightly.series import SeriesKey as SeriesKey
+    from qpipe.report.text_table import TextTable as TextTable
     from qpipe.samples.store import Samples as Samples
+    from qpipe.search.discoveries import Discovery as Discovery
     from qpipe.stages.options import StageOption as StageOption
+    from qpipe.storage.rows import AttemptRow as AttemptRow
+    from qpipe.storage.rows import MeasurementRow as MeasurementRow
+    from qpipe.storage.rows import RunRow as RunRow
+    from qpipe.storage.rows import StepRow as StepRow
+    from qpipe.storage.workspace import DEFAULT_CACHE as DEFAULT_CACHE
+    from qpipe.storage.workspace import DEFAULT_DB as DEFAULT_DB
     from qpipe.types import Build as Build
     from qpipe.types import Capabilities as Capabilities
     from qpipe.types import Dataset as Dataset
@@ -53,9 +74,17 @@ __version__ = "0.1.0"
 
 # name -> module: loaded when first asked for, so that `qpipe --help` does not pay for numpy
 _HOMES = {
+    "api.diagnosis": ("Diagnosis",),
+    "api.fed_samples": ("FedSamples",),
+    "api.finished_runs": ("Run", "RunEnding", "RunStep", "find_run", "runs"),
+    "api.metric_trends": ("trend",),
     "api.one_network": ("quantize",),
-    "api.recipes": ("LoadedRecipe", "PlannedStep", "load"),
-    "api.finished_runs": ("ResultRow", "Results", "Run", "Value", "runs"),
+    "api.recipe_plan": ("PlannedStep", "RecipePlan"),
+    "api.recipes": ("LoadedRecipe", "load"),
+    "api.run_comparison": ("Comparison",),
+    "api.result_rows": ("ResultRow", "Results", "Value"),
+    "api.step_explanations": ("StepExplanation",),
+    "engine.events": ("Event",),
     "errors": (
         "BusyError",
         "DeviceError",
@@ -66,8 +95,13 @@ _HOMES = {
         "StageError",
     ),
     "hookspecs": ("Register", "RegisterDevice", "RegisterPower", "hookimpl"),
+    "search.discoveries": ("Discovery",),
     "stages.options": ("StageOption",),
+    "nightly.series": ("Point", "Series", "SeriesKey"),
+    "report.text_table": ("TextTable",),
     "samples.store": ("Samples",),
+    "storage.rows": ("AttemptRow", "MeasurementRow", "RunRow", "StepRow"),
+    "storage.workspace": ("DEFAULT_CACHE", "DEFAULT_DB"),
     "types": (
         "Build",
         "Capabilities",

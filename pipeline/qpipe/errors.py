@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Literal
 
 # the cause of a failure; only transient failures may pass by themselves
@@ -35,6 +36,8 @@ Failure = Literal[
 ]
 TRANSIENT: frozenset[Failure] = frozenset({"unreachable", "died", "timeout", "throttled"})
 
+MAX_SUGGESTIONS = 3
+MIN_SIMILARITY = 0.8
 LONGEST_LINE = 2000  # characters; quoted input may be of any length
 
 
@@ -126,3 +129,25 @@ def suggest(name: str, known_names: Iterable[str]) -> str:
     if names:
         return f"there is {', '.join(names)}"
     return "there is none"
+
+
+def unknown_step(step: str, steps: Iterable[str], *, where: str, list_command: str) -> QpipeError:
+    """Return the error for a step that a plan or a run does not have.
+
+    It names similar steps, or the command that lists all of the many.
+    """
+    similar = difflib.get_close_matches(step, list(steps), n=MAX_SUGGESTIONS, cutoff=MIN_SIMILARITY)
+    if similar:
+        names = " or ".join(repr(name) for name in similar)
+        hint = f"did you mean {names}?"
+    else:
+        hint = f"see them with: {list_command}"
+    return QpipeError(f"{where}: no step '{step}'; {hint}")
+
+
+def shown(path: Path) -> str:
+    """Return a path as the user would type it: relative to the working directory if below it."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -93,7 +93,7 @@ def run(home: Path, steps: list[str]) -> qpipe.Run:
     )
     planned = recipe.plan()
     assert {step.kind for step in planned} >= {"samples", "import", "quantize", "measure"}
-    assert [step.name for step in planned if step.is_cached] == [
+    assert [step.name for step in planned if step.will == "cached"] == [
         "samples",
         "net/import",
         "net/float32/ort",
@@ -134,6 +134,38 @@ def test_rows_become_tables(run: qpipe.Run) -> None:
         assert list(table[name]) == [row[name] for row in flat]
 
 
+def test_a_script_does_what_commands_do(
+    home: Path,
+    run: qpipe.Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    db = home / "results.db"
+    shell = Shell(monkeypatch, capsys)
+    places = f"--db {db} --cache {home / 'cache'}"
+    tagged = run.tag("first")
+    assert list(tagged.tags) == ["first"]
+    assert qpipe.find_run("first", db=db).record == tagged.record
+    step = "net/int8/ort@local/size"
+    assert run.step(step).to_dict() == shell.json(f"show {step} --db {db}")
+    assert run.compare(run).to_dict() == shell.json(f"compare first first --db {db}")
+    recipe = qpipe.load(home / "recipe.yaml", set={"rounds": 2}, db=db, cache=home / "cache")
+    command = f"{home / 'recipe.yaml'} {{}} --set rounds=2 {places}"
+    why = recipe.why(step, run).to_dict()
+    assert why == shell.json("why " + command.format(step))
+    planned = [one.to_dict() for one in recipe.plan()]
+    assert planned == shell.json("plan " + command.format(""))
+    limit = 1.001 * max(row["size_mb"].value for row in run.results if not row.is_float)
+    judged = run.judged(limits={"size_mb": ("<=", limit)}, keep=100)
+    (shipped,) = judged.shipped
+    assert not shipped.is_float
+    manifest = run.export(
+        tmp_path / "out", device="local", scheme=shipped.scheme, cache=home / "cache"
+    )
+    assert (tmp_path / "out" / manifest["model"]).is_file()
+
+
 def test_a_table_needs_pandas(run: qpipe.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)  # what Python takes for one that is not there
     with pytest.raises(
@@ -143,13 +175,13 @@ def test_a_table_needs_pandas(run: qpipe.Run, monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_a_run_recommends_what_the_command_line_does(run: qpipe.Run) -> None:
-    ((place, lines),) = run.recommendations.items()
+    ((place, lines),) = run.results.recommendations.items()
     assert place == ("net", "local")
-    row = run.shipped_row(*place)
-    if row is None:
+    rows = run.results.shipped
+    if not rows:
         assert "nothing is recommended" in lines[0]
     else:
-        assert f"ship {row.scheme}" in lines[0]
+        assert f"ship {rows[0].scheme}" in lines[0]
 
 
 def test_a_report_is_written(run: qpipe.Run, tmp_path: Path) -> None:

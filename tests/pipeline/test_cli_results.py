@@ -16,11 +16,11 @@ import pytest
 import scratch_lab
 from scratch_lab import Lab
 
-from qpipe.cli.pareto_table import print_pareto
+import qpipe as api
+from qpipe.cli.results_tables import print_results
 from qpipe.cli.run_summary import larger_keep
 from qpipe.compare import pareto
 from qpipe.report.run_document import json_schemas
-from qpipe.report.run_results import read_results
 from qpipe.storage.results import Store
 from qpipe.types import Measurement
 from shell import Shell
@@ -196,7 +196,7 @@ def test_a_table_keeps_to_the_terminal_and_leaves_the_least_out(
         run = store.new_run("net", **recipe, versions={}, objectives=objectives)
         for scheme in ("float32", "int8-equalized"):
             add(store, run, scheme)
-        print_pareto(read_results(store, run, is_knee=True))
+        print_results(api.find_run(run, db=store.path).judged(knee=True))
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out).splitlines()
     table = lines[2:5]
     assert [len(line.rstrip()) <= width for line in table] == [True] * 3
@@ -237,7 +237,7 @@ def test_ties_and_notes_are_told_below_the_table(
             place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
             noisy = Measurement("latency_ms", 1.5, "ms", 1.4, 1.6, 4, rounds=values)
             store.record_measurements(run, place, [noisy], is_float=scheme == "float32")
-        print_pareto(read_results(store, run))
+        print_results(api.find_run(run, db=store.path).results)
     out = capsys.readouterr().out
     assert "tied with int8, log4" in out
     assert "\n  float32, int8 and log4 are tied\n" in out
@@ -272,7 +272,7 @@ def test_verdicts_are_sentences_that_a_person_can_act_on(
         for scheme, own in measured.items():
             place = {"model": "net", "scheme": scheme, "build": "ort", "device": "rpi4"}
             store.record_measurements(run, place, own, is_float=scheme == "float32")
-        print_pareto(read_results(store, run))
+        print_results(api.find_run(run, db=store.path).results)
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     noise = "std dev is 14 % of the median over 200 runs: fix the clocks (governor is powersave)"
     slower = "int8-tensor is slower than float here (1.08x, 1.05 to 1.11)"
@@ -549,9 +549,9 @@ def test_where_too_much_is_lost_the_loss_at_which_something_ships_is_the_next_to
     tmp_path: Path,
 ) -> None:
     with Store(tmp_path / "results.db") as store:
-        results = read_results(store, add_scored(store, keep=0.1))
-        assert results.first_recommended_row() is None
+        results = api.find_run(add_scored(store, keep=0.1), db=store.path).results
+        assert results.shipped == []
         hint = larger_keep(results, ["--run", "x"])
         assert hint == "   or, if a loss of up to 2 points will do: qpipe pareto --keep 2 --run x"
-        smoke = read_results(store, add_scored(store, smoke=True, keep=0.1))
+        smoke = api.find_run(add_scored(store, smoke=True, keep=0.1), db=store.path).results
         assert larger_keep(smoke, []) == ""

@@ -1,8 +1,4 @@
-"""qpipe for scripts and notebooks: what the command line does, as Python objects.
+"""qpipe for scripts and notebooks, and what the command line stands on: recipes, runs, one network.
 
-Other rooms may use:
-
-- recipes: load a recipe, plan it, run it
-- finished_runs: runs of a database, what they measured, and what they recommend
-- one_network: quantize one network by a chain of stages
+Its public names are those of the package `qpipe`; no other room imports it.
 """

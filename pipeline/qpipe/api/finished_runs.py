@@ -1,198 +1,336 @@
-"""Runs of a database: what each measured, how sure that is, and what it recommends."""
+"""Runs of a database: their steps, what they measured, and what is made of that.
+
+What is expensive to import is imported where it is used: a list of runs needs none of it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any
 
-from qpipe.compare.json_rows import ParetoRow
-from qpipe.engine.request import HOME
-from qpipe.errors import QpipeError
-from qpipe.report.run_results import RunResults, read_results
-from qpipe.storage.results import Store
-from qpipe.storage.rows import RunRow, RunState
+from qpipe.errors import QpipeError, RecipeError, shown, unknown_step
+from qpipe.storage.workspace import (
+    DEFAULT_CACHE,
+    DEFAULT_DB,
+    no_run_yet,
+    open_results,
+    report_file,
+    run_folder,
+)
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from qpipe.api.result_rows import Results
+    from qpipe.api.run_comparison import Comparison
+    from qpipe.report.chart_files import PictureFormat
+    from qpipe.report.run_content import RunContent
+    from qpipe.report.text_table import TextTable
+    from qpipe.storage.results import Store
+    from qpipe.storage.rows import AttemptRow, MeasurementRow, RunRow, RunState, StepRow
+    from qpipe.types import Capabilities, Limits
+
+NUMBER_COLUMNS = ("of", "metric", "value", "95 %", "unit", "n")
+MEASURED_FIELDS = ("metric", "value", "low", "high", "unit", "n", "attempt", "emulated")
 
 
 @dataclass(frozen=True)
-class Value:
-    """A measured number: its 95 % interval (None where it was measured once) and its unit."""
+class RunEnding:
+    """How a run ended that was carried out just now."""
 
-    value: float
-    low: float | None
-    high: float | None
-    unit: str
-
-    def __str__(self) -> str:
-        text = f"{self.value:.4g} {self.unit}".rstrip()
-        if self.low is None or self.high is None:
-            return text
-        return f"{text} ({self.low:.4g} to {self.high:.4g})"
+    seconds: float
+    steps: int
+    cached: int  # of the steps
+    unreachable: Mapping[str, str]  # device -> why it was left out
+    bad: Mapping[str, str]  # device -> why nothing more was done there
 
 
 @dataclass(frozen=True)
-class ResultRow:
-    """What a build of a scheme measured on a device, and its verdict."""
+class RunStep:
+    """A step of a run: its row in the table `steps`, each attempt at it, what it measured."""
 
-    model: str
-    scheme: str
-    build: str
-    device: str
-    on_front: bool
-    reason: str  # why it is not on the front
-    notes: Mapping[str, str]
-    metrics: Mapping[str, Value]
-
-    def __getitem__(self, metric: str) -> Value:
-        return self.metrics[metric]
-
-
-class Results(Sequence[ResultRow]):
-    """The rows of a run. A notebook shows them as a table."""
-
-    def __init__(self, rows: Sequence[ResultRow]) -> None:
-        self._rows = tuple(rows)
-
-    @overload
-    def __getitem__(self, index: int) -> ResultRow: ...
-    @overload
-    def __getitem__(self, index: slice) -> Results: ...
-    def __getitem__(self, index: int | slice) -> ResultRow | Results:
-        if isinstance(index, slice):
-            return Results(self._rows[index])
-        return self._rows[index]
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __iter__(self) -> Iterator[ResultRow]:
-        return iter(self._rows)
+    record: StepRow
+    attempts: Sequence[AttemptRow]
+    measurements: Sequence[MeasurementRow]
+    log: str
 
     @property
-    def metrics(self) -> list[str]:
-        """The metrics that a row has, in the order in which they were measured."""
-        return list(dict.fromkeys(metric for row in self for metric in row.metrics))
+    def numbers(self) -> TextTable:
+        """What it measured as text, with intervals."""
+        from qpipe.compare.formatting import metric_name
+        from qpipe.report.text_table import TextTable
 
-    def to_dicts(self) -> list[dict[str, Any]]:
-        """Return one flat mapping a row; the interval of a metric is METRIC_low and METRIC_high."""
-        return [_flat(row) for row in self]
+        rows = []
+        for row in self.measurements:
+            unit = row["unit"] or ""
+            interval = ""
+            if row["low"] is not None and row["high"] is not None:
+                interval = f"{row['low']:.6g} to {row['high']:.6g}"
+            metric = metric_name(row["metric"], unit, row["emulated"])
+            value = f"{row['value']:.6g}"
+            rows.append((_build_name(row), metric, value, interval, unit, str(row["n"])))
+        return TextTable("measured:", NUMBER_COLUMNS, rows, right=("value", "n"))
 
-    def to_dataframe(self) -> pd.DataFrame:
-        """Return the rows as a pandas table; raise QpipeError where pandas is not installed."""
-        try:
-            import pandas as pd
-        except ImportError as error:
-            raise QpipeError("no pandas is installed; run: pip install pandas") from error
-        return pd.DataFrame(self.to_dicts())
-
-    def _repr_html_(self) -> str:
-        names = ("", "model", "scheme", "build", "device", *self.metrics)
-        lines = [_html_line("th", names)]
-        for row in self:
-            values = [str(row.metrics.get(metric, "")) for metric in self.metrics]
-            mark = "*" if row.on_front else ""
-            cells = (mark, row.model, row.scheme, row.build, row.device, *values)
-            lines.append(_html_line("td", cells))
-        return f"<table>{''.join(lines)}</table>"
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as `qpipe show STEP --json` prints it."""
+        numbers = []
+        for row in self.measurements:
+            values: dict[str, Any] = {**row}
+            fields = {name: values[name] for name in MEASURED_FIELDS}
+            numbers.append({"of": _build_name(row), **fields})
+        return {
+            **self.record,
+            "log_text": self.log,
+            "tries": self.attempts,
+            "measurements": numbers,
+        }
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a recipe, read from its database when asked."""
+    """A run of a recipe; what it did and measured is read from its database when asked."""
 
     id: str
     recipe: str
     state: RunState
     db: Path
+    tags: Sequence[str]
+    failures: Mapping[str, int]  # type of failure -> steps that failed so
+    record: RunRow = field(repr=False)  # its row in the table `runs`
+    ending: RunEnding | None = None  # of a run that was carried out by this program
+
+    @property
+    def is_smoke(self) -> bool:
+        """Whether it had a handful of samples, whose numbers do not count."""
+        from qpipe.storage.rows import is_smoke_run
+
+        return is_smoke_run(self.record)
+
+    # ---- what it did
+
+    @property
+    def steps(self) -> list[StepRow]:
+        """Its steps, as rows of the table `steps`."""
+        with open_results(self.db) as store:
+            return store.steps(self.id)
+
+    def step(self, name: str) -> RunStep:
+        """Return one step, with attempts and log; raise QpipeError where it has no such step."""
+        with open_results(self.db) as store:
+            steps = {row["step"]: row for row in store.steps(self.id)}
+            if name not in steps:
+                where = f"run {self.id}"
+                raise unknown_step(name, steps, where=where, list_command="qpipe show")
+            attempts = store.attempts(self.id, name)
+            measured = [row for row in store.measurements(self.id) if row["step"] == name]
+        return RunStep(steps[name], attempts, measured, self.log(name))
+
+    def log(self, step: str) -> str:
+        """Return what a step has logged so far."""
+        from qpipe.engine.step_log import read_log
+
+        return read_log(run_folder(self.db, self.id), step)
+
+    @property
+    def devices(self) -> dict[str, Capabilities]:
+        """What each device reported of itself."""
+        with open_results(self.db) as store:
+            return store.capabilities(self.id)
+
+    @property
+    def unreachable(self) -> dict[str, str]:
+        """Why each device was left out that could not be reached."""
+        with open_results(self.db) as store:
+            return store.unreachable(self.id)
+
+    # ---- what it measured
 
     @property
     def results(self) -> Results:
         """What it measured, with verdicts, a row for each build on each device."""
-        return Results([_result_row(row) for row in self._read().rows])
+        return self.judged()
 
-    @property
-    def recommendations(self) -> dict[tuple[str, str], list[str]]:
-        """What to ship, or what would settle it: lines by model and device."""
-        found = self._read()
-        return {place: found.recommendation(place) for place in found.places}
+    def judged(
+        self, *, limits: Limits | None = None, keep: float | None = None, knee: bool = False
+    ) -> Results:
+        """Return what it measured, judged otherwise than the run was asked to.
 
-    def shipped_row(self, model: str, device: str) -> ResultRow | None:
-        """Return the row to ship; None where nothing is shown to lose little enough."""
-        row = self._read().recommended_row((model, device))
-        return _result_row(row) if row is not None else None
+        `limits` are such as {"latency_ms": ("<=", 5)}, `keep` is what a scheme to ship may lose, in
+        points; `knee` recommends what is nearest to the best of each objective instead.
+        """
+        from qpipe.api.result_rows import Results
+        from qpipe.report.run_results import read_results
 
-    def to_dict(self) -> dict[str, Any]:
+        with open_results(self.db) as store:
+            return Results(read_results(store, self.id, limits, keep, is_knee=knee))
+
+    def to_dict(self, results: Results | None = None) -> dict[str, Any]:
         """Return the run as `qpipe run --json` prints it: its schema has a version."""
         from qpipe.report.run_document import run_document
 
-        with Store(self.db, create=False) as store:
-            return {**run_document(store, read_results(store, self.id))}
+        judged = results or self.results
+        with open_results(self.db) as store:
+            return {**run_document(store, judged._found)}
 
-    def report(self, path: Path | str) -> Path:
-        """Write the report of the run as one HTML file, and return its path."""
+    def compare(self, before: Run) -> Comparison:
+        """Compare it row by row with an earlier run of the same database."""
+        from qpipe.api.run_comparison import Comparison
+        from qpipe.report.two_runs import read_two_runs
+
+        if before.db != self.db:
+            raise QpipeError(
+                f"{before.db}: run {before.id} is not in {self.db}; "
+                f"merge them with: qpipe db merge {before.db} --db {self.db}"
+            )
+        with open_results(self.db) as store:
+            return Comparison(self.db, read_two_runs(store, before.record, self.record))
+
+    # ---- what is made of it
+
+    def report(
+        self,
+        path: Path | str | None = None,
+        *,
+        results: Results | None = None,
+        cache: Path = DEFAULT_CACHE,
+    ) -> Path:
+        """Write the report of the run as one HTML file, and return its path.
+
+        By default it lies beside the database. `results` are those that it shows, judged otherwise
+        than the run was asked to; in `cache` lie the samples that it shows.
+        """
         from qpipe.report.run_content import read_content
         from qpipe.report.run_report import report_page
 
-        file = Path(path)
-        with Store(self.db, create=False) as store:
-            page = report_page(read_content(store, self.id))
-        file.write_text(page, encoding="utf-8")
-        return file
+        options = ["--run", self.id, *path_option("--db", self.db, DEFAULT_DB)]
+        options += path_option("--cache", cache, DEFAULT_CACHE)
+        found = results._found if results else None
+        file = self.report_file if path is None else Path(path)
+        with open_results(self.db) as store:
+            content = read_content(store, self.id, options, results=found, cache=cache)
+        return write_text(file, report_page(content))
 
-    def _read(self) -> RunResults:
-        with Store(self.db, create=False) as store:
-            return read_results(store, self.id)
+    @property
+    def report_file(self) -> Path:
+        """Where its report lies by default."""
+        return report_file(self.db, self.id)
+
+    def charts(self, folder: Path | str, picture_format: PictureFormat = "svg") -> list[Path]:
+        """Write its charts as pictures into a folder; return the files."""
+        from qpipe.report.chart_files import write_charts
+
+        return write_charts(self._content(), Path(folder), picture_format)
+
+    def latex(self, path: Path | str) -> Path:
+        """Write its tables in LaTeX, with the rules of booktabs; return the path."""
+        from qpipe.report.latex_table import latex_tables
+
+        return write_text(Path(path), latex_tables(self._content()))
+
+    def _content(self) -> RunContent:
+        from qpipe.report.run_content import read_content
+
+        with open_results(self.db) as store:
+            return read_content(store, self.id)
+
+    def export(
+        self,
+        out: Path | str,
+        *,
+        device: str,
+        scheme: str,
+        model: str | None = None,
+        build: str | None = None,
+        force: bool = False,
+        cache: Path = DEFAULT_CACHE,
+    ) -> dict[str, Any]:
+        """Write the file of a row with everything needed to run it elsewhere; return its manifest.
+
+        `model` and `build` name the row where there are several; a folder that holds other files
+        needs `force`. Raise QpipeError where the cache no longer holds what was measured.
+        """
+        from qpipe.export.from_run import Selection, hand_over
+        from qpipe.storage.cache import Cache
+
+        row: Selection = {"device": device, "scheme": scheme, "model": model, "build": build}
+        with open_results(self.db) as store, ExitStack() as protection:
+            steps = Cache(cache)
+            if cache.is_dir():
+                keys = [(step["kind"], step["key"]) for step in store.steps(self.id) if step["key"]]
+                protection.enter_context(steps.protect(keys))
+            return {**hand_over(store, self.id, row, steps, Path(out), force=force)}
+
+    def tag(self, *tags: str) -> Run:
+        """Give it tags, names that stand for its id; return it with them."""
+        check_tags(tags)
+        with open_results(self.db) as store:
+            store.tag(self.id, tags)
+        return find_run(self.id, db=self.db)
+
+    def untag(self, *tags: str) -> Run:
+        """Remove tags; return it without them."""
+        with open_results(self.db) as store:
+            store.untag(self.id, tags)
+        return find_run(self.id, db=self.db)
 
 
-def runs(db: Path | str = HOME / "results.db") -> list[Run]:
-    """Return the runs of a database, newest first; raise QpipeError where there is none."""
+def runs(db: Path | str = DEFAULT_DB, *, tag: str | None = None) -> list[Run]:
+    """Return the runs of a database, or those with a tag, newest first.
+
+    Raise QpipeError where there is no database.
+    """
     path = Path(db)
-    with Store(path, create=False) as store:
-        return [as_run(row, path) for row in store.runs()]
+    with open_results(path) as store:
+        return as_runs(store, store.runs(tag=tag))
 
 
-def as_run(row: RunRow, db: Path) -> Run:
-    """Return a row of the database as a run."""
-    return Run(row["id"], row["recipe"], row["state"], db)
+def find_run(name: str | None = None, *, db: Path | str = DEFAULT_DB) -> Run:
+    """Return a run by its id, the beginning of its id, or a tag; by default the newest.
+
+    Raise QpipeError where there is none.
+    """
+    path = Path(db)
+    with open_results(path) as store:
+        row = store.run(name) if name else store.latest_run()
+        if row is None:
+            raise no_run_yet(path)
+        (run,) = as_runs(store, [row])
+    return run
 
 
-def _result_row(row: ParetoRow) -> ResultRow:
-    metrics = {}
-    for name, measured in row["metrics"].items():
-        metrics[name] = Value(
-            measured["value"], measured["low"], measured["high"], measured["unit"]
-        )
-    return ResultRow(
-        row["model"],
-        row["scheme"],
-        row["build"],
-        row["device"],
-        row["on_front"],
-        row["reason"],
-        row["notes"],
-        metrics,
-    )
+def as_runs(store: Store, rows: Iterable[RunRow], ending: RunEnding | None = None) -> list[Run]:
+    """Return rows of a database as runs."""
+    tags = store.tags()
+    failures = store.failures()
+    found = []
+    for row in rows:
+        run = row["id"]
+        of_run = (store.path, tags.get(run, []), failures.get(run, {}), row, ending)
+        found.append(Run(run, row["recipe"], row["state"], *of_run))
+    return found
 
 
-def _flat(row: ResultRow) -> dict[str, Any]:
-    flat: dict[str, Any] = {
-        "model": row.model,
-        "scheme": row.scheme,
-        "build": row.build,
-        "device": row.device,
-        "on_front": row.on_front,
-    }
-    for metric, measured in row.metrics.items():
-        flat[metric] = measured.value
-        flat[f"{metric}_low"] = measured.low
-        flat[f"{metric}_high"] = measured.high
-    return flat
+def _build_name(row: MeasurementRow) -> str:
+    return "/".join((row["model"], row["scheme"], row["build"]))
 
 
-def _html_line(tag: str, cells: Sequence[str]) -> str:
-    return "<tr>" + "".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+def check_tags(tags: Iterable[str]) -> None:
+    """Raise RecipeError where one of these cannot be a tag."""
+    from qpipe.recipe.yaml_document import NAME
+
+    for tag in tags:
+        if not NAME.fullmatch(tag):
+            raise RecipeError(f"tag {tag!r}: use letters, digits, '.', '_' and '-'")
+
+
+def path_option(option: str, path: Path, default: Path) -> list[str]:
+    """Return an option and its path, as a command needs it; nothing for the default."""
+    return [] if path == default else [option, shown(path)]
+
+
+def write_text(file: Path, text: str) -> Path:
+    """Write a file, and the folder that it lies in; return its path."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text, encoding="utf-8")
+    return file

@@ -15,7 +15,7 @@ def cache(
 ) -> None:
     """Show the size of the cache by kind of result."""
     from qpipe.cli.cache_sizes import sizes_by_kind
-    from qpipe.recipe.yaml_document import shown
+    from qpipe.errors import shown
     from qpipe.storage.cache import Cache
 
     # options that stand before the name of a subcommand are its defaults

@@ -35,7 +35,7 @@ def cache_clean(
     Results that a run is using are kept.
     """
     from qpipe.cli.cache_sizes import BYTES_PER_MB, sizes_by_kind, total_bytes
-    from qpipe.recipe.yaml_document import shown
+    from qpipe.errors import shown
     from qpipe.storage.cache import Cache
 
     results = Cache(cache)

@@ -22,7 +22,7 @@ def db_merge(
     as_json: JsonOption = False,
 ) -> None:
     """Merge the runs of other databases into this one; the others are not changed."""
-    from qpipe.recipe.yaml_document import shown
+    from qpipe.errors import shown
     from qpipe.storage.merge import merge
 
     merged_files = merge(db, others)

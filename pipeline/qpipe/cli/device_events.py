@@ -37,8 +37,8 @@ def last_known_holder(store: Store, device: str) -> str | None:
 
 def _current_lease(store: Store, device: str) -> LeaseRow | None:
     """Return the lease of a run that is in progress; None where there is none."""
-    from qpipe.engine.request import run_folder
     from qpipe.engine.run_lock import is_carried_out
+    from qpipe.storage.workspace import run_folder
 
     for lease in reversed(store.leases(device)):
         if lease["until"] is None and is_carried_out(run_folder(store.path, lease["run"])):

@@ -12,7 +12,7 @@ import typer
 from qpipe.cli.enrolment import enrol_function, trust_device
 from qpipe.cli.parameters import InventoryOption, JsonOption, TrustOption
 from qpipe.cli.tables import print_json, print_text
-from qpipe.errors import RecipeError
+from qpipe.errors import RecipeError, shown
 
 if TYPE_CHECKING:
     Entry = Mapping[str, Mapping[str, Any]]  # driver -> options
@@ -46,8 +46,9 @@ def devices_add(
     as_json: JsonOption = False,
 ) -> None:
     """Add a device: confirm its host key, log in, and write it into devices.yaml."""
+    from qpipe.errors import shown
     from qpipe.recipe import inventory as inventories
-    from qpipe.recipe.yaml_document import checked_name, shown
+    from qpipe.recipe.yaml_document import checked_name
     from qpipe.stages import registry
     from qpipe.stages.options import check
 
@@ -95,8 +96,7 @@ def _check_unused(name: str, text: str, file: Path) -> None:
     devices = yaml_document.parse(text, file).root or ()
     if name == inventory.LOCAL or name in devices:
         raise RecipeError(
-            f"{yaml_document.shown(file)}: device '{name}' exists already; "
-            "give another name, or change its entry"
+            f"{shown(file)}: device '{name}' exists already; give another name, or change its entry"
         )
 
 
@@ -118,8 +118,7 @@ def _append_entry(text: str, file: Path, name: str, entry: Entry) -> str:
     devices = yaml_document.parse(text, file).root or {}
     if not _is_extended(devices, extended_text, file, name, entry):
         raise RecipeError(
-            f"{yaml_document.shown(file)}: nothing can be appended to this file; "
-            f"write into it: {key}: {value}"
+            f"{shown(file)}: nothing can be appended to this file; write into it: {key}: {value}"
         )
     return extended_text
 

@@ -8,9 +8,9 @@ import typer
 
 from qpipe.cli.device_events import HEALTH, current_user
 from qpipe.cli.parameters import DEFAULT_DB, DbOption, DeviceArgument, JsonOption
-from qpipe.cli.results_database import open_results
 from qpipe.cli.tables import print_json, print_text
 from qpipe.errors import QpipeError
+from qpipe.storage.workspace import open_results
 
 TIME_LENGTH = 16  # characters of a time in ISO 8601, down to minutes
 

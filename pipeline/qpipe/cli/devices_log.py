@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from qpipe.cli.parameters import DEFAULT_DB, DbOption, DeviceArgument, JsonOption
-from qpipe.cli.results_database import open_results
 from qpipe.cli.tables import print_json, print_table, print_text
 from qpipe.errors import QpipeError, suggest
+from qpipe.storage.workspace import open_results
 
 COLUMNS = ("at", "what", "was", "now", "why", "during")
 TIME_LENGTH = 19  # characters of a time in ISO 8601, down to seconds

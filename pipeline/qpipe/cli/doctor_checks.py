@@ -12,8 +12,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from qpipe.cli.parameters import DEFAULT_DB
-from qpipe.errors import QpipeError
-from qpipe.recipe.yaml_document import shown
+from qpipe.errors import QpipeError, shown
 from qpipe.stages import registry
 from qpipe.storage.cache import Cache
 from qpipe.storage.results import Store

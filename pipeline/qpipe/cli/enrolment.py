@@ -33,7 +33,7 @@ def trust_device(name: str, introduction: Introduction, *, without_asking: bool)
     The user is asked, where the identity is not trusted already. Raise RecipeError where the
     answer is no, or where there is no terminal to ask on.
     """
-    from qpipe.recipe.yaml_document import shown
+    from qpipe.errors import shown
 
     if not (without_asking or introduction.is_known):
         _ask_user(name, introduction)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import shlex
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import qpipe
 from qpipe.cli.completions import complete_device, complete_scheme
 from qpipe.cli.parameters import (
     DEFAULT_CACHE,
@@ -19,7 +19,6 @@ from qpipe.cli.parameters import (
     ModelOption,
     RunOption,
 )
-from qpipe.cli.results_database import find_run, open_results
 from qpipe.cli.tables import print_text
 
 
@@ -61,18 +60,9 @@ def export(
     cache: CacheOption = DEFAULT_CACHE,
 ) -> None:
     """Write a scheme's file with everything needed to run it elsewhere."""
-    from qpipe.export.from_run import Selection, hand_over
-    from qpipe.storage.cache import Cache
-
-    coordinates: Selection = {"device": device, "scheme": scheme, "model": model, "build": build}
-    with open_results(db) as store, ExitStack() as protection:
-        run_id = find_run(store, run)["id"]
-        results = Cache(cache)
-        if cache.is_dir():
-            rows = store.steps(run_id)
-            keys = [(row["kind"], row["key"]) for row in rows if row["kind"] and row["key"]]
-            protection.enter_context(results.protect(keys))
-        manifest = hand_over(store, run_id, coordinates, results, out, force=force)
+    manifest = qpipe.find_run(run, db=db).export(
+        out, device=device, scheme=scheme, model=model, build=build, force=force, cache=cache
+    )
     names = sorted(file.name for file in out.iterdir())
     program = f"python {shlex.quote(str(out))}/example.py"
     print_text(f"{out}: {', '.join(names)}; try it with: {program}")

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from qpipe.cli.parameters import DEFAULT_DB, DbOption, JsonOption
-from qpipe.cli.results_database import open_nights
 from qpipe.cli.tables import print_json, print_table, print_text
+from qpipe.storage.workspace import open_nights
 
 if TYPE_CHECKING:
     from qpipe.storage.rows import FindingRow

@@ -129,7 +129,7 @@ def new(
 
 
 def _unpack_demo(folder: Path, *, force: bool) -> None:
-    from qpipe.recipe.yaml_document import shown
+    from qpipe.errors import shown
     from qpipe.start import demo
 
     recipe = demo.unpack(folder, force)

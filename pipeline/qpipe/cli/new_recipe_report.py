@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
-from qpipe.recipe.yaml_document import shown
+from qpipe.errors import shown
 from qpipe.start.feeding_choice import PICTURE_KINDS, FeedingChoice, describe_choice
 from qpipe.start.network_facts import Network, Picture, Tensor
 from qpipe.start.new_recipe import NewRecipe

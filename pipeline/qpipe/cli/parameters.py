@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
+from qpipe import DEFAULT_CACHE as DEFAULT_CACHE
+from qpipe import DEFAULT_DB as DEFAULT_DB
 from qpipe.cli.completions import complete_device, complete_run, complete_scheme
-
-DEFAULT_DB = Path(".qpipe/results.db")
-DEFAULT_CACHE = Path(".qpipe/cache")
 
 DbOption = Annotated[Path, typer.Option("--db", help="The database of results.")]
 CacheOption = Annotated[Path, typer.Option("--cache", help="The folder of cached results.")]

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+import qpipe
 from qpipe.cli.completions import complete_device
 from qpipe.cli.parameters import (
     DEFAULT_DB,
@@ -17,10 +18,9 @@ from qpipe.cli.parameters import (
     MinOption,
     RunOption,
 )
-from qpipe.cli.recipe_settings import parse_keep
-from qpipe.cli.results_database import find_run, open_results
+from qpipe.cli.recipe_settings import parse_keep, parse_limits
+from qpipe.cli.results_tables import print_results
 from qpipe.cli.tables import print_json, print_text
-from qpipe.errors import QpipeError
 
 
 def pareto(
@@ -37,26 +37,15 @@ def pareto(
     as_json: JsonOption = False,
 ) -> None:
     """Show the Pareto table of a run for each device, and what to ship."""
-    from qpipe.cli.pareto_table import SMOKE_NOTE, print_pareto
-    from qpipe.recipe.limits import read_limits
-    from qpipe.report.run_document import run_document
-    from qpipe.report.run_results import read_results
-
-    limits = read_limits(minima or [], maxima or [])
-    with open_results(db) as store:
-        results = read_results(
-            store, find_run(store, run)["id"], limits, parse_keep(keep), is_knee=knee
-        )
-        if device:
-            results = results.on_device(device)
-        problems = results.limit_problems() if limits else []
-        if problems:
-            raise QpipeError(*problems)
-        if as_json:
-            print_json(run_document(store, results))
-            return
-    print_pareto(results)
-    if results.is_smoke:
-        print_text(SMOKE_NOTE)
-    run_row = results.run
-    print_text(f"\nrun {run_row['id']} of {run_row['recipe']}: {run_row['state']}")
+    limits = parse_limits(minima, maxima)
+    found = qpipe.find_run(run, db=db)
+    results = found.judged(limits=limits, keep=parse_keep(keep), knee=knee)
+    if device:
+        results = results.on_device(device)
+    if limits:
+        results.check_limits()
+    if as_json:
+        print_json(found.to_dict(results))
+        return
+    print_results(results)
+    print_text(f"\nrun {found.id} of {found.recipe}: {found.state}")

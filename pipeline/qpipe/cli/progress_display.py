@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from qpipe.engine.events import ENDINGS, Event
+from qpipe import Event
 from qpipe.errors import printable
 
 MAX_SILENCE_S = 60.0  # where there is no terminal, a line is printed at least so often
@@ -115,7 +115,7 @@ class ProgressDisplay(ABC):
     def event(self, event: Event) -> None:
         """Show an event."""
         with self.lock:
-            if event.what in ENDINGS:
+            if event.is_ending:
                 self.ended.add(event.step)
             if event.what == "planned":
                 self.planned = int(event.total or 0)
@@ -123,7 +123,7 @@ class ProgressDisplay(ABC):
                     self.ended.clear()
             elif event.what == "skipped":
                 self.skipped.add(event)
-            elif event.what in (*ENDINGS, "retry"):
+            elif event.is_ending or event.what == "retry":
                 self.remove_step(event.step)
                 self.print_line(describe_ending(event))
             elif event.what == "notice":

@@ -1,10 +1,14 @@
-"""What options set of a recipe: its variables by --set, and what may be lost by --keep."""
+"""What options set of a recipe, as it is written there: variables, limits, what may be lost."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from qpipe.errors import RecipeError
+
+if TYPE_CHECKING:
+    from qpipe.types import Limits
 
 
 def parse_settings(settings: Sequence[str] | None) -> dict[str, str]:
@@ -16,6 +20,13 @@ def parse_settings(settings: Sequence[str] | None) -> dict[str, str]:
             raise RecipeError(f"--set {setting}: '=' is missing; write --set NAME=VALUE")
         variables[name] = value
     return variables
+
+
+def parse_limits(minima: Sequence[str] | None, maxima: Sequence[str] | None) -> Limits:
+    """Return the limits that --min and --max give; raise RecipeError for one without a number."""
+    from qpipe.recipe.limits import read_limits
+
+    return read_limits(minima or [], maxima or [])
 
 
 def parse_keep(text: str | None) -> float | None:

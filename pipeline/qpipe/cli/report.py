@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
+import qpipe
 from qpipe.cli.completions import complete_run
 from qpipe.cli.parameters import DEFAULT_CACHE, DEFAULT_DB, CacheOption, DbOption
-from qpipe.cli.results_database import find_run, open_results
 from qpipe.cli.tables import print_text
-from qpipe.errors import QpipeError
+from qpipe.errors import QpipeError, shown
 
 PICTURES = "A folder for the charts as {}, in place of the page."
 
@@ -50,23 +50,21 @@ def report(
     cache: CacheOption = DEFAULT_CACHE,
 ) -> None:
     """Write a page on a run: what to ship, the evidence, and where it comes from."""
-    from qpipe.cli.report_file import Exports, report_file, write_comparison, write_report
-    from qpipe.recipe.yaml_document import shown
-
-    exports = Exports(png=png, svg=svg, pdf=pdf, latex=latex)
-    if compare and (run or exports.are_wanted):
+    pictures: dict[Literal["png", "svg", "pdf"], Path | None]
+    pictures = {"png": png, "svg": svg, "pdf": pdf}
+    has_exports = latex is not None or any(pictures.values())
+    if compare and (run or has_exports):
         raise QpipeError("--compare: it writes a page on two runs alone; leave the rest out")
-    with open_results(db) as store:
-        if compare:
-            before, after = (find_run(store, name) for name in compare)
-            page = out or report_file(db, f"{before['id']}-{after['id']}")
-            write_comparison(store, before, after, page)
-            print_text(f"look at: {shown(page)}")
-            return
-        run_id = find_run(store, run)["id"]
-        for file in exports.write(store, run_id):
-            print_text(shown(file))
-        if out or not exports.are_wanted:
-            page = out or report_file(db, run_id)
-            write_report(store, run_id, page, cache=cache)
-            print_text(f"look at: {shown(page)}")
+    if compare:
+        before, after = (qpipe.find_run(name, db=db) for name in compare)
+        print_text(f"look at: {shown(after.compare(before).report(out))}")
+        return
+    found = qpipe.find_run(run, db=db)
+    for picture_format, folder in pictures.items():
+        if folder is not None:
+            for file in found.charts(folder, picture_format):
+                print_text(shown(file))
+    if latex is not None:
+        print_text(shown(found.latex(latex)))
+    if out or not has_exports:
+        print_text(f"look at: {shown(found.report(out, cache=cache))}")

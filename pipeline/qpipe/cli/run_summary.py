@@ -4,108 +4,101 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
+from pathlib import Path
 
-from qpipe.cli.pareto_table import SMOKE_NOTE, print_pareto
-from qpipe.cli.report_file import path_option, report_file, write_report
-from qpipe.cli.results_database import find_run
+import qpipe
+from qpipe.cli.parameters import DEFAULT_CACHE, DEFAULT_DB
+from qpipe.cli.results_tables import print_results
 from qpipe.cli.tables import print_text
-from qpipe.engine.request import Request
-from qpipe.engine.run import Finished
-from qpipe.recipe.yaml_document import shown
-from qpipe.report.run_results import RunResults, export_command, read_results
-from qpipe.storage.results import Store
+from qpipe.errors import shown
 
 LARGER_KEEPS = (2, 3, 5, 10)  # points of loss that are suggested where nothing is recommended
 
 
-def print_run_summary(
-    store: Store, finished: Finished, request: Request, command: str, *, is_knee: bool = False
-) -> None:
+def print_run_summary(run: qpipe.Run, results: qpipe.Results, command: str, *, cache: Path) -> None:
     """Print the tables, then how the run ended; `command` is the one that continues it."""
-    results = replace(read_results(store, finished.run, is_knee=is_knee), limits=request.limits)
-    print_pareto(results)
-    if request.smoke:
-        print_text(SMOKE_NOTE)
-    states = finished.outcome.states
-    cached = [step for step, state in states.items() if state == "cached"]
+    ending = run.ending
+    assert ending is not None  # it was carried out just now
+    print_results(results)
     print_text(
-        f"\nrun {finished.run}: {finished.state} in {finished.seconds:.0f} s, "
-        f"{len(cached)} of {len(states)} steps cached"
+        f"\nrun {run.id}: {run.state} in {ending.seconds:.0f} s, "
+        f"{ending.cached} of {ending.steps} steps cached"
     )
-    for reason in finished.unreachable.values():
+    for reason in ending.unreachable.values():
         print_text(f"  {reason}")
-    _print_bad_devices(finished)
-    _print_failed_steps(store, finished)
-    print_text(f"results: {shown(request.db)}   cache: {shown(request.cache)}")
-    if finished.state == "done":
-        print_text(_next_commands(store, results, request))
+    steps = run.steps
+    _print_bad_devices(ending, steps)
+    _print_failed_steps(steps)
+    print_text(f"results: {shown(run.db)}   cache: {shown(cache)}")
+    if run.state == "done":
+        print_text(_next_commands(run, results, cache))
     else:
-        print_text(f"continue with: {_continue_command(finished, command)}")
-    print_text(_report_line(store, results, request))
+        print_text(f"continue with: {_continue_command(ending, command)}")
+    print_text(_report_line(run, results, cache))
 
 
-def _report_line(store: Store, results: RunResults, request: Request) -> str:
+def _report_line(run: qpipe.Run, results: qpipe.Results, cache: Path) -> str:
     """Write the report of a run; return where it lies, or why it could not be written."""
-    run = results.run["id"]
-    file = report_file(request.db, run)
     try:
-        write_report(store, run, file, results=results, cache=request.cache)
+        return f"report: {shown(run.report(results=results, cache=cache))}"
     except OSError as error:
-        return f"no report: {shown(file)}: {(error.strerror or '').lower()}"
+        return f"no report: {shown(run.report_file)}: {(error.strerror or '').lower()}"
     except ImportError as error:  # qpipe was upgraded without what it needs: the run is as good
         return f"no report: {error}"
-    return f"report: {shown(file)}"
 
 
-def _print_bad_devices(finished: Finished) -> None:
-    states = finished.outcome.states
-    for device, reason in finished.bad.items():
-        steps = [step.id for step in finished.plan.steps.values() if step.device == device]
-        skipped = [step for step in steps if states[step] == "skipped"]
+def _print_bad_devices(ending: qpipe.RunEnding, steps: Sequence[qpipe.StepRow]) -> None:
+    for device, reason in ending.bad.items():
+        skipped = [
+            step for step in steps if step["device"] == device and step["state"] == "skipped"
+        ]
         print_text(f"  {reason} ({len(skipped)} of its steps were skipped)")
 
 
-def _print_failed_steps(store: Store, finished: Finished) -> None:
-    attempts = {row["step"]: row["attempts"] or 0 for row in store.steps(finished.run)}
-    outcome = finished.outcome
-    for step in outcome.failed:
-        kind: str = outcome.failures.get(step, "bug")
-        if attempts.get(step, 0) > 1:
-            kind += f", attempt {attempts[step]}"
-        print_text(f"  failed: {step}: {outcome.errors[step]} ({kind})")
+def _print_failed_steps(steps: Sequence[qpipe.StepRow]) -> None:
+    for step in steps:
+        if step["state"] != "failed":
+            continue
+        kind = step["failure"] or "bug"
+        attempts = step["attempts"] or 0
+        if attempts > 1:
+            kind += f", attempt {attempts}"
+        print_text(f"  failed: {step['step']}: {step['error']} ({kind})")
 
 
-def _continue_command(finished: Finished, command: str) -> str:
+def _continue_command(ending: qpipe.RunEnding, command: str) -> str:
     """Return the command that continues a run, after bad devices were cleared."""
-    clear_commands = [shlex.join(["qpipe", "devices", "clear", device]) for device in finished.bad]
+    clear_commands = [shlex.join(["qpipe", "devices", "clear", device]) for device in ending.bad]
     return " && ".join([*clear_commands, command])
 
 
-def larger_keep(results: RunResults, options: Sequence[str]) -> str:
+def larger_keep(results: qpipe.Results, options: Sequence[str]) -> str:
     """Return the command for the smallest loss at which there is something to ship, if any."""
     for points in LARGER_KEEPS:
-        row = replace(results, keep=float(points)).first_recommended_row()
-        if row is not None and not row["is_float"]:
+        rows = results.keeping(points).shipped
+        if rows and not rows[0].is_float:
             command = shlex.join(["qpipe", "pareto", "--keep", str(points), *options])
             return f"   or, if a loss of up to {points} points will do: {command}"
     return ""
 
 
-def _next_commands(store: Store, results: RunResults, request: Request) -> str:
+def _next_commands(run: qpipe.Run, results: qpipe.Results, cache: Path) -> str:
     """Return what to type after a run that is done.
 
     The export of the first recommendation, where there is one, and the command for all numbers.
     """
-    db_options = path_option("--db", request.db, Request.db)
-    cache_options = path_option("--cache", request.cache, Request.cache)
+    db_options = _path_option("--db", run.db, DEFAULT_DB)
     # a run that was continued may be older than another run, which commands take by default
-    run_id = results.run["id"]
-    is_newest = find_run(store, None)["id"] == run_id
-    run_options = [] if is_newest else ["--run", run_id]
+    is_newest = qpipe.find_run(db=run.db).id == run.id
+    run_options = [] if is_newest else ["--run", run.id]
     pareto_command = shlex.join(["qpipe", "pareto", "--json", *run_options, *db_options])
-    row = results.first_recommended_row()
-    if row is None:
+    shipped = results.shipped
+    if not shipped:
         return f"next: {pareto_command}{larger_keep(results, [*run_options, *db_options])}"
-    options = [*run_options, *db_options, *cache_options]
-    return f"next: {export_command(row, results.rows, options)}   or: {pareto_command}"
+    options = [*run_options, *db_options, *_path_option("--cache", cache, DEFAULT_CACHE)]
+    return f"next: {results.export_command(shipped[0], options)}   or: {pareto_command}"
+
+
+def _path_option(option: str, path: Path, default: Path) -> list[str]:
+    """Return an option and its path, as a command needs it; nothing for the default."""
+    return [] if path == default else [option, shown(path)]

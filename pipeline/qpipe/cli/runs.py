@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import qpipe
 from qpipe.cli.parameters import DEFAULT_DB, DbOption, JsonOption
-from qpipe.cli.results_database import open_results
 from qpipe.cli.tables import print_json, print_table
 from qpipe.errors import QpipeError, suggest
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from qpipe.storage.rows import RunRow
 
 COLUMNS = ("id", "recipe", "state", "started", "finished", "host", "tags")
 MAX_CELL = 40  # characters
@@ -33,35 +28,26 @@ def runs(
     context.default_map = {"tag": {"db": db, "as_json": as_json}}
     if context.invoked_subcommand is not None:
         return
-    with open_results(db) as store:
-        tags = store.tags()
-        failures = store.failures()
-        run_rows = store.runs(tag=tag)
-    if tag and not run_rows:
-        all_tags = {name for names in tags.values() for name in names}
-        raise QpipeError(f"--tag {tag}: no run has this tag; {suggest(tag, all_tags)}")
-    entries = [
-        {**run, "tags": tags.get(run["id"], []), "failures": failures.get(run["id"], {})}
-        for run in run_rows
-    ]
+    found = qpipe.runs(db, tag=tag)
+    if tag and not found:
+        tags = {name for run in qpipe.runs(db) for name in run.tags}
+        raise QpipeError(f"--tag {tag}: no run has this tag; {suggest(tag, tags)}")
     if as_json:
-        print_json(entries)
+        print_json([{**run.record, "tags": run.tags, "failures": run.failures} for run in found])
         return
-    print_table(COLUMNS, [_cells(run, tags.get(run["id"], [])) for run in run_rows])
+    print_table(COLUMNS, [_cells(run) for run in found])
 
 
-def _cells(run: RunRow, tags: Sequence[str]) -> list[str]:
+def _cells(run: qpipe.Run) -> list[str]:
     """Return a run as text, a cell for each of COLUMNS."""
-    from qpipe.storage.rows import is_smoke_run
-
-    smoke = " (smoke)" if is_smoke_run(run) else ""
+    smoke = " (smoke)" if run.is_smoke else ""
     cells = (
-        run["id"],
-        f"{run['recipe']}{smoke}",
-        run["state"],
-        run["started"],
-        run["finished"] or "",
-        run["host"] or "",
-        ", ".join(tags),
+        run.id,
+        f"{run.recipe}{smoke}",
+        run.state,
+        run.record["started"],
+        run.record["finished"] or "",
+        run.record["host"] or "",
+        ", ".join(run.tags),
     )
     return [cell[:MAX_CELL] for cell in cells]

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+import qpipe
 from qpipe.cli.completions import complete_run
 from qpipe.cli.parameters import DEFAULT_DB, DbOption, JsonOption
-from qpipe.cli.results_database import find_run, open_results
 from qpipe.cli.tables import print_json, print_text
 
 
@@ -31,18 +31,9 @@ def runs_tag(
     as_json: JsonOption = False,
 ) -> None:
     """Add tags to a run; commands accept a tag wherever they take the id of a run."""
-    from qpipe.recipe.yaml_document import checked_name
-
-    for tag in tags:
-        checked_name(tag, "runs tag", "tag")
-    with open_results(db) as store:
-        run_id = find_run(store, run)["id"]
-        if remove:
-            store.untag(run_id, tags)
-        else:
-            store.tag(run_id, tags)
-        current_tags = store.tags().get(run_id, [])
+    found = qpipe.find_run(run, db=db)
+    changed = found.untag(*tags) if remove else found.tag(*tags)
     if as_json:
-        print_json({"run": run_id, "tags": current_tags})
+        print_json({"run": changed.id, "tags": changed.tags})
     else:
-        print_text(f"run {run_id}: {', '.join(current_tags) or 'no tags'}")
+        print_text(f"run {changed.id}: {', '.join(changed.tags) or 'no tags'}")

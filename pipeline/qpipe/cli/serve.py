@@ -13,8 +13,8 @@ from typing import Annotated
 import typer
 
 from qpipe.cli.parameters import DEFAULT_DB, DbOption
-from qpipe.cli.results_database import open_results
 from qpipe.errors import QpipeError
+from qpipe.storage.workspace import open_results
 
 INSTALL = "pip install 'qpipe-edge[serve]'"
 

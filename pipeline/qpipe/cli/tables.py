@@ -10,6 +10,8 @@ from qpipe.errors import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from qpipe import TextTable
+
 WIDTH_OF_PIPE = 200  # columns, where the output is not a terminal
 COLUMN_GAP = 2  # between two columns of a table
 
@@ -65,6 +67,19 @@ def print_table(
             table.add_row(*map(Text, line))
         console.print(table, highlight=False)
     return [columns[number] for number in sorted(omitted)]
+
+
+def print_titled_table(table: TextTable) -> None:
+    """Print a table with its title and its lines; without rows, the lines alone."""
+    if table.title:
+        print_text(table.title)
+    if table.rows:
+        omitted = print_table(table.columns, table.rows, right=table.right, optional=table.optional)
+        if omitted:
+            names = ", ".join(omitted)
+            print_text(f"(too narrow for {names}: widen the terminal, or use --json)")
+    for line in table.lines:
+        print_text(line)
 
 
 def _empty_table(columns: Sequence[str], right: set[str]) -> Table:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+import qpipe
 from qpipe.cli.parameters import DEFAULT_DB, DbOption, JsonOption
-from qpipe.cli.results_database import open_nights
 from qpipe.cli.tables import print_json, print_table, print_text
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from qpipe.nightly.series import Series
-    from qpipe.storage.nights import NightStore
 
 COLUMNS = ("night", "value", "from", "to", "")
 NIGHTS = 90
@@ -39,15 +33,14 @@ def trend(
     as_json: JsonOption = False,
 ) -> None:
     """Show a metric night by night: a series for each build on each device."""
-    with open_nights(db) as store:
-        series = _read(store, metric, lab, last)
+    series = qpipe.trend(metric, lab=lab, nights=last, db=db)
     shown = [
         one_series
         for one_series in series
         if device in (None, one_series.key.device) and scheme in (None, one_series.key.scheme)
     ]
     if as_json:
-        print_json([_to_json(one_series) for one_series in shown])
+        print_json([one_series.to_dict() for one_series in shown])
         return
     if not shown:
         print_text(f"{metric}: no night has measured it there")
@@ -57,44 +50,7 @@ def trend(
         print_table(COLUMNS, _cells(one_series), right=("value", "from", "to"))
 
 
-def _read(store: NightStore, metric: str, lab: str | None, last: int) -> Sequence[Series]:
-    from qpipe.errors import QpipeError, suggest
-    from qpipe.nightly.series import read_series
-
-    labs = store.labs()
-    if lab is not None and lab not in labs:
-        raise QpipeError(f"--lab {lab}: it has no nights here; {suggest(lab, labs)}")
-    if not labs:
-        raise QpipeError("there are no nights yet; begin with: qpipe nightly LAB.yaml")
-    name = lab or labs[-1]
-    nights = [row["night"] for row in store.nights(name)]
-    return read_series(store, name, nights[-last:], [metric])
-
-
-def _to_json(series: Series) -> dict[str, object]:
-    key = series.key
-    return {
-        "model": key.model,
-        "scheme": key.scheme,
-        "build": key.build,
-        "device": key.device,
-        "metric": key.metric,
-        "unit": series.newest.row["unit"],
-        "nights": [
-            {
-                "night": point.night,
-                "value": point.value,
-                "low": point.row["low"],
-                "high": point.row["high"],
-                "problem": point.problem or None,
-                "run": point.row["run"],
-            }
-            for point in series.points
-        ],
-    }
-
-
-def _cells(series: Series) -> list[list[object]]:
+def _cells(series: qpipe.Series) -> list[list[object]]:
     """Return the nights of a series as text, a cell for one of COLUMNS."""
     largest = max(abs(point.value) for point in series.points) or 1
     rows: list[list[object]] = []

@@ -29,8 +29,7 @@ from qpipe.engine.cluster_messages import (
 from qpipe.engine.events import Notify
 from qpipe.engine.plan import Plan, Step
 from qpipe.engine.resources import resources_of, total, within
-from qpipe.errors import QpipeError, StageError
-from qpipe.recipe import yaml_document
+from qpipe.errors import QpipeError, StageError, shown
 from qpipe.recipe.recipe import LOCAL_CLUSTER
 from qpipe.storage.cache import MANIFEST, Cache
 from qpipe.types import Progress, Resources
@@ -411,7 +410,7 @@ class Cluster:
         if "lost" in answer:
             raise LostError(str(answer["lost"]))
         if "reason" in answer:
-            place = yaml_document.shown(sent.log.resolve())
+            place = shown(sent.log.resolve())
             reason = str(answer["reason"])
             if answer["log_file"]:
                 reason = reason.replace(answer["log_file"], place)

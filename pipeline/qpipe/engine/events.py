@@ -31,6 +31,11 @@ class Event:
     failure: Failure | None = None  # the type of the failure
     coordinates: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether the step has ended with it."""
+        return self.what in ENDINGS
+
 
 Listener = Callable[[Event], None]
 Notify = Callable[[str], None]  # shows the user a message that belongs to no step

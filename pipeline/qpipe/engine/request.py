@@ -12,19 +12,18 @@ from qpipe.engine import stage_results
 from qpipe.engine.device_health import PATIENCE_S
 from qpipe.engine.plan import DeviceInPlan, Plan, Step, make_plan
 from qpipe.engine.retry import RETRIES
-from qpipe.errors import RecipeError
+from qpipe.errors import RecipeError, shown
 from qpipe.recipe import inventory, limits, pools, recipe
 from qpipe.recipe.recipe import Recipe
 from qpipe.recipe.stage_call import Call
-from qpipe.recipe.yaml_document import shown
 from qpipe.stages.registry import Registry
 from qpipe.storage.cache import Cache
 from qpipe.storage.remote_cache import RemoteCache
 from qpipe.storage.results import Store
 from qpipe.storage.sharing_cache import SharingCache
+from qpipe.storage.workspace import DEFAULT_CACHE, DEFAULT_DB, run_folder
 from qpipe.types import Capabilities, Limits
 
-HOME = Path(".qpipe")
 # what a --smoke run sets, where stages have these options
 SMOKE_OPTIONS = {
     "calibration_count": 4,
@@ -56,8 +55,8 @@ class Request:
     devices: Sequence[str] = ()
     only: Sequence[str] = ()
     inventory: Path | None = None
-    db: Path = HOME / "results.db"
-    cache: Path = HOME / "cache"
+    db: Path = DEFAULT_DB
+    cache: Path = DEFAULT_CACHE
     new: bool = False
     smoke: bool = False
     retries: int = RETRIES  # of a step on a device
@@ -180,11 +179,6 @@ class ResolvedRequest:
 def _is_bad(store: Store, device: str) -> bool:
     health = store.health(device)
     return health is not None and health["health"] == "bad"
-
-
-def run_folder(db: Path, run: str) -> Path:
-    """Return the folder of a run whose results are in a database: beside it, by the run's id."""
-    return db.parent / "runs" / run
 
 
 def resolve_request(request: Request) -> ResolvedRequest:

@@ -18,7 +18,7 @@ from qpipe.engine.cluster import Cluster, open_cluster
 from qpipe.engine.cluster_messages import can_be_sent
 from qpipe.engine.device_choice import choose_device
 from qpipe.engine.device_health import Health
-from qpipe.engine.events import ENDINGS, Event, Listener, Notify
+from qpipe.engine.events import Event, Listener, Notify
 from qpipe.engine.float_scores import scoring_stages
 from qpipe.engine.input_checks import check_inputs, input_notes
 from qpipe.engine.outcome import Outcome
@@ -283,7 +283,7 @@ class _PluginHooks:
 
     def call_step_finished(self, event: Event) -> None:
         """Call the hook where the event ends a step; a plugin that breaks fails nothing."""
-        if event.what not in ENDINGS:
+        if not event.is_ending:
             return
         try:
             self.plugins.hooks.hook.step_finished(

@@ -25,8 +25,7 @@ from typing import Any
 
 from qpipe.engine import engine_stages, host_step
 from qpipe.engine.host_step import StepInputs
-from qpipe.errors import Failure, QpipeError, StageError
-from qpipe.recipe import yaml_document
+from qpipe.errors import Failure, QpipeError, StageError, shown
 from qpipe.recipe.stage_call import Call, calls_from_names
 from qpipe.stages import registry
 from qpipe.storage.folder_lock import lock_folder
@@ -190,7 +189,7 @@ def _run_worker(request: StepRequest, connection: Connection) -> None:
     try:
         log = os.open(request.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     except OSError as error:
-        place = yaml_document.shown(request.log)
+        place = shown(request.log)
         reason = f"{place}: {error.strerror}; free space, or check the permissions"
         connection.send(EndMessage(reason, failure_of_os_error(error)))
         return
@@ -283,7 +282,7 @@ def describe_stage_error(error: BaseException, *, kind: str, stage: str, log: Pa
     reason = " ".join(str(error).split())
     if len(reason) > LONGEST_REASON:
         reason = f"{reason[:LONGEST_REASON]} ..."
-    place = yaml_document.shown(log.resolve())
+    place = shown(log.resolve())
     return f"{name} broke: {type(error).__name__}: {reason}; see {place}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from qpipe.storage.nights import NightStore
 from qpipe.storage.rows import MeasurementRow
@@ -59,6 +60,28 @@ class Series:
             for point in self.points
             if not point.problem and point.night >= since and _is_like(point.row, newest)
         ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as `qpipe trend --json` prints it."""
+        return {
+            "model": self.key.model,
+            "scheme": self.key.scheme,
+            "build": self.key.build,
+            "device": self.key.device,
+            "metric": self.key.metric,
+            "unit": self.newest.row["unit"],
+            "nights": [
+                {
+                    "night": point.night,
+                    "value": point.value,
+                    "low": point.row["low"],
+                    "high": point.row["high"],
+                    "problem": point.problem or None,
+                    "run": point.row["run"],
+                }
+                for point in self.points
+            ],
+        }
 
 
 def read_series(

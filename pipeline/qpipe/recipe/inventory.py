@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from qpipe.digests import digest_text
-from qpipe.errors import RecipeError, suggest
+from qpipe.errors import RecipeError, shown, suggest
 from qpipe.recipe import pools, yaml_document
 from qpipe.recipe.stage_call import Call, CallReader
 from qpipe.recipe.yaml_document import Document
@@ -155,7 +155,7 @@ def pick(devices: dict[str, Call], name: str, inventory: Path | None) -> Call:
     """Return the device of that name; raise RecipeError that shows where to add it."""
     if name in devices:
         return devices[name]
-    place = yaml_document.shown(inventory) if inventory else FILE
+    place = shown(inventory) if inventory else FILE
     example = f"{name}: {{ssh: {{host: ADDRESS}}}}"
     raise RecipeError(f"{place}: no device '{name}'; {suggest(name, devices)}; add it as {example}")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from qpipe.digests import digest_json
-from qpipe.errors import PluginError, QpipeError, RecipeError, suggest
+from qpipe.errors import PluginError, QpipeError, RecipeError, shown, suggest
 from qpipe.recipe import pools, sweeps, yaml_document
 from qpipe.recipe.limits import parse_fraction, read_keep
 from qpipe.recipe.stage_call import Call, CallReader, plain
@@ -145,7 +145,7 @@ class Recipe:
         """
         for name in only:
             if name not in self.schemes:
-                where = yaml_document.shown(self.path)
+                where = shown(self.path)
                 reason = f"no scheme '{name}' in {where}"
                 raise RecipeError(f"--only: {reason}; {suggest(name, self.schemes)}")
         schemes = self.schemes
@@ -231,7 +231,7 @@ def _variables(source: Document, settings: Mapping[str, str]) -> dict[str, Any]:
     settled = dict(variables)
     for name, text in settings.items():
         if name not in variables:
-            where = yaml_document.shown(source.path)
+            where = shown(source.path)
             reason = f"no such variable in {where}"
             raise RecipeError(f"--set {name}: {reason}; {suggest(name, variables)}")
         settled[name] = _setting_value(text, source.path)

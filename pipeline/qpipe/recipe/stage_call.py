@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from qpipe.digests import digest_text
-from qpipe.errors import RecipeError
-from qpipe.recipe.yaml_document import Document, FromCommandLine, Steps, shown
+from qpipe.errors import RecipeError, shown
+from qpipe.recipe.yaml_document import Document, FromCommandLine, Steps
 from qpipe.stages.options import Option, check, options
 from qpipe.stages.registry import Registry, Stage
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from qpipe.errors import RecipeError, suggest
+from qpipe.errors import RecipeError, shown, suggest
 
 # nodes after expansion of aliases: far above any recipe, far below an alias bomb
 MOST_NODES = 20_000
@@ -50,14 +50,6 @@ class Document:
         while steps and steps not in self.lines:
             steps = steps[:-1]
         return f"{shown(self.path)}:{self.lines.get(steps, 1)}"
-
-
-def shown(path: Path) -> str:
-    """Return a path as the user would type it: relative to the working directory if below it."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
 
 
 def read(path: Path) -> Document:

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from qpipe.compare.device_changes import differing_environments
 from qpipe.compare.json_rows import ComparedRow, Comparison
-from qpipe.compare.runs import compared
 from qpipe.report import chart_style as style
 from qpipe.report.chart_page import ChartPage
 from qpipe.report.chart_style import Spec
@@ -19,7 +16,7 @@ from qpipe.report.comparison_rows import (
     row_cells,
 )
 from qpipe.report.page_template import bullets, escape, facts, paragraphs, sortable_table
-from qpipe.storage.results import Store
+from qpipe.report.two_runs import TwoRuns
 from qpipe.storage.rows import RunRow
 
 COLOURS: Mapping[Comparison, str] = {
@@ -35,42 +32,17 @@ HOW_TO_READ = (
 )
 
 
-@dataclass(frozen=True)
-class TwoRuns:
-    """Two runs and what differs between them."""
-
-    before: RunRow
-    after: RunRow
-    rows: Sequence[ComparedRow]
-    environment: Sequence[str]  # what differs in the conditions
-    unreachable: Sequence[str]  # which devices a run left out, and why
-
-
-def read_two_runs(store: Store, before: RunRow, after: RunRow) -> TwoRuns:
-    """Compare two runs of a database."""
-    ids = (before["id"], after["id"])
-    unreachable = [
-        f"not reached in {run}: {reason}"
-        for run in ids
-        for reason in store.unreachable(run).values()
-    ]
-    return TwoRuns(
-        before, after, compared(store, *ids), differing_environments(store, *ids), unreachable
-    )
-
-
 def comparison_page(runs: TwoRuns) -> str:
     """Return the report as HTML."""
     page = ChartPage()
     title = f"{runs.after['recipe']}: run {runs.after['id']} against {runs.before['id']}"
-    conditions = [f"measured under different conditions: {line}" for line in runs.environment]
     rows = sorted(runs.rows, key=lambda row: VERDICTS.index(row["verdict"]))
     body = "\n".join(
         [
             f"<h1>{escape(runs.after['recipe'])}: one run against another</h1>",
             f'<p class="lead">{escape(count_verdicts(runs.rows))}</p>',
             facts([("earlier run", _run_line(runs.before)), ("later run", _run_line(runs.after))]),
-            bullets([*incomparable_lines(runs.rows), *conditions, *runs.unreachable]),
+            bullets([*incomparable_lines(runs.rows), *runs.conditions]),
             '<h2 id="changes">Changes</h2>',
             paragraphs([HOW_TO_READ]),
             _charts(page, runs.rows),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal, NotRequired, cast
+from typing import TYPE_CHECKING, Any, Literal, NotRequired, cast
 
 from pydantic import TypeAdapter, with_config
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
@@ -18,6 +18,9 @@ from qpipe.errors import Failure
 from qpipe.report.run_results import RunResults
 from qpipe.storage.results import Store
 from qpipe.storage.rows import Goal, RunState, StepRow
+
+if TYPE_CHECKING:
+    from qpipe.report.two_runs import TwoRuns
 
 RUN_SCHEMA: Literal["qpipe.run/1"] = "qpipe.run/1"
 COMPARISON_SCHEMA: Literal["qpipe.comparison/1"] = "qpipe.comparison/1"
@@ -126,6 +129,18 @@ def run_document(store: Store, results: RunResults) -> RunDocument:
         "failures": [_failure(row) for row in store.steps(run["id"]) if row["state"] == "failed"],
         "recommendations": _recommendations(results),
         "rows": _rows(results),
+    }
+
+
+def comparison_document(runs: TwoRuns) -> ComparisonDocument:
+    """Return two compared runs as an object."""
+    return {
+        "schema": COMPARISON_SCHEMA,
+        "before": runs.before["id"],
+        "after": runs.after["id"],
+        "environment": [*runs.environment],
+        "unreachable": {run: {**reasons} for run, reasons in runs.unreachable.items()},
+        "rows": [*runs.rows],
     }
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from qpipe.compare.formatting import RATIO
 from qpipe.compare.json_rows import Place
-from qpipe.recipe.yaml_document import shown
+from qpipe.errors import shown
 from qpipe.report.answer_section import answer_section, copied_command
 from qpipe.report.chart_page import ChartPage
 from qpipe.report.chart_rows import PlaceData

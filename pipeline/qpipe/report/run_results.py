@@ -14,9 +14,8 @@ from qpipe.compare.knee import choose as choose_knee
 from qpipe.compare.knee import describe_knees
 from qpipe.compare.pareto import JudgedRow, judged_rows, objectives_of
 from qpipe.compare.recommend import advise, choose, recommend
-from qpipe.errors import QpipeError, suggest
+from qpipe.errors import QpipeError, shown, suggest
 from qpipe.recipe import limits as limit_options
-from qpipe.recipe.yaml_document import shown
 from qpipe.storage.results import Store
 from qpipe.storage.rows import RunRow, is_smoke_run
 from qpipe.types import Limits
@@ -76,14 +75,6 @@ class RunResults:
         if not objectives and not self.limits:
             return None
         return choose_knee([each.row for each in self.judged_at(where)], objectives, self.limits)
-
-    def first_recommended_row(self) -> ParetoRow | None:
-        """Return the row to ship of the first model and device that has one."""
-        for where in groups(self.rows):
-            row = self.recommended_row(where)
-            if row is not None:
-                return row
-        return None
 
     def recommendation(self, where: Place) -> list[str]:
         """Return the lines that say what to ship of a model on a device."""

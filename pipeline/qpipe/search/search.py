@@ -13,12 +13,11 @@ from qpipe.engine.events import Listener, Notify
 from qpipe.engine.request import Request, resolve_recipe, resolve_request
 from qpipe.engine.run import Finished, run_recipe
 from qpipe.engine.run_lock import lock_run
-from qpipe.errors import QpipeError
+from qpipe.errors import QpipeError, shown
 from qpipe.recipe import recipe as recipes
 from qpipe.recipe import yaml_document
 from qpipe.recipe.recipe import Recipe
 from qpipe.recipe.stage_call import Call
-from qpipe.recipe.yaml_document import shown
 from qpipe.search import written_recipe
 from qpipe.search.front import losses, survivors
 from qpipe.search.space import Parameters, Space, space_of

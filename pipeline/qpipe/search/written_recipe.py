@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from qpipe.errors import QpipeError
-from qpipe.recipe.yaml_document import Document, shown
+from qpipe.errors import QpipeError, shown
+from qpipe.recipe.yaml_document import Document
 
 WIDTH = 100  # characters of a line
 

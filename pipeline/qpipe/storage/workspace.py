@@ -1,18 +1,29 @@
-"""The database of results as commands read it, with messages for a user who has none yet."""
+"""Where a workspace has its database, cache, runs and reports. Imports nothing heavy."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from qpipe.cli.parameters import DEFAULT_DB
-from qpipe.errors import QpipeError
+from qpipe.errors import QpipeError, shown
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from qpipe.storage.nights import NightStore
     from qpipe.storage.results import Store
-    from qpipe.storage.rows import RunRow
+
+HOME = Path(".qpipe")
+DEFAULT_DB = HOME / "results.db"
+DEFAULT_CACHE = HOME / "cache"
+
+
+def run_folder(db: Path, run: str) -> Path:
+    """Return the folder of a run whose results are in a database: beside it, by the run's id."""
+    return db.parent / "runs" / run
+
+
+def report_file(db: Path, run: str) -> Path:
+    """Return where the report of a run lies by default: beside the database."""
+    return db.parent / "reports" / f"{run}.html"
 
 
 def open_results(db: Path) -> Store:
@@ -20,7 +31,7 @@ def open_results(db: Path) -> Store:
     from qpipe.storage.results import Store
 
     if db == DEFAULT_DB and not db.exists():
-        raise _no_run_yet(db)
+        raise no_run_yet(db)
     return Store(db, create=False)
 
 
@@ -29,21 +40,10 @@ def open_nights(db: Path) -> NightStore:
     from qpipe.storage.nights import NightStore
 
     if db == DEFAULT_DB and not db.exists():
-        raise _no_run_yet(db)
+        raise no_run_yet(db)
     return NightStore(db, create=False)
 
 
-def find_run(store: Store, run: str | None) -> RunRow:
-    """Return a run by id or tag, or the newest; raise QpipeError where there is none."""
-    if run:
-        return store.run(run)
-    newest = store.latest_run()
-    if newest is None:
-        raise _no_run_yet(store.path)
-    return newest
-
-
-def _no_run_yet(db: Path) -> QpipeError:
-    from qpipe.recipe.yaml_document import shown
-
+def no_run_yet(db: Path) -> QpipeError:
+    """Return the error for a database without any run."""
     return QpipeError(f"{shown(db)}: no run yet; start one with: qpipe run RECIPE")
