@@ -381,6 +381,13 @@ def test_the_host_contributes_versions_and_instructions() -> None:
     assert host["instructions"]
 
 
+def test_a_gpu_counts_where_a_stage_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins = registry.load()
+    monkeypatch.setattr(cache_keys, "gpu_count", lambda: 1)
+    assert cache_keys.of_host(plugins.stage("quantize", "qat"))["gpu"]
+    assert cache_keys.of_host(plugins.stage("quantize", "symmetric")) == cache_keys.of_host()
+
+
 def test_what_comes_from_the_environment_is_part_of_the_key_and_cannot_be_read_from_it(
     lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:

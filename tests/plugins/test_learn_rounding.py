@@ -11,6 +11,7 @@ import pytest
 from models import conv_net
 from qpipe.errors import StageError
 from qpipe.quant import qdq
+from qpipe_plugins.quantize.activations import activations
 from qpipe_plugins.quantize.learn_rounding import learn_rounding
 from qpipe_plugins.quantize.symmetric import symmetric
 from trained import CALIBRATION, needs_torch, noise_db, quiet, start, statistics, written
@@ -44,6 +45,20 @@ def test_it_comes_closer_to_float_in_the_same_codebook(layers, samples, tmp_path
         assert new.quantized.codebook == old.quantized.codebook
         assert set(np.unique(new.quantized.codes)) <= set(old.quantized.codebook.levels)
         assert new.quantized.axis == old.quantized.axis
+
+
+@needs_torch
+def test_it_learns_with_activations_of_few_bits(samples, tmp_path):
+    def w3a4():
+        weights = symmetric(conv_net(), statistics(), bits=3, activation_range="none")
+        return activations(weights, statistics(), bits=4, activation_range="mse")
+
+    model = learn_rounding(
+        w3a4(), conv_net(), samples, tmp_path, quiet, steps=60, rate=0.02, scale_rate=5e-3
+    )
+    assert noise_db(model) > noise_db(w3a4()) + 1
+    clips = [[node.op_type for node in network.graph].count("Clip") for network in (model, w3a4())]
+    assert clips[0] == clips[1] > 0
 
 
 @needs_torch

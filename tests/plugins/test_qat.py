@@ -341,7 +341,7 @@ def test_a_smoke_run_hardly_trains(monkeypatch):
     calls = resolve_request(Request(recipe, smoke=True)).recipe.schemes["pot-qat"]
     assert calls[-1].options["epochs"] == 1
     usual = resolve_request(Request(recipe)).recipe.schemes["pot-qat"]
-    assert (usual[-1].options["minutes"], usual[-1].options["epochs"]) == (10, None)
+    assert (usual[-1].options["minutes"], usual[-1].options["epochs"]) == (10, 3)
 
 
 # ---- what cannot be done

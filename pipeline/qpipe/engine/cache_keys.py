@@ -64,13 +64,23 @@ def of_engine(kind: str) -> Fields:
     return {"kind": kind, "version": qpipe.__version__, "code": engine_code()}
 
 
-def of_host() -> Fields:
-    """Return what this machine contributes to a result that it computes."""
+def of_host(stage: Stage | None = None) -> Fields:
+    """Return what this machine contributes to a result that it computes, by this stage if any.
+
+    What uses GPUs where there are some gives other numbers there than on processors.
+    """
+    if stage is not None and stage.resources.gpus and gpu_count():
+        return of_host() | {"gpu": True}
     return {
         "libraries": libraries(),
         "machine": platform.machine(),
         "instructions": _instruction_set(),
     }
+
+
+def gpu_count() -> int:
+    """Return how many of NVIDIA's GPUs this machine has."""
+    return len(list(Path("/dev").glob("nvidia[0-9]*")))
 
 
 @cache

@@ -281,7 +281,7 @@ class _Planner:
         }
         fields["fan_in"] = {need: steps[need].key for need in setting.fan_in}
         if kind not in ("deploy", "upload"):
-            fields["host"] = cache_keys.of_host()
+            fields["host"] = cache_keys.of_host(call.stage if call else None)
         if setting.target:
             fields["target"] = asdict(setting.target)
         if setting.platform:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from qpipe.engine import engine_stages
+from qpipe.engine.cache_keys import gpu_count
 from qpipe.engine.plan import Step
 from qpipe.stages.registry import Stage
 from qpipe.types import Resources
@@ -79,8 +80,7 @@ def fits(resources: Resources, capacity: Resources) -> bool:
 @cache
 def this_machine() -> Resources:
     """Return the processors that this process may use, the memory, and NVIDIA's GPUs."""
-    gpus = len(list(Path("/dev").glob("nvidia[0-9]*")))
-    return Resources(_processors(), _memory_mb(), gpus)
+    return Resources(_processors(), _memory_mb(), gpu_count())
 
 
 def _processors() -> int:

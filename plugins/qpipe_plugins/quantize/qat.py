@@ -53,10 +53,12 @@ def qat(
     `batch` would take more than `memory_mb`, it is computed in parts. A run that was ended
     continues where it was. With `epochs`, `seed` decides the result on one machine and number of
     threads. torch is the extra `train`; CUDA is used where it is there. Operators that torch cannot
-    train through are named, and what is before them learns from `features` alone.
+    train through are named, and what is before them learns from `features` alone. Batch norm is
+    part of the layers before it by then; their biases learn what new statistics would tell.
 
-    `rate` is how far a weight moves in a step toward the next level, and falls by a cosine, anew
-    after each of `warm_restarts` (Loshchilov, Hutter 2017, arXiv 1608.03983).
+    `rate` is how far a weight moves in a step toward the next level, with biases in proportion, and
+    falls by a cosine, anew after each of `warm_restarts` (Loshchilov, Hutter 2017,
+    arXiv 1608.03983).
     Scales are learned at `scale_rate`, 0 keeps them (Esser et al. 2020, LSQ, arXiv 1902.08153;
     Jain et al. 2020, TQT, arXiv 1903.08066). `features` weighs the tensors between layers beside
     the outputs (Hinton et al. 2015, arXiv 1503.02531; Romero et al. 2015, arXiv 1412.6550).

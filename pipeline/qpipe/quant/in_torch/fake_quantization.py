@@ -36,10 +36,16 @@ class _FakeQuantize(torch.autograd.Function):
         scale_gradient = None
         if context.needs_input_grad[1]:
             # inside the range it is what rounding changes, outside it is the end of the range
-            of_result = (gradient * result).sum()
-            of_inside = (inside * x).sum()
+            of_result = _sum_of_products(gradient, result)
+            of_inside = _sum_of_products(inside, x)
             scale_gradient = (of_result - of_inside) / scale
         return inside, scale_gradient, None, None
+
+
+def _sum_of_products(x: Tensor, y: Tensor) -> Tensor:
+    """Return the sum of x * y, in one pass over memory where both have the same layout."""
+    order = sorted(range(x.ndim), key=x.stride, reverse=True)
+    return torch.dot(x.permute(order).reshape(-1), y.permute(order).reshape(-1))
 
 
 def fake_quantize(x: Tensor, scale: Tensor, lowest: float, highest: float) -> Tensor:

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
+from torch.linalg import vector_norm
+from torch.nn.functional import mse_loss
 
 from qpipe.errors import StageError
 from qpipe.quant.in_torch.operator_table import Tensor
@@ -113,8 +115,8 @@ def _mean_distance(
     total = torch.zeros(())
     for each in counterparts:
         reference = expected[each.teacher]
-        difference = (actual[each.student] - reference).square().sum()
-        total = total + difference / (reference.square().sum() + TINY)
+        difference = mse_loss(actual[each.student], reference, reduction="sum")
+        total = total + difference / (vector_norm(reference).square() + TINY)
     return total / len(counterparts)
 
 

@@ -60,7 +60,7 @@ def train_network(
 
     The state of training lies in `workdir`, so that it continues where it was ended.
     """
-    with torch_setup(options.threads, options.schedule.seed) as device:
+    with torch_setup(options.threads, options.schedule.seed, where) as device:
         student = Student(model, float_model, target, where, device=device)
         teacher = TorchNetwork(float_model, device=device)
         inputs = [value.name or "" for value in float_model.graph.inputs]

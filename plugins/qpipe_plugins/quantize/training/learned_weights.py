@@ -57,6 +57,7 @@ class LearnedWeight:
             most = MOST_IN_NEAREST if (distance <= 0.5).all() else MOST_IN_CHOSEN
             start = np.clip(exact, start - most, start + most)
         self._levels = to_torch(levels).to(device)
+        self._is_even = bool((np.diff(levels) == 1).all())
         self._zero_point = to_torch(zero_point).to(device)
         self._initial_scale = to_torch(scale).to(device)
         self._pairs = _PairLimits(weight, weight.pairings(target), codebook, device)
@@ -79,17 +80,23 @@ class LearnedWeight:
 
     def codes(self) -> Tensor:
         """Return the codes that the values are rounded to, as floats, zero point included."""
-        return self._pairs.limit(self._levels[self.rounded().long()])
+        return self._pairs.limit(self._steps_at(self.rounded()))
 
     def values(self) -> Tensor:
         """Return the weights that inference computes with."""
-        below = self.positions.detach().floor().long()
-        above = (below + 1).clamp(max=len(self._levels) - 1)
-        exact = torch.lerp(self._levels[below], self._levels[above], self.positions - below)
+        exact = self._steps_at(self.positions)
         steps = self.codes()
         if self.strength < 1:
             steps = torch.lerp(exact.detach(), steps, self.strength)
         return (straight_through(exact, steps) - self._zero_point) * self.scale
+
+    def _steps_at(self, positions: Tensor) -> Tensor:
+        """Return the levels at positions, between levels by interpolation."""
+        if self._is_even:
+            return positions + self._levels[0]
+        below = positions.detach().floor().long()
+        above = (below + 1).clamp(max=len(self._levels) - 1)
+        return torch.lerp(self._levels[below], self._levels[above], positions - below)
 
     def snap(self) -> None:
         """Put the values on the levels that they round to."""

@@ -67,7 +67,7 @@ def reconstruct_network(
     count = used_samples(samples, options.samples)
     held_out = held_out_indices(count)
     trained = sorted(set(range(count)) - set(held_out))
-    with torch_setup(options.threads, options.seed) as device:
+    with torch_setup(options.threads, options.seed, where) as device:
         student = Student(model, float_model, target, where, device=device)
         teacher = TorchNetwork(float_model, device=device)
         batches = SampleBatches(samples, teacher, options.batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,12 +15,14 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 LARGEST_KEPT = 2**30
 
+log = logging.getLogger(__name__)
+
 
 @contextmanager
-def torch_setup(threads: int, seed: int) -> Iterator[str]:
+def torch_setup(threads: int, seed: int, where: str) -> Iterator[str]:
     """Yield the device to train on; restore torch's threads and random state afterwards.
 
-    `threads` 0 means one per core.
+    `threads` 0 means one per core. The log, which begins with `where`, says which GPU it is.
     """
     threads_before = torch.get_num_threads()
     random_state = torch.get_rng_state()
@@ -28,10 +31,17 @@ def torch_setup(threads: int, seed: int) -> Iterator[str]:
         if threads:
             torch.set_num_threads(threads)
         torch.manual_seed(seed)
-        yield "cuda" if torch.cuda.is_available() else "cpu"
+        yield _device(where)
     finally:
         torch.set_num_threads(threads_before)
         torch.set_rng_state(random_state)
+
+
+def _device(where: str) -> str:
+    if not torch.cuda.is_available():
+        return "cpu"
+    log.warning("%s: trains on %s", where, torch.cuda.get_device_name())
+    return "cuda"
 
 
 def keep_heap() -> None:

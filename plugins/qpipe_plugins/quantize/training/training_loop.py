@@ -31,7 +31,7 @@ SLOWER = 0.3  # of the rate, from the best state on, where training diverged
 MOST_RESTARTS = 3  # after divergence
 SNAP_EVERY = 25  # steps, of training and quantizing in turns
 BETAS = (0.9, 0.99)
-BIAS_RATE = 5e-4  # in parts of the mean magnitude of a layer's biases
+BIAS_RATE = 0.125  # of the rate of weights, in parts of the mean magnitude of a layer's biases
 
 log = logging.getLogger(__name__)
 
@@ -299,5 +299,6 @@ def optimizer_of(
         factors += [learned.log_factor for learned in ranges]
         learned_factors = [factor for factor in factors if factor.requires_grad]
         groups.append({"params": learned_factors, "rate": scale_rate})
-    groups += [{"params": [bias.values], "rate": BIAS_RATE * bias.magnitude} for bias in biases]
-    return torch.optim.Adam([group for group in groups if group["params"]], betas=BETAS)
+    bias_rate = BIAS_RATE * rate
+    groups += [{"params": [bias.values], "rate": bias_rate * bias.magnitude} for bias in biases]
+    return torch.optim.Adam([group for group in groups if group["params"]], betas=BETAS, fused=True)
