@@ -18,7 +18,7 @@ from qpipe.cli.app import app
 from qpipe.cli.describe import yaml_text
 from qpipe.cli.stage_list import all_stages
 from qpipe.recipe import json_schema
-from qpipe.report.run_document import json_schemas
+from qpipe.report.json_documents import json_schemas
 from qpipe.stages import registry
 from qpipe.stages.options import needs, options
 from qpipe.stages.registry import KINDS, Stage
@@ -228,12 +228,17 @@ def _signature(name: str, function: Callable[..., Any]) -> str:
 # ---- JSON
 
 
-def document(name: str) -> str:
-    """Return the objects of a JSON document, outermost first: a table of fields each."""
+def document(name: str, without: str = "") -> str:
+    """Return the objects of a JSON document, outermost first: a table of fields each.
+
+    Those of the document `without` are explained there.
+    """
     schema = json_schemas()[name]
     definitions = schema["$defs"]
     parts = [_object_section(schema)]
-    parts += [_object_section(definitions[title]) for title in sorted(definitions)]
+    elsewhere = json_schemas()[without] if without else {}
+    titles = definitions.keys() - elsewhere.get("$defs", {}).keys() - {elsewhere.get("title")}
+    parts += [_object_section(definitions[title]) for title in sorted(titles)]
     return "\n".join(parts)
 
 

@@ -271,6 +271,24 @@ def test_a_command_that_cannot_be_meant(line: str, qpipe: Spoilt) -> None:
         assert said == LINES[line] or re.fullmatch(LINES[line], said), said
 
 
+USAGES = {
+    "schema --of nonsense": "schema: invalid value for '--of': 'nonsense' is not one of 'recipe', .*; "
+                            "see: qpipe schema --help",
+    "run --nope": "run: no such option: --nope .*; see: qpipe run --help",
+    "run": "run: missing argument 'recipe'; see: qpipe run --help",
+    "run recipe.yaml --retries a": "run: invalid value for '--retries': .* integer; see: qpipe run --help",
+    "pareto x": r"pareto: got unexpected extra argument\(s\) \(x\); see: qpipe pareto --help",
+    "runz": "no such command 'runz'; did you mean 'run', 'runs'?",
+    "devices nope": "devices: no such command 'nope'; see: qpipe devices --help",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("line", USAGES)
+def test_a_command_that_is_none(line: str, qpipe: Spoilt) -> None:
+    said = qpipe.refused(line)
+    assert said == USAGES[line] or re.fullmatch(USAGES[line], said), said
+
+
 # ---- the inventory
 
 INVENTORIES = {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from qpipe.api.result_rows import Results as Results
     from qpipe.api.result_rows import Value as Value
     from qpipe.api.run_comparison import Comparison as Comparison
+    from qpipe.api.search_result import SearchResult as SearchResult
     from qpipe.api.step_explanations import StepExplanation as StepExplanation
     from qpipe.engine.events import Event as Event
     from qpipe.errors import BusyError as BusyError
@@ -83,6 +84,7 @@ _HOMES = {
     "api.recipes": ("LoadedRecipe", "load"),
     "api.run_comparison": ("Comparison",),
     "api.result_rows": ("ResultRow", "Results", "Value"),
+    "api.search_result": ("SearchResult",),
     "api.step_explanations": ("StepExplanation",),
     "engine.events": ("Event",),
     "errors": (

@@ -20,7 +20,7 @@ import qpipe as api
 from qpipe.cli.results_tables import print_results
 from qpipe.cli.run_summary import larger_keep
 from qpipe.compare import pareto
-from qpipe.report.run_document import json_schemas
+from qpipe.report.json_documents import json_schemas
 from qpipe.storage.results import Store
 from qpipe.types import Measurement
 from shell import Shell

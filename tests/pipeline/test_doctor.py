@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 import scratch_lab
 from scratch_lab import Lab
@@ -24,7 +26,9 @@ def qpipe(lab: Lab, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixtu
 
 def test_a_machine_without_faults_is_ok_and_has_each_area(qpipe: Shell) -> None:
     qpipe("run recipe.yaml")
-    lines = qpipe.json("doctor")
+    printed = qpipe.json("doctor")
+    jsonschema.validate(printed, json.loads(qpipe("schema --of doctor")[0]))
+    lines = printed["findings"]
     assert not [line for line in lines if line["state"] == "bad"]
     assert {line["area"] for line in lines} == {
         "machine", "extras", "plugins", "workspace", "devices",
@@ -38,6 +42,9 @@ def test_a_machine_without_faults_is_ok_and_has_each_area(qpipe: Shell) -> None:
     )
     out, _ = qpipe("doctor --no-devices")
     assert "devices" not in out
+    for command in ("show", "show tiny/import", "plan recipe.yaml"):
+        shown = qpipe(command)[0].splitlines()
+        assert [line for line in shown if line != line.rstrip()] == []
 
 
 def test_what_is_wrong_has_a_remedy(qpipe: Shell, lab: Lab) -> None:
@@ -50,6 +57,12 @@ def test_what_is_wrong_has_a_remedy(qpipe: Shell, lab: Lab) -> None:
     (line,) = (line for line in out.splitlines() if line.split()[1] == "bad")
     assert line.startswith("devices   bad     gone")
     assert "connection: " in line
+
+
+def test_a_check_makes_no_database(qpipe: Shell, lab: Lab) -> None:
+    out, _ = qpipe("doctor")
+    assert "one                ready" in out
+    assert not (lab.folder / ".qpipe").exists()
 
 
 def test_an_inventory_that_does_not_load_is_one_line(qpipe: Shell, lab: Lab) -> None:

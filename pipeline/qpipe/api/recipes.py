@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from qpipe.api.finished_runs import Run, RunEnding, as_runs, check_tags
 from qpipe.api.recipe_plan import RecipePlan
+from qpipe.api.search_result import SearchResult
 from qpipe.api.step_explanations import StepExplanation, explain_step
 from qpipe.engine.events import Event
 from qpipe.engine.request import Request, ResolvedRequest, resolve_recipe
@@ -26,7 +27,6 @@ from qpipe.types import Limits
 if TYPE_CHECKING:
     from qpipe.api.diagnosis import Diagnosis
     from qpipe.api.fed_samples import FedSamples
-    from qpipe.search.discoveries import Discovery
 
 DIAGNOSED_SAMPLES = 16
 SAMPLES = 64  # that score a trial of a search
@@ -147,11 +147,11 @@ class LoadedRecipe:
         devices: Sequence[str] = (),
         progress: ProgressListener | None = None,
         notify: Callable[[str], None] | None = None,
-    ) -> tuple[Run, list[Discovery]]:
+    ) -> SearchResult:
         """Search for schemes that those of the recipe do not dominate; see `qpipe search`.
 
         Trials run on this machine on `samples` samples, at most `trials`; the best are measured on
-        the devices by the run that is returned, of the recipe that is written to `out`.
+        the devices by a run of the recipe that is written to `out`.
         """
         from qpipe.search.discoveries import discoveries
         from qpipe.search.search import Budget, Search
@@ -169,7 +169,7 @@ class LoadedRecipe:
             )
             finished = search.run()
             found = discoveries(store, finished.run, search.recipe.schemes)
-            return _finished_run(store, finished), found
+            return SearchResult(_finished_run(store, finished), out, found)
 
     def samples(
         self,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import logging
 import sys
+from typing import Any
 
 # the path that the user gave cannot be used
 UNUSABLE_PATH = (
@@ -37,13 +38,22 @@ def main() -> None:
     Exit status: 0 success, 1 failed steps or a failed device, 2 wrong input,
     3 a verdict of `compare --fail-on`, 130 interrupted.
     """
+    import typer
+
     from qpipe.cli.app import app
     from qpipe.errors import DeviceError, QpipeError, StageError
+
+    # typer gives no public name to the base of its errors
+    usage_error: type[Exception] = typer.BadParameter.__bases__[0]
 
     # what devices report goes to the logs of steps
     logging.getLogger("qpipe_devices").setLevel(logging.INFO)
     try:
-        app(prog_name="qpipe")
+        sys.exit(app(prog_name="qpipe", standalone_mode=False))
+    except usage_error as error:
+        _exit_with_usage(error)
+    except typer.Abort:
+        _exit_with_error("aborted", 1)
     except (StageError, DeviceError) as error:
         _exit_with_error(str(error), 1)
     except QpipeError as error:
@@ -68,6 +78,20 @@ def _describe_os_error(error: OSError, advice: str) -> str:
 
     reason = (error.strerror or "").lower()
     return str(QpipeError(f"{error.filename or 'a file'}: {reason}; {advice}"))
+
+
+def _exit_with_usage(error: Any) -> None:
+    """Say in one line what is wrong with a command; without any argument, help was the answer."""
+    if type(error).__name__ == "NoArgsIsHelpError":
+        sys.exit(error.exit_code)
+    command = error.ctx.command_path if error.ctx else "qpipe"
+    where = "".join(f"{word} " for word in command.split()[1:]).rstrip()
+    text = error.format_message().rstrip(".").replace("Value error, ", "")
+    text = text.replace(". Did you", "; did you").replace(": Input", ": input")
+    text = text[:1].lower() + text[1:]
+    if not text.endswith("?"):
+        text += f"; see: {command} --help"
+    _exit_with_error(f"{where}: {text}" if where else text, 2)
 
 
 def _exit_with_error(message: str, status: int) -> None:

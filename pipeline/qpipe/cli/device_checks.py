@@ -21,8 +21,11 @@ STATE_OF_HEALTH: dict[str, Literal["ok", "warning", "bad"]] = {
 }
 
 
-def check_device(store: Store, name: str, call: Call) -> Iterator[Finding]:
-    """Yield the findings of the driver's check, of the agent, and the health as stored."""
+def check_device(store: Store | None, name: str, call: Call) -> Iterator[Finding]:
+    """Yield the findings of the driver's check, of the agent, and the health as stored.
+
+    Without a store nothing is stored.
+    """
     from qpipe.recipe import inventory
     from qpipe.types import Provisioned
 
@@ -38,12 +41,12 @@ def check_device(store: Store, name: str, call: Call) -> Iterator[Finding]:
             yield from _check_agent(store, device, call)
     finally:
         device.close()
-    health = store.health(name)
+    health = store.health(name) if store else None
     if health:
         yield _health_finding(health)
 
 
-def _check_agent(store: Store, device: Device, call: Call) -> Iterator[Finding]:
+def _check_agent(store: Store | None, device: Device, call: Call) -> Iterator[Finding]:
     """Ask the agent for the capabilities of its device, and store them."""
     from qpipe.errors import BusyError, DeviceError
     from qpipe.recipe import inventory
@@ -56,7 +59,8 @@ def _check_agent(store: Store, device: Device, call: Call) -> Iterator[Finding]:
     except DeviceError as error:
         yield Finding("agent", "bad", _reason(device, error))
     else:
-        store.save_device(device.name, call.name, capabilities)
+        if store:
+            store.save_device(device.name, call.name, capabilities)
         yield Finding("agent", "ok", "answers")
         yield Finding("cpu", "ok", _describe_cpu(capabilities))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from qpipe.types import Finding
+
+WORST_FIRST = ("bad", "warning", "ok")
 
 
 def doctor(
@@ -60,9 +63,13 @@ def doctor(
             )
             if not as_json:
                 print_text(f"{area:9} {finding.state:7} {finding.what:18} {finding.said}")
+    states = {entry["state"] for entry in entries}
+    state = next(state for state in WORST_FIRST if state in states)
     if as_json:
-        print_json(entries)
-    if any(entry["state"] == "bad" for entry in entries):
+        from qpipe.report.json_documents import DOCTOR_SCHEMA
+
+        print_json({"schema": DOCTOR_SCHEMA, "state": state, "findings": entries})
+    if state == "bad":
         sys.exit(1)
 
 
@@ -79,11 +86,13 @@ def _check_devices(inventory: Path | None, db: Path) -> Iterator[Finding]:
     except QpipeError as error:
         yield Finding("devices.yaml", "bad", str(error))
         return
-    try:
-        store = Store(db)
-    except QpipeError:  # which the check of the workspace says
-        return
-    with store:
+    with ExitStack() as stack:
+        store = None
+        if db.exists():
+            try:
+                store = stack.enter_context(Store(db, create=False))
+            except QpipeError:  # which the check of the workspace says
+                return
         for name, call in calls.items():
             findings = list(check_device(store, name, call))
             problems = [finding for finding in findings if finding.state != "ok"]

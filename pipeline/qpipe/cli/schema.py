@@ -12,11 +12,11 @@ from qpipe.cli.tables import print_json
 
 def schema(
     of: Annotated[
-        Literal["recipe", "devices", "run", "comparison"],
+        Literal["recipe", "devices", "run", "comparison", "search", "doctor"],
         typer.Option(
             "--of",
             help="Print the schema of recipes, of devices.yaml, of what run and pareto print with "
-            "--json, or of what compare prints.",
+            "--json, or of what compare, search or doctor print.",
         ),
     ] = "recipe",
     plugin: Annotated[
@@ -29,14 +29,12 @@ def schema(
     Editors check and complete recipes with it; scripts check what they read.
     """
     from qpipe.recipe import json_schema
-    from qpipe.report.run_document import COMPARISON_SCHEMA, RUN_SCHEMA, json_schemas
+    from qpipe.report.json_documents import json_schemas
     from qpipe.stages import registry
 
-    if of == "run":
-        print_json(json_schemas()[RUN_SCHEMA])
-    elif of == "comparison":
-        print_json(json_schemas()[COMPARISON_SCHEMA])
+    if of == "recipe":
+        print_json(json_schema.recipe(registry.load(plugin or ())))
     elif of == "devices":
         print_json(json_schema.inventory(registry.load(plugin or ())))
     else:
-        print_json(json_schema.recipe(registry.load(plugin or ())))
+        print_json(next(schema for name, schema in json_schemas().items() if f".{of}/" in name))

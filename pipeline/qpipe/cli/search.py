@@ -74,7 +74,7 @@ def search(
             loaded = qpipe.load(
                 recipe, set=parse_settings(settings), inventory=inventory, db=db, cache=cache
             )
-            finished, discoveries = loaded.search(
+            result = loaded.search(
                 out=file,
                 budget_s=budget_s,
                 trials=trials,
@@ -88,14 +88,15 @@ def search(
         message = f"interrupted; trials are kept, continue with: {command}"
         print(f"\nqpipe: {message}", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+    finished = result.run
     if as_json:
-        print_json([vars(discovery) for discovery in discoveries])
+        print_json(result.to_dict())
     else:
         command = shlex.join(["qpipe", "run", shown(file)])
         print_run_summary(finished, finished.results, command, cache=cache)
-        for discovery in discoveries:
+        for discovery in result.discoveries:
             print_text(discovery.to_text())
-        if not discoveries:
+        if not result.discoveries:
             print_text("nothing was found that is on the front")
         print_text(f"recipe: {shown(file)}")
     if finished.state != "done":

@@ -65,7 +65,10 @@ def print_table(
         table = _empty_table(lines[0], right)
         for line in lines[1:]:
             table.add_row(*map(Text, line))
-        console.print(table, highlight=False)
+        with console.capture() as capture:
+            console.print(table, highlight=False)
+        lines_of_table = "\n".join(line.rstrip() for line in capture.get().splitlines())
+        print(lines_of_table)  # noqa: T201
     return [columns[number] for number in sorted(omitted)]
 
 
@@ -111,7 +114,7 @@ def _laid_out(
         for cell, width, right in zip(line, widths, is_right, strict=True):
             spaces = " " * (width - cell_len(cell))
             cells.append(spaces + cell if right else cell + spaces)
-        texts.append((" " * COLUMN_GAP).join(cells))
+        texts.append((" " * COLUMN_GAP).join(cells).rstrip())
     return texts
 
 

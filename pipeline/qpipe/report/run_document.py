@@ -144,14 +144,6 @@ def comparison_document(runs: TwoRuns) -> ComparisonDocument:
     }
 
 
-def json_schemas() -> dict[str, Mapping[str, Any]]:
-    """Return the JSON Schema of each kind of object, by its name and version."""
-    return {
-        RUN_SCHEMA: TypeAdapter(RunDocument).json_schema(),
-        COMPARISON_SCHEMA: TypeAdapter(ComparisonDocument).json_schema(),
-    }
-
-
 def _devices(store: Store, results: RunResults) -> list[DeviceDocument]:
     reported = store.capabilities(results.run["id"])
     rows: list[DeviceDocument] = []
