@@ -90,12 +90,12 @@ def schemes(names: Sequence[str], longest: int = 170) -> Spec:
     return {"field": "name", "type": "nominal", "sort": list(names), "axis": axis}
 
 
-def line_at_one() -> Spec:
-    """Return a line where a ratio says that there is no difference."""
+def line_at_one(title: str) -> Spec:
+    """Return a line where a ratio says that there is no difference; all layers name the axis."""
     return {
         "data": {"values": [{"one": 1}]},
         "mark": {"type": "rule", "color": INK, "strokeDash": [4, 4]},
-        "encoding": {"x": quantity("one", ""), "y": None},
+        "encoding": {"x": quantity("one", title), "y": None},
     }
 
 

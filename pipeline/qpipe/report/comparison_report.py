@@ -25,6 +25,7 @@ COLOURS: Mapping[Comparison, str] = {
     "tied": style.DIM,
     "not comparable": style.DIM,
 }
+RATIO_TITLE = "later / earlier"
 HOW_TO_READ = (
     "Each mark is the number of the later run over that of the earlier one, with its 95 % "
     "interval: on the line nothing changed. Blue became better, orange worse, beyond chance and "
@@ -81,12 +82,16 @@ def _ratio_chart(metric: str, rows: Sequence[ComparedRow]) -> Spec:
     colour = {"field": "verdict", "type": "nominal", "scale": scale, "legend": None}
     interval: Spec = {
         "mark": {"type": "rule", "strokeWidth": 3, "opacity": 0.4},
-        "encoding": {"x": style.quantity("low", ""), "x2": {"field": "high"}, "color": colour},
+        "encoding": {
+            "x": style.quantity("low", RATIO_TITLE),
+            "x2": {"field": "high"},
+            "color": colour,
+        },
     }
     mark: Spec = {
         "mark": {"type": "point", "filled": True, "opacity": 1, "size": 60},
         "encoding": {
-            "x": style.quantity("value", "later / earlier"),
+            "x": style.quantity("value", RATIO_TITLE),
             "color": colour,
             "tooltip": [
                 {"field": name, "type": "nominal"}
@@ -98,6 +103,6 @@ def _ratio_chart(metric: str, rows: Sequence[ComparedRow]) -> Spec:
         "height": style.ROW_HEIGHT * len(values),
         "data": {"values": values},
         "encoding": {"y": style.schemes([str(value["name"]) for value in values], longest=240)},
-        "layer": [style.line_at_one(), interval, mark],
+        "layer": [style.line_at_one(RATIO_TITLE), interval, mark],
     }
     return style.chart(parts, title=metric)

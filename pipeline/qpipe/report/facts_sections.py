@@ -84,19 +84,22 @@ def failures_section(content: RunContent) -> str:
 
 
 def _failure(step: StepRow) -> tuple[str, str, int, str]:
-    return step["step"], step["failure"] or "bug", step["attempts"] or 1, step["error"] or ""
+    failure = (step["failure"] or "bug").replace(" ", "\N{NO-BREAK SPACE}")
+    return step["step"], failure, step["attempts"] or 1, step["error"] or ""
 
 
 def provenance_section(content: RunContent) -> str:
     """Return the run, every version and digest, and the recipe itself."""
     run = content.results.run
-    request = ", ".join(f"{name}: {value}" for name, value in run["request"].items() if value)
+    request = ", ".join(
+        f"{name}: {_option_text(value)}" for name, value in run["request"].items() if value
+    )
     pairs = [
         ("run", run["id"]),
         ("tags", ", ".join(content.tags) or "-"),
         ("state", run["state"]),
-        ("started", run["started"]),
-        ("finished", run["finished"] or "-"),
+        ("started", _time(run["started"])),
+        ("finished", _time(run["finished"]) if run["finished"] else "-"),
         ("host", run["host"]),
         ("versions", ", ".join(f"{name} {version}" for name, version in run["versions"].items())),
         ("options", request or "-"),
@@ -110,6 +113,20 @@ def provenance_section(content: RunContent) -> str:
         f"{_folded('digests of networks, samples, metrics and devices', digests)}\n"
         f"{_folded('the recipe', recipe)}"
     )
+
+
+def _time(text: str) -> str:
+    """Return a time in ISO 8601 to the second."""
+    return f"{text[:19].replace('T', ' ')} UTC"
+
+
+def _option_text(value: Any) -> str:
+    """Return the value of an option as a person writes it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_option_text(inner)}" for name, inner in value.items())
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    return str(value)
 
 
 def _digests(content: RunContent) -> Iterable[tuple[str, ...]]:

@@ -12,9 +12,9 @@ def metric_chart(place: PlaceData, metric: str) -> Spec:
     """Return the specification: a mark with its interval for each scheme, in the table's order."""
     title = place.titles[place.keys[metric]]
     rows = _metric_rows(place, metric)
-    layers = [_intervals(), _marks(title)]
+    layers = [_intervals(title), _marks(title)]
     if metric == RATIO:
-        layers.insert(0, style.line_at_one())
+        layers.insert(0, style.line_at_one(title))
     parts = {
         "height": style.ROW_HEIGHT * len(rows),
         "data": {"values": rows},
@@ -43,11 +43,11 @@ def _metric_rows(place: PlaceData, metric: str) -> list[Spec]:
     return rows
 
 
-def _intervals() -> Spec:
+def _intervals(title: str) -> Spec:
     return {
         "mark": {"type": "rule", "strokeWidth": 3, "opacity": 0.35},
         "encoding": {
-            "x": style.quantity("low", ""),
+            "x": style.quantity("low", title),
             "x2": {"field": "high"},
             "color": style.colour_by_state(),
         },

@@ -51,8 +51,8 @@ def distribution_chart(place: PlaceData, metric: str) -> Spec:
         "layer": [
             line,
             bar,
-            _point("median", {"type": "tick", "thickness": 2.5, "height": 16}),
-            _point("p99", {"type": "point", "filled": True, "size": 16}),
+            _point("median", title, {"type": "tick", "thickness": 2.5, "height": 16}),
+            _point("p99", title, {"type": "point", "filled": True, "size": 16}),
         ],
     }
     return style.chart(
@@ -165,5 +165,5 @@ def _span(start: str, end: str, title: str, mark: Spec) -> Spec:
     return {"mark": mark, "encoding": encoding}
 
 
-def _point(field: str, mark: Spec) -> Spec:
-    return {"mark": mark, "encoding": {"x": style.quantity(field, "")}}
+def _point(field: str, title: str, mark: Spec) -> Spec:
+    return {"mark": mark, "encoding": {"x": style.quantity(field, title)}}
