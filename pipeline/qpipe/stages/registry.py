@@ -15,6 +15,7 @@ from typing import Any, get_args
 import pluggy
 
 from qpipe import hookspecs
+from qpipe.bytecode import no_bytecode
 from qpipe.digests import digest_text
 from qpipe.errors import PluginError, suggest
 from qpipe.stages.options import RENAMED_OPTIONS
@@ -313,7 +314,8 @@ def _import_file(file: Path) -> ModuleType:
     folder = str(file.parent)
     if folder not in sys.path:
         sys.path.append(folder)  # the file may import modules beside it
-    spec.loader.exec_module(module)
+    with no_bytecode():
+        spec.loader.exec_module(module)
     return module
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Literal
 
 import onnx_ir as ir
 
+from qpipe.bytecode import no_bytecode
 from qpipe.errors import StageError, suggest
 from qpipe_plugins.models.onnx_file import read_network
 
@@ -172,7 +172,7 @@ def _run_file(file: Path) -> ModuleType:
     code = importlib.util.module_from_spec(spec)
     sys.modules[name] = code  # dataclasses, and imports within a folder, look there
     try:
-        with _no_bytecode():
+        with no_bytecode():
             spec.loader.exec_module(code)
     except ModuleNotFoundError as error:
         raise StageError(
@@ -180,17 +180,6 @@ def _run_file(file: Path) -> ModuleType:
             "folder, give that folder, with an __init__.py"
         ) from error
     return code
-
-
-@contextmanager
-def _no_bytecode() -> Iterator[None]:
-    """Write no bytecode meanwhile: it would change the folder, and so the key."""
-    dont_write_bytecode = sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = dont_write_bytecode
 
 
 # ---- weights
