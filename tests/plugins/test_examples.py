@@ -128,4 +128,4 @@ def test_the_command_says_what_it_wrote_and_what_comes_next(tmp_path: Path) -> N
         "qpipe-mine/tests/test_mine.py",
     ]
     assert empty == ""
-    assert following == "next: pip install -e qpipe-mine   then: pytest qpipe-mine"
+    assert following == "next: pip install -e qpipe-mine pytest   then: pytest qpipe-mine"

@@ -35,4 +35,4 @@ def plugins_new(
     for file in files:
         print_text(str(file))
     place = shlex.quote(str(target))
-    print_text(f"\nnext: pip install -e {place}   then: pytest {place}")
+    print_text(f"\nnext: pip install -e {place} pytest   then: pytest {place}")
