@@ -58,7 +58,8 @@ class Subject:
         required = [option.name for option in declared.values() if option.required]
         missing = [name for name in required if name not in written]
         if missing:
-            raise NotApplicableError(f"it requires options: give {', '.join(missing)}")
+            options_to_set = " ".join(f"--set {name}=VALUE" for name in missing)
+            raise NotApplicableError(f"it requires options: give {options_to_set}")
         reader = CallReader(Document(Path(self.label), "", {}), self.plugins)
         return Call(self.stage, reader.options(self.stage, written, ()))
 
