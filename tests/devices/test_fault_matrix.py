@@ -340,7 +340,7 @@ LINES = 15  # what a run prints at least, a line an event, until it shows its nu
 
 
 @pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(n, marks=pytest.mark.lab) for n in range(1, 20))]
+    "seed", [0, *(pytest.param(n, marks=pytest.mark.lab) for n in range(1, 50))]
 )
 def test_a_host_that_is_killed_at_a_random_moment_goes_on(
     seed: int, site: Site, undisturbed: Site

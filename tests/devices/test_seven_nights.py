@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,13 +22,23 @@ from qpipe.nightly.night import Night, NightReport
 from qpipe.nightly.night_page import write_pages
 from qpipe.storage.nights import NightStore
 
-# a board runs each inference as often as its file says, by a clock that other programs here do not move
+# a board runs each inference as often as its file says, by the clock of a machine with one processor: it goes on as its
+# own programs compute, the runner and a neighbour, and other programs here do not move it
 SITE = """
 import importlib.abc, importlib.machinery, sys, time
 from pathlib import Path
 
 REPEATS = int(Path("FILE").read_text())
-time.perf_counter_ns = time.process_time_ns
+NEIGHBOUR = int(Path("FILE").with_suffix(".neighbour").read_text())
+SCHEDULED = 2  # the kind of a clock of a process: the time that it had a processor
+
+
+def board_time_ns():
+    taken = time.process_time_ns()
+    return taken + time.clock_gettime_ns(~NEIGHBOUR << 3 | SCHEDULED) if NEIGHBOUR else taken
+
+
+time.perf_counter_ns = board_time_ns
 
 
 def slow(module):
@@ -61,6 +73,7 @@ LAB = "name: shelf\nrecipes: [left.yaml, others.yaml]\n"
 TIMED = "{latency: {rounds: 5, values: 30, warmup_s: 0.05, round_s: 2, precision: 0, max_load: 1}}"
 MORE_LAYERS = 8  # as many again take ten times as long
 REPEATS = 4  # of each inference on the board that slows down
+LONG = 200  # of each inference, which then takes longer than a program here waits for its turn
 
 
 @dataclass
@@ -82,6 +95,7 @@ class Shelf:
         entries |= json.loads((self.old.host / "devices.yaml").read_text(encoding="utf-8"))
         for name, entry in entries.items():
             self.repeat(name, 1)
+            self._note_neighbour(name, 0)
             entry["ssh"]["python"] = str(self._python(name))
         (host / "devices.yaml").write_text(json.dumps(entries), encoding="utf-8")
         (host / "shelf.yaml").write_text(LAB, encoding="utf-8")
@@ -112,6 +126,21 @@ class Shelf:
     def repeat(self, name: str, times: int) -> None:
         """Have a board run each inference so often from now on."""
         self._file(name).write_text(str(times), encoding="utf-8")
+
+    def _note_neighbour(self, name: str, process: int) -> None:
+        self._file(name).with_suffix(".neighbour").write_text(str(process), encoding="utf-8")
+
+    @contextmanager
+    def busy_neighbour(self, name: str) -> Iterator[None]:
+        """A program that computes on a board, whatever else it does."""
+        process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            self._note_neighbour(name, process.pid)
+            yield
+        finally:
+            process.kill()
+            process.wait()
+            self._note_neighbour(name, 0)
 
     def make_network_slower(self) -> None:
         """Put more layers into the network of the left board."""
@@ -203,3 +232,22 @@ def test_the_pages_of_seven_nights_say_what_was_done_to_the_boards_and_nothing_e
     ), page
     for words in (*builds, "old", "right: the canary"):
         assert words in page
+
+
+@pytest.mark.lab
+def test_a_busy_neighbour_is_the_board_s_and_over_when_it_is_over(shelf: Shelf) -> None:
+    Path("shelf.yaml").write_text(LAB.replace(", others.yaml", ""), encoding="utf-8")
+    shelf.repeat("left", LONG)
+    for _ in range(3):
+        report, page = shelf.night()
+        assert (report.status, found(report), list(report.missed)) == (0, set(), []), page
+
+    with shelf.busy_neighbour("left"):
+        report, page = shelf.night()
+    assert (report.status, found(report)) == (3, {("board", "left", "new")}), page
+    (moved,) = report.findings
+    assert moved["after"] > 1.2 * moved["before"]
+    assert "the board moved, not the models" in page
+
+    report, page = shelf.night()
+    assert (report.status, found(report)) == (0, {("board", "left", "recovered")}), page

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -12,17 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dask_cluster import STAGE, DaskCluster
+from dask_cluster import STAGE, DaskCluster, Line
 from night_lab import NightLab
 from scratch_lab import Lab, LabShell
 
 from qpipe.engine import cluster as cluster_module
 from qpipe.engine import cluster_worker
-from qpipe.engine.cluster_messages import decode, describe_store, differences, encode
+from qpipe.engine.cluster_messages import (
+    checked_answer,
+    decode,
+    describe_store,
+    differences,
+    encode,
+)
 from qpipe.engine.cluster_worker import open_store
+from qpipe.engine.events import Event
+from qpipe.engine.request import Request, resolve_request
+from qpipe.engine.run import run_recipe
 from qpipe.errors import QpipeError
 from qpipe.recipe.stage_call import CallByName
 from qpipe.storage.cache import MANIFEST, Cache
+from qpipe.storage.results import Store
 from qpipe.storage.sharing_cache import Sharing, SharingCache
 from shell import Shell
 from waiting import wait_until
@@ -87,6 +99,23 @@ def test_results_are_those_of_this_machine_and_other_environments_get_nothing(
     here = manifests(shell.lab.folder / "elsewhere")
     assert manifests(shell.lab.folder / ".qpipe/cache") == here
     assert len(here) >= 5
+
+
+def test_progress_arrives_while_a_step_runs(shell: LabShell, cluster: DaskCluster) -> None:
+    events: list[Event] = []
+    request = Request(Path("recipe.yaml"), cluster=cluster.address)
+    with Store(request.db) as store:
+        finished = run_recipe(resolve_request(request), store, events.append)
+    assert finished.state == "done"
+    progress = [
+        (event.done, event.total, event.unit)
+        for event in events
+        if event.step == "tiny/napped/nap" and event.what == "progress"
+    ]
+    assert progress[0] == (1, 2, "naps")
+    order = [event.what for event in events if event.step == "tiny/napped/nap"]
+    assert order[0] == "started"
+    assert order[-1] == "done"
 
 
 def test_what_is_cached_needs_no_cluster(shell: LabShell) -> None:
@@ -164,8 +193,6 @@ def test_an_address_is_checked_before_anything_runs(shell: LabShell, word: str) 
     ],
 )
 def test_options_cross_as_they_are(value: Any) -> None:
-    import json
-
     assert decode(json.loads(json.dumps(encode(value)))) == value
 
 
@@ -173,6 +200,18 @@ def test_what_json_has_no_word_for_stays_here() -> None:
     for value in (Path("x"), {1: "x"}, b"x"):
         with pytest.raises(TypeError):
             encode({"option": value})
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None, [], "done", {}, {"log": "x"}, {"manifest": 1}, {"lost": None},
+        {"reason": "x", "failure": "bug"}, {"reason": "x", "failure": "mine", "log_file": ""},
+    ],
+)  # fmt: skip
+def test_what_no_worker_answers_is_refused(answer: Any) -> None:
+    with pytest.raises(ValueError, match="no "):
+        checked_answer(answer)
 
 
 def test_differences_are_named_by_their_place() -> None:
@@ -290,6 +329,129 @@ def test_a_scheduler_that_is_restarted_gets_the_steps_again(
     assert [line.split()[1] for line in mark.read_text().splitlines()] == ["a", "b"]
 
 
+def same_as_here(shell: LabShell) -> None:
+    """What is in the cache is what this machine makes."""
+    made = manifests(shell.lab.folder / ".qpipe/cache")
+    shell("run recipe.yaml --new --cache elsewhere")
+    assert manifests(shell.lab.folder / "elsewhere") == made
+    assert len(made) >= 5
+
+
+HOSTILE = """
+import os, time
+from distributed import get_worker
+from qpipe.engine import cluster_worker
+
+class Payload:
+    def __reduce__(self):
+        return open, (os.environ["MARK"], "w")
+
+def run_step(text):
+    worker = get_worker()
+    for event in ("no json", "[]", "{}", '{"token": []}'):
+        worker.log_event(cluster_worker.json.loads(text)["topic"], event)
+    return eval(os.environ["ANSWER"])
+
+run_step.__module__ = "qpipe.engine.cluster_worker"
+cluster_worker.run_step = run_step
+"""
+
+
+@pytest.mark.lab
+@pytest.mark.parametrize("answer", ["Payload()", "'no json'", "'[]'", '\'{"manifest": "0"}\''])
+def test_what_a_worker_answers_that_lies_is_not_used(
+    answer: str, shell: LabShell, fragile: DaskCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cluster_worker, "PATIENCE_S", 0.5)
+    shell.lab.write("hostile.py", HOSTILE)
+    mark = shell.lab.folder / "unpickled"
+    words = ("--preload", str(shell.lab.folder / "hostile.py"))
+    fragile.start_worker("liar", {"ANSWER": answer, "MARK": str(mark)}, words=words)
+    _, told = shell(f"run recipe.yaml --cluster {fragile.address}")
+    assert "it is carried out here" in told
+    assert not mark.exists()
+    assert naps(shell.lab).splitlines() == ["napping on this machine"]
+    same_as_here(shell)
+
+
+@pytest.mark.lab
+def test_a_worker_whose_plugin_file_differs_is_refused(
+    shell: LabShell, fragile: DaskCluster
+) -> None:
+    """Another file at the same path, as on another machine."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: mounts a file")
+    plugin = shell.lab.folder / "stages.py"
+    other = shell.lab.folder / "other.py"
+    text = plugin.read_text(encoding="utf-8")
+    other.write_text(f"{text}\n# changed\nopen('loaded', 'w')\n", encoding="utf-8")
+    mount = f'mount --bind {other} {plugin}; exec "$@"'
+    fragile.start_worker("far", prefix=("unshare", "--mount", "sh", "-c", mount, "sh"))
+    _, told = shell(f"run recipe.yaml --cluster {fragile.address}")
+    assert f"is refused: plugin {plugin} is " in told
+    assert naps(shell.lab).splitlines() == ["napping on this machine"]
+    assert not (fragile.folder / "loaded").exists(), "nothing of it was run"
+
+
+def write_certificate(folder: Path) -> None:
+    """A key, and a certificate of its own for it: key.pem and cert.pem."""
+    words = "req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=lab"
+    files = ("-keyout", str(folder / "key.pem"), "-out", str(folder / "cert.pem"))
+    subprocess.run(["openssl", *words.split(), *files], check=True, capture_output=True)
+
+
+@pytest.mark.lab
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="makes a certificate by openssl")
+def test_a_scheduler_behind_tls_takes_those_alone_who_have_its_certificate(
+    shell: LabShell, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    place = tmp_path_factory.mktemp("tls")
+    write_certificate(place)
+    files = {"ca-file": "cert.pem", "cert": "cert.pem", "key": "key.pem"}
+    words = tuple(
+        word for name, file in files.items() for word in (f"--tls-{name}", str(place / file))
+    )
+    running = DaskCluster(place, protocol="tls", words=words)
+    try:
+        running.start_scheduler()
+        running.start_worker("a")
+        stranger = shell.lab.start("run", "recipe.yaml", "--cluster", running.address)
+        _, told = stranger.communicate(timeout=120)
+        assert stranger.returncode == 2, told
+        assert told.splitlines()[-1].endswith(
+            f"--cluster {running.address}: it asks for certificates; name them in Dask's "
+            "configuration: distributed.comm.tls.ca-file, and client.cert and client.key"
+        )
+        tls = {"ca-file": "cert.pem", "client": {"cert": "cert.pem", "key": "key.pem"}}
+        written = json.dumps({"distributed": {"comm": {"tls": tls}}})
+        for file in ("cert.pem", "key.pem"):
+            written = written.replace(f'"{file}"', f'"{place / file}"')
+        (tmp_path / "dask.yaml").write_text(written, encoding="utf-8")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DASK_CONFIG", str(tmp_path / "dask.yaml"))
+            ended(shell.lab.start("run", "recipe.yaml", "--cluster", running.address))
+        assert naps(shell.lab).splitlines() == ["napping on a"]
+    finally:
+        running.close()
+
+
+@pytest.mark.lab
+def test_a_worker_whose_line_is_cut_in_a_step_changes_no_result(
+    shell: LabShell, fragile: DaskCluster
+) -> None:
+    line = Line(fragile.port)
+    try:
+        fragile.start_worker("far", address=f"tcp://127.0.0.1:{line.port}")
+        running, mark = start_napping(shell, fragile)
+        line.cut()
+        told = ended(running)
+        assert [text.split()[1] for text in mark.read_text().splitlines()] == ["far", "here"]
+        assert "it is carried out here" in told
+        same_as_here(shell)
+    finally:
+        line.close()
+
+
 @pytest.mark.lab
 @pytest.mark.parametrize("part", ["scheduler", "only"])
 def test_what_is_cut_off_is_not_waited_for(
@@ -301,6 +463,7 @@ def test_what_is_cut_off_is_not_waited_for(
     told = ended(running)
     assert [line.split()[1] for line in mark.read_text().splitlines()][-1] == "here"
     assert "it is carried out here" in told
+    same_as_here(shell)
 
 
 @pytest.mark.lab
@@ -314,8 +477,6 @@ def test_a_cluster_that_is_started_here(shell: LabShell) -> None:
 def test_a_worker_with_other_code_is_refused(
     shell: LabShell, fragile: DaskCluster, tmp_path: Path
 ) -> None:
-    import shutil
-
     import qpipe
 
     copy = tmp_path / "copy" / "qpipe"

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -14,6 +18,7 @@ from qpipe.nightly.night import NightReport
 from qpipe.nightly.night_page import write_pages
 from qpipe.storage.nights import NightStore
 from shell import Shell
+from waiting import interruptible, wait_until
 
 ROWS = [f"tiny/{scheme}/packed" for scheme in ("float32", "small", "snapped")]
 
@@ -227,6 +232,40 @@ def test_recipes_run_at_once_and_what_both_need_is_made_once(lab: NightLab) -> N
         ["left.yaml", "right.yaml"],
     )
     assert (lab.folder / "made").read_text(encoding="utf-8") == "8 here\n"
+
+
+def start_night() -> subprocess.Popen[str]:
+    """The command, in a session of its own, as a terminal would start it."""
+    command = [Path(sys.executable).with_name("qpipe"), "nightly", "shelf.yaml"]
+    with interruptible():
+        return subprocess.Popen(
+            command,
+            start_new_session=True,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+
+def test_ctrl_c_ends_all_recipes_and_the_same_command_goes_on(lab: NightLab) -> None:
+    lab.edit("shelf.yaml", 'until: "06:00"\n', "")
+    for name in ("left", "right"):
+        lab.edit(f"{name}.yaml", "[paced", "[{paced: {hold: held}}")
+        lab.write_board(name)
+    Path("held").touch()
+    night = start_night()
+    begun = [Path("left.begun"), Path("right.begun")]
+    assert wait_until(lambda: all(path.exists() for path in begun) or night.poll() is not None)
+    os.killpg(night.pid, signal.SIGINT)
+    _, told = night.communicate(timeout=60)
+    assert night.returncode == 130, told
+    with NightStore(Path(".qpipe/results.db")) as store:
+        assert [run["state"] for run in store.runs()] == ["interrupted", "interrupted"]
+    Path("held").unlink()
+    night = start_night()
+    _, told = night.communicate(timeout=60)
+    assert night.returncode == 0, told
+    assert "goes on" in told
 
 
 def test_the_command_tells_and_its_pages_hold_the_same(

@@ -1,6 +1,7 @@
 """A Dask cluster that carries out steps of the host: who takes them there, and how each one goes.
 
-Only JSON is read of what comes back: the client refuses pickles.
+qpipe reads JSON alone of what comes back. Dask's client, below it, unpickles what a scheduler
+sends: who has the cluster has the process of the run too, see SECURITY.md.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from qpipe.engine import cache_keys, cluster_worker
 from qpipe.engine.cluster_messages import (
     Place,
     can_be_sent,
+    checked_answer,
     describe_store,
     differences,
     expected_environment,
@@ -46,6 +48,7 @@ FETCH_S = 20.0  # for the answer of a step that has ended
 ATTEMPTS = 3  # at a step, until it is carried out here
 SILENT = "nothing is heard of it"
 OFFERED = 1_000_000  # of the mark of an environment: any number of steps
+ENCRYPTED = ("tls://", "wss://")
 INSTALL = "install Dask: pip install 'qpipe-edge[cluster]'"
 
 
@@ -90,6 +93,7 @@ def _connection(address: str, stack: ExitStack) -> Callable[[], Client]:
         from distributed import Client, LocalCluster
     except ImportError as error:
         raise QpipeError(f"--cluster {address}: {error}; {INSTALL}") from error
+    _check_certificates(address)
     where: Any = address
     if address == LOCAL_CLUSTER:
         # encrypted, with keys of its own: other users of this machine cannot give it work
@@ -104,6 +108,18 @@ def _connection(address: str, stack: ExitStack) -> Callable[[], Client]:
     return partial(
         Client, where, timeout=CONNECT_S, deserializers=["msgpack"], set_as_default=False
     )
+
+
+def _check_certificates(address: str) -> None:
+    """Raise QpipeError for an encrypted address where Dask is told of no certificates."""
+    from distributed import Security
+
+    certificates = Security().get_connection_args("client").get("ssl_context")
+    if address.startswith(ENCRYPTED) and certificates is None:
+        raise QpipeError(
+            f"--cluster {address}: it asks for certificates; name them in Dask's configuration: "
+            "distributed.comm.tls.ca-file, and client.cert and client.key"
+        )
 
 
 class Cluster:
@@ -397,7 +413,7 @@ class Cluster:
         if future.status != "finished":
             raise LostError(f"the cluster lost it: {future.status}")
         try:
-            answer: dict[str, Any] = json.loads(future.result(timeout=FETCH_S))
+            answer = checked_answer(json.loads(future.result(timeout=FETCH_S)))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # of Dask, and CancelledError
@@ -430,7 +446,10 @@ class Cluster:
 
     def _hear(self, event: tuple[float, str]) -> None:
         """Note a report of a worker; called in the thread of the client."""
-        report = json.loads(event[1])
+        with suppress(ValueError, KeyError, TypeError, AttributeError):  # no report of a worker's
+            self._note_report(json.loads(event[1]))
+
+    def _note_report(self, report: Mapping[str, Any]) -> None:
         sent = self.sent.get(report["token"])
         if sent is None:
             return

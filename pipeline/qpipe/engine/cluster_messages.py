@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, get_args
 
 from qpipe.engine.plan import READING_KINDS, Plan, Step
+from qpipe.errors import Failure
 from qpipe.recipe.stage_call import CallByName, calls_by_name
 from qpipe.storage.cache import Cache
 from qpipe.storage.remote_cache import RemoteCache
 from qpipe.storage.sharing_cache import SharingCache
 
+# that it cannot be done there, that it is done, that it failed
+ANSWERS = ({"lost"}, {"manifest"}, {"reason", "failure", "log_file"})
 PLAIN = (str, int, float, bool, type(None))
 
 
@@ -52,6 +55,16 @@ def step_message(step: Step, plan: Plan, place: Place, token: str) -> str:
         "platform": asdict(step.platform) if step.platform else None,
     }
     return json.dumps(message)
+
+
+def checked_answer(answer: Any) -> dict[str, str]:
+    """Return how a step ended on a worker; raise ValueError for what no worker says."""
+    is_text = isinstance(answer, dict) and all(isinstance(text, str) for text in answer.values())
+    if not is_text or not any(names <= answer.keys() for names in ANSWERS):
+        raise ValueError("no answer of a worker")
+    if answer.get("failure", "bug") not in get_args(Failure):
+        raise ValueError("no type of failure")
+    return dict(answer)
 
 
 def can_be_sent(step: Step) -> bool:

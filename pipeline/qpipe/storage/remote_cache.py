@@ -35,6 +35,7 @@ class RemoteCache(Cache):
         self.url = url
         self.files = RemoteFiles(url, self._tell)
         self._lacking_until: dict[str, float] = {}  # path there -> by the monotonic clock
+        self._present: set[str] = set()  # paths of results that are known to lie there
 
     def has(self, kind: str, key: str) -> bool:
         """Return whether there is a result, after one that lies at the URL was taken."""
@@ -53,7 +54,12 @@ class RemoteCache(Cache):
 
     def share(self, kind: str, key: str) -> None:
         """Copy a result to the URL that may have been made before there was one."""
-        if Cache.has(self, kind, key) and not self.files.has(_path(kind, key)):
+        path = _path(kind, key)
+        if path in self._present or not Cache.has(self, kind, key):
+            return
+        if self.files.has(path):
+            self._present.add(path)
+        else:
             self._upload(kind, key)
 
     def _tell(self, message: str) -> None:
@@ -67,6 +73,7 @@ class RemoteCache(Cache):
         with self.new_scratch_folder() as scratch:
             archive = scratch / "result.zip"
             if self.files.fetch(path, archive) and self._unpack(archive, kind, key):
+                self._present.add(path)
                 return True
         self._lacking_until[path] = time.monotonic() + LACKING_S
         return False
@@ -89,7 +96,8 @@ class RemoteCache(Cache):
             except OSError as error:  # the result itself is in place
                 self.notify(f"{archive}: {error.strerror}; the result was not given to others")
             else:
-                self.files.put(archive, _path(kind, key))
+                if self.files.put(archive, _path(kind, key)):
+                    self._present.add(_path(kind, key))
 
 
 def _path(kind: str, key: str) -> str:
