@@ -210,6 +210,7 @@ LOST = r"^@?board/latency: board: .*; trying again$"
 FAULTS = {
     "no python": Fault(
         no_python, "before", 1, r"^qpipe: board: '/nowhere/python3' does not start the agent .*; set python to one",
+        is_long=True,
     ),
     "wrong python": Fault(
         old_python, "before", 1, r"^qpipe: board: .*python 3\.6 is too old; it must be 3\.8 or newer",
@@ -223,6 +224,7 @@ FAULTS = {
     ),
     "out of memory": Fault(
         no_memory, "before", 1, r"runner run_onnxruntime\.py could not load .*MemoryError", "out of memory",
+        is_long=True,
     ),
     "wrong host key": Fault(
         wrong_host_key, "before", 1, r"^qpipe: board: host key of 127\.0\.0\.1 is not the one in .*ssh-keygen|rekey",
@@ -247,7 +249,7 @@ FAULTS = {
     "jobs killed again and again": Fault(
         jobs_killed, "measuring", 0, r"was killed by SIGKILL", "died", is_long=True,
     ),
-    "frozen for good": Fault(frozen_for_good, "measuring"),
+    "frozen for good": Fault(frozen_for_good, "measuring", is_long=True),
     "frozen for a while": Fault(frozen_for_a_while, "measuring", is_long=True),
     "powered off and back": Fault(off_and_on, "measuring"),
 }  # fmt: skip

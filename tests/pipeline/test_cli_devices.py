@@ -67,7 +67,7 @@ def test_clean_names_the_device_that_does_not_answer_and_cleans_the_others(
 
 
 def test_clean_wants_a_device_that_is_in_the_inventory(qpipe: Runs) -> None:
-    assert "Missing argument" in qpipe("devices", "clean", status=2)[1]
+    assert "missing argument" in qpipe("devices", "clean", status=2)[1]
     _, err = qpipe("devices", "clean", "bord", status=2)
     assert err.startswith("qpipe: devices.yaml: no device 'bord'; did you mean 'board'?")
 

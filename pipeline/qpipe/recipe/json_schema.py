@@ -157,7 +157,7 @@ def _expected_score() -> Schema:
 
 
 def _sweep() -> Schema:
-    values = {"type": "array", "minItems": 1}
+    values = _or_variable({"type": "array", "minItems": 1})
     return {
         "description": "options with a list of values each: the scheme is there once for each "
         "combination",
