@@ -7,8 +7,8 @@ BIN := $(VENV)/bin
 # the tests start would each compile all modules anew
 export PYTHONDONTWRITEBYTECODE :=
 
-# five at a time on two cores, as many tests wait; those of one group, which share what is slow to make, in one process
-PARALLEL := -n 5 --dist loadgroup --durations=10
+# three at a time on two cores, as many tests wait; those of one group, which share what is slow to make, in one process
+PARALLEL := -n 3 --dist loadgroup --durations=10
 # CI measures coverage on the way, see .ci/run
 PYTEST ?= $(BIN)/pytest
 

@@ -23,7 +23,7 @@ from qpipe.recipe import recipe, stage_call
 from qpipe.stages import options, registry
 
 RECIPES = Path(__file__).parents[1] / "recipes"
-CASES, PARTS = 10_000, 10
+CASES, PARTS = 10_000, 20
 EVERYDAY_PARTS = 1
 LONGEST_S = 1.0
 SETTINGS = {

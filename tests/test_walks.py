@@ -331,6 +331,7 @@ def test_what_must_be_kept_to_decides_what_to_ship(with_boxes: Path) -> None:
     assert re.search(r"^run [0-9a-f-]+ of shapes: done$", printed, re.M)
 
 
+@pytest.mark.lab
 def test_boxes_that_nothing_reads_from_the_outputs_are_not_left_out_in_silence(
     with_boxes: Path,
 ) -> None:
@@ -356,6 +357,7 @@ def with_sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return home
 
 
+@pytest.mark.lab
 def test_a_network_of_two_inputs_and_arrays_of_sound_come_to_a_front(with_sounds: Path) -> None:
     qpipe("new", "net.onnx", "--samples", "npz:sounds", at=with_sounds)
     assert "\n    target: word\n" in (with_sounds / "recipe.yaml").read_text(encoding="utf-8")

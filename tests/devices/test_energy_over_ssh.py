@@ -42,6 +42,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
     made.end()
 
 
+@pytest.mark.lab
 def test_a_recipe_weighs_schemes_by_what_an_inference_costs_in_energy(site: Site) -> None:
     ended = site.finish(site.run())
     assert ended.status == 0, ended.said

@@ -164,7 +164,7 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {row["build"]: row for row in json.loads(done.stdout)["rows"]}
 
 
-@pytest.mark.slow
+@pytest.mark.lab
 def test_a_runner_from_the_document_runs_beside_onnxruntime_in_one_recipe(rows):
     assert {build: row["runtime"] for build, row in rows.items()} == {
         "theirs": "reference",

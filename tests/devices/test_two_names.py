@@ -35,6 +35,7 @@ def test_two_names_of_a_board_are_two_views_of_one_lease(site: Site) -> None:
     site.check_nothing_left()
 
 
+@pytest.mark.lab
 def test_a_run_waits_no_longer_than_it_is_told_to_and_says_for_whom(site: Site) -> None:
     site.inventory()
     options = {

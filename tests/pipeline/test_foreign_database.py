@@ -188,7 +188,7 @@ OTHER_CELLS = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.lab
 def test_cells_of_other_types_and_sizes_are_one_line(qpipe: LabShell) -> None:
     (run,) = (row["id"] for row in qpipe.json("runs"))
     for change, told in OTHER_CELLS:
