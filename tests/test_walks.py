@@ -120,6 +120,7 @@ def check_export(home: Path, scheme: str) -> onnx.ModelProto:
 def check_seen(home: Path) -> None:
     """The report shows pictures with what float and a scheme predict, those that differ most first."""
     (report,) = (home / ".qpipe" / "reports").glob("*.html")
+    assert len(list((home / ".qpipe" / "cache" / "seen").iterdir())) == 1  # for the next report
     section = report.read_text(encoding="utf-8").partition('<h2 id="seen">')[2]
     section = section.partition("<h2 ")[0]
     assert section.count('<img src="data:image/png;base64,') == 8

@@ -13,6 +13,7 @@ import re
 import shutil
 import tempfile
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -351,6 +352,29 @@ def _check_owner(root: Path) -> None:
         raise QpipeError(f"{root}: the cache belongs to another user; {fix}")
     if status.st_mode & OTHERS_MAY_WRITE:
         raise QpipeError(f"{root}: others may write into the cache; {fix}, or remove this one")
+
+
+class FrontCache(Cache):
+    """A user's own cache in front of a place at which results are shared."""
+
+    def has(self, kind: str, key: str) -> bool:
+        """Return whether there is a result, after one that others have shared was taken."""
+        return super().has(kind, key) or self._take(kind, key)
+
+    @contextmanager
+    def put(self, kind: str, key: str) -> Iterator[Path]:
+        """Give a folder to write a result into, which is then given to others too."""
+        with super().put(kind, key) as value:
+            yield value
+        self._give(kind, key)
+
+    @abstractmethod
+    def _take(self, kind: str, key: str) -> bool:
+        """Copy a result from there into the own cache, if there is one; return whether."""
+
+    @abstractmethod
+    def _give(self, kind: str, key: str) -> None:
+        """Copy a result of the own cache there."""
 
 
 def parse_manifest(manifest: Any, key: str) -> dict[str, str]:

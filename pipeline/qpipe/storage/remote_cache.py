@@ -10,12 +10,10 @@ import json
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from qpipe.digests import digest_file
-from qpipe.storage.cache import MANIFEST, VALUE, Cache, parse_manifest
+from qpipe.storage.cache import MANIFEST, VALUE, Cache, FrontCache, parse_manifest
 from qpipe.storage.remote_files import RemoteFiles
 
 LACKING_S = 60.0  # a result that was not there is looked for again
@@ -23,7 +21,7 @@ BEGINNING = (1980, 1, 1, 0, 0, 0)  # of the time of zip files: equal results are
 READABLE_FILE = 0o644 << 16
 
 
-class RemoteCache(Cache):
+class RemoteCache(FrontCache):
     """A user's own cache, which takes what it lacks from a URL and gives what is new.
 
     What fails there is told once, and the run goes on with the own cache alone. Raise QpipeError
@@ -37,17 +35,6 @@ class RemoteCache(Cache):
         self._lacking_until: dict[str, float] = {}  # path there -> by the monotonic clock
         self._present: set[str] = set()  # paths of results that are known to lie there
 
-    def has(self, kind: str, key: str) -> bool:
-        """Return whether there is a result, after one that lies at the URL was taken."""
-        return super().has(kind, key) or self._take(kind, key)
-
-    @contextmanager
-    def put(self, kind: str, key: str) -> Iterator[Path]:
-        """Give a folder to write a result into, which is then copied to the URL too."""
-        with super().put(kind, key) as value:
-            yield value
-        self._upload(kind, key)
-
     def expect(self, kind: str, key: str) -> None:
         """Look for a result again that was not there a moment ago."""
         self._lacking_until.pop(_path(kind, key), None)
@@ -60,7 +47,7 @@ class RemoteCache(Cache):
         if self.files.has(path):
             self._present.add(path)
         else:
-            self._upload(kind, key)
+            self._give(kind, key)
 
     def _tell(self, message: str) -> None:
         self.notify(message)
@@ -88,7 +75,7 @@ class RemoteCache(Cache):
             return False
         return True
 
-    def _upload(self, kind: str, key: str) -> None:
+    def _give(self, kind: str, key: str) -> None:
         with self.new_scratch_folder() as scratch:
             archive = scratch / "result.zip"
             try:

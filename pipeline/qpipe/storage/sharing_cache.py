@@ -12,14 +12,21 @@ import os
 import pwd
 import shutil
 import stat
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from qpipe.digests import digest_file
 from qpipe.errors import QpipeError
-from qpipe.storage.cache import MANIFEST, OTHERS_MAY_WRITE, VALUE, Cache, parse_manifest
+from qpipe.storage.cache import (
+    MANIFEST,
+    OTHERS_MAY_WRITE,
+    VALUE,
+    Cache,
+    FrontCache,
+    parse_manifest,
+)
 
 READABLE_FOLDER = 0o755  # mode
 READABLE_FILE = 0o644
@@ -36,7 +43,7 @@ class Sharing:
     users: Mapping[str, int]
 
 
-class SharingCache(Cache):
+class SharingCache(FrontCache):
     """A user's own cache, which takes what it lacks from a shared folder and gives what is new.
 
     Raise QpipeError where others could replace what the user has in that folder.
@@ -50,18 +57,7 @@ class SharingCache(Cache):
         _check_shared_folder(sharing.folder, {ROOT, *self.users.values()})
         self.published = _open_published(sharing.folder / name)
 
-    def has(self, kind: str, key: str) -> bool:
-        """Return whether there is a result, after one of a named user was taken."""
-        return super().has(kind, key) or self._take(kind, key)
-
-    @contextmanager
-    def put(self, kind: str, key: str) -> Iterator[Path]:
-        """Give a folder to write a result into, which is then given to others too."""
-        with super().put(kind, key) as value:
-            yield value
-        self._publish(kind, key)
-
-    def _publish(self, kind: str, key: str) -> None:
+    def _give(self, kind: str, key: str) -> None:
         if self.published.has(kind, key):
             return
         try:
@@ -82,7 +78,7 @@ class SharingCache(Cache):
                 try:
                     entry = _open_entry(stack, self.shared_folder / user, (kind, key), user_id)
                     digests = _read_digests(entry, key, user_id)
-                    with super().put(kind, key) as value:
+                    with Cache.put(self, kind, key) as value:
                         _copy_files(entry, digests, value)
                 except (OSError, ValueError):
                     continue  # not there, not theirs, or not whole: as good as absent
